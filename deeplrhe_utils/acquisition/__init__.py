@@ -1,0 +1,1 @@
+"""Where slides, tiles, labels and clinical data come from."""

@@ -1,0 +1,1 @@
+"""Errors, units, files and tables: imports nothing of ours."""

@@ -1,0 +1,1 @@
+"""Splits, ROC curves, intervals and stain metrics: statistics that never plot."""

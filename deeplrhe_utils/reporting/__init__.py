@@ -1,0 +1,1 @@
+"""Figures, heat maps and exports: pictures that never compute a statistic."""

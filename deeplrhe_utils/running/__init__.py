@@ -1,0 +1,1 @@
+"""The runner: stages, records, engine and command line."""

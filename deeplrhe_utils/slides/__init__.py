@@ -1,0 +1,1 @@
+"""Open slides, lay grids, read tiles, judge them."""

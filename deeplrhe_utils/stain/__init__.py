@@ -1,0 +1,1 @@
+"""Colour: optical density, HSD and stain normalization."""
