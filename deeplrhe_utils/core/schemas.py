@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -99,7 +99,7 @@ CLINICAL: Final = Table(
 )
 TILES: Final = Table(
     "tiles",
-    "a candidate tile (kept or not)",
+    "a candidate tile after every filter (kept or not)",
     (
         _TILE,
         _SLIDE,
@@ -125,6 +125,9 @@ TILES: Final = Table(
         Column("selected", FLAG, "kept and drawn under `max_tiles_per_slide`"),
     ),
     ("tile_id",),
+)
+CANDIDATES: Final = replace(
+    TILES, name="candidates", row="a candidate tile as notebook 02 leaves it, before noise is looked for"
 )
 SPLITS: Final = Table(
     "splits",
@@ -173,7 +176,7 @@ METRICS: Final = Table(
     ),
     ("gene", "unit", "scheme", "ci_method"),
 )
-TABLES: Final = {t.name: t for t in (SLIDES, LABELS, CLINICAL, TILES, SPLITS, PREDICTIONS, METRICS)}
+TABLES: Final = {t.name: t for t in (SLIDES, LABELS, CLINICAL, CANDIDATES, TILES, SPLITS, PREDICTIONS, METRICS)}
 
 
 def conform(frame: pd.DataFrame, table: Table) -> pd.DataFrame:

@@ -1,1 +1,1 @@
-"""The runner: stages, records, engine and command line."""
+"""The runner (papermill underneath), the notebooks' record of what they read and wrote, and the Dask engine."""

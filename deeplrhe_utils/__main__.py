@@ -1,0 +1,7 @@
+"""``python -m deeplrhe_utils``: the command line."""
+
+import sys
+
+from deeplrhe_utils.running.cli import main
+
+sys.exit(main())

@@ -1,0 +1,246 @@
+"""Mutation labels from a CSV that users write by hand: strict, and with errors that name the cell."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import pandas as pd
+
+from deeplrhe_utils.core.errors import InputError, LabelError
+from deeplrhe_utils.core.schemas import LABELS, conform
+
+_STATUS: Final = {"0": 0, "1": 1, "": None}
+_IDENTIFIERS: Final = ("patient_id", "slide_id")
+_PATIENT_CHARACTERS: Final = 12
+
+
+class LabelMatch(NamedTuple):
+    """How labels and slides meet: patients and slides left over, and a sentence for the report."""
+
+    unknown_patients: list[str]
+    unlabelled_slides: list[str]
+    sentence: str
+
+
+def read_csv_text(path: Path, error: type[InputError] = LabelError) -> pd.DataFrame:
+    """Read a CSV as text, cell by cell, without guessing.
+
+    UTF-8 with or without a byte order mark; lines may end with LF, CRLF or CR alone; cells are stripped;
+    an empty cell is an empty string; blank lines are skipped at the end only by what they hold (nothing).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    error : type
+        What to raise.
+
+    Returns
+    -------
+    DataFrame
+        Strings, one column per header cell.
+
+    Raises
+    ------
+    InputError
+        Of the type `error`: missing, empty, not UTF-8 text, repeated or empty header, a row of another
+        length (the header is row 1).
+    """
+    rows = _read_rows(path, error)
+    if not rows:
+        raise error(f"{path} is empty", expected="a header and at least one row")
+    header = rows[0]
+    if "" in header or len(set(header)) < len(header):
+        raise error(f"{path} has an empty or repeated column name", got=",".join(header))
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise error(f"{path}, row {number}: {len(row)} cells", expected=f"{len(header)}, as in the header")
+    if len(rows) == 1:
+        raise error(f"{path} has a header and no rows", got=",".join(header))
+    return pd.DataFrame(rows[1:], columns=header, dtype="object")
+
+
+def _read_rows(path: Path, error: type[InputError]) -> list[list[str]]:
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as cause:
+        raise error(f"{path} is not there", fix="Check the path") from cause
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{path} cannot be read as UTF-8 text ({cause})", fix="Save it as CSV UTF-8") from cause
+    if "\0" in text:
+        raise error(f"{path} is not a text file", fix="Save it as CSV UTF-8")
+    lines = io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"), newline="")
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True)]
+    except csv.Error as cause:
+        raise error(f"{path} is not valid CSV ({cause})") from cause
+    return [row for row in rows if any(row)]
+
+
+def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
+    """Read mutation labels.
+
+    Parameters
+    ----------
+    labels_csv : Path
+        CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly
+        0, 1 or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a
+        TCGA-structured barcode, else the slide itself.
+    genes : sequence of str
+        Genes to read; empty reads every other column as a gene.
+
+    Returns
+    -------
+    DataFrame
+        Table LABELS; rows of one patient that agree are merged.
+
+    Raises
+    ------
+    LabelError
+        Names file, row (the header is row 1), column and value: missing file, no identifier, a missing
+        gene column, another value, rows of one patient that contradict each other.
+    """
+    path = Path(labels_csv)
+    table = read_csv_text(path)
+    genes = _gene_columns(table, list(genes), path)
+    patients = _patients(table, path)
+    calls: dict[tuple[str, str], tuple[str, int]] = {}
+    for number, (patient, (_, row)) in enumerate(zip(patients, table.iterrows(), strict=True), start=2):
+        for gene in genes:
+            _add_call(calls, patient, gene, str(row[gene]), f"{path}, row {number}, column {gene}", number)
+    rows = [(p, g, _STATUS[text]) for (p, g), (text, _) in calls.items()]
+    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
+    frame["source"] = path.name
+    return conform(frame, LABELS)
+
+
+def _add_call(
+    calls: dict[tuple[str, str], tuple[str, int]], patient: str, gene: str, text: str, where: str, number: int
+) -> None:
+    if text not in _STATUS:
+        raise LabelError(
+            f"{where}: the value is not a label",
+            got=repr(text),
+            expected="0 (wild type), 1 (mutated) or empty (not profiled)",
+        )
+    earlier, row = calls.setdefault((patient, gene), (text, number))
+    if earlier != text:
+        raise LabelError(
+            f"{where}: patient {patient} contradicts row {row}",
+            got=f"{text or 'empty'} after {earlier or 'empty'}",
+            expected="one value per patient and gene",
+        )
+
+
+def _gene_columns(table: pd.DataFrame, genes: list[str], path: Path) -> list[str]:
+    present = [c for c in table.columns if c not in _IDENTIFIERS]
+    if not set(_IDENTIFIERS) & set(table.columns):
+        raise LabelError(f"{path} names no patients", got=", ".join(table.columns), expected="patient_id or slide_id")
+    if not present:
+        raise LabelError(f"{path} has no gene column", got=", ".join(table.columns))
+    if missing := [g for g in genes if g not in present]:
+        raise LabelError(
+            f"{path} has no column for {', '.join(missing)}",
+            got=", ".join(present),
+            fix="Add the column or leave the gene out of `genes`",
+        )
+    return genes or present
+
+
+def _patients(table: pd.DataFrame, path: Path) -> list[str]:
+    """Patient of every row; an empty identifier is an error, a slide of two patients as well."""
+    own = table["patient_id"] if "patient_id" in table else [""] * len(table)
+    slides = table["slide_id"] if "slide_id" in table else [""] * len(table)
+    patients: list[str] = []
+    seen: dict[str, str] = {}
+    for number, (patient, slide) in enumerate(zip(own, slides, strict=True), start=2):
+        if not (patient or slide):
+            raise LabelError(f"{path}, row {number}: neither patient_id nor slide_id is given")
+        patients.append(patient or patient_of_slide(slide))
+        if slide and seen.setdefault(slide, patients[-1]) != patients[-1]:
+            raise LabelError(f"{path}, row {number}: slide {slide} belongs to {seen[slide]} and to {patients[-1]}")
+    return patients
+
+
+def patient_of_slide(slide_id: str) -> str:
+    """First 12 characters of a TCGA-structured barcode, else the slide_id.
+
+    >>> patient_of_slide("TCGA-21-5784-01Z-00-DX1"), patient_of_slide("case 7")
+    ('TCGA-21-5784', 'case 7')
+    """
+    fields = slide_id.split("-")
+    sizes = [len(f) for f in fields[:3]]
+    barcode = sizes[:2] == [4, 2] and len(fields[2][:4]) == 4 and not fields[2][4:5].isalnum() if len(fields) > 2 else 0
+    alphanumeric = slide_id[:_PATIENT_CHARACTERS].replace("-", "").isalnum()
+    upper = slide_id[:_PATIENT_CHARACTERS].upper() == slide_id[:_PATIENT_CHARACTERS]
+    return slide_id[:_PATIENT_CHARACTERS] if barcode and alphanumeric and upper else slide_id
+
+
+def patients_of(labels_csv: Path) -> dict[str, str]:
+    """Which patient each slide belongs to, as the labels file says.
+
+    Returns
+    -------
+    dict
+        patient_id by slide_id; empty when the file has no column slide_id.
+
+    Raises
+    ------
+    LabelError
+        As :func:`read_labels`.
+    """
+    path = Path(labels_csv)
+    table = read_csv_text(path)
+    patients = _patients(table, path)
+    if "slide_id" not in table:
+        return {}
+    return {s: p for s, p in zip(table["slide_id"], patients, strict=True) if s}
+
+
+def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
+    """Compare the patients of slides and labels; nothing is dropped.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        Table SLIDES; only rows with status ``ok`` count.
+    labels : DataFrame
+        Table LABELS.
+
+    Returns
+    -------
+    LabelMatch
+        Labelled patients without a usable slide, usable slides without a label, and a sentence.
+
+    Raises
+    ------
+    LabelError
+        Not one patient is in both.
+    """
+    usable = slides[slides["status"] == "ok"]
+    labelled, seen = set(labels["patient_id"]), set(usable["patient_id"])
+    unknown = sorted(labelled - seen)
+    without = sorted(usable.loc[~usable["patient_id"].isin(labelled), "slide_id"])
+    if not labelled & seen:
+        raise LabelError(
+            "No label belongs to a usable slide",
+            got=f"patients such as {_some(unknown)}; slides such as {_some(without)}",
+            expected="the same patient_id in both",
+            fix="Add a column slide_id to the labels",
+        )
+    sentence = (
+        f"{len(labelled & seen)} of {len(labelled)} labelled patients have a usable slide"
+        + (f" (not: {_some(unknown)})" if unknown else "")
+        + f"; {len(without)} of {len(usable)} usable slides have no label"
+        + (f" ({_some(without)})." if without else ".")
+    )
+    return LabelMatch(unknown, without, sentence)
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,185 @@
+"""A folder of labelled tiles, one sub-folder per class: an input kind of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+from PIL import Image
+
+from deeplrhe_utils.acquisition.labels import read_csv_text
+from deeplrhe_utils.core.errors import InputError, LabelError
+from deeplrhe_utils.core.files import sha256_file
+from deeplrhe_utils.core.schemas import LABELS, SLIDES, TILES, conform
+
+IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+_NEEDED: Final = ("filename", "label", "group_id")
+
+
+@dataclass(frozen=True)
+class TileFolder:
+    """The tables of a tile folder.
+
+    Attributes
+    ----------
+    slides : DataFrame
+        Table SLIDES; an image counts as a slide of one tile.
+    tiles : DataFrame
+        Table TILES; one row per readable image.
+    labels : DataFrame
+        Table LABELS; patient × class, the class names stand in the column gene.
+    notes : DataFrame
+        Column note: what a reader must know, one sentence per row.
+    """
+
+    slides: pd.DataFrame
+    tiles: pd.DataFrame
+    labels: pd.DataFrame
+    notes: pd.DataFrame
+
+
+def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
+    """Read a folder ``<data_dir>/<class>/*.{jpg,jpeg,png,tif}`` of labelled tiles.
+
+    Parameters
+    ----------
+    data_dir : Path
+        Folder with one sub-folder per class, at least two.
+    groups_csv : str
+        CSV with the columns filename, label, group_id (others are ignored): images of one group come from
+        one field of tissue and must never be divided by a split. Empty: ``<data_dir>/groups.csv`` when it
+        is there, else every image is its own group, which the notes say.
+
+    Returns
+    -------
+    TileFolder
+        Tables. Images that cannot be decoded are excluded slides with a reason.
+
+    Raises
+    ------
+    InputError
+        Missing folder, fewer than two classes, no image, two images of one name, images of different
+        sizes, images missing from `groups_csv` or the other way round.
+    LabelError
+        A group, or an image, with two classes.
+    """
+    data_dir = Path(data_dir).resolve()
+    images = _find_images(data_dir)
+    default = data_dir / "groups.csv"
+    table = Path(groups_csv) if groups_csv else default if default.is_file() else None
+    groups = _read_groups(table, images) if table is not None else {p.stem: p.stem for _, p in images}
+    notes = [] if table else ["No groups.csv: every image counts as its own group, so near-copies may be divided."]
+    rows = [_describe(path, label, f"group-{groups[path.stem]}") for label, path in images]
+    slides = pd.DataFrame(rows)
+    usable = slides[slides["status"] == "ok"]
+    if usable.empty:
+        raise InputError(f"No image under {data_dir} can be decoded")
+    _check_sizes(usable)
+    labels = _labels(usable, table.name if table else "folder names")
+    if len(slides) > len(usable):
+        notes.append(f"{len(slides) - len(usable)} images cannot be decoded and are excluded.")
+    return TileFolder(
+        conform(slides.drop(columns=["class"]), SLIDES),
+        conform(_tiles(usable), TILES),
+        labels,
+        pd.DataFrame({"note": pd.array(notes, dtype="string")}),
+    )
+
+
+def _find_images(data_dir: Path) -> list[tuple[str, Path]]:
+    """(class, file) in path order."""
+    if not data_dir.is_dir():
+        raise InputError(f"The tile folder {data_dir} is not there", fix="Check data_dir")
+    folders = sorted(d for d in data_dir.iterdir() if d.is_dir() and not d.name.startswith("."))
+    images = [(d.name, f) for d in folders for f in sorted(d.iterdir()) if f.suffix.lower() in IMAGE_SUFFIXES]
+    images = [(label, f) for label, f in images if f.is_file() and not f.name.startswith(".")]
+    classes = sorted({label for label, _ in images})
+    if len(classes) < 2:
+        raise InputError(
+            f"The tile folder {data_dir} holds images of {len(classes)} classes",
+            got=", ".join(classes) or "none",
+            expected="one sub-folder per class, at least two",
+        )
+    seen: dict[str, Path] = {}
+    for _, path in images:
+        if seen.setdefault(path.stem, path) != path:
+            raise InputError(f"Two images share the name {path.stem}", got=f"{seen[path.stem]} and {path}")
+    return images
+
+
+def _read_groups(path: Path, images: list[tuple[str, Path]]) -> dict[str, str]:
+    """Group of every image, by file stem; file, folder and table must agree."""
+    table = read_csv_text(path, InputError)
+    if missing := [c for c in _NEEDED if c not in table]:
+        raise InputError(
+            f"{path} lacks {', '.join(missing)}", got=", ".join(table.columns), expected=", ".join(_NEEDED)
+        )
+    listed: dict[str, tuple[str, str]] = {}
+    for name, label, group in zip(*(table[c] for c in _NEEDED), strict=True):
+        if listed.setdefault(name, (label, group)) != (label, group):
+            raise LabelError(f"{path} lists image {name} twice", got=f"{listed[name]} and {(label, group)}")
+    _check_listed(path, images, listed)
+    classes: dict[str, str] = {}
+    for name, (label, group) in listed.items():
+        if classes.setdefault(group, label) != label:
+            raise LabelError(f"{path}: group {group} has two classes", got=f"{classes[group]} and {label} ({name})")
+    return {f.stem: listed[f.name][1] for _, f in images}
+
+
+def _check_listed(path: Path, images: list[tuple[str, Path]], listed: Mapping[str, tuple[str, str]]) -> None:
+    if absent := [f.name for _, f in images if f.name not in listed]:
+        raise InputError(f"{len(absent)} images are not in {path}", got=f"first: {absent[0]}", fix="Add their rows")
+    names = {f.name for _, f in images}
+    if gone := [name for name in listed if name not in names]:
+        raise InputError(f"{len(gone)} images of {path} are not in the folder", got=f"first: {gone[0]}")
+    for label, file in images:
+        if listed[file.name][0] != label:
+            raise LabelError(f"Image {file.name} lies in folder {label}", got=f"{listed[file.name][0]} in {path}")
+
+
+def _describe(path: Path, label: str, patient: str) -> dict[str, Any]:
+    """One row of table SLIDES, and the image's class."""
+    row: dict[str, Any] = {"slide_id": path.stem, "patient_id": patient, "path": str(path), "class": label}
+    row |= {"bytes": path.stat().st_size, "vendor": "image", "mpp_source": "not-needed", "status": "ok"}
+    try:
+        row["sha256"] = sha256_file(path)
+        with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as image:
+            row["width_l0_px"], row["height_l0_px"] = image.size
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        row |= {"status": "excluded", "reason": f"Image {path.name} cannot be decoded ({error})."}
+    return row
+
+
+def _check_sizes(usable: pd.DataFrame) -> None:
+    sizes = usable["width_l0_px"].astype(int).astype(str) + " × " + usable["height_l0_px"].astype(int).astype(str)
+    common = sizes.mode().iloc[0]
+    odd = usable[(sizes != common) | (usable["width_l0_px"] != usable["height_l0_px"])]
+    if len(odd):
+        first = odd.iloc[0]
+        raise InputError(
+            f"Image {first['path']} has an odd size ({len(odd)} such images)",
+            got=f"{first['width_l0_px']:.0f} × {first['height_l0_px']:.0f} px",
+            expected=f"squares of one size; most have {common} px",
+        )
+
+
+def _tiles(usable: pd.DataFrame) -> pd.DataFrame:
+    tiles = usable[["slide_id", "patient_id", "path"]].copy()
+    tiles["tile_id"] = tiles["slide_id"]
+    tiles[["column", "row", "x_l0_px", "y_l0_px"]] = 0
+    tiles["size_l0_px"] = usable["width_l0_px"].astype(float)
+    tiles["kept"], tiles["selected"] = True, True
+    return tiles
+
+
+def _labels(usable: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Patient × class with 1 for the patient's own class and 0 for the others."""
+    own = usable[["patient_id", "class"]].drop_duplicates()
+    labels = own.merge(pd.DataFrame({"gene": sorted(own["class"].unique())}), how="cross")
+    labels["status"] = (labels["class"] == labels["gene"]).astype(int)
+    labels["source"] = source
+    return conform(labels.drop(columns=["class"]), LABELS)

@@ -1,0 +1,72 @@
+"""Counts that describe a cohort: Table 1, gene prevalence, and the ledger of dropped files and tiles."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def table_one(clinical: pd.DataFrame, by: str = "histology") -> pd.DataFrame:
+    """Clinical characteristics, overall and per level of `by` (the paper's Table 1).
+
+    Numbers are "mean ± SD" or "n (%)"; a row "missing" follows each variable that has nulls.
+    """
+    groups: dict[str, pd.DataFrame] = {"overall": clinical}
+    groups |= {str(name): part for name, part in clinical.groupby(by)}
+    rows: list[dict[str, str]] = [{"variable": "patients", "level": ""} | {g: str(len(f)) for g, f in groups.items()}]
+    rows.append(
+        {"variable": "age [years]", "level": "mean ± SD"} | {g: _mean_sd(f["age_years"]) for g, f in groups.items()}
+    )
+    for variable in ("sex", "histology", "stage", "smoking", "vital_status"):
+        for level in sorted(clinical[variable].dropna().unique()):
+            cells = {g: _count(f[variable], level) for g, f in groups.items()}
+            rows.append({"variable": variable.replace("_", " "), "level": str(level)} | cells)
+        if clinical[variable].isna().any():
+            cells = {g: str(int(f[variable].isna().sum())) for g, f in groups.items()}
+            rows.append({"variable": variable.replace("_", " "), "level": "missing"} | cells)
+    return pd.DataFrame(rows)
+
+
+def _mean_sd(values: pd.Series) -> str:
+    known = values.dropna().astype(float)
+    missing = f" ({values.isna().sum()} missing)" if values.isna().any() else ""
+    return (f"{known.mean():.1f} ± {known.std():.1f}" if len(known) > 1 else "–") + missing
+
+
+def _count(values: pd.Series, level: object) -> str:
+    n = int((values == level).sum())
+    return f"{n} ({100 * n / max(len(values), 1):.0f} %)"
+
+
+def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:
+    """Patients mutated, wild type and not profiled per gene; prevalence among the profiled [%]."""
+    rows = []
+    for gene in genes:
+        status = labels.loc[labels["gene"] == gene, "status"]
+        positive, negative = int((status == 1).sum()), int((status == 0).sum())
+        share = 100 * positive / (positive + negative) if positive + negative else None
+        rows.append(
+            {"gene": gene, "mutated": positive, "wild_type": negative, "not_profiled": int(status.isna().sum()),
+             "prevalence_percent": share}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def ledger(frame: pd.DataFrame, keep: pd.Series, reason: str = "reason") -> pd.DataFrame:
+    """Count in = count out: rows kept, and rows dropped by reason, with a total that must equal ``len(frame)``."""
+    dropped = frame.loc[~keep, reason].fillna("unstated").value_counts()
+    rows = [("kept", int(keep.sum())), *((str(r), int(n)) for r, n in dropped.items()), ("total", len(frame))]
+    return pd.DataFrame(rows, columns=["outcome", "count"])
+
+
+def confusion(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Patients by true (rows) and most probable (columns) class, for targets of which exactly one holds."""
+    classes = sorted(labels["gene"].unique())
+    truth = labels[labels["status"] == 1].set_index("patient_id")["gene"]
+    best = scores.loc[scores.groupby("patient_id")["score"].idxmax()].set_index("patient_id")["gene"]
+    both = pd.DataFrame({"true": truth, "predicted": best}).dropna()
+    return pd.crosstab(both["true"], both["predicted"]).reindex(index=classes, columns=classes, fill_value=0)

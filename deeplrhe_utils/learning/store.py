@@ -1,0 +1,79 @@
+"""The tile store: normalized tiles as one ``.npy`` array per slide, read through memory maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha256_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def store_path(folder: Path, slide_id: str) -> Path:
+    """File of one slide's tiles inside a store."""
+    return folder / f"{safe_name(slide_id)}.npy"
+
+
+def write_tiles(folder: Path, slide_id: str, tiles: NDArray[np.uint8]) -> Path:
+    """Write one slide's tiles (n, H, W, 3), uint8 RGB, atomically; return the file."""
+    path = store_path(folder, slide_id)
+    with atomic_path(path) as part:
+        np.save(part, tiles, allow_pickle=False)
+    return path
+
+
+class TileStore:
+    """All selected tiles of a cohort, addressed by one running index.
+
+    Parameters
+    ----------
+    folder : Path
+        Written by :func:`write_tiles`.
+    tiles : DataFrame
+        Selected rows of the tiles table, grouped by slide; each slide's array holds its tiles in this order.
+
+    Attributes
+    ----------
+    side_px : int
+        Side of a stored tile [px].
+    """
+
+    def __init__(self, folder: Path, tiles: pd.DataFrame) -> None:
+        self._arrays: list[NDArray[np.uint8]] = []
+        self._files: list[Path] = []
+        self._where: list[tuple[int, int]] = []
+        for slide_id, rows in tiles.groupby("slide_id", sort=False):
+            path = store_path(folder, str(slide_id))
+            try:
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise InputError(f"The stored tiles of slide {slide_id} cannot be read ({error})",
+                                 fix="Run notebook 04 again") from error  # fmt: skip
+            if len(array) != len(rows):
+                raise InputError(f"The store of slide {slide_id} does not match the tiles table", got=len(array),
+                                 expected=f"{len(rows)} tiles", fix="Run notebook 04 again")  # fmt: skip
+            self._where += [(len(self._arrays), i) for i in range(len(array))]
+            self._arrays.append(array)
+            self._files.append(path)
+        if not self._arrays:
+            raise InputError("No tile was selected, so there is nothing to learn from",
+                             fix="Loosen the filters of notebooks 02 and 03")  # fmt: skip
+        self.side_px = int(self._arrays[0].shape[1])
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Tiles (n, H, W, 3), uint8 RGB, in the order of `indices`."""
+        return np.stack([self._arrays[a][i] for a, i in (self._where[int(j)] for j in indices)])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the store's files, in order: changes when any stored pixel or the tile order changes."""
+        return sha256_text("\n".join(sha256_file(path) for path in self._files))

@@ -1,0 +1,264 @@
+"""Figures: static, colour-blind safe, made from numbers that were computed elsewhere.
+
+Every function returns a :class:`matplotlib.figure.Figure` and leaves saving to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from numpy.typing import NDArray
+
+from deeplrhe_utils.reporting.heatmaps import PALETTES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from deeplrhe_utils.evaluation.roc import Curve
+
+PALETTE = sns.color_palette("colorblind")
+REASON_COLOURS = {
+    "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
+    "unreadable": PALETTE[3],
+}  # fmt: skip
+COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
+
+
+def _figure(width: float, height: float) -> Figure:
+    sns.set_theme(context="notebook", style="white", font_scale=0.85)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _bare(axes: Axes, title: str = "") -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def image_grid(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    row_titles: Sequence[str],
+    column_titles: Sequence[str] = (),
+    size: float = 1.7,
+) -> Figure:
+    """A grid of RGB images (h, w, 3), one row per title (Figures 2 and 5, contact sheets); `size` in inches."""
+    columns = max(map(len, rows))
+    figure = _figure(size * columns + 0.4, size * len(rows) + 0.25)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for i, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
+        for j in range(columns):
+            _bare(grid[i][j], column_titles[j] if i == 0 and j < len(column_titles) else "")
+            if j < len(images):
+                grid[i][j].imshow(images[j], interpolation="none")
+        grid[i][0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def noise_image(tile: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A tile with blank pixels (mask 1) in grey and blurred ones (mask 2) in orange, uint8 (H, W, 3)."""
+    painted = tile.copy()
+    painted[mask == 1] = (170, 170, 170)
+    painted[mask == 2] = np.rint(0.4 * tile[mask == 2] + 0.6 * np.array([230, 130, 0])).astype(np.uint8)
+    return painted
+
+
+def component_image(gamma: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colour each pixel by the blend of its memberships (K, H, W) → uint8 (H, W, 3), pale to dark."""
+    colours = np.array([matplotlib.colors.to_rgb(c) for c in COMPONENT_COLOURS[: len(gamma)]]) * 255
+    return np.asarray(np.rint(np.einsum("khw,kc->hwc", gamma, colours))).astype(np.uint8)
+
+
+def ledger_bars(counts: Mapping[str, int], title: str) -> Figure:
+    """Horizontal bars of kept and dropped by reason; the numbers are printed on the bars."""
+    figure = _figure(6.4, 0.6 + 0.34 * len(counts))
+    axes = figure.subplots()
+    colours = [REASON_COLOURS.get(name, PALETTE[7]) for name in counts]
+    bars = axes.barh(list(counts), list(counts.values()), color=colours, height=0.7)
+    axes.bar_label(bars, padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([*counts.values(), 1]) * 1.15)
+    axes.set_title(title, fontsize=10, loc="left")
+    sns.despine(figure)
+    return figure
+
+
+def draw_grid(axes: Axes, thumbnail: NDArray[np.uint8], tiles: pd.DataFrame, width_l0_px: int,
+              outline: Any = None) -> None:  # fmt: skip
+    """Draw a slide with its candidate tiles coloured by outcome, and the tumour outline (dashed blue, as in Fig 1B)."""
+    factor = thumbnail.shape[1] / width_l0_px
+    axes.imshow(thumbnail, interpolation="none")
+    for row in tiles.itertuples():
+        name = "kept" if row.kept else str(row.reason)
+        size = float(row.size_l0_px) * factor
+        corner = (row.x_l0_px * factor, row.y_l0_px * factor)
+        axes.add_patch(Rectangle(corner, size, size, fill=False, lw=1.0 if row.kept else 0.6,
+                                 ec=REASON_COLOURS.get(name, "black")))  # fmt: skip
+    if outline is not None:
+        for part in getattr(outline, "geoms", [outline]):
+            ring = np.asarray(part.exterior.coords) * factor
+            axes.plot(ring[:, 0], ring[:, 1], ls="--", lw=1.4, color="#0050d0")
+
+
+def slide_grids(panels: Sequence[dict[str, Any]]) -> Figure:
+    """Slides side by side, each as :func:`draw_grid` with its `title`; one legend of outcomes."""
+    figure = _figure(3.1 * len(panels), 2.9)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw_grid(axes, panel["thumbnail"], panel["tiles"], panel["width_l0_px"], panel.get("outline"))
+        _bare(axes, panel["title"])
+    handles = [Rectangle((0, 0), 1, 1, fill=False, ec=c, label=n) for n, c in REASON_COLOURS.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    return figure
+
+
+def histogram(values: NDArray[np.float64], cut: float, label: str, cut_label: str) -> Figure:
+    """Distribution of one measurement with its cut as a dashed line."""
+    figure = _figure(6.4, 2.4)
+    axes = figure.subplots()
+    axes.hist(values, bins=40, color=PALETTE[0])
+    axes.axvline(cut, ls="--", color=PALETTE[3], label=cut_label)
+    axes.set_xlabel(label)
+    axes.set_ylabel("tiles")
+    axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """Mean tile colour per slide (columns red, blue in 0–255, site) before and after normalization."""
+    figure = _figure(7.4, 3.2)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, frame, title in zip(panels, (before, after), ("original", "normalized"), strict=True):
+        sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=22, legend=False, ax=axes)
+        axes.set_title(title, fontsize=10)
+    sns.despine(figure)
+    return figure
+
+
+def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence[tuple[int, int]] = ()) -> Figure:
+    """Boxes from left to right, wrapped to rows of six, joined by arrows (Figures 3 and 4).
+
+    Parameters
+    ----------
+    boxes : (headline, detail) per box
+    shortcuts : pairs of box numbers joined by a curved arrow above the row
+    """
+    per_row = 6
+    rows = -(-len(boxes) // per_row)
+    figure = _figure(10.5, 0.6 + 1.35 * rows)
+    axes = figure.subplots()
+    centres = [(i % per_row * 1.75, -(i // per_row) * 1.3) for i in range(len(boxes))]
+    for (headline, detail), (x, y) in zip(boxes, centres, strict=True):
+        axes.add_patch(
+            FancyBboxPatch((x - 0.65, y - 0.3), 1.3, 0.6, boxstyle="round,pad=0.04", fc="#eef2fa", ec=PALETTE[0])
+        )
+        axes.text(x, y + 0.09, headline, ha="center", va="center", fontsize=8, weight="bold")
+        axes.text(x, y - 0.14, detail, ha="center", va="center", fontsize=7)
+    for a, b in pairwise(centres):
+        same = a[1] == b[1]
+        start, end = ((a[0] + 0.7, a[1]), (b[0] - 0.7, b[1])) if same else ((a[0], a[1] - 0.35), (b[0], b[1] + 0.35))
+        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color="0.35"))
+    for i, j in shortcuts:
+        (xa, ya), (xb, _) = centres[i], centres[j]
+        axes.add_patch(FancyArrowPatch((xa, ya + 0.35), (xb, ya + 0.35), connectionstyle="arc3,rad=-0.35",
+                                       arrowstyle="-|>", mutation_scale=9, color=PALETTE[3]))  # fmt: skip
+    axes.set_xlim(-0.9, 1.75 * (min(per_row, len(boxes)) - 1) + 0.9)
+    axes.set_ylim(-1.3 * (rows - 1) - 0.5, 1.05 if shortcuts else 0.6)
+    axes.set_aspect("equal")
+    _bare(axes, title)
+    return figure
+
+
+def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Mean training loss per epoch, one line per fold."""
+    figure = _figure(6.4, 2.6)
+    axes = figure.subplots()
+    for colour, (name, losses) in zip(PALETTE, history.items(), strict=False):
+        axes.plot(range(1, len(losses) + 1), losses, marker="o", ms=3, color=colour, label=name)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("training loss [nats]")
+    axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
+    """ROC curves with pointwise 95 % bands, one panel per gene (Figure 6); `titles` carry AUC, interval and counts."""
+    columns = min(3, max(1, len(curves)))
+    rows = -(-max(1, len(curves)) // columns)
+    figure = _figure(3.0 * columns + 0.3, 2.9 * rows)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, colour, (gene, line) in zip(panels, PALETTE, curves.items(), strict=False):
+        axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
+        axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
+        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
+        axes.set_title(titles[gene], fontsize=8.5)
+    for axes in panels[len(curves) :]:
+        axes.set_visible(False)
+    sns.despine(figure)
+    return figure
+
+
+def auc_forest(metrics: pd.DataFrame) -> Figure:
+    """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
+    caller's caption says so; reported values are never drawn on the same axis.
+    """
+    figure = _figure(6.4, 0.9 + 0.34 * len(metrics))
+    axes = figure.subplots()
+    for y, row in enumerate(metrics.itertuples()):
+        if row.status == "estimated":
+            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
+            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=5)
+        else:
+            axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=8, color="0.4", style="italic")
+    axes.axvline(0.5, ls=":", color="0.5")
+    axes.set_yticks(range(len(metrics)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in metrics.itertuples()], fontsize=8)
+    axes.set(xlim=(0, 1.02), xlabel="patient-level AUC, 95 % interval (positive/negative patients)")
+    axes.invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+def matrix(counts: pd.DataFrame, title: str) -> Figure:
+    """Confusion matrix: true classes in rows, predicted in columns, counts printed."""
+    figure = _figure(4.6, 3.6)
+    axes = figure.subplots()
+    sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def heat_map_steps(probability: NDArray[np.float64], window: NDArray[np.uint8], overlaid: NDArray[np.uint8],
+                   tiles: pd.DataFrame, width_l0_px: int, gene: str) -> Figure:  # fmt: skip
+    """Figure 7: A probability image, B the window scan, C value ↔ colour, D heat map."""
+    figure = _figure(10.5, 2.9)
+    a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
+    a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    _bare(a, f"A  probability of {gene} mutation")
+    draw_grid(b, window, tiles, width_l0_px)
+    _bare(b, "B  512 × 512 windows")
+    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES["paper"]), cax=c)
+    c.set_title("C", fontsize=9)
+    d.imshow(overlaid, interpolation="none")
+    _bare(d, "D  heat map")
+    return figure
+
+
+def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
+    """Figure 1: the whole path in labelled pictures, left to right."""
+    figure = _figure(2.1 * len(panels), 2.5)
+    for axes, (title, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(image, interpolation="none")
+        _bare(axes, title)
+    return figure

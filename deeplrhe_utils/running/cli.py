@@ -1,0 +1,138 @@
+"""The command line: ``python -m deeplrhe_utils`` and the console script ``deeplrhe``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplrhe_utils.core import paths as places
+from deeplrhe_utils.core.errors import CompendiumError, ParameterError
+
+if TYPE_CHECKING:
+    from deeplrhe_utils.running.pipeline import Places
+
+OK, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="deeplrhe", description="Run the DeepLRHE compendium: from slides to AUC table, figures and heat maps."
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    run = commands.add_parser("run", help="run the notebooks of a profile", description="Run a profile's notebooks.")
+    run.add_argument("profile", metavar="PROFILE", help="see `deeplrhe profiles`")
+    run.add_argument("--from", dest="first", default="", metavar="NN", help="first stage")
+    run.add_argument("--to", dest="last", default="", metavar="NN", help="last stage")
+    run.add_argument("--only", default="", metavar="NN[,NN]", help="only these stages")
+    run.add_argument(
+        "-p", dest="parameters", action="append", default=[], metavar="[NN.]NAME=VALUE", help="set a parameter"
+    )
+    run.add_argument("--out", type=Path, default=None, metavar="DIR", help="run folder (default: reports/PROFILE)")
+    run.add_argument("--fresh", action="store_true", help="delete what earlier runs of these stages left, then run")
+    run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
+    doctor = commands.add_parser("doctor", help="versions, OpenSlide, GPU, disk, memory, and what each profile needs")
+    doctor.add_argument("--out", type=Path, default=None, metavar="DIR", help="where a run would be kept")
+    commands.add_parser("profiles", help="list the profiles")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; default: the process's.
+    where : Places, optional
+        Other folders than the repository's own, for `run`.
+
+    Returns
+    -------
+    int
+        0 success, 1 the run failed, 2 usage, 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as stop:  # argparse has printed what was wrong
+        return int(stop.code or 0)
+    if not options.command:
+        parser.print_help()
+        return OK
+    try:
+        return _dispatch(options, arguments, where)
+    except CompendiumError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return USAGE if isinstance(error, ParameterError) else FAILED
+    except KeyboardInterrupt as stop:
+        return TERMINATED if type(stop).__name__ == "Terminated" else INTERRUPTED
+    except BrokenPipeError:  # the reader of our output went away
+        return FAILED
+
+
+def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places | None) -> int:
+    if options.command == "profiles":
+        return _profiles()
+    if options.command == "doctor":
+        from deeplrhe_utils.running.doctor import examine
+
+        print(examine(options.out or places.REPORTS))
+        return OK
+    return _run(options, arguments, where)
+
+
+def _profiles() -> int:
+    from deeplrhe_utils.running.profiles import load_profile, profile_names
+
+    for name in profile_names(places.PROFILES):
+        profile = load_profile(name, places.PROFILES)
+        print(f"{name:<12} {profile.title}" + ("  (declared, cannot run yet)" if profile.missing else ""))
+    return OK
+
+
+def _run(options: argparse.Namespace, arguments: list[str], where: Places | None) -> int:
+    from deeplrhe_utils.running.pipeline import Pipeline, Places
+    from deeplrhe_utils.running.plan import Request
+
+    only = tuple(text.strip() for text in options.only.split(",") if text.strip())
+    request = Request(tuple(options.parameters), options.first, options.last, only)
+    command = resume_command(arguments)
+    pipeline = Pipeline(options.profile, request, options.out, options.fresh, command, where or Places())
+    if options.list:
+        print(pipeline.listing())
+        return OK
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        page = pipeline.run()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    from deeplrhe_utils.running.provenance import shown_path
+
+    print(f"Report: {shown_path(page, places.REPOSITORY)}")
+    return OK
+
+
+def resume_command(arguments: Sequence[str]) -> str:
+    """What was typed, without ``--fresh``, ready to be typed again.
+
+    >>> resume_command(["run", "demo", "--fresh", "-p", "gene=TP53 x"])
+    "python -m deeplrhe_utils run demo -p 'gene=TP53 x'"
+    """
+    return shlex.join(["python", "-m", "deeplrhe_utils", *(word for word in arguments if word != "--fresh")])
+
+
+def _terminate(*_: Any) -> None:
+    from deeplrhe_utils.running.pipeline import Terminated
+
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""One run per folder: who holds it, and which processes a killed run left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+from filelock import FileLock, Timeout
+
+from deeplrhe_utils.core.errors import InputError, RunError
+from deeplrhe_utils.core.files import read_json, write_json
+
+RUNNER_PID = "DEEPLRHE_RUNNER_PID"  # in a kernel's environment: the runner that started it
+RUN_FOLDER = "DEEPLRHE_RUN_FOLDER"  # in a kernel's environment: the folder it writes to
+_LOCK, _HOLDER = ".lock", ".runner.json"
+_SAME_PROCESS_S = 2.0  # creation times of one process agree within clock ticks
+
+
+def check_writable(root: Path) -> None:
+    """Create `root` and prove that a file can be written there.
+
+    Raises
+    ------
+    InputError
+        When the folder cannot be created or written.
+    """
+    probe = root / f".probe.{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"The output folder {root} cannot be written",
+            got=error.strerror or str(error),
+            expected="a folder in which files can be created",
+            fix="Give another folder with --out DIR (in a notebook: the parameter run_dir)",
+        ) from error
+
+
+def holder(root: Path) -> int | None:
+    """Process id of the live runner that works in `root`, or None."""
+    state = _state(root)
+    return state.get("pid") if _alive(state) else None
+
+
+def check_free(root: Path) -> None:
+    """Refuse to work in `root` while another live runner does (the kernel's own runner is no stranger).
+
+    Raises
+    ------
+    RunError
+        When another runner holds the folder.
+    """
+    pid = holder(root)
+    if pid is not None and str(pid) != os.environ.get(RUNNER_PID) and pid != os.getpid():
+        raise _taken(root, pid)
+
+
+@dataclass
+class RunLock:
+    """Exclusive hold on a run folder; a killed process loses it with its life.
+
+    Parameters
+    ----------
+    root : Path
+        The run folder.
+    command : str
+        What was typed; shown by nothing, kept for a person who looks.
+    """
+
+    root: Path
+    command: str = ""
+    killed: list[int] = field(default_factory=list)
+    _lock: FileLock | None = None
+
+    def __enter__(self) -> RunLock:
+        """Take the folder and end the leftovers of a killed run.
+
+        Raises
+        ------
+        InputError
+            When the folder cannot be written.
+        RunError
+            When another runner holds it.
+        """
+        check_writable(self.root)
+        lock = FileLock(self.root / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise _taken(self.root, _state(self.root).get("pid")) from None
+        except (OSError, NotImplementedError) as error:
+            what = f"The run folder {self.root} cannot be locked (some network file systems have no locks)"
+            raise RunError(what, got=error, fix="Give a folder on a local disk with --out DIR") from error
+        self._lock = lock
+        self.killed = end_leftovers(self.root)
+        self._write()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the folder."""
+        (self.root / _HOLDER).unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.release()
+
+    def kernel(self, pid: int | None) -> None:
+        """Record the kernel that works for this run (None: no kernel)."""
+        self._write(kernel=_identity(pid) if pid is not None else None)
+
+    def _write(self, **more: Any) -> None:
+        write_json(self.root / _HOLDER, {**_identity(os.getpid()), "command": self.command, **more})
+
+
+def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
+    """Kill the recorded kernel of a dead run of `root`, and whatever else carries the run's mark.
+
+    Only call while holding the lock: then every other process that works for this folder is an orphan.
+    With `own_kernels`, what this runner's finished or killed kernels left behind is ended as well.
+
+    Returns
+    -------
+    list of int
+        Process ids that were killed.
+    """
+    kernel = _state(root).get("kernel") or {}
+    found = {p.pid: p for p in _marked(root, own_kernels)}
+    if _alive(kernel):
+        found[kernel["pid"]] = psutil.Process(kernel["pid"])
+    for process in found.values():
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(list(found.values()), timeout=5)
+    return sorted(found)
+
+
+def end_tree(pid: int) -> None:
+    """Kill a process and all its descendants."""
+    try:
+        parent = psutil.Process(pid)
+        family = [*parent.children(recursive=True), parent]
+    except psutil.Error:
+        return
+    for process in family:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def _marked(root: Path, own_kernels: bool) -> list[psutil.Process]:
+    mark, own, found = str(root.resolve()), os.getpid(), []
+    spared = "" if own_kernels else str(own)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            environ = process.environ()
+            if process.pid != own and environ.get(RUN_FOLDER) == mark and environ.get(RUNNER_PID) != spared:
+                found.append(process)
+    ancestors = {p.pid for p in psutil.Process().parents()}  # a run started from inside a notebook of the same folder
+    return [p for p in found if p.pid not in ancestors]
+
+
+def _state(root: Path) -> dict[str, Any]:
+    try:
+        state = read_json(root / _HOLDER)
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _identity(pid: int) -> dict[str, Any]:
+    try:
+        return {"pid": pid, "created": psutil.Process(pid).create_time()}
+    except psutil.Error:
+        return {"pid": pid, "created": 0.0}
+
+
+def _alive(identity: dict[str, Any]) -> bool:
+    try:
+        process = psutil.Process(identity["pid"])
+        same = abs(process.create_time() - identity["created"]) < _SAME_PROCESS_S
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _taken(root: Path, pid: int | None) -> RunError:
+    who = f"process {pid}" if pid else "another process"
+    return RunError(
+        f"The run folder {root} is in use by {who}",
+        expected="one run per folder",
+        fix=f"Wait for it, stop it (kill {pid or 'its process id'}), or give another folder with --out DIR",
+    )

@@ -1,0 +1,110 @@
+"""The report page: links to everything a run left, readable without network."""
+
+from __future__ import annotations
+
+import csv
+import html
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.running.profiles import Profile
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; --note: #b35900; }
+@media (prefers-color-scheme: dark) { :root { --note: #ffb45e; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; }
+th, td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.banner { border: 2px solid var(--note); color: var(--note); padding: .5rem 1rem; font-weight: 600; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
+figure { margin: 0; padding: .5rem; border: 1px solid var(--line); background: var(--soft); }
+figure img { width: 100%; background: #fff; }
+figcaption, .soft { font-size: .85rem; opacity: .85; }
+"""
+_SYNTHETIC = "Synthetic data: these figures show that the pipeline works, not what lung tissue shows."
+
+
+def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
+    """Write ``index.html`` from ``run.json`` and what lies in the run folder; return its path."""
+    git = report["git"]
+    parts = [
+        f"<h1>{_text(profile.title)}</h1>",
+        f'<p class="soft">Profile <b>{_text(profile.name)}</b> · {_text(report.get("finished", ""))} · '
+        f"commit {_text((git.get('commit') or 'unknown')[:10])}{' with local changes' if git.get('dirty') else ''} · "
+        f"version {_text(report['package_version'])}</p>",
+    ]
+    if profile.input == "synthetic":
+        parts.append(f'<p class="banner">{_SYNTHETIC}</p>')
+    parts += ["<h2>Stages</h2>", _stages(root, report), _auc(root), _gallery(root)]
+    parts += [_files(root, "Tables", "tables"), _files(root, "Numbers", "numbers")]
+    parts.append('<p><a href="run.json">run.json</a>: parameters, versions, hardware and hashes of this run.</p>')
+    body = "\n".join(part for part in parts if part)
+    page = (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(profile.title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+    return write_text(root / "index.html", page)
+
+
+def _stages(root: Path, report: dict[str, Any]) -> str:
+    rows = ["<tr><th>Stage</th><th>Status</th><th>Seconds</th><th>Peak memory</th><th>Executed notebook</th></tr>"]
+    for name, stage in report["stages"].items():
+        links = [_link(root, f"html/{name}.html", "page"), _link(root, f"notebooks/{name}.ipynb", "notebook")]
+        status = stage["status"] + (f": {stage['reason']}" if stage.get("reason") else "")
+        peak = stage.get("peak_memory_bytes")
+        cells = [_text(name), _text(status)]
+        numbers = [_text(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else ""]
+        row = "".join(f"<td>{cell}</td>" for cell in cells)
+        row += "".join(f'<td class="number">{cell}</td>' for cell in numbers)
+        rows.append(f"<tr>{row}<td>{' · '.join(link for link in links if link)}</td></tr>")
+    return _table(rows)
+
+
+def _auc(root: Path) -> str:
+    path = root / "tables" / "auc_table.csv"
+    if not path.is_file():
+        return ""
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        lines = list(csv.reader(stream))
+    if not lines:
+        return ""
+    rows = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in lines[0]) + "</tr>"]
+    rows += ["<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines[1:]]
+    return "<h2>Area under the ROC curve</h2>\n" + _table(rows)
+
+
+def _gallery(root: Path) -> str:
+    figures = []
+    for png in sorted((root / "figures").glob("*.png")):
+        svg = _link(root, f"figures/{png.stem}.svg", "SVG")
+        link = _url(f"figures/{png.name}")
+        image = f'<a href="{link}"><img src="{link}" alt="{_text(png.stem)}" loading="lazy"></a>'
+        caption = f'{_text(png.stem)} · <a href="{link}">PNG</a>' + (f" · {svg}" if svg else "")
+        figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
+    return "<h2>Figures</h2>\n" + f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
+
+
+def _files(root: Path, title: str, folder: str) -> str:
+    names = sorted(p.relative_to(root).as_posix() for p in (root / folder).glob("*") if p.is_file())
+    items = [f"<li>{_link(root, name, Path(name).name)}</li>" for name in names if not Path(name).name.startswith(".")]
+    return f"<h2>{title}</h2>\n<ul>{''.join(items)}</ul>" if items else ""
+
+
+def _link(root: Path, name: str, label: str) -> str:
+    return f'<a href="{_url(name)}">{_text(label)}</a>' if (root / name).is_file() else ""
+
+
+def _table(rows: list[str]) -> str:
+    return "<table>" + "\n".join(rows) + "</table>"
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _url(name: str) -> str:
+    return html.escape(quote(name))

@@ -1,0 +1,87 @@
+"""``run.json``: what was run, with what, on what, how long, and what came out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import deeplrhe_utils
+from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.core.files import write_json
+from deeplrhe_utils.running.monitor import Peak
+from deeplrhe_utils.running.plan import Planned
+from deeplrhe_utils.running.profiles import Profile
+from deeplrhe_utils.running.provenance import git_state, hardware, shown_path, versions
+from deeplrhe_utils.running.state import Record
+
+_UNFINISHED = ("failed", "stopped", "running")
+
+
+@dataclass
+class Report:
+    """The growing ``run.json`` of one run; saved after every stage."""
+
+    root: Path
+    repository: Path
+    peak: Peak = field(default_factory=Peak)
+    content: dict[str, Any] = field(default_factory=dict)
+
+    def start(self, profile: Profile, command: str, plan: list[Planned]) -> None:
+        """Fill in everything that is known before the first stage."""
+        self.content = {
+            "profile": profile.name,
+            "title": profile.title,
+            "command": command,
+            "git": git_state(self.repository),
+            "package_version": deeplrhe_utils.__version__,
+            "versions": versions(),
+            "hardware": hardware(),
+            "started": now(),
+            "status": "running",
+            "stages": {p.stage.name: {"status": "waiting", "parameters": self.shown(p.values)} for p in plan},
+        }
+        self.save()
+
+    def stage(self, name: str, status: str, record: Record | None = None, **more: Any) -> None:
+        """Set a stage's status, and what its record says if there is one."""
+        entry = self.content["stages"][name]
+        entry.update(more, status=status)
+        if record is not None:
+            entry.update(
+                seconds=record.seconds,
+                peak_memory_bytes=record.peak_memory_bytes,
+                parameters=record.parameters,
+                inputs=record.inputs,
+                outputs=record.outputs,
+                finished=record.finished,
+            )
+
+    def save(self) -> None:
+        """Write ``run.json``."""
+        self.content["peak_memory_bytes"] = self.peak.bytes
+        write_json(self.root / "run.json", self.content)
+
+    def finish(self) -> None:
+        """Write the final state; a full disk must not hide the error that matters."""
+        bad = any(stage["status"] in _UNFINISHED for stage in self.content["stages"].values())
+        self.content.update(finished=now(), status="failed" if bad else "finished")
+        try:
+            self.save()
+        except (OSError, CompendiumError) as error:
+            print(f"run.json could not be written: {error}", flush=True)
+
+    def shown(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Parameters as they are reported: without the run folder, paths relative inside the repository."""
+        return {
+            name: shown_path(value, self.repository) if isinstance(value, str) and value.startswith(os.sep) else value
+            for name, value in values.items()
+            if name != "run_dir"
+        }
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

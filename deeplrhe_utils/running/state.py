@@ -1,0 +1,179 @@
+"""When a stage may be skipped: its key, the record of its last success, and what must be thrown away."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deeplrhe_utils.core.errors import RunError
+from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
+from deeplrhe_utils.running.plan import Planned
+from deeplrhe_utils.running.record import expand, kept_versions, outputs_file, restore_before
+
+LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
+_NOT_IN_KEY = {"running/cli.py", "running/doctor.py", "running/page.py", "__main__.py"}
+
+
+@dataclass
+class Record:
+    """A stage's last success, as kept in ``stages/NN.json``.
+
+    ``outputs`` maps files (relative to the run folder) to SHA-256; ``large`` maps those above 16 MiB
+    to [size, mtime_ns] so that an unchanged slide is not read again only to be skipped.
+    """
+
+    key: str
+    status: str
+    seconds: float
+    peak_memory_bytes: int
+    parameters: dict[str, Any]
+    outputs: dict[str, str]
+    inputs: dict[str, Any]
+    large: dict[str, list[int]] = field(default_factory=dict)
+    finished: str = ""
+
+
+def package_hash(package: Path) -> str:
+    """SHA-256 over all source files of the package that can change a result."""
+    files = sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
+    return sha256_text(to_json([[f, sha256_file(package / f)] for f in files if f not in _NOT_IN_KEY]))
+
+
+def fingerprint(path: Path) -> Any:
+    """What identifies an external input.
+
+    A file up to 16 MiB by content; a larger one, and every file of a folder, by name, size and
+    modification time [ns].
+    """
+    if path.is_file():
+        return sha256_file(path) if path.stat().st_size <= LARGE_BYTES else _stat("", path)
+    if not path.is_dir():
+        return "missing"
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return sha256_text(to_json([_stat(p.relative_to(path).as_posix(), p) for p in files]))
+
+
+def _stat(name: str, path: Path) -> list[Any]:
+    status = path.stat()
+    return [name, status.st_size, status.st_mtime_ns]
+
+
+def input_fingerprints(planned: Planned, repository: Path) -> dict[str, Any]:
+    """Fingerprint of each path parameter that has a value."""
+    named = (p for p in planned.stage.parameters.values() if p.is_path and planned.values[p.name])
+    return {p.name: fingerprint(repository / planned.values[p.name]) for p in named}
+
+
+def stage_key(planned: Planned, package: str, inputs: dict[str, Any], earlier: dict[str, dict[str, str]]) -> str:
+    """SHA-256 over notebook sources, package sources, parameters, inputs and the earlier stages' outputs."""
+    values = {name: value for name, value in planned.values.items() if name != "run_dir"}
+    return sha256_text(to_json([planned.stage.source_hash, package, values, inputs, earlier]))
+
+
+def record_file(root: Path, number: str) -> Path:
+    """Where a stage's record lives."""
+    return root / "stages" / f"{number}.json"
+
+
+def pending_file(root: Path, number: str) -> Path:
+    """Where the key of an attempt lives until it has succeeded."""
+    return root / "stages" / f"{number}.pending"
+
+
+def load_record(root: Path, number: str) -> Record | None:
+    """The stage's record; None when there is none or it cannot be read (then the stage simply runs)."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        return Record(**read_json(record_file(root, number)))
+    return None
+
+
+def damaged(root: Path, number: str, record: Record) -> list[str]:
+    """Outputs of `record` that are missing or have other bytes now.
+
+    A table that a later stage rewrote counts as present when that stage kept the earlier version.
+    """
+    return [n for n, digest in record.outputs.items() if not _present(root, number, n, digest, record.large.get(n))]
+
+
+def _present(root: Path, number: str, name: str, digest: str, large: list[int] | None) -> bool:
+    path = root / name
+    if large and path.is_file() and _stat("", path)[1:] == large:
+        return True
+    versions = [path] if path.is_file() else []
+    return any(sha256_file(p) == digest for p in [*versions, *kept_versions(root, number, name)])
+
+
+def begin(root: Path, planned: Planned, key: str) -> None:
+    """Make the folder ready for an attempt under `key`.
+
+    Partial results of an attempt under the same key stay, so the notebook can resume from them.
+    Under another key (or an unknown one) everything the stage ever declared is deleted, and so are
+    ``work/NN`` and ``models/NN``.
+    """
+    number = planned.stage.number
+    record, tried = load_record(root, number), last_key(root, number)
+    if tried == key and record is not None and record.key == key:
+        for name in damaged(root, number, record):  # a damaged file must not be resumed from
+            (root / name).unlink(missing_ok=True)
+    if tried != key:
+        forget(root, number)
+    else:
+        record_file(root, number).unlink(missing_ok=True)
+    write_text(pending_file(root, number), key + "\n")
+
+
+def last_key(root: Path, number: str) -> str:
+    """The key under which a stage was last attempted; "" when that is unknown."""
+    pending, record = pending_file(root, number), load_record(root, number)
+    if pending.is_file():
+        return pending.read_text(encoding="utf-8").strip()
+    return record.key if record else ""
+
+
+def forget(root: Path, number: str) -> None:
+    """Delete a stage's record, every output it declared and its partial results; restore what it overwrote."""
+    record = load_record(root, number)
+    declared = list(record.outputs) if record else []
+    with contextlib.suppress(OSError, ValueError):
+        declared += read_json(outputs_file(root, number))
+    for name in declared:
+        _delete(root, name)
+    restore_before(root, number)
+    for folder in (root / "work" / number, root / "models" / number, root / "stages" / f"{number}.before"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (record_file(root, number), outputs_file(root, number), pending_file(root, number)):
+        path.unlink(missing_ok=True)
+
+
+def _delete(root: Path, name: str) -> None:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root.resolve()) or path == root.resolve():
+        return  # a hand-edited record must not reach outside the run folder
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def complete(root: Path, planned: Planned, record: Record) -> Record:
+    """Write the record of a stage that has just succeeded, with the hashes of what it declared."""
+    number = planned.stage.number
+    names = declared_files(root, planned)
+    record.outputs = {name: sha256_file(root / name) for name in names}
+    sizes = {name: _stat("", root / name)[1:] for name in names}
+    record.large = {name: stat for name, stat in sizes.items() if stat[0] > LARGE_BYTES}
+    write_json(record_file(root, number), asdict(record))
+    pending_file(root, number).unlink(missing_ok=True)
+    return record
+
+
+def declared_files(root: Path, planned: Planned) -> list[str]:
+    """Files the stage declared; a declared file that is gone is an error."""
+    path = outputs_file(root, planned.stage.number)
+    declared = read_json(path) if path.is_file() else []
+    if gone := [name for name in declared if not (root / name).exists()]:
+        raise RunError(f"Stage {planned.stage.name} declared outputs that do not exist", got=", ".join(gone[:5]))
+    return expand(root, declared)

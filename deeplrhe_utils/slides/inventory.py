@@ -1,0 +1,220 @@
+"""Which slides are there: every file of a folder, usable or excluded with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import openslide
+import pandas as pd
+
+from deeplrhe_utils.acquisition.labels import read_csv_text
+from deeplrhe_utils.core.errors import CompendiumError, InputError
+from deeplrhe_utils.core.files import sha256_file
+from deeplrhe_utils.core.schemas import SLIDES, conform
+from deeplrhe_utils.core.units import PLAUSIBLE_MPP
+from deeplrhe_utils.slides.opening import open_handle, vendor_of
+from deeplrhe_utils.slides.reader import Slide
+
+SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})
+_BARCODE: Final = re.compile(r"^([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])")
+_SAMPLE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
+_TEST_PX: Final = 256
+
+
+def scan_slides(
+    slides_dir: Path, *, mpp_csv: str = "", annotations_dir: str = "", hash_files: bool = True
+) -> pd.DataFrame:
+    """List every file under a folder as a slide, usable or excluded with a reason.
+
+    Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files,
+    sidecars (.geojson, .json, .xml, .csv, .txt, .md) and the data folders of MIRAX slides. A file is used
+    only if it opens, has a resolution, and a thumbnail and three test tiles can be decoded. Of files that
+    show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name, the first by path
+    is used.
+
+    Parameters
+    ----------
+    slides_dir : Path
+        Folder.
+    mpp_csv : str
+        CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none.
+        Overrides that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
+    annotations_dir : str
+        Folder of ``<slide_id>.geojson``; empty for beside each slide.
+    hash_files : bool
+        Whether to compute SHA-256 of each file (reads it once).
+
+    Returns
+    -------
+    DataFrame
+        Table SLIDES, sorted by path; paths are absolute.
+
+    Raises
+    ------
+    InputError
+        The folder is missing or holds no file that could be a slide; `mpp_csv` or `annotations_dir` is
+        wrong.
+    """
+    slides_dir = Path(slides_dir).resolve()
+    if not slides_dir.is_dir():
+        raise InputError(f"The slides folder {slides_dir} is not there", fix="Check slides_dir")
+    outlines = Path(annotations_dir).resolve() if annotations_dir else None
+    if outlines is not None and not outlines.is_dir():
+        raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
+    overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
+    files, sidecars = _find_files(slides_dir)
+    if not files:
+        raise InputError(
+            f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
+        )
+    rows = [_describe(path, overrides, outlines, hash_files) for path in files]
+    _exclude_duplicates(rows)
+    frame = conform(pd.DataFrame([{k: v for k, v in r.items() if k != "same"} for r in rows]), SLIDES)
+    frame.attrs["sidecar_files"] = sidecars
+    frame.attrs["unused_overrides"] = sorted(set(overrides) - set(frame["slide_id"]))
+    return frame
+
+
+def _find_files(folder: Path) -> tuple[list[Path], int]:
+    """Candidate slides in path order, and the number of hidden and sidecar files."""
+    files, others = [], 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        mirax_data = any(p.with_suffix(".mrxs").is_file() for p in path.parents if p != folder and folder in p.parents)
+        if hidden or mirax_data or path.suffix.lower() in SIDECARS:
+            others += 1
+        else:
+            files.append(path)
+    return files, others
+
+
+def read_mpp_overrides(path: Path) -> dict[str, float]:
+    """Read a table of resolutions.
+
+    Parameters
+    ----------
+    path : Path
+        CSV with exactly the columns slide_id and mpp [µm/px].
+
+    Returns
+    -------
+    dict
+        Resolution by slide_id.
+
+    Raises
+    ------
+    InputError
+        Missing file, other columns, a repeated slide, a value that is no number or not plausible; the row
+        is named (the header is row 1).
+    """
+    table = read_csv_text(path, InputError)
+    if sorted(table.columns) != ["mpp", "slide_id"]:
+        raise InputError(f"{path} has other columns", got=", ".join(table.columns), expected="slide_id,mpp")
+    overrides: dict[str, float] = {}
+    for number, (slide_id, text) in enumerate(zip(table["slide_id"], table["mpp"], strict=True), start=2):
+        where = f"{path}, row {number}, slide {slide_id or '(empty)'}"
+        if not slide_id or slide_id in overrides:
+            raise InputError(f"{where}: the slide_id is {'repeated' if slide_id else 'empty'}")
+        overrides[slide_id] = _plausible(text, where)
+    return overrides
+
+
+def _plausible(text: str, where: str) -> float:
+    expected = f"a number of {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} µm/px"
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{where}: mpp is not a number", got=repr(text), expected=expected) from error
+    if not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
+        raise InputError(f"{where}: mpp is implausible", got=text, expected=expected)
+    return value
+
+
+def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
+    """Patient, tissue source site and sample type that a slide's name tells.
+
+    Returns
+    -------
+    (patient_id, site_id, sample_type)
+        The slide_id itself and None where the name has not the structure of a TCGA barcode.
+
+    Examples
+    --------
+    >>> barcode_fields("TCGA-05-4244-01A-01-BS1.90f043f6")
+    ('TCGA-05-4244', '05', 'frozen')
+    >>> barcode_fields("CMU-1-Small-Region")
+    ('CMU-1-Small-Region', None, None)
+    """
+    match = _BARCODE.match(slide_id)
+    if match is None:
+        return slide_id, None, None
+    sample = _SAMPLE.search(slide_id[match.end() :])
+    kind = None if sample is None else "diagnostic" if sample[1] == "DX" else "frozen"
+    return match[1], match[2], kind
+
+
+def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> dict[str, Any]:
+    """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
+    slide_id = path.stem
+    patient, site, sample = barcode_fields(slide_id)
+    row: dict[str, Any] = {"slide_id": slide_id, "patient_id": patient, "site_id": site, "path": str(path)}
+    row |= {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "status": "ok", "same": None}
+    outline = (outlines or path.parent) / f"{slide_id}.geojson"
+    row["annotation"] = str(outline) if outline.is_file() else None
+    try:
+        if hash_files and os.access(path, os.R_OK):
+            row["sha256"] = sha256_file(path)
+        row |= _open_and_test(path, overrides.get(slide_id))
+    except (CompendiumError, OSError) as error:
+        row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
+    row["same"] = row["same"] or row.get("sha256")
+    return row
+
+
+def _open_and_test(path: Path, override: float | None) -> dict[str, Any]:
+    """Open, read a thumbnail and three tiles (first, middle, last); whatever fails is an error."""
+    with Slide(path, override) as slide:
+        width, height = slide.dimensions
+        side = min(_TEST_PX, width, height)
+        slide.thumbnail(_TEST_PX)
+        for part in (0.0, 0.5, 1.0):
+            slide.read_tile(int((width - side) * part), int((height - side) * part), side, side)
+        return {
+            "vendor": slide.vendor,
+            "width_l0_px": width,
+            "height_l0_px": height,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source,
+            "same": slide.quickhash,
+        }
+
+
+def _what_is_known(path: Path) -> dict[str, Any]:
+    """Vendor and size of an excluded file, if it opens at all."""
+    try:
+        handle = open_handle(path)
+    except CompendiumError:
+        return {}
+    with handle:
+        width, height = handle.dimensions
+        same = handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return {"vendor": vendor_of(handle), "width_l0_px": width, "height_l0_px": height, "same": same}
+
+
+def _exclude_duplicates(rows: list[dict[str, Any]]) -> None:
+    """Keep the first usable file of every slide, in place."""
+    by_content: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        first = by_content.get(row["same"] or row["path"]) or by_name.get(row["slide_id"])
+        if first is None:
+            by_content[row["same"] or row["path"]] = by_name[row["slide_id"]] = row["path"]
+        else:
+            same = "shows the same slide as" if row["same"] in by_content else "has the same slide_id as"
+            row |= {"status": "excluded", "reason": f"The file {same} {first}, which is used instead."}

@@ -1,0 +1,283 @@
+"""Skipping, resuming and failing: what a second run of the same command does."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import time
+
+import nbformat
+import psutil
+import pytest
+from runner_house import FIRST, SECOND, House
+
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
+from deeplrhe_utils.core.files import read_json
+from deeplrhe_utils.running import state
+from deeplrhe_utils.running.lock import RunLock, holder
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path)
+
+
+def counts(house):
+    return house.count("01"), house.count("02")
+
+
+def test_a_second_run_changes_nothing_and_each_change_reruns_what_depends_on_it(house, capsys):
+    page = house.run()
+    assert counts(house) == (1, 1)
+    text = page.read_text()
+    assert "A &lt;tiny&gt; one" in text and "Synthetic data" in text and 'href="html/01-first.html"' in text
+    house.run()
+    assert counts(house) == (1, 1) and capsys.readouterr().out.count("unchanged") == 2
+    house.run("02.seed=2")  # only the second notebook has it
+    assert counts(house) == (1, 2)
+    house.run("word=cd", "seed=2")  # changes the first stage's output, so the second runs too
+    assert counts(house) == (2, 3)
+    (house.out / "tables" / "words.txt").unlink()
+    house.run("word=cd", "seed=2")  # the same bytes come back, so the second stage keeps its result
+    assert counts(house) == (3, 3)
+    report = read_json(house.out / "run.json")
+    assert report["status"] == "finished" and report["stages"]["02-second"]["status"] == "unchanged"
+    assert report["peak_memory_bytes"] > 10**7 and report["stages"]["01-first"]["seconds"] > 0
+    house.notebook("02-second", SECOND, "# another line")
+    (house.repository / "package" / "cli.py").write_text("changed = True\n")
+    house.run("word=cd", "seed=2")
+    assert counts(house)[1] == 4
+
+
+def test_a_changed_input_file_reruns_its_stage_only(house):
+    extra = house.base / "extra.csv"
+    extra.write_text("a")
+    house.run("extra_csv=extra.csv")
+    extra.write_text("b")
+    house.run("extra_csv=extra.csv")
+    assert counts(house) == (1, 2)
+    assert read_json(house.out / "numbers" / "02-second.json")["extra"] == "b"
+
+
+def test_selection_fresh_and_skip_rules(house, capsys):
+    house.run(only=("01",))
+    assert counts(house) == (1, 0)
+    house.run(first="02")
+    assert counts(house) == (1, 1)
+    house.run(last="01", fresh=True)
+    assert counts(house) == (2, 1)
+    house.profile(skip=[{"stage": "02", "when": {"extra_csv": ""}, "reason": "no extra input"}])
+    house.run()
+    assert "skipped: no extra input" in capsys.readouterr().out
+    assert not (house.out / "numbers" / "02-second.json").exists(), "a stage that does not apply leaves no old result"
+    assert read_json(house.out / "run.json")["stages"]["02-second"]["reason"] == "no extra input"
+
+
+def test_a_failed_cell_is_named_and_finished_stages_are_kept(house):
+    house.notebook("02-second", 'raise ValueError("the cause")')
+    with pytest.raises(RunError) as caught:
+        house.run()
+    message = str(caught.value)
+    for part in (
+        "02-second",
+        "cell 3",
+        'raise ValueError("the cause")',
+        "ValueError: the cause",
+        "Resume with: `python",
+    ):
+        assert part in message
+    assert (house.out / "logs" / "02-second.ipynb").is_file()
+    assert not (house.out / "notebooks" / "02-second.ipynb").exists()
+    assert read_json(house.out / "run.json")["stages"]["02-second"]["status"] == "failed"
+    house.notebook("02-second", SECOND)
+    house.run()
+    assert counts(house) == (1, 1)
+
+
+def test_our_own_errors_are_quoted_plainly(house):
+    cell = 'from deeplrhe_utils.core.errors import SlideError\nraise SlideError("slide a.svs is cut short")'
+    house.notebook("01-first", cell)
+    with pytest.raises(RunError, match=r"\nslide a.svs is cut short\.\n"):
+        house.run(only=("01",))
+
+
+def test_a_killed_kernel_is_noticed_and_partial_work_survives_only_under_the_same_key(house):
+    die = (
+        FIRST + "\nimport os, signal\nkept = run.paths.work / '01' / 'part.txt'\nkept.parent.mkdir(parents=True, "
+        "exist_ok=True)\nalready = kept.exists()\nkept.write_text('x')\nif not already: "
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    house.notebook("01-first", die)
+    started = time.monotonic()
+    with pytest.raises(RunError, match=r"killed by SIGKILL") as caught:
+        house.run(only=("01",))
+    assert time.monotonic() - started < 20 and "cell 3" in str(caught.value)
+    with pytest.raises(RunError, match="SIGKILL"):
+        house.run("times=4", only=("01",))  # another key: the partial file was deleted
+    house.run("times=4", only=("01",))  # the same key: resumed from it
+    assert house.count("01") == 3
+
+
+def test_a_stage_that_rewrites_an_earlier_table_is_idempotent(house):
+    rewrite = (
+        'from deeplrhe_utils.running.record import start_run\nrun = start_run("02-second", run_dir)\n'
+        'path = run.paths.tables / "words.txt"\nrun._before_write(path)\nfrom deeplrhe_utils.core.files import '
+        "write_text\nrun.declare(write_text(path, path.read_text() + str(seed)))\nrun.finish()"
+    )
+    house.notebook("02-second", rewrite)
+    for seed, ran in (("1", 1), ("1", 1), ("2", 1)):
+        house.run(f"seed={seed}")
+        assert (house.out / "tables" / "words.txt").read_text() == "ababab" + seed
+        assert house.count("01") == ran, "the first stage's version was kept, so it is unchanged"
+
+
+def test_executed_copies_carry_no_trace_of_the_machine(house):
+    show = "import os, sys\nfrom IPython.display import HTML, display\nprint(os.getcwd(), sys.prefix, run_dir)\n"
+    show += "display(HTML('<a href=\"%s/x\">' % os.getcwd()))\nimport warnings\nwarnings.warn('careful')"
+    house.notebook("01-first", show, "raise SystemError", tags={3: "skip-execution"})
+    house.run(only=("01",))
+    path = house.out / "notebooks" / "01-first.ipynb"
+    text = path.read_text()
+    assert str(house.base) not in text and "ipykernel_" not in text and "papermill" not in text
+    assert "<repository> <python> <run>" in text
+    assert nbformat.read(path, 4).cells[-1].outputs == []
+    page = (house.out / "html" / "01-first.html").read_text()
+    assert str(house.base) not in page and 'src="http' not in page and "import mermaid from" not in page
+
+
+def test_two_runs_in_one_folder(house):
+    with RunLock(house.out), pytest.raises(RunError, match=rf"in use by process {os.getpid()}.*--out"):
+        house.run()
+    assert holder(house.out) is None
+
+
+def test_unwritable_and_unsuitable_output_folders(house):
+    blocker = house.base / "file"
+    blocker.write_text("")
+    house.out = blocker / "out"
+    with pytest.raises(InputError, match=r"file/out cannot be written.*--out"):
+        house.run()
+    house.out = house.repository
+    with pytest.raises(ParameterError, match="folder of its own"):
+        house.run()
+
+
+def test_a_full_disk_while_recording_keeps_the_finished_stage(house, monkeypatch):
+    house.run(only=("01",))
+    real = state.complete
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "stages/02.json")
+
+    monkeypatch.setattr("deeplrhe_utils.running.pipeline.complete", full)
+    with pytest.raises(RunError, match=r"(?s)02-second.*disk is full.*Resume with"):
+        house.run()
+    monkeypatch.setattr("deeplrhe_utils.running.pipeline.complete", real)
+    house.run()
+    assert house.count("01") == 1
+
+
+def test_a_full_disk_inside_a_cell(house):
+    house.notebook("01-first", 'raise OSError(28, "No space left on device")')
+    with pytest.raises(RunError, match=r"(?s)No space left.*free some space.*Resume with"):
+        house.run(only=("01",))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("mounting a small file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(house, small_disk):
+    house.out = small_disk / "out"
+    fill = "open(run.paths.root / 'ballast', 'wb', buffering=0).write(bytes(4_000_000))\n"
+    fill += "from deeplrhe_utils.core.files import write_text\nwrite_text(run.paths.root / 'x.txt', 'x' * 10_000)"
+    house.notebook("02-second", SECOND, fill)
+    with pytest.raises(RunError, match=r"(?s)02-second.*(disk is full|No space left).*Resume with"):
+        house.run()
+    assert holder(house.out) is None
+    (house.out / "ballast").unlink()
+    house.notebook("02-second", SECOND)
+    house.run()
+    assert counts(house) == (1, 2)
+
+
+def test_long_stages_say_that_they_live(house, monkeypatch, capsys):
+    monkeypatch.setattr("deeplrhe_utils.running.kernel.HEARTBEAT_S", 1.0)
+    house.notebook("01-first", "import time\ntime.sleep(2.5)", parameters="")
+    house.profile(seconds={"01": 3})
+    house.run(only=("01",))
+    out = capsys.readouterr().out
+    assert "[01/02] 01-first … running for" in out and "cell 3/3: import time" in out
+    assert "s (expected 3 s), peak " in out and out.rstrip().splitlines()[-1].startswith("Done in")
+
+
+def test_processes_a_notebook_left_behind_end_with_its_stage(house):
+    house.notebook("01-first", "import subprocess\nprint(subprocess.Popen(['sleep', '600']).pid)")
+    house.run(only=("01",))
+    pid = int(nbformat.read(house.out / "notebooks" / "01-first.ipynb", 4).cells[-1].outputs[0].text)
+    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _wait_for(path, seconds=30):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def _slow(house):
+    wait = FIRST + '\nimport os, time\n(run.paths.root / "kernel.pid").write_text(str(os.getpid()))\ntime.sleep(60)'
+    house.notebook("01-first", wait)
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signals_end_kernel_and_runner_with_the_way_to_resume(house, name, code):
+    _slow(house)
+    runner = house.start()
+    _wait_for(house.out / "kernel.pid")
+    time.sleep(0.2)
+    kernel = int((house.out / "kernel.pid").read_text())
+    runner.send_signal(getattr(signal, name))
+    output, _ = runner.communicate(timeout=20)
+    assert runner.returncode == code, output
+    assert "Resume with: `python -m deeplrhe_utils run tiny --out" in output and "01-first, cell 3" in output
+    assert "Traceback" not in output
+    assert not psutil.pid_exists(kernel)
+    assert json.loads((house.out / "run.json").read_text())["stages"]["01-first"]["status"] == "stopped"
+    assert (house.out / "logs" / "01-first.ipynb").is_file()
+
+
+def test_an_orphaned_kernel_of_a_killed_runner_is_ended_before_the_next_run(house):
+    _slow(house)
+    runner = house.start()
+    _wait_for(house.out / "kernel.pid")
+    time.sleep(0.2)
+    kernel = psutil.Process(int((house.out / "kernel.pid").read_text()))
+    kernel.suspend()  # so that it cannot notice by itself that its runner is gone
+    runner.kill()
+    runner.wait()
+    assert kernel.is_running()
+    house.notebook("01-first", FIRST)
+    house.run()
+    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+    assert counts(house)[1] == 1
+
+
+def test_a_kernel_dies_with_its_runner(house):
+    _slow(house)
+    runner = house.start()
+    _wait_for(house.out / "kernel.pid")
+    time.sleep(0.2)
+    kernel = psutil.Process(int((house.out / "kernel.pid").read_text()))
+    runner.kill()
+    runner.wait()
+    psutil.wait_procs([kernel], timeout=8)
+    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE

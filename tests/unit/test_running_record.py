@@ -1,0 +1,153 @@
+"""What a notebook writes is atomic, on record, and the same bytes every time."""
+
+import json
+import math
+
+import matplotlib
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError
+from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.running.interactive import begin_by_hand
+from deeplrhe_utils.running.lock import RunLock, check_free
+from deeplrhe_utils.running.record import expand, run_folder, start_run
+from deeplrhe_utils.running.state import LARGE_BYTES, fingerprint
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return start_run("02-tiling", str(tmp_path / "out"))
+
+
+def test_run_folders_start_at_the_repository():
+    assert run_folder("") == REPOSITORY / "reports" / "smoke"
+    assert run_folder("reports/../reports/x") == REPOSITORY / "reports" / "x"
+    assert run_folder("/data/run").as_posix() == "/data/run"
+    with pytest.raises(ParameterError, match="NN-name"):
+        start_run("tiling", "")
+
+
+def test_paths_are_relative_inside_and_absolute_outside(run, tmp_path):
+    inside = run.paths.work / "a.svs"
+    assert run.relative(inside) == "work/a.svs" and run.resolve("work/a.svs") == inside
+    assert run.relative(tmp_path / "b.svs") == str(tmp_path / "b.svs") == str(run.resolve(str(tmp_path / "b.svs")))
+
+
+def test_tables_are_checked_and_come_back(run):
+    labels = pd.DataFrame({"patient_id": ["a"], "gene": ["TP53"], "status": [1], "source": ["s"]})
+    path = run.write("labels", labels)
+    assert path == run.paths.tables / "labels.parquet" and run.read("labels")["status"].tolist() == [1]
+    with pytest.raises(ParameterError, match="no table 'lables'"):
+        run.write("lables", labels)
+    with pytest.raises(SchemaError, match="missing"):
+        run.read("tiles")
+
+
+def test_csv_keeps_floats_and_line_ends(run):
+    path = run.write_csv("auc_table", pd.DataFrame({"auc": [0.1 + 0.2, 1 / 3], "gene": ["é", ""]}))
+    assert path.read_bytes() == "auc,gene\n0.30000000000000004,é\n0.3333333333333333,\n".encode()
+
+
+def test_numbers_merge_within_one_stage_and_stay_json(run, tmp_path):
+    run.numbers({"n": np.int64(3), "auc": np.float32(0.5), "nan": float("nan"), "list": np.array([1.0, math.inf])})
+    run.numbers({"more": True, "missing": pd.NA})
+    path = run.paths.numbers / "02-tiling.json"
+    expected = {"n": 3, "auc": 0.5, "nan": None, "list": [1.0, None], "more": True, "missing": None}
+    assert json.loads(path.read_text()) == expected
+    assert run.number_of("02-tiling", "n") == 3
+    again = start_run("02-tiling", str(tmp_path / "out"))
+    again.numbers({"n": 4})
+    assert json.loads(path.read_text()) == {"n": 4}, "numbers of an earlier attempt do not linger"
+    with pytest.raises(InputError, match=r"no number 'm'\. Expected: n"):
+        run.number_of("02-tiling", "m")
+    with pytest.raises(InputError, match="Run the notebook 01-data first"):
+        run.number_of("01-data", "n")
+
+
+def test_figures_are_the_same_bytes_for_the_same_figure(run):
+    import matplotlib.pyplot as plt
+
+    def draw():
+        figure, axes = plt.subplots()
+        axes.plot([0, 1], [0, 1], clip_on=True)
+        png = run.figure("fig1", figure)
+        plt.close(figure)
+        return png.read_bytes(), png.with_suffix(".svg").read_bytes()
+
+    assert draw() == draw()
+    with pytest.raises(ParameterError, match="no slash"):
+        run.figure("../fig", plt.figure())
+
+
+def test_outputs_are_listed_file_by_file(run, capsys):
+    (run.paths.work / "slides").mkdir(parents=True)
+    for name in ("b.svs", "a.svs"):
+        (run.paths.work / "slides" / name).write_bytes(b"12")
+    run.declare(run.paths.work / "slides")
+    run.numbers({"n": 1})
+    run.finish()
+    listed = json.loads((run.paths.stages / "02.outputs.json").read_text())
+    assert listed == ["numbers/02-tiling.json", "work/slides/a.svs", "work/slides/b.svs"]
+    assert "| `work/slides/` (2 files) | 4 B |" in capsys.readouterr().out
+    assert expand(run.paths.root, ["work/slides/"]) == listed[1:]
+    for wrong in (run.paths.root.parent, run.paths.root, run.paths.work / "gone"):
+        with pytest.raises(RunError):
+            run.declare(wrong)
+
+
+def test_repeating_a_stage_that_rewrites_a_table_starts_from_the_earlier_version(tmp_path):
+    out = str(tmp_path)
+    frame = pd.DataFrame({"patient_id": ["a"], "gene": ["TP53"], "status": [1], "source": ["01"]})
+    start_run("01-data", out).write("labels", frame)
+    for _ in range(2):
+        run = start_run("03-x", out)
+        seen = run.read("labels")
+        assert seen["source"].tolist() == ["01"]
+        run.write("labels", seen.assign(source=seen["source"] + "+03"))
+    assert run.read("labels")["source"].tolist() == ["01+03"]
+    start_run("01-data", out).write("labels", frame.assign(source="new"))
+    assert start_run("03-x", out).read("labels")["source"].tolist() == ["new"], "a stale keep is dropped"
+
+
+def test_a_folder_in_use_by_a_live_runner_is_refused(tmp_path, monkeypatch):
+    with RunLock(tmp_path):
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with pytest.raises(RunError, match="in use by process"):
+            check_free(tmp_path)
+        monkeypatch.undo()
+    check_free(tmp_path)
+
+
+def test_by_hand_partial_work_of_other_parameters_is_dropped(tmp_path, monkeypatch):
+    cell = nbformat.v4.new_code_cell("seed: int = 1", metadata={"tags": ["parameters"]})
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "05-x.ipynb")
+    monkeypatch.setattr("deeplrhe_utils.core.paths.NOTEBOOKS", tmp_path)
+    part = tmp_path / "out" / "work" / "05" / "fold-0.json"
+
+    def survives(seed):
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text("{}")
+        begin_by_hand("05-x", tmp_path / "out", {"seed": seed})
+        return part.exists()
+
+    assert [survives(seed) for seed in (1, 1, 2, 2, "no integer")] == [False, True, False, True, False]
+
+
+def test_fingerprints_see_content_names_and_times(tmp_path):
+    small = tmp_path / "a.csv"
+    small.write_text("1")
+    first = fingerprint(small)
+    small.write_text("2")
+    assert fingerprint(small) != first and fingerprint(tmp_path / "none") == "missing"
+    folder = fingerprint(tmp_path)
+    small.rename(tmp_path / "b.csv")
+    assert fingerprint(tmp_path) != folder
+    big = tmp_path / "big"
+    with big.open("wb") as stream:
+        stream.truncate(LARGE_BYTES + 1)
+    assert fingerprint(big)[1] == LARGE_BYTES + 1
