@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,6 +17,8 @@ from deeplrhe_utils.core.schemas import LABELS, conform
 _STATUS: Final = {"0": 0, "1": 1, "": None}
 _IDENTIFIERS: Final = ("patient_id", "slide_id")
 _PATIENT_CHARACTERS: Final = 12
+BARCODE: Final = re.compile(r"^([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])")
+"""Structure of a TCGA barcode: group 1 the patient, group 2 the tissue source site."""
 
 
 class LabelMatch(NamedTuple):
@@ -172,12 +175,7 @@ def patient_of_slide(slide_id: str) -> str:
     >>> patient_of_slide("TCGA-21-5784-01Z-00-DX1"), patient_of_slide("case 7")
     ('TCGA-21-5784', 'case 7')
     """
-    fields = slide_id.split("-")
-    sizes = [len(f) for f in fields[:3]]
-    barcode = sizes[:2] == [4, 2] and len(fields[2][:4]) == 4 and not fields[2][4:5].isalnum() if len(fields) > 2 else 0
-    alphanumeric = slide_id[:_PATIENT_CHARACTERS].replace("-", "").isalnum()
-    upper = slide_id[:_PATIENT_CHARACTERS].upper() == slide_id[:_PATIENT_CHARACTERS]
-    return slide_id[:_PATIENT_CHARACTERS] if barcode and alphanumeric and upper else slide_id
+    return slide_id[:_PATIENT_CHARACTERS] if BARCODE.match(slide_id) else slide_id
 
 
 def patients_of(labels_csv: Path) -> dict[str, str]:

@@ -170,10 +170,10 @@ def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence
         axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color="0.35"))
     for i, j in shortcuts:
         (xa, ya), (xb, _) = centres[i], centres[j]
-        axes.add_patch(FancyArrowPatch((xa, ya + 0.35), (xb, ya + 0.35), connectionstyle="arc3,rad=-0.35",
+        axes.add_patch(FancyArrowPatch((xa, ya + 0.35), (xb, ya + 0.35), connectionstyle="arc3,rad=-0.18",
                                        arrowstyle="-|>", mutation_scale=9, color=PALETTE[3]))  # fmt: skip
     axes.set_xlim(-0.9, 1.75 * (min(per_row, len(boxes)) - 1) + 0.9)
-    axes.set_ylim(-1.3 * (rows - 1) - 0.5, 1.05 if shortcuts else 0.6)
+    axes.set_ylim(-1.3 * (rows - 1) - 0.5, 1.15 if shortcuts else 0.6)
     axes.set_aspect("equal")
     _bare(axes, title)
     return figure
@@ -221,7 +221,17 @@ def auc_forest(metrics: pd.DataFrame) -> Figure:
             error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
             axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=5)
         else:
-            axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=8, color="0.4", style="italic")
+            axes.text(
+                0.5,
+                y,
+                "not estimable",
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="0.4",
+                style="italic",
+                bbox={"fc": "white", "ec": "none", "pad": 1.5},
+            )
     axes.axvline(0.5, ls=":", color="0.5")
     axes.set_yticks(range(len(metrics)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in metrics.itertuples()], fontsize=8)
     axes.set(xlim=(0, 1.02), xlabel="patient-level AUC, 95 % interval (positive/negative patients)")
@@ -257,8 +267,10 @@ def heat_map_steps(probability: NDArray[np.float64], window: NDArray[np.uint8], 
 
 def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
     """Figure 1: the whole path in labelled pictures, left to right."""
-    figure = _figure(2.1 * len(panels), 2.5)
-    for axes, (title, image) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    ratios = [image.shape[1] / image.shape[0] for _, image in panels]
+    figure = _figure(1.9 * sum(ratios), 2.3)
+    row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
+    for axes, (title, image) in zip(row, panels, strict=True):
         axes.imshow(image, interpolation="none")
         _bare(axes, title)
     return figure

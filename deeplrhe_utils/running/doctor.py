@@ -109,7 +109,8 @@ def needs(profile: Profile, machine: dict[str, Any]) -> str:
             short = expect[key] > machine[key]
             parts.append(f"{label} {expect[key]:g} GB " + (f"SHORT ({machine[key]:.1f} GB)" if short else "ok"))
     if "seconds" in expect:
-        parts.append(f"about {expect['seconds'] / 60:.0f} min")
+        minutes = expect["seconds"] / 60
+        parts.append(f"about {minutes:.0f} min" if minutes < 120 else f"about {minutes / 60:.0f} h")
     if "gpu" in expect:
         short = expect["gpu"] == "recommended" and not machine["gpu"]
         parts.append(f"GPU {expect['gpu']}" + (" SHORT (none)" if short else " ok"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -25,6 +26,7 @@ POLL_S, HEARTBEAT_S, STOP_S = 0.5, 30.0, 15.0
 SKIP_TAG = "skip-execution"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ENGINE = "deeplrhe"
+_SOCKET_PATH = 80  # of the 107 bytes a Unix socket's path may have
 
 
 @dataclass
@@ -95,7 +97,8 @@ class Execution:
             raise
         finally:
             end_leftovers(self.root, own_kernels=True)
-            self.on_kernel(None)
+            with contextlib.suppress(OSError, CompendiumError):  # a full disk must not hide the error that matters
+                self.on_kernel(None)
         return self._explain() if self.error is not None else None
 
     def number(self, index: int) -> int:
@@ -160,10 +163,12 @@ class Execution:
         name = type(error).__name__
         if name == "PapermillExecutionError":
             return _cell_failure(error, line, self.number)
-        if name == "DeadKernelError" or (code is not None and code < 0):
+        if name == "DeadKernelError" or (isinstance(error, RuntimeError) and "Kernel died" in str(error)):
             return Failure(_death(code), cell, line, _tail(self.log), _memory_hint(code))
-        if isinstance(error, OSError) and error.errno == 28:
-            return Failure(f"The disk is full ({error})", cell, line, [], "Free some space")
+        if isinstance(error, CompendiumError):
+            return Failure(str(error), cell or None, line)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return Failure(f"The disk is full ({error})", cell or None, line, [], "Free some space")
         return Failure(f"{name}: {error}", cell or None, line, _tail(self.log))
 
 
@@ -236,7 +241,10 @@ def _make_engine() -> type:
         execution: Execution
 
         def create_kernel_manager(self) -> AsyncKernelManager:
-            self.km = ThisInterpreter(kernel_name="python3", connection_file=str(self.folder / "kernel.json"))
+            # local sockets: no ports to collide on, nothing for other users of the machine to read
+            transport = "ipc" if os.name == "posix" and len(str(self.folder)) < _SOCKET_PATH else "tcp"
+            connection = str(self.folder / "kernel.json")
+            self.km = ThisInterpreter(kernel_name="python3", connection_file=connection, transport=transport)
             return self.km
 
         def start_new_kernel(self, **kwargs: Any) -> None:

@@ -38,6 +38,10 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as an exception; ends a run like Ctrl-C but with another exit code."""
 
 
+class StageError(RunError):
+    """A stage failed; the message names the stage, the cell and the command that resumes."""
+
+
 @dataclass(frozen=True)
 class Places:
     """Folders a run works with; tests give their own."""
@@ -109,6 +113,7 @@ class Pipeline:
             if lock.killed:
                 print(f"Ended processes left over from a killed run: {', '.join(map(str, lock.killed))}")
             started = time.monotonic()
+            self._sample(Peak())
             self._report.start(self._profile, self.command + " --fresh" * self.fresh, plan)
             try:
                 self._run_all(plan, lock)
@@ -144,8 +149,10 @@ class Pipeline:
             try:
                 self._one(planned, label, package, lock)
                 self._report.save()
-            except OSError as error:
-                raise self._disk_error(planned, error) from error
+            except StageError:
+                raise
+            except (OSError, CompendiumError) as error:
+                raise self._keeping_error(planned, error) from error
 
     def _one(self, planned: Planned, label: str, package: str, lock: RunLock) -> None:
         number, name = planned.stage.number, planned.stage.name
@@ -243,7 +250,7 @@ class Pipeline:
         self._executed(name).unlink(missing_ok=True)
         (self.root / "html" / f"{name}.html").unlink(missing_ok=True)
 
-    def _stage_error(self, planned: Planned, failure: Failure, peak: int) -> RunError:
+    def _stage_error(self, planned: Planned, failure: Failure, peak: int) -> StageError:
         at = f" in cell {failure.cell}: `{failure.first_line}`" if failure.cell else ""
         lines = [f"Stage {planned.stage.name} failed{at}", failure.headline]
         if failure.last_lines:
@@ -252,13 +259,14 @@ class Pipeline:
         partial = shown_path(self.root / "logs" / f"{planned.stage.name}.ipynb", self.places.repository)
         lines.append(f"Peak memory of the stage: {_mb(peak)}. Partial notebook: {partial}")
         lines.append("Finished stages are kept")
-        return RunError("\n".join(lines), fix=f"\nResume with: `{self.command}`")
+        return StageError("\n".join(lines), fix=f"\nResume with: `{self.command}`")
 
-    def _disk_error(self, planned: Planned, error: OSError) -> RunError:
-        full = error.errno == errno.ENOSPC
-        what = f"Stage {planned.stage.name} could not be kept: " + ("the disk is full" if full else str(error))
-        free = "Free some space. " if full else ""
-        return RunError(what, got=error.filename, fix=f"{free}Resume with: `{self.command}`")
+    def _keeping_error(self, planned: Planned, error: OSError | CompendiumError) -> StageError:
+        """The notebook is not to blame: what surrounds it (cleaning, hashing, recording) failed."""
+        self._report.stage(planned.stage.name, "failed", reason=str(error))
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        why = f"the disk is full ({error.filename}). Free some space" if full else str(error)  # type: ignore[union-attr]
+        return StageError(f"Stage {planned.stage.name} could not be kept: {why}", fix=f"Resume with: `{self.command}`")
 
 
 def _beat(label: str) -> Callable[[float, int, int, str], None]:

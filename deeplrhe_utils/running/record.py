@@ -129,13 +129,17 @@ class Run:
         """
         import matplotlib as mpl
 
+        from deeplrhe_utils.reporting.compact import compact_png, compact_svg
+
         svg = self._before_write(self.paths.figures / f"{_plain(name)}.svg")
         png = self._before_write(svg.with_suffix(".png"))
         with atomic_path(png) as part:
             fig.savefig(part, dpi=FIGURE_DPI, bbox_inches="tight", metadata={"Software": None})
+            compact_png(part)
         # without a fixed salt matplotlib names the clip paths at random
         with mpl.rc_context({"svg.hashsalt": "deeplrhe"}), atomic_path(svg) as part:
             fig.savefig(part, bbox_inches="tight", metadata={"Date": None})
+            compact_svg(part)
         self.declare(svg)
         return self.declare(png)
 

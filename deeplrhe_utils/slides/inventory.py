@@ -10,7 +10,7 @@ from typing import Any, Final
 import openslide
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import read_csv_text
+from deeplrhe_utils.acquisition.labels import BARCODE, read_csv_text
 from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import SLIDES, conform
@@ -19,7 +19,6 @@ from deeplrhe_utils.slides.opening import open_handle, vendor_of
 from deeplrhe_utils.slides.reader import Slide
 
 SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})
-_BARCODE: Final = re.compile(r"^([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])")
 _SAMPLE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
 _TEST_PX: Final = 256
 
@@ -149,7 +148,7 @@ def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
     >>> barcode_fields("CMU-1-Small-Region")
     ('CMU-1-Small-Region', None, None)
     """
-    match = _BARCODE.match(slide_id)
+    match = BARCODE.match(slide_id)
     if match is None:
         return slide_id, None, None
     sample = _SAMPLE.search(slide_id[match.end() :])

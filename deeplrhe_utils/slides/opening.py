@@ -68,8 +68,8 @@ def _check_file(path: Path) -> None:
 def _open_plain_image(path: Path) -> openslide.ImageSlide:
     try:
         with warnings.catch_warnings():
-            # Our own limit decides; Pillow's warning about large images would only repeat it.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            # Our own limit and errors decide; Pillow's warnings about size or metadata would only repeat them.
+            warnings.simplefilter("ignore")
             image = Image.open(path, formats=_PLAIN_FORMATS)
     except UnidentifiedImageError as error:
         raise SlideError(

@@ -114,16 +114,16 @@ def _starts(length: int, mpp: float) -> NDArray[np.int_]:
     return np.arange(0, max(length - step // 2, 1), step)
 
 
-def _block_sums(values: NDArray[np.float64], mpp: float) -> NDArray[np.float64]:
+def _block_sums(values: NDArray[np.float32], mpp: float) -> NDArray[np.float64]:
     rows = np.add.reduceat(values, _starts(values.shape[0], mpp), axis=0)
-    return np.add.reduceat(rows, _starts(values.shape[1], mpp), axis=1)
+    return np.add.reduceat(rows, _starts(values.shape[1], mpp), axis=1).astype(np.float64)
 
 
 def _block_variance(
     values: NDArray[np.float32], mask: NDArray[np.bool_], mpp: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Variance over the masked pixels of each block, and their number."""
-    weight = mask.astype(np.float64)
+    weight = mask.astype(np.float32)
     masked = values * weight
     count = _block_sums(weight, mpp)
     safe = np.maximum(count, 1)

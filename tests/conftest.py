@@ -1,0 +1,42 @@
+"""Fixtures shared by all tests: the real data when it is there, and small synthetic slides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from deeplrhe_utils.core.paths import REPOSITORY
+
+SHARED_DATA = (REPOSITORY / ".." / "shared" / "data").resolve()
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real data that is not part of the repository; the test is skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the real data (../shared/data beside the checkout) is not here")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def small_plan():
+    """A dozen planned slides of 3 × 2 tiles of 128 px: a fraction of a second each."""
+    from deeplrhe_utils.acquisition.synthetic import plan_cohort
+
+    return plan_cohort(12, 7, grid_columns=3, grid_rows=2, tile_px=128)
+
+
+@pytest.fixture(scope="session")
+def slide_factory(small_plan, tmp_path_factory) -> Callable[[int], Path]:
+    """``slide_factory(20)`` or ``slide_factory(40)``: the first synthetic slide of that objective."""
+    from deeplrhe_utils.acquisition.synthetic import write_slide
+
+    folder = tmp_path_factory.mktemp("slides")
+
+    def make(objective: int = 20) -> Path:
+        chosen = small_plan.slides.loc[small_plan.slides["objective"] == objective, "slide_id"]
+        return write_slide(small_plan, chosen.iloc[0], folder)
+
+    return make

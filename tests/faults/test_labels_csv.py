@@ -1,0 +1,80 @@
+"""Label tables: line ends and marks of any editor are read, anything else is refused by cell."""
+
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.acquisition.labels import attach_labels, patient_of_slide, patients_of, read_labels
+from deeplrhe_utils.core.errors import LabelError
+
+
+def write(folder, text, encoding="utf-8"):
+    path = folder / "labels.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_line_ends_and_byte_order_marks_make_no_difference(tmp_path, newline, encoding):
+    text = newline.join(["patient_id,TP53,EGFR", "P1,1,0", "P2,,1", "P3, 0 ,", ""])
+    table = read_labels(write(tmp_path, text, encoding), ["TP53", "EGFR"])
+    status = table.pivot(index="patient_id", columns="gene", values="status")
+    assert status["TP53"].tolist() == [1, pd.NA, 0] or status["TP53"].isna().tolist() == [False, True, False]
+    assert status["EGFR"].isna().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("", "empty"),
+    ("patient_id,TP53\n", "no rows"),
+    ("patient_id,TP53\nP1,2\n", "row 2, column TP53.*'2'.*0 .wild type"),
+    ("patient_id,TP53\nP1,1\nP2,yes\n", "row 3, column TP53.*'yes'"),
+    ("patient_id,TP53\nP1,1.0\n", "'1.0'"),
+    ("patient_id,TP53\nP1,NaN\n", "'NaN'"),
+    ("patient_id,TP53\nP1,1\nP1,0\n", "row 3.*P1 contradicts row 2"),
+    ("patient_id,TP53\nP1,1\nP1,\n", "contradicts"),
+    ("patient_id,EGFR\nP1,1\n", "no column for TP53.*EGFR"),
+    ("case,TP53\nP1,1\n", "names no patients"),
+    ("patient_id\nP1\n", "no gene column"),
+    ("patient_id,TP53\n,1\n", "row 2: neither"),
+    ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
+    ("patient_id,TP53\nP1,1,0\n", "row 2: 3 cells"),
+    ("slide_id,patient_id,TP53\nS,P1,1\nS,P2,1\n", "slide S belongs to P1 and to P2"),
+    ("patient_id,TP53\nP1,\0\n", "not a text file"),
+    ('patient_id,TP53\n"P1,1\n', "not valid CSV"),
+])  # fmt: skip
+def test_anything_else_is_refused_and_named(tmp_path, text, says):
+    with pytest.raises(LabelError, match=says):
+        read_labels(write(tmp_path, text), ["TP53"])
+
+
+def test_other_encodings_and_missing_files_are_refused(tmp_path):
+    with pytest.raises(LabelError, match="UTF-8"):
+        read_labels(write(tmp_path, "patient_id,TP53\nMüller,1\n", "latin-1"), ["TP53"])
+    with pytest.raises(LabelError, match="not there"):
+        read_labels(tmp_path / "nowhere.csv", ["TP53"])
+
+
+def test_rows_that_agree_are_merged_and_all_genes_are_read_by_default(tmp_path):
+    path = write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
+    table = read_labels(path)
+    assert len(table) == 4 and set(table["gene"]) == {"TP53", "KRAS"}
+    assert patients_of(path) == {"A": "P1", "B": "P1", "C": "P2"}
+    assert len(read_labels(path, ["KRAS"])) == 2
+
+
+def test_slides_alone_name_patients_by_their_barcode(tmp_path):
+    path = write(tmp_path, "slide_id,TP53\nTCGA-21-5784-01Z-00-DX1,1\nTCGA-21-5784-01A-01-TS1,1\ncase 7,0\n")
+    assert sorted(read_labels(path)["patient_id"]) == ["TCGA-21-5784", "case 7"]
+    assert patient_of_slide("tcga-21-5784-01Z") == "tcga-21-5784-01Z"
+
+
+def test_labels_and_slides_that_do_not_meet_are_told(tmp_path):
+    labels = read_labels(write(tmp_path, "patient_id,TP53\nP1,1\nP2,0\n"))
+    slides = pd.DataFrame(
+        {"slide_id": ["A", "B", "C"], "patient_id": ["P1", "P3", "P2"], "status": ["ok", "ok", "excluded"]}
+    )
+    match = attach_labels(slides, labels)
+    assert match.unknown_patients == ["P2"] and match.unlabelled_slides == ["B"]
+    assert match.sentence.startswith("1 of 2 labelled patients") and "(not: P2)" in match.sentence
+    with pytest.raises(LabelError, match="No label belongs"):
+        attach_labels(slides[slides["patient_id"] == "P3"], labels)

@@ -1,0 +1,186 @@
+"""Splits and ROC statistics against independent oracles."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.evaluation import cohort, roc, splits, stain_metrics
+
+
+def _labels(n=60, seed=0, genes=("A", "B", "C"), prevalence=(0.5, 0.2, 0.06)):
+    random = np.random.default_rng(seed)
+    rows = [
+        {"patient_id": f"P{i:03d}", "gene": g, "status": int(random.random() < p)}
+        for i in range(n)
+        for g, p in zip(genes, prevalence, strict=True)
+    ]
+    return pd.DataFrame(rows).astype({"status": "Int64"})
+
+
+@pytest.mark.parametrize("n_folds", [2, 5])
+def test_folds_test_everyone_once_and_balance_every_gene(n_folds):
+    labels = _labels()
+    frame = splits.patient_folds(labels, n_folds, seed=3)
+    splits.check_split(frame)
+    test = frame[frame["role"] == "test"].set_index("unit_id")["fold"]
+    counts = (
+        labels[labels["status"] == 1].assign(fold=lambda f: f["patient_id"].map(test)).groupby(["gene", "fold"]).size()
+    )
+    for gene in ("A", "B", "C"):
+        per_fold = counts.get(gene).reindex(range(n_folds), fill_value=0)
+        assert per_fold.max() - per_fold.min() <= 2
+    assert frame.equals(splits.patient_folds(labels.sample(frac=1, random_state=1), n_folds, seed=3))
+    assert not frame.equals(splits.patient_folds(labels, n_folds, seed=4))
+
+
+def test_overlap_and_gaps_are_caught():
+    frame = splits.patient_folds(_labels(10), 2)
+    both = pd.concat([frame, frame.iloc[:1].assign(role="train" if frame["role"].iloc[0] == "test" else "test")])
+    with pytest.raises(CohortError, match="both sides"):
+        splits.check_split(both)
+    with pytest.raises(CohortError, match="exactly once"):
+        splits.check_split(frame[frame["role"] == "train"])
+    with pytest.raises(CohortError, match="at least 2 labelled patients"):
+        splits.patient_folds(_labels(1), 2)
+
+
+def test_delong_variance_reproduces_the_published_interval(shared_data):
+    """pROC's published interval for ndka, on the probability scale, from the same structural components."""
+    data = pd.read_csv(shared_data / "statistics" / "pROC_aSAH.csv")
+    label = (data["outcome"] == "Poor").to_numpy(np.int64)
+    score = data["ndka"].to_numpy(float)
+    auc, low, high = roc.delong(label, score)
+    assert auc == pytest.approx(0.611957994579946, abs=1e-12)
+    # undo the logit scale: both ends give back the same standard error, which must be the published one
+    published = (0.722670989888189 - 0.501244999271703) / 2
+    for end in (low, high):
+        shift = abs(np.log(end / (1 - end)) - np.log(auc / (1 - auc)))
+        assert shift * auc * (1 - auc) == pytest.approx(published, rel=1e-9)
+
+
+def test_weighted_auc_equals_scikit_learn_with_ties():
+    random = np.random.default_rng(1)
+    label = random.integers(0, 2, 80)
+    score = np.round(random.random(80), 1)
+    weight = random.integers(1, 4, (5, 80)).astype(float)
+    expected = [roc_auc_score(label, score, sample_weight=w) for w in weight]
+    np.testing.assert_allclose(roc.weighted_auc(label, score, weight), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("score", "auc"), [([1, 2, 3, 4], 1.0), ([4, 3, 2, 1], 0.0)])
+def test_perfect_separation_has_an_honest_width(score, auc):
+    value, low, high = roc.delong(np.array([0, 0, 1, 1]), np.array(score, float))
+    assert value == auc and high - low > 0.5
+
+
+def test_constant_scores_are_chance():
+    auc, low, high = roc.delong(np.array([0, 1] * 10), np.zeros(20))
+    assert auc == 0.5 and low == high == pytest.approx(0.5)
+
+
+def _predictions(labels, effect=1.0, tiles=4, seed=0):
+    random = np.random.default_rng(seed)
+    rows = []
+    for row in labels.itertuples():
+        for t in range(tiles):
+            score = 1 / (1 + np.exp(-(effect * float(row.status) + random.normal())))
+            names = {"tile_id": f"{row.patient_id}_{t}", "slide_id": f"{row.patient_id}-{t % 2}"}
+            rows.append(names | {"patient_id": row.patient_id, "gene": row.gene, "fold": 0, "score": score})
+    return pd.DataFrame(rows)
+
+
+def test_metrics_table_units_refusals_and_holm():
+    labels = _labels(prevalence=(0.5, 0.3, 0.02))
+    table = roc.gene_metrics(_predictions(labels, 1.5), labels, min_positives=5, resamples=300)
+    patient = table[(table["unit"] == "patient") & (table["ci_method"] != roc.BOOTSTRAP)].set_index("gene")
+    assert patient.loc["C", "status"] == "not estimable" and "at least 5" in patient.loc["C", "reason"]
+    assert pd.isna(patient.loc["C", "auc"])
+    scores = roc.with_labels(roc.aggregate(_predictions(labels, 1.5)), labels)
+    one = scores[scores["gene"] == "A"]
+    assert patient.loc["A", "auc"] == pytest.approx(roc_auc_score(one["label"].astype(int), one["score"]))
+    assert patient.loc["A", "n_pos"] + patient.loc["A", "n_neg"] == 60
+    p = patient.loc[["A", "B"], "p"].to_numpy()
+    np.testing.assert_allclose(
+        patient.loc[["A", "B"], "p_holm"],
+        np.minimum(1, np.maximum.accumulate(np.sort(p) * [2, 1]))[p.argsort().argsort()],
+    )
+    widths = (
+        table[table["ci_method"] == roc.BOOTSTRAP]
+        .assign(w=lambda f: f["ci_high"] - f["ci_low"])
+        .set_index(["gene", "unit"])["w"]
+    )
+    assert widths["A", "tile"] > 0.05, "tile intervals must resample patients, not tiles"
+
+
+def test_null_labels_and_null_scores_are_left_out_not_turned_to_zero():
+    labels = _labels(30)
+    labels.loc[labels["patient_id"] == "P000", "status"] = pd.NA
+    predictions = _predictions(labels.dropna())
+    predictions.loc[predictions["patient_id"] == "P001", "score"] = np.nan
+    joined = roc.with_labels(roc.aggregate(predictions), labels)
+    assert not joined["patient_id"].isin(["P000", "P001"]).any()
+
+
+def test_bootstrap_covers_and_is_seeded():
+    labels = _labels(40, genes=("A",), prevalence=(0.5,))
+    frame = roc.with_labels(roc.aggregate(_predictions(labels)), labels)
+    first = roc.bootstrap(frame, resamples=500, seed=1)
+    assert first == roc.bootstrap(frame.sample(frac=1, random_state=0), resamples=500, seed=1)
+    assert first[0] < roc_auc_score(frame["label"].astype(int), frame["score"]) < first[1]
+
+
+def test_curve_band_contains_the_curve():
+    labels = _labels(40, genes=("A",), prevalence=(0.5,))
+    line = roc.curve(roc.with_labels(roc.aggregate(_predictions(labels)), labels), resamples=100)
+    assert line.tpr[0] == 0 and line.tpr[-1] == 1
+    assert ((line.low <= line.tpr + 1e-9) & (line.tpr <= line.high + 1e-9)).mean() > 0.9
+
+
+def test_holm_against_known_values():
+    np.testing.assert_allclose(roc.holm(np.array([0.01, 0.04, 0.03])), [0.03, 0.06, 0.06])
+    assert roc.holm(np.array([])).size == 0
+
+
+def test_mann_whitney_matches_the_auc():
+    labels = _labels(40, genes=("A",), prevalence=(0.5,))
+    joined = roc.with_labels(roc.aggregate(_predictions(labels)), labels)
+    a, b = (joined.loc[joined["label"] == v, "score"] for v in (1, 0))
+    auc = stats.mannwhitneyu(a, b).statistic / len(a) / len(b)
+    assert roc.delong(joined["label"].to_numpy(np.int64), joined["score"].to_numpy(float))[0] == pytest.approx(auc)
+
+
+def test_ledger_counts_in_equal_counts_out():
+    frame = pd.DataFrame({"kept": [True, False, False], "reason": [None, "noise", None]})
+    table = cohort.ledger(frame, frame["kept"])
+    assert table["count"].iloc[:-1].sum() == table["count"].iloc[-1] == 3
+    assert set(table["outcome"]) == {"kept", "noise", "unstated", "total"}
+
+
+def test_table_one_counts_missing():
+    clinical = pd.DataFrame(
+        {"patient_id": ["a", "b", "c"], "age_years": [60, 70, None], "sex": ["female", "male", None],
+         "histology": ["x", "x", "y"], "stage": ["I", "I", "II"],
+         "smoking": ["never"] * 3, "vital_status": ["alive"] * 3}
+    )  # fmt: skip
+    table = cohort.table_one(clinical).set_index(["variable", "level"])
+    assert table.loc[("sex", "missing"), "overall"] == "1"
+    assert "1 missing" in table.loc[("age [years]", "mean ± SD"), "overall"]
+
+
+def test_confusion_counts_patients_once():
+    labels = pd.DataFrame({"patient_id": ["a", "a", "b", "b"], "gene": ["n", "t"] * 2, "status": [1, 0, 0, 1]})
+    scores = pd.DataFrame({"patient_id": ["a", "a", "b", "b"], "gene": ["n", "t"] * 2, "score": [0.9, 0.1, 0.6, 0.4]})
+    table = cohort.confusion(scores, labels)
+    assert table.loc["n", "n"] == 1 and table.loc["t", "n"] == 1 and table.to_numpy().sum() == 2
+
+
+def test_ssim_and_correlation_of_known_pairs():
+    random = np.random.default_rng(0)
+    tile = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    assert stain_metrics.ssim(tile, tile) == pytest.approx(1)
+    assert stain_metrics.ssim(tile, 255 - tile) < 0
+    same = stain_metrics.structure([tile, np.full_like(tile, 9)], [tile, np.full_like(tile, 9)])
+    assert same["correlation"] == pytest.approx(1)
