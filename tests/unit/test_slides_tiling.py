@@ -108,10 +108,10 @@ def test_sharp_tissue_is_clean_and_defocus_is_found_at_any_resolution():
 
 def test_noise_adds_blank_and_blurred_area():
     tile = textured()
+    tile[:64] = 250
     blurred = cv2.GaussianBlur(tile, (0, 0), 6)
     weight = np.clip((np.arange(256)[None, :, None] - 96) / 32, 0, 1)  # focus fades, without a seam
     tile = (tile * (1 - weight) + blurred * weight).astype(np.uint8)
-    tile[:64] = 250
     noise, mask = noise_ratio(tile), noise_mask(tile)
     assert noise.blank_fraction == pytest.approx(0.25, abs=0.02)
     assert noise.blur_fraction == pytest.approx(0.5, abs=0.1)

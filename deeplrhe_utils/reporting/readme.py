@@ -1,0 +1,159 @@
+"""Tables inside Markdown files, rendered from data: ``python -m deeplrhe_utils.reporting.readme``.
+
+A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed
+demo's AUC table), `reported` (the papers' values) and `dictionary` (the tables' contracts).
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from deeplrhe_utils.core import paths as places
+from deeplrhe_utils.core.errors import CompendiumError, InputError
+from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.schemas import dictionary
+
+RESULTS: Final = places.REPORTS / "demo" / "tables" / "auc_table.csv"
+REPORTED: Final = places.REFERENCE_DATA / "reported_auc.csv"
+DOCUMENTS: Final = (places.REPOSITORY / "README.md", places.REPOSITORY / "data" / "README.md")
+_NO_RESULTS: Final = "The demo has not been run yet: `make reproduce` writes the numbers, `make docs` this table."
+_SMALLEST_P: Final = 0.001
+_NEEDED: Final = {"gene", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p_holm", "status", "data"}
+_BEGIN: Final = re.compile(r"^<!-- (?P<name>[a-z]+):begin -->$", re.MULTILINE)
+
+
+def results_table(csv_path: Path) -> str:
+    """The AUC table of a synthetic run as Markdown.
+
+    Parameters
+    ----------
+    csv_path : Path
+        ``tables/auc_table.csv`` of a run: one row per gene, unit patient.
+
+    Returns
+    -------
+    str
+        A sentence that says what is shown, and a table: gene, AUC, 95 % interval, positive and negative
+        patients, Holm-adjusted p, status. A sentence alone when the file does not exist.
+
+    Raises
+    ------
+    InputError
+        The table lacks a column, is empty, or holds data that are not marked SYNTHETIC.
+    """
+    if not csv_path.is_file():
+        return _NO_RESULTS
+    rows = _read(csv_path, _NEEDED)
+    if other := sorted({row["data"] for row in rows} - {"SYNTHETIC"}):
+        what = f"{csv_path} holds data that are not synthetic, and the table would be labelled so"
+        raise InputError(what, got=", ".join(other), expected="SYNTHETIC in every row")
+    methods = sorted({row["ci_method"] for row in rows} - {"none", ""})
+    lines = [
+        f"**Synthetic data.** Unit: patient. 95 % interval: {'; '.join(methods) or 'none'}. p: two-sided against "
+        "AUC 0.5, Holm-adjusted over the estimable genes.",
+        "",
+        "| Gene | AUC (synthetic) | 95 % interval | Positive | Negative | p (Holm) | Status |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join(lines + [_result_row(row) for row in rows])
+
+
+def _result_row(row: Mapping[str, str]) -> str:
+    estimated = row["status"] == "estimated"
+    auc = f"{float(row['auc']):.2f}" if estimated else "–"
+    interval = f"{float(row['ci_low']):.2f}–{float(row['ci_high']):.2f}" if estimated else "–"
+    cells = [row["gene"], auc, interval, row["n_pos"], row["n_neg"], _p(row["p_holm"]), row["status"]]
+    return f"| {' | '.join(cells)} |"
+
+
+def _p(text: str) -> str:
+    if not text:
+        return "–"
+    value = float(text)
+    return f"< {_SMALLEST_P}" if value < _SMALLEST_P else f"{value:.3f}"
+
+
+def reported_table(csv_path: Path) -> str:
+    """The papers' reported AUCs as Markdown.
+
+    Parameters
+    ----------
+    csv_path : Path
+        ``data/reference/reported_auc.csv``: gene, reported_auc (empty where nothing was reported), source.
+    """
+    rows = _read(csv_path, {"gene", "reported_auc", "source"})
+    lines = ["| Gene | Reported AUC | Where |", "|---|---|---|"]
+    for row in rows:
+        lines.append(f"| {row['gene']} | {row['reported_auc'] or 'not reported'} | {row['source']} |")
+    return "\n".join(lines)
+
+
+def _read(path: Path, needed: set[str]) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows:
+        raise InputError(f"{path} is empty", expected="a header and at least one row")
+    if missing := sorted(needed - set(rows[0])):
+        raise InputError(f"{path} lacks {', '.join(missing)}", got=", ".join(rows[0]))
+    return rows
+
+
+def render(text: str, blocks: Mapping[str, Callable[[], str]], where: str) -> str:
+    """`text` with every marked block replaced by what its function returns.
+
+    Raises
+    ------
+    InputError
+        A block has no function of its name, or its end is missing.
+    """
+    done, position = [], 0
+    while begin := _BEGIN.search(text, position):
+        name = begin["name"]
+        if name not in blocks:
+            raise InputError(f"{where} has a block {name!r} that nobody renders", expected=", ".join(blocks))
+        mark = f"<!-- {name}:end -->"
+        end = text.find(mark, begin.end())
+        if end < 0:
+            raise InputError(f"{where}: block {name!r} has no end", expected=mark)
+        done.append(f"{text[position : begin.end()]}\n\n{blocks[name]().strip()}\n\n{mark}")
+        position = end + len(mark)
+    return "".join(done) + text[position:]
+
+
+def refreshed(path: Path, results: Path = RESULTS, reported: Path = REPORTED) -> str:
+    """What the Markdown file at `path` should say, with all its blocks rendered from the data of now."""
+    blocks: dict[str, Callable[[], str]] = {
+        "results": lambda: results_table(results),
+        "reported": lambda: reported_table(reported),
+        "dictionary": dictionary,
+    }
+    return render(path.read_text(encoding="utf-8"), blocks, path.name)
+
+
+def refresh(readme_path: Path) -> bool:
+    """Render all blocks of a Markdown file in place; return whether anything changed."""
+    new = refreshed(readme_path)
+    if new == readme_path.read_text(encoding="utf-8"):
+        return False
+    write_text(readme_path, new)
+    return True
+
+
+def main() -> int:
+    """Refresh README.md and data/README.md."""
+    try:
+        for path in DOCUMENTS:
+            print(f"{path.relative_to(places.REPOSITORY)}: {'rendered' if refresh(path) else 'up to date'}")
+    except CompendiumError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
