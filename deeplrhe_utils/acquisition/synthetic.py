@@ -16,7 +16,6 @@ from typing import Final
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.svs import HEADER_BYTES, TILE_SIZE_PX, SvsLevel, aperio_description, write_svs
@@ -274,10 +273,3 @@ def _encode_row(image: NDArray[np.uint8], quality: int) -> Iterator[bytes]:
     for left in range(0, padded.shape[1], TILE_SIZE_PX):
         bgr = cv2.cvtColor(padded[:, left : left + TILE_SIZE_PX], cv2.COLOR_RGB2BGR)
         yield cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
-
-
-def planned_frame(plan: CohortPlan) -> pd.DataFrame:
-    """The slides of a plan with their recipe's fingerprint, for the record of a run."""
-    frame = plan.slides.copy()
-    frame["recipe"] = [slide_recipe(plan, s).fingerprint for s in frame["slide_id"]]
-    return frame

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 
 def table_one(clinical: pd.DataFrame, by: str = "histology") -> pd.DataFrame:
@@ -61,6 +61,28 @@ def ledger(frame: pd.DataFrame, keep: pd.Series, reason: str = "reason") -> pd.D
     dropped = frame.loc[~keep, reason].fillna("unstated").value_counts()
     rows = [("kept", int(keep.sum())), *((str(r), int(n)) for r, n in dropped.items()), ("total", len(frame))]
     return pd.DataFrame(rows, columns=["outcome", "count"])
+
+
+def file_ledger(slides: pd.DataFrame, tiles: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
+    """One row per file that was found: its fate, the reason, and its tiles (candidates, kept, selected).
+
+    Parameters
+    ----------
+    slides, tiles : DataFrame
+        The slides and tiles tables.
+    reasons : slide_id → why a usable slide yielded no candidate tile
+    """
+    rows = []
+    for slide in slides.itertuples():
+        own = tiles[tiles["slide_id"] == slide.slide_id] if slide.status == "ok" else tiles.iloc[:0]
+        why = slide.reason if slide.status == "excluded" else reasons.get(slide.slide_id, "")
+        why = why or ("" if own["kept"].any() else "no tile passed the filters")
+        fate = "excluded" if slide.status == "excluded" else "tiled" if own["kept"].any() else "no tiles"
+        rows.append(
+            {"file": str(slide.path).rsplit("/", 1)[-1], "slide_id": slide.slide_id, "fate": fate, "reason": why,
+             "candidates": len(own), "kept": int(own["kept"].sum()), "selected": int(own["selected"].sum())}
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def confusion(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def compact_svg(path: Path) -> None:
 def _as_jpeg(match: re.Match[bytes]) -> bytes:
     data = base64.b64decode(match.group(1))
     with Image.open(io.BytesIO(data)) as image:
-        if image.mode in {"RGBA", "LA", "P"} and image.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+        if image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
             return match.group(0)  # JPEG has no transparency
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "JPEG", quality=85)

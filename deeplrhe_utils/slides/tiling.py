@@ -14,7 +14,7 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.core.errors import ParameterError, SlideError
+from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
 from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.annotations import read_geojson, tumour_fraction, tumour_outline
@@ -172,6 +172,14 @@ def screen_slide(
     tiles.loc[noisy, "reason"] = "noise"
     tiles.loc[noisy, "kept"] = False
     return conform(tiles, TILES)
+
+
+def tile_or_reason(slide_row: Mapping[str, Any], **rules: Any) -> tuple[pd.DataFrame, str]:
+    """:func:`tile_slide`, or no rows and the reason when the slide is too small, unreadable or badly annotated."""
+    try:
+        return tile_slide(slide_row, **rules), ""
+    except InputError as error:
+        return conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), str(error)
 
 
 def screen_pair(pair: tuple[Mapping[str, Any], pd.DataFrame], **cuts: Any) -> pd.DataFrame:

@@ -106,11 +106,14 @@ class ColourMap:
 
 
 def density_scale(tiles: Iterable[NDArray[np.uint8]]) -> float:
-    """95th percentile of the density of tissue pixels over uint8 RGB tiles (H, W, 3) [optical density]."""
+    """95th percentile of the density of tissue pixels over uint8 RGB tiles (H, W, 3) [optical density].
+
+    Every second pixel of each axis is taken.
+    """
     edges = np.linspace(0.0, 5.6, 2241)
     counts = np.zeros(len(edges) - 1, dtype=np.int64)
     for tile in tiles:
-        density = optical_density(tile).mean(axis=-1)
+        density = optical_density(tile[::2, ::2]).mean(axis=-1)
         counts += np.histogram(density[density > TISSUE_DENSITY], bins=edges)[0]
     if counts.sum() == 0:
         raise StainError(

@@ -120,7 +120,9 @@ def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
 
 def test_leak_alarm_damage_and_foreign_files(tmp_path):
     path = tmp_path / "m.safetensors"
-    models.save_model(models.DeepLrhe(models.NetworkConfig(("X",))), path, trained_on=["PATIENT-ONE"], card={"usable": [True]})
+    models.save_model(
+        models.DeepLrhe(models.NetworkConfig(("X",))), path, trained_on=["PATIENT-ONE"], card={"usable": [True]}
+    )
     assert models.load_model(path, score_patients=["P2"])[1]["usable"] == [True]
     with pytest.raises(ModelError, match="trained on 1 patients it is asked to score"):
         models.load_model(path, score_patients=["P2", "PATIENT-ONE"])

@@ -1,0 +1,169 @@
+"""One list of packages, kept in three places (pip, conda, Binder), and it is what the code imports."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import stat
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from deeplrhe_utils.core.paths import REPOSITORY
+
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+LOCK = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
+
+IMPORTED_AS = {  # import name → distribution, where the two differ
+    "IPython": "ipykernel",  # ipykernel is made of IPython and jupyter_client
+    "PIL": "pillow",
+    "cv2": "opencv-python-headless",
+    "jupyter_client": "ipykernel",
+    "openslide": "openslide-python",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+NEVER_IMPORTED = {  # distribution → why it is needed all the same
+    "ipywidgets": "widgets in JupyterLab (not used yet)",
+    "jupyterlab": "`make lab` and Binder",
+    "openslide-bin": "the OpenSlide library that openslide-python loads",
+    "plotly": "interactive twins of figures (not used yet)",
+    "pyarrow": "pandas reads and writes Parquet through it",
+    "tifffile": "pyramidal TIFF output (not used yet)",
+}
+NEVER_IMPORTED_DEV = {
+    "mypy": "`make lint`",
+    "pre-commit": "local hooks",
+    "ruff": "`make lint`",
+    "types-pyyaml": "types for mypy",
+}
+CONDA_NAMES = {  # PyPI → conda-forge, where the two differ
+    "dask": "dask-core",
+    "matplotlib": "matplotlib-base",
+    "opencv-python-headless": "py-opencv",
+    "openslide-bin": "openslide",
+    "torch": "pytorch",
+}
+CONDA_BOUNDS = {"openslide": "4.0"}  # the wheel counts its own builds in a fourth number
+BUILD = {"python", "pip", "setuptools"}
+
+
+def split_requirement(text: str) -> tuple[str, str]:
+    """('numpy', '2.0') of 'numpy>=2.0'; only lower bounds are allowed."""
+    match = re.fullmatch(r"([A-Za-z0-9._-]+)>=([0-9.]+)", text.strip())
+    assert match, f"{text!r} is not of the form name>=version"
+    return match[1].lower(), match[2]
+
+
+RUN = dict(map(split_requirement, PROJECT["project"]["dependencies"]))
+DEV = dict(map(split_requirement, PROJECT["project"]["optional-dependencies"]["dev"]))
+
+
+def imports(sources: list[str]) -> set[str]:
+    """Distributions behind the third-party imports of Python sources."""
+    names: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.add(node.module.split(".")[0])
+    ours = {"deeplrhe_utils", *(p.stem for p in (REPOSITORY / "tests").rglob("*.py"))}
+    return {IMPORTED_AS.get(n, n.lower().replace("_", "-")) for n in names - ours - set(sys.stdlib_module_names)}
+
+
+def python_sources(folder: str) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / folder).rglob("*.py"))]
+
+
+def notebook_sources() -> list[str]:
+    cells = [
+        cell
+        for path in sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
+    ]
+    lines = ["".join(cell["source"]).splitlines() for cell in cells if cell["cell_type"] == "code"]
+    return ["\n".join("" if re.match(r"\s*[%!]", line) else line for line in cell) for cell in lines]
+
+
+def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else():
+    used = imports(python_sources("deeplrhe_utils") + notebook_sources())
+    assert used - set(RUN) == set(), "imported, but not among the dependencies of pyproject.toml"
+    assert set(RUN) - used == set(NEVER_IMPORTED), "declared and never imported: use it, drop it or say why here"
+
+
+def test_what_the_tests_and_benchmarks_import_is_declared():
+    used = imports(python_sources("tests") + python_sources("benchmarks"))
+    assert used - set(RUN) - set(DEV) == set(), "imported by tests, but declared nowhere"
+    assert set(DEV) - used == set(NEVER_IMPORTED_DEV), "a dev dependency without a use: drop it or say why here"
+
+
+def conda_list(path: str) -> dict[str, str]:
+    """Name → lower bound ('' for none) of a conda environment file."""
+    document = yaml.safe_load((REPOSITORY / path).read_text(encoding="utf-8"))
+    assert document["channels"][0] == "conda-forge"
+    packages = {}
+    for line in document["dependencies"]:
+        assert isinstance(line, str), f"{path}: {line} is a nested list; packages of pip defeat the purpose"
+        match = re.match(r"([a-z0-9_-]+)(?:\[version=')?(?:>=|=)?([0-9.]*)", line)
+        assert match and match[1] not in packages, f"{path}: {line}"
+        packages[match[1]] = match[2]
+    return packages
+
+
+def expected(pairs: dict[str, str]) -> dict[str, str]:
+    names = {CONDA_NAMES.get(name, name): bound for name, bound in pairs.items()}
+    return names | {name: bound for name, bound in CONDA_BOUNDS.items() if name in names}
+
+
+def test_the_conda_environment_is_pyproject_in_conda_words():
+    found = conda_list("environment.yml")
+    assert {k: v for k, v in found.items() if k not in BUILD} == expected(RUN | DEV)
+    assert found["python"] == PROJECT["project"]["requires-python"].removeprefix(">=")
+
+
+def test_the_binder_environment_is_the_runtime_part_without_cuda():
+    found = conda_list("binder/environment.yml")
+    wanted = expected(RUN)
+    wanted["pytorch-cpu"] = wanted.pop("pytorch")
+    assert {k: v for k, v in found.items() if k not in BUILD} == wanted
+
+
+@pytest.mark.parametrize("path", ["environment.yml", "binder/environment.yml"])
+def test_conda_environments_can_install_this_package_without_fetching(path):
+    found = conda_list(path)
+    needed = dict(map(split_requirement, PROJECT["build-system"]["requires"]))
+    assert {name: found.get(name) for name in needed} == needed, "--no-build-isolation needs the build tools"
+    assert "-e ." not in (REPOSITORY / path).read_text(encoding="utf-8").split("dependencies:")[1]
+
+
+def test_binder_holds_only_what_repo2docker_reads():
+    """When binder/ exists, repo2docker looks nowhere else."""
+    files = {path.name: path for path in (REPOSITORY / "binder").iterdir()}
+    assert set(files) == {"environment.yml", "postBuild", "start"}
+    for name in ("postBuild", "start"):
+        assert files[name].stat().st_mode & stat.S_IXUSR, f"binder/{name} is not executable"
+        assert files[name].read_text(encoding="utf-8").startswith("#!")
+    assert files["start"].read_text(encoding="utf-8").rstrip().endswith('exec "$@"')
+
+
+def test_the_lock_pins_every_dependency_with_hashes_and_names_no_address():
+    entries = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE)[1:]
+    pins = {}
+    for entry in entries:
+        match = re.match(r"([a-z0-9._-]+)==([^\s;]+)(?: ; (.+?))? \\\n", entry)
+        assert match, f"not a pinned, hashed line: {entry[:80]!r}"
+        assert "--hash=sha256:" in entry, f"{match[1]} has no hash"
+        pins.setdefault(match[1], []).append((match[2], match[3]))
+    for name, bound in (RUN | DEV | dict(map(split_requirement, PROJECT["build-system"]["requires"]))).items():
+        assert name in pins, f"{name} is not locked: run `make lock`"
+        assert all(marker is None for _, marker in pins[name]) or len(pins[name]) > 1, f"{name} is not always installed"
+        assert all(_number(version) >= _number(bound) for version, _ in pins[name]), f"{name} is locked below its bound"
+    assert "://" not in LOCK and "index-url" not in LOCK and " @ " not in LOCK, "the lock names an address"
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.match(r"[0-9.]+", version)[0].strip(".").split("."))
