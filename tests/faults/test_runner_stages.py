@@ -10,12 +10,12 @@ import time
 import nbformat
 import psutil
 import pytest
-from runner_house import FIRST, SECOND, House
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.running import state
 from deeplrhe_utils.running.lock import RunLock, holder
+from tests.faults.runner_house import FIRST, SECOND, House
 
 
 @pytest.fixture
