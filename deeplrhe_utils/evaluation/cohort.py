@@ -53,7 +53,7 @@ def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:
             {"gene": gene, "mutated": positive, "wild_type": negative, "not_profiled": int(status.isna().sum()),
              "prevalence_percent": share}
         )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["gene", "mutated", "wild_type", "not_profiled", "prevalence_percent"])
 
 
 def ledger(frame: pd.DataFrame, keep: pd.Series, reason: str = "reason") -> pd.DataFrame:

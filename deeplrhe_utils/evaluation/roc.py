@@ -11,6 +11,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.core.seeds import generator
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def gene_metrics(
         for gene in labels["gene"].drop_duplicates():
             one = joined[joined["gene"] == gene]
             rows += _rows(one, str(gene), unit, min_positives, resamples, seed)
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
     first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
     adjusted = dict(zip(first["gene"], holm(first["p"].to_numpy(np.float64)), strict=True))
     frame["p_holm"] = [

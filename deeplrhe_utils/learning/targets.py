@@ -27,7 +27,7 @@ def prediction_rows(
     fold: int,
     model_hash: str,
 ) -> pd.DataFrame:
-    """Rows of the predictions table from a score matrix (n_tiles, n_genes); untrained genes get null scores."""
+    """Rows of the predictions table from a score matrix (n_tiles, n_genes); genes not `usable` get null scores."""
     import pandas as pd
 
     known = np.where(usable, scores, np.nan).astype(np.float64)

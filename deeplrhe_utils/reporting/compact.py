@@ -19,8 +19,12 @@ def compact_png(path: Path) -> None:
     if path.stat().st_size <= LARGE_PNG_BYTES:
         return
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG)
-        small.save(path, "PNG", optimize=True)
+        full = image.convert("RGB")
+    # text and background keep pure black and white, which a palette fitted to tissue would tint
+    palette = Image.new("P", (1, 1))
+    fitted = full.quantize(254, method=Image.Quantize.MEDIANCUT).getpalette() or []
+    palette.putpalette([*fitted[: 254 * 3], 0, 0, 0, 255, 255, 255])
+    full.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(path, "PNG", optimize=True)
 
 
 def compact_svg(path: Path) -> None:

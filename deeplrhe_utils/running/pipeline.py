@@ -178,7 +178,7 @@ class Pipeline:
         record = load_record(self.root, planned.stage.number)
         if record is None or record.key != key or not self._executed(planned.stage.name).is_file():
             return False
-        return not damaged(self.root, planned.stage.number, record)
+        return not damaged(self.root, record)
 
     def _keep(self, planned: Planned, status: str) -> None:
         record = load_record(self.root, planned.stage.number)

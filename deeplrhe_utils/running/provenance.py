@@ -24,7 +24,6 @@ LIBRARIES = (
     "openslide-python",
     "openslide-bin",
     "opencv-python-headless",
-    "tifffile",
     "matplotlib",
     "dask",
     "distributed",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +39,6 @@ def run_folder(run_dir: str) -> Path:
 def start_run(stage: str, run_dir: str = "") -> Run:
     """Open the run folder for one stage.
 
-    The tables are put back to how the stages before left them, so that repeating a stage which
-    rewrites an earlier stage's table never reads its own answer.
-
     Parameters
     ----------
     stage : str
@@ -64,7 +60,6 @@ def start_run(stage: str, run_dir: str = "") -> Run:
     root = run_folder(run_dir)
     check_writable(root)
     check_free(root)
-    restore_before(root, stage[:2])
     shell = _shell()
     if shell is not None and RUNNER_PID not in os.environ:
         from deeplrhe_utils.running.interactive import begin_by_hand
@@ -112,12 +107,12 @@ class Run:
 
     def write(self, name: str, frame: pd.DataFrame) -> Path:
         """Check `frame` against the contract of table `name` and write ``tables/<name>.parquet``."""
-        path = self._before_write(self.paths.tables / f"{name}.parquet")
+        path = self._own(self.paths.tables / f"{name}.parquet")
         return self.declare(write_table(frame, _table(name), path))
 
     def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
         """Write ``tables/<name>.csv`` (UTF-8, LF, shortest digits that give the same float back)."""
-        path = self._before_write(self.paths.tables / f"{_plain(name)}.csv")
+        path = self._own(self.paths.tables / f"{_plain(name)}.csv")
         with atomic_path(path) as part:
             frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
         return self.declare(path)
@@ -131,8 +126,8 @@ class Run:
 
         from deeplrhe_utils.reporting.compact import compact_png, compact_svg
 
-        svg = self._before_write(self.paths.figures / f"{_plain(name)}.svg")
-        png = self._before_write(svg.with_suffix(".png"))
+        svg = self._own(self.paths.figures / f"{_plain(name)}.svg")
+        png = self._own(svg.with_suffix(".png"))
         with atomic_path(png) as part:
             fig.savefig(part, dpi=FIGURE_DPI, bbox_inches="tight", metadata={"Software": None})
             compact_png(part)
@@ -145,7 +140,7 @@ class Run:
 
     def numbers(self, values: dict[str, Any]) -> Path:
         """Merge named numbers into ``numbers/<stage>.json``; NaN and infinities become null."""
-        path = self._before_write(self.paths.numbers / f"{self.stage}.json")
+        path = self._own(self.paths.numbers / f"{self.stage}.json")
         known = read_json(path) if self.relative(path) in self._outputs else {}
         write_json(path, {**known, **{str(k): plain_value(v) for k, v in values.items()}})
         return self.declare(path)
@@ -189,8 +184,13 @@ class Run:
         write_json(outputs_file(self.paths.root, self.number), files)
         _show(_outputs_table(self.paths.root, sorted(self._outputs)))
 
-    def _before_write(self, path: Path) -> Path:
-        keep_before(self.paths.root, self.number, self.relative(path))
+    def _own(self, path: Path) -> Path:
+        """`path`, unless an earlier stage wrote it: one owner per output keeps every stage repeatable."""
+        name = self.relative(path)
+        for listed in sorted(self.paths.stages.glob("[0-9][0-9].outputs.json")):
+            if listed.name[:2] < self.number and name in read_json(listed):
+                what = f"Stage {self.number} would overwrite {name}, an output of stage {listed.name[:2]}"
+                raise RunError(what, expected="one owner for every output", fix="Write it under another name")
         return path
 
 
@@ -209,33 +209,6 @@ def expand(root: Path, declared: list[str]) -> list[str]:
     return sorted(files)
 
 
-def keep_before(root: Path, number: str, name: str) -> None:
-    """Before stage `number` writes `name`: keep the version an earlier stage wrote, drop later stages' keeps."""
-    for folder in _keeps(root):
-        if folder.name[:2] > number:
-            (folder / name).unlink(missing_ok=True)
-    kept, current = root / "stages" / f"{number}.before" / name, root / name
-    if kept.exists() or not current.is_file() or not _owned_earlier(root, number, name):
-        return
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(kept) as part:
-        _link(current, part)
-
-
-def restore_before(root: Path, number: str) -> None:
-    """Put back every file of an earlier stage that stage `number` has overwritten."""
-    folder = root / "stages" / f"{number}.before"
-    for kept in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with atomic_path(root / kept.relative_to(folder)) as part:
-            _link(kept, part)
-
-
-def kept_versions(root: Path, number: str, name: str) -> list[Path]:
-    """Versions of `name` that stages after `number` kept before overwriting it."""
-    folders = (f for f in _keeps(root) if f.name[:2] > number)
-    return [f / name for f in folders if (f / name).is_file()]
-
-
 def plain_value(value: Any) -> Any:
     """NumPy scalars and arrays, paths and nested containers as JSON values; NaN and infinities as None."""
     if hasattr(value, "tolist"):
@@ -251,22 +224,6 @@ def plain_value(value: Any) -> Any:
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     return str(value)
-
-
-def _keeps(root: Path) -> list[Path]:
-    return sorted((root / "stages").glob("[0-9][0-9].before"))
-
-
-def _owned_earlier(root: Path, number: str, name: str) -> bool:
-    lists = sorted((root / "stages").glob("[0-9][0-9].outputs.json"))
-    return any(name in read_json(path) for path in lists if path.name[:2] < number)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(source)  # writers replace files, they never write into one: a link stays as it is
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _table(name: str) -> Table:

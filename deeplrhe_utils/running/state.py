@@ -11,7 +11,7 @@ from typing import Any
 from deeplrhe_utils.core.errors import RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
 from deeplrhe_utils.running.plan import Planned
-from deeplrhe_utils.running.record import expand, kept_versions, outputs_file, restore_before
+from deeplrhe_utils.running.record import expand, outputs_file
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
 _NOT_IN_KEY = {"running/cli.py", "running/doctor.py", "running/page.py", "__main__.py"}
@@ -90,20 +90,15 @@ def load_record(root: Path, number: str) -> Record | None:
     return None
 
 
-def damaged(root: Path, number: str, record: Record) -> list[str]:
-    """Outputs of `record` that are missing or have other bytes now.
-
-    A table that a later stage rewrote counts as present when that stage kept the earlier version.
-    """
-    return [n for n, digest in record.outputs.items() if not _present(root, number, n, digest, record.large.get(n))]
+def damaged(root: Path, record: Record) -> list[str]:
+    """Outputs of `record` that are missing or have other bytes now."""
+    return [n for n, digest in record.outputs.items() if not _present(root / n, digest, record.large.get(n))]
 
 
-def _present(root: Path, number: str, name: str, digest: str, large: list[int] | None) -> bool:
-    path = root / name
-    if large and path.is_file() and _stat("", path)[1:] == large:
-        return True
-    versions = [path] if path.is_file() else []
-    return any(sha256_file(p) == digest for p in [*versions, *kept_versions(root, number, name)])
+def _present(path: Path, digest: str, large: list[int] | None) -> bool:
+    if not path.is_file():
+        return False
+    return bool(large and _stat("", path)[1:] == large) or sha256_file(path) == digest
 
 
 def begin(root: Path, planned: Planned, key: str) -> None:
@@ -116,7 +111,7 @@ def begin(root: Path, planned: Planned, key: str) -> None:
     number = planned.stage.number
     record, tried = load_record(root, number), last_key(root, number)
     if tried == key and record is not None and record.key == key:
-        for name in damaged(root, number, record):  # a damaged file must not be resumed from
+        for name in damaged(root, record):  # a damaged file must not be resumed from
             (root / name).unlink(missing_ok=True)
     if tried != key:
         forget(root, number)
@@ -134,15 +129,14 @@ def last_key(root: Path, number: str) -> str:
 
 
 def forget(root: Path, number: str) -> None:
-    """Delete a stage's record, every output it declared and its partial results; restore what it overwrote."""
+    """Delete a stage's record, every output it declared and its partial results."""
     record = load_record(root, number)
     declared = list(record.outputs) if record else []
     with contextlib.suppress(OSError, ValueError):
         declared += read_json(outputs_file(root, number))
     for name in declared:
         _delete(root, name)
-    restore_before(root, number)
-    for folder in (root / "work" / number, root / "models" / number, root / "stages" / f"{number}.before"):
+    for folder in (root / "work" / number, root / "models" / number):
         shutil.rmtree(folder, ignore_errors=True)
     for path in (record_file(root, number), outputs_file(root, number), pending_file(root, number)):
         path.unlink(missing_ok=True)

@@ -119,19 +119,6 @@ def test_a_killed_kernel_is_noticed_and_partial_work_survives_only_under_the_sam
     assert house.count("01") == 3
 
 
-def test_a_stage_that_rewrites_an_earlier_table_is_idempotent(house):
-    rewrite = (
-        'from deeplrhe_utils.running.record import start_run\nrun = start_run("02-second", run_dir)\n'
-        'path = run.paths.tables / "words.txt"\nrun._before_write(path)\nfrom deeplrhe_utils.core.files import '
-        "write_text\nrun.declare(write_text(path, path.read_text() + str(seed)))\nrun.finish()"
-    )
-    house.notebook("02-second", rewrite)
-    for seed, ran in (("1", 1), ("1", 1), ("2", 1)):
-        house.run(f"seed={seed}")
-        assert (house.out / "tables" / "words.txt").read_text() == "ababab" + seed
-        assert house.count("01") == ran, "the first stage's version was kept, so it is unchanged"
-
-
 def test_executed_copies_carry_no_trace_of_the_machine(house):
     show = "import os, sys\nfrom IPython.display import HTML, display\nprint(os.getcwd(), sys.prefix, run_dir)\n"
     show += "display(HTML('<a href=\"%s/x\">' % os.getcwd()))\nimport warnings\nwarnings.warn('careful')"

@@ -184,3 +184,9 @@ def test_ssim_and_correlation_of_known_pairs():
     assert stain_metrics.ssim(tile, 255 - tile) < 0
     same = stain_metrics.structure([tile, np.full_like(tile, 9)], [tile, np.full_like(tile, 9)])
     assert same["correlation"] == pytest.approx(1)
+
+
+def test_a_cohort_without_any_estimable_gene_still_gets_its_table():
+    labels = _labels(6)
+    table = roc.gene_metrics(_predictions(labels), labels, units=("patient",), min_positives=50)
+    assert (table["status"] == "not estimable").all() and table["auc"].isna().all() and table["p_holm"].isna().all()

@@ -32,7 +32,6 @@ NEVER_IMPORTED = {  # distribution → why it is needed all the same
     "openslide-bin": "the OpenSlide library that openslide-python loads",
     "plotly": "interactive twins of figures (not used yet)",
     "pyarrow": "pandas reads and writes Parquet through it",
-    "tifffile": "pyramidal TIFF output (not used yet)",
 }
 NEVER_IMPORTED_DEV = {
     "mypy": "`make lint`",
@@ -71,7 +70,7 @@ def imports(sources: list[str]) -> set[str]:
                 names |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.split(".")[0])
-    ours = {"deeplrhe_utils", *(p.stem for p in (REPOSITORY / "tests").rglob("*.py"))}
+    ours = {"deeplrhe_utils", "tests", *(p.stem for p in (REPOSITORY / "tests").rglob("*.py"))}
     return {IMPORTED_AS.get(n, n.lower().replace("_", "-")) for n in names - ours - set(sys.stdlib_module_names)}
 
 

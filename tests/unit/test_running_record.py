@@ -100,18 +100,17 @@ def test_outputs_are_listed_file_by_file(run, capsys):
             run.declare(wrong)
 
 
-def test_repeating_a_stage_that_rewrites_a_table_starts_from_the_earlier_version(tmp_path):
+def test_an_output_has_one_owner(tmp_path):
     out = str(tmp_path)
     frame = pd.DataFrame({"patient_id": ["a"], "gene": ["TP53"], "status": [1], "source": ["01"]})
-    start_run("01-data", out).write("labels", frame)
-    for _ in range(2):
-        run = start_run("03-x", out)
-        seen = run.read("labels")
-        assert seen["source"].tolist() == ["01"]
-        run.write("labels", seen.assign(source=seen["source"] + "+03"))
-    assert run.read("labels")["source"].tolist() == ["01+03"]
-    start_run("01-data", out).write("labels", frame.assign(source="new"))
-    assert start_run("03-x", out).read("labels")["source"].tolist() == ["new"], "a stale keep is dropped"
+    first = start_run("01-data", out)
+    first.write("labels", frame)
+    first.finish()
+    with pytest.raises(RunError, match="output of stage 01"):
+        start_run("03-x", out).write("labels", frame.assign(source="03"))
+    again = start_run("01-data", out)
+    again.write("labels", frame.assign(source="again"))
+    assert again.read("labels")["source"].tolist() == ["again"]
 
 
 def test_a_folder_in_use_by_a_live_runner_is_refused(tmp_path, monkeypatch):
