@@ -164,7 +164,6 @@ METRICS: Final = Table(
         Column("unit", TEXT, "what was counted", False, ("tile", "slide", "patient")),
         Column("scheme", TEXT, "split scheme", False, ("tile", "slide", "patient", "site")),
         Column("status", TEXT, "whether an AUC is given", False, ("estimated", "not estimable")),
-        Column("reason", TEXT, "why it is not estimable", True),
         Column("auc", REAL, "area under the ROC curve [0–1]", True),
         Column("ci_low", REAL, "lower end of the 95 % interval", True),
         Column("ci_high", REAL, "upper end of the 95 % interval", True),
@@ -173,6 +172,7 @@ METRICS: Final = Table(
         Column("n_neg", INTEGER, "units without it"),
         Column("p", REAL, "two-sided p against AUC 0.5 (Mann–Whitney)", True),
         Column("p_holm", REAL, "the same, Holm-adjusted over the estimable genes", True),
+        Column("reason", TEXT, "why it is not estimable", True),
     ),
     ("gene", "unit", "scheme", "ci_method"),
 )

@@ -73,8 +73,16 @@ def _auc(root: Path) -> str:
     if not lines:
         return ""
     rows = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in lines[0]) + "</tr>"]
-    rows += ["<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line) + "</tr>" for line in lines[1:]]
+    rows += ["<tr>" + "".join(f"<td>{_text(_short(cell))}</td>" for cell in line) + "</tr>" for line in lines[1:]]
     return "<h2>Area under the ROC curve</h2>\n" + _table(rows)
+
+
+def _short(cell: str) -> str:
+    """A long decimal number with three significant digits; the file that the page links keeps them all."""
+    try:
+        return f"{float(cell):.3g}" if "." in cell else cell
+    except ValueError:
+        return cell
 
 
 def _gallery(root: Path) -> str:
