@@ -59,7 +59,8 @@ EFFECTS: Final = {
     "EGFR": Effect("nuclear_density", d=1.5, log_step=-0.17),
     "STK11": Effect("lymphocyte_share", d=1.2, log_step=-0.50),
 }
-"""Genes that show in the tissue; every other gene is a negative control (d = 0)."""
+"""Genes that show in the tissue. The others have no effect of their own (d = 0) and serve as negative controls, except
+KRAS: it excludes EGFR, so a reader who sees EGFR's effect learns a little about KRAS."""
 
 SITES: tuple[str, ...] = tuple(f"{i:02d}" for i in range(1, 13))
 _SCANNERS: Final = ((20, 0.5), (20, 0.5), (40, 0.25), (20, 0.5), (20, 0.5), (20, 0.5), (40, 0.2527), (20, 0.5))
@@ -178,7 +179,7 @@ def planned_positives(gene: str, n_patients: int) -> int:
     """Number of mutated patients by the rule declared in :func:`plan_cohort`.
 
     >>> planned_positives("TP53", 160), planned_positives("EGFR", 160), planned_positives("EGFR", 11)
-    (83, 20, 4)
+    (81, 20, 4)
     """
     floor = min(FLOORS.get(gene, 0), n_patients // 2)
     return max(floor, round(PREVALENCE[gene] * n_patients))

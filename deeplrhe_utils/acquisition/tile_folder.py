@@ -78,6 +78,7 @@ def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
     if usable.empty:
         raise InputError(f"No image under {data_dir} can be decoded")
     _check_sizes(usable)
+    _check_copies(usable)
     labels = _labels(usable, table.name if table else "folder names")
     if len(slides) > len(usable):
         notes.append(f"{len(slides) - len(usable)} images cannot be decoded and are excluded.")
@@ -87,6 +88,17 @@ def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
         labels,
         pd.DataFrame({"note": pd.array(notes, dtype="string")}),
     )
+
+
+def _check_copies(usable: pd.DataFrame) -> None:
+    """The same bytes in two groups would sit on both sides of a split by group."""
+    groups = usable.groupby("sha256")["patient_id"].nunique()
+    if len(copies := usable[usable["sha256"].isin(groups.index[groups > 1])]):
+        names = ", ".join(copies["slide_id"].iloc[:2])
+        raise InputError(
+            f"{len(copies)} images are byte-identical to an image of another group", got=f"first: {names}",
+            expected="copies in one group", fix="Merge the groups or remove the copies",
+        )  # fmt: skip
 
 
 def _find_images(data_dir: Path) -> list[tuple[str, Path]]:

@@ -64,6 +64,10 @@ class ModelError(CompendiumError):
     """A model file is missing, damaged, of another architecture, or saw a patient it must not score."""
 
 
+class LeakError(ModelError):
+    """A model is asked to score a patient it was trained on."""
+
+
 class StainError(CompendiumError):
     """Colour statistics cannot be collected or matched."""
 

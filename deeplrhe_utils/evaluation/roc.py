@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.core.seeds import generator
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DELONG: Final = "DeLong, logit scale, patients"
-BOOTSTRAP: Final = "bootstrap of patients, percentile, stratified by label"
+DELONG: Final = "DeLong, logit scale"
+BOOTSTRAP: Final = "bootstrap of patients (of tissue fields in tile folders), percentile, stratified by label"
 _UNITS: Final = {"tile": ["tile_id", "patient_id"], "slide": ["slide_id", "patient_id"], "patient": ["patient_id"]}
 
 
@@ -34,14 +34,25 @@ def aggregate(predictions: pd.DataFrame, unit: str = "patient") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Columns unit_id, patient_id, gene, score; units without any score are absent.
+        Columns unit_id, patient_id, gene, fold, score; units without any score are absent.
     """
     if unit not in _UNITS:
         raise CohortError("Unknown unit", got=unit, expected=" | ".join(_UNITS))
     keys = _UNITS[unit]
     scored = predictions.dropna(subset=["score"])
-    mean = scored.groupby([*keys, "gene"], as_index=False)["score"].mean()
-    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "score"]]
+    mean = scored.groupby([*keys, "gene", "fold"], as_index=False)["score"].mean()
+    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "fold", "score"]]
+
+
+def align_folds(scores: pd.DataFrame) -> pd.DataFrame:
+    """Put the folds on one scale: within fold and gene, `score` becomes its rank in (0, 1), ties at their mean.
+
+    Each fold is scored by another network, and two networks need not agree on what 0.6 means; pooling their
+    probabilities would let a mere offset between networks change the AUC. Ranks keep the order inside each fold.
+    It assumes folds of similar class mix, which stratified folds have.
+    """
+    by = scores.groupby(["gene", "fold"])["score"]
+    return scores.assign(score=(by.rank() - 0.5) / by.transform("size"))
 
 
 def with_labels(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
@@ -62,13 +73,15 @@ def delong(label: NDArray[np.int64], score: NDArray[np.float64], level: float = 
     Returns
     -------
     auc, low, high
-        At an AUC of exactly 0 or 1 the variance estimate is 0; the interval then is the exact one-sided
-        Clopper–Pearson bound for the smaller class (ours: a zero-width interval would be absurd).
+        At an AUC of exactly 0 or 1 the variance estimate is 0; the interval then ends at 0.025^(1/k) (or one
+        minus it), k the size of the smaller class: a convention of ours, because zero width would be absurd.
 
     Source: DeLong 1988; fast ranks after Sun & Xu 2014.
     """
     positive, negative = score[label == 1], score[label == 0]
     m, n = len(positive), len(negative)
+    if min(m, n) < 2:
+        raise CohortError("A DeLong interval needs two units of each class", got=f"{m} positive, {n} negative")
     ranks = stats.rankdata(np.concatenate([positive, negative]))
     v10 = (ranks[:m] - stats.rankdata(positive)) / n
     v01 = 1.0 - (ranks[m:] - stats.rankdata(negative)) / m
@@ -76,7 +89,7 @@ def delong(label: NDArray[np.int64], score: NDArray[np.float64], level: float = 
     if auc in (0.0, 1.0):
         bound = float(((1 - level) / 2) ** (1 / min(m, n)))
         return (auc, bound, 1.0) if auc == 1.0 else (auc, 0.0, 1.0 - bound)
-    variance = (v10.var(ddof=1) / m if m > 1 else 0.0) + (v01.var(ddof=1) / n if n > 1 else 0.0)
+    variance = v10.var(ddof=1) / m + v01.var(ddof=1) / n
     half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance) / (auc * (1 - auc))
     logit = np.log(auc / (1 - auc))
     low, high = 1 / (1 + np.exp(-(logit + np.array([-half, half]))))
@@ -180,18 +193,23 @@ def gene_metrics(
 ) -> pd.DataFrame:
     """The metrics table: AUC per gene and unit, or "not estimable" with the reason.
 
-    `min_positives` is the least number of patients in *each* class. Patient-level rows carry the DeLong and the
+    Scores of several folds are aligned first (:func:`align_folds`). `min_positives`, at least 2, is the least number
+    of patients in *each* class. Patient-level rows carry the DeLong and the
     bootstrap interval; slide and tile rows the bootstrap of patients only, because their units are not independent.
     p (Mann–Whitney, patients) is Holm-adjusted over the estimable genes.
     """
     import pandas as pd
 
+    if min_positives < 2:
+        raise ParameterError("min_positives is too small for an interval", got=min_positives, expected="2 or more")
     rows = []
     for unit in units:
-        joined = with_labels(aggregate(predictions, unit), labels)
+        joined = with_labels(align_folds(aggregate(predictions, unit)), labels)
         for gene in labels["gene"].drop_duplicates():
             one = joined[joined["gene"] == gene]
-            rows += _rows(one, str(gene), unit, min_positives, resamples, seed)
+            known = labels.loc[labels["gene"] == gene, "status"].value_counts()
+            labelled = f"{known.get(1, 0)} positive and {known.get(0, 0)} negative patients are labelled"
+            rows += _rows(one, str(gene), unit, min_positives, resamples, seed, labelled)
     frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
     first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
     adjusted = dict(zip(first["gene"], holm(first["p"].to_numpy(np.float64)), strict=True))
@@ -201,15 +219,17 @@ def gene_metrics(
     return frame
 
 
-def _rows(one: pd.DataFrame, gene: str, unit: str, least: int, resamples: int, seed: int) -> list[dict[str, object]]:
+def _rows(
+    one: pd.DataFrame, gene: str, unit: str, least: int, resamples: int, seed: int, labelled: str
+) -> list[dict[str, object]]:
     label, score = one["label"].to_numpy(np.int64), one["score"].to_numpy(np.float64)
     n_pos, n_neg = int((label == 1).sum()), int((label == 0).sum())
     per_class = one.groupby("label")["patient_id"].nunique()
     fewest = min(int(per_class.get(0, 0)), int(per_class.get(1, 0)))
     base: dict[str, object] = {"gene": gene, "unit": unit, "scheme": "patient", "n_pos": n_pos, "n_neg": n_neg}
     if fewest < least:
-        counts = f"{int(per_class.get(1, 0))} positive and {int(per_class.get(0, 0))} negative patients scored"
-        reason = f"{counts}; at least {least} of each are needed"
+        counts = f"{int(per_class.get(1, 0))} positive and {int(per_class.get(0, 0))} negative patients could be scored"
+        reason = f"{labelled}; {counts}; at least {least} of each are needed"
         return [{**base, "status": "not estimable", "reason": reason, "ci_method": "none"}]
     estimated = {**base, "status": "estimated", "auc": float(roc_auc_score(label, score))}
     low, high = bootstrap(one, resamples=resamples, seed=seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     """
     import pandas as pd
 
+    if n_folds < 2:
+        raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
     if len(wide) < n_folds:
         raise CohortError(

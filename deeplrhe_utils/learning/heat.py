@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplrhe_utils.core.errors import InputError, ModelError
+from deeplrhe_utils.core.errors import InputError, LeakError, ModelError
 from deeplrhe_utils.core.files import atomic_path, read_json, safe_name, write_json
 from deeplrhe_utils.learning.models import DeepLrhe, load_model
 from deeplrhe_utils.learning.training import score_arrays
@@ -109,14 +109,26 @@ class HeatScorer:
     Attributes
     ----------
     normalizer : Normalizer or None (colours as they are)
-    tile_px, store_px : side of a window as read, and as the network was trained on [px]
+    tile_px, store_px : side of a window as read, and as handed to the network [px]
+    target_mpp : resolution of a window as read [µm/px]
     device : torch device name, or "auto"
     """
 
     normalizer: Normalizer | None
     tile_px: int
     store_px: int
+    target_mpp: float
     device: str = "auto"
+
+    def check(self, card: dict[str, Any]) -> None:
+        """Raise :class:`ModelError` when a network was trained at another magnification or in other colours."""
+        mpp = self.target_mpp * self.tile_px / min(self.store_px, self.tile_px)
+        colours = "dcgmm" if self.normalizer else "none"
+        if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != colours:
+            raise ModelError("The model was trained on other pixels than these windows have",
+                             got=f"{mpp:g} µm/px, normalization {colours}",
+                             expected=f"{card['input_mpp']:g} µm/px, normalization {card['normalization']}",
+                             fix="Set target_mpp, tile_px, store_px, normalization as in the model's run")  # fmt: skip
 
     def score(
         self, model: DeepLrhe, slide: dict[str, Any], tiles: pd.DataFrame
@@ -167,7 +179,12 @@ def score_slides(
         if reason := _left_out(row, kept, models_of, len(parts) < n_shown):
             notes.append(f"{name}: {reason}")
             continue
-        model, card = load_model(models_of[row["patient_id"]], score_patients=[row["patient_id"]])
+        try:
+            model, card = load_model(models_of[row["patient_id"]], score_patients=[row["patient_id"]])
+        except LeakError as error:
+            notes.append(f"{name}: {error}")
+            continue
+        scorer.check(card)
         scores, result.examples[name] = scorer.score(model, row, kept)
         frame = kept[_COORDINATES].reset_index(drop=True)
         for i, (gene, usable) in enumerate(zip(model.config.targets, card["usable"], strict=True)):
@@ -189,5 +206,5 @@ def _left_out(row: dict[str, Any], kept: pd.DataFrame, models_of: dict[str, Path
     if kept.empty:
         return "no window was kept"
     if row["patient_id"] not in models_of:
-        return "no network that had not seen the patient"
+        return "no network held the patient out (no label, or the fold could not be trained)"
     return "" if room else "not drawn (n_shown)"

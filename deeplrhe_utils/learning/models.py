@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import ModelError
+from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 
 
@@ -184,7 +184,7 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[DeepL
     card = read_card(path)
     seen = set(card["patients"])
     if leaked := [p for p in score_patients if hash_patient(p) in seen]:
-        raise ModelError(
+        raise LeakError(
             f"The model {path.name} was trained on {len(leaked)} patients it is asked to score (first: {leaked[0]})",
             fix="Score them with the fold that held them out",
         )

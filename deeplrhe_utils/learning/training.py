@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,6 +181,7 @@ def fit_or_load(
     score_patients: Sequence[str],
     seed: int,
     fold: int,
+    view: dict[str, Any],
     device: str = "auto",
 ) -> Fitted:
     """Train one fold, or take the finished one when pixels, labels, recipe and seed are the same.
@@ -191,18 +193,21 @@ def fit_or_load(
     patients, score_patients : patient identifiers
         Trained on (stored hashed on the model card), and about to be scored: an overlap is a
         :class:`ModelError`.
+    view : dict
+        What the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the
+        network is not used at another magnification or in other colours.
     others
         As in :func:`train_fold`.
     """
     usable = trainable_targets(targets)
     facts = [store.fingerprint(), indices.tolist(), np.nan_to_num(targets, nan=-1).tolist(), asdict(network)]
-    fingerprint = sha256_text(json.dumps([*facts, asdict(recipe), seed, fold, torch.get_num_threads()]))
+    fingerprint = sha256_text(json.dumps([*facts, asdict(recipe), seed, fold, view, torch.get_num_threads()]))
     if not (file.is_file() and read_card(file).get("fingerprint") == fingerprint):
         model, history = train_fold(
             store, indices, targets, network, recipe, seed=seed, fold=fold, device=device_of(device)
         )
         card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": history, "recipe": asdict(recipe),
-                "usable": usable.tolist(), "input_px": store.side_px}  # fmt: skip
+                "usable": usable.tolist(), "input_px": store.side_px, **view}  # fmt: skip
         save_model(model, file, trained_on=set(patients), card=card)
     model, card = load_model(file, score_patients=score_patients)
     return Fitted(model, usable, card["history"], sha256_file(file)[:16])

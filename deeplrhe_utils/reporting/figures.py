@@ -210,7 +210,7 @@ def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
     return figure
 
 
-def auc_forest(metrics: pd.DataFrame) -> Figure:
+def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
     """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
     caller's caption says so; reported values are never drawn on the same axis.
     """
@@ -234,7 +234,7 @@ def auc_forest(metrics: pd.DataFrame) -> Figure:
             )
     axes.axvline(0.5, ls=":", color="0.5")
     axes.set_yticks(range(len(metrics)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in metrics.itertuples()], fontsize=8)
-    axes.set(xlim=(0, 1.02), xlabel="patient-level AUC, 95 % interval (positive/negative patients)")
+    axes.set(xlim=(0, 1.02), xlabel=f"AUC, 95 % interval (positive/negative {units})")
     axes.invert_yaxis()
     sns.despine(figure)
     return figure
@@ -249,16 +249,25 @@ def matrix(counts: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-def heat_map_steps(probability: NDArray[np.float64], window: NDArray[np.uint8], overlaid: NDArray[np.uint8],
-                   tiles: pd.DataFrame, width_l0_px: int, gene: str) -> Figure:  # fmt: skip
-    """Figure 7: A probability image, B the window scan, C value ↔ colour, D heat map."""
+def heat_map_steps(
+    probability: NDArray[np.float64],
+    window: NDArray[np.uint8],
+    overlaid: NDArray[np.uint8],
+    tiles: pd.DataFrame,
+    width_l0_px: int,
+    *,
+    gene: str,
+    tile_px: int,
+    palette: str = "paper",
+) -> Figure:
+    """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
     figure = _figure(10.5, 2.9)
     a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
     a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
     _bare(a, f"A  probability of {gene} mutation")
     draw_grid(b, window, tiles, width_l0_px)
-    _bare(b, "B  512 × 512 windows")
-    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES["paper"]), cax=c)
+    _bare(b, f"B  {tile_px} × {tile_px} windows")
+    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES[palette]), cax=c)
     c.set_title("C", fontsize=9)
     d.imshow(overlaid, interpolation="none")
     _bare(d, "D  heat map")

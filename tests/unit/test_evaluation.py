@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation import cohort, roc, splits, stain_metrics
 
 
@@ -98,7 +98,7 @@ def test_metrics_table_units_refusals_and_holm():
     patient = table[(table["unit"] == "patient") & (table["ci_method"] != roc.BOOTSTRAP)].set_index("gene")
     assert patient.loc["C", "status"] == "not estimable" and "at least 5" in patient.loc["C", "reason"]
     assert pd.isna(patient.loc["C", "auc"])
-    scores = roc.with_labels(roc.aggregate(_predictions(labels, 1.5)), labels)
+    scores = roc.with_labels(roc.align_folds(roc.aggregate(_predictions(labels, 1.5))), labels)
     one = scores[scores["gene"] == "A"]
     assert patient.loc["A", "auc"] == pytest.approx(roc_auc_score(one["label"].astype(int), one["score"]))
     assert patient.loc["A", "n_pos"] + patient.loc["A", "n_neg"] == 60
@@ -190,3 +190,26 @@ def test_a_cohort_without_any_estimable_gene_still_gets_its_table():
     labels = _labels(6)
     table = roc.gene_metrics(_predictions(labels), labels, units=("patient",), min_positives=50)
     assert (table["status"] == "not estimable").all() and table["auc"].isna().all() and table["p_holm"].isna().all()
+
+
+def test_an_offset_between_the_folds_networks_does_not_move_the_auc():
+    labels = _labels(60, genes=("A",), prevalence=(0.5,))
+    plain = _predictions(labels, 1.0)
+    plain["fold"] = plain["patient_id"].str[1:].astype(int) % 2
+    shifted = plain.assign(score=plain["score"] * 0.5 + 0.5 * plain["fold"])
+    first, second = (
+        roc.gene_metrics(p, labels, units=("patient",), resamples=50)["auc"].iloc[0] for p in (plain, shifted)
+    )
+    assert first == second
+    joined = roc.with_labels(roc.aggregate(shifted), labels)
+    assert roc_auc_score(joined["label"].astype(int), joined["score"]) < first - 0.05
+
+
+def test_impossible_requests_are_named():
+    labels = _labels(10)
+    with pytest.raises(ParameterError, match="min_positives"):
+        roc.gene_metrics(_predictions(labels), labels, min_positives=0)
+    with pytest.raises(ParameterError, match="at least two folds"):
+        splits.patient_folds(labels, 1)
+    with pytest.raises(CohortError, match="two units of each class"):
+        roc.delong(np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3]))

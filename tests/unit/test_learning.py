@@ -105,7 +105,15 @@ def test_diverging_loss_names_the_place(small):
 def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
     tiles, frame, y = small
     network = models.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=1)
-    file, keep = tmp_path / "fold-0.safetensors", {"patients": ["P0", "P1"], "score_patients": ["P5"], "fold": 0}
+    file, keep = (
+        tmp_path / "fold-0.safetensors",
+        {
+            "patients": ["P0", "P1"],
+            "score_patients": ["P5"],
+            "fold": 0,
+            "view": {"input_mpp": 0.5, "normalization": "none"},
+        },
+    )
     indices = np.flatnonzero(frame["patient_id"].isin(["P0", "P1"]))
     fit = lambda epochs, seed=1: training.fit_or_load(  # noqa: E731
         file, tiles, indices, y[indices], network, training.TrainConfig(epochs=epochs, crop_px=32), seed=seed, **keep
