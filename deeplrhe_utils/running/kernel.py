@@ -150,7 +150,7 @@ class Execution:
                 "PYTHONHASHSEED": "0",
                 # glibc otherwise keeps 2 MB more for every slide that is normalized (fragmented tile buffers)
                 "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
-                "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
+                "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
                 "PYTHONFAULTHANDLER": "1",
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
                 "JUPYTER_PLATFORM_DIRS": "1",
