@@ -40,6 +40,7 @@ class SlideScores:
     sizes : slide_id → (width, height) [level-0 px]
     examples : slide_id → one tile before and after normalization
     notes : what was left out, and why
+    stored : read back from a folder; then :meth:`save` writes nothing, because JPEGs lose a little each time
     """
 
     genes: list[str]
@@ -48,9 +49,12 @@ class SlideScores:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     examples: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    stored: bool = False
 
     def save(self, folder: Path) -> list[Path]:
         """Write everything to `folder`, so that maps can be drawn where the slides are not; return the files."""
+        if self.stored:
+            return sorted(p for p in folder.iterdir() if p.is_file())
         table = folder / "windows.parquet"
         with atomic_path(table) as part:
             self.windows.to_parquet(part, index=False)
@@ -82,7 +86,7 @@ def stored_scores(folder: Path) -> SlideScores:
     if not (folder / "slides.json").is_file():
         raise InputError(f"There are no stored heat-map scores in {folder}", fix="Run notebook 07 where the slides are")
     facts = read_json(folder / "slides.json")
-    stored = SlideScores(facts["genes"], pd.read_parquet(folder / "windows.parquet"), notes=facts["notes"])
+    stored = SlideScores(facts["genes"], pd.read_parquet(folder / "windows.parquet"), notes=facts["notes"], stored=True)
     for name, size in facts["sizes"].items():
         kinds = [
             np.asarray(Image.open(heat_file(folder, name, f"-{kind}.jpg"))) for kind in ("slide", "tile", "normalized")

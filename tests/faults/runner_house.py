@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -43,6 +44,10 @@ repository = Path(sys.argv[1])
 where = Places(repository / "notebooks", repository / "profiles", repository, repository / "package")
 sys.exit(main(sys.argv[2:], where))
 """
+
+
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @dataclass
@@ -102,5 +107,7 @@ class House:
         driver.write_text(_DRIVER)
         command = [sys.executable, str(driver), str(self.repository), "run", "tiny", "--out", str(self.out), *arguments]
         return subprocess.Popen(
+            # a test suite started in the background inherits an ignored Ctrl-C; a user's terminal does not
+            preexec_fn=_listen_to_ctrl_c,
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.base, env=dict(os.environ)
         )
