@@ -107,7 +107,12 @@ class House:
         driver.write_text(_DRIVER)
         command = [sys.executable, str(driver), str(self.repository), "run", "tiny", "--out", str(self.out), *arguments]
         return subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=self.base,
+            env=dict(os.environ),
             # a test suite started in the background inherits an ignored Ctrl-C; a user's terminal does not
             preexec_fn=_listen_to_ctrl_c,
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=self.base, env=dict(os.environ)
         )
