@@ -15,6 +15,7 @@ from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
 from deeplrhe_utils.core.schemas import TABLES, Table, read_table, write_table
 from deeplrhe_utils.running.lock import RUNNER_PID, check_free, check_writable
+from deeplrhe_utils.running.outputs import expand, outputs_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -192,21 +193,6 @@ class Run:
                 what = f"Stage {self.number} would overwrite {name}, an output of stage {listed.name[:2]}"
                 raise RunError(what, expected="one owner for every output", fix="Write it under another name")
         return path
-
-
-def outputs_file(root: Path, number: str) -> Path:
-    """Where a stage lists its outputs."""
-    return root / "stages" / f"{number}.outputs.json"
-
-
-def expand(root: Path, declared: list[str]) -> list[str]:
-    """Declared files and folders as one sorted list of files (POSIX, relative to `root`)."""
-    files: set[str] = set()
-    for name in declared:
-        path = root / name
-        found = path.rglob("*") if path.is_dir() else [path]
-        files |= {f.relative_to(root).as_posix() for f in found if f.is_file() and ".part" not in f.suffixes}
-    return sorted(files)
 
 
 def plain_value(value: Any) -> Any:

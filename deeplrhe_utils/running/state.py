@@ -10,8 +10,8 @@ from typing import Any
 
 from deeplrhe_utils.core.errors import RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
+from deeplrhe_utils.running.outputs import expand, outputs_file
 from deeplrhe_utils.running.plan import Planned
-from deeplrhe_utils.running.record import expand, outputs_file
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
 _NOT_IN_KEY = {"running/cli.py", "running/doctor.py", "running/page.py", "__main__.py"}

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def open_row(slide: Mapping[str, Any]) -> Slide:
-    """Open the slide of one row of the slides table (absolute `path`), with its override resolution if it had one."""
-    mpp = float(slide["mpp"]) if slide["mpp_source"] == "override" else None
-    return Slide(Path(slide["path"]), mpp=mpp)
+    """Open the slide of one row of the slides table (absolute `path`) at the resolution the row states, if any."""
+    import pandas as pd
+
+    mpp = slide.get("mpp")
+    return Slide(Path(slide["path"]), mpp=None if mpp is None or pd.isna(mpp) else float(mpp))
 
 
 def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:

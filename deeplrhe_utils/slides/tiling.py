@@ -19,6 +19,7 @@ from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.annotations import read_geojson, tumour_fraction, tumour_outline
 from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.slides.pixels import open_row
 from deeplrhe_utils.slides.quality import noise_ratio
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import background_fraction
@@ -63,7 +64,7 @@ def tile_slide(
     """
     slide_id = str(slide_row["slide_id"])
     outline = _outline(slide_row)
-    with Slide(Path(slide_row["path"]), _given_mpp(slide_row)) as slide:
+    with open_row(slide_row) as slide:
         tiles = make_grid(*slide.dimensions, slide.mpp, target_mpp, tile_px, slide_id)
         background = [_background(slide, tile, tile_px, intensity_cut) for tile in tiles.itertuples()]
     tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])
@@ -74,11 +75,6 @@ def tile_slide(
     tiles["kept"] = tiles["reason"].isna()
     tiles["selected"] = False
     return conform(tiles, TILES)
-
-
-def _given_mpp(slide_row: Mapping[str, Any]) -> float | None:
-    mpp = slide_row.get("mpp")
-    return None if mpp is None or pd.isna(mpp) else float(mpp)
 
 
 def _outline(slide_row: Mapping[str, Any]) -> BaseGeometry | None:
@@ -157,7 +153,7 @@ def screen_slide(
     slide_id = str(slide_row["slide_id"])
     if len(foreign := tiles.loc[tiles["slide_id"] != slide_id, "slide_id"]):
         raise ParameterError(f"Tiles of another slide were given with slide {slide_id}", got=foreign.iloc[0])
-    with Slide(Path(slide_row["path"]), _given_mpp(slide_row)) as slide:
+    with open_row(slide_row) as slide:
         for index in tiles.index[tiles["kept"]]:
             tile = tiles.loc[index]
             try:

@@ -13,7 +13,8 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, Sch
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.interactive import begin_by_hand
 from deeplrhe_utils.running.lock import RunLock, check_free
-from deeplrhe_utils.running.record import expand, run_folder, start_run
+from deeplrhe_utils.running.outputs import expand
+from deeplrhe_utils.running.record import run_folder, start_run
 from deeplrhe_utils.running.state import LARGE_BYTES, fingerprint
 
 matplotlib.use("Agg")
