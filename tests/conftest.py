@@ -23,9 +23,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_plan():
     """A dozen planned slides of 3 × 2 tiles of 128 px: a fraction of a second each."""
-    from deeplrhe_utils.acquisition.synthetic import plan_cohort
+    from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
 
-    return plan_cohort(12, 7, grid_columns=3, grid_rows=2, tile_px=128)
+    return plan_cohort(CohortSpec(n_slides=12, seed=7, grid_columns=3, grid_rows=2, tile_px=128, artefact_rate=0))
 
 
 @pytest.fixture(scope="session")

@@ -48,6 +48,11 @@ class RunPaths:
         return self.root / "models"
 
     @property
+    def truth(self) -> Path:
+        """What was planted in a synthetic cohort; for notebooks from 08 on."""
+        return self.root / "truth"
+
+    @property
     def stages(self) -> Path:
         """The runner's bookkeeping: one record per finished stage."""
         return self.root / "stages"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PALETTE = sns.color_palette("colorblind")
 REASON_COLOURS = {
     "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
-    "unreadable": PALETTE[3],
+    "unreadable": PALETTE[3], "pen": PALETTE[4],
 }  # fmt: skip
 COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
 

@@ -38,6 +38,21 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
     doctor = commands.add_parser("doctor", help="versions, OpenSlide, GPU, disk, memory, and what each profile needs")
     doctor.add_argument("--out", type=Path, default=None, metavar="DIR", help="where a run would be kept")
+    synth = commands.add_parser(
+        "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
+    )
+    synth.add_argument(
+        "preset", metavar="PRESET", help="smoke, demo, paper (180 large slides) or stress (one huge one)"
+    )
+    synth.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the cohort; resumed if it exists"
+    )
+    synth.add_argument("--seed", type=int, default=None, metavar="N", help="default: the preset's")
+    synth.add_argument(
+        "-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, or GENE=d"
+    )
+    synth.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    synth.add_argument("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
     commands.add_parser("profiles", help="list the profiles")
     return parser
 
@@ -85,7 +100,20 @@ def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places |
 
         print(examine(options.out or places.REPORTS))
         return OK
+    if options.command == "synth":
+        return _synth(options)
     return _run(options, arguments, where)
+
+
+def _synth(options: argparse.Namespace) -> int:
+    import os
+
+    from deeplrhe_utils.running.synth import make_spec, sentence, write_cohort
+
+    spec = make_spec(options.preset, options.parameters, options.seed)
+    plan = write_cohort(spec, options.out, workers=options.workers or os.cpu_count() or 1, scheduler=options.scheduler)
+    print(sentence(plan, options.out))
+    return OK
 
 
 def _profiles() -> int:

@@ -87,11 +87,11 @@ def _gather(client: Any, function: Callable[[Item], Result], todo: list[Item], l
     return [results[n] for n in range(len(todo))]
 
 
-_LARGE = str(512 * 2**20)
+_RETURNED_FROM = str(32 * 2**20)
 _WORKER_ENVIRONMENT = {
-    # Dask's own default returns freed memory at 64 kB; image arrays then fault every page anew, which doubles the time
-    "MALLOC_TRIM_THRESHOLD_": _LARGE,
-    "MALLOC_MMAP_THRESHOLD_": _LARGE,
+    # Dask returns freed memory from 64 kB on; image arrays then fault every page anew, which doubles the time
+    "MALLOC_TRIM_THRESHOLD_": _RETURNED_FROM,
+    "MALLOC_MMAP_THRESHOLD_": _RETURNED_FROM,
     # one worker per core already: more threads only fight over it
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

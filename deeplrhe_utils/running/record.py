@@ -13,7 +13,7 @@ from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
-from deeplrhe_utils.core.schemas import TABLES, Table, read_table, write_table
+from deeplrhe_utils.core.schemas import TABLES, TRUTH_TABLES, Table, read_table, write_table
 from deeplrhe_utils.running.lock import RUNNER_PID, check_free, check_writable
 from deeplrhe_utils.running.outputs import expand, outputs_file
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_DIR = "reports/smoke"
 FIGURE_DPI = 110
+FIRST_READER_OF_TRUTH = "08"
 _STAGE = re.compile(r"^\d\d-[a-z0-9-]+$")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -105,6 +106,21 @@ class Run:
     def read(self, name: str) -> pd.DataFrame:
         """Read and check the table `name` of the contract (``tables/<name>.parquet``)."""
         return read_table(self.paths.tables / f"{name}.parquet", _table(name))
+
+    def read_truth(self, name: str) -> pd.DataFrame:
+        """Read a truth table of a synthetic cohort (``truth/<name>.parquet``).
+
+        Raises
+        ------
+        RunError
+            For stages before 08: a pipeline that could see the truth would prove nothing.
+        """
+        if self.number < FIRST_READER_OF_TRUTH:
+            what = f"Stage {self.number} asks for the planted truth"
+            raise RunError(what, expected=f"only notebooks from {FIRST_READER_OF_TRUTH} on read it")
+        if name not in TRUTH_TABLES:
+            raise ParameterError(f"There is no truth table {name!r}", expected=", ".join(TRUTH_TABLES))
+        return read_table(self.paths.truth / f"{name}.parquet", TRUTH_TABLES[name])
 
     def write(self, name: str, frame: pd.DataFrame) -> Path:
         """Check `frame` against the contract of table `name` and write ``tables/<name>.parquet``."""

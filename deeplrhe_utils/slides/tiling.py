@@ -1,4 +1,4 @@
-"""From a slide to its tiles: lay the grid, judge every candidate, screen for noise, draw a sample.
+"""From a slide to its tiles: lay the grid, judge every candidate, screen for ink and noise, draw a sample.
 
 The functions here run in worker processes: their arguments can be pickled, and nothing is shared.
 """
@@ -20,7 +20,7 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.annotations import read_geojson, tumour_fraction, tumour_outline
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.pixels import open_row
-from deeplrhe_utils.slides.quality import noise_ratio
+from deeplrhe_utils.slides.quality import noise_ratio, pen_fraction
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import background_fraction
 
@@ -118,9 +118,10 @@ def screen_slide(
     tile_px: int,
     blur_cut: float,
     max_noise: float,
+    max_pen: float,
     intensity_cut: float,
 ) -> pd.DataFrame:
-    """Fill the blur fraction and the noise ratio of a slide's kept tiles; drop the noisy ones.
+    """Fill the pen and blur fractions and the noise ratio of a slide's kept tiles; drop the inked and the noisy ones.
 
     Parameters
     ----------
@@ -134,13 +135,17 @@ def screen_slide(
         Sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`).
     max_noise : float
         Tiles with a larger noise ratio are dropped, reason ``noise`` [0–1].
+    max_pen : float
+        Tiles with a larger share under felt-pen ink are dropped, reason ``pen`` [0–1].
     intensity_cut : float
         Grey value from which a pixel is blank [0–255].
 
     Returns
     -------
     DataFrame
-        The same rows in the same order; tiles dropped before keep their reason and null noise.
+        The same rows in the same order; tiles dropped before keep their reason and null noise. Reasons in
+        order of precedence: unreadable, pen, noise. Pen comes before noise because ink on glass has no
+        detail and looks blurred; the noise ratio itself is the paper's and knows nothing of ink.
 
     Raises
     ------
@@ -164,9 +169,10 @@ def screen_slide(
             noise = noise_ratio(pixels, target_mpp, blur_cut, intensity_cut)
             tiles.loc[index, "blur_fraction"] = noise.blur_fraction
             tiles.loc[index, "noise_ratio"] = noise.ratio
-    noisy = (tiles["noise_ratio"] > max_noise).fillna(False)
-    tiles.loc[noisy, "reason"] = "noise"
-    tiles.loc[noisy, "kept"] = False
+            tiles.loc[index, "pen_fraction"] = pen_fraction(pixels, target_mpp)
+    # The later one overwrites: pen comes before noise.
+    for column, reason, cut in (("noise_ratio", "noise", max_noise), ("pen_fraction", "pen", max_pen)):
+        tiles.loc[(tiles[column] > cut).fillna(False), ["kept", "reason"]] = [False, reason]
     return conform(tiles, TILES)
 
 

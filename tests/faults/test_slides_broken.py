@@ -109,7 +109,7 @@ def test_one_bad_tile_costs_that_tile_and_not_the_slide(tmp_path, slide_factory)
     bad = tiles["reason"] == "unreadable"
     assert bad.any() and tiles.loc[~bad, "kept"].all() and not tiles.loc[bad, "kept"].any()
     pretended = tiles.assign(kept=True, reason=pd.NA)
-    screened = screen_slide(row, pretended, **cuts, blur_cut=0.0, max_noise=1.0)
+    screened = screen_slide(row, pretended, **cuts, blur_cut=0.0, max_noise=1.0, max_pen=1.0)
     assert (screened["reason"] == "unreadable").tolist() == bad.tolist()
 
 

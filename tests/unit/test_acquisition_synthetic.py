@@ -1,7 +1,6 @@
-"""The synthetic cohort is what its plan declares."""
+"""Synthetic slides are what their plan declares: readable, repeatable, and true to their truth."""
 
 import hashlib
-import math
 from itertools import pairwise
 
 import cv2
@@ -9,97 +8,48 @@ import numpy as np
 import openslide
 import pandas as pd
 import pytest
+import shapely
+import tiffslide
 
-from deeplrhe_utils.acquisition.svs import SvsLevel, write_svs
-from deeplrhe_utils.acquisition.synthetic import EFFECTS, GENES, plan_cohort, slide_recipe, write_slide
-from deeplrhe_utils.acquisition.synthetic_cohort import PREVALENCE, planned_positives
-from deeplrhe_utils.acquisition.synthetic_nuclei import hexagonal_points, masters
+from deeplrhe_utils.acquisition import synthetic_slide
+from deeplrhe_utils.acquisition.synthetic import (
+    CohortSpec,
+    plan_cohort,
+    slide_recipe,
+    write_checksums,
+    write_slide,
+    write_tables,
+    write_truth,
+)
+from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, add_artefacts, place_artefacts
+from deeplrhe_utils.acquisition.synthetic_light import Light, camera_matrix, stain_matrix
+from deeplrhe_utils.acquisition.synthetic_nuclei import (
+    DENSITY_UNIT,
+    Nuclei,
+    add_chromatin,
+    hexagonal_points,
+    masters,
+    stamp,
+)
+from deeplrhe_utils.acquisition.synthetic_regions import SUBCLONE_SHARE
 from deeplrhe_utils.acquisition.synthetic_tissue import TissueRecipe, draw_tissue, enlarge_rows
-from deeplrhe_utils.core.errors import ParameterError, SlideError
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES, read_table
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.annotations import read_geojson, tumour_outline
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.grid import make_grid
 
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_plan_depends_on_nothing_but_its_arguments():
-    first, second, other = plan_cohort(20, 3), plan_cohort(20, 3), plan_cohort(20, 4)
-    for name in ("slides", "labels", "clinical", "truth"):
-        pd.testing.assert_frame_equal(getattr(first, name), getattr(second, name))
-    assert not first.truth.equals(other.truth)
+def streams(name):
+    return generator(0, "test", name)
 
 
-@pytest.mark.parametrize("n_slides", [1, 2, 12, 13, 180])
-def test_a_plan_has_as_many_slides_as_asked_and_about_eight_patients_per_nine(n_slides):
-    plan = plan_cohort(n_slides, 0)
-    assert len(plan.slides) == plan.slides["slide_id"].nunique() == n_slides
-    assert len(plan.clinical) == max(1, round(n_slides * 8 / 9)) == plan.slides["patient_id"].nunique()
-    assert plan.slides.groupby("patient_id").size().max() <= 2
-    assert len(plan.labels) == len(plan.clinical) * len(GENES)
-
-
-def test_barcodes_have_the_structure_of_tcga_and_cannot_be_taken_for_it():
-    plan = plan_cohort(180, 1)
-    pattern = r"SYNT-\d{2}-\d{4}-(01Z-00-DX|01A-01-TS)\d"
-    assert plan.slides["slide_id"].str.fullmatch(pattern).all()
-    assert (plan.slides["slide_id"].str[:12] == plan.slides["patient_id"]).all()
-    assert (plan.slides["slide_id"].str[5:7] == plan.slides["site_id"]).all()
-    assert plan.slides["site_id"].nunique() == 12
-
-
-def test_scanners_are_mixed_as_declared():
-    slides = plan_cohort(180, 0).slides
-    assert 0.15 < (slides["objective"] == 40).mean() < 0.35
-    assert set(slides.loc[slides["objective"] == 40, "mpp"]) == {0.25, 0.2527}
-    assert set(slides.loc[slides["objective"] == 20, "mpp"]) == {0.5}
-    assert slides.groupby("site_id")["mpp"].nunique().max() == 1
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_prevalences_are_exact_and_egfr_excludes_kras(seed):
-    truth = plan_cohort(180, seed).truth
-    for gene in GENES:
-        assert truth[f"mutated_{gene}"].sum() == round(PREVALENCE[gene] * 160)
-    assert not (truth["mutated_EGFR"] & truth["mutated_KRAS"]).any()
-
-
-def test_a_dozen_slides_still_have_both_classes_of_the_strong_genes():
-    status = plan_cohort(12, 0).labels.pivot(index="patient_id", columns="gene", values="status")
-    assert status["TP53"].sum() >= 6 and (status["TP53"] == 0).sum() >= 5
-    assert status["EGFR"].sum() >= 4 and (status["EGFR"] == 0).sum() >= 6
-    assert planned_positives("TP53", 1) == 1 and planned_positives("EGFR", 1) == 0
-
-
-def test_labels_agree_with_the_truth_where_profiled_and_hide_a_few():
-    plan = plan_cohort(180, 2)
-    for gene, rows in plan.labels.groupby("gene"):
-        true = plan.truth.set_index("patient_id")[f"mutated_{gene}"].reindex(rows["patient_id"])
-        known = rows["status"].notna().to_numpy()
-        assert (rows["status"][known].astype(int).to_numpy() == true.to_numpy()[known].astype(int)).all()
-        assert 1 <= (~known).sum() <= 4
-
-
-def test_latents_reach_the_bayes_auc_on_average():
-    def auc(gene, seed):
-        truth = plan_cohort(180, seed).truth
-        positive = truth.loc[truth[f"mutated_{gene}"], f"latent_{gene}"].to_numpy()
-        negative = truth.loc[~truth[f"mutated_{gene}"], f"latent_{gene}"].to_numpy()
-        return (positive[:, None] > negative[None, :]).mean()
-
-    for gene, effect in EFFECTS.items():
-        expected = 0.5 * (1 + math.erf(effect.d / 2))
-        assert effect.bayes_auc == pytest.approx(expected)
-        assert np.mean([auc(gene, s) for s in range(8)]) == pytest.approx(expected, abs=0.05)
-
-
-@pytest.mark.parametrize(("name", "value"), [("n_slides", 0), ("seed", -1), ("tile_px", 8), ("grid_rows", 0)])
-def test_numbers_out_of_range_are_refused_by_name(name, value):
-    arguments = {"n_slides": 12, "seed": 0, name: value}
-    with pytest.raises(ParameterError, match=name):
-        plan_cohort(**arguments)
+def rgb(slide, level):
+    return np.asarray(slide.read_region((0, 0), level, slide.level_dimensions[level]).convert("RGB"))
 
 
 @pytest.mark.parametrize("objective", [20, 40])
@@ -107,26 +57,62 @@ def test_openslide_reads_an_aperio_slide_of_the_planned_size(small_plan, slide_f
     path = slide_factory(objective)
     row = small_plan.slides.set_index("slide_id").loc[path.stem]
     with openslide.OpenSlide(path) as slide:
-        assert slide.properties["openslide.vendor"] == "aperio"
-        assert float(slide.properties["openslide.mpp-x"]) == pytest.approx(row["mpp"])
-        assert slide.properties["openslide.objective-power"] == str(objective)
+        told = slide.properties
+        assert told["openslide.vendor"] == "aperio"
+        assert ("openslide.mpp-x" in told) == row["mpp_in_metadata"]
+        assert float(told.get("openslide.mpp-x", row["mpp"])) == pytest.approx(row["mpp"])
+        assert told.get("openslide.objective-power", "none") == (str(objective) if row["power_in_metadata"] else "none")
         assert slide.dimensions == (row["width_l0_px"], row["height_l0_px"])
-        assert slide.level_downsamples == (1.0, 4.0)
-        full = np.asarray(slide.read_region((0, 0), 0, slide.dimensions).convert("RGB"))
-        small = np.asarray(slide.read_region((0, 0), 1, slide.level_dimensions[1]).convert("RGB"))
+        assert slide.level_downsamples == pytest.approx((1.0, 4.0), abs=0.01)
+        assert set(slide.associated_images) == {"thumbnail", "label", "macro"}
+        assert int(told["aperio.OriginalWidth"]) >= slide.dimensions[0]
+        full, small = rgb(slide, 0), rgb(slide, 1)
     reduced = cv2.resize(full, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
     difference = reduced.astype(int) - small
     assert np.abs(difference).mean() < 9 and np.abs(difference.mean(axis=(0, 1))).max() < 1  # JPEG, but no bias
     assert full.std() > 25 and full[:6, :6].min() > 190  # tissue inside, glass in the corner
 
 
+@pytest.mark.parametrize("objective", [20, 40])
+def test_tiffslide_agrees_with_openslide_on_pixels_and_properties(slide_factory, objective):
+    path = slide_factory(objective)
+    with openslide.OpenSlide(path) as ours, tiffslide.TiffSlide(path) as theirs:
+        assert theirs.level_dimensions == ours.level_dimensions
+        for name in ("openslide.vendor", "openslide.objective-power", "openslide.mpp-x"):
+            told = theirs.properties.get(name.replace("openslide", "tiffslide"))
+            assert str(told) == ours.properties.get(name) or float(told) == float(ours.properties[name])
+        for level in range(ours.level_count):
+            other = np.asarray(theirs.read_region((0, 0), level, theirs.level_dimensions[level]))
+            assert np.abs(other[..., :3].astype(int) - rgb(ours, level)).mean() < 1
+
+
+def test_the_resolution_is_told_or_hidden_as_planned(tmp_path):
+    plan = plan_cohort(CohortSpec(n_slides=12, seed=1, grid_columns=1, grid_rows=1, tile_px=128))
+    silent = plan.slides[~plan.slides["power_in_metadata"]]
+    power_only = plan.slides[~plan.slides["mpp_in_metadata"] & plan.slides["power_in_metadata"]]
+    assert len(silent) == 1 and len(power_only) >= 1
+    for row, expected in ((silent.iloc[0], (None, None)), (power_only.iloc[0], (None, "20"))):
+        with openslide.OpenSlide(write_slide(plan, row["slide_id"], tmp_path)) as slide:
+            told = [slide.properties.get(f"openslide.{name}") for name in ("mpp-x", "objective-power")]
+            assert tuple(told) == expected and "tiff.XResolution" not in slide.properties
+    files = {p.name: p for p in write_tables(plan, tmp_path)}
+    overrides = pd.read_csv(files["mpp_overrides.csv"])
+    assert overrides["slide_id"].tolist() == silent["slide_id"].tolist() and overrides["mpp"].tolist() == [
+        float(silent["mpp"].iloc[0])
+    ]
+    labels = pd.read_csv(files["labels.csv"])
+    assert len(labels) == plan.slides["patient_id"].nunique() and labels["TP53"].dropna().isin([0, 1]).all()
+
+
 def test_the_same_slide_has_the_same_bytes_out_of_order(small_plan, tmp_path):
     chosen = small_plan.slides["slide_id"].iloc[[0, 4, 7]].tolist()
-    forwards = [digest(write_slide(small_plan, s, tmp_path / "a")) for s in chosen]
-    backwards = [digest(write_slide(small_plan, s, tmp_path / "b")) for s in reversed(chosen)]
+    forwards = [digest(write_slide(small_plan, s, tmp_path / "a", tmp_path / "ta")) for s in chosen]
+    backwards = [digest(write_slide(small_plan, s, tmp_path / "b", tmp_path / "tb")) for s in reversed(chosen)]
     assert forwards == backwards[::-1] and len(set(forwards)) == 3
-    outlines = [(tmp_path / f / f"{chosen[0]}.geojson").read_bytes() for f in "ab"]
-    assert outlines[0] == outlines[1]
+    for folders in (("a", "b"), ("ta", "tb")):
+        names = {p.name for p in (tmp_path / folders[0]).iterdir()}
+        assert names == {p.name for p in (tmp_path / folders[1]).iterdir()}
+        assert all(digest(tmp_path / folders[0] / n) == digest(tmp_path / folders[1] / n) for n in names)
 
 
 def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, tmp_path):
@@ -134,7 +120,8 @@ def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, t
     path = write_slide(small_plan, slide_id, tmp_path)
     before = path.stat().st_mtime_ns
     assert write_slide(small_plan, slide_id, tmp_path).stat().st_mtime_ns == before
-    other = plan_cohort(12, 8, grid_columns=3, grid_rows=2, tile_px=128)
+    assert write_slide(small_plan, slide_id, tmp_path, tmp_path / "truth").stat().st_mtime_ns > before  # truth missed
+    other = plan_cohort(CohortSpec(n_slides=12, seed=8, grid_columns=3, grid_rows=2, tile_px=128))
     same_name = other.slides["slide_id"].iloc[0]
     (tmp_path / f"{same_name}.svs").write_bytes(path.read_bytes())
     (tmp_path / f"{same_name}.geojson").write_text("{}")
@@ -147,35 +134,170 @@ def test_an_unknown_slide_is_refused(small_plan):
         slide_recipe(small_plan, "SYNT-99-9999-01Z-00-DX1")
 
 
-def test_the_tumour_outline_covers_the_planned_share(small_plan, slide_factory):
-    path = slide_factory(20)
-    outline = tumour_outline(read_geojson(path.with_suffix(".geojson")))
-    with Slide(path) as slide:
-        share = outline.area / (slide.dimensions[0] * slide.dimensions[1])
-    planned = small_plan.slides.set_index("slide_id").loc[path.stem, "tumour_share"]
-    assert share == pytest.approx(planned, abs=0.04)
+def test_a_slide_of_several_sections_has_whole_levels_and_bare_corners(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_slide, "_LAST_LEVEL_PX", 200)  # as many levels as a large slide has
+    spec = CohortSpec(n_slides=4, seed=2, grid_columns=4, grid_rows=4, tile_px=128, sections_across=4, sections_down=3)
+    plan = plan_cohort(spec)
+    row = plan.slides[plan.slides["objective"] == 20].iloc[0]
+    with openslide.OpenSlide(write_slide(plan, row["slide_id"], tmp_path, tmp_path)) as slide:
+        assert slide.dimensions == (4096, 3072) and slide.level_count >= 3
+        full = rgb(slide, 0)
+        for level in range(1, slide.level_count):
+            small = rgb(slide, level)
+            reduced = cv2.resize(full, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
+            assert np.abs(reduced.astype(int) - small).mean() < 9
+    assert full[:1000, :1000].min() > 190 and full[1024:2048, 1024:2048].min() < 120
+    tiles = pd.read_parquet(tmp_path / f"{row['slide_id']}.parquet")
+    assert len(tiles) == 32 * 24 and tiles["tumour_fraction"].iloc[0] == 0 and tiles["tumour_fraction"].max() == 1
+
+
+def outlines(path, name):
+    return shapely.union_all([a.geometry for a in read_geojson(path) if a.classification == name])
+
+
+def test_the_delivered_outline_is_near_the_true_one_and_exact_on_demand(tmp_path):
+    shares = {}
+    for error_um in (0.0, 10.0):
+        spec = CohortSpec(n_slides=1, seed=5, grid_columns=3, grid_rows=2, tile_px=256, outline_error_um=error_um)
+        plan = plan_cohort(spec)
+        slide_id = plan.slides["slide_id"].iloc[0]
+        path = write_slide(plan, slide_id, tmp_path / "s", tmp_path / "t")
+        drawn = tumour_outline(read_geojson(path.with_suffix(".geojson")))
+        true = outlines(tmp_path / "t" / f"{slide_id}.geojson", "Tumor")
+        shares[error_um] = drawn.symmetric_difference(true).area / true.area
+        row = plan.slides.iloc[0]
+        assert true.area / (row["width_l0_px"] * row["height_l0_px"]) == pytest.approx(row["tumour_share"], abs=0.04)
+        part = outlines(tmp_path / "t" / f"{slide_id}.geojson", "Subclone")
+        assert part.area / true.area == pytest.approx(SUBCLONE_SHARE, abs=0.01)
+        assert part.difference(true).area < 0.001 * true.area
+    assert shares[0.0] < 1e-3 < 0.01 < shares[10.0] < 0.25
+
+
+def test_truth_tiles_are_the_tiles_of_notebook_02_and_their_numbers_add_up(tmp_path):
+    plan = plan_cohort(CohortSpec(n_slides=12, seed=1, grid_columns=3, grid_rows=2, tile_px=128))
+    for slide_id in plan.slides["slide_id"]:
+        write_slide(plan, slide_id, tmp_path / "slides", tmp_path / "truth")
+    write_truth(plan, tmp_path / "truth", tmp_path)
+    tiles = read_table(tmp_path / "truth_tiles.parquet", TRUTH_TILES)
+    patients = read_table(tmp_path / "truth_patients.parquet", TRUTH_PATIENTS)
+    slides = read_table(tmp_path / "truth_slides.parquet", TRUTH_SLIDES).set_index("slide_id")
+    assert len(patients) == 8 * plan.slides["patient_id"].nunique() and len(slides) == 12
+    for slide_id, rows in tiles.groupby("slide_id"):
+        row = slides.loc[slide_id]
+        grid = make_grid(row["width_l0_px"], row["height_l0_px"], float(row["mpp"]), 0.5, 128)
+        ours = rows[["column", "row", "x_l0_px", "y_l0_px", "size_l0_px"]].astype(float).to_numpy()
+        np.testing.assert_allclose(ours, grid.astype(float).to_numpy())
+        assert (rows["subclone_fraction"] <= rows["tumour_fraction"] + 1e-6).all()
+        assert rows["chromatin_contrast"].isna().all() == (row["objective"] == 20)
+    listed = write_checksums(tmp_path).read_text().splitlines()
+    assert len(listed) == sum(p.is_file() for p in tmp_path.rglob("*")) - 1
+
+
+def recipe(scale=1, width=800, height=800, **factors):
+    return TissueRecipe(width, height, 0.5, scale, 0.7, "squamous", False, **factors)
 
 
 def nuclear_statistics(**factors):
-    """Mean area [µm²] of tumour nuclei, their number, and the area as dark as lymphocytes [µm²].
-
-    Cells are drawn at half the density, so that few nuclei touch and most blobs are one nucleus.
-    """
-    density = 0.5 * factors.pop("nuclear_density", 1.0)
-    recipe = TissueRecipe(800, 800, 0.5, 0.7, "squamous", False, nuclear_density=density, **factors)
-    haematoxylin = draw_tissue(recipe, generator(0, "test")).haematoxylin
-    _, _, stats, _ = cv2.connectedComponentsWithStats((haematoxylin > 0.4).astype(np.uint8))
+    """Mean area [µm²] of tumour nuclei inside and outside the subclone, their number, and the number of lymphocytes."""
+    tissue = draw_tissue(recipe(**factors), streams)
+    blobs = (tissue.nuclei > 0.4 * DENSITY_UNIT).astype(np.uint8)
+    _, _, stats, centres = cv2.connectedComponentsWithStats(blobs)
     areas = stats[1:, cv2.CC_STAT_AREA] * 0.25
-    large = areas[(areas > 40) & (areas < 180)]
-    return large.mean(), len(large), (haematoxylin > 1.0).sum() * 0.25
+    column, row = (np.clip((centres[1:, i] / 4).astype(int), 0, 199) for i in (0, 1))
+    inside, tumour = tissue.regions.subclone[row, column] > 0.5, tissue.regions.nest[row, column] > 0.6
+    large = (areas > 40) & (areas < 180) & tumour
+    black = (tissue.nuclei > 1.05 * DENSITY_UNIT).sum() * 0.25
+    return areas[large & inside].mean(), areas[large & ~inside].mean(), int(large.sum()), black
 
 
 def test_planted_attributes_are_visible_in_the_pixels():
-    area, number, black = nuclear_statistics()
-    assert nuclear_statistics(nuclear_area=1.45)[0] > 1.2 * area
-    assert nuclear_statistics(nuclear_density=0.75)[1] < 0.9 * number
-    fewer, more = (nuclear_statistics(lymphocyte_share=s)[2] for s in (0.4, 1.8))
+    thin = {"nuclear_density": 0.5}  # few nuclei touch, so most blobs are one nucleus
+    inside, outside, number, black = nuclear_statistics(**thin)
+    larger = nuclear_statistics(nuclear_area=1.45, **thin)
+    assert larger[0] > 1.2 * inside and larger[1] == pytest.approx(outside, rel=0.05)  # in the subclone only
+    assert nuclear_statistics(nuclear_density=0.375)[2] < 0.9 * number
+    fewer, more = (nuclear_statistics(lymphocyte_share=s, **thin)[3] for s in (0.4, 1.8))
     assert 1.3 * fewer < black < more / 1.3
+
+
+def test_the_regions_of_a_slide_do_not_depend_on_what_is_planted():
+    plain, planted = (draw_tissue(recipe(nuclear_area=f, lymphocyte_share=1 / f), streams).regions for f in (1, 1.5))
+    np.testing.assert_array_equal(plain.nest, planted.nest)
+    assert plain.tumour_outline.equals(planted.tumour_outline)
+
+
+def chromatin_energy(contrast, average):
+    """Variance of fine detail inside nuclei in transmitted light, at 0.25 µm/px or averaged to 0.5; and mean light."""
+    density = np.zeros((256, 256), np.uint16)
+    n = 60
+    xy = generator(0, "places").uniform(10, 118, (2, n))
+    flat = np.full(n, 0.8)
+    stamp(density, Nuclei("tumour", *xy, np.full(n, 60.0), np.full(n, 1.2), np.zeros(n), flat), 0.5, 2, streams("s"))
+    body = density > 0.4 * DENSITY_UNIT
+    add_chromatin(density, contrast)
+    light = 10 ** (-0.71 * density.astype(np.float32) / DENSITY_UNIT)
+    if average:
+        light, body = (
+            cv2.resize(a.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) for a in (light, body)
+        )
+    detail = cv2.Laplacian(light, cv2.CV_32F)[np.asarray(body) > 0.99]
+    return float(detail.var()), float(light[np.asarray(body) > 0.99].mean())
+
+
+def test_fine_chromatin_is_seen_at_40x_and_gone_at_20x():
+    fine = [chromatin_energy(c, average=False) for c in (0.14, 0.28)]
+    coarse = [chromatin_energy(c, average=True) for c in (0.14, 0.28)]
+    assert fine[1][0] > 2.5 * fine[0][0]
+    assert coarse[1][0] < 1.2 * coarse[0][0]
+    assert coarse[1][1] == pytest.approx(coarse[0][1], rel=0.01)  # brightness does not tell either
+
+
+def test_only_a_40x_scan_has_fine_chromatin():
+    small, large = (draw_tissue(recipe(chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))
+    np.testing.assert_array_equal(small, large)
+    small, large = (draw_tissue(recipe(scale=2, chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))
+    assert not np.array_equal(small, large)
+
+
+def artefact_pixels(kind):
+    """The section as scanned without and with one artefact, its mask on the canvas, and its strength."""
+    pictures, one = [], None
+    for wanted in ({}, {kind: 1}):
+        tissue = draw_tissue(recipe(width=1200, height=1200), streams)
+        placed = place_artefacts(wanted, tissue.regions, (1200, 1200), 0.5, streams("artefacts"))
+        overlay = add_artefacts(tissue, placed, 0.5)
+        bands = Light.of(0, "01", "slide").bands(tissue, overlay, streams("noise"))
+        pictures.append(np.concatenate(list(synthetic_slide._with_damage(bands, placed, 1))))
+        one = placed[0] if placed else one
+    mask = np.zeros((1200, 1200), np.uint8)
+    for polygon in getattr(one.outline, "geoms", [one.outline]):
+        cv2.fillPoly(mask, [np.round(shapely.get_coordinates(polygon.exterior)).astype(np.int32)], 1)
+    return *pictures, mask.astype(bool), one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_artefact_changes_the_picture_inside_its_mask_and_nowhere_else(kind):
+    before, after, mask, _ = artefact_pixels(kind)
+    changed = np.abs(after.astype(int) - before).max(axis=2)
+    around = cv2.dilate(mask.astype(np.uint8), np.ones((31, 31))).astype(bool)
+    assert changed[mask].mean() > 5 and changed[~around].max() == 0
+    sharp = [cv2.Laplacian(p.astype(np.float32), cv2.CV_32F)[mask].var() for p in (before, after)]
+    light = [p[mask].mean() for p in (before, after)]
+    if kind == "blur":
+        assert sharp[1] < 0.5 * sharp[0]
+    if kind == "hole":
+        assert after[mask].mean() > 225
+    if kind in ("fold", "pen"):
+        assert light[1] < light[0] - 20
+
+
+def test_sites_differ_more_than_the_slides_of_a_site():
+    own = np.array([stain_matrix(1, "03", f"slide {i}") for i in range(30)])
+    sites = np.array([stain_matrix(1, f"{i:02d}", "slide 0") for i in range(12)])
+    assert sites.std(axis=0).mean() > 2 * own.std(axis=0).mean()
+    camera = camera_matrix(1, "03")
+    np.testing.assert_allclose(camera.sum(axis=1), 1)
+    assert (np.diag(camera) > 0.9).all() and (camera >= 0).all()
 
 
 def test_lattice_points_keep_their_density_and_masters_their_size():
@@ -192,20 +314,3 @@ def test_bands_of_an_enlarged_image_join_without_a_seam(factor):
     cuts = [0, 7 * factor, 16 * factor, 40 * factor]
     bands = [enlarge_rows(image, a, b, factor) for a, b in pairwise(cuts)]
     np.testing.assert_allclose(np.vstack(bands), whole, atol=1e-5)
-
-
-def test_a_level_with_too_few_tiles_is_refused_and_leaves_nothing(tmp_path):
-    with pytest.raises(SlideError, match="wrong number of tiles"):
-        write_svs(tmp_path / "a.svs", [SvsLevel(512, 512, [b"x"] * 3)], "Aperio Image Library")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_declared_prevalences_are_those_of_the_public_calls(shared_data):
-    calls = pd.read_csv(
-        shared_data / "tables/cbioportal_luad_lusc_mutations_by_gene.tsv", sep="\t", dtype=str, keep_default_na=False
-    )
-    calls = calls[calls["STUDY_ID"].str.startswith("luad")]
-    for gene in GENES:
-        profiled = calls.loc[calls[gene] != "NS", gene]
-        changed = profiled.map(lambda cell: any(c != "WT" and not c.endswith("=") for c in cell.split()))
-        assert changed.mean() == pytest.approx(PREVALENCE[gene], abs=0.0005), gene

@@ -6,7 +6,7 @@ import openslide
 import pytest
 from PIL import Image
 
-from deeplrhe_utils.acquisition.svs import SvsLevel, aperio_description, write_svs
+from deeplrhe_utils.acquisition.svs import SvsWriter, aperio_description
 from deeplrhe_utils.core.errors import MissingMppError, ParameterError, SlideError
 from deeplrhe_utils.slides.reader import Slide
 
@@ -14,7 +14,10 @@ from deeplrhe_utils.slides.reader import Slide
 def tiny_svs(path, *, mpp=None, power=None, value=120):
     tile = cv2.imencode(".jpg", np.full((256, 256, 3), value, np.uint8))[1].tobytes()
     description = aperio_description(300, 200, quality=90, mpp=mpp, power=power)
-    return write_svs(path, [SvsLevel(300, 200, [tile] * 2)], description, None)
+    with SvsWriter(path, [(300, 200)], description) as svs:
+        svs.put(0, 0, 0, tile)
+        svs.put(0, 1, 0, tile)
+    return path
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,14 @@ from deeplrhe_utils.slides.tiling import screen_slide, select_tiles, tile_slide
 from deeplrhe_utils.slides.tissue import background_fraction
 
 CUTS = {"target_mpp": 0.5, "tile_px": 128, "max_background": 0.75, "intensity_cut": 220, "min_tumour": 0.5}
-SCREEN = {"target_mpp": 0.5, "tile_px": 128, "blur_cut": BLUR_CUT, "max_noise": 0.5, "intensity_cut": 220}
+SCREEN = {
+    "target_mpp": 0.5,
+    "tile_px": 128,
+    "blur_cut": BLUR_CUT,
+    "max_noise": 0.5,
+    "max_pen": 0.1,
+    "intensity_cut": 220,
+}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +71,30 @@ def test_screening_fills_noise_for_kept_tiles_only(row, tiles):
     assert (dropped.loc[tiles["kept"], "reason"] == "noise").all() and not dropped["kept"].any()
     with pytest.raises(ParameterError, match="another slide"):
         screen_slide(row, tiles.assign(slide_id="other"), **SCREEN)
+
+
+def test_ink_drops_a_tile_before_noise_does(row, tiles, monkeypatch):
+    clean = screen_slide(row, tiles, **SCREEN)
+    assert clean.loc[tiles["kept"], "pen_fraction"].between(0, 1).all()
+    assert clean.loc[~tiles["kept"], "pen_fraction"].isna().all() and not (clean["reason"] == "pen").any()
+    read = Slide.read_tile
+    first = tiles.loc[tiles["kept"].idxmax()]
+
+    def marked(slide, x, y, *size):
+        pixels = read(slide, x, y, *size)
+        if (x, y) == (first["x_l0_px"], first["y_l0_px"]):
+            pixels = (pixels * 10.0 ** -np.array([0.95, 0.55, 0.10])).astype(np.uint8)
+        return pixels
+
+    monkeypatch.setattr(Slide, "read_tile", marked)
+    for max_noise in (1.0, -1.0):  # also where every tile counts as noisy
+        screened = screen_slide(row, tiles, **{**SCREEN, "max_noise": max_noise}).set_index("tile_id")
+        assert screened.loc[first["tile_id"], "reason"] == "pen" and not screened.loc[first["tile_id"], "kept"]
+        assert screened.loc[first["tile_id"], "pen_fraction"] > 0.9
+        assert (screened["reason"] == "pen").sum() == 1 and (screened["kept"] == screened["reason"].isna()).all()
+        assert len(screened) == len(tiles) and screened.loc[first["tile_id"], "noise_ratio"] is not pd.NA
+    tolerant = screen_slide(row, tiles, **{**SCREEN, "max_noise": 1.0, "max_pen": 1.0})
+    assert (tolerant["kept"] == tiles["kept"]).all()
 
 
 def test_the_draw_depends_on_the_seed_and_the_slide_alone(tiles):
