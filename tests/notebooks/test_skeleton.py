@@ -18,7 +18,7 @@ BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLOSING = ["Checks", "Outputs written", "What to remember", "References"]
 LONGEST_CELL = 15
 WORDS_PER_CODE_LINE = 5.0
-LAMBDAS = {"05-gpu-training": 1}  # notebook → how many are unavoidable: a reader that is called in batches
+LAMBDAS: dict[str, int] = {}  # notebook → how many are unavoidable
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
 SENTENCE_END = re.compile(r"[.!?:]['\"”)*]*(?=\s|$)")
 TAGS = {"parameters", "skip-execution"}

@@ -1,0 +1,149 @@
+"""Figures of notebook 08: recovered against planted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deeplrhe_utils.reporting.figures import PALETTE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MARKS = {
+    "bayes_auc": ("Bayes Φ(d/√2)", "D", "none", "0.25"),
+    "oracle_auc": ("oracle: latent of these patients", "s", "0.25", "0.25"),
+    "drawn_auc": ("drawn in these tiles", "^", str(PALETTE[2]), PALETTE[2]),
+}
+
+
+def _figure(width: float, height: float) -> Figure:
+    sns.set_theme(context="notebook", style="white", font_scale=0.8)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_recovery(axes: Axes, table: pd.DataFrame) -> None:
+    """Bayes, oracle, drawn and recovered AUC of each gene, with the recovered one's 95 % interval."""
+    rows = range(len(table))
+    for y, row in zip(rows, table.itertuples(), strict=True):
+        if not np.isnan(row.auc):
+            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
+            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=6, zorder=3,
+                          label="recovered, 95 % interval" if y == 0 else None)  # fmt: skip
+        else:
+            axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=7.5, style="italic", color="0.4",
+                      bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+    for column, (label, marker, _, edge) in _MARKS.items():
+        known = table[column].notna().to_numpy() & (table["d"] > 0).to_numpy()
+        fill = "none" if column == "bayes_auc" else edge
+        axes.scatter(table.loc[known, column], np.flatnonzero(known) + 0.27, marker=marker, s=26, facecolors=fill,
+                     edgecolors=edge, label=label, zorder=2)  # fmt: skip
+    axes.axvline(0.5, ls=":", color="0.5", lw=1)
+    names = [f"{r.gene}  ({r.n_pos}/{r.n_neg})\n{r.role}" for r in table.itertuples()]
+    axes.set_yticks(rows, names, fontsize=7.5)
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient (mutated/wild type)", ylim=(len(table) - 0.4, -0.6))
+    axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=2)
+
+
+def draw_inside(axes: Axes, table: pd.DataFrame, gene: str) -> None:
+    """Per-slide AUROC of tile scores inside against outside the region, mutated and wild type."""
+    for y, (name, part) in enumerate((("mutated", table[table["mutated"]]), ("wild type", table[~table["mutated"]]))):
+        jitter = 0.28 * (np.modf(np.arange(len(part)) * 0.618)[0] - 0.5)
+        axes.scatter(part["auroc"], y + jitter, s=12, color=PALETTE[y], alpha=0.6, edgecolors="none")
+        if len(part):
+            mean = part.groupby("patient_id")["auroc"].mean().mean()
+            axes.plot([mean, mean], [y - 0.33, y + 0.33], color="0.1", lw=2)
+            axes.text(mean, y - 0.37, f"mean {mean:.2f}", ha="center", va="bottom", fontsize=7.5)
+        axes.text(1.03, y, f"{name}\n{part['patient_id'].nunique()} patients", va="center", fontsize=7.5)
+    axes.axvline(0.5, ls=":", color="0.5", lw=1)
+    axes.set(xlim=(-0.02, 1.02), ylim=(1.6, -0.7), yticks=[], xlabel=f"{gene}: AUROC inside / outside, by slide")
+
+
+def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
+    """Precision and recall of the quality filter per artefact."""
+    for y, row in enumerate(table.itertuples()):
+        axes.barh(y - 0.18, row.recall, height=0.34, color=PALETTE[0], label="recall" if y == 0 else None)
+        axes.barh(y + 0.18, row.precision, height=0.34, color=PALETTE[1], label="precision" if y == 0 else None)
+    names = [f"{r.artefact} ({r.affected})" + ("" if r.looked_for else "\nnot looked for") for r in table.itertuples()]
+    axes.set_yticks(range(len(table)), names, fontsize=7.5)
+    axes.set(xlim=(0, 1.02), xlabel="share of tiles (affected tiles in brackets)")
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
+    """AUC per gene in each arm, same recipe: planted, nothing planted, labels exchanged."""
+    genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
+    for i, arm in enumerate(arms):
+        for row in table[(table["arm"] == arm) & table["auc"].notna()].itertuples():
+            y = genes.index(row.gene) + 0.24 * (i - (len(arms) - 1) / 2)
+            axes.errorbar(row.auc, y, xerr=[[row.auc - row.ci_low], [row.ci_high - row.auc]], fmt="o", ms=4, capsize=2,
+                          color=PALETTE[i], lw=1.2)  # fmt: skip
+        axes.plot([], [], "o-", color=PALETTE[i], ms=4, label=arm)
+    axes.axvline(0.5, ls=":", color="0.5", lw=1)
+    axes.set_yticks(range(len(genes)), genes, fontsize=7.5)
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval", ylim=(len(genes) - 0.5, -0.5))
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
+
+
+def draw_sites(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """Distance between sites and within a site, in mean tissue colour, before and after normalization."""
+    for i, (name, values) in enumerate((("before", before), ("after", after))):
+        heights = [values["between"], values["within"]]
+        bars = axes.bar(np.arange(2) + 0.36 * (i - 0.5), heights, width=0.34, color=PALETTE[i], label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
+    axes.set_xticks([0, 1], ["between sites", "within a site"], fontsize=7.5)
+    axes.set_ylabel("colour distance [grey levels]")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def truth_page(
+    recovered: pd.DataFrame,
+    inside: pd.DataFrame,
+    gene: str,
+    filtered: pd.DataFrame,
+    controls: pd.DataFrame,
+    sites: tuple[Mapping[str, float], Mapping[str, float]],
+) -> Figure:
+    """Everything on one page; the tables are those of :mod:`deeplrhe_utils.evaluation.planted`."""
+    figure = _figure(11.5, 9.2)
+    left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=[1.12, 1])))
+    a, d = left.subplots(2, 1, height_ratios=[1, 1])
+    b, c, e = right.subplots(3, 1, height_ratios=[0.8, 1.2, 0.8])
+    draw_recovery(a, recovered)
+    draw_inside(b, inside, gene)
+    draw_filter(c, filtered)
+    draw_controls(d, controls)
+    draw_sites(e, *sites)
+    titles = ("A  recovered against planted", f"B  does the {gene} map point at the place?", "C  quality filter",
+              "D  nothing planted, labels exchanged", "E  stain normalization")  # fmt: skip
+    for axes, title in zip((a, b, c, d, e), titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 20}.get(axes, 6))
+        sns.despine(ax=axes)
+    return figure
+
+
+def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDArray[np.float64]]]]) -> Figure:
+    """Heat maps with the true outlines of the region on top.
+
+    Parameters
+    ----------
+    panels : sequence of (title, picture, rings)
+        Picture: uint8 RGB; rings: outlines (n, 2) in picture px.
+    """
+    figure = _figure(2.9 * len(panels), 2.4)
+    for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(picture, interpolation="none")
+        for ring in rings:
+            axes.plot(*ring.T, color="white", lw=3)
+            axes.plot(*ring.T, color="black", lw=1.4, ls="--")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=8)
+        sns.despine(ax=axes, left=True, bottom=True)
+    return figure
