@@ -38,17 +38,18 @@ __all__ = [
 ]  # fmt: skip
 
 
-def write_overrides(plan: CohortPlan, path: Path) -> Path:
-    """Write ``slide_id,mpp`` for the slides whose files tell neither resolution nor objective power."""
+def write_overrides(plan: CohortPlan, path: Path) -> Path | None:
+    """Write ``slide_id,mpp`` for slides whose files tell neither resolution nor power; None where there are none."""
     silent = plan.slides[~plan.slides["mpp_in_metadata"] & ~plan.slides["power_in_metadata"]]
-    return _write_csv(silent[["slide_id", "mpp"]], path)
+    return _write_csv(silent[["slide_id", "mpp"]], path) if len(silent) else None
 
 
 def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
     """Write what a user of the cohort may know: labels, clinical data, resolutions, and how it was made.
 
     ``labels.csv`` has one row per patient (column patient_id, then 1, 0 or empty for each gene), as notebook 01 reads
-    it; ``clinical.csv``; ``mpp_overrides.csv``; ``cohort.json`` (the parameters and the renderer's version).
+    it; ``clinical.csv``; ``cohort.json`` (the parameters and the renderer's version); and, where a slide needs it,
+    ``mpp_overrides.csv``.
     """
     wide = plan.labels.pivot(index="patient_id", columns="gene", values="status")[list(GENES)].reset_index()
     facts = {
@@ -57,12 +58,13 @@ def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
         "spec": asdict(plan.spec),
         "licence": "CC BY 4.0",
     }
-    return [
+    written = [
         _write_csv(wide, folder / "labels.csv"),
         _write_csv(plan.clinical, folder / "clinical.csv"),
-        write_overrides(plan, folder / "mpp_overrides.csv"),
         write_json(folder / "cohort.json", facts),
     ]
+    overrides = write_overrides(plan, folder / "mpp_overrides.csv")
+    return [*written, overrides] if overrides else written
 
 
 def write_truth(plan: CohortPlan, truth_folder: Path, table_folder: Path) -> list[Path]:

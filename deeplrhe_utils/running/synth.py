@@ -9,11 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
+
 from deeplrhe_utils.acquisition import synthetic
 from deeplrhe_utils.acquisition.synthetic import GENES, PRESETS, CohortPlan, CohortSpec
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import read_json, write_text
 from deeplrhe_utils.running.engine import map_tasks
+from deeplrhe_utils.running.lock import check_writable
 from deeplrhe_utils.running.record import human_size, plain_value
 
 BYTES_PER_PIXEL: Final = 0.35  # of a slide, generously: measured 0.3
@@ -22,14 +25,13 @@ _README: Final = """Synthetic H&E slides with a planted truth. No patient, no ti
 slides/             the slides (SVS) and tumour outlines as a pathologist would draw them (GeoJSON, level-0 px)
 labels.csv          patient_id, then 1 mutated, 0 wild type, empty = not profiled
 clinical.csv        clinical data that tell nothing about any gene
-mpp_overrides.csv   resolution of the slides whose files do not tell it
+mpp_overrides.csv   resolution of slides whose files do not tell it (absent where none needs it)
 truth/              what was planted: keep it away from whatever you test
 SHA256SUMS          sha256sum -c SHA256SUMS
 cohort.json         the parameters: the same ones give the same bytes
 
 Try a pipeline on it:
-  deeplrhe run slides -p slides_dir={folder}/slides \\
-    -p labels_csv={folder}/labels.csv -p mpp_csv={folder}/mpp_overrides.csv
+  deeplrhe run slides -p slides_dir=THIS/slides -p labels_csv=THIS/labels.csv [-p mpp_csv=THIS/mpp_overrides.csv]
 """
 
 
@@ -93,19 +95,35 @@ def write_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, scheduler:
     ParameterError
         The folder holds a cohort with other parameters.
     RunError
-        Too little disk, or a slide could not be written; what is finished stays.
+        Another process writes there, too little disk, or a slide could not be written; what is finished stays.
+    InputError
+        The folder cannot be written.
     """
     plan = synthetic.plan_cohort(spec)
-    _check_same(spec, folder)
-    _check_disk(plan, folder)
+    check_writable(folder)
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            _check_same(spec, folder)
+            _check_disk(plan, folder)
+            _write(plan, folder, workers, scheduler)
+    except Timeout as error:
+        raise RunError(
+            f"Another process writes a cohort to {folder}", fix="Wait for it, or choose another --out"
+        ) from error
+    return plan
+
+
+def _write(plan: CohortPlan, folder: Path, workers: int, scheduler: str) -> None:
+    for left_by_a_kill in folder.rglob(".*.part*"):
+        left_by_a_kill.unlink()
     synthetic.write_tables(plan, folder)
-    write_text(folder / "README.txt", _README.format(folder=folder))
+    write_text(folder / "README.txt", _README)
     per_slide = folder / "truth" / "slides"
     paint = partial(synthetic.write_slide, plan, folder=folder / "slides", truth_folder=per_slide)
     map_tasks(paint, list(plan.slides["slide_id"]), workers=workers, scheduler=scheduler, label="slides written")
     synthetic.write_truth(plan, per_slide, folder / "truth")
     synthetic.write_checksums(folder)
-    return plan
 
 
 def _check_same(spec: CohortSpec, folder: Path) -> None:

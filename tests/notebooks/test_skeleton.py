@@ -248,3 +248,12 @@ def test_an_auc_is_no_accuracy_and_a_mutation_no_response(path):
         if "accuracy" in sentence.lower():
             assert NOT_AN_ACCURACY.search(sentence), sentence
     assert "responder" not in text.lower()
+
+
+@every_book
+def test_the_planted_truth_is_opened_from_08_on_only(path):
+    """01 writes it, unread; nothing between 01 and 08 names it."""
+    text = "\n".join(code(path))
+    assert ("read_truth(" in text) <= (path.name[:2] >= "08")
+    if "02" <= path.name[:2] <= "07":
+        assert "truth" not in text and "synthetic." not in text and "effects" not in text

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ModelError
-from deeplrhe_utils.learning import models, store, targets, training
+from deeplrhe_utils.learning import crossfit, models, store, targets, training
 
 
 def test_residual_block_is_the_identity_of_the_paper():
@@ -124,6 +124,41 @@ def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
     assert len(fit(2).history) == 2
     store.write_tiles(tmp_path / "tiles", "S0", np.zeros((4, 48, 48, 3), np.uint8))
     assert fit(2).model_hash != first.model_hash
+
+
+def folds_of(frame):
+    """Two folds by patient, in the columns of table SPLITS that matter."""
+    names = sorted(frame["patient_id"].unique())
+    rows = [(f, p, "test" if i % 2 == f else "train") for f in (0, 1) for i, p in enumerate(names)]
+    return pd.DataFrame(rows, columns=["fold", "unit_id", "role"])
+
+
+def test_cross_fit_scores_everybody_once_and_only_the_tiles_in_use(small, tmp_path):
+    tiles, frame, _ = small
+    network = models.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=1)
+    use = np.arange(24) % 2 == 0
+    kinds = {"folder": tmp_path, "seed": 1, "view": {"input_mpp": 0.5, "normalization": "none"}, "use": use}
+    status = frame["patient_id"].str[1:].astype(int).to_numpy() // 2 % 2  # both classes in both folds
+    y = np.repeat(status[:, None], 3, axis=1).astype(np.float32)
+    fits = crossfit.cross_fit(
+        tiles, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds
+    )
+    assert len(fits.predictions) == 12 * 3 and not fits.predictions.duplicated(["tile_id", "gene"]).any()
+    assert set(fits.predictions["tile_id"]) == set(frame.loc[use, "tile_id"]) and len(fits.files) == 2
+    stamps = [f.stat().st_mtime_ns for f in fits.files]
+    again = crossfit.cross_fit(
+        tiles, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds
+    )
+    assert [f.stat().st_mtime_ns for f in again.files] == stamps
+    pd.testing.assert_frame_equal(again.predictions, fits.predictions)
+
+
+def test_cross_fit_without_any_two_classes_is_refused(small, tmp_path):
+    tiles, frame, y = small
+    kinds = {"folder": tmp_path, "seed": 1, "view": {}}
+    with pytest.raises(CohortError, match="both classes"):
+        crossfit.cross_fit(tiles, frame, np.ones_like(y), folds_of(frame), models.NetworkConfig(("X", "Y", "Z")),
+                           training.TrainConfig(1), **kinds)  # fmt: skip
 
 
 def test_leak_alarm_damage_and_foreign_files(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError
 from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.schemas import TRUTH_PATIENTS, write_table
 from deeplrhe_utils.running.interactive import begin_by_hand
 from deeplrhe_utils.running.lock import RunLock, check_free
 from deeplrhe_utils.running.outputs import expand
@@ -37,6 +38,19 @@ def test_paths_are_relative_inside_and_absolute_outside(run, tmp_path):
     inside = run.paths.work / "a.svs"
     assert run.relative(inside) == "work/a.svs" and run.resolve("work/a.svs") == inside
     assert run.relative(tmp_path / "b.svs") == str(tmp_path / "b.svs") == str(run.resolve(str(tmp_path / "b.svs")))
+
+
+def test_the_truth_is_closed_to_notebooks_before_08(run, tmp_path):
+    row = {"patient_id": "P", "gene": "TP53", "site_id": "01", "mutated": True, "d": 2.0}
+    late = start_run("08-planted-truth", str(tmp_path / "out"))
+    write_table(pd.DataFrame([row]), TRUTH_PATIENTS, late.paths.truth / "truth_patients.parquet")
+    assert late.read_truth("truth_patients")["d"].tolist() == [2.0]
+    with pytest.raises(RunError, match="Stage 02 asks for the planted truth"):
+        run.read_truth("truth_patients")
+    with pytest.raises(ParameterError, match="no table"):
+        run.read("truth_patients")
+    with pytest.raises(ParameterError, match="no truth table"):
+        late.read_truth("slides")
 
 
 def test_tables_are_checked_and_come_back(run):

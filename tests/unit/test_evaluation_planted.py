@@ -1,0 +1,129 @@
+"""Recovered against planted: the comparison itself is right."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.evaluation import planted
+
+
+def truth_tile(tile_id, **shares):
+    names = ("tumour", "subclone", "blur", "pen", "fold", "bubble", "hole", "jpeg")
+    row = {"tile_id": tile_id, "slide_id": tile_id.rsplit("_", 2)[0]} | {f"{n}_fraction": 0.0 for n in names}
+    return row | {f"{n}_fraction": v for n, v in shares.items()}
+
+
+def test_bayes_auc_is_the_closed_form():
+    draws = np.random.default_rng(0).standard_normal((2, 400_000))
+    assert planted.bayes_auc(1.2) == pytest.approx((draws[0] + 1.2 > draws[1]).mean(), abs=0.002)
+    assert planted.bayes_auc(0) == 0.5
+
+
+def recovery_of(scores):
+    """Recovery of TP53 where the drawn attribute follows the latent, and of KRAS and POLE."""
+    plan = plan_cohort(CohortSpec(n_slides=60, seed=4))
+    truth = plan.truth
+    latent = truth[truth["gene"] == "TP53"].set_index("patient_id")["latent"].astype(float)
+    tiles = pd.DataFrame({"tile_id": [f"{p}_0_0" for p in latent.index], "patient_id": latent.index, "selected": True})
+    drawn = pd.DataFrame({"tile_id": tiles["tile_id"], "nuclear_area_um2": np.exp(0.186 * latent.to_numpy())})
+    rows = [
+        {"gene": g, "auc": a, "ci_low": a - 0.1, "ci_high": a + 0.1, "n_pos": 9, "n_neg": 9} for g, a in scores.items()
+    ]
+    known = plan.labels[plan.labels["gene"].isin(scores)]
+    table = planted.recovery(pd.DataFrame(rows), truth, drawn, tiles, known, set(latent.index), {"KRAS": 0.6})
+    return table.set_index("gene"), truth, known
+
+
+def test_what_was_drawn_without_error_reaches_the_oracle():
+    table, truth, known = recovery_of({"TP53": 0.8, "KRAS": 0.55, "POLE": 0.5})
+    one = truth[(truth["gene"] == "TP53")].merge(
+        known.dropna(subset=["status"])[["patient_id", "gene"]], on=["patient_id", "gene"]
+    )
+    above = one.loc[one["mutated"], "latent"].to_numpy(float)[:, None] > one.loc[~one["mutated"], "latent"].to_numpy(
+        float
+    )
+    assert table.loc["TP53", "oracle_auc"] == pytest.approx(above.mean())
+    assert table.loc["TP53", "drawn_auc"] == pytest.approx(table.loc["TP53", "oracle_auc"])
+    assert table.loc["TP53", "gap"] == pytest.approx(table.loc["TP53", "oracle_auc"] - 0.8)
+
+
+def test_what_cannot_be_seen_is_expected_through_its_neighbours_and_controls_at_chance():
+    table, *_ = recovery_of({"TP53": 0.8, "KRAS": 0.55, "POLE": 0.5})
+    assert table.loc["KRAS", "expected_auc"] == 0.6 and np.isnan(table.loc["KRAS", "drawn_auc"])
+    assert table.loc["POLE", "expected_auc"] == 0.5 and np.isnan(table.loc["POLE", "oracle_auc"])
+    assert table.loc["POLE", "role"] == "control: nothing planted" and "40×" in table.loc["KRAS", "role"]
+
+
+def maps(scores, inside):
+    ids = [f"S_{i}_0" for i in range(len(scores))]
+    predictions = pd.DataFrame({"tile_id": ids, "slide_id": "S", "patient_id": "P", "gene": "TP53", "score": scores})
+    tiles = pd.DataFrame([truth_tile(i, tumour=1.0, subclone=float(w)) for i, w in zip(ids, inside, strict=True)])
+    patients = pd.DataFrame({"patient_id": ["P"], "gene": ["TP53"], "mutated": [True]})
+    return predictions, tiles, patients
+
+
+def test_a_map_that_points_inside_has_auroc_1_and_one_that_points_outside_0():
+    for scores, expected in (([0.9, 0.8, 0.2, 0.1], 1.0), ([0.1, 0.2, 0.8, 0.9], 0.0), ([0.5] * 4, 0.5)):
+        row = planted.inside_outside(*maps(scores, [1, 1, 0, 0]), "TP53").iloc[0]
+        assert row["auroc"] == expected and row["chance"] == 0.5
+        assert row["pointed"] == (scores[0] >= scores[3])
+
+
+def test_slides_without_both_sides_and_tiles_outside_the_tumour_are_left_out():
+    predictions, tiles, patients = maps([0.9, 0.1], [1, 1])
+    assert planted.inside_outside(predictions, tiles, patients, "TP53").empty
+    predictions, tiles, patients = maps([0.9, 0.1, 0.5], [1, 0, 0])
+    tiles.loc[2, "tumour_fraction"] = 0.2
+    assert planted.inside_outside(predictions, tiles, patients, "TP53")["n_outside"].iloc[0] == 1
+
+
+def test_a_scored_tile_without_truth_is_an_error():
+    predictions, tiles, patients = maps([0.9, 0.1], [1, 0])
+    with pytest.raises(CohortError, match="S_1_0"):
+        planted.inside_outside(predictions, tiles.iloc[:1], patients, "TP53")
+
+
+def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
+    truth = [truth_tile("S_0_0", blur=0.9), truth_tile("S_1_0", blur=0.25), truth_tile("S_2_0", blur=0.2),
+             truth_tile("S_3_0", pen=0.5, fold=0.6), truth_tile("S_4_0", blur=1.0)]  # fmt: skip
+    tiles = pd.DataFrame({
+        "tile_id": [r["tile_id"] for r in truth], "noise_ratio": [0.9, 0.1, 0.3, 0.0, np.nan],
+        "blur_fraction": [0.9, 0.1, 0.3, 0.0, np.nan], "pen_fraction": [0.0, 0.0, 0.0, 0.4, np.nan],
+        "kept": [False, True, True, False, False],
+    })  # fmt: skip
+    table = planted.filter_performance(tiles, pd.DataFrame(truth)).set_index("artefact")
+    assert table.loc["blur", ["affected", "flagged", "both"]].tolist() == [2, 2, 1]
+    assert table.loc["blur", "precision"] == 0.5 and table.loc["blur", "recall"] == 0.5
+    assert table.loc["pen", "recall"] == 1 and (table["n_tiles"] == 4).all()  # a tile that 02 dropped does not count
+    assert table.loc["fold", "recall"] == 1 and np.isnan(table.loc["fold", "precision"])
+    assert np.isnan(table.loc["bubble", "recall"])
+
+
+def test_exchanged_labels_keep_prevalence_and_co_mutation():
+    labels = plan_cohort(CohortSpec(n_slides=60, seed=4)).labels
+    other = planted.exchange_labels(labels, 1)
+    assert not other.equals(labels) and set(other["patient_id"]) == set(labels["patient_id"])
+    wide = [f.pivot(index="patient_id", columns="gene", values="status").astype(float) for f in (labels, other)]
+    ours, theirs = (w.groupby(["TP53", "KRAS", "EGFR"], dropna=False).size() for w in wide)
+    assert ours.equals(theirs)
+    assert planted.exchange_labels(labels, 1).equals(other)
+
+
+def test_site_agreement_tells_apart_sites_from_noise():
+    rng = np.random.default_rng(0)
+    site = np.repeat(list("abcd"), 20)
+    apart = rng.normal(0, 1, (80, 3)) + 20 * np.repeat(np.arange(4), 20)[:, None]
+    alike = rng.normal(0, 1, (80, 3))
+    far, near = planted.site_agreement(apart, site), planted.site_agreement(alike, site)
+    assert far["neighbour"] == 1 and far["ratio"] > 10 and near["ratio"] < 0.5
+    assert near["neighbour"] == pytest.approx(near["chance"], abs=0.15) and far["chance"] == pytest.approx(19 / 79)
+
+
+def test_the_interval_of_a_patient_mean_resamples_patients():
+    frame = pd.DataFrame({"patient_id": ["a", "a", "b", "c"], "auroc": [0.0, 1.0, 1.0, 0.0]})
+    mean, low, high, n = planted.patient_mean(frame, "auroc")
+    assert (mean, n) == (0.5, 3) and 0 <= low < 0.5 < high <= 1
+    assert planted.patient_mean(frame, "auroc") == (mean, low, high, n)
+    assert planted.patient_mean(frame.iloc[:0], "auroc")[3] == 0
