@@ -24,7 +24,7 @@ from deeplrhe_utils.core.seeds import generator
 
 Streams = Callable[[str], np.random.Generator]
 
-TUMOUR_DENSITY_PER_MM2: Final = 5200.0  # inside nests; real fields of the same organ: 6,000–7,000 over all cells
+TUMOUR_DENSITY_PER_MM2: Final = 6500.0  # inside nests; real fields of the same organ: 6,000–7,000 over all cells
 TUMOUR_AREA_UM2: Final = 58.0  # wild type, 8.6 µm across; real outlines: medians of 16–52 µm² over all cells
 LYMPHOCYTE_SHARE: Final = 0.22  # of tumour cells plus lymphocytes, at factor 1
 CHROMATIN_CONTRAST: Final = 0.10  # relative, of detail below 1 µm, at factor 1; exists at 40× only
