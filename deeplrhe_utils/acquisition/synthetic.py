@@ -12,6 +12,7 @@ synthetic_regions, _nuclei  where tissue, tumour and nuclei lie, and what they l
 synthetic_tissue            densities of haematoxylin and eosin
 synthetic_artefacts         defocus, pen, folds, bubbles, holes, damaged compression
 synthetic_light             stain, lamp, camera
+synthetic_label             thumbnail, label and macro image
 synthetic_slide             one slide: :func:`write_slide`
 synthetic_truth             its truth
 ==========================  ======================================================================

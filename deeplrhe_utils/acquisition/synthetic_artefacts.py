@@ -29,6 +29,7 @@ _SIZES_UM: Final = {
 }  # radius or half side
 _WIDTHS_UM: Final = {"pen": (55, 95), "fold": (16, 30)}  # half width of the stroke
 _PEN_DENSITY: Final = 0.9
+_FOLD_UM: Final = 45.0
 _RIM_UM: Final = 14.0  # dark edge of a bubble
 
 
@@ -148,7 +149,7 @@ def _change(tissue: Tissue, overlay: Overlay, one: Artefact, mpp: float) -> None
     """Apply one artefact inside a window around it."""
     height, width = tissue.eosin.shape
     x0, y0, x1, y1 = one.outline.bounds
-    margin = 40
+    margin = round((_FOLD_UM + 5) / mpp)  # a fold takes its second layer from beside it; the others need less
     left, top = max(int(x0) - margin, 0), max(int(y0) - margin, 0)
     right, bottom = min(int(x1) + margin, width), min(int(y1) + margin, height)
     mask = _mask(one.outline, (left, top), (bottom - top, right - left), 2.0)
@@ -172,7 +173,7 @@ def _changed(window: NDArray[np.uint16], one: Artefact, px_per_um: float) -> NDA
     if one.kind == "blur":
         return np.asarray(cv2.GaussianBlur(window, (0, 0), one.strength * px_per_um), np.uint16)
     if one.kind == "fold":  # a second layer of the tissue beside it
-        shifted = np.roll(window, round(45 * px_per_um), axis=1)
+        shifted = np.roll(window, round(_FOLD_UM * px_per_um), axis=1)
         return np.asarray(cv2.addWeighted(window, 1.0, shifted, one.strength, 0), np.uint16)
     if one.kind == "bubble":  # light bends at the air: slightly out of focus and pale
         soft = cv2.GaussianBlur(window, (0, 0), 1.0 * px_per_um)

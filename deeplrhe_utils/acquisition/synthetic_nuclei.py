@@ -18,10 +18,10 @@ _SHAPES: Final = 24  # masters per kind
 
 # Interior density, rim, chromatin clumps (contrast and size in master px), nucleoli: what tells the kinds apart.
 _LOOK: Final = {
-    "tumour": (0.70, 0.40, 0.26, 2.6, 2),
-    "lymphocyte": (0.95, 0.10, 0.22, 3.4, 0),
-    "fibroblast": (0.85, 0.15, 0.15, 3.0, 0),
-    "pyknotic": (1.05, 0.05, 0.10, 3.0, 0),
+    "tumour": (0.56, 0.32, 0.21, 2.6, 2),
+    "lymphocyte": (0.76, 0.08, 0.18, 3.4, 0),
+    "fibroblast": (0.68, 0.12, 0.12, 3.0, 0),
+    "pyknotic": (0.84, 0.04, 0.08, 3.0, 0),
 }
 
 DENSITY_UNIT: Final = 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.acquisition.svs import HEADER_BYTES, TILE_SIZE_PX, SvsWriter, aperio_description
 from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, Artefact, add_artefacts, place_artefacts
 from deeplrhe_utils.acquisition.synthetic_cohort import CohortPlan
+from deeplrhe_utils.acquisition.synthetic_label import associated_images
 from deeplrhe_utils.acquisition.synthetic_light import Light
 from deeplrhe_utils.acquisition.synthetic_tissue import CHROMATIN_CONTRAST, Tissue, TissueRecipe, draw_tissue, glass
 from deeplrhe_utils.acquisition.synthetic_truth import SlideTruth, drawn_outline, feature, to_level0, write_outlines
@@ -23,11 +25,10 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.core.seeds import generator
 
-RENDERER_VERSION: Final = 2  # raise it whenever the same recipe draws other pixels
+RENDERER_VERSION: Final = 3  # raise it whenever the same recipe draws other pixels
 PYRAMID_STEP: Final = 4
 _LAST_LEVEL_PX: Final = 2048  # levels are added until the longer side is at most this
 _CLASSIC_LIMIT_PX: Final = 6e9  # beyond it a file may pass 4 GB, so it becomes a BigTIFF
-_LABEL_PX, _MACRO_PX, _THUMBNAIL_PX = (400, 400), (1280, 430), 1024
 
 
 @dataclass(frozen=True)
@@ -163,21 +164,34 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
         return path
     truth = SlideTruth(slide_id, recipe.size_l0_px, recipe.mpp, recipe.tile_px, recipe.tissue.scale)
     drawn: list[dict[str, object]] = []
-    with SvsWriter(path, recipe.level_sizes, _description(recipe), mpp=recipe.mpp if recipe.mpp_in_metadata else None,
-                   big=recipe.size_l0_px[0] * recipe.size_l0_px[1] > _CLASSIC_LIMIT_PX) as out:  # fmt: skip
+    told_mpp = recipe.mpp if recipe.mpp_in_metadata else None
+    big = recipe.size_l0_px[0] * recipe.size_l0_px[1] > _CLASSIC_LIMIT_PX
+    writer = SvsWriter(path, recipe.level_sizes, _description(recipe), mpp=told_mpp, big=big)
+    with _one_thread(), writer as out:
         pyramid = _Pyramid(out, recipe)
         for offset, tissue, artefacts, bands in _sections(recipe):
             truth.add(tissue, artefacts, offset)
             drawn += _delivered(recipe, tissue, offset)
             pyramid.add(bands, offset)
         thumbnail = pyramid.finish()
-        for name, image in _associated(recipe, thumbnail).items():
+        for name, image in associated_images(recipe.slide_id, recipe.site_id, thumbnail).items():
             out.add_image(name, image)
         if truth_folder:
             contrast = CHROMATIN_CONTRAST * recipe.tissue.chromatin_texture if recipe.tissue.scale > 1 else None
             truth.write(Path(truth_folder), contrast)
         write_outlines(outline, drawn)
     return path
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let OpenCV use one thread: how it divides an image among threads changes last bits, and so bytes."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def _is_current(path: Path, recipe: SlideRecipe) -> bool:
@@ -268,10 +282,9 @@ class _Pyramid:
 
     def __init__(self, out: SvsWriter, recipe: SlideRecipe) -> None:
         self._out, self._quality = out, recipe.jpeg_quality
-        self._collected = [np.full((height, width, 3), 240, np.uint8) for width, height in recipe.level_sizes[1:]]
-        self._streams_level_1 = len(self._collected) > 1
-        if self._streams_level_1:  # level 1 may be too large to keep
-            self._collected[0] = np.zeros((0, 0, 3), np.uint8)
+        self._streams_level_1 = len(recipe.level_sizes) > 2  # it may be too large to keep
+        sizes = [(0, 0), *recipe.level_sizes[2:]] if self._streams_level_1 else recipe.level_sizes[1:]
+        self._collected = [np.full((height, width, 3), 240, np.uint8) for width, height in sizes]
 
     def add(self, bands: Iterable[NDArray[np.uint8]], offset: tuple[int, int]) -> None:
         """Take one section, given as bands of 256 rows, whose corner lies at `offset` [level-0 px]."""
@@ -322,24 +335,3 @@ def _delivered(recipe: SlideRecipe, tissue: Tissue, offset: tuple[int, int]) -> 
     rng = generator(recipe.seed, "outline", recipe.slide_id, *offset)
     drawn = drawn_outline(outline, recipe.outline_error_um / recipe.tissue.mpp, rng)
     return [feature(to_level0(drawn, recipe.tissue.scale, offset), "Tumor")]
-
-
-def _associated(recipe: SlideRecipe, smallest: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
-    """Thumbnail, label (who it is, and that it is synthetic) and macro image (the whole glass)."""
-    shrink = min(1.0, _THUMBNAIL_PX / max(smallest.shape[:2]))
-    size = (max(1, round(smallest.shape[1] * shrink)), max(1, round(smallest.shape[0] * shrink)))
-    thumbnail = np.asarray(cv2.resize(smallest, size, interpolation=cv2.INTER_AREA), np.uint8)
-    label = np.full((_LABEL_PX[1], _LABEL_PX[0], 3), (250, 248, 240), np.uint8)
-    who = [recipe.slide_id[:12], recipe.slide_id[13:], f"site {recipe.site_id}", "", "SYNTHETIC", "not a patient"]
-    for i, line in enumerate(who):
-        cv2.putText(label, line, (22, 62 + 58 * i), cv2.FONT_HERSHEY_SIMPLEX, 1.15, (20, 20, 30), 2, cv2.LINE_AA)
-    macro = np.full((_MACRO_PX[1], _MACRO_PX[0], 3), 236, np.uint8)
-    macro[:, : _MACRO_PX[1]] = cv2.resize(label, (_MACRO_PX[1], _MACRO_PX[1]), interpolation=cv2.INTER_AREA)
-    room = (_MACRO_PX[0] - _MACRO_PX[1] - 120, _MACRO_PX[1] - 80)
-    fit = min(room[0] / size[0], room[1] / size[1])
-    picture = cv2.resize(
-        thumbnail, (max(1, int(size[0] * fit)), max(1, int(size[1] * fit))), interpolation=cv2.INTER_AREA
-    )
-    top, left = (_MACRO_PX[1] - picture.shape[0]) // 2, _MACRO_PX[1] + 60
-    macro[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return {"thumbnail": thumbnail, "label": label, "macro": macro}

@@ -27,7 +27,7 @@ Streams = Callable[[str], np.random.Generator]
 TUMOUR_DENSITY_PER_MM2: Final = 6500.0  # inside nests; real fields of the same organ: 6,000–7,000 over all cells
 TUMOUR_AREA_UM2: Final = 58.0  # wild type, 8.6 µm across; real outlines: medians of 16–52 µm² over all cells
 LYMPHOCYTE_SHARE: Final = 0.22  # of tumour cells plus lymphocytes, at factor 1
-CHROMATIN_CONTRAST: Final = 0.10  # relative, of detail below 1 µm, at factor 1; exists at 40× only
+CHROMATIN_CONTRAST: Final = 0.12  # relative, of detail below 1 µm, at factor 1; exists at 40× only
 _BAND_ROWS: Final = 64  # full-size maps are made in bands of rows that stay in the processor's cache
 
 
@@ -200,7 +200,7 @@ def _grain(mpp: float) -> Map:
     """Granular cytoplasm from fine to vacuole-sized, periodic, about 1, shape (512, 512); every slide shares it."""
     rng = generator(0, "grain")
     total = np.ones((512, 512), np.float32)
-    for size_um, amplitude in ((0.8, 0.20), (2.5, 0.17), (7.0, 0.16)):
+    for size_um, amplitude in ((0.8, 0.40), (2.5, 0.25), (7.0, 0.16)):
         grain = rng.standard_normal((512, 512), dtype=np.float32)
         total += np.float32(amplitude) * _periodic_blur(grain, size_um / mpp, size_um / mpp)
     return np.clip(total, 0.15, 2)

@@ -69,7 +69,7 @@ def test_openslide_reads_an_aperio_slide_of_the_planned_size(small_plan, slide_f
         full, small = rgb(slide, 0), rgb(slide, 1)
     reduced = cv2.resize(full, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
     difference = reduced.astype(int) - small
-    assert np.abs(difference).mean() < 9 and np.abs(difference.mean(axis=(0, 1))).max() < 1  # JPEG, but no bias
+    assert np.abs(difference).mean() < 11 and np.abs(difference.mean(axis=(0, 1))).max() < 1  # JPEG, but no bias
     assert full.std() > 25 and full[:6, :6].min() > 190  # tissue inside, glass in the corner
 
 
@@ -115,6 +115,21 @@ def test_the_same_slide_has_the_same_bytes_out_of_order(small_plan, tmp_path):
         assert all(digest(tmp_path / folders[0] / n) == digest(tmp_path / folders[1] / n) for n in names)
 
 
+def test_the_number_of_threads_changes_no_byte(tmp_path):
+    plan = plan_cohort(CohortSpec(n_slides=2, seed=1, grid_columns=5, grid_rows=4, tile_px=256))
+    before = cv2.getNumThreads()
+    try:
+        for threads in (1, 4):
+            cv2.setNumThreads(threads)
+            for slide_id in plan.slides["slide_id"]:
+                write_slide(plan, slide_id, tmp_path / str(threads))
+            assert cv2.getNumThreads() == threads
+    finally:
+        cv2.setNumThreads(before)
+    for slide_id in plan.slides["slide_id"]:
+        assert digest(tmp_path / "1" / f"{slide_id}.svs") == digest(tmp_path / "4" / f"{slide_id}.svs")
+
+
 def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, tmp_path):
     slide_id = small_plan.slides["slide_id"].iloc[0]
     path = write_slide(small_plan, slide_id, tmp_path)
@@ -145,7 +160,7 @@ def test_a_slide_of_several_sections_has_whole_levels_and_bare_corners(tmp_path,
         for level in range(1, slide.level_count):
             small = rgb(slide, level)
             reduced = cv2.resize(full, (small.shape[1], small.shape[0]), interpolation=cv2.INTER_AREA)
-            assert np.abs(reduced.astype(int) - small).mean() < 9
+            assert np.abs(reduced.astype(int) - small).mean() < 11
     assert full[:1000, :1000].min() > 190 and full[1024:2048, 1024:2048].min() < 120
     tiles = pd.read_parquet(tmp_path / f"{row['slide_id']}.parquet")
     assert len(tiles) == 32 * 24 and tiles["tumour_fraction"].iloc[0] == 0 and tiles["tumour_fraction"].max() == 1
