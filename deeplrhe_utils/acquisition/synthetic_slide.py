@@ -25,7 +25,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.core.seeds import generator
 
-RENDERER_VERSION: Final = 3  # raise it whenever the same recipe draws other pixels
+RENDERER_VERSION: Final = 4  # raise it whenever the same recipe draws other pixels
 PYRAMID_STEP: Final = 4
 _LAST_LEVEL_PX: Final = 2048  # levels are added until the longer side is at most this
 _CLASSIC_LIMIT_PX: Final = 6e9  # beyond it a file may pass 4 GB, so it becomes a BigTIFF

@@ -200,7 +200,7 @@ def _grain(mpp: float) -> Map:
     """Granular cytoplasm from fine to vacuole-sized, periodic, about 1, shape (512, 512); every slide shares it."""
     rng = generator(0, "grain")
     total = np.ones((512, 512), np.float32)
-    for size_um, amplitude in ((0.8, 0.40), (2.5, 0.25), (7.0, 0.16)):
+    for size_um, amplitude in ((0.8, 0.27), (2.5, 0.21), (7.0, 0.16)):
         grain = rng.standard_normal((512, 512), dtype=np.float32)
         total += np.float32(amplitude) * _periodic_blur(grain, size_um / mpp, size_um / mpp)
     return np.clip(total, 0.15, 2)
