@@ -17,7 +17,7 @@ from shapely import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.acquisition.synthetic_regions import Map, Regions
-from deeplrhe_utils.acquisition.synthetic_tissue import Tissue
+from deeplrhe_utils.acquisition.synthetic_tissue import Streams, Tissue
 
 KINDS: Final = ("blur", "pen", "fold", "bubble", "hole", "jpeg")
 """Defocus, felt pen on the cover slip, folded tissue, air under the cover slip, torn tissue, damaged compression."""
@@ -55,7 +55,7 @@ class Overlay:
 
 
 def place_artefacts(
-    counts: Mapping[str, int], regions: Regions, size_px: tuple[int, int], mpp: float, rng: np.random.Generator
+    counts: Mapping[str, int], regions: Regions, size_px: tuple[int, int], mpp: float, streams: Streams
 ) -> list[Artefact]:
     """Draw places, shapes and strengths.
 
@@ -69,21 +69,24 @@ def place_artefacts(
         Canvas [px].
     mpp : float
         Canvas resolution [µm/px].
-    rng : numpy Generator
-        The section's stream for artefacts.
+    streams : callable
+        ``streams(name)`` gives a random generator; each artefact has its own, so that one more changes no other.
     """
     frame = box(0, 0, *size_px)
     home = regions.tumour_outline if not regions.tumour_outline.is_empty else frame.buffer(-0.15 * min(size_px))
     found = []
     for kind in KINDS:
-        for _ in range(int(counts.get(kind, 0))):
+        for i in range(int(counts.get(kind, 0))):
+            rng = streams(f"{kind} {i}")
             shape = _stroke(kind, size_px, mpp, rng) if kind in _WIDTHS_UM else _patch(kind, home, mpp, rng)
             found.append(Artefact(kind, shapely.intersection(shape, frame), _strength(kind, rng)))
     return found
 
 
 def _strength(kind: str, rng: np.random.Generator) -> float:
-    low, high = {"blur": (2.0, 4.0), "jpeg": (3, 7), "fold": (0.7, 1.0), "bubble": (0.7, 1.0)}.get(kind, (1.0, 1.0))
+    if kind == "jpeg":
+        return float(rng.integers(3, 7))
+    low, high = {"blur": (2.0, 4.0), "fold": (0.7, 1.0), "bubble": (0.7, 1.0)}.get(kind, (1.0, 1.0))
     return round(float(rng.uniform(low, high)), 2)
 
 
@@ -123,16 +126,11 @@ def add_artefacts(tissue: Tissue, artefacts: list[Artefact], mpp: float) -> Over
         if one.outline.is_empty or one.kind == "jpeg":
             continue
         if one.kind == "pen":
-            np.maximum(overlay.pen, _soft_mask(one.outline, overlay.pen.shape, 2.0)[1] * (255 * _PEN_DENSITY),
-                       out=overlay.pen, casting="unsafe")  # fmt: skip
+            ink = _mask(one.outline, (0, 0), overlay.pen.shape, 2.0) * (255 * _PEN_DENSITY)
+            np.maximum(overlay.pen, ink, out=overlay.pen, casting="unsafe")
         else:
             _change(tissue, overlay, one, mpp)
     return overlay
-
-
-def _soft_mask(outline: BaseGeometry, shape: tuple[int, int], soft_px: float) -> tuple[tuple[slice, slice], Map]:
-    """The whole canvas as a window, and the geometry as a soft mask of it."""
-    return (slice(0, shape[0]), slice(0, shape[1])), _mask(outline, (0, 0), shape, soft_px)
 
 
 def _mask(outline: BaseGeometry, origin: tuple[int, int], shape: tuple[int, int], soft_px: float) -> Map:

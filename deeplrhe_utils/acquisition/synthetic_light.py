@@ -67,7 +67,7 @@ class Light:
     def of(cls, seed: int, site_id: str, slide_id: str) -> Light:
         """The light of a slide."""
         rng = generator(seed, "lamp", slide_id)
-        ink = np.array(_INKS[int(rng.integers(len(_INKS)))])
+        ink = np.array(_INKS[int(rng.integers(len(_INKS)))]) * np.exp(rng.normal(0, 0.12, 3))  # no two pens are alike
         layers = np.vstack([stain_matrix(seed, site_id, slide_id), ink, np.full(3, 1.0)])
         lamp = np.log(generator(seed, "lamp", site_id).uniform(238, 247) + rng.normal(0, 1.2, 3))
         to_log = np.hstack([-math.log(10) * layers.T, lamp[:, None]]).astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,9 +26,10 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.core.seeds import generator
 
-RENDERER_VERSION: Final = 4  # raise it whenever the same recipe draws other pixels
+RENDERER_VERSION: Final = 5  # raise it whenever the same recipe draws other pixels
 PYRAMID_STEP: Final = 4
 _LAST_LEVEL_PX: Final = 2048  # levels are added until the longer side is at most this
+_PAINTING: Final = threading.Lock()
 _CLASSIC_LIMIT_PX: Final = 6e9  # beyond it a file may pass 4 GB, so it becomes a BigTIFF
 
 
@@ -132,8 +134,9 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
     """Render one slide, its delivered tumour outline and its truth; a complete slide of the same recipe is kept.
 
     Writes into `folder` ``<slide_id>.geojson`` (the outline as a pathologist would draw it; QuPath style, level-0 px,
-    classification "Tumor") and ``<slide_id>.svs`` (Aperio-style: JPEG tiles of 256 px, levels 1 : 4 apart, thumbnail,
-    label and macro image); into `truth_folder` the true masks and tiles (:class:`SlideTruth`). All appear by atomic
+    classification "Tumor"; none for normal lung) and ``<slide_id>.svs`` (Aperio-style: JPEG tiles of 256 px, levels
+    1 : 4 apart, thumbnail, label and macro image); into `truth_folder` the true masks and tiles (:class:`SlideTruth`).
+    All appear by atomic
     rename, the slide last, and repeat byte for byte, whatever the order of slides or the number of processes, on the
     same machine type and library versions. Memory is that of one section.
 
@@ -160,7 +163,8 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
     path = Path(folder) / f"{slide_id}.svs"
     outline = path.with_suffix(".geojson")
     truth_files = [Path(truth_folder) / f"{slide_id}{end}" for end in (".geojson", ".parquet")] if truth_folder else []
-    if all(f.is_file() for f in (outline, *truth_files)) and _is_current(path, recipe):
+    outlines = [] if recipe.tissue.subtype == "normal" else [outline]
+    if all(f.is_file() for f in (*outlines, *truth_files)) and _is_current(path, recipe):
         return path
     truth = SlideTruth(slide_id, recipe.size_l0_px, recipe.mpp, recipe.tile_px, recipe.tissue.scale)
     drawn: list[dict[str, object]] = []
@@ -179,19 +183,24 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
         if truth_folder:
             contrast = CHROMATIN_CONTRAST * recipe.tissue.chromatin_texture if recipe.tissue.scale > 1 else None
             truth.write(Path(truth_folder), contrast)
-        write_outlines(outline, drawn)
+        if outlines:
+            write_outlines(outline, drawn)
     return path
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let OpenCV use one thread: how it divides an image among threads changes last bits, and so bytes."""
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
+    """Let OpenCV use one thread: how it divides an image among threads changes last bits, and so bytes.
+
+    The setting belongs to the process, so a process paints one slide at a time, even where it has several threads.
+    """
+    with _PAINTING:
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield
+        finally:
+            cv2.setNumThreads(before)
 
 
 def _is_current(path: Path, recipe: SlideRecipe) -> bool:
@@ -232,8 +241,8 @@ def _sections(
     corners = [(x, y) for y in range(0, height, step_y) for x in range(0, width, step_x)]
     light = Light.of(recipe.seed, recipe.site_id, recipe.slide_id)
     inside = [i for i, (x, y) in enumerate(corners) if _on_glass_centre(x + step_x / 2, y + step_y / 2, width, height)]
-    home = generator(recipe.seed, "artefact places", recipe.slide_id)
-    where = [(kind, inside[int(home.integers(len(inside)))]) for kind, n in recipe.artefacts for _ in range(n)]
+    where = [(kind, inside[int(_stream(recipe.seed, recipe.slide_id, i, f"place of {kind}").integers(len(inside)))])
+             for kind, n in recipe.artefacts for i in range(n)]  # fmt: skip
     for i, (x, y) in enumerate(corners):
         scale = recipe.tissue.scale
         canvas = (min(step_x, width - x) // scale, min(step_y, height - y) // scale)
@@ -241,14 +250,15 @@ def _sections(
         streams = partial(_stream, recipe.seed, recipe.slide_id, i)
         tissue = draw_tissue(section, streams) if i in inside else glass(section)
         counts = {kind: where.count((kind, i)) for kind in KINDS}
-        artefacts = place_artefacts(counts, tissue.regions, canvas, section.mpp, streams("artefacts"))
+        artefacts = place_artefacts(counts, tissue.regions, canvas, section.mpp, streams)
         overlay = add_artefacts(tissue, artefacts, section.mpp)
         bands = light.bands(tissue, overlay, streams("scanner noise"))
         yield (x, y), tissue, artefacts, _with_damage(bands, artefacts, scale)
 
 
 def _stream(seed: int, slide_id: str, section: int, name: str) -> np.random.Generator:
-    return generator(seed, "section", slide_id, section, name)
+    """A stream that does not know the site, so that a patient who moves keeps their tissue."""
+    return generator(seed, "section", slide_id[:5] + slide_id[8:], section, name)
 
 
 def _on_glass_centre(x: float, y: float, width: int, height: int) -> bool:
@@ -332,6 +342,6 @@ def _delivered(recipe: SlideRecipe, tissue: Tissue, offset: tuple[int, int]) -> 
     outline = tissue.regions.tumour_outline
     if outline.is_empty:
         return []
-    rng = generator(recipe.seed, "outline", recipe.slide_id, *offset)
+    rng = _stream(recipe.seed, recipe.slide_id, 0, f"outline at {offset}")
     drawn = drawn_outline(outline, recipe.outline_error_um / recipe.tissue.mpp, rng)
     return [feature(to_level0(drawn, recipe.tissue.scale, offset), "Tumor")]

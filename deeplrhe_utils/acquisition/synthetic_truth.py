@@ -101,12 +101,16 @@ class SlideTruth:
         shapes = [("tumour", "Tumor", regions.tumour_outline, none)]
         shapes += [("subclone", "Subclone", regions.subclone_outline, none)]
         shapes += [(a.kind, f"Artefact: {a.kind}", a.outline, {"strength": a.strength}) for a in artefacts]
+        kinds: dict[str, list[BaseGeometry]] = {}
         for key, name, outline, properties in shapes:
             if not outline.is_empty:
                 placed = to_level0(outline, self._scale, offset)
                 self.features.append(feature(placed, name, **properties))
-                touched = self._tree.query(placed)
-                self._area[key][touched] += shapely.area(shapely.intersection(self._boxes[touched], placed))
+                kinds.setdefault(key, []).append(placed)
+        for key, placed in kinds.items():
+            whole = shapely.union_all(placed)  # two that overlap cover their common part once
+            touched = self._tree.query(whole)
+            self._area[key][touched] += shapely.area(shapely.intersection(self._boxes[touched], whole))
         self._count("tumour_nuclei", tissue.tumour_nuclei.x_px, tissue.tumour_nuclei.y_px, offset)
         areas = tissue.tumour_nuclei.area_um2
         self._count("nuclear_area", tissue.tumour_nuclei.x_px, tissue.tumour_nuclei.y_px, offset, areas)

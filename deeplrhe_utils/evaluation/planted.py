@@ -56,8 +56,8 @@ def recovery(
     truth_tiles: pd.DataFrame,
     tiles: pd.DataFrame,
     labels: pd.DataFrame,
-    scored: set[str],
-    through_neighbours: Mapping[str, float],
+    predictions: pd.DataFrame,
+    without_seeing: Mapping[str, float],
 ) -> pd.DataFrame:
     """One row per gene: from what was planted to what was recovered.
 
@@ -67,44 +67,42 @@ def recovery(
         Patient-level rows of table METRICS with one interval per gene.
     truth_patients, truth_tiles : DataFrame
         Truth tables.
-    tiles, labels : DataFrame
-        What the pipeline used.
-    scored : set of str
-        Patients that were scored; oracle and drawn AUC are those of the same patients.
-    through_neighbours : mapping
-        Gene → AUC expected of a reader who cannot see it but sees its neighbours (0.5 for controls).
+    tiles, labels, predictions : DataFrame
+        What the pipeline used and said. Oracle and drawn AUC are those of the patients that were scored for the gene.
+    without_seeing : mapping
+        Gene → AUC expected of a reader who cannot see its effect (through neighbours, or the site); default 0.5.
 
     Returns
     -------
     DataFrame
         gene, role, d, bayes_auc (expectation), oracle_auc (the latent, these patients), drawn_auc (what the tiles
         hold, these patients; null for controls and where nothing can be seen at this resolution), expected_auc (what
-        a perfect pipeline would give here: the oracle, or `through_neighbours`), auc, ci_low, ci_high, n_pos, n_neg,
+        a perfect pipeline would give here: the oracle, or `without_seeing`), auc, ci_low, ci_high, n_pos, n_neg,
         gap (expected − recovered).
     """
     import pandas as pd
 
+    known = labels.dropna(subset=["status"])[["patient_id", "gene"]]
+    scored = predictions.dropna(subset=["score"])[["patient_id", "gene"]].drop_duplicates().merge(known)
     rows = []
     for gene, planted in truth_patients.groupby("gene", sort=False):
         found = headline[headline["gene"] == gene]
         if found.empty:
             continue
-        one = found.iloc[0]
-        known = labels[(labels["gene"] == gene) & labels["status"].notna()]["patient_id"]
-        planted = planted[planted["patient_id"].isin(set(known) & scored)]
-        where = planted["where"].iloc[0] if len(planted) else pd.NA
-        visible = not pd.isna(where) and where != "40x"
-        oracle = _auc(planted, "latent") if not pd.isna(where) else np.nan
-        expected = oracle if visible else through_neighbours.get(str(gene), 0.5)
+        one, d, where = found.iloc[0], float(planted["d"].iloc[0]), planted["where"].iloc[0]
+        role = _role(planted["attribute"].iloc[0], where, d)
+        planted = planted[planted["patient_id"].isin(scored.loc[scored["gene"] == gene, "patient_id"])]
+        visible = d > 0 and where != "40x"
+        oracle = _auc(planted, "latent") if d > 0 else np.nan
         rows.append(
             {
                 "gene": gene,
-                "role": _role(planted["attribute"].iloc[0], where),
-                "d": float(planted["d"].iloc[0]),
-                "bayes_auc": bayes_auc(float(planted["d"].iloc[0])),
+                "role": role,
+                "d": d,
+                "bayes_auc": bayes_auc(d),
                 "oracle_auc": oracle,
-                "drawn_auc": _drawn_auc(planted, truth_tiles, tiles) if visible else np.nan,
-                "expected_auc": expected,
+                "drawn_auc": _drawn_auc(planted, truth_tiles, tiles) if visible and len(planted) else np.nan,
+                "expected_auc": oracle if visible else without_seeing.get(str(gene), 0.5),
                 **{c: float(one[c]) if pd.notna(one[c]) else np.nan for c in ("auc", "ci_low", "ci_high")},
                 "n_pos": int(one["n_pos"]),
                 "n_neg": int(one["n_neg"]),
@@ -114,13 +112,36 @@ def recovery(
     return frame.assign(gap=frame["expected_auc"] - frame["auc"])
 
 
-def _role(attribute: object, where: object) -> str:
+def _role(attribute: object, where: object, d: float) -> str:
     import pandas as pd
 
-    if pd.isna(attribute):
+    if pd.isna(attribute) or d == 0:
         return "control: nothing planted"
     place = {"tumour": "", "region": ", in a part of the tumour", "40x": ", at 40× only"}[str(where)]
     return str(attribute).replace("_", " ") + place
+
+
+def check_grid(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> None:
+    """Make sure that the pipeline's tiles are the truth's: same names at the same places.
+
+    Raises
+    ------
+    CohortError
+        A tile is unknown to the truth, or lies elsewhere or has another size [level-0 px]; named with both.
+    """
+    keys = ["x_l0_px", "y_l0_px", "size_l0_px"]
+    joined = tiles[["tile_id", *keys]].merge(truth_tiles[["tile_id", *keys]], on="tile_id", how="left",
+                                             suffixes=("", "_true"))  # fmt: skip
+    ours, theirs = (joined[names].astype("Float64").to_numpy(float, na_value=np.nan)
+                    for names in (keys, [f"{k}_true" for k in keys]))  # fmt: skip
+    if len(wrong := np.flatnonzero(~np.isclose(ours, theirs, atol=1e-6).all(axis=1))):
+        i = int(wrong[0])
+        raise CohortError(
+            f"{len(wrong)} tiles are not the tiles of the truth, the first: {joined['tile_id'].iloc[i]}",
+            got=f"x, y, size {ours[i].tolist()} level-0 px",
+            expected=f"{theirs[i].tolist()}",
+            fix="The truth is kept for tiles of 512 px at 0.5 µm/px: run 02 with these",
+        )
 
 
 def _auc(planted: pd.DataFrame, column: str) -> float:
@@ -149,29 +170,43 @@ def inside_outside(
     Returns
     -------
     DataFrame
-        slide_id, patient_id, mutated, n_inside, n_outside, auroc, pointed (the highest tile lies inside), chance (share
-        of tiles inside: what a random pointer would hit).
+        slide_id, patient_id, mutated, n_inside, n_outside, auroc, drawn_auroc (the same for the attribute that was
+        drawn in these tiles: what a perfect reader would reach), pointed (the highest tile lies inside), chance (share
+        of tiles inside: what a random pointer would hit). Empty when nobody was scored for the gene.
     """
     import pandas as pd
 
     one = predictions[(predictions["gene"] == gene) & predictions["score"].notna()]
-    columns = ["tile_id", "tumour_fraction", "subclone_fraction"]
+    planted = truth_patients[truth_patients["gene"] == gene].set_index("patient_id")
+    drawn = DRAWN[str(planted["attribute"].iloc[0])]
+    columns = ["tile_id", "tumour_fraction", "subclone_fraction", drawn]
     joined = one.merge(truth_tiles[columns], on="tile_id", how="left", validate="one_to_one")
     if len(lost := joined[joined["tumour_fraction"].isna()]):
         raise CohortError("A scored tile is not among the truth tiles", got=lost["tile_id"].iloc[0],
                           expected="tiles of 512 px at 0.5 µm/px, as the truth has them")  # fmt: skip
     joined = joined[joined["tumour_fraction"] >= 0.5].assign(inside=lambda f: f["subclone_fraction"] >= 0.5)
-    status = truth_patients[truth_patients["gene"] == gene].set_index("patient_id")["mutated"]
-    rows = []
+    sign, rows = np.sign(EFFECTS[gene].log_step), []
     for (patient, slide), part in joined.groupby(["patient_id", "slide_id"]):
         inside, score = part["inside"].to_numpy(bool), part["score"].to_numpy(float)
-        if inside.any() and not inside.all():
-            row = {"slide_id": slide, "patient_id": patient, "mutated": bool(status[patient])}
-            row |= {"n_inside": int(inside.sum()), "n_outside": int((~inside).sum())}
-            row |= {"auroc": oracle_auc(inside, score), "pointed": bool(inside[score.argmax()])}
-            rows.append(row | {"chance": float(inside.mean())})
-    names = ["slide_id", "patient_id", "mutated", "n_inside", "n_outside", "auroc", "pointed", "chance"]
-    return pd.DataFrame(rows, columns=names)
+        if not inside.any() or inside.all():
+            continue
+        known = part[drawn].notna().to_numpy(bool)
+        painted = sign * part[drawn].to_numpy(float, na_value=np.nan)
+        rows.append(
+            {
+                "slide_id": slide,
+                "patient_id": patient,
+                "mutated": bool(planted["mutated"][patient]),
+                "n_inside": int(inside.sum()),
+                "n_outside": int((~inside).sum()),
+                "auroc": oracle_auc(inside, score),
+                "drawn_auroc": oracle_auc(inside[known], painted[known]),
+                "pointed": bool(inside[score.argmax()]),
+                "chance": float(inside.mean()),
+            }
+        )
+    names = ["slide_id", "patient_id", "mutated", "n_inside", "n_outside", "auroc", "drawn_auroc", "pointed", "chance"]
+    return pd.DataFrame(rows, columns=names).astype({"mutated": bool, "pointed": bool, "auroc": float, "chance": float})
 
 
 def patient_mean(
@@ -192,40 +227,44 @@ def patient_mean(
 
 
 def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.DataFrame:
-    """How well the quality filter sees each artefact, tile by tile.
+    """How well the quality filter sees each artefact, and what it does about it, tile by tile.
 
-    Only tiles that reached the filter count (those that notebook 02 kept). Blur and pen are looked for: a tile is
-    affected, and flagged, from :data:`ARTEFACT_SHARE` of its area on. The others are not looked for by name: `recall`
-    is then the share of affected tiles that any filter dropped, and there is no precision.
+    Only tiles that reached the filter count (those that notebook 02 kept). A tile is *affected*, and *seen*, from
+    :data:`ARTEFACT_SHARE` on: of its area in the truth (which covers air inside tissue, too), of its tissue in the
+    measure for blur, of its area for pen. Only blur and pen are looked for by name. *Dropped* is another matter: it
+    needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
 
     Returns
     -------
     DataFrame
-        artefact, looked_for, n_tiles, affected, flagged, both, precision, recall (null where nothing is affected or
-        flagged).
+        artefact, looked_for, n_tiles, affected, seen, both, precision (both / seen), recall (both / affected), dropped
+        (share of the affected tiles that were dropped, for whatever reason). Null where the denominator is 0, or where
+        the artefact is not looked for.
     """
     import pandas as pd
 
     screened = tiles[tiles["noise_ratio"].notna()]
-    truth = truth_tiles.rename(columns={f"{kind}_fraction": f"true_{kind}" for kind in ("blur", "pen")})
-    columns = ["tile_id", "true_blur", "true_pen", *(f"{kind}_fraction" for kind in _NOT_LOOKED_FOR)]
-    joined = screened.merge(truth[columns], on="tile_id", how="left", validate="one_to_one")
+    shares = [f"{kind}_fraction" for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR)]
+    truth = truth_tiles[["tile_id", *shares]].rename(columns={name: f"true_{name}" for name in shares})
+    joined = screened.merge(truth, on="tile_id", how="left", validate="one_to_one")
+    gone = ~joined["kept"].to_numpy(bool)
     rows = []
-    for kind, column in _LOOKED_FOR.items():
-        rows.append(_agreement(kind, True, joined[f"true_{kind}"], joined[column] >= ARTEFACT_SHARE))
-    for kind in _NOT_LOOKED_FOR:
-        rows.append(_agreement(kind, False, joined[f"{kind}_fraction"], ~joined["kept"].astype(bool)))
-    return pd.DataFrame(rows)
+    for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR):
+        affected = (joined[f"true_{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
+        row: dict[str, object] = {"artefact": kind, "looked_for": kind in _LOOKED_FOR, "n_tiles": len(joined)}
+        row["affected"] = int(affected.sum())
+        if kind in _LOOKED_FOR:
+            seen = (joined[_LOOKED_FOR[kind]] >= ARTEFACT_SHARE).fillna(False).to_numpy(bool)
+            both = int((affected & seen).sum())
+            row |= {"seen": int(seen.sum()), "both": both}
+            row |= {"precision": _share(both, seen.sum()), "recall": _share(both, affected.sum())}
+        rows.append(row | {"dropped": _share((affected & gone).sum(), affected.sum())})
+    names = ["artefact", "looked_for", "n_tiles", "affected", "seen", "both", "precision", "recall", "dropped"]
+    return pd.DataFrame(rows, columns=names)
 
 
-def _agreement(kind: str, looked_for: bool, share: pd.Series, flagged: pd.Series) -> dict[str, object]:
-    affected, called = (share >= ARTEFACT_SHARE).to_numpy(bool), flagged.fillna(False).to_numpy(bool)
-    both = int((affected & called).sum())
-    row = {"artefact": kind, "looked_for": looked_for, "n_tiles": len(share), "affected": int(affected.sum())}
-    row |= {"flagged": int(called.sum()), "both": both}
-    row["precision"] = both / called.sum() if looked_for and called.any() else np.nan
-    row["recall"] = both / affected.sum() if affected.any() else np.nan
-    return row
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def exchange_labels(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
@@ -243,35 +282,46 @@ def exchange_labels(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
     return labels.assign(patient_id=labels["patient_id"].map(other)).reset_index(drop=True)
 
 
-def site_agreement(colours: NDArray[np.float64], site: NDArray[np.str_]) -> dict[str, float]:
-    """How far sites differ in colour.
+def site_agreement(colours: NDArray[np.float64], site: NDArray[np.str_], patient: NDArray[np.str_]) -> dict[str, float]:
+    """How far sites differ in colour, beyond what their patients do.
+
+    Slides of a patient are averaged first, because they share the site. Sites with a single patient say nothing about
+    the spread inside a site and are left out.
 
     Parameters
     ----------
     colours : ndarray, shape (n, channels)
         Mean colour of each slide.
-    site : ndarray, shape (n,)
-        Its tissue source site.
+    site, patient : ndarray, shape (n,)
+        Its tissue source site and its patient.
 
     Returns
     -------
     dict
-        between (root mean square distance of site means from their centre), within (the same of slides from their
-        site's mean), ratio (between / within), neighbour (share of slides whose nearest other slide is of the same
-        site) and chance (what `neighbour` would be if colours knew nothing of the site).
+        between (standard deviation of sites' true means: of their observed means, less what chance adds), within
+        (pooled standard deviation of patients inside their site), both over all channels together; neighbour (share
+        of patients whose most similar patient is of the same site), chance (what that would be if colours knew nothing
+        of the site), sites and patients (how many counted). NaN where fewer than two sites have two patients.
     """
-    names, index, count = np.unique(site, return_inverse=True, return_counts=True)
-    means = np.stack([colours[index == i].mean(axis=0) for i in range(len(names))])
-    between = float(np.sqrt(np.sum((means - means.mean(axis=0)) ** 2, axis=1).mean()))
-    within = float(np.sqrt(np.sum((colours - means[index]) ** 2, axis=1).mean()))
-    distance = np.linalg.norm(colours[:, None] - colours[None], axis=2)
+    names, who = np.unique(patient, return_inverse=True)
+    means = np.stack([colours[who == i].mean(axis=0) for i in range(len(names))])
+    where = np.array([site[who == i][0] for i in range(len(names))])
+    _, index, count = np.unique(where, return_inverse=True, return_counts=True)
+    several = count[index] >= 2
+    n, k = int(several.sum()), int((count >= 2).sum())
+    found = {"sites": float(k), "patients": float(n)}
+    if k < 2:
+        return found | dict.fromkeys(("between", "within", "neighbour", "chance"), float("nan"))
+    means, index = means[several], np.unique(index[several], return_inverse=True)[1]
+    centres, size = np.stack([means[index == i].mean(axis=0) for i in range(k)]), np.bincount(index)
+    within2 = float(np.sum((means - centres[index]) ** 2) / (n - k))
+    between2 = float(np.sum((centres - centres.mean(axis=0)) ** 2) / (k - 1)) - within2 * float(np.mean(1 / size))
+    distance = np.linalg.norm(means[:, None] - means[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     same = index[distance.argmin(axis=1)] == index
-    chance = float(np.sum(count * (count - 1)) / (len(site) * max(len(site) - 1, 1)))
-    return {
-        "between": between,
-        "within": within,
-        "ratio": between / within if within else np.nan,
+    return found | {
+        "between": float(np.sqrt(max(between2, 0.0))),
+        "within": float(np.sqrt(within2)),
         "neighbour": float(same.mean()),
-        "chance": chance,
+        "chance": float(np.sum(size * (size - 1)) / (n * (n - 1))),
     }

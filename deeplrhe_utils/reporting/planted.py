@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _MARKS = {
-    "bayes_auc": ("Bayes Φ(d/√2)", "D", "none", "0.25"),
-    "oracle_auc": ("oracle: latent of these patients", "s", "0.25", "0.25"),
-    "drawn_auc": ("drawn in these tiles", "^", str(PALETTE[2]), PALETTE[2]),
+    "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
+    "oracle_auc": ("oracle: latent of these patients", "s", "0.25"),
+    "drawn_auc": ("drawn in these tiles", "^", PALETTE[2]),
 }
 
 
@@ -39,7 +39,7 @@ def draw_recovery(axes: Axes, table: pd.DataFrame) -> None:
         else:
             axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=7.5, style="italic", color="0.4",
                       bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
-    for column, (label, marker, _, edge) in _MARKS.items():
+    for column, (label, marker, edge) in _MARKS.items():
         known = table[column].notna().to_numpy() & (table["d"] > 0).to_numpy()
         fill = "none" if column == "bayes_auc" else edge
         axes.scatter(table.loc[known, column], np.flatnonzero(known) + 0.27, marker=marker, s=26, facecolors=fill,
@@ -57,8 +57,9 @@ def draw_inside(axes: Axes, table: pd.DataFrame, gene: str) -> None:
         jitter = 0.28 * (np.modf(np.arange(len(part)) * 0.618)[0] - 0.5)
         axes.scatter(part["auroc"], y + jitter, s=12, color=PALETTE[y], alpha=0.6, edgecolors="none")
         if len(part):
-            mean = part.groupby("patient_id")["auroc"].mean().mean()
+            mean, drawn = (part.groupby("patient_id")[c].mean().mean() for c in ("auroc", "drawn_auroc"))
             axes.plot([mean, mean], [y - 0.33, y + 0.33], color="0.1", lw=2)
+            axes.plot([drawn], [y + 0.36], marker="^", color=PALETTE[2], ms=5, clip_on=False)
             axes.text(mean, y - 0.37, f"mean {mean:.2f}", ha="center", va="bottom", fontsize=7.5)
         axes.text(1.03, y, f"{name}\n{part['patient_id'].nunique()} patients", va="center", fontsize=7.5)
     axes.axvline(0.5, ls=":", color="0.5", lw=1)
@@ -66,13 +67,15 @@ def draw_inside(axes: Axes, table: pd.DataFrame, gene: str) -> None:
 
 
 def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
-    """Precision and recall of the quality filter per artefact."""
-    for y, row in enumerate(table.itertuples()):
-        axes.barh(y - 0.18, row.recall, height=0.34, color=PALETTE[0], label="recall" if y == 0 else None)
-        axes.barh(y + 0.18, row.precision, height=0.34, color=PALETTE[1], label="precision" if y == 0 else None)
+    """Precision and recall of what the filter looks for, and the share of affected tiles that were dropped."""
+    bars = (("recall", "seen, of the affected (recall)"), ("precision", "affected, of the seen (precision)"),
+            ("dropped", "dropped, of the affected"))  # fmt: skip
+    for i, (column, label) in enumerate(bars):
+        axes.barh(np.arange(len(table)) + 0.26 * (i - 1), table[column].fillna(0), height=0.24, color=PALETTE[i],
+                  label=label)  # fmt: skip
     names = [f"{r.artefact} ({r.affected})" + ("" if r.looked_for else "\nnot looked for") for r in table.itertuples()]
     axes.set_yticks(range(len(table)), names, fontsize=7.5)
-    axes.set(xlim=(0, 1.02), xlabel="share of tiles (affected tiles in brackets)")
+    axes.set(xlim=(0, 1.02), xlabel="share of tiles (number of affected tiles in brackets)")
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize=7, loc="lower right")
 
@@ -88,7 +91,7 @@ def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
         axes.plot([], [], "o-", color=PALETTE[i], ms=4, label=arm)
     axes.axvline(0.5, ls=":", color="0.5", lw=1)
     axes.set_yticks(range(len(genes)), genes, fontsize=7.5)
-    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval", ylim=(len(genes) - 0.5, -0.5))
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval (DeLong)", ylim=(len(genes) - 0.5, -0.5))
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
 
 

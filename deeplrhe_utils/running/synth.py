@@ -24,7 +24,7 @@ _README: Final = """Synthetic H&E slides with a planted truth. No patient, no ti
 
 slides/             the slides (SVS) and tumour outlines as a pathologist would draw them (GeoJSON, level-0 px)
 labels.csv          patient_id, then 1 mutated, 0 wild type, empty = not profiled
-clinical.csv        clinical data that tell nothing about any gene
+clinical.csv        clinical data; only the site may tell something about a gene, if site_confounding is above 0
 mpp_overrides.csv   resolution of slides whose files do not tell it (absent where none needs it)
 truth/              what was planted: keep it away from whatever you test
 SHA256SUMS          sha256sum -c SHA256SUMS
@@ -115,8 +115,9 @@ def write_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, scheduler:
 
 
 def _write(plan: CohortPlan, folder: Path, workers: int, scheduler: str) -> None:
-    for left_by_a_kill in folder.rglob(".*.part*"):
-        left_by_a_kill.unlink()
+    for ours in (folder / "slides", folder / "truth"):
+        for left_by_a_kill in ours.rglob(".*.part*"):
+            left_by_a_kill.unlink()
     synthetic.write_tables(plan, folder)
     write_text(folder / "README.txt", _README)
     per_slide = folder / "truth" / "slides"
@@ -128,6 +129,11 @@ def _write(plan: CohortPlan, folder: Path, workers: int, scheduler: str) -> None
 
 def _check_same(spec: CohortSpec, folder: Path) -> None:
     if not (folder / "cohort.json").is_file():
+        if strangers := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
+            what = f"{folder} holds files that are no synthetic cohort"
+            raise ParameterError(
+                what, got=", ".join(strangers[:3]), expected="a new or empty folder", fix="Choose another --out"
+            )
         return
     there, now = read_json(folder / "cohort.json"), plain_value(dataclasses.asdict(spec))
     if there.get("renderer") != synthetic.RENDERER_VERSION or there.get("spec") != now:
@@ -139,9 +145,9 @@ def _check_same(spec: CohortSpec, folder: Path) -> None:
 
 
 def _check_disk(plan: CohortPlan, folder: Path) -> None:
-    pixels = (plan.slides["width_l0_px"].astype(float) * plan.slides["height_l0_px"]).sum()
-    there = sum(f.stat().st_size for f in folder.glob("slides/*.svs"))
-    needed = pixels * BYTES_PER_PIXEL - there
+    there = {f.stem for f in folder.glob("slides/*.svs")}
+    missing = plan.slides[~plan.slides["slide_id"].isin(there)]
+    needed = (missing["width_l0_px"].astype(float) * missing["height_l0_px"]).sum() * BYTES_PER_PIXEL
     place = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

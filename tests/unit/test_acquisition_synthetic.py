@@ -279,7 +279,7 @@ def artefact_pixels(kind):
     pictures, one = [], None
     for wanted in ({}, {kind: 1}):
         tissue = draw_tissue(recipe(width=1200, height=1200), streams)
-        placed = place_artefacts(wanted, tissue.regions, (1200, 1200), 0.5, streams("artefacts"))
+        placed = place_artefacts(wanted, tissue.regions, (1200, 1200), 0.5, streams)
         overlay = add_artefacts(tissue, placed, 0.5)
         bands = Light.of(0, "01", "slide").bands(tissue, overlay, streams("noise"))
         pictures.append(np.concatenate(list(synthetic_slide._with_damage(bands, placed, 1))))

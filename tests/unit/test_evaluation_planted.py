@@ -21,9 +21,9 @@ def test_bayes_auc_is_the_closed_form():
     assert planted.bayes_auc(0) == 0.5
 
 
-def recovery_of(scores):
+def recovery_of(scores, **changes):
     """Recovery of TP53 where the drawn attribute follows the latent, and of KRAS and POLE."""
-    plan = plan_cohort(CohortSpec(n_slides=60, seed=4))
+    plan = plan_cohort(CohortSpec(n_slides=60, seed=4, **changes))
     truth = plan.truth
     latent = truth[truth["gene"] == "TP53"].set_index("patient_id")["latent"].astype(float)
     tiles = pd.DataFrame({"tile_id": [f"{p}_0_0" for p in latent.index], "patient_id": latent.index, "selected": True})
@@ -32,7 +32,8 @@ def recovery_of(scores):
         {"gene": g, "auc": a, "ci_low": a - 0.1, "ci_high": a + 0.1, "n_pos": 9, "n_neg": 9} for g, a in scores.items()
     ]
     known = plan.labels[plan.labels["gene"].isin(scores)]
-    table = planted.recovery(pd.DataFrame(rows), truth, drawn, tiles, known, set(latent.index), {"KRAS": 0.6})
+    predictions = pd.DataFrame([{"patient_id": p, "gene": g, "score": 0.5} for p in latent.index for g in scores])
+    table = planted.recovery(pd.DataFrame(rows), truth, drawn, tiles, known, predictions, {"KRAS": 0.6})
     return table.set_index("gene"), truth, known
 
 
@@ -56,24 +57,41 @@ def test_what_cannot_be_seen_is_expected_through_its_neighbours_and_controls_at_
     assert table.loc["POLE", "role"] == "control: nothing planted" and "40×" in table.loc["KRAS", "role"]
 
 
+def test_with_every_effect_at_zero_chance_is_expected_everywhere():
+    table, *_ = recovery_of({"TP53": 0.55, "KRAS": 0.5, "POLE": 0.5}, effect_scale=0.0)
+    assert table.loc["TP53", "expected_auc"] == 0.5 and table.loc["TP53", "role"] == "control: nothing planted"
+    assert table["oracle_auc"].isna().all() and table["drawn_auc"].isna().all()
+
+
+def test_tiles_of_another_grid_are_refused():
+    truth = pd.DataFrame({"tile_id": ["S_0_0"], "x_l0_px": [0], "y_l0_px": [0], "size_l0_px": [512.0]})
+    planted.check_grid(truth, truth)
+    for change in ({"size_l0_px": 1024.0}, {"x_l0_px": 3}, {"tile_id": "S_9_9"}):
+        with pytest.raises(CohortError, match="not the tiles of the truth"):
+            planted.check_grid(truth.assign(**change), truth)
+
+
 def maps(scores, inside):
     ids = [f"S_{i}_0" for i in range(len(scores))]
     predictions = pd.DataFrame({"tile_id": ids, "slide_id": "S", "patient_id": "P", "gene": "TP53", "score": scores})
     tiles = pd.DataFrame([truth_tile(i, tumour=1.0, subclone=float(w)) for i, w in zip(ids, inside, strict=True)])
-    patients = pd.DataFrame({"patient_id": ["P"], "gene": ["TP53"], "mutated": [True]})
+    tiles["nuclear_area_um2"] = [80.0 if w else 60.0 for w in inside]
+    patients = pd.DataFrame({"patient_id": ["P"], "gene": ["TP53"], "attribute": ["nuclear_area"], "mutated": [True]})
     return predictions, tiles, patients
 
 
 def test_a_map_that_points_inside_has_auroc_1_and_one_that_points_outside_0():
     for scores, expected in (([0.9, 0.8, 0.2, 0.1], 1.0), ([0.1, 0.2, 0.8, 0.9], 0.0), ([0.5] * 4, 0.5)):
         row = planted.inside_outside(*maps(scores, [1, 1, 0, 0]), "TP53").iloc[0]
-        assert row["auroc"] == expected and row["chance"] == 0.5
+        assert row["auroc"] == expected and row["chance"] == 0.5 and row["drawn_auroc"] == 1.0
         assert row["pointed"] == (scores[0] >= scores[3])
 
 
 def test_slides_without_both_sides_and_tiles_outside_the_tumour_are_left_out():
     predictions, tiles, patients = maps([0.9, 0.1], [1, 1])
     assert planted.inside_outside(predictions, tiles, patients, "TP53").empty
+    nobody = planted.inside_outside(predictions[predictions["gene"] == "EGFR"], tiles, patients, "TP53")
+    assert nobody[nobody["mutated"]].empty and planted.patient_mean(nobody, "auroc")[3] == 0
     predictions, tiles, patients = maps([0.9, 0.1, 0.5], [1, 0, 0])
     tiles.loc[2, "tumour_fraction"] = 0.2
     assert planted.inside_outside(predictions, tiles, patients, "TP53")["n_outside"].iloc[0] == 1
@@ -94,11 +112,14 @@ def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
         "kept": [False, True, True, False, False],
     })  # fmt: skip
     table = planted.filter_performance(tiles, pd.DataFrame(truth)).set_index("artefact")
-    assert table.loc["blur", ["affected", "flagged", "both"]].tolist() == [2, 2, 1]
+    assert table.loc["blur", ["affected", "seen", "both"]].tolist() == [2, 2, 1]
     assert table.loc["blur", "precision"] == 0.5 and table.loc["blur", "recall"] == 0.5
+    assert table.loc["blur", "dropped"] == 0.5  # seen or not, only one of the two affected tiles is gone
     assert table.loc["pen", "recall"] == 1 and (table["n_tiles"] == 4).all()  # a tile that 02 dropped does not count
-    assert table.loc["fold", "recall"] == 1 and np.isnan(table.loc["fold", "precision"])
-    assert np.isnan(table.loc["bubble", "recall"])
+    assert (
+        table.loc["fold", "dropped"] == 1 and np.isnan(table.loc["fold", ["precision", "recall"]].astype(float)).all()
+    )
+    assert np.isnan(table.loc["bubble", "dropped"])
 
 
 def test_exchanged_labels_keep_prevalence_and_co_mutation():
@@ -111,19 +132,33 @@ def test_exchanged_labels_keep_prevalence_and_co_mutation():
     assert planted.exchange_labels(labels, 1).equals(other)
 
 
-def test_site_agreement_tells_apart_sites_from_noise():
-    rng = np.random.default_rng(0)
-    site = np.repeat(list("abcd"), 20)
-    apart = rng.normal(0, 1, (80, 3)) + 20 * np.repeat(np.arange(4), 20)[:, None]
-    alike = rng.normal(0, 1, (80, 3))
-    far, near = planted.site_agreement(apart, site), planted.site_agreement(alike, site)
-    assert far["neighbour"] == 1 and far["ratio"] > 10 and near["ratio"] < 0.5
-    assert near["neighbour"] == pytest.approx(near["chance"], abs=0.15) and far["chance"] == pytest.approx(19 / 79)
+def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
+    """Sites whose true means scatter by `spread`, patients by 1 inside a site, slides of a patient alike."""
+    rng = np.random.default_rng(seed)
+    site = np.repeat([f"{i:02d}" for i in range(n_sites)], per_site * slides)
+    patient = np.repeat(np.arange(n_sites * per_site), slides).astype(str)
+    means = np.repeat(rng.normal(0, spread, (n_sites, 3)), per_site * slides, axis=0)
+    own = np.repeat(rng.normal(0, 1, (n_sites * per_site, 3)), slides, axis=0)
+    return planted.site_agreement(means + own + rng.normal(0, 1e-3, own.shape), site, patient)
+
+
+def test_site_agreement_is_right_on_average_and_zero_where_sites_are_alike():
+    far = np.mean([agreement(5.0, seed=i)["between"] for i in range(40)])
+    near = [agreement(0.0, seed=i) for i in range(40)]
+    assert far == pytest.approx(5 * np.sqrt(3), rel=0.1)
+    assert np.mean([f["within"] for f in near]) == pytest.approx(np.sqrt(3), rel=0.05)
+    assert np.mean([f["between"] for f in near]) < 0.3 * np.sqrt(3)
+    assert np.mean([f["neighbour"] for f in near]) == pytest.approx(near[0]["chance"], abs=0.03)
+
+
+def test_slides_of_one_patient_are_no_agreement_of_sites():
+    assert agreement(0.0, slides=3)["neighbour"] < 0.3  # the nearest slide would always be the patient's own
+    assert np.isnan(agreement(1.0, n_sites=1)["between"]) and np.isnan(agreement(1.0, per_site=1)["neighbour"])
 
 
 def test_the_interval_of_a_patient_mean_resamples_patients():
-    frame = pd.DataFrame({"patient_id": ["a", "a", "b", "c"], "auroc": [0.0, 1.0, 1.0, 0.0]})
+    frame = pd.DataFrame({"patient_id": ["a"] * 50 + ["b", "c"], "auroc": [1.0] * 50 + [0.0, 0.5]})
     mean, low, high, n = planted.patient_mean(frame, "auroc")
-    assert (mean, n) == (0.5, 3) and 0 <= low < 0.5 < high <= 1
+    assert (mean, n) == (0.5, 3) and low == 0 and high == 1  # three patients, however many slides one of them has
     assert planted.patient_mean(frame, "auroc") == (mean, low, high, n)
     assert planted.patient_mean(frame.iloc[:0], "auroc")[3] == 0

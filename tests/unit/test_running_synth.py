@@ -94,6 +94,14 @@ def test_a_folder_with_another_cohort_is_refused(cohort):
         synth.write_cohort(synth.make_spec("smoke", AS_TYPED, seed=4), cohort)
 
 
+def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
+    (tmp_path / ".notes.part.txt").write_text("mine")
+    (tmp_path / "labels.csv").write_text("mine")
+    with pytest.raises(ParameterError, match=r"no synthetic cohort.*labels\.csv"):
+        synth.write_cohort(SMALL, tmp_path)
+    assert {p.read_text() for p in tmp_path.iterdir() if p.suffix} == {"mine"}
+
+
 def test_two_writers_never_share_a_folder(cohort):
     with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
         synth.write_cohort(SMALL, cohort)
