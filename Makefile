@@ -22,7 +22,7 @@ test: environment  ## build .venv if needed, run linter, formatter check, type c
 	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
 	@echo "pytest (unit tests, notebooks, faults, one end-to-end run)"; $(RUN) -m pytest -q
 
-demo: environment  ## 180 synthetic slides through every notebook (about 8 minutes on two cores)
+demo: environment  ## 180 synthetic slides through every notebook (about 14 minutes on two cores)
 	@$(RUN) -m deeplrhe_utils run demo
 
 smoke: environment  ## a dozen synthetic slides through every notebook (about two minutes)

@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
 from deeplrhe_utils.core.paths import REPORTS
-from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES, read_table
+from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES, TRUTH_TABLES, read_table
+from deeplrhe_utils.evaluation import planted
 from deeplrhe_utils.evaluation.roc import DELONG, gene_metrics
 from deeplrhe_utils.evaluation.splits import check_split
 
@@ -56,3 +58,40 @@ def test_planted_effects_rank_above_the_controls(tables):
     assert committed.loc["TP53", "ci_low"] > 0.5
     controls = committed.loc[["POLE", "POLD1", "PBRM1", "DNMT3A"]].query("status == 'estimated'")
     assert (controls["p_holm"] > 0.05).all()
+
+
+@pytest.fixture(scope="module")
+def truth():
+    if not (DEMO / "truth" / "truth_tiles.parquet").is_file():
+        pytest.skip("reports/demo has no truth: run `make reproduce`")
+    return {t.name: read_table(DEMO / "truth" / f"{t.name}.parquet", t) for t in TRUTH_TABLES.values()}
+
+
+def test_the_comparison_with_the_truth_follows_from_the_committed_tables(tables, truth):
+    committed = pd.read_csv(DEMO / "tables" / "planted_recovery.csv").set_index("gene")
+    headline = tables["metrics"].query("unit == 'patient'")
+    headline = headline[headline["ci_method"].isin([DELONG, "none"])]
+    fresh = planted.recovery(
+        headline, truth["truth_patients"], truth["truth_tiles"], tables["tiles"], tables["labels"],
+        tables["predictions"], dict(committed["expected_auc"]),
+    ).set_index("gene")  # fmt: skip
+    for column in ("d", "bayes_auc", "oracle_auc", "drawn_auc", "expected_auc", "auc", "gap"):
+        np.testing.assert_allclose(fresh[column], committed[column].reindex(fresh.index), atol=TOLERANCE)
+    filtered = planted.filter_performance(tables["tiles"], truth["truth_tiles"])
+    pd.testing.assert_frame_equal(filtered, pd.read_csv(DEMO / "tables" / "planted_filter.csv"), check_dtype=False)
+    planted.check_grid(tables["tiles"], truth["truth_tiles"])
+
+
+def test_the_committed_truth_is_the_planned_one(truth):
+    numbers = json.loads((DEMO / "numbers" / "01-data-acquisition.json").read_text())
+    plan = plan_cohort(CohortSpec(**numbers["spec"]))
+    ours = plan.truth.sort_values(["patient_id", "gene"], ignore_index=True)
+    theirs = truth["truth_patients"].sort_values(["patient_id", "gene"], ignore_index=True)
+    np.testing.assert_allclose(ours["latent"].astype(float), theirs["latent"].astype(float), atol=TOLERANCE)
+    assert (ours["mutated"].to_numpy(bool) == theirs["mutated"].to_numpy(bool)).all()
+
+
+def test_aims_are_judged_as_they_are_stated():
+    aims = pd.read_csv(DEMO / "tables" / "planted_aims.csv")
+    met = np.where(aims["sense"] == "at least", aims["value"] >= aims["bound"], aims["value"] <= aims["bound"])
+    assert (aims["reached"] == np.where(aims["value"].isna(), "not estimable", np.where(met, "yes", "no"))).all()
