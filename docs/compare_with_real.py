@@ -45,6 +45,7 @@ from deeplrhe_utils.acquisition.synthetic import (
     write_slide,
 )
 from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS
+from deeplrhe_utils.acquisition.synthetic_slide import section_stream
 from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
@@ -219,7 +220,7 @@ def nuclei_of(cohort: Cohort, slide_id: str) -> pd.DataFrame:
     recipe = slide_recipe(cohort.plan, slide_id)
     seed, scale = cohort.plan.spec.seed, recipe.tissue.scale
     with patch.object(synthetic_tissue, "stamp", wraps=synthetic_tissue.stamp) as stamped:
-        synthetic_tissue.draw_tissue(recipe.tissue, lambda name: generator(seed, "section", slide_id, 0, name))
+        synthetic_tissue.draw_tissue(recipe.tissue, lambda name: section_stream(seed, slide_id, 0, name))
     drawn = [call.args[1] for call in stamped.call_args_list]
     parts = [
         pd.DataFrame({"kind": n.kind, "x": n.x_px * scale, "y": n.y_px * scale, "area": n.area_um2}) for n in drawn

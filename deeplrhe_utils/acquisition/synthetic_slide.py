@@ -241,13 +241,15 @@ def _sections(
     corners = [(x, y) for y in range(0, height, step_y) for x in range(0, width, step_x)]
     light = Light.of(recipe.seed, recipe.site_id, recipe.slide_id)
     inside = [i for i, (x, y) in enumerate(corners) if _on_glass_centre(x + step_x / 2, y + step_y / 2, width, height)]
-    where = [(kind, inside[int(_stream(recipe.seed, recipe.slide_id, i, f"place of {kind}").integers(len(inside)))])
-             for kind, n in recipe.artefacts for i in range(n)]  # fmt: skip
+    where = []
+    for kind, i in [(kind, i) for kind, number in recipe.artefacts for i in range(number)]:
+        place = section_stream(recipe.seed, recipe.slide_id, i, f"place of {kind}")
+        where.append((kind, inside[int(place.integers(len(inside)))]))
     for i, (x, y) in enumerate(corners):
         scale = recipe.tissue.scale
         canvas = (min(step_x, width - x) // scale, min(step_y, height - y) // scale)
         section = TissueRecipe(**{**asdict(recipe.tissue), "width_px": canvas[0], "height_px": canvas[1]})
-        streams = partial(_stream, recipe.seed, recipe.slide_id, i)
+        streams = partial(section_stream, recipe.seed, recipe.slide_id, i)
         tissue = draw_tissue(section, streams) if i in inside else glass(section)
         counts = {kind: where.count((kind, i)) for kind in KINDS}
         artefacts = place_artefacts(counts, tissue.regions, canvas, section.mpp, streams)
@@ -256,7 +258,7 @@ def _sections(
         yield (x, y), tissue, artefacts, _with_damage(bands, artefacts, scale)
 
 
-def _stream(seed: int, slide_id: str, section: int, name: str) -> np.random.Generator:
+def section_stream(seed: int, slide_id: str, section: int, name: str) -> np.random.Generator:
     """A stream that does not know the site, so that a patient who moves keeps their tissue."""
     return generator(seed, "section", slide_id[:5] + slide_id[8:], section, name)
 
@@ -342,6 +344,6 @@ def _delivered(recipe: SlideRecipe, tissue: Tissue, offset: tuple[int, int]) -> 
     outline = tissue.regions.tumour_outline
     if outline.is_empty:
         return []
-    rng = _stream(recipe.seed, recipe.slide_id, 0, f"outline at {offset}")
+    rng = section_stream(recipe.seed, recipe.slide_id, 0, f"outline at {offset}")
     drawn = drawn_outline(outline, recipe.outline_error_um / recipe.tissue.mpp, rng)
     return [feature(to_level0(drawn, recipe.tissue.scale, offset), "Tumor")]
