@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from shapely import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.acquisition.synthetic_regions import Map, Regions
+from deeplrhe_utils.acquisition.synthetic_regions import Regions, mask_of
 from deeplrhe_utils.acquisition.synthetic_tissue import Streams, Tissue
 
 KINDS: Final = ("blur", "pen", "fold", "bubble", "hole", "jpeg")
@@ -126,21 +126,11 @@ def add_artefacts(tissue: Tissue, artefacts: list[Artefact], mpp: float) -> Over
         if one.outline.is_empty or one.kind == "jpeg":
             continue
         if one.kind == "pen":
-            ink = _mask(one.outline, (0, 0), overlay.pen.shape, 2.0) * (255 * _PEN_DENSITY)
+            ink = mask_of(one.outline, overlay.pen.shape, px=1) * (255 * _PEN_DENSITY)
             np.maximum(overlay.pen, ink, out=overlay.pen, casting="unsafe")
         else:
             _change(tissue, overlay, one, mpp)
     return overlay
-
-
-def _mask(outline: BaseGeometry, origin: tuple[int, int], shape: tuple[int, int], soft_px: float) -> Map:
-    mask = np.zeros(shape, np.uint8)
-    for polygon in getattr(outline, "geoms", [outline]):
-        if isinstance(polygon, Polygon) and not polygon.is_empty:
-            rings = [polygon.exterior, *polygon.interiors]
-            points = [np.round((shapely.get_coordinates(r) - origin) * 16).astype(np.int32) for r in rings]
-            cv2.fillPoly(mask, points, 255, shift=4)
-    return cv2.GaussianBlur(mask, (0, 0), soft_px).astype(np.float32) / np.float32(255)
 
 
 def _change(tissue: Tissue, overlay: Overlay, one: Artefact, mpp: float) -> None:
@@ -150,7 +140,7 @@ def _change(tissue: Tissue, overlay: Overlay, one: Artefact, mpp: float) -> None
     margin = round((_FOLD_UM + 5) / mpp)  # a fold takes its second layer from beside it; the others need less
     left, top = max(int(x0) - margin, 0), max(int(y0) - margin, 0)
     right, bottom = min(int(x1) + margin, width), min(int(y1) + margin, height)
-    mask = _mask(one.outline, (left, top), (bottom - top, right - left), 2.0)
+    mask = mask_of(one.outline, (bottom - top, right - left), px=1, origin=(left, top))
     scale = tissue.nuclei.shape[0] // height
     for target, factor in ((tissue.haematoxylin, 1), (tissue.eosin, 1), (tissue.nuclei, scale)):
         window = target[top * factor : bottom * factor, left * factor : right * factor]
@@ -162,7 +152,7 @@ def _change(tissue: Tissue, overlay: Overlay, one: Artefact, mpp: float) -> None
     if one.kind == "bubble":
         shade = overlay.shade[top:bottom, left:right]
         ring = one.outline.difference(one.outline.buffer(-_RIM_UM / mpp))
-        rim = _mask(ring, (left, top), mask.shape, 3.0)
+        rim = mask_of(ring, (bottom - top, right - left), px=1, origin=(left, top), soft_px=3.0)
         np.maximum(shade, rim * (150 * one.strength), out=shade, casting="unsafe")
 
 

@@ -121,13 +121,34 @@ def wavy_part(rng: np.random.Generator, outline: BaseGeometry, share: float) -> 
     return part((low + high) / 2)
 
 
-def mask_of(outline: BaseGeometry, shape: tuple[int, int], soft_px: float = 2.0) -> Map:
-    """A geometry in canvas px as a soft mask of `shape` (a quarter of the canvas)."""
+def mask_of(
+    outline: BaseGeometry,
+    shape: tuple[int, int],
+    *,
+    px: float = COARSE,
+    origin: tuple[int, int] = (0, 0),
+    soft_px: float = 2.0,
+) -> Map:
+    """A geometry as a soft mask in [0, 1].
+
+    Parameters
+    ----------
+    outline : shapely geometry
+        In canvas px; other parts than polygons are left out.
+    shape : (height, width)
+        Of the mask [mask px].
+    px : float
+        Canvas px per mask px; by default a quarter of the canvas.
+    origin : (x, y)
+        Corner of the mask [canvas px].
+    soft_px : float
+        Width of the edge: Gaussian standard deviation [mask px].
+    """
     mask = np.zeros(shape, np.uint8)
     for polygon in getattr(outline, "geoms", [outline]):
         if isinstance(polygon, Polygon) and not polygon.is_empty:
-            ring = np.round((shapely.get_coordinates(polygon.exterior) / COARSE) * 16).astype(np.int32)
-            cv2.fillPoly(mask, [ring], 255, shift=4)
+            rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
+            cv2.fillPoly(mask, [np.round((ring - origin) / px * 16).astype(np.int32) for ring in rings], 255, shift=4)
     return cv2.GaussianBlur(mask, (0, 0), soft_px).astype(np.float32) / np.float32(255)
 
 

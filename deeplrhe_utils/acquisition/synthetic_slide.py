@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,11 @@ class SlideRecipe:
     def fingerprint(self) -> str:
         """First 16 characters of a hash over the whole recipe; stored in the slide."""
         return sha256_text(json.dumps(asdict(self), sort_keys=True))[:16]
+
+    @property
+    def told_mpp(self) -> float | None:
+        """The resolution [µm/px] where the file tells it."""
+        return self.mpp if self.mpp_in_metadata else None
 
     @property
     def level_sizes(self) -> list[tuple[int, int]]:
@@ -168,9 +173,8 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
         return path
     truth = SlideTruth(slide_id, recipe.size_l0_px, recipe.mpp, recipe.tile_px, recipe.tissue.scale)
     drawn: list[dict[str, object]] = []
-    told_mpp = recipe.mpp if recipe.mpp_in_metadata else None
     big = recipe.size_l0_px[0] * recipe.size_l0_px[1] > _CLASSIC_LIMIT_PX
-    writer = SvsWriter(path, recipe.level_sizes, _description(recipe), mpp=told_mpp, big=big)
+    writer = SvsWriter(path, recipe.level_sizes, _description(recipe), mpp=recipe.told_mpp, big=big)
     with _one_thread(), writer as out:
         pyramid = _Pyramid(out, recipe)
         for offset, tissue, artefacts, bands in _sections(recipe):
@@ -221,16 +225,12 @@ def _description(recipe: SlideRecipe) -> str:
         "Left": round(float(rng.uniform(20, 30)), 4),
         "Top": round(float(rng.uniform(15, 25)), 4),
     }
+    power = float(recipe.objective) if recipe.power_in_metadata else None
+    scanned, note = (left, top, left + width, top + height), f"Recipe = {recipe.fingerprint}"
     return aperio_description(
-        width,
-        height,
-        quality=recipe.jpeg_quality,
-        mpp=recipe.mpp if recipe.mpp_in_metadata else None,
-        power=float(recipe.objective) if recipe.power_in_metadata else None,
-        scanned=(left, top, left + width, top + height),
-        fields=fields,
-        note=f"Recipe = {recipe.fingerprint}",
-    )
+        width, height, quality=recipe.jpeg_quality, mpp=recipe.told_mpp, power=power, scanned=scanned,
+        fields=fields, note=note,
+    )  # fmt: skip
 
 
 def _sections(
@@ -248,7 +248,7 @@ def _sections(
     for i, (x, y) in enumerate(corners):
         scale = recipe.tissue.scale
         canvas = (min(step_x, width - x) // scale, min(step_y, height - y) // scale)
-        section = TissueRecipe(**{**asdict(recipe.tissue), "width_px": canvas[0], "height_px": canvas[1]})
+        section = replace(recipe.tissue, width_px=canvas[0], height_px=canvas[1])
         streams = partial(section_stream, recipe.seed, recipe.slide_id, i)
         tissue = draw_tissue(section, streams) if i in inside else glass(section)
         counts = {kind: where.count((kind, i)) for kind in KINDS}

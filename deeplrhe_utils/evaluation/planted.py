@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, oracle_auc
+from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, Effect, oracle_auc
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 
@@ -30,9 +30,7 @@ _NOT_LOOKED_FOR: Final = ("hole", "fold", "bubble", "jpeg")
 
 def bayes_auc(d: float) -> float:
     """Φ(d / √2), the best AUC any reader of a gene's own latent can expect."""
-    from scipy.stats import norm
-
-    return float(norm.cdf(d / np.sqrt(2)))
+    return Effect("", d, 0.0, "").bayes_auc
 
 
 def drawn_values(truth_tiles: pd.DataFrame, tiles: pd.DataFrame, attribute: str) -> pd.DataFrame:
