@@ -32,7 +32,7 @@ lab: environment  ## open the notebooks in JupyterLab
 	@$(RUN) -m jupyterlab notebooks
 
 bench: environment  ## run every script of benchmarks/
-	@found=no; for script in benchmarks/*.py; do \
+	@found=no; for script in benchmarks/[a-z]*.py; do \
 		if [ -f "$$script" ]; then found=yes; echo "$$script"; $(RUN) "$$script" || exit 1; fi; \
 	done; [ $$found = yes ] || echo "There is no benchmark yet: benchmarks/ holds no script."
 

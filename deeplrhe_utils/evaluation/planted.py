@@ -24,8 +24,8 @@ DRAWN: Final = {
 """Attribute → column of TRUTH_TILES that says how much of it was drawn in a tile."""
 ARTEFACT_SHARE: Final = 0.25
 """A tile counts as affected, and as flagged, from this share of its area on: the same cut for truth and filter."""
-_LOOKED_FOR: Final = {"blur": "blur_fraction", "pen": "pen_fraction"}
-_NOT_LOOKED_FOR: Final = ("hole", "fold", "bubble", "jpeg")
+_LOOKED_FOR: Final = ("blur", "pen", "fold", "bubble", "jpeg")
+_NOT_LOOKED_FOR: Final = ("hole",)
 
 
 def bayes_auc(d: float) -> float:
@@ -227,10 +227,11 @@ def patient_mean(
 def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.DataFrame:
     """How well the quality filter sees each artefact, and what it does about it, tile by tile.
 
-    Only tiles that reached the filter count (those that notebook 02 kept). A tile is *affected*, and *seen*, from
-    :data:`ARTEFACT_SHARE` on: of its area in the truth (which covers air inside tissue, too), of its tissue in the
-    measure for blur, of its area for pen. Only blur and pen are looked for by name. *Dropped* is another matter: it
-    needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
+    For each artefact those tiles count in which it was looked for: pen, folds and bubbles in all that notebook 02
+    kept, blur and damaged compression in those that were still kept when they were decoded. A tile is *affected*, and
+    *seen*, from :data:`ARTEFACT_SHARE` on: of its area in the truth (which covers air inside tissue, too), of its
+    tissue in the measure for blur, of its area for the others. Holes are not looked for by name. *Dropped* is another
+    matter: it needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
 
     Returns
     -------
@@ -241,18 +242,19 @@ def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.Dat
     """
     import pandas as pd
 
-    screened = tiles[tiles["noise_ratio"].notna()]
+    screened = tiles[tiles["pen_fraction"].notna()]
     shares = [f"{kind}_fraction" for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR)]
     truth = truth_tiles[["tile_id", *shares]].rename(columns={name: f"true_{name}" for name in shares})
     joined = screened.merge(truth, on="tile_id", how="left", validate="one_to_one")
-    gone = ~joined["kept"].to_numpy(bool)
     rows = []
     for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR):
-        affected = (joined[f"true_{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
-        row: dict[str, object] = {"artefact": kind, "looked_for": kind in _LOOKED_FOR, "n_tiles": len(joined)}
+        own = joined[joined[f"{kind}_fraction"].notna()] if kind in _LOOKED_FOR else joined
+        gone = ~own["kept"].to_numpy(bool)
+        affected = (own[f"true_{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
+        row: dict[str, object] = {"artefact": kind, "looked_for": kind in _LOOKED_FOR, "n_tiles": len(own)}
         row["affected"] = int(affected.sum())
         if kind in _LOOKED_FOR:
-            seen = (joined[_LOOKED_FOR[kind]] >= ARTEFACT_SHARE).fillna(False).to_numpy(bool)
+            seen = (own[f"{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
             both = int((affected & seen).sum())
             row |= {"seen": int(seen.sum()), "both": both}
             row |= {"precision": _share(both, seen.sum()), "recall": _share(both, affected.sum())}

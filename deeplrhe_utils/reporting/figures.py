@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 PALETTE = sns.color_palette("colorblind")
 REASON_COLOURS = {
     "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
-    "unreadable": PALETTE[3], "pen": PALETTE[4],
+    "unreadable": PALETTE[3], "pen": PALETTE[4], "fold": PALETTE[5], "bubble": PALETTE[9], "jpeg": PALETTE[8],
 }  # fmt: skip
 COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in the house style; sizes in inches."""
     sns.set_theme(context="notebook", style="white", font_scale=0.85)
     return Figure(figsize=(width, height), layout="constrained")
 
@@ -54,7 +55,7 @@ def image_grid(
 ) -> Figure:
     """A grid of RGB images (h, w, 3), one row per title (Figures 2 and 5, contact sheets); `size` in inches."""
     columns = max(map(len, rows))
-    figure = _figure(size * columns + 0.4, size * len(rows) + 0.25)
+    figure = new_figure(size * columns + 0.4, size * len(rows) + 0.25)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for i, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
         for j in range(columns):
@@ -81,7 +82,7 @@ def component_image(gamma: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def ledger_bars(counts: Mapping[str, int], title: str) -> Figure:
     """Horizontal bars of kept and dropped by reason; the numbers are printed on the bars."""
-    figure = _figure(6.4, 0.6 + 0.34 * len(counts))
+    figure = new_figure(6.4, 0.6 + 0.34 * len(counts))
     axes = figure.subplots()
     colours = [REASON_COLOURS.get(name, PALETTE[7]) for name in counts]
     bars = axes.barh(list(counts), list(counts.values()), color=colours, height=0.7)
@@ -112,18 +113,19 @@ def draw_grid(axes: Axes, thumbnail: NDArray[np.uint8], tiles: pd.DataFrame, wid
 
 def slide_grids(panels: Sequence[dict[str, Any]]) -> Figure:
     """Slides side by side, each as :func:`draw_grid` with its `title`; one legend of outcomes."""
-    figure = _figure(3.1 * len(panels), 2.9)
+    figure = new_figure(3.1 * len(panels), 2.9)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw_grid(axes, panel["thumbnail"], panel["tiles"], panel["width_l0_px"], panel.get("outline"))
         _bare(axes, panel["title"])
-    handles = [Rectangle((0, 0), 1, 1, fill=False, ec=c, label=n) for n, c in REASON_COLOURS.items()]
+    seen = {r for panel in panels for r in panel["tiles"]["reason"].dropna()} | {"kept"}
+    handles = [Rectangle((0, 0), 1, 1, fill=False, ec=c, label=n) for n, c in REASON_COLOURS.items() if n in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     return figure
 
 
 def histogram(values: NDArray[np.float64], cut: float, label: str, cut_label: str) -> Figure:
     """Distribution of one measurement with its cut as a dashed line."""
-    figure = _figure(6.4, 2.4)
+    figure = new_figure(6.4, 2.4)
     axes = figure.subplots()
     axes.hist(values, bins=40, color=PALETTE[0])
     axes.axvline(cut, ls="--", color=PALETTE[3], label=cut_label)
@@ -136,7 +138,7 @@ def histogram(values: NDArray[np.float64], cut: float, label: str, cut_label: st
 
 def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """Mean tile colour per slide (columns red, blue in 0–255, site) before and after normalization."""
-    figure = _figure(7.4, 3.2)
+    figure = new_figure(7.4, 3.2)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     for axes, frame, title in zip(panels, (before, after), ("original", "normalized"), strict=True):
         sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=22, legend=False, ax=axes)
@@ -155,7 +157,7 @@ def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence
     """
     per_row = 6
     rows = -(-len(boxes) // per_row)
-    figure = _figure(10.5, 0.6 + 1.35 * rows)
+    figure = new_figure(10.5, 0.6 + 1.35 * rows)
     axes = figure.subplots()
     centres = [(i % per_row * 1.75, -(i // per_row) * 1.3) for i in range(len(boxes))]
     for (headline, detail), (x, y) in zip(boxes, centres, strict=True):
@@ -181,7 +183,7 @@ def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     """Mean training loss per epoch, one line per fold."""
-    figure = _figure(6.4, 2.6)
+    figure = new_figure(6.4, 2.6)
     axes = figure.subplots()
     for colour, (name, losses) in zip(PALETTE, history.items(), strict=False):
         axes.plot(range(1, len(losses) + 1), losses, marker="o", ms=3, color=colour, label=name)
@@ -196,7 +198,7 @@ def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
     """ROC curves with pointwise 95 % bands, one panel per gene (Figure 6); `titles` carry AUC, interval and counts."""
     columns = min(3, max(1, len(curves)))
     rows = -(-max(1, len(curves)) // columns)
-    figure = _figure(3.0 * columns + 0.3, 2.9 * rows)
+    figure = new_figure(3.0 * columns + 0.3, 2.9 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, colour, (gene, line) in zip(panels, PALETTE, curves.items(), strict=False):
         axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
@@ -214,7 +216,7 @@ def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
     """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
     caller's caption says so; reported values are never drawn on the same axis.
     """
-    figure = _figure(6.4, 0.9 + 0.34 * len(metrics))
+    figure = new_figure(6.4, 0.9 + 0.34 * len(metrics))
     axes = figure.subplots()
     for y, row in enumerate(metrics.itertuples()):
         if row.status == "estimated":
@@ -242,7 +244,7 @@ def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
 
 def matrix(counts: pd.DataFrame, title: str) -> Figure:
     """Confusion matrix: true classes in rows, predicted in columns, counts printed."""
-    figure = _figure(4.6, 3.6)
+    figure = new_figure(4.6, 3.6)
     axes = figure.subplots()
     sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
     axes.set_title(title, fontsize=10)
@@ -261,7 +263,7 @@ def heat_map_steps(
     palette: str = "paper",
 ) -> Figure:
     """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
-    figure = _figure(10.5, 2.9)
+    figure = new_figure(10.5, 2.9)
     a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
     a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
     _bare(a, f"A  probability of {gene} mutation")
@@ -277,7 +279,7 @@ def heat_map_steps(
 def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
     """Figure 1: the whole path in labelled pictures, left to right."""
     ratios = [image.shape[1] / image.shape[0] for _, image in panels]
-    figure = _figure(1.9 * sum(ratios), 2.3)
+    figure = new_figure(1.9 * sum(ratios), 2.3)
     row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
     for axes, (title, image) in zip(row, panels, strict=True):
         axes.imshow(image, interpolation="none")

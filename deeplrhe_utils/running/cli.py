@@ -36,8 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--out", type=Path, default=None, metavar="DIR", help="run folder (default: reports/PROFILE)")
     run.add_argument("--fresh", action="store_true", help="delete what earlier runs of these stages left, then run")
     run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
-    doctor = commands.add_parser("doctor", help="versions, OpenSlide, GPU, disk, memory, and what each profile needs")
-    doctor.add_argument("--out", type=Path, default=None, metavar="DIR", help="where a run would be kept")
+    _add_doctor(commands)
     synth = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
     )
@@ -55,6 +54,20 @@ def build_parser() -> argparse.ArgumentParser:
     synth.add_argument("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
     commands.add_parser("profiles", help="list the profiles")
     return parser
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="examine this machine, or the resolution of slides",
+        description="Without slides: versions, OpenSlide, GPU, disk, memory, and what each profile needs. With slides: "
+        "what each tells of its resolution, and whether that holds together; 1 if one has none or cannot be read.",
+    )
+    doctor.add_argument("slides", nargs="*", type=Path, metavar="SLIDE_OR_FOLDER", help="folders with all below them")
+    doctor.add_argument("--out", type=Path, default=None, metavar="DIR", help="where a run would be kept")
+    doctor.add_argument("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
+    doctor.add_argument("--csv", type=Path, default=None, metavar="FILE", help="write the whole table there, too")
+    doctor.add_argument("--no-estimate", action="store_true", help="no estimate from nuclei where there is none")
 
 
 def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
@@ -96,13 +109,24 @@ def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places |
     if options.command == "profiles":
         return _profiles()
     if options.command == "doctor":
-        from deeplrhe_utils.running.doctor import examine
-
-        print(examine(options.out or places.REPORTS))
-        return OK
+        return _doctor(options)
     if options.command == "synth":
         return _synth(options)
     return _run(options, arguments, where)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from deeplrhe_utils.running.doctor import examine, examine_slides
+
+    if not options.slides:
+        if options.mpp_csv or options.csv or options.no_estimate:
+            raise ParameterError("--mpp-csv, --csv and --no-estimate are about slides", fix="Name slides or a folder")
+        print(examine(options.out or places.REPORTS))
+        return OK
+    text, good = examine_slides(options.slides, options.mpp_csv, options.csv, estimate=not options.no_estimate)
+    encoding = sys.stdout.encoding or "utf-8"  # a terminal that lacks a character of a file name must not stop us
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    return OK if good else FAILED
 
 
 def _synth(options: argparse.Namespace) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
@@ -24,7 +24,7 @@ def map_tasks(
     scheduler: str = "",
     label: str = "",
 ) -> list[Result]:
-    """``[function(item) for item in items]``, spread over processes or machines.
+    """``[function(item) for item in items]``, spread over processes or machines; the first failure ends it.
 
     Parameters
     ----------
@@ -51,40 +51,73 @@ def map_tasks(
     RunError
         For every other exception, with the item named and the original as its cause.
     """
+    results: dict[int, Result] = {}
     todo = list(items)
+    with closing(_spread(function, todo, workers, scheduler, label)) as ended:  # an error closes the cluster too
+        for number, found in ended:
+            if isinstance(found, Exception):
+                raise _named(found, todo[number], label) from found
+            results[number] = found
+    return [results[number] for number in range(len(todo))]
+
+
+def map_surviving(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    otherwise: Callable[[Item, str], Result],
+    *,
+    workers: int = 1,
+    scheduler: str = "",
+    label: str = "",
+) -> list[Result]:
+    """:func:`map_tasks` for items of which one may be poisoned: its failure costs its own result, not the others.
+
+    What stands in its place is ``otherwise(item, reason)``, whatever the exception was. A worker process that
+    dies is replaced; what it was at is tried once more, each item alone, so that none is blamed for another;
+    what kills its worker again has failed. With one worker and no scheduler everything runs in this process,
+    which such an item would kill: use two.
+
+    Returns
+    -------
+    list
+        Results in the order of `items`.
+    """
+    todo = list(items)
+    results = dict(_spread(function, todo, workers, scheduler, label))
+    for number in sorted(n for n, found in results.items() if _killed(found)):
+        ((_, results[number]),) = _spread(function, [todo[number]], 2, scheduler, "")
+    ordered = ((item, results[number]) for number, item in enumerate(todo))
+    return [otherwise(item, _reason(found)) if isinstance(found, Exception) else found for item, found in ordered]
+
+
+def _spread(
+    function: Callable[[Item], Result], todo: list[Item], workers: int, scheduler: str, label: str
+) -> Generator[tuple[int, Result | Exception]]:
+    """(position, result or what was raised instead) of every item, as they end."""
+    progress = _Progress(label, len(todo))
     if (not scheduler and workers <= 1) or not todo:
-        return _loop(function, todo, label)
-    with _client(min(workers, len(todo)), scheduler) as client:
-        return _gather(client, function, todo, label)
-
-
-def _loop(function: Callable[[Item], Result], todo: list[Item], label: str) -> list[Result]:
-    progress, results = _Progress(label, len(todo)), []
-    for item in todo:
-        try:
-            results.append(function(item))
-        except Exception as error:
-            raise _named(error, item, label) from error
-        progress.step()
-    return results
-
-
-def _gather(client: Any, function: Callable[[Item], Result], todo: list[Item], label: str) -> list[Result]:
+        for number, item in enumerate(todo):
+            yield number, _tried(function, item)
+            progress.step()
+        return
     from distributed import as_completed
 
-    progress = _Progress(label, len(todo))
-    futures = client.map(function, todo, pure=False, retries=0)
-    position = {future.key: n for n, future in enumerate(futures)}
-    results: dict[int, Result] = {}
-    for future in as_completed(futures):
-        n = position[future.key]
+    with _client(min(workers, len(todo)), scheduler) as client:
+        futures = client.map(function, todo, pure=False, retries=0)
+        position = {future.key: number for number, future in enumerate(futures)}
         try:
-            results[n] = future.result()
-        except Exception as error:
+            for future in as_completed(futures):
+                yield position[future.key], _tried(type(future).result, future)
+                progress.step()
+        finally:
             client.cancel(futures)
-            raise _named(error, todo[n], label) from error
-        progress.step()
-    return [results[n] for n in range(len(todo))]
+
+
+def _tried(function: Callable[[Any], Result], argument: Any) -> Result | Exception:
+    try:
+        return function(argument)
+    except Exception as error:
+        return error
 
 
 _RETURNED_FROM = str(32 * 2**20)
@@ -111,9 +144,9 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
         with _connect(Client, scheduler) as client:
             yield client
         return
-    # a task whose worker dies is not tried again: the cause (memory, a crash) would only repeat
     settings = {
         "logging.distributed": "critical",
+        # What a dead worker was at is not sent to the next one, which it might kill with all that waits there.
         "distributed.scheduler.allowed-failures": 0,
         "distributed.nanny.pre-spawn-environ": _WORKER_ENVIRONMENT,
     }
@@ -145,9 +178,21 @@ def _named(error: Exception, item: Any, label: str) -> CompendiumError:
     if isinstance(error, CompendiumError):
         error.args = (f"{where}: {error}",)
         return error
-    if type(error).__name__ == "KilledWorker":
-        return RunError(f"{where}: the worker process died", fix="Memory may be short: use fewer workers")
-    return RunError(f"{where}: {type(error).__name__}: {error}")
+    return RunError(
+        f"{where}: {_reason(error)}", fix="Memory may be short: use fewer workers" if _killed(error) else ""
+    )
+
+
+def _killed(found: object) -> bool:
+    return type(found).__name__ == "KilledWorker"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, CompendiumError):
+        return str(error)
+    if _killed(error):
+        return "the worker process died"
+    return f"{type(error).__name__}: {error}"
 
 
 class _Progress:

@@ -1,156 +1,213 @@
-"""Outlines drawn by a pathologist: QuPath GeoJSON in level-0 pixels."""
+"""Outlines drawn by a pathologist, or a mask: any known format in, regions in level-0 pixels out.
+
+Frame of all coordinates: level-0 pixels of the slide, origin top left, x to the right, y down. Formats and their
+rules are told by :func:`~deeplrhe_utils.slides.annotation_json.regions_from_json` (QuPath GeoJSON, CAMELYON
+JSON), :func:`~deeplrhe_utils.slides.annotation_xml.read_xml` (ImageScope, ASAP) and
+:func:`~deeplrhe_utils.slides.annotation_masks.read_mask` (label images).
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import shapely
-from shapely.geometry import box, mapping, shape
+from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.core.files import write_json
+from deeplrhe_utils.core.errors import AnnotationError, ParameterError
+from deeplrhe_utils.core.files import sha256_file
+from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
+from deeplrhe_utils.slides.annotation_json import read_geojson, regions_from_json, write_geojson
+from deeplrhe_utils.slides.annotation_masks import read_mask, regions_from_mask
+from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved
+from deeplrhe_utils.slides.annotation_xml import read_xml, regions_from_xml
 
-_AREAS = ("Polygon", "MultiPolygon")
-_OTHER_GEOMETRIES = ("Point", "MultiPoint", "LineString", "MultiLineString")
+__all__ = [
+    "ANNOTATION_ENDINGS",
+    "Region",
+    "Regions",
+    "annotated_slides",
+    "find_annotation",
+    "is_tumour",
+    "read_annotation",
+    "read_geojson",
+    "read_mask",
+    "read_xml",
+    "tumour_fraction",
+    "tumour_outline",
+    "write_geojson",
+]
+
+ANNOTATION_ENDINGS: Final = (
+    ".geojson", ".json", ".xml", ".mask.png", ".mask.tif", ".mask.tiff", "-mask.png", "-mask.tif", "-mask.tiff"
+)  # fmt: skip
+_PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_CAMELYON16_TUMOUR: Final = frozenset({"_0", "_1"})
+_TUMOUR = re.compile("tumo|metasta")
+_NO_TUMOUR = re.compile(
+    r"(?<![a-z])(?:(?:non|no|not|without|peri|extra)[\W_]*(?:tumo|metasta)|(?:normal|adjacent|free)(?![a-z]))"
+)
 
 
-@dataclass(frozen=True)
-class Region:
-    """One outline.
-
-    Attributes
-    ----------
-    geometry : shapely geometry
-        Polygon or MultiPolygon, valid, with holes [level-0 px].
-    classification : str
-        Class name as written, empty when there is none.
-    name : str
-        The region's own name, empty when there is none.
-    note : str
-        What was repaired, empty when nothing was.
-    """
-
-    geometry: BaseGeometry
-    classification: str = ""
-    name: str = ""
-    note: str = ""
-
-
-def read_geojson(path: Path) -> list[Region]:
-    """Read the areas of a QuPath GeoJSON file.
-
-    A Feature, a FeatureCollection, a bare geometry or a list of features are accepted; points and lines
-    have no area and are left out. Invalid outlines (self-crossing) are repaired with
-    :func:`shapely.make_valid`, which the region's note says.
+def find_annotation(folder: Path, slide_id: str) -> Path | None:
+    """The annotation of a slide in a folder.
 
     Parameters
     ----------
-    path : Path
-        The file; coordinates are level-0 px.
+    folder : Path
+        Where to look; sub-folders are not searched.
+    slide_id : str
+        Name of the slide, without folder and suffix.
 
     Returns
     -------
-    list of Region
-        In file order, at least one.
+    Path or None
+        ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
+        bytes are the same, the first in that order; None if none is there.
 
     Raises
     ------
     AnnotationError
-        The file cannot be read, is empty or not GeoJSON, an outline is malformed, or there is no area.
+        There are several, and they differ: nobody can tell which one is meant.
     """
-    document = _load(path)
-    regions = [r for i, f in enumerate(_features(document, path)) if (r := _region(f, i, path)) is not None]
-    if not regions:
+    found = [path for ending in ANNOTATION_ENDINGS if (path := folder / f"{slide_id}{ending}").is_file()]
+    if len(found) > 1 and len({sha256_file(path) for path in found}) > 1:
         raise AnnotationError(
-            f"Annotation {path.name} holds no area", expected="at least one Polygon or MultiPolygon", fix="Export again"
+            f"Slide {slide_id} has several annotations in {folder}",
+            got=", ".join(path.name for path in found),
+            expected="one",
+            fix="Keep the one that counts and move the others away",
         )
-    return regions
+    return found[0] if found else None
 
 
-def _load(path: Path) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnnotationError(f"Annotation {path} cannot be read ({error})") from error
-    if not text.strip():
-        raise AnnotationError(f"Annotation {path.name} is empty", fix="Export it again from QuPath")
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise AnnotationError(
-            f"Annotation {path.name} is not JSON ({error})", fix="Export it from QuPath as GeoJSON"
-        ) from error
+def annotated_slides(folder: Path) -> set[str]:
+    """slide_ids that the annotation files of a folder belong to, by their names (:func:`find_annotation`)."""
+    files = [path.name for path in folder.iterdir() if path.is_file()]
+    return {name.removesuffix(end) for name in files for end in ANNOTATION_ENDINGS if name.endswith(end)}
 
 
-def _features(document: Any, path: Path) -> list[dict[str, Any]]:
-    if isinstance(document, dict) and document.get("type") == "FeatureCollection":
-        document = document.get("features")
-    elif isinstance(document, dict) and document.get("type") == "Feature":
-        document = [document]
-    elif isinstance(document, dict) and document.get("type") in (*_AREAS, *_OTHER_GEOMETRIES):
-        document = [{"type": "Feature", "geometry": document}]
-    if isinstance(document, list) and all(isinstance(f, dict) and f.get("type") == "Feature" for f in document):
-        return document
+def read_annotation(
+    path: Path,
+    *,
+    offset_l0_px: tuple[float, float] = (0, 0),
+    classes: Sequence[str] | None = None,
+    slide_px: tuple[int, int] | None = None,
+    mask_values: Mapping[int, str] | None = None,
+) -> Regions:
+    """Read an annotation of any known format, which the content tells and not the suffix.
+
+    Known are QuPath GeoJSON, CAMELYON JSON, Aperio ImageScope XML, ASAP XML, and label images (PNG, TIFF) of
+    the whole slide. Every outline is checked and, where its lines cross, repaired with a note; what has no area
+    is left out and listed in ``left_out`` of the result.
+
+    Parameters
+    ----------
+    path : Path
+        The file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration.
+    offset_l0_px : (x, y)
+        Added to all coordinates [level-0 px]: for annotations in a frame other than the slide's, such as that
+        of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``).
+    classes : sequence of str, optional
+        Keep the regions of these classes only, whatever their case.
+    slide_px : (width, height), optional
+        Size of the slide [level-0 px]; a mask cannot be read without it, other formats do not use it.
+    mask_values : mapping of int to str, optional
+        Classes of a mask's pixel values; see :func:`~deeplrhe_utils.slides.annotation_masks.read_mask`.
+
+    Returns
+    -------
+    Regions
+        A list of Region in file order, at least one [level-0 px].
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, is empty, too large or of no known format; an outline is malformed; there is
+        no area, or none of `classes`; a mask does not fit the slide, or `slide_px` is missing.
+    ParameterError
+        The offset is not finite, or the size or values for a mask make no sense.
+    """
+    if not all(math.isfinite(value) for value in offset_l0_px):
+        raise ParameterError("The offset of annotations is not finite", got=offset_l0_px, expected="(x, y) in pixels")
+    regions = _read(path, slide_px, mask_values)
+    if any(offset_l0_px):
+        shifted = [moved(r, offset_l0_px, f"Annotation {path.name}, region {i}") for i, r in enumerate(regions)]
+        regions = Regions(shifted, regions.left_out)
+    return regions if classes is None else _of_classes(regions, classes, path.name)
+
+
+def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int, str] | None) -> Regions:
+    data = read_bytes(path)
+    if data.startswith(_PICTURES):
+        if slide_px is None:
+            raise AnnotationError(
+                f"Annotation {path.name} is an image: a mask, which says nothing without the size of its slide",
+                expected="slide_px, the width and height of the slide in level-0 pixels",
+            )
+        return regions_from_mask(data, path.name, slide_px, mask_values)
+    text = to_text(data, path.name)
+    first = text.lstrip()[:1]
+    if first == "<":
+        return regions_from_xml(text, path.name)
+    if first in {"{", "["}:
+        return regions_from_json(text, path.name)
     raise AnnotationError(
-        f"Annotation {path.name} is JSON, but not GeoJSON",
-        expected="a Feature, a FeatureCollection or a list of features",
+        f"Annotation {path.name} is of no known format",
+        got=f"a file that begins with {text[:20]!r}",
+        expected="QuPath GeoJSON, CAMELYON JSON, ImageScope XML, ASAP XML, or a PNG or TIFF mask",
         fix="Export it from QuPath as GeoJSON",
     )
 
 
-def _region(feature: dict[str, Any], index: int, path: Path) -> Region | None:
-    geometry = feature.get("geometry")
-    kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind in _OTHER_GEOMETRIES:
-        return None
-    if kind not in _AREAS:
+def _of_classes(regions: Regions, classes: Sequence[str], name: str) -> Regions:
+    wanted = {c.casefold() for c in classes}
+    kept = [region for region in regions if region.classification.casefold() in wanted]
+    others = Counter(r.classification or "(none)" for r in regions if r.classification.casefold() not in wanted)
+    if not kept:
         raise AnnotationError(
-            f"Annotation {path.name}, feature {index}: no area", got=kind, expected=" | ".join(_AREAS)
+            f"Annotation {name} has no region of the classes asked for",
+            got=", ".join(sorted(others)),
+            expected=", ".join(classes) or "at least one class",
+            fix="Check the names of the classes",
         )
-    try:
-        outline = shape(geometry)
-        finite = bool(shapely.is_empty(outline)) is False and all(abs(v) < 1e9 for v in outline.bounds)
-    except (TypeError, ValueError, IndexError, AttributeError, shapely.errors.ShapelyError) as error:
-        raise AnnotationError(f"Annotation {path.name}, feature {index}: malformed outline ({error})") from error
-    if not finite:
-        raise AnnotationError(f"Annotation {path.name}, feature {index}: the outline is empty or not finite")
-    outline, note = _valid(outline)
-    if outline.is_empty:
-        raise AnnotationError(f"Annotation {path.name}, feature {index}: the outline encloses no area")
-    properties = feature.get("properties") or {}
-    return Region(outline, _class_name(properties), str(properties.get("name") or ""), note)
+    skipped = [f"{number} region(s) of class {c} were not asked for" for c, number in sorted(others.items())]
+    return Regions(kept, regions.left_out + skipped)
 
 
-def _valid(outline: BaseGeometry) -> tuple[BaseGeometry, str]:
-    """A valid area of the same place, and what had to be done."""
-    if outline.is_valid:
-        return outline, ""
-    problem = shapely.is_valid_reason(outline)
-    repaired = shapely.make_valid(outline)
-    areas = [g for g in getattr(repaired, "geoms", [repaired]) if g.geom_type in _AREAS]
-    return shapely.union_all(areas), f"repaired: {problem}"
+def is_tumour(classification: str) -> bool:
+    """Whether the name of a class means tumour.
+
+    It does if it contains ``tumo`` or ``metasta`` (Tumor, tumour, Tumor: invasive, metastases) in any case, or
+    is ``_0`` or ``_1`` (CAMELYON16); unless it denies it: non-, no, not, without, peri- or extra- right
+    before that, or the word normal, adjacent or free.
+
+    Examples
+    --------
+    >>> [is_tumour(c) for c in ("Tumor: invasive", "_1", "non-tumour", "Normal adjacent to tumor", "Stroma")]
+    [True, True, False, False, False]
+    """
+    name = classification.strip().lower()
+    return name in _CAMELYON16_TUMOUR or (bool(_TUMOUR.search(name)) and not _NO_TUMOUR.search(name))
 
 
-def _class_name(properties: dict[str, Any]) -> str:
-    """Class as QuPath writes it (object with a name, or path of names in older versions)."""
-    value = properties.get("classification")
-    if isinstance(value, dict):
-        value = value.get("name") or value.get("names")
-    if isinstance(value, list):
-        value = ": ".join(map(str, value))
-    return str(value or "")
-
-
-def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
+def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = None) -> BaseGeometry:
     """Union of the tumour regions.
 
-    Regions count whose classification contains ``tumo`` in any case (Tumor, tumour, Tumor: invasive); if no
-    region has a classification, all count.
+    Regions count whose class means tumour (:func:`is_tumour`). If no region has a class (layers without a name,
+    group ``None``), all count; if some have, regions without one do not.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Outlines [level-0 px].
+    classes : sequence of str, optional
+        Names of the classes that count instead, in full and whatever their case.
 
     Returns
     -------
@@ -160,15 +217,18 @@ def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
     Raises
     ------
     AnnotationError
-        There are classes, and none is a tumour.
+        There are classes, and none is a tumour, or one of `classes`.
     """
     named = [r for r in regions if r.classification]
-    chosen = [r for r in named if "tumo" in r.classification.lower()] if named else list(regions)
+    if classes is not None:
+        wanted = {c.casefold() for c in classes}
+        chosen = [r for r in regions if r.classification.casefold() in wanted]
+    else:
+        chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
     if not chosen:
-        classes = sorted({r.classification for r in named})
-        raise AnnotationError(
-            "No annotated region is a tumour", got=classes or "no regions", expected="a class whose name contains tumo"
-        )
+        present = sorted({r.classification for r in named})
+        expected = "a class whose name contains tumo" if classes is None else f"one of {', '.join(classes)}"
+        raise AnnotationError("No annotated region is a tumour", got=present or "no regions", expected=expected)
     return shapely.union_all([r.geometry for r in chosen])
 
 
@@ -194,16 +254,3 @@ def tumour_fraction(outline: BaseGeometry, x_l0_px: float, y_l0_px: float, size_
     """
     square = box(x_l0_px, y_l0_px, x_l0_px + size_l0_px, y_l0_px + size_l0_px)
     return float(min(1.0, outline.intersection(square).area / square.area))
-
-
-def write_geojson(regions: Sequence[Region], path: Path) -> Path:
-    """Write regions as a QuPath FeatureCollection (level-0 px), atomically; return the path."""
-    features = []
-    for region in regions:
-        properties: dict[str, Any] = {"objectType": "annotation"}
-        if region.name:
-            properties["name"] = region.name
-        if region.classification:
-            properties["classification"] = {"name": region.classification}
-        features.append({"type": "Feature", "geometry": mapping(region.geometry), "properties": properties})
-    return write_json(path, {"type": "FeatureCollection", "features": features})

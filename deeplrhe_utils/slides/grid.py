@@ -1,8 +1,10 @@
-"""The tile grid: non-overlapping squares of a fixed physical size, laid by exact arithmetic."""
+"""The tile grid: squares of a fixed physical size, laid by exact arithmetic."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final, Self
 
 import numpy as np
 import pandas as pd
@@ -10,16 +12,115 @@ import pandas as pd
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.units import exact_ratio
 
+INSIDE, COVER = "inside", "cover"
+EDGES: Final = (INSIDE, COVER)
+"""What happens at the right and lower edge: squares that would hang over are left out, or moved inside."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Corners along one side of the slide.
+
+    Attributes
+    ----------
+    length : int
+        Length of the slide [level-0 px].
+    side, step : Fraction
+        Side of a tile and distance between corners [level-0 px], exact.
+    edge : str
+        One of :data:`EDGES`.
+    """
+
+    length: int
+    side: Fraction
+    step: Fraction
+    edge: str
+
+    @property
+    def regular(self) -> int:
+        """Tiles that lie on the grid and inside the slide."""
+        return 0 if self.side > self.length else 1 + int((self.length - self.side) / self.step)
+
+    @property
+    def count(self) -> int:
+        """All tiles, with the one that is moved inside (edge ``cover``)."""
+        rest = self.regular and self.length - (self.regular - 1) * self.step - self.side
+        return self.regular + (1 if self.edge == COVER and rest > 0 else 0)
+
+    def corner(self, index: int) -> int:
+        """First level-0 pixel of a tile: its exact place, rounded down by itself, so that nothing adds up.
+
+        Raises
+        ------
+        ParameterError
+            There is no such tile.
+        """
+        if not 0 <= index < self.count:
+            raise ParameterError("There is no such tile", got=index, expected=f"0 to {self.count - 1}")
+        return int(index * self.step) if index < self.regular else int(self.length - self.side)
+
+    def to_l0(self, index: int, offset_px: Fraction | int, tile_px: int) -> Fraction:
+        """Level-0 place of a point `offset_px` tile pixels into a tile, exact."""
+        return self.corner(index) + Fraction(offset_px) * self.side / tile_px
+
+    def from_l0(self, place: Fraction | int, tile_px: int) -> list[tuple[int, Fraction]]:
+        """(tile, offset in tile pixels) of every tile that holds a level-0 place: none, one or several."""
+        place = Fraction(place)
+        first = max(0, int((place - self.side) / self.step) - 1)
+        last = min(self.count, int(place / self.step) + 2)
+        # The tile that was moved inside lies off the grid: it is always looked at.
+        indices = sorted({*range(first, last), *range(self.regular, self.count)})
+        offsets = ((i, (place - self.corner(i)) * tile_px / self.side) for i in indices)
+        return [(i, offset) for i, offset in offsets if 0 <= offset < tile_px]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The tiles of one slide: columns along x, rows along y, tile side [px at the tiles' resolution]."""
+
+    columns: Axis
+    rows: Axis
+    tile_px: int
+
+    @classmethod
+    def lay(
+        cls, width_l0_px: int, height_l0_px: int, mpp: float, target_mpp: float, tile_px: int,
+        stride_px: int = 0, edge: str = INSIDE,
+    ) -> Self:  # fmt: skip
+        """Grid of a slide; parameters and errors are those of :func:`make_grid`."""
+        if min(width_l0_px, height_l0_px, mpp, target_mpp, tile_px) <= 0 or stride_px < 0:
+            sizes = f"{width_l0_px} × {height_l0_px} px, {mpp} and {target_mpp} µm/px, tile {tile_px} px"
+            got = f"{sizes}, stride {stride_px} px"
+            raise ParameterError("Sizes and resolutions of a grid must be positive", got=got)
+        if edge not in EDGES:
+            raise ParameterError("There is no such rule for the edge", got=edge, expected=" or ".join(EDGES))
+        ratio = exact_ratio(target_mpp, mpp)
+        side, step = tile_px * ratio, (stride_px or tile_px) * ratio
+        if min(side, step) < 1:
+            raise ParameterError(
+                "Tiles would be smaller, or closer, than one level-0 pixel", got=f"{float(min(side, step)):g} px"
+            )
+        return cls(Axis(width_l0_px, side, step, edge), Axis(height_l0_px, side, step, edge), tile_px)
+
+    def table(self) -> pd.DataFrame:
+        """column, row (int64, from 0), x_l0_px, y_l0_px (int64), size_l0_px (float64), row by row."""
+        columns, rows = self.columns.count, self.rows.count
+        x = np.array([self.columns.corner(i) for i in range(columns)], dtype=np.int64)
+        y = np.array([self.rows.corner(i) for i in range(rows)], dtype=np.int64)
+        row, column = np.divmod(np.arange(rows * columns, dtype=np.int64), max(columns, 1))
+        side = float(self.columns.side)
+        return pd.DataFrame({"column": column, "row": row, "x_l0_px": x[column], "y_l0_px": y[row], "size_l0_px": side})
+
 
 def make_grid(
-    width_l0_px: int, height_l0_px: int, mpp: float, target_mpp: float, tile_px: int, slide_id: str = ""
-) -> pd.DataFrame:
-    """Lay non-overlapping tiles of `tile_px` at `target_mpp` from the top left corner.
+    width_l0_px: int, height_l0_px: int, mpp: float, target_mpp: float, tile_px: int, slide_id: str = "",
+    *, stride_px: int = 0, edge: str = INSIDE,
+) -> pd.DataFrame:  # fmt: skip
+    """Lay tiles of `tile_px` at `target_mpp` from the top left corner.
 
     A tile's side in level-0 pixels, ``tile_px · target_mpp / mpp``, is an exact fraction; corners are
     rounded down to whole pixels one by one, so that the error never grows along the slide and two
-    neighbours neither overlap nor gap by a whole pixel. Squares that would reach over the right or
-    lower edge are left out.
+    neighbours neither overlap nor gap by a whole pixel.
 
     Parameters
     ----------
@@ -31,6 +132,11 @@ def make_grid(
         Tile side [px at `target_mpp`].
     slide_id : str
         For the message.
+    stride_px : int
+        Distance between corners [px at `target_mpp`]; smaller than `tile_px` the tiles overlap; 0 is `tile_px`.
+    edge : str
+        ``inside``: squares that would reach over the right or lower edge are left out; ``cover``: one more
+        column and row is moved inside, so that every pixel lies in a tile.
 
     Returns
     -------
@@ -40,7 +146,8 @@ def make_grid(
     Raises
     ------
     ParameterError
-        A size or resolution is not positive, or the tiles would be finer than one level-0 pixel.
+        A size or resolution is not positive, `edge` is unknown, or the tiles would be finer than one level-0
+        pixel.
     InputError
         Not one tile fits.
 
@@ -48,23 +155,14 @@ def make_grid(
     --------
     >>> make_grid(2100, 1100, 0.25, 0.5, 512)[["x_l0_px", "size_l0_px"]].values.tolist()
     [[0.0, 1024.0], [1024.0, 1024.0]]
+    >>> make_grid(2100, 1100, 0.25, 0.5, 512, edge="cover")["x_l0_px"].tolist()
+    [0, 1024, 1076, 0, 1024, 1076]
     """
-    if min(width_l0_px, height_l0_px, mpp, target_mpp, tile_px) <= 0:
-        sizes = f"{width_l0_px} × {height_l0_px} px, {mpp} and {target_mpp} µm/px, tile {tile_px} px"
-        raise ParameterError("Sizes and resolutions of a grid must be positive", got=sizes)
-    ratio = exact_ratio(target_mpp, mpp)
-    side = tile_px * ratio
-    if side < 1:
-        raise ParameterError("Tiles would be smaller than one level-0 pixel", got=f"{float(side):g} px")
-    columns, rows = int(width_l0_px / side), int(height_l0_px / side)
-    if columns < 1 or rows < 1:
+    grid = Grid.lay(width_l0_px, height_l0_px, mpp, target_mpp, tile_px, stride_px, edge)
+    if not grid.columns.count or not grid.rows.count:
+        ratio = exact_ratio(target_mpp, mpp)
         raise _nothing_fits(width_l0_px, height_l0_px, ratio, target_mpp, tile_px, slide_id)
-    x = np.array([int(i * side) for i in range(columns)], dtype=np.int64)
-    y = np.array([int(i * side) for i in range(rows)], dtype=np.int64)
-    row, column = np.divmod(np.arange(rows * columns, dtype=np.int64), columns)
-    return pd.DataFrame(
-        {"column": column, "row": row, "x_l0_px": x[column], "y_l0_px": y[row], "size_l0_px": float(side)}
-    )
+    return grid.table()
 
 
 def _nothing_fits(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,28 +13,47 @@ import openslide
 import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import BARCODE, read_csv_text
-from deeplrhe_utils.core.errors import CompendiumError, InputError
+from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import SLIDES, conform
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
+from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation
 from deeplrhe_utils.slides.opening import open_handle, vendor_of
 from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note
+from deeplrhe_utils.slides.sampling import Square
 
 SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})
 _SAMPLE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
 _TEST_PX: Final = 256
 
 
+Row = dict[str, Any]
+Spread = Callable[[Callable[[Path], Row], list[Path], Callable[[Path, str], Row]], list[Row]]
+"""``spread(describe, paths, otherwise)``: a row per path, ``otherwise(path, reason)`` where describing it failed."""
+
+
+def _in_turn(describe: Callable[[Path], Row], paths: list[Path], _: Callable[[Path, str], Row]) -> list[Row]:
+    return [describe(path) for path in paths]
+
+
 def scan_slides(
-    slides_dir: Path, *, mpp_csv: str = "", annotations_dir: str = "", hash_files: bool = True
+    slides_dir: Path,
+    *,
+    mpp_csv: str = "",
+    annotations_dir: str = "",
+    hash_files: bool = True,
+    spread: Spread = _in_turn,
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
 
     Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files,
-    sidecars (.geojson, .json, .xml, .csv, .txt, .md) and the data folders of MIRAX slides. A file is used
-    only if it opens, has a resolution, and a thumbnail and three test tiles can be decoded. Of files that
-    show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name, the first by path
-    is used.
+    sidecars (.geojson, .json, .xml, .csv, .txt, .md), masks (``-mask.png`` and the like) and the data folders of
+    MIRAX slides. A file is used only if it opens, has a resolution, and one of three test tiles can be decoded
+    (other damage is told tile by tile later on). Of files that show the same slide (OpenSlide's quickhash-1, else
+    SHA-256), or have the same name, the first by path is used. What the file says of its resolution may contradict
+    itself: the slide stays, with a note
+    (:func:`~deeplrhe_utils.slides.resolution.resolution_note`).
 
     Parameters
     ----------
@@ -42,9 +63,12 @@ def scan_slides(
         CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none.
         Overrides that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
     annotations_dir : str
-        Folder of ``<slide_id>.geojson``; empty for beside each slide.
+        Folder of the outlines (:func:`~deeplrhe_utils.slides.annotations.find_annotation`); empty for beside
+        each slide.
     hash_files : bool
         Whether to compute SHA-256 of each file (reads it once).
+    spread : callable
+        How the files are shared among processes (:data:`Spread`); one after the other by default.
 
     Returns
     -------
@@ -64,12 +88,13 @@ def scan_slides(
     if outlines is not None and not outlines.is_dir():
         raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
     overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
-    files, sidecars = _find_files(slides_dir)
+    files, sidecars = find_files(slides_dir)
     if not files:
         raise InputError(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
         )
-    rows = [_describe(path, overrides, outlines, hash_files) for path in files]
+    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files)
+    rows = spread(describe, files, _failed)
     _exclude_duplicates(rows)
     frame = conform(pd.DataFrame([{k: v for k, v in r.items() if k != "same"} for r in rows]), SLIDES)
     frame.attrs["sidecar_files"] = sidecars
@@ -77,18 +102,23 @@ def scan_slides(
     return frame
 
 
-def _find_files(folder: Path) -> tuple[list[Path], int]:
-    """Candidate slides in path order, and the number of hidden and sidecar files."""
+def find_files(folder: Path) -> tuple[list[Path], int]:
+    """Candidate slides under a folder in path order, and the number of files that are none (:func:`scan_slides`)."""
     files, others = [], 0
     for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
         inside = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in inside.parts)
         mirax_data = any(p.with_suffix(".mrxs").is_file() for p in path.parents if p != folder and folder in p.parents)
-        if hidden or mirax_data or path.suffix.lower() in SIDECARS:
+        if hidden or mirax_data or path.suffix.lower() in SIDECARS or _is_mask(path):
             others += 1
         else:
             files.append(path)
     return files, others
+
+
+def _is_mask(path: Path) -> bool:
+    """A picture that says by its name that it is the mask of a slide beside it."""
+    return path.name.lower().endswith(tuple(ending for ending in ANNOTATION_ENDINGS if "mask" in ending))
 
 
 def read_mpp_overrides(path: Path) -> dict[str, float]:
@@ -156,40 +186,61 @@ def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
     return match[1], match[2], kind
 
 
-def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> dict[str, Any]:
+def _about(path: Path) -> Row:
+    """What a file's name and size say."""
+    name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
+    patient, site, sample = barcode_fields(name)
+    row: Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
+    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
+
+
+def _failed(path: Path, reason: str) -> Row:
+    return _about(path) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
+
+
+def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> Row:
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
-    slide_id = path.stem
-    patient, site, sample = barcode_fields(slide_id)
-    row: dict[str, Any] = {"slide_id": slide_id, "patient_id": patient, "site_id": site, "path": str(path)}
-    row |= {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "status": "ok", "same": None}
-    outline = (outlines or path.parent) / f"{slide_id}.geojson"
-    row["annotation"] = str(outline) if outline.is_file() else None
+    row = _about(path) | {"status": "ok"}
+    slide_id = row["slide_id"]
     try:
+        if row["path"] != str(path):
+            raise SlideError(f"The name of {row['path']} is not valid UTF-8", fix="Rename the file")
+        outline = find_annotation(outlines or path.parent, slide_id)
+        row["annotation"] = None if outline is None else str(outline)
         if hash_files and os.access(path, os.R_OK):
             row["sha256"] = sha256_file(path)
-        row |= _open_and_test(path, overrides.get(slide_id))
+        row |= open_and_test(path, overrides.get(slide_id))
     except (CompendiumError, OSError) as error:
         row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
     row["same"] = row["same"] or row.get("sha256")
     return row
 
 
-def _open_and_test(path: Path, override: float | None) -> dict[str, Any]:
-    """Open, read a thumbnail and three tiles (first, middle, last); whatever fails is an error."""
+def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
+    """Open and read three tiles (first, middle, last); it is an error if none can be decoded."""
     with Slide(path, override) as slide:
         width, height = slide.dimensions
         side = min(_TEST_PX, width, height)
-        slide.thumbnail(_TEST_PX)
-        for part in (0.0, 0.5, 1.0):
-            slide.read_tile(int((width - side) * part), int((height - side) * part), side, side)
+        places = [(int((width - side) * part), int((height - side) * part)) for part in (0.0, 0.5, 1.0)]
+        found = list(slide.read_tiles([Square(x, y, side) for x, y in places], side))
+        failures = [tile for tile in found if isinstance(tile, SlideError)]
+        if len(failures) == len(found):
+            raise failures[0]
         return {
             "vendor": slide.vendor,
             "width_l0_px": width,
             "height_l0_px": height,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source,
+            "resolution_note": _resolution_note(path, override),
+            "reader": slide.reader,
             "same": slide.quickhash,
         }
+
+
+def _resolution_note(path: Path, override: float | None) -> str | None:
+    with open_handle(path) as handle:
+        return resolution_note(resolution_evidence(handle, override))
 
 
 def _what_is_known(path: Path) -> dict[str, Any]:

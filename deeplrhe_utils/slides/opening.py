@@ -1,32 +1,34 @@
-"""Open a file as a slide or a plain image, and find its resolution."""
+"""Open a file as a slide or a plain image."""
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 import openslide
-from PIL import Image, UnidentifiedImageError
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, UnidentifiedImageError
 
-from deeplrhe_utils.core.errors import MissingMppError, SlideError
-from deeplrhe_utils.core.units import PLAUSIBLE_MPP, mpp_from_objective
+from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.slides import tiff
+from deeplrhe_utils.slides.resolution import Handle, number
+from deeplrhe_utils.slides.resolution import Resolution as Resolution  # these three are offered here, too
+from deeplrhe_utils.slides.resolution import resolution_of as resolution_of
+from deeplrhe_utils.slides.resolution import vendor_of as vendor_of
 
-Handle = openslide.OpenSlide | openslide.ImageSlide
-
+MAX_SIDE_PX: Final = 2_000_000
+"""The largest slides have some 300,000 px a side; what claims more is damaged."""
 PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600 MB at this size
-MAX_MPP_ANISOTROPY: Final = 0.05
 READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
 _PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _PLAIN_MODES: Final = ("RGB", "RGBA", "L", "P")
 
 
-class Resolution(NamedTuple):
-    """Level-0 resolution [µm/px] and where it came from (``slides.mpp_source``)."""
-
-    mpp: float
-    source: str
+_CACHE_BYTES: Final = 32_000_000
+_shared_cache: openslide.OpenSlideCache | None = None
 
 
 def open_handle(path: Path) -> Handle:
@@ -45,11 +47,94 @@ def open_handle(path: Path) -> Handle:
     """
     _check_file(path)
     try:
-        return openslide.OpenSlide(str(path))
+        return _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
     except openslide.OpenSlideUnsupportedFormatError:
         return _open_plain_image(path)
     except READ_ERRORS as error:
         raise SlideError(f"Slide {path.name} cannot be opened ({error})", fix="Copy or download it again") from error
+
+
+def _with_shared_cache(handle: openslide.OpenSlide) -> openslide.OpenSlide:
+    """OpenSlide's cache is one per handle by default: with hundreds of open slides it would fill the memory."""
+    global _shared_cache
+    if _shared_cache is None:
+        _shared_cache = openslide.OpenSlideCache(_CACHE_BYTES)
+    handle.set_cache(_shared_cache)
+    return handle
+
+
+def bounds_of(handle: Handle) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of the scanned area [level-0 px]; the whole slide where the format tells none."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    told = [number(handle.properties.get(name)) for name in names]
+    if any(value is None for value in told):
+        return (0, 0, *handle.dimensions)
+    x, y, width, height = (int(value) for value in told if value is not None)
+    return x, y, width, height
+
+
+def icc_profile_of(handle: Handle, name: str) -> bytes | None:
+    """The colour profile as stored; None where there is none.
+
+    Raises
+    ------
+    SlideError
+        There is one, and it cannot be read.
+    """
+    try:
+        profile = handle.color_profile
+    except READ_ERRORS as error:
+        raise SlideError(f"The colour profile of slide {name} cannot be read ({error})") from error
+    return None if profile is None else profile.tobytes()
+
+
+def transform_to_srgb(profile: bytes | None, name: str) -> ImageCms.ImageCmsTransform:
+    """Conversion from a slide's colour profile to sRGB (perceptual intent).
+
+    Raises
+    ------
+    SlideError
+        There is no profile, it is damaged, or not one for RGB.
+    """
+    if profile is None:
+        raise SlideError(f"Slide {name} has no colour profile", fix="Read it without conversion to sRGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        raise SlideError(f"The colour profile of slide {name} cannot be used ({error})") from error
+
+
+def converted(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
+    """RGB (H, W, 3), uint8, through a colour transform."""
+    return np.asarray(ImageCms.applyTransform(Image.fromarray(pixels), transform), np.uint8)
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or written to: device, inode, size [bytes], modification time [ns]."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SlideError(f"Slide {path} is not there any more ({error.strerror or error})") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _plausible(handle: openslide.OpenSlide, name: str) -> openslide.OpenSlide:
+    """The handle, unless its size cannot be true."""
+    width, height = handle.dimensions
+    if max(width, height) > MAX_SIDE_PX:
+        handle.close()
+        raise SlideError(
+            f"Slide {name} claims {width} × {height} px",
+            expected=f"at most {MAX_SIDE_PX} a side",
+            fix="Copy or download it again",
+        )
+    return handle
 
 
 def _check_file(path: Path) -> None:
@@ -65,7 +150,22 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"Slide {path.name} is empty", got="0 bytes", fix="Copy or download it again")
 
 
+def _check_tiff(path: Path) -> None:
+    """Refuse a TIFF whose index cannot be true: Pillow would spend minutes on tens of thousands of rubbish tags."""
+    with open(path, "rb") as stream:
+        if stream.read(2) not in (b"II", b"MM"):
+            return
+        try:
+            tiff.read_tiled_directories(stream.fileno())
+        except (tiff.TiffIndexError, OSError) as error:
+            raise SlideError(
+                f"{path.name} is no slide that OpenSlide knows, and a damaged TIFF image ({error})",
+                fix="Copy or download it again",
+            ) from error
+
+
 def _open_plain_image(path: Path) -> openslide.ImageSlide:
+    _check_tiff(path)
     try:
         with warnings.catch_warnings():
             # Our own limit and errors decide; Pillow's warnings about size or metadata would only repeat them.
@@ -90,99 +190,3 @@ def _plain_image_problem(image: Image.Image) -> str:
     if image.mode not in _PLAIN_MODES:
         return f"has the pixel type {image.mode}; {', '.join(_PLAIN_MODES)} can be read"
     return ""
-
-
-def vendor_of(handle: Handle) -> str:
-    """OpenSlide's vendor, or ``image`` for plain images."""
-    return str(handle.properties.get(openslide.PROPERTY_NAME_VENDOR, "image"))
-
-
-def resolution_of(handle: Handle, name: str, override: float | None = None) -> Resolution:
-    """Find a slide's level-0 resolution.
-
-    Order: `override`; microns per pixel of the metadata (of the TIFF tags, for generic TIFF and plain
-    images); objective power by the convention 10 / power. A value outside
-    :data:`~deeplrhe_utils.core.units.PLAUSIBLE_MPP` counts as missing, and the error names it.
-
-    Parameters
-    ----------
-    handle : OpenSlide or ImageSlide
-        An open slide.
-    name : str
-        File name, for messages.
-    override : float, optional
-        Resolution to believe instead of the file [µm/px].
-
-    Returns
-    -------
-    Resolution
-        Value and source.
-
-    Raises
-    ------
-    SlideError
-        Horizontal and vertical resolution differ by more than 5 %.
-    MissingMppError
-        No usable resolution.
-    """
-    if override is not None:
-        if not PLAUSIBLE_MPP[0] <= override <= PLAUSIBLE_MPP[1]:
-            raise SlideError(f"The resolution given for {name} is implausible", got=override, expected=_range_text())
-        return Resolution(float(override), "override")
-    x, y = _tagged_mpp(handle)
-    refused = ""
-    if x is not None and y is not None:
-        if PLAUSIBLE_MPP[0] <= min(x, y) and max(x, y) <= PLAUSIBLE_MPP[1]:
-            _check_isotropic(x, y, name)
-            tagged = vendor_of(handle) in ("generic-tiff", "image")
-            return Resolution(x, "tiff-tags" if tagged else "metadata")
-        refused = f"; its tags claim {x:g} × {y:g} µm/px, which is not plausible ({_range_text()})"
-    power = _number(handle.properties.get(openslide.PROPERTY_NAME_OBJECTIVE_POWER))
-    if power is not None and 1 <= power <= 100:
-        return Resolution(mpp_from_objective(power), "objective")
-    raise MissingMppError(
-        f"Slide {name} has no microns per pixel (openslide.mpp-x and objective power are absent{refused}), "
-        "so tiling at a given resolution is impossible",
-        fix="Give it in a CSV with the columns slide_id,mpp (parameter mpp_csv)",
-    )
-
-
-def _range_text() -> str:
-    return f"{PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} µm/px"
-
-
-def _check_isotropic(x: float, y: float, name: str) -> None:
-    if abs(x - y) > MAX_MPP_ANISOTROPY * min(x, y):
-        raise SlideError(
-            f"Slide {name} has different resolutions across and down",
-            got=f"{x:g} × {y:g} µm/px",
-            expected="a difference of at most 5 %",
-            fix="Give the right value in mpp_csv",
-        )
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else None
-    except ValueError:
-        return None
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _tagged_mpp(handle: Handle) -> tuple[float | None, float | None]:
-    if isinstance(handle, openslide.ImageSlide):
-        return _plain_mpp(handle)
-    names = (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)
-    x, y = (_number(handle.properties.get(n)) for n in names)
-    return x, y
-
-
-def _plain_mpp(handle: openslide.ImageSlide) -> tuple[float | None, float | None]:
-    """TIFF resolution tags of a plain image; JPEG and PNG densities describe paper and are not read."""
-    tags = getattr(handle._image, "tag_v2", None)
-    micrometres = {2: 25400.0, 3: 10000.0}.get(tags.get(296, 2) if tags else 0)
-    if tags is None or micrometres is None:
-        return None, None
-    per_unit = [_number(str(float(tags[t]))) if t in tags else None for t in (282, 283)]
-    x, y = (micrometres / v if v else None for v in per_unit)
-    return x, y

@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.errors import InputError, SlideError
 from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.sampling import Square
+from deeplrhe_utils.slides.store import Pictures, pictures_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +28,9 @@ def open_row(slide: Mapping[str, Any]) -> Slide:
     return Slide(Path(slide["path"]), mpp=None if mpp is None or pd.isna(mpp) else float(mpp))
 
 
-def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
+def read_pixels(
+    slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int, pictures_dir: Path | None = None
+) -> list[NDArray[np.uint8]]:
     """Tiles of one slide, in the order of `tiles`.
 
     Parameters
@@ -37,18 +41,61 @@ def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> lis
         Rows of the tiles table, all of this slide; rows with a `path` are image files of their own.
     tile_px : int
         Side of a tile read from a slide [px]; image files keep their size.
+    pictures_dir : Path, optional
+        Folder of kept pixels (:mod:`~deeplrhe_utils.slides.store`) to read instead of the slide.
 
     Returns
     -------
     list of uint8 RGB (H, W, 3)
+
+    Raises
+    ------
+    SlideError
+        A tile cannot be decoded.
+    InputError
+        An image file or the kept pixels cannot be read.
     """
     if tiles["path"].notna().any():
         return [read_image(Path(path)) for path in tiles["path"]]
+    if pictures_dir is not None:
+        return Pictures(pictures_path(pictures_dir, str(slide["slide_id"]))).read(tiles["tile_id"])
+    squares = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
     with open_row(slide) as opened:
-        return [
-            opened.read_tile(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px), tile_px)
-            for row in tiles.itertuples()
-        ]
+        return [_decoded(tile) for tile in opened.read_tiles(squares, tile_px)]
+
+
+def _decoded(tile: NDArray[np.uint8] | SlideError) -> NDArray[np.uint8]:
+    if isinstance(tile, SlideError):
+        raise tile
+    return tile
+
+
+def peek(slide: Mapping[str, Any], tiles: pd.DataFrame, side_px: int = 128) -> list[NDArray[np.uint8]]:
+    """Small pictures of a slide's tiles, for contact sheets; one that cannot be decoded is a cross.
+
+    Parameters
+    ----------
+    slide : mapping
+        The slide's row of the slides table with an absolute `path`.
+    tiles : DataFrame
+        Rows of the tiles table, all of this slide.
+    side_px : int
+        Side of a picture [px].
+
+    Returns
+    -------
+    list of uint8 RGB (side_px, side_px, 3)
+    """
+    squares = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
+    with open_row(slide) as opened:
+        return [_cross(side_px) if isinstance(t, SlideError) else t for t in opened.read_tiles(squares, side_px)]
+
+
+def _cross(side_px: int) -> NDArray[np.uint8]:
+    picture = np.full((side_px, side_px, 3), 255, np.uint8)
+    for ends in (((0, 0), (side_px, side_px)), ((side_px, 0), (0, side_px))):
+        cv2.line(picture, *ends, (200, 0, 0), 2, cv2.LINE_AA)
+    return picture
 
 
 def read_group(source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame) -> list[NDArray[np.uint8]]:

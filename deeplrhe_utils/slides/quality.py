@@ -1,4 +1,4 @@
-"""Noise: the blank and the blurred share of a tile; and the share under felt-pen ink.
+"""Noise: the blank and the blurred share of a tile; and what smoothing of the pixels would do to it.
 
 Source: Yang 2021 (S0), denoising: a tile's noise ratio is (blank + blurred area) / total area. How blank
 and blurred are found is ours.
@@ -22,70 +22,55 @@ CMU-1-Small-Region          31 – 106 – 230          3.2 – 15 – 40       
 The cut of 12 keeps every percentile of sharp blocks by a factor of 2.5 and catches all blur from 2 µm on;
 of 1 µm blur it catches about a third of the blocks.
 
-Ink (not in the paper; ours): what is dark over 40 µm and has a colour that haematoxylin and eosin do not
-give. A closing of the light with a square of 40 µm takes away every dark thing that is narrower, single
-and crowded nuclei too, and under ink it leaves the palest tissue, so that the ink's own colour remains.
-There, in optical density (log10), two rules:
-
-- blue and green: red at least 0.45 and not below green; haematoxylin and eosin take more green than red;
-- black: every channel at least 0.45 and the least at least 0.65 of the greatest; dark H&E is not neutral.
-
-Calibration on real H&E with bands of ink, 100 – 200 µm wide, painted as light × 10^(−s·ink), ink (R, G, B)
-= blue (0.95, 0.55, 0.10), green (0.85, 0.30, 0.75), black (0.8, 0.8, 0.8), each channel ± 15 %. Share of
-inked pixels found, on tissue / on glass, and of the pixels beside the band that are called ink:
-
-======  ==============  ==============  ==============  ==============  ===========
-Ink     s = 0.6         s = 0.8         s = 1.0         s = 1.2         beside
-======  ==============  ==============  ==============  ==============  ===========
-blue    0.991 / 0.991   0.995 / 0.992   0.995 / 0.993   0.994 / 0.995   below 0.4 %
-green   0.992 / 0.992   0.995 / 0.991   0.996 / 0.995   0.996 / 0.993   below 0.6 %
-black   0.874 / 0.991   0.992 / 0.993   0.995 / 0.992   0.995 / 0.995   below 0.4 %
-======  ==============  ==============  ==============  ==============  ===========
-
-False alarms, in % of the pixels of real tiles without pen; also with doubled density (as in a fold) and
-blurred by 4 µm:
-
-=============================  ==========  ========  =======  ================
-Tiles                          as scanned  doubled   blurred  doubled, blurred
-=============================  ==========  ========  =======  ================
-five TCGA lung fields          0           0         0        0
-CMU-1-Small-Region (20)        0           0.15      0        2.0
-LC25000 normal (795)           0           0         0        0
-LC25000 adenocarcinoma (780)   0           0         0        0
-LC25000 squamous (792)         0           0         0        0.02
-=============================  ==========  ========  =======  ================
-
-The false alarms of CMU-1 are dark keratin; flecks of a real green dye there are narrower than 40 µm.
-
-Limits: no real pen was at hand. Missed are marks narrower than 40 µm (half of that at the tile's edge) or
-paler than 0.45, and blues so dark that they take more green than red; black areas outside the scanned
-region count as ink. Red pen is not looked for: eosin and blood take up to 0.86 as much blue as green (99th
-percentile of the reddest field), near a red ink's, and no test image holds a lake of blood wider than 40 µm
-on which false alarms could be counted.
+Smoothing of the pixels themselves (:func:`smooth_pixels`): what is left of the sharpness, and share of pixels changed
+by more than 5 grey levels, on five TCGA lung fields and 14 tiles of CMU-1: 0.43 and 0.90 (0.5 µm), 0.13 and 0.96 (1 µm),
+0.02 and 0.98 (2 µm). So a filter of 1 µm takes as much as the defocus that the filter above is there to drop.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.slides.tissue import blank_mask
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.slides.blocks import block_sums, spread
+from deeplrhe_utils.slides.pen import PEN_WIDTH_UM, pen_fraction, pen_mask
+from deeplrhe_utils.slides.tissue import blank_mask, clean_mask
 
-PEN_WIDTH_UM: Final = 40.0
-"""Dark things narrower than this are not ink; the stroke of a felt pen is wider than 100 µm."""
-_PEN_CELL_UM: Final = 2.0
-_PEN_DENSITY: Final = 0.45  # optical density (log10) from which a place is dark enough for ink
-_PEN_NEUTRAL: Final = 0.65  # least / greatest density of the three channels under black ink
+__all__ = [
+    "BLANK",
+    "BLOCK_UM",
+    "BLURRED",
+    "BLUR_CUT",
+    "CLEAN",
+    "PEN_WIDTH_UM",
+    "Noise",
+    "Smoothed",
+    "blur_fraction",
+    "clean_blank_mask",
+    "noise_mask",
+    "noise_ratio",
+    "pen_fraction",
+    "pen_mask",
+    "sharpness",
+    "smooth_pixels",
+]
+
 BLUR_CUT: Final = 0.012
 """Sharpness below which a block counts as blurred (dimensionless)."""
 BLOCK_UM: Final = 32.0
+"""Side of the blocks in which blur is judged [µm]."""
 _SMOOTHING_UM: Final = 0.5
 _REFERENCE_MPP: Final = 0.5
 _MIN_TISSUE_SHARE: Final = 0.25  # of a block; less tissue says too little about focus
 _DENSITY_FLOOR: Final = 1e-4  # variance of optical density that noise alone reaches
+_CLEAN_PX: Final = 5  # width of the clean-up of the blank mask [px of the tile]
+_DENSITY: Final = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # of each grey value
+_MEAN: Final = np.full((1, 3), 1 / 3, np.float32)
 CLEAN, BLANK, BLURRED = 0, 1, 2
 
 
@@ -116,16 +101,10 @@ def clean_blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> NDA
     ndarray, shape (height, width), bool
         True where blank.
     """
-    pad = 8
-    mask = blank_mask(tile, intensity_cut).astype(np.uint8)
-    padded = cv2.copyMakeBorder(mask, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    smooth = cv2.medianBlur(padded, 5)
-    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    closed = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, disc)
-    return closed[pad:-pad, pad:-pad].astype(bool)
+    return clean_mask(blank_mask(tile, intensity_cut), _CLEAN_PX)
 
 
-def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) -> NDArray[np.float64]:
+def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Sharpness of each block (see the module's text); NaN where a block has too little tissue.
 
     Parameters
@@ -139,52 +118,70 @@ def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) ->
 
     Returns
     -------
-    ndarray, shape (blocks down, blocks across), float64
+    ndarray, shape (blocks down, blocks across), float32
         Variance of the Laplacian / variance of the optical density, at the scale of 0.5 µm/px.
     """
-    grey = cv2.transform(tile, np.full((1, 3), 1 / 3, np.float32)).astype(np.float32)
-    density = -cv2.log((grey + 1) / np.float32(256)) / np.float32(np.log(10))
-    smooth = np.asarray(cv2.GaussianBlur(density, (0, 0), _SMOOTHING_UM / mpp), np.float32)
-    edges = np.asarray(cv2.Laplacian(smooth, cv2.CV_32F), np.float32)
-    variance, count = _block_variance(edges, tissue, mpp)
-    contrast, _ = _block_variance(smooth, tissue, mpp)
-    scale = (_REFERENCE_MPP / mpp) ** 4  # a Laplacian is per px²
-    values = variance * scale / (contrast + _DENSITY_FLOOR)
-    full = max(count.max(initial=0), 1) if tissue.all() else (BLOCK_UM / mpp) ** 2
-    return np.where(count >= _MIN_TISSUE_SHARE * min(full, tissue.size), values, np.nan)
+    return _sharpness(tile, mpp, tissue)[0]
 
 
-def _starts(length: int, mpp: float) -> NDArray[np.int_]:
-    """First pixels of the blocks along one side; a rest of less than half a block joins its neighbour."""
-    step = max(8, round(BLOCK_UM / mpp))
-    return np.arange(0, max(length - step // 2, 1), step)
+def _sharpness(
+    tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sharpness of each block, and its tissue [px]."""
+    first, smooth, weight, spare = _SCRATCH.of(tissue.shape)
+    density = cv2.LUT(cv2.transform(tile, _MEAN), _DENSITY, dst=first)
+    cv2.GaussianBlur(density, (0, 0), _SMOOTHING_UM / mpp, dst=smooth)
+    edges, step = cv2.Laplacian(smooth, cv2.CV_32F, dst=first), _step(mpp)
+    np.copyto(weight, tissue)
+    count = block_sums(weight, step)
+    variance, contrast = (_variance(np.asarray(one), weight, count, step, spare) for one in (edges, smooth))
+    scale = np.float32((_REFERENCE_MPP / mpp) ** 4)  # a Laplacian is per px²
+    values = variance * scale / (contrast + np.float32(_DENSITY_FLOOR))
+    full = max(float(count.max(initial=0)), 1.0) if tissue.all() else (BLOCK_UM / mpp) ** 2
+    enough = count >= _MIN_TISSUE_SHARE * min(full, tissue.size)
+    return np.where(enough, values, np.float32(np.nan)), count
 
 
-def _block_sums(values: NDArray[np.float32], mpp: float) -> NDArray[np.float64]:
-    rows = np.add.reduceat(values, _starts(values.shape[0], mpp), axis=0)
-    return np.add.reduceat(rows, _starts(values.shape[1], mpp), axis=1).astype(np.float64)
+class _Scratch(threading.local):
+    """Four float32 maps of the tiles' size, kept from tile to tile: fresh memory costs more than the sums in it."""
+
+    maps: tuple[NDArray[np.float32], ...] = ()
+
+    def of(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], ...]:
+        if not self.maps or self.maps[0].shape != shape:
+            self.maps = tuple(np.empty(shape, np.float32) for _ in range(4))
+        return self.maps
 
 
-def _block_variance(
-    values: NDArray[np.float32], mask: NDArray[np.bool_], mpp: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variance over the masked pixels of each block, and their number."""
-    weight = mask.astype(np.float32)
-    masked = values * weight
-    count = _block_sums(weight, mpp)
+_SCRATCH = _Scratch()
+
+
+def _step(mpp: float) -> int:
+    """Side of a block [px]."""
+    return max(8, round(BLOCK_UM / mpp))
+
+
+def _variance(
+    values: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    count: NDArray[np.float32],
+    step: int,
+    spare: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Variance over the weighted pixels of each block; `spare` is overwritten."""
     safe = np.maximum(count, 1)
-    mean = _block_sums(masked, mpp) / safe
-    return np.maximum(_block_sums(masked * values, mpp) / safe - mean**2, 0), count
-
-
-def _blocks_to_pixels(blocks: NDArray[np.bool_], shape: tuple[int, ...], mpp: float) -> NDArray[np.bool_]:
-    down = np.searchsorted(_starts(shape[0], mpp), np.arange(shape[0]), side="right") - 1
-    across = np.searchsorted(_starts(shape[1], mpp), np.arange(shape[1]), side="right") - 1
-    return blocks[np.ix_(down, across)]
+    mean = block_sums(np.asarray(cv2.multiply(values, weight, dst=spare), np.float32), step) / safe
+    square = block_sums(np.asarray(cv2.multiply(spare, values, dst=spare), np.float32), step) / safe
+    return np.asarray(np.maximum(square - mean**2, 0), np.float32)
 
 
 def noise_mask(
-    tile: NDArray[np.uint8], mpp: float = 0.5, blur_cut: float = BLUR_CUT, intensity_cut: float = 220
+    tile: NDArray[np.uint8],
+    mpp: float = 0.5,
+    blur_cut: float = BLUR_CUT,
+    intensity_cut: float = 220,
+    *,
+    blank: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
     """Which pixels are noise, for figures.
 
@@ -197,22 +194,38 @@ def noise_mask(
     blur_cut : float
         Sharpness below which a block counts as blurred.
     intensity_cut : float
-        Grey value from which a pixel counts as blank [0–255].
+        Grey value from which a pixel counts as blank [0–255]; not used where `blank` is given.
+    blank : ndarray, shape (height, width), bool, optional
+        What is blank, where that is known already; without it :func:`clean_blank_mask`.
 
     Returns
     -------
     ndarray, shape (height, width), uint8
         0 clean, 1 blank, 2 blurred.
     """
-    blank = clean_blank_mask(tile, intensity_cut)
+    blank = _blank(tile, intensity_cut, blank)
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
-    mask = np.where(_blocks_to_pixels(blurred, blank.shape, mpp), BLURRED, CLEAN).astype(np.uint8)
+    mask = np.where(spread(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
     mask[blank] = BLANK
     return mask
 
 
+def _blank(tile: NDArray[np.uint8], intensity_cut: float, blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    if blank is None:
+        return clean_blank_mask(tile, intensity_cut)
+    if blank.shape != tile.shape[:2]:
+        want = f"{tile.shape[:2]}"
+        raise ParameterError("The mask of what is blank does not fit the tile", got=blank.shape, expected=want)
+    return blank
+
+
 def noise_ratio(
-    tile: NDArray[np.uint8], mpp: float = 0.5, blur_cut: float = BLUR_CUT, intensity_cut: float = 220
+    tile: NDArray[np.uint8],
+    mpp: float = 0.5,
+    blur_cut: float = BLUR_CUT,
+    intensity_cut: float = 220,
+    *,
+    blank: NDArray[np.bool_] | None = None,
 ) -> Noise:
     """Blank share, blurred share and noise ratio of one tile.
 
@@ -223,10 +236,10 @@ def noise_ratio(
     Noise
         blank_fraction, blur_fraction, ratio.
     """
-    mask = noise_mask(tile, mpp, blur_cut, intensity_cut)
-    blank, blurred = (float(np.count_nonzero(mask == kind)) for kind in (BLANK, BLURRED))
-    tissue = mask.size - blank
-    return Noise(blank / mask.size, blurred / tissue if tissue else 0.0, (blank + blurred) / mask.size)
+    blank = _blank(tile, intensity_cut, blank)
+    values, count = _sharpness(tile, mpp, ~blank)
+    blurred, tissue = float(count[values < blur_cut].sum()), float(count.sum())
+    return Noise(1 - tissue / blank.size, blurred / tissue if tissue else 0.0, 1 - (tissue - blurred) / blank.size)
 
 
 def blur_fraction(tile: NDArray[np.uint8], mpp: float = 0.5, cut: float = BLUR_CUT) -> float:
@@ -234,10 +247,33 @@ def blur_fraction(tile: NDArray[np.uint8], mpp: float = 0.5, cut: float = BLUR_C
     return noise_ratio(tile, mpp, cut).blur_fraction
 
 
-def pen_mask(tile: NDArray[np.uint8], mpp: float = 0.5) -> NDArray[np.bool_]:
-    """Pixels under blue, green or black felt pen, on glass or on tissue (see the module's text; ours).
+class Smoothed(NamedTuple):
+    """A tile after :func:`smooth_pixels`, and what that did to it.
 
-    Red pen is not looked for: see the module's text.
+    ``pixels`` : ndarray, shape (height, width, 3), uint8, RGB. ``sharpness_kept`` : median over blocks of sharpness
+    after / before [ratio], NaN without tissue. ``changed_share`` : share of pixels of which a channel changed by more
+    than the tolerance [0–1].
+    """
+
+    pixels: NDArray[np.uint8]
+    sharpness_kept: float
+    changed_share: float
+
+
+def smooth_pixels(
+    tile: NDArray[np.uint8],
+    mpp: float = 0.5,
+    *,
+    smoothing_um: float = 1.0,
+    intensity_cut: float = 220,
+    tolerance: int = 5,
+) -> Smoothed:
+    """The paper's "edge expansion (filling), smoothing filtering and segmentation", done to the pixels.
+
+    Read literally, OpenCV's padding, filter and threshold change the picture that a network is trained on. We do it to
+    the mask of what is blank instead; this function is there so that the difference can be measured. Edges are padded
+    by repetition, pixels smoothed by a Gaussian, and what is then blank becomes white. Which filter and which
+    segmentation were used is not said; these are ours.
 
     Parameters
     ----------
@@ -245,31 +281,29 @@ def pen_mask(tile: NDArray[np.uint8], mpp: float = 0.5) -> NDArray[np.bool_]:
         RGB.
     mpp : float
         Resolution of the tile [µm/px].
+    smoothing_um : float
+        Standard deviation of the filter [µm]; 0 leaves the segmentation alone.
+    intensity_cut : float
+        Grey value from which a pixel is blank [0–255].
+    tolerance : int
+        Change of a channel that does not count as one [grey levels].
 
     Returns
     -------
-    ndarray, shape (height, width), bool
-        True under ink, in steps of 2 µm.
+    Smoothed
+        The pixels, the share of sharpness that is left, the share of pixels that were changed.
     """
-    height, width = tile.shape[:2]
-    cell = max(_PEN_CELL_UM, mpp)
-    size = max(1, round(width * mpp / cell)), max(1, round(height * mpp / cell))
-    small = cv2.resize(tile, size, interpolation=cv2.INTER_AREA)
-    side = 2 * round(PEN_WIDTH_UM / cell / 2) + 1
-    wide = cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8))
-    ink = _is_ink(-np.log10((wide.astype(np.float32) + 1) / np.float32(256)))
-    return cv2.resize(ink.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
+    pad = max(1, round(4 * smoothing_um / mpp))
+    padded = cv2.copyMakeBorder(tile, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    soft = cv2.GaussianBlur(padded, (0, 0), smoothing_um / mpp) if smoothing_um > 0 else padded
+    pixels = np.ascontiguousarray(soft[pad:-pad, pad:-pad], np.uint8)
+    blank = clean_blank_mask(pixels, intensity_cut)
+    pixels[blank] = 255
+    changed = cv2.absdiff(tile, pixels).max(axis=2) > tolerance
+    return Smoothed(pixels, _kept(tile, pixels, mpp, ~blank), float(changed.mean()))
 
 
-def _is_ink(density: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The two rules for ink, on optical density (log10), shape (..., 3)."""
-    red, green = density[..., 0], density[..., 1]
-    least, greatest = density.min(axis=-1), density.max(axis=-1)
-    coloured = (red >= _PEN_DENSITY) & (red >= green)
-    black = (least >= _PEN_DENSITY) & (least >= _PEN_NEUTRAL * greatest)
-    return coloured | black
-
-
-def pen_fraction(tile: NDArray[np.uint8], mpp: float = 0.5) -> float:
-    """Share of a tile under felt-pen ink, in [0, 1] (see :func:`pen_mask`)."""
-    return float(pen_mask(tile, mpp).mean())
+def _kept(before: NDArray[np.uint8], after: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) -> float:
+    old, new = (sharpness(one, mpp, tissue) for one in (before, after))
+    known = np.isfinite(old) & (old > 0)
+    return float(np.median(new[known] / old[known])) if known.any() else float("nan")

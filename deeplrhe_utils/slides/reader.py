@@ -1,28 +1,51 @@
-"""Open a slide, know its resolution, read tiles and thumbnails.
+"""Open a slide, know its resolution, read tiles, bands and thumbnails.
 
 OpenSlide is asked first; plain images (JPEG, PNG, TIFF) that it does not claim are read by Pillow, so
-that a field of view can stand in for a slide. Every length that goes in or comes out names its frame:
-``_l0_px`` are level-0 pixels, origin top left, x to the right, y down.
+that a field of view can stand in for a slide. Levels of tiled JPEG (Aperio SVS, generic tiled TIFF) are then
+decoded directly (:mod:`~deeplrhe_utils.slides.jpeg_tiles`); everything else stays with OpenSlide. Both ways
+give the same pixels: bit for bit at full scale, within half a grey level on average at a reduced scale.
+
+Every length that goes in or comes out names its frame: ``_l0_px`` are level-0 pixels, origin top left, x to
+the right, y down.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import cv2
 import numpy as np
 import openslide
-from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
-from deeplrhe_utils.slides.opening import READ_ERRORS, Handle, open_handle, resolution_of, vendor_of
+from deeplrhe_utils.slides.jpeg_tiles import Band
+from deeplrhe_utils.slides.opening import (
+    bounds_of,
+    converted,
+    file_state,
+    icc_profile_of,
+    open_handle,
+    resolution_of,
+    transform_to_srgb,
+    vendor_of,
+)
+from deeplrhe_utils.slides.pixel_source import PixelSource
+from deeplrhe_utils.slides.sampling import (
+    Box,
+    Rgb,
+    Square,
+    Strip,
+    box_of,
+    choose,
+    reduce_whole,
+    resample,
+    scale_for,
+)
 
-Rgb = NDArray[np.uint8]
-
-_LEVEL_TOLERANCE: Final = 1.001  # Aperio's "4" is 4.0002 where sizes do not divide
 _BAND_PX: Final = 8_000_000
+_PIECE_PX: Final = 32
 
 
 class Slide:
@@ -34,6 +57,10 @@ class Slide:
         The file.
     mpp : float, optional
         Level-0 resolution [µm/px] to believe instead of the file's.
+    fast : bool
+        Whether levels of tiled JPEG may be decoded directly. False reads everything through OpenSlide.
+    to_srgb : bool
+        Whether pixels are converted to sRGB by the slide's colour profile. Off: they are as stored.
 
     Attributes
     ----------
@@ -51,22 +78,31 @@ class Slide:
     Raises
     ------
     SlideError
-        See :func:`~deeplrhe_utils.slides.opening.open_handle`.
+        See :func:`~deeplrhe_utils.slides.opening.open_handle`; or `to_srgb` is asked for and there is no
+        colour profile, or none for RGB.
     MissingMppError
         See :func:`~deeplrhe_utils.slides.opening.resolution_of`.
+
+    Notes
+    -----
+    All slides of a process share one cache of decoded tiles (32 MB) in OpenSlide, and what the direct path
+    holds is bounded per call, so that many open slides cost little more than one.
     """
 
-    def __init__(self, path: Path | str, mpp: float | None = None) -> None:
+    def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True, to_srgb: bool = False) -> None:
         self.path = Path(path)
-        self._handle: Handle = open_handle(self.path)
+        handle = open_handle(self.path)
         try:
-            self.mpp, self.mpp_source = resolution_of(self._handle, self.path.name, mpp)
+            self._state = file_state(self.path)
+            self.mpp, self.mpp_source = resolution_of(handle, self.path.name, mpp)
+            name = self.path.name
+            self._colours = transform_to_srgb(icc_profile_of(handle, name), name) if to_srgb else None
         except SlideError:
-            self._handle.close()
+            handle.close()
             raise
-        width, height = self._handle.dimensions
-        self.dimensions: tuple[int, int] = (int(width), int(height))
-        self.vendor = vendor_of(self._handle)
+        self.dimensions: tuple[int, int] = (int(handle.dimensions[0]), int(handle.dimensions[1]))
+        self.vendor = vendor_of(handle)
+        self._source = PixelSource(self.path, handle, fast)
 
     def __enter__(self) -> Self:
         return self
@@ -76,27 +112,64 @@ class Slide:
     ) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Release the file; a second call does nothing."""
+        self._source.close()
+
     @property
     def quickhash(self) -> str | None:
         """OpenSlide's hash that all files of one slide share; None for plain images and some formats."""
-        return self._handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return self._source.handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
 
-    def close(self) -> None:
-        """Release the file."""
-        self._handle.close()
+    @property
+    def reader(self) -> str:
+        """How pixels are read: ``jpeg`` directly, ``openslide``, or both, with the reason in brackets."""
+        return self._source.way
+
+    @property
+    def downsamples(self) -> tuple[float, ...]:
+        """Level-0 pixels per pixel of each level, finest first."""
+        return tuple(self._source.downsamples)
+
+    @property
+    def bounds_l0_px(self) -> tuple[int, int, int, int]:
+        """(x, y, width, height) of the scanned area [level-0 px]; the whole slide where the format tells none.
+
+        Outlines drawn in programs that show only this area (QuPath) count from its corner.
+        """
+        return bounds_of(self._source.handle)
+
+    @property
+    def icc_profile(self) -> bytes | None:
+        """The scanner's colour profile as stored; None where there is none."""
+        return icc_profile_of(self._source.handle, self.path.name)
+
+    def check_unchanged(self) -> None:
+        """Make sure that the file is still the one that was opened.
+
+        Raises
+        ------
+        SlideError
+            The file was replaced, changed or removed meanwhile; what was read may mix two slides.
+        """
+        if file_state(self.path) != self._state:
+            raise SlideError(
+                f"Slide {self.path.name} was changed or replaced while it was read",
+                fix="Let the copy or download end, then run again",
+            )
 
     def read_tile(self, x_l0_px: int, y_l0_px: int, size_l0_px: float, out_px: int) -> Rgb:
-        """Read a square and resample it by area averaging.
+        """Read a square and resample it by area averaging (:mod:`~deeplrhe_utils.slides.sampling`).
 
-        The coarsest level that is at least as fine as the result is read, chosen by resolution, never
-        by index. What the scanner left out (transparent) becomes white.
+        What the scanner left out (transparent) becomes white.
 
         Parameters
         ----------
         x_l0_px, y_l0_px : int
             Top left corner [level-0 px].
         size_l0_px : float
-            Side [level-0 px]; may be fractional, the read is rounded to whole pixels of its level.
+            Side [level-0 px]; may be fractional. The read is rounded to the pixels it is made of, by at most
+            half a pixel of the result.
         out_px : int
             Side of the result [px].
 
@@ -112,17 +185,89 @@ class Slide:
         SlideError
             The pixels cannot be decoded; the slide stays usable for other tiles.
         """
-        self._check_inside(x_l0_px, y_l0_px, size_l0_px, out_px)
-        level, down = self._level_for(size_l0_px / out_px)
-        wide, high = self._handle.level_dimensions[level]
-        side = max(1, round(size_l0_px / down))
-        # Level sizes are rounded down by scanners: never ask for the pixel that is not there.
-        size = (max(1, min(side, wide - int(x_l0_px / down))), max(1, min(side, high - int(y_l0_px / down))))
-        pixels = self._read((int(x_l0_px), int(y_l0_px)), level, size)
-        return _resized(pixels, (out_px, out_px))
+        (found,) = self.read_tiles([Square(x_l0_px, y_l0_px, size_l0_px)], out_px)
+        if isinstance(found, SlideError):
+            raise found
+        return found
 
-    def thumbnail(self, max_px: int = 1024) -> Rgb:
+    def read_tiles(self, squares: Sequence[Square], out_px: int) -> Iterator[Rgb | SlideError]:
+        """Read many squares, each native JPEG tile decoded once.
+
+        Parameters
+        ----------
+        squares : sequence of Square
+            What to read; row by row of the grid is the order in which least is held in memory.
+        out_px : int
+            Side of the results [px].
+
+        Yields
+        ------
+        ndarray, shape (out_px, out_px, 3), uint8, or SlideError
+            One for every square, in order: its pixels as :meth:`read_tile` gives them, or why they cannot be
+            decoded, so that one damaged tile does not cost the others.
+
+        Raises
+        ------
+        ParameterError
+            A square is empty or reaches over the slide's edge; before anything is read.
+        """
+        boxes = [self._box(square, out_px) for square in squares]
+        uses = self._source.plan(boxes)
+        band = Band(key for keys in uses for key in keys)
+        for box, keys in zip(boxes, uses, strict=True):
+            try:
+                result: Rgb | SlideError = resample(self._pixels(box, band), out_px, out_px)
+            except SlideError as error:
+                result = error
+            band.finish(keys)
+            yield result
+
+    def read_band(self, top_l0_px: float, height_l0_px: float, factor: float) -> Strip:
+        """The whole width of the slide between two heights, near a reduced resolution, where that costs least.
+
+        Parameters
+        ----------
+        top_l0_px, height_l0_px : float
+            The band [level-0 px]; cut at the slide's edges.
+        factor : float
+            Wanted level-0 pixels per pixel of the result, at least 1.
+
+        Returns
+        -------
+        Strip
+            Its pixels, the true level-0 pixels per pixel (the whole multiple of a level's that is nearest to
+            `factor`) and the height at which it begins. Up to one pixel at the right and lower edge is left out.
+
+        Raises
+        ------
+        ParameterError
+            The height is not positive, or `factor` is below 1.
+        SlideError
+            The pixels cannot be decoded.
+        """
+        if factor < 1 or height_l0_px <= 0:
+            raise ParameterError("A band must have a height and a factor of at least 1", got=(height_l0_px, factor))
+        level, _ = choose(self._source.downsamples, factor)
+        down = self._source.downsamples[level]
+        whole = max(1, round(factor / down))
+        wide, high = self._source.sizes[level]
+        step = whole * down
+        first = max(0, int(top_l0_px / step))
+        last = min(int(np.ceil((top_l0_px + height_l0_px) / step)), high // whole)
+        box = Box(level, scale_for(whole), 0, first * whole, wide // whole * whole, max(last - first, 0) * whole)
+        if box.width < 1 or box.height < 1:
+            return Strip(np.empty((0, wide // whole, 3), np.uint8), step, first * step)
+        return Strip(reduce_whole(self._pixels(box), whole // box.scale), step, first * step)
+
+    def thumbnail(self, max_px: int = 1024, damaged: tuple[int, int, int] | None = None) -> Rgb:
         """The whole slide, longer side at most `max_px`, read in bands so that memory stays small.
+
+        Parameters
+        ----------
+        max_px : int
+            Longer side [px].
+        damaged : (red, green, blue), optional
+            Colour of places that cannot be decoded; without it they are an error.
 
         Returns
         -------
@@ -132,25 +277,62 @@ class Slide:
         Raises
         ------
         SlideError
-            The pixels cannot be decoded.
+            Pixels cannot be decoded, and `damaged` is not given.
         """
         if max_px < 1:
             raise ParameterError("A thumbnail needs at least one pixel", got=max_px)
         factor = max(1.0, max(self.dimensions) / max_px)
-        level, down = self._level_for(factor)
-        wide, high = self._handle.level_dimensions[level]
-        out_w, out_h = (max(1, round(d / factor)) for d in self.dimensions)
-        out = np.empty((out_h, out_w, 3), np.uint8)
-        rows_per_band = max(1, int(_BAND_PX / (wide * high / out_h)))
-        for first in range(0, out_h, rows_per_band):
-            last = min(out_h, first + rows_per_band)
-            top, bottom = round(first * high / out_h), max(round(last * high / out_h), 1)
-            pixels = self._read((0, round(top * down)), level, (wide, max(1, bottom - top)))
-            out[first:last] = _resized(pixels, (out_w, last - first))
+        width, height = (max(1, round(d / factor)) for d in self.dimensions)
+        out = np.empty((height, width, 3), np.uint8)
+        for part in self._parts(width, height, factor):
+            try:
+                self._fill(out, *part)
+            except SlideError:
+                if damaged is None:
+                    raise
+                self._fill_in_pieces(out, part, damaged)
         return out
 
-    def _check_inside(self, x: int, y: int, size: float, out_px: int) -> None:
+    def _parts(self, width: int, height: int, factor: float) -> Iterator[tuple[int, int, int, int]]:
+        """(left, top, width, height) of the parts of a picture that are read at once, row by row."""
+        read = (factor / self._source.downsamples[choose(self.downsamples, factor)[0]]) ** 2  # pixels per pixel
+        rows = max(1, int(_BAND_PX / (read * width)))
+        columns = width if rows > 1 else max(1, int(_BAND_PX / read))
+        for top in range(0, height, rows):
+            for left in range(0, width, columns):
+                yield left, top, min(columns, width - left), min(rows, height - top)
+
+    def _fill(self, out: Rgb, left: int, top: int, width: int, height: int) -> None:
+        """Read one rectangle of a picture of the whole slide [px of the picture]."""
+        across, down = self.dimensions[0] / out.shape[1], self.dimensions[1] / out.shape[0]
+        level, scale = choose(self._source.downsamples, max(across, down))
+        place = (left * across, top * down, width * across, height * down)
+        box = box_of(level, scale, self._source.downsamples[level], self._source.sizes[level], place)
+        out[top : top + height, left : left + width] = resample(self._pixels(box), width, height)
+
+    def _fill_in_pieces(self, out: Rgb, part: tuple[int, int, int, int], damaged: tuple[int, int, int]) -> None:
+        left, top, width, height = part
+        for y in range(top, top + height, _PIECE_PX):
+            for x in range(left, left + width, _PIECE_PX):
+                w, h = min(_PIECE_PX, left + width - x), min(_PIECE_PX, top + height - y)
+                try:
+                    self._fill(out, x, y, w, h)
+                except SlideError:
+                    out[y : y + h, x : x + w] = damaged
+
+    def source_mpp(self, factor: float) -> float:
+        """Resolution of the level that is read for `factor` level-0 px per px of the result [µm/px]."""
+        return self.mpp * self._source.downsamples[choose(self._source.downsamples, factor)[0]]
+
+    def _box(self, square: Square, out_px: int) -> Box:
+        self._check_inside(square, out_px)
+        x, y, size = square
+        level, scale = choose(self._source.downsamples, size / out_px)
+        return box_of(level, scale, self._source.downsamples[level], self._source.sizes[level], (x, y, size, size))
+
+    def _check_inside(self, square: Square, out_px: int) -> None:
         width, height = self.dimensions
+        x, y, size = square
         slack = 1e-6 * max(width, height)
         inside = x >= 0 and y >= 0 and x + size <= width + slack and y + size <= height + slack
         if not inside or size <= 0 or out_px < 1:
@@ -160,38 +342,7 @@ class Slide:
                 expected=f"a square inside {width} × {height} level-0 px",
             )
 
-    def _level_for(self, downsample: float) -> tuple[int, float]:
-        """Coarsest level at least as fine as `downsample`, and its own downsample."""
-        levels = list(enumerate(self._handle.level_downsamples))
-        fine = [(i, d) for i, d in levels if d <= downsample * _LEVEL_TOLERANCE] or levels[:1]
-        return max(fine, key=lambda pair: pair[1])
-
-    def _read(self, corner: tuple[int, int], level: int, size: tuple[int, int]) -> Rgb:
-        try:
-            rgba = np.asarray(self._handle.read_region(corner, level, size))
-        except READ_ERRORS as error:
-            self._reopen()
-            raise SlideError(
-                f"Slide {self.path.name} cannot be decoded at x={corner[0]}, y={corner[1]} ({error})"
-            ) from error
-        return _on_white(rgba)
-
-    def _reopen(self) -> None:
-        """After an error OpenSlide refuses every further read of the same handle: take a new one."""
-        self._handle.close()
-        self._handle = open_handle(self.path)
-
-
-def _on_white(rgba: Rgb) -> Rgb:
-    alpha = rgba[..., 3]
-    if alpha.min() == 255:
-        return cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)  # type: ignore[return-value]
-    weight = alpha[..., None].astype(np.uint16)
-    mixed = rgba[..., :3].astype(np.uint16) * weight + np.uint16(255) * (255 - weight)
-    return ((mixed + 127) // 255).astype(np.uint8)
-
-
-def _resized(pixels: Rgb, size: tuple[int, int]) -> Rgb:
-    if (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+    def _pixels(self, box: Box, band: Band | None = None) -> Rgb:
+        """A box, reduced by its scale, in the colours asked for."""
+        pixels = self._source.read(box, band)
+        return pixels if self._colours is None else converted(pixels, self._colours)

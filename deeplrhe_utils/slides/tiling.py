@@ -1,11 +1,13 @@
-"""From a slide to its tiles: lay the grid, judge every candidate, screen for ink and noise, draw a sample.
+"""From a slide to its candidate tiles: lay the grid, find tissue, draw a sample.
 
-The functions here run in worker processes: their arguments can be pickled, and nothing is shared.
+The functions here run in worker processes: their arguments can be pickled, and nothing is shared. Every
+candidate tile keeps its row; a tile that was dropped carries the first reason.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +16,65 @@ import pandas as pd
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
+from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.annotations import read_geojson, tumour_fraction, tumour_outline
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.slides.annotations import read_annotation, tumour_fraction, tumour_outline
+from deeplrhe_utils.slides.artefacts import SurveyRules
+from deeplrhe_utils.slides.grid import INSIDE, make_grid
 from deeplrhe_utils.slides.pixels import open_row
-from deeplrhe_utils.slides.quality import noise_ratio, pen_fraction
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import background_fraction
+from deeplrhe_utils.slides.survey import SURVEY_MPP, background_of, glass_of, survey
+from deeplrhe_utils.slides.tissue import CLEAN_UM
+
+SLIDE_FRAME, BOUNDS_FRAME = "slide", "bounds"
 
 
-def tile_slide(
-    slide_row: Mapping[str, Any],
-    *,
-    target_mpp: float,
-    tile_px: int,
-    max_background: float,
-    intensity_cut: float,
-    min_tumour: float,
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class TilingRules:
+    """Grid and tissue rules of notebook 02.
+
+    Attributes
+    ----------
+    target_mpp : float
+        Resolution of the tiles [µm/px].
+    tile_px, stride_px : int
+        Side of the tiles and distance of their corners [px]; a stride of 0 is the side.
+    edge : str
+        See :func:`~deeplrhe_utils.slides.grid.make_grid`.
+    max_background : float
+        Tiles with a larger share without tissue are dropped [0–1].
+    min_tumour : float
+        Tiles with a smaller share inside the outline are dropped, where there is one [0–1].
+    outline_frame : str
+        Frame of the outlines: ``slide`` (level 0) or ``bounds`` (counted from the scanned area, as QuPath does
+        for formats that tell one).
+    survey_mpp : float
+        Resolution at which tissue is looked for [µm/px].
+    survey : SurveyRules
+        What counts as background.
+    """
+
+    target_mpp: float = 0.5
+    tile_px: int = 512
+    stride_px: int = 0
+    edge: str = INSIDE
+    max_background: float = 0.75
+    min_tumour: float = 0.5
+    outline_frame: str = SLIDE_FRAME
+    survey_mpp: float = SURVEY_MPP
+    survey: SurveyRules = field(default_factory=SurveyRules)
+
+
+def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> pd.DataFrame:
     """Every candidate tile of one slide, kept or dropped with its reason.
 
     Parameters
     ----------
     slide_row : mapping
         One row of table SLIDES; its path (and annotation) must lead to the files from here.
-    target_mpp : float
-        Resolution of the tiles [µm/px].
-    tile_px : int
-        Side of the tiles [px].
-    max_background : float
-        Tiles with a larger share of background are dropped [0–1].
-    intensity_cut : float
-        Grey value from which a pixel is background [0–255].
-    min_tumour : float
-        Tiles with a smaller share inside the tumour outline are dropped, where there is one [0–1].
+    rules : TilingRules, optional
+        Grid and tissue rules.
 
     Returns
     -------
@@ -59,40 +84,53 @@ def tile_slide(
     Raises
     ------
     SlideError, AnnotationError, InputError
-        The slide cannot be opened, its outline cannot be read, no tile fits. A tile that cannot be
-        decoded is not an error: it stays in the table as ``unreadable``.
+        The slide cannot be opened or changed meanwhile, its outline cannot be read, no tile fits. A tile that
+        cannot be decoded is not an error: it stays in the table as ``unreadable``.
     """
+    rules = rules or TilingRules()
     slide_id = str(slide_row["slide_id"])
-    outline = _outline(slide_row)
     with open_row(slide_row) as slide:
-        tiles = make_grid(*slide.dimensions, slide.mpp, target_mpp, tile_px, slide_id)
-        background = [_background(slide, tile, tile_px, intensity_cut) for tile in tiles.itertuples()]
+        outline = outline_of(slide_row, slide, rules.outline_frame)
+        tiles = make_grid(
+            *slide.dimensions, slide.mpp, rules.target_mpp, rules.tile_px, slide_id,
+            stride_px=rules.stride_px, edge=rules.edge,
+        )  # fmt: skip
+        glass = glass_of(slide)
+        found = survey(
+            slide, tiles, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
+            context_um=CLEAN_UM, survey_mpp=rules.survey_mpp,
+        )  # fmt: skip
+        slide.check_unchanged()
     tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])
     tiles["tile_id"] = [f"{slide_id}_{c}_{r}" for c, r in zip(tiles["column"], tiles["row"], strict=True)]
-    tiles["background_fraction"] = pd.array(background, dtype="Float64")
+    tiles["background_fraction"] = found["background"].astype("Float64")
     tiles["tumour_fraction"] = pd.array(_tumour_fractions(tiles, outline), dtype="Float64")
-    tiles["reason"] = _reasons(tiles, max_background, min_tumour)
+    tiles["reason"] = _tiling_reasons(tiles, rules)
     tiles["kept"] = tiles["reason"].isna()
     tiles["selected"] = False
     return conform(tiles, TILES)
 
 
-def _outline(slide_row: Mapping[str, Any]) -> BaseGeometry | None:
+def outline_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
+    """The tumour outline of a slide [level-0 px], prepared; None where it has none.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, or holds no tumour.
+    ParameterError
+        There is no such frame.
+    """
+    if frame not in (SLIDE_FRAME, BOUNDS_FRAME):
+        raise ParameterError("There is no such frame of outlines", got=frame, expected="slide or bounds")
     annotation = slide_row.get("annotation")
     if annotation is None or pd.isna(annotation) or not str(annotation):
         return None
-    outline = tumour_outline(read_geojson(Path(str(annotation))))
+    x, y, width, height = slide.bounds_l0_px if frame == BOUNDS_FRAME else (0, 0, *slide.dimensions)
+    regions = read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
+    outline = tumour_outline(regions)
     shapely.prepare(outline)
     return outline
-
-
-def _background(slide: Slide, tile: Any, tile_px: int, intensity_cut: float) -> float | None:
-    """Background of one tile; None when it cannot be decoded."""
-    try:
-        pixels = slide.read_tile(tile.x_l0_px, tile.y_l0_px, tile.size_l0_px, tile_px)
-    except SlideError:
-        return None
-    return background_fraction(pixels, intensity_cut)
 
 
 def _tumour_fractions(tiles: pd.DataFrame, outline: BaseGeometry | None) -> list[float | None]:
@@ -102,91 +140,25 @@ def _tumour_fractions(tiles: pd.DataFrame, outline: BaseGeometry | None) -> list
     return [tumour_fraction(outline, *place) for place in places]
 
 
-def _reasons(tiles: pd.DataFrame, max_background: float, min_tumour: float) -> pd.Series:
+def _tiling_reasons(tiles: pd.DataFrame, rules: TilingRules) -> pd.Series:
     reason = pd.Series(pd.NA, index=tiles.index, dtype="string")
-    reason[(tiles["tumour_fraction"] < min_tumour).fillna(False)] = "outside-tumour"
-    reason[(tiles["background_fraction"] > max_background).fillna(False)] = "background"
+    reason[(tiles["tumour_fraction"] < rules.min_tumour).fillna(False)] = "outside-tumour"
+    reason[(tiles["background_fraction"] > rules.max_background).fillna(False)] = "background"
     reason[tiles["background_fraction"].isna()] = "unreadable"
     return reason
 
 
-def screen_slide(
-    slide_row: Mapping[str, Any],
-    tiles: pd.DataFrame,
-    *,
-    target_mpp: float,
-    tile_px: int,
-    blur_cut: float,
-    max_noise: float,
-    max_pen: float,
-    intensity_cut: float,
-) -> pd.DataFrame:
-    """Fill the pen and blur fractions and the noise ratio of a slide's kept tiles; drop the inked and the noisy ones.
-
-    Parameters
-    ----------
-    slide_row : mapping
-        One row of table SLIDES.
-    tiles : DataFrame
-        Its rows of table TILES (:func:`tile_slide`).
-    target_mpp, tile_px : float, int
-        As for :func:`tile_slide`.
-    blur_cut : float
-        Sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`).
-    max_noise : float
-        Tiles with a larger noise ratio are dropped, reason ``noise`` [0–1].
-    max_pen : float
-        Tiles with a larger share under felt-pen ink are dropped, reason ``pen`` [0–1].
-    intensity_cut : float
-        Grey value from which a pixel is blank [0–255].
-
-    Returns
-    -------
-    DataFrame
-        The same rows in the same order; tiles dropped before keep their reason and null noise. Reasons in
-        order of precedence: unreadable, pen, noise. Pen comes before noise because ink on glass has no
-        detail and looks blurred; the noise ratio itself is the paper's and knows nothing of ink.
-
-    Raises
-    ------
-    SlideError
-        The slide cannot be opened any more.
-    ParameterError
-        `tiles` holds rows of another slide.
-    """
-    tiles = tiles.reset_index(drop=True).copy()
-    slide_id = str(slide_row["slide_id"])
-    if len(foreign := tiles.loc[tiles["slide_id"] != slide_id, "slide_id"]):
-        raise ParameterError(f"Tiles of another slide were given with slide {slide_id}", got=foreign.iloc[0])
-    with open_row(slide_row) as slide:
-        for index in tiles.index[tiles["kept"]]:
-            tile = tiles.loc[index]
-            try:
-                pixels = slide.read_tile(tile.x_l0_px, tile.y_l0_px, tile.size_l0_px, tile_px)
-            except SlideError:
-                tiles.loc[index, ["kept", "reason"]] = [False, "unreadable"]
-                continue
-            noise = noise_ratio(pixels, target_mpp, blur_cut, intensity_cut)
-            tiles.loc[index, "blur_fraction"] = noise.blur_fraction
-            tiles.loc[index, "noise_ratio"] = noise.ratio
-            tiles.loc[index, "pen_fraction"] = pen_fraction(pixels, target_mpp)
-    # The later one overwrites: pen comes before noise.
-    for column, reason, cut in (("noise_ratio", "noise", max_noise), ("pen_fraction", "pen", max_pen)):
-        tiles.loc[(tiles[column] > cut).fillna(False), ["kept", "reason"]] = [False, reason]
-    return conform(tiles, TILES)
-
-
-def tile_or_reason(slide_row: Mapping[str, Any], **rules: Any) -> tuple[pd.DataFrame, str]:
+def tile_or_reason(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> tuple[pd.DataFrame, str]:
     """:func:`tile_slide`, or no rows and the reason when the slide is too small, unreadable or badly annotated."""
     try:
-        return tile_slide(slide_row, **rules), ""
+        return tile_slide(slide_row, rules), ""
     except InputError as error:
-        return conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), str(error)
+        return not_tiled(slide_row, str(error))
 
 
-def screen_pair(pair: tuple[Mapping[str, Any], pd.DataFrame], **cuts: Any) -> pd.DataFrame:
-    """:func:`screen_slide` of one (slide row, its tiles) pair, for engines that hand over single items."""
-    return screen_slide(*pair, **cuts)
+def not_tiled(_: Mapping[str, Any], reason: str) -> tuple[pd.DataFrame, str]:
+    """What :func:`tile_or_reason` gives for a slide that failed."""
+    return conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), reason
 
 
 def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataFrame:
@@ -221,3 +193,13 @@ def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataF
         chosen += names.tolist()
     tiles["selected"] = tiles["tile_id"].isin(chosen).astype("boolean")
     return tiles
+
+
+def examples(tiles: pd.DataFrame, per_outcome: int, seed: int) -> pd.DataFrame:
+    """Up to `per_outcome` tiles of every outcome (kept, or a reason), drawn over all slides; for contact sheets."""
+    outcome = tiles["reason"].fillna("kept")
+    drawn = []
+    for name, group in tiles.sort_values("tile_id").groupby(outcome, sort=True):
+        order = generator(seed, "examples", str(name)).permutation(len(group))[:per_outcome]
+        drawn.append(group.iloc[np.sort(order)])
+    return pd.concat(drawn) if drawn else tiles

@@ -1,12 +1,267 @@
-"""Tissue or glass: the share of background in a tile."""
+"""Tissue or glass: the white level of a slide's glass, the background of a survey, shares per tile.
+
+Source: Coudray et al. 2018 and the papers of its time drop tiles by the share of pixels brighter than a grey value of
+220. That presumes white glass. Ours: optical density relative to the slide's own glass. The grey value stays an option.
+
+Calibration of :data:`DENSITY_CUT` on 180 synthetic slides (3,426 tiles of 256 µm without artefacts, seed 7), at
+2 µm/px, against the drawn share of open space and glass of each tile. Mean absolute error:
+
+================================  ========  ========  ========  ========  ========  ===============
+Cut (mean optical density)        0.03      0.04      0.045     0.05      0.06      grey value 220
+================================  ========  ========  ========  ========  ========  ===============
+as scanned                        0.021     0.014     0.013     0.014     0.025     0.012
+grey glass (light × 0.84)                             0.013                         0.231
+yellow glass (× 0.95, 0.92, 0.84)                     0.013                         0.172
+edges of the slide 20 % darker                        0.050                         0.168
+at 4 µm/px                                            0.014                         0.014
+================================  ========  ========  ========  ========  ========  ===============
+
+At the chosen cut 95 % of the tiles are off by less than 0.033, and 99.1 % lie on the true side of one half.
+
+Real pictures at 2 µm/px, background by density / by grey value, and pixels on which both agree:
+
+=============================  ===============  ===========
+Picture                        background       agreement
+=============================  ===============  ===========
+CMU-1-Small-Region             0.648 / 0.648    0.9999
+luna_1065626 (pale IHC)        0.994 / 0.994    0.9998
+five TCGA lung fields          0.055 / 0.045    0.966–0.999
+LC25000 normal (795)           0.424 / 0.015    0.579
+LC25000 adenocarcinoma (780)   0.047 / 0.062    0.969
+LC25000 squamous (792)         0.001 / 0.002    0.999
+=============================  ===============  ===========
+
+The alveoli of LC25000's normal tiles are grey (216, 206, 208): a grey value of 220 takes their air for tissue. So 0.6 %
+of luna_1065626 is tissue; the outlines follow its four pale scraps. LC25000 tells no resolution; 0.5 µm/px was taken.
+
+Limits: a picture that shows no glass gets a fallback (``found`` is then False); strongly uneven light is judged by one
+level for the whole slide; septa thinner than about 4 µm are closed over; tissue paler than the cut (fat, mucus) is
+background.
+"""
 
 from __future__ import annotations
 
+from typing import Final, Literal, NamedTuple
+
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplrhe_utils.core.errors import ParameterError
 
-def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> NDArray[np.bool_]:
+GLASS_FALLBACK: Final = 245.0
+"""White level taken where a picture shows no glass [0–255]; between the 237 and 248 of our slides' glass."""
+MIN_GLASS_SHARE: Final = 0.002
+"""Share of a thumbnail that must look like glass before its level is believed [0–1]."""
+DENSITY_CUT: Final = 0.045
+"""Mean optical density (log10, over the channels, relative to the glass) below which a place is background."""
+SHADE_CUT: Final = 0.20
+"""The same for places that are colourless and even: shadow, dirt out of focus, vignetting."""
+_SHADE_TINT: Final = 0.02  # greatest difference of density between channels that still counts as colourless
+_SHADE_EVEN: Final = 0.03  # greatest range of density within 3 × 3 survey px that still counts as even
+_GLASS_TINT: Final = 0.06  # the same for glass, which may be slightly yellow
+_GLASS_RANGE: Final = 6  # grey levels within 3 × 3 px of a thumbnail
+_GLASS_DARKEST: Final = 150  # grey value
+_GLASS_PEAK: Final = 4  # grey levels to either side of the commonest
+_FILL_WHITE: Final = 254  # all channels from here on: what a scanner leaves out, or an overexposed glass
+_FILL_BLACK: Final = 8  # all channels up to here: the other thing that a scanner leaves out
+CLEAN_UM: Final = 6.0
+"""Things narrower than about this are taken out of a survey's background mask [µm]."""
+
+Mask = NDArray[np.bool_]
+
+
+class Glass(NamedTuple):
+    """White level of a slide: what the scanner sees where nothing is.
+
+    ``level``, ndarray, shape (3,), float64, is R, G, B in [0, 255]; ``found`` is False where the picture showed no
+    glass and the level is a fallback.
+    """
+
+    level: NDArray[np.float64]
+    found: bool
+
+
+def glass_level(
+    thumbnail: NDArray[np.uint8], *, fallback: float = GLASS_FALLBACK, min_share: float = MIN_GLASS_SHARE
+) -> Glass:
+    """White level of the glass, from a picture of the whole slide.
+
+    Glass is even, nearly colourless and bright; its level is the commonest grey value of such places. Pure white
+    (what many scanners write where they did not scan) is taken only where nothing else looks like glass.
+
+    Parameters
+    ----------
+    thumbnail : ndarray, shape (height, width, 3), uint8
+        RGB of the whole slide, of any resolution from about 2 µm/px upward.
+    fallback : float
+        Level of all channels where no glass is found [0–255].
+    min_share : float
+        Share of the picture that must look like glass [0–1].
+
+    Returns
+    -------
+    Glass
+        Level and whether it was found.
+    """
+    pixels = np.ascontiguousarray(thumbnail)
+    even = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(axis=2) <= _GLASS_RANGE
+    least, greatest = pixels.min(axis=2), pixels.max(axis=2)
+    tint = np.log10((greatest + 1.0) / (least + 1.0))
+    bright = even & (least >= _GLASS_DARKEST) & (tint <= _GLASS_TINT)
+    fill = bright & (least >= _FILL_WHITE)
+    for candidates in (bright & ~fill, fill):
+        if candidates.mean() >= min_share:
+            return Glass(_commonest(pixels[candidates]), True)
+    return Glass(np.full(3, float(fallback)), False)
+
+
+def _commonest(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Median colour around the commonest grey value."""
+    grey = colours.astype(np.float32).mean(axis=1).round().astype(np.int_)
+    counts = np.convolve(np.bincount(grey, minlength=256), np.ones(3), mode="same")
+    near = np.abs(grey - counts.argmax()) <= _GLASS_PEAK
+    return np.asarray(np.median(colours[near], axis=0), np.float64)
+
+
+def optical_density(rgb: NDArray[np.uint8], glass: Glass) -> NDArray[np.float32]:
+    """Optical density (log10) of each channel relative to the glass, not below 0.
+
+    Parameters
+    ----------
+    rgb : ndarray, shape (height, width, 3), uint8
+    glass : Glass
+
+    Returns
+    -------
+    ndarray, shape (height, width, 3), float32
+        From 0 (glass) to 2.4 (black).
+    """
+    values = np.log10((np.asarray(glass.level)[None] + 1) / (np.arange(256)[:, None] + 1))
+    table = np.maximum(values, 0).astype(np.float32)
+    return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), table[None]), np.float32)
+
+
+def background_mask(
+    rgb: NDArray[np.uint8],
+    *,
+    glass: Glass,
+    mpp: float = 2.0,
+    method: Literal["density", "intensity"] = "density",
+    density_cut: float = DENSITY_CUT,
+    shade_cut: float = SHADE_CUT,
+    intensity_cut: float = 220,
+    clean_um: float = CLEAN_UM,
+) -> Mask:
+    """Where there is no tissue, on a survey picture; calibrated at 2 µm/px (see the module's text).
+
+    Parameters
+    ----------
+    rgb : ndarray, shape (height, width, 3), uint8
+        Survey picture, area averaged.
+    glass : Glass
+        Of the whole slide (:func:`glass_level`).
+    mpp : float
+        Resolution of the survey [µm/px].
+    method : {"density", "intensity"}
+        By optical density relative to the glass, or by the cut of the paper's time, a grey value.
+    density_cut : float
+        Mean optical density below which a place is background [log10]; for ``density``.
+    shade_cut : float
+        The same for colourless, even places [log10]; for ``density``.
+    intensity_cut : float
+        Grey value (R + G + B) / 3 from which a place is background [0–255]; for ``intensity``.
+    clean_um : float
+        Width of the clean-up of the mask [µm]; below 2.5 survey px nothing is cleaned.
+
+    Returns
+    -------
+    ndarray, shape (height, width), bool
+        True where there is no tissue; black and white fill is background by either method.
+    """
+    if method not in ("density", "intensity"):
+        raise ParameterError("Unknown way to find background", got=method, expected="density | intensity")
+    mask = _pale(rgb, glass, density_cut, shade_cut) if method == "density" else blank_mask(rgb, intensity_cut)
+    mask |= rgb.max(axis=2) <= _FILL_BLACK
+    return clean_mask(mask, clean_um / mpp)
+
+
+def _pale(rgb: NDArray[np.uint8], glass: Glass, density_cut: float, shade_cut: float) -> Mask:
+    """Thin, or a colourless even shade."""
+    density = optical_density(rgb, glass)
+    red, green, blue = cv2.split(density)
+    mean = (red + green + blue) / 3
+    tint = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
+    span = cv2.morphologyEx(mean, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+    shade = (mean < shade_cut) & (tint < _SHADE_TINT) & (span < _SHADE_EVEN)
+    return np.asarray((mean < density_cut) | shade, np.bool_)
+
+
+def clean_mask(mask: Mask, width_px: float) -> Mask:
+    """Smooth a mask: single pixels removed, ragged edges filled (edge padding, median, closing).
+
+    Parameters
+    ----------
+    mask : ndarray, shape (height, width), bool
+    width_px : float
+        Width of the median's and the closing's window [px], rounded to an odd number; below 2.5 nothing is done.
+
+    Returns
+    -------
+    ndarray, shape (height, width), bool
+    """
+    side = 2 * round((width_px - 1) / 2) + 1
+    if side < 3:
+        return mask.copy()
+    pad = side + 3  # the window never reaches the picture's edge: what lies beyond is taken to go on as it ends
+    padded = cv2.copyMakeBorder(mask.astype(np.uint8), pad, pad, pad, pad, cv2.BORDER_REPLICATE)
+    smooth = cv2.medianBlur(padded, side)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    closed = cv2.morphologyEx(smooth, cv2.MORPH_CLOSE, disc)
+    return closed[pad:-pad, pad:-pad].astype(bool)
+
+
+def shares(mask: Mask, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of each box that a mask covers; pixels that a box cuts count by the area inside it.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (height, width), bool
+    boxes : ndarray, shape (n, 4), float
+        Left, top, right, bottom [px of the mask]; parts outside the mask do not count, neither as covered nor as area.
+
+    Returns
+    -------
+    ndarray, shape (n,), float64
+        In [0, 1]; NaN where nothing of the box lies on the mask.
+
+    Examples
+    --------
+    >>> mask = np.array([[True, False], [False, False]])
+    >>> shares(mask, np.array([[0, 0, 2, 2], [0.5, 0, 1.5, 1]]))
+    array([0.25, 0.5 ])
+    """
+    height, width = mask.shape
+    table = np.asarray(cv2.integral(np.ascontiguousarray(mask, np.uint8), sdepth=cv2.CV_64F), np.float64)
+    x0, y0, x1, y1 = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    x0, x1 = np.clip(x0, 0, width), np.clip(x1, 0, width)
+    y0, y1 = np.clip(y0, 0, height), np.clip(y1, 0, height)
+    area = np.maximum(x1 - x0, 0) * np.maximum(y1 - y0, 0)
+    covered = _at(table, y1, x1) - _at(table, y0, x1) - _at(table, y1, x0) + _at(table, y0, x0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(area > 0, np.clip(covered / area, 0, 1), np.nan)
+
+
+def _at(table: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The integral image between its corners; bilinear is exact, because the mask is constant inside a pixel."""
+    top, left = np.minimum(y.astype(int), table.shape[0] - 2), np.minimum(x.astype(int), table.shape[1] - 2)
+    down, across = y - top, x - left
+    upper = table[top, left] * (1 - across) + table[top, left + 1] * across
+    lower = table[top + 1, left] * (1 - across) + table[top + 1, left + 1] * across
+    return np.asarray(upper * (1 - down) + lower * down, np.float64)
+
+
+def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> Mask:
     """Pixels whose grey value (R + G + B) / 3 is at least `intensity_cut`.
 
     Parameters

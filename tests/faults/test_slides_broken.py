@@ -1,15 +1,19 @@
 """Every file of a folder is accounted for, however broken."""
 
 import os
+import signal
+from functools import partial
 
 import pandas as pd
 import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, SlideError
+from deeplrhe_utils.running.engine import map_surviving
 from deeplrhe_utils.slides.inventory import read_mpp_overrides, scan_slides
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tiling import screen_slide, tile_slide
+from deeplrhe_utils.slides.screening import ScreenRules, screen_slide
+from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
 
 
 def test_every_real_file_is_listed_and_the_broken_ones_have_a_reason(shared_data):
@@ -104,17 +108,45 @@ def spoil(path, slide_factory, tile):
 def test_one_bad_tile_costs_that_tile_and_not_the_slide(tmp_path, slide_factory):
     path = spoil(tmp_path / "spoilt.svs", slide_factory, 1)
     row = {"slide_id": "spoilt", "patient_id": "p", "path": str(path), "mpp": 0.5, "annotation": None}
-    cuts = {"target_mpp": 0.5, "tile_px": 128, "intensity_cut": 220}
-    tiles = tile_slide(row, **cuts, max_background=1.0, min_tumour=0.5)
+    tiles = tile_slide(row, TilingRules(tile_px=128, max_background=1.0, survey_mpp=0.5))
     bad = tiles["reason"] == "unreadable"
     assert bad.any() and tiles.loc[~bad, "kept"].all() and not tiles.loc[bad, "kept"].any()
     pretended = tiles.assign(kept=True, reason=pd.NA)
-    screened = screen_slide(row, pretended, **cuts, blur_cut=0.0, max_noise=1.0, max_pen=1.0)
+    rules = ScreenRules(tile_px=128, max_pen=1, max_fold=1, max_bubble=1, max_noise=1, max_jpeg=1)
+    screened = screen_slide(row, pretended, rules)
     assert (screened["reason"] == "unreadable").tolist() == bad.tolist()
 
 
 def test_a_slide_stays_usable_after_a_read_error(tmp_path, slide_factory):
     with Slide(spoil(tmp_path / "a.svs", slide_factory, 1)) as slide:
-        with pytest.raises(SlideError, match=r"a\.svs cannot be decoded at x=256"):
+        with pytest.raises(SlideError, match=r"a\.svs cannot be decoded: level 0, native tile at column 1, row 0"):
             slide.read_tile(256, 0, 100, 100)
         assert slide.read_tile(0, 0, 100, 100).shape == (100, 100, 3)
+
+
+def test_files_are_examined_by_processes_and_one_that_kills_its_process_is_excluded(
+    tmp_path, slide_factory, monkeypatch
+):
+    good = slide_factory(20).read_bytes()
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.svs").write_bytes(good + name.encode())
+    alone = scan_slides(tmp_path)
+    spread = partial(map_surviving, workers=2)
+    assert scan_slides(tmp_path, spread=spread).equals(alone)
+    killed = scan_slides(tmp_path, spread=lambda describe, paths, otherwise: spread(kill_at_b, paths, otherwise))
+    assert killed["slide_id"].tolist() == ["a", "b", "c"] and (killed["status"] == "excluded").tolist()[1]
+    assert "could not be examined: the worker process died" in killed["reason"].iloc[1]
+
+
+def kill_at_b(path):
+    if path.stem == "b":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"slide_id": path.stem, "patient_id": "p", "path": str(path), "bytes": 1, "status": "ok", "same": None}
+
+
+def test_a_name_that_is_not_text_is_excluded_with_its_bytes(tmp_path, slide_factory):
+    path = tmp_path / os.fsdecode(b"slide\xff.svs")
+    path.write_bytes(slide_factory(20).read_bytes())
+    slides = scan_slides(tmp_path)
+    assert slides["status"].tolist() == ["excluded"] and "not valid UTF-8" in slides["reason"].iloc[0]
+    assert slides["slide_id"].iloc[0] == r"slide\xff"

@@ -20,6 +20,7 @@ LOCK = (REPOSITORY / "requirements.lock").read_text(encoding="utf-8")
 IMPORTED_AS = {  # import name → distribution, where the two differ
     "IPython": "ipykernel",  # ipykernel is made of IPython and jupyter_client
     "PIL": "pillow",
+    "cucim": "cucim-cu12",
     "cv2": "opencv-python-headless",
     "jupyter_client": "ipykernel",
     "openslide": "openslide-python",
@@ -27,13 +28,12 @@ IMPORTED_AS = {  # import name → distribution, where the two differ
     "yaml": "pyyaml",
 }
 NEVER_IMPORTED = {  # distribution → why it is needed all the same
-    "ipywidgets": "widgets in JupyterLab (not used yet)",
     "jupyterlab": "`make lab` and Binder",
     "openslide-bin": "the OpenSlide library that openslide-python loads",
     "plotly": "interactive twins of figures (not used yet)",
-    "pyarrow": "pandas reads and writes Parquet through it",
 }
 NEVER_IMPORTED_DEV = {
+    "imagecodecs": "tifffile writes JPEG through it",
     "mypy": "`make lint`",
     "pre-commit": "local hooks",
     "ruff": "`make lint`",
@@ -95,7 +95,9 @@ def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else(
 
 
 def test_what_the_tests_and_benchmarks_import_is_declared():
-    used = imports(python_sources("tests") + python_sources("benchmarks"))
+    peers = (REPOSITORY / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    own = {path.stem.replace("_", "-").lower() for path in (REPOSITORY / "benchmarks").glob("_*.py")}
+    used = imports(python_sources("tests")) | imports(python_sources("benchmarks")) - own - set(peers)
     assert used - set(RUN) - set(DEV) == set(), "imported by tests, but declared nowhere"
     assert set(DEV) - used == set(NEVER_IMPORTED_DEV), "a dev dependency without a use: drop it or say why here"
 

@@ -1,11 +1,12 @@
 """Mapping over workers gives what a loop gives."""
 
 import os
+import signal
 
 import pytest
 
 from deeplrhe_utils.core.errors import RunError, SlideError
-from deeplrhe_utils.running.engine import map_tasks
+from deeplrhe_utils.running.engine import map_surviving, map_tasks
 
 
 def square(x):
@@ -59,3 +60,42 @@ def test_a_running_scheduler_is_used():
         (pid,) = map_tasks(process_id, [0], scheduler=address)
         assert pid != os.getpid()
         assert map_tasks(square, [3], scheduler=address) == [9], "the scheduler outlives a client"
+
+
+def reported(item, reason):
+    return item, reason
+
+
+def die_on_two(x):
+    if x == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def die_once(marker):
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_failure_costs_its_own_result_only(workers):
+    found = map_surviving(fail, [1, 2, 3], reported, workers=workers)
+    assert found == [1, (2, "ValueError: odd one out"), 3]
+    assert map_surviving(refuse, ["a"], reported) == [("a", "slide is cut short. Got: a.")]
+
+
+def test_a_poisoned_item_that_kills_its_worker_is_given_up_and_the_others_are_done(capfd):
+    found = map_surviving(die_on_two, range(8), reported, workers=2)
+    assert found == [0, 1, (2, "the worker process died"), 3, 4, 5, 6, 7]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_worker_that_dies_costs_its_item_s_time_only(tmp_path):
+    assert map_surviving(die_once, [tmp_path / "a", tmp_path / "b"], reported, workers=2) == ["done", "done"]
+
+
+def test_where_nothing_may_fail_a_dead_worker_ends_the_run_with_the_item_s_name():
+    with pytest.raises(RunError, match=r"slides, item 2: the worker process died.*use fewer workers"):
+        map_tasks(die_on_two, [1, 2, 3], workers=2, label="slides")

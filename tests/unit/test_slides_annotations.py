@@ -1,14 +1,26 @@
-"""Outlines survive a round trip, are repaired with a note, and give exact fractions."""
+"""Outlines survive a round trip, are repaired with a note, are found and recognised, and give exact fractions."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Polygon, box
 
-from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.annotations import Region, read_geojson, tumour_fraction, tumour_outline, write_geojson
+from deeplrhe_utils.core.errors import AnnotationError, ParameterError
+from deeplrhe_utils.slides.annotations import (
+    ANNOTATION_ENDINGS,
+    Region,
+    find_annotation,
+    is_tumour,
+    read_annotation,
+    read_geojson,
+    tumour_fraction,
+    tumour_outline,
+    write_geojson,
+)
 
 
 def feature(geometry, **properties):
@@ -81,8 +93,192 @@ def test_empty_and_foreign_files_are_refused_by_name(tmp_path, text):
         read_geojson(path)
 
 
+def write(path, document):
+    path.write_text(document if isinstance(document, str) else json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_points_and_lines_are_left_out_and_listed(tmp_path):
+    features = [feature({"type": "Point", "coordinates": [1, 2]}), feature(SQUARE), feature(SQUARE | {"z": 1})]
+    regions = read_annotation(write(tmp_path / "a.geojson", features))
+    assert len(regions) == 2 and regions.left_out == ["Feature 0: a Point has no area"]
+    again = pickle.loads(pickle.dumps(regions))
+    assert again == regions and again.left_out == regions.left_out
+
+
+@pytest.mark.parametrize("classification, expected", [
+    ({"name": "Tumor"}, "Tumor"), ({"names": ["Tumor", "invasive"]}, "Tumor: invasive"), (["A", "B"], "A: B"),
+    ("Tumor", "Tumor"), (None, ""), ({}, ""), ({"name": None, "color": [1, 2, 3]}, ""),
+])  # fmt: skip
+def test_classes_as_qupath_ever_wrote_them(tmp_path, classification, expected):
+    assert (
+        read_geojson(write(tmp_path / "a.json", feature(SQUARE, classification=classification)))[0].classification
+        == expected
+    )
+
+
+@pytest.mark.parametrize("properties", [None, [], "text", {"metadata": [1]}, {"metadata": {"note": None}}])
+def test_properties_of_any_kind_do_no_harm(tmp_path, properties):
+    document = {"type": "Feature", "geometry": SQUARE, "properties": properties}
+    (region,) = read_geojson(write(tmp_path / "a.json", document))
+    assert region == Region(Polygon(SQUARE["coordinates"][0]))
+
+
+CAMELYON = {
+    "positive": [
+        {"name": "big", "vertices": [[0, 0], [100, 0], [100, 100], [0, 100]]},
+        {"name": "island", "vertices": [[30, 30], [40, 30], [40, 40], [30, 40]]},
+        {"name": "apart", "vertices": [[200, 0], [210, 0], [210, 10]]},
+        {"name": "click", "vertices": [[5, 5], [6, 6]]},
+    ],
+    "negative": [
+        {"name": "hole", "vertices": [[20, 20], [50, 20], [50, 50], [20, 50]]},
+        {"name": "nothing", "vertices": [[500, 20], [510, 20], [510, 50]]},
+    ],
+}
+
+
+def test_camelyon_lists_have_holes_and_islands(tmp_path):
+    regions = read_annotation(write(tmp_path / "a.json", CAMELYON))
+    assert [(r.name, r.geometry.area) for r in regions] == [("big", 9100), ("island", 100), ("apart", 50)]
+    assert {r.classification for r in regions} == {"Tumor"} and "1 excluded area" in regions[0].note
+    assert regions.left_out == ["Positive outline 3 encloses no area", "Negative outline nothing meets no region"]
+    assert tumour_outline(regions).area == 9250
+
+
+def test_regions_under_an_exclusion_that_lies_in_none_vanish(tmp_path):
+    document = {"positive": CAMELYON["positive"][1:3], "negative": CAMELYON["negative"][:1]}
+    regions = read_annotation(write(tmp_path / "a.json", document))
+    assert [r.name for r in regions] == ["apart"]
+    assert regions.left_out == ["Region 0 island lies entirely in excluded areas"]
+
+
+def test_the_same_outline_drawn_twice_is_no_island(tmp_path):
+    twice = {
+        "positive": CAMELYON["positive"][:1] * 2,
+        "negative": [{"vertices": [[0, 0], [100, 0], [100, 99.5], [0, 99.5]]}],
+    }
+    assert [r.geometry.area for r in read_annotation(write(tmp_path / "a.json", twice))] == [50, 50]
+
+
+def test_the_content_tells_the_format_and_not_the_suffix(tmp_path):
+    assert len(read_annotation(write(tmp_path / "a.xml", "\n " + json.dumps(feature(SQUARE))))) == 1
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"):
+        (tmp_path / "b.json").write_bytes(json.dumps(feature(SQUARE, name="Größe")).encode(encoding))
+        assert read_annotation(tmp_path / "b.json")[0].name == "Größe"
+
+
+def test_an_offset_moves_everything(tmp_path):
+    path = write(tmp_path / "a.json", CAMELYON)
+    moved = read_annotation(path, offset_l0_px=(1000, -7.5))
+    for before, after in zip(read_annotation(path), moved, strict=True):
+        assert np.subtract(after.geometry.bounds, before.geometry.bounds).tolist() == [1000, -7.5, 1000, -7.5]
+        assert after.geometry.area == before.geometry.area and after.name == before.name
+    with pytest.raises(ParameterError, match="nan"):
+        read_annotation(path, offset_l0_px=(float("nan"), 0))
+
+
+def test_classes_can_be_chosen(tmp_path):
+    regions = [Region(box(0, 0, 1, 1), "LUAD"), Region(box(5, 5, 7, 6), "Stroma"), Region(box(0, 9, 1, 10))]
+    path = write_geojson(regions, tmp_path / "a.geojson")
+    chosen = read_annotation(path, classes=["luad"])
+    assert chosen == regions[:1] and len(chosen.left_out) == 2
+    assert tumour_outline(regions, ["LUAD", "stroma"]).area == 3 and tumour_outline(regions, [""]).area == 1
+    for call in (lambda: read_annotation(path, classes=["x"]), lambda: tumour_outline(regions, ["x"])):
+        with pytest.raises(AnnotationError, match=r"LUAD.*Stroma.*Expected.*x"):
+            call()
+
+
+@pytest.mark.parametrize("name, expected", [
+    ("Tumor", True), ("tumour", True), ("Tumor: Negative", True), ("INVASIVE TUMOUR", True), ("Metastases", True),
+    ("Tumor-infiltrating lymphocytes", True), ("_0", True), ("_1", True), ("abnormal tumor", True),
+    ("_2", False), ("non-tumor", False), ("Non_tumour", False), ("nontumoral", False), ("no tumor", False),
+    ("peritumoral stroma", False), ("Normal adjacent to tumour", False), ("tumour-free", False), ("normal", False),
+    ("Other", False), ("", False), ("positive", False),
+])  # fmt: skip
+def test_the_rule_of_what_a_tumour_is_called(name, expected):
+    assert is_tumour(name) is expected
+
+
+def test_regions_without_a_class_count_only_where_none_has_one():
+    bare, named = Region(box(0, 0, 2, 1)), Region(box(5, 5, 6, 6), "_0")
+    assert tumour_outline([bare]).area == 2 and tumour_outline([bare, named]).area == 1
+
+
+def random_regions(rng):
+    """Regions with holes, several parts, classes, names, notes and coordinates that decimals cannot write."""
+    regions = []
+    for index in range(int(rng.integers(1, 6))):
+        corner, size = rng.uniform(-1e5, 1e5, 2), rng.uniform(10, 1e4, 2)
+        outer = box(*corner, *(corner + size))
+        hole = box(*(corner + size * rng.uniform(0.1, 0.4, 2)), *(corner + size * rng.uniform(0.5, 0.9, 2)))
+        other = box(*(corner + size * 1.5), *(corner + size * 2))
+        geometry = [outer, outer.difference(hole), MultiPolygon([outer.difference(hole), other])][int(rng.integers(3))]
+        words = ["", "Tumor", "Größe: ≥ 5 µm", 'quote " and \\']
+        regions.append(Region(geometry, *(words[int(rng.integers(4))] for _ in range(3))))
+        assert geometry.is_valid, index
+    return regions
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_regions_survive_geojson_to_the_last_bit(tmp_path, seed):
+    regions = random_regions(np.random.default_rng(seed))
+    assert read_annotation(write_geojson(regions, tmp_path / "a.geojson")) == regions
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_lines_become_valid_areas_or_are_refused(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    ring = rng.integers(0, 12, (int(rng.integers(3, 30)), 2)).tolist()
+    path = write(tmp_path / "a.json", {"positive": [{"name": "", "vertices": ring}]})
+    try:
+        (region,) = read_annotation(path)
+    except AnnotationError as error:
+        assert "enclose" in str(error) and Polygon(ring).buffer(0).area == 0
+    else:
+        assert region.geometry.is_valid and region.geometry.area > 0
+        assert read_annotation(write_geojson([region], path)) == [region]
+
+
+def test_a_line_drawn_round_twice_says_what_is_lost(tmp_path):
+    angle = np.linspace(0, 4 * np.pi, 201)
+    radius = 100 + np.sin(7.3 * angle)
+    ring = np.column_stack([radius * np.cos(angle), radius * np.sin(angle)]).tolist()
+    (region,) = read_annotation(write(tmp_path / "a.json", {"positive": [{"name": "", "vertices": ring}]}))
+    assert "98% of the area is enclosed twice" in region.note
+
+
+def test_the_annotation_of_a_slide_is_found_by_its_name(tmp_path):
+    assert find_annotation(tmp_path, "S.1") is None and find_annotation(tmp_path / "absent", "S.1") is None
+    (tmp_path / "S.geojson").write_text("another slide")
+    (tmp_path / "S.1.geojson").mkdir()
+    assert find_annotation(tmp_path, "S.1") is None
+    (tmp_path / "S.1.geojson").rmdir()
+    for ending in reversed(ANNOTATION_ENDINGS):
+        (tmp_path / f"S.1{ending}").write_text("the same")
+        assert find_annotation(tmp_path, "S.1") == tmp_path / f"S.1{ending}"
+    (tmp_path / "S.1.xml").write_text("another")
+    with pytest.raises(AnnotationError, match=r"S\.1\.geojson.*S\.1\.xml"):
+        find_annotation(tmp_path, "S.1")
+
+
 def test_real_annotations_are_read(shared_data):
     folder = shared_data / "annotations"
-    assert len(read_geojson(folder / "geojson_xml/tiles.geojson")) == 136
-    assert read_geojson(folder / "qupath05.geojson")
-    assert tumour_outline(read_geojson(folder / "CMU-1-Small-Region.geojson")).area == 2 * 821**2
+    squares = read_annotation(folder / "CMU-1-Small-Region.geojson")
+    assert len(squares) == 2 and tumour_outline(squares).area == 2 * 821**2
+    qupath = read_annotation(folder / "qupath05.geojson")
+    assert [(r.name, r.classification) for r in qupath] == [("UT", ""), ("I", ""), ("I", "")]
+    assert tumour_outline(qupath).area == 168998
+    example = read_annotation(folder / "geojson_xml/geojson_example.geojson")
+    assert [r.classification for r in example] == ["artifact", "unsure"] and example[0].geometry.area == 400**2
+
+
+def test_real_camelyon_outlines_have_holes_and_islands(shared_data):
+    regions = read_annotation(shared_data / "annotations/Tumor_110.json")
+    assert len(regions) == 21 and regions.left_out == []
+    holes = {r.name: len(r.geometry.interiors) for r in regions if r.note}
+    assert holes == {"Annotation 0": 6, "Annotation 6": 6, "Annotation 19": 2, "Annotation 33": 7}
+    assert regions[0].geometry.area == 568317275.5  # 582679647.5 less its six holes
+    islands = {r.name: r.geometry.area for r in regions if r.name in {"Annotation 8", "Annotation 9"}}
+    assert islands == {"Annotation 8": 153306.5, "Annotation 9": 29792.0}  # both lie in hole 7
+    assert tumour_outline(regions).area == pytest.approx(sum(r.geometry.area for r in regions))

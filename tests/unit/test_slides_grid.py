@@ -1,5 +1,6 @@
 """The grid has no gaps, no overlaps and no drift."""
 
+import itertools
 from fractions import Fraction
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.slides.grid import Grid, make_grid
 
 mpps = st.sampled_from([0.25, 0.2527, 0.499, 0.5, 0.5026, 0.2325, 1.0, 0.121547])
 
@@ -55,3 +56,39 @@ def test_a_slide_that_is_too_small_is_told_its_size_and_the_largest_tile():
 def test_sizes_must_be_positive(bad):
     with pytest.raises(ParameterError):
         make_grid(*bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2000, 30_000), st.integers(2000, 9_000), mpps, st.integers(64, 256), st.integers(32, 256))
+def test_with_overlap_every_pixel_of_the_slide_is_covered(width, height, mpp, tile_px, stride_px):
+    stride_px = min(stride_px, tile_px)
+    grid = Grid.lay(width, height, mpp, 0.5, tile_px, stride_px, edge="cover")
+    for axis, length in ((grid.columns, width), (grid.rows, height)):
+        corners = [axis.corner(i) for i in range(axis.count)]
+        assert corners[0] == 0 and corners == sorted(corners)
+        assert all(b - a < axis.step + 1 and b - a <= axis.side + 1 for a, b in itertools.pairwise(corners))
+        assert length - 1 < corners[-1] + axis.side <= length  # the last tile ends at the edge, and not beyond
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.integers(2000, 30_000), mpps, st.integers(64, 256), st.integers(32, 400),
+    st.sampled_from(["inside", "cover"]), st.data(),
+)  # fmt: skip
+def test_tile_to_level_0_and_back_is_exact(width, mpp, tile_px, stride_px, edge, data):
+    axis = Grid.lay(width, 5000, mpp, 0.5, tile_px, stride_px, edge).columns
+    index = data.draw(st.integers(0, axis.count - 1))
+    offset = Fraction(data.draw(st.integers(0, 8 * tile_px - 1)), 8)
+    place = axis.to_l0(index, offset, tile_px)
+    assert (index, offset) in axis.from_l0(place, tile_px)  # exact: fractions, not "close to"
+    for other, other_offset in axis.from_l0(place, tile_px):
+        assert axis.to_l0(other, other_offset, tile_px) == place
+    holding = {i for i in range(axis.count) if axis.corner(i) <= place < axis.corner(i) + axis.side}
+    assert {i for i, _ in axis.from_l0(place, tile_px)} == holding  # all of them, and no other
+
+
+def test_wrong_rules_are_refused():
+    with pytest.raises(ParameterError, match="inside or cover"):
+        make_grid(5000, 5000, 0.5, 0.5, 512, edge="clip")
+    with pytest.raises(ParameterError, match="stride -1"):
+        make_grid(5000, 5000, 0.5, 0.5, 512, stride_px=-1)

@@ -1,0 +1,92 @@
+"""Time several ways of doing one thing, fairly: interleaved rounds on one core, medians of ratios, and the spread."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+REAL_SLIDE = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "slides" / "CMU-1-Small-Region.svs"
+
+
+def one_core() -> int:
+    """Bind this process to one core and its libraries to one thread; the core's number."""
+    core = min(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {core})
+    import cv2
+
+    cv2.setNumThreads(1)
+    return core
+
+
+def interleaved(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Rates (whatever a way returns) of every way in every round; the order turns by one from round to round."""
+    names, rates = list(ways), {name: [] for name in ways}
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            rates[name].append(ways[name]())
+    return rates
+
+
+def timed(work: Callable[[], int]) -> float:
+    """Units per second of one call, which returns how many units it did."""
+    start = time.perf_counter()
+    units = work()
+    return units / (time.perf_counter() - start)
+
+
+def compare(rates: Mapping[str, list[float]], reference: str) -> list[dict[str, Any]]:
+    """Per way: median rate, and median, least and greatest of its ratio to the reference in the same round."""
+    rows = []
+    for name, own in rates.items():
+        ratios = [a / b for a, b in zip(own, rates[reference], strict=True)]
+        rows.append({
+            "way": name, "rate": statistics.median(own), "ratio": statistics.median(ratios),
+            "ratio_least": min(ratios), "ratio_greatest": max(ratios),
+        })  # fmt: skip
+    return sorted(rows, key=lambda row: row["ratio"])
+
+
+def show(title: str, rows: list[dict[str, Any]], unit: str, reference: str) -> None:
+    """Print a comparison."""
+    print(f"\n{title}\n{'':38}{unit:>12}   x {reference} (least - greatest)")
+    for row in rows:
+        spread = f"({row['ratio_least']:.2f} - {row['ratio_greatest']:.2f})"
+        print(f"  {row['way']:36}{row['rate']:12.1f}   {row['ratio']:.2f} {spread}", flush=True)
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write(name: str, result: Mapping[str, Any]) -> Path:
+    """Keep a result as JSON beside the benchmarks, with what it ran on."""
+    RESULTS.mkdir(exist_ok=True)
+    about = {"processor": processor(), "python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({**result, "machine": about}, indent=2, sort_keys=True) + "\n")
+    print(f"\n{path.name} written")
+    return path
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"

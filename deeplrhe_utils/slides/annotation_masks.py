@@ -1,0 +1,327 @@
+"""Outlines from mask images: label images of a whole slide, traced exactly along the edges of their pixels."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+from PIL import Image
+
+from deeplrhe_utils.core.errors import AnnotationError, ParameterError
+from deeplrhe_utils.slides.annotation_files import read_bytes
+from deeplrhe_utils.slides.annotation_regions import Region, Regions, checked_area, some_area
+
+LARGEST_MASK_PX: Final = 2**26  # a slide of 200 000 × 80 000 px at a downsample of 16
+LARGEST_CORNERS: Final = 4_000_000
+MOST_LABELS: Final = 64
+_MODES: Final = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_EIGHT_BIT: Final = ("L", "P")
+_READ_ERRORS: Final = (
+    OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error,
+    MemoryError, Image.DecompressionBombError,
+)  # fmt: skip
+
+
+def read_mask(path: Path, width_l0_px: int, height_l0_px: int, *, values: Mapping[int, str] | None = None) -> Regions:
+    """Read a label image that covers the whole slide.
+
+    The pixels' edges become the outline: nothing is smoothed, holes are kept, and the area is the number of
+    pixels times the area of one. Pixels that share an edge are connected (4-connectivity); pixels that meet in a
+    corner only are two parts, and holes that meet so are two holes. The mask is laid over the whole slide, so
+    that a pixel measures width_l0_px / columns by height_l0_px / rows; where the slide's size is no multiple of
+    the mask's, this is within one mask pixel of any other way to lay it.
+
+    Parameters
+    ----------
+    path : Path
+        PNG or TIFF of one page and one channel: black and white, grey, palette (the indices count), 16 or
+        32 bit. 0 is outside.
+    width_l0_px, height_l0_px : int
+        Size of the slide [level-0 px].
+    values : mapping of int to str, optional
+        Classes of the pixel values that count; other values are left out, which ``left_out`` tells. Without
+        it, every value but 0 is inside, of no class; an 8-bit image of more than :data:`MOST_LABELS` values
+        is then refused, because it is a picture or a smoothed mask, not labels.
+
+    Returns
+    -------
+    Regions
+        One region for each value (without `values`, one), of as many parts as there are; in the order of
+        `values`. Level-0 px.
+
+    Raises
+    ------
+    AnnotationError
+        The file cannot be read, is no PNG or TIFF, has several pages or channels, more than
+        :data:`LARGEST_MASK_PX` pixels, more than :data:`LARGEST_CORNERS` corners (noise), another aspect than
+        the slide or more pixels than it, or no pixel inside.
+    ParameterError
+        The size is not positive, or `values` is empty or holds 0.
+    """
+    return regions_from_mask(read_bytes(path), path.name, (width_l0_px, height_l0_px), values)
+
+
+def regions_from_mask(
+    data: bytes, name: str, slide_px: tuple[int, int], values: Mapping[int, str] | None = None
+) -> Regions:
+    """Regions of the bytes of an image; see :func:`read_mask`.
+
+    Parameters
+    ----------
+    data : bytes
+        The file.
+    name : str
+        Its name, for errors.
+    slide_px : (width, height)
+        Size of the slide [level-0 px].
+    values : mapping of int to str, optional
+        See :func:`read_mask`.
+
+    Raises
+    ------
+    AnnotationError, ParameterError
+        See :func:`read_mask`.
+    """
+    if min(slide_px) < 1 or (values is not None and (not values or 0 in values)):
+        raise ParameterError(
+            f"Annotation {name}: a mask needs a slide of a size, and values to read other than 0 (outside)",
+            got=f"size {slide_px}, values {values}",
+        )
+    labels, mode = _labels(data, name)
+    scale = _scale(labels.shape, slide_px, name)
+    present = _present(labels)
+    if values is None:
+        _check_labels(present, mode, name)
+        regions = [_region(labels != 0, "", scale, name)] if set(present) - {0} else []
+        return some_area(regions, ["no pixel other than 0"], name)
+    regions = [_region(labels == value, values[value], scale, name) for value in values if value in present]
+    others = [value for value in present if value and value not in values]
+    left_out = [f"{present[value]} pixel(s) of value {value} are not among the values asked for" for value in others]
+    return some_area(regions, left_out if others or regions else ["no pixel other than 0"], name)
+
+
+def _check_labels(present: Mapping[int, int], mode: str, name: str) -> None:
+    """Refuse pictures and smoothed masks, whose every pixel would be inside."""
+    if mode in _EIGHT_BIT and len(present) > MOST_LABELS:
+        raise AnnotationError(
+            f"Mask {name} is a picture or a smoothed mask, not labels",
+            got=f"{len(present)} values",
+            expected=f"at most {MOST_LABELS} values",
+            fix="Threshold it, or say which values count",
+        )
+
+
+def _region(inside: NDArray[np.bool_], classification: str, scale: NDArray[np.float64], name: str) -> Region:
+    outline = shapely.transform(trace_edges(inside, name), lambda points: points * scale)
+    geometry, note = checked_area(outline, f"Mask {name}")
+    return Region(geometry, classification, note=note)
+
+
+def _labels(data: bytes, name: str) -> tuple[NDArray[Any], str]:
+    """The pixel values, and Pillow's mode."""
+    try:
+        with warnings.catch_warnings():
+            # Our own limit and errors decide; Pillow's warnings about size or metadata would only repeat them.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
+                _check_image(image, name)
+                return np.asarray(image), image.mode
+    except _READ_ERRORS as error:
+        raise AnnotationError(
+            f"Mask {name} cannot be read ({error})", expected="a PNG or TIFF image", fix="Export it again"
+        ) from error
+
+
+def _check_image(image: Image.Image, name: str) -> None:
+    """Refuse what must not, or cannot, be decoded."""
+    width, height = image.size
+    if width * height > LARGEST_MASK_PX:
+        raise AnnotationError(
+            f"Mask {name} is too large",
+            got=f"{width} × {height} px",
+            expected=f"at most {LARGEST_MASK_PX} px",
+            fix="Export it at a larger downsample",
+        )
+    if (pages := getattr(image, "n_frames", 1)) != 1:
+        raise AnnotationError(f"Mask {name} has several pages", got=pages, expected="one", fix="Export one resolution")
+    if image.mode not in _MODES:
+        raise AnnotationError(
+            f"Mask {name} has several channels, or none of labels",
+            got=f"mode {image.mode}",
+            expected="one channel of whole numbers",
+            fix="Export it as a label image",
+        )
+
+
+def _scale(shape: tuple[int, ...], slide_px: tuple[int, int], name: str) -> NDArray[np.float64]:
+    """Size of a mask pixel in x and y [level-0 px].
+
+    A mask of downsample d has between width / d - 1 and width / d + 1 columns, however it was rounded, and the
+    like of rows. The aspect is wrong if no d does for both.
+    """
+    mask_px = np.array(shape[::-1], dtype=float)
+    slide = np.array(slide_px, dtype=float)
+    least, most = slide / (mask_px + 1), slide / np.maximum(mask_px - 1, 1e-9)
+    if (mask_px > slide).any() or least.max() >= most.min():
+        scales = slide / mask_px
+        raise AnnotationError(
+            f"Mask {name} does not fit its slide",
+            got=f"{mask_px[0]:.0f} × {mask_px[1]:.0f} px: a downsample of {scales[0]:.4g} in x, {scales[1]:.4g} in y",
+            expected=f"the aspect of the slide, {slide_px[0]} × {slide_px[1]} px, and no more pixels",
+            fix="Export a mask of the whole slide",
+        )
+    return slide / mask_px
+
+
+def _present(labels: NDArray[Any]) -> dict[int, int]:
+    """Number of pixels by value."""
+    if labels.dtype == bool or labels.dtype.kind == "u":  # counting is many times faster than sorting
+        counts = np.bincount(labels.ravel())
+        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
+    found, numbers = np.unique(labels, return_counts=True)
+    return dict(zip(found.tolist(), numbers.tolist(), strict=True))
+
+
+class _Corner(NamedTuple):
+    """A right angle of the boundary.
+
+    One of its two edges is horizontal, one vertical: ``right`` and ``down`` tell on which side of the
+    vertex they lie; ``leaves_flat`` whether one walks in by the vertical and out by the horizontal edge when
+    inside is on the right hand. ``pixel`` is the (row, column) step from the vertex to a pixel inside.
+    """
+
+    right: int
+    down: int
+    leaves_flat: bool
+    pixel: tuple[int, int]
+
+
+_NW, _NE, _SW, _SE = (0, 0), (0, 1), (1, 0), (1, 1)
+# Outer corners (one pixel of four inside) and inner corners (one of four outside), by that pixel.
+_OUTER: Final = {
+    "nw": _Corner(0, 0, True, _NW),
+    "ne": _Corner(1, 0, False, _NE),
+    "sw": _Corner(0, 1, False, _SW),
+    "se": _Corner(1, 1, True, _SE),
+}
+_INNER: Final = {
+    "nw": _Corner(0, 0, False, _NE),
+    "ne": _Corner(1, 0, True, _NW),
+    "sw": _Corner(0, 1, True, _NW),
+    "se": _Corner(1, 1, False, _NE),
+}
+_BITS: Final = {"nw": 1, "ne": 2, "sw": 4, "se": 8}
+
+
+def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | shapely.MultiPolygon:
+    """Exact outline of the pixels inside, along their edges.
+
+    Parameters
+    ----------
+    inside : (h, w) bool array
+        The mask; at least one pixel is inside.
+    name : str
+        Name of the file, for the error.
+
+    Returns
+    -------
+    Polygon or MultiPolygon
+        Valid, one polygon for every 4-connected part, with its holes [mask px]; pixel (row, column) covers
+        [column, column + 1] × [row, row + 1]. The area is the number of pixels.
+
+    Raises
+    ------
+    AnnotationError
+        The outline has more than :data:`LARGEST_CORNERS` corners.
+
+    Examples
+    --------
+    >>> trace_edges(np.array([[True, True]])).area
+    2.0
+    """
+    padded = np.pad(inside, 1).astype(np.uint8)
+    parts = np.asarray(cv2.connectedComponents(padded, connectivity=4)[1], dtype=np.int32)
+    corners = _corners(padded, parts)
+    if len(corners) > LARGEST_CORNERS:
+        raise AnnotationError(
+            f"Mask {name} is too ragged: it looks like noise",
+            got=f"{len(corners)} corners",
+            expected=f"at most {LARGEST_CORNERS}",
+            fix="Smooth it or export it at a larger downsample",
+        )
+    return _polygons(corners)
+
+
+def _corners(padded: NDArray[np.uint8], parts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Rows of y, x, right, down, leaves_flat, part: one for each corner of the boundary.
+
+    Where two pixels meet in a vertex only, there are two corners. Of one part, the ring must not touch itself:
+    they are inner corners, which make a hole of what they enclose. Of two parts, each keeps its outer corner.
+    """
+    code = padded[:-1, :-1] | padded[:-1, 1:] << 1 | padded[1:, :-1] << 2 | padded[1:, 1:] << 3
+    rows = []
+    for place, bit in _BITS.items():
+        rows.append(_at(code == bit, _OUTER[place], parts))
+        rows.append(_at(code == 15 - bit, _INNER[place], parts))
+    for inside, outside in ((("nw", "se"), ("ne", "sw")), (("ne", "sw"), ("nw", "se"))):
+        meeting = code == _BITS[inside[0]] + _BITS[inside[1]]
+        (ay, ax), (by, bx) = _OUTER[inside[0]].pixel, _OUTER[inside[1]].pixel
+        height, width = code.shape
+        same = parts[ay : ay + height, ax : ax + width] == parts[by : by + height, bx : bx + width]
+        rows += [_at(meeting & same, _INNER[place], parts) for place in outside]
+        rows += [_at(meeting & ~same, _OUTER[place], parts) for place in inside]
+    return np.concatenate(rows)
+
+
+def _at(where: NDArray[np.bool_], corner: _Corner, parts: NDArray[np.int32]) -> NDArray[np.int64]:
+    y, x = np.nonzero(where)
+    part = parts[y + corner.pixel[0], x + corner.pixel[1]]
+    fixed = [np.full(len(y), value) for value in (corner.right, corner.down, int(corner.leaves_flat))]
+    return np.column_stack([y, x, *fixed, part]).astype(np.int64)
+
+
+def _polygons(corners: NDArray[np.int64]) -> shapely.Polygon | shapely.MultiPolygon:
+    y, x, right, down, leaves_flat, part = corners.T
+    following = np.empty(len(corners), dtype=np.int64)
+    # Along a row, corners pair up as the two ends of an edge; so they do along a column.
+    for order, leaves in ((np.lexsort((right, x, y)), leaves_flat == 1), (np.lexsort((down, y, x)), leaves_flat == 0)):
+        one, other = order[0::2], order[1::2]
+        following[np.where(leaves[one], one, other)] = np.where(leaves[one], other, one)
+    order, ring = _rings(following.tolist())
+    first = np.flatnonzero(np.diff(ring, prepend=-1))
+    ahead = following[order]
+    twice = np.add.reduceat(x[order] * y[ahead] - x[ahead] * y[order], first)
+    rings = shapely.linearrings(np.column_stack([x[order], y[order]]).astype(float), indices=ring)
+    part_of_ring = part[order][first]
+    holes: dict[int, list[Any]] = {}
+    for index in np.flatnonzero(twice < 0):
+        holes.setdefault(int(part_of_ring[index]), []).append(rings[index])
+    outer = [int(index) for index in np.flatnonzero(twice > 0)]
+    outer.sort(key=lambda index: int(part_of_ring[index]))
+    polygons = [shapely.Polygon(rings[index], holes.get(int(part_of_ring[index]))) for index in outer]
+    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
+
+
+def _rings(following: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Corners in the order of walking, and the number of the ring of each."""
+    order, ring, number = [], [], 0
+    seen = bytearray(len(following))
+    for start in range(len(following)):
+        if seen[start]:
+            continue
+        corner = start
+        while not seen[corner]:
+            seen[corner] = 1
+            order.append(corner)
+            ring.append(number)
+            corner = following[corner]
+        number += 1
+    return np.array(order), np.array(ring)

@@ -1,0 +1,274 @@
+"""What all readers of annotations share: regions, checks and repair of outlines, areas that are cut out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from deeplrhe_utils.core.errors import AnnotationError
+
+AREAS: Final = ("Polygon", "MultiPolygon")
+LARGEST_COORDINATE_PX: Final = 1e9  # a slide has some 200 000 px a side: beyond this, it is no pixel
+HOST: Final = 0.5
+WORTH_TELLING: Final = 0.01
+ISLAND: Final = 0.99  # not 1: a hand-drawn island may touch the edge of its hole
+
+
+@dataclass(frozen=True)
+class Region:
+    """One outline.
+
+    Attributes
+    ----------
+    geometry : shapely geometry
+        Polygon or MultiPolygon, valid, with holes [level-0 px].
+    classification : str
+        Class name as written, empty when there is none.
+    name : str
+        The region's own name, empty when there is none.
+    note : str
+        What was repaired, approximated or subtracted, empty when nothing was.
+    """
+
+    geometry: BaseGeometry
+    classification: str = ""
+    name: str = ""
+    note: str = ""
+
+
+class Exclusion(NamedTuple):
+    """An area that is cut out of regions: what messages call it, and where it is [level-0 px]."""
+
+    name: str
+    geometry: BaseGeometry
+
+
+class Regions(list[Region]):
+    """The regions of one file, in file order: a list that also says what the file holds besides.
+
+    Parameters
+    ----------
+    regions : iterable of Region
+        The areas.
+    left_out : iterable of str
+        One sentence for every element that is no area (points, rulers, stray clicks) or did not count.
+
+    Attributes
+    ----------
+    left_out : list of str
+        See above; not part of a comparison with ``==``.
+    """
+
+    def __init__(self, regions: Iterable[Region] = (), left_out: Iterable[str] = ()) -> None:
+        super().__init__(regions)
+        self.left_out = list(left_out)
+
+
+def some_area(regions: Sequence[Region], left_out: Sequence[str], name: str) -> Regions:
+    """The regions of a file.
+
+    Parameters
+    ----------
+    regions, left_out : sequence
+        As for :class:`Regions`.
+    name : str
+        Name of the file, for the error.
+
+    Raises
+    ------
+    AnnotationError
+        There is none; the error tells what was left out.
+    """
+    if regions:
+        return Regions(regions, left_out)
+    more = f" (and {len(left_out) - 3} more)" if len(left_out) > 3 else ""
+    raise AnnotationError(
+        f"Annotation {name} holds no area",
+        got="; ".join(left_out[:3]) + more if left_out else None,
+        expected="at least one Polygon or MultiPolygon",
+        fix="Export it again",
+    )
+
+
+def outline_of(corners: Any, where: str) -> tuple[BaseGeometry, str]:
+    """Area inside a closed line.
+
+    Parameters
+    ----------
+    corners : sequence of (x, y)
+        Corners in order, the first repeated at the end or not [level-0 px].
+    where : str
+        File and element, for the error.
+
+    Returns
+    -------
+    (geometry, note)
+        As :func:`checked_area`; empty if there are fewer than three corners or they lie on one line.
+
+    Raises
+    ------
+    AnnotationError
+        A corner is not a pair of finite numbers of at most :data:`LARGEST_COORDINATE_PX`.
+    """
+    try:
+        points = np.array(corners, dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise AnnotationError(f"{where}: malformed outline ({error})", expected="pairs of numbers") from error
+    if points.size and (points.ndim != 2 or points.shape[1] not in (2, 3)):
+        raise AnnotationError(
+            f"{where}: malformed outline", got=f"an array of shape {points.shape}", expected="pairs of numbers"
+        )
+    check_numbers(points, where)
+    return checked_area(shapely.Polygon(points[:, :2]), where) if len(points) > 2 else (shapely.Polygon(), "")
+
+
+def checked_area(outline: BaseGeometry, where: str) -> tuple[BaseGeometry, str]:
+    """A valid area of the same place, and what had to be done.
+
+    Parameters
+    ----------
+    outline : shapely geometry
+        Polygon or MultiPolygon [level-0 px].
+    where : str
+        File and element, for the error.
+
+    Returns
+    -------
+    (geometry, note)
+        Polygon or MultiPolygon; empty if nothing encloses an area. Self-crossing lines are repaired with
+        :func:`shapely.make_valid`: what they enclose an even number of times is outside. The note says so, and
+        how much of the area that is if it is more than 1 %: a line drawn round twice encloses nothing.
+
+    Raises
+    ------
+    AnnotationError
+        A coordinate is not finite or too large.
+    """
+    outline = shapely.force_2d(outline)
+    check_numbers(shapely.get_coordinates(outline), where)
+    if outline.is_valid:
+        return outline, ""
+    problem = shapely.is_valid_reason(outline)
+    repaired = shapely.make_valid(outline)
+    areas = [g for g in getattr(repaired, "geoms", [repaired]) if g.geom_type in AREAS]
+    area = shapely.union_all(areas)
+    return area, f"repaired: {problem}{_lost(outline, area)}"
+
+
+def _lost(drawn: BaseGeometry, repaired: BaseGeometry) -> str:
+    """How much of what a line without holes encloses is outside after repair, if it is worth telling."""
+    if drawn.geom_type != "Polygon" or len(drawn.interiors):
+        return ""
+    enclosed = sum(face.area for face in shapely.polygonize([shapely.union_all([drawn.exterior])]).geoms)
+    lost = 1 - repaired.area / enclosed if enclosed else 0.0
+    return f"; {lost:.0%} of the area is enclosed twice and counts as outside" if lost > WORTH_TELLING else ""
+
+
+def check_numbers(coordinates: np.ndarray, where: str) -> None:
+    """Refuse coordinates that are not finite or larger than :data:`LARGEST_COORDINATE_PX` (AnnotationError)."""
+    wrong = coordinates[~(np.abs(coordinates) <= LARGEST_COORDINATE_PX)]
+    if wrong.size:
+        raise AnnotationError(
+            f"{where}: the outline is not finite, or absurdly large",
+            got=wrong[0],
+            expected=f"pixels of -{LARGEST_COORDINATE_PX:g} to {LARGEST_COORDINATE_PX:g}",
+        )
+
+
+def moved(region: Region, offset_l0_px: tuple[float, float], where: str) -> Region:
+    """The region in another frame.
+
+    Parameters
+    ----------
+    region : Region
+        A region.
+    offset_l0_px : (x, y)
+        What is added to its coordinates [level-0 px].
+    where : str
+        File and element, for the error.
+
+    Raises
+    ------
+    AnnotationError
+        The region leaves the range of coordinates.
+    """
+    shifted = shapely.transform(region.geometry, lambda points: points + np.asarray(offset_l0_px, dtype=float))
+    geometry, note = checked_area(shifted, where)
+    return replace(region, geometry=geometry, note=joined(region.note, note))
+
+
+def joined(*notes: str) -> str:
+    """The notes that are not empty, as one."""
+    return "; ".join(note for note in notes if note)
+
+
+class Cut(NamedTuple):
+    """What :func:`subtract` leaves: regions, the names of those that vanished, the exclusions without effect."""
+
+    regions: list[Region]
+    vanished: list[str]
+    idle: list[Exclusion]
+
+    def left_out(self) -> list[str]:
+        """One sentence for everything that is gone or did nothing."""
+        gone = [f"{name} lies entirely in excluded areas" for name in self.vanished]
+        return gone + [f"{hole.name} meets no region" for hole in self.idle]
+
+
+def subtract(regions: Sequence[Region], exclusions: Sequence[Exclusion]) -> Cut:
+    """Cut exclusions out of regions.
+
+    An exclusion cuts every region that it overlaps, but islands. An island is a region drawn inside a hole
+    of a larger one: 99 % (:data:`ISLAND`) of it lie in the exclusion, and more than half (:data:`HOST`) of the
+    exclusion lies in a region larger than the island. Islands stay whole. Regions under an exclusion that
+    lies in no region are cut like all others, so they vanish. The order does not matter.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        The regions.
+    exclusions : sequence of Exclusion
+        What is cut out.
+
+    Returns
+    -------
+    Cut
+        What remains, with a note where something was cut.
+    """
+    tree = shapely.STRtree([region.geometry for region in regions])
+    cuts: dict[int, list[BaseGeometry]] = {}
+    idle = []
+    for exclusion in exclusions:
+        victims = _victims(regions, exclusion.geometry, tree)
+        for index in victims:
+            cuts.setdefault(index, []).append(exclusion.geometry)
+        if not victims:
+            idle.append(exclusion)
+    remaining, vanished = [], []
+    for index, region in enumerate(regions):
+        left = _without(region, cuts[index]) if index in cuts else region
+        if left.geometry.is_empty:
+            vanished.append(f"Region {index} {region.name}".strip())
+        else:
+            remaining.append(left)
+    return Cut(remaining, vanished, idle)
+
+
+def _without(region: Region, holes: list[BaseGeometry]) -> Region:
+    geometry = shapely.difference(region.geometry, shapely.union_all(holes))
+    return replace(region, geometry=geometry, note=joined(region.note, f"{len(holes)} excluded area(s) cut out"))
+
+
+def _victims(regions: Sequence[Region], hole: BaseGeometry, tree: shapely.STRtree) -> list[int]:
+    """Indices of the regions that an exclusion cuts."""
+    near = sorted(int(index) for index in tree.query(hole, predicate="intersects"))
+    area = {index: regions[index].geometry.area for index in near}
+    shared = {index: regions[index].geometry.intersection(hole).area for index in near}
+    largest_host = max((area[index] for index in near if shared[index] > HOST * hole.area), default=0.0)
+    islands = {index for index in near if shared[index] >= ISLAND * area[index] and area[index] < largest_host}
+    return [index for index in near if shared[index] > 0 and index not in islands]

@@ -1,0 +1,122 @@
+"""The two ways to the pixels of one file, behind one: tiled JPEG decoded directly, everything else by OpenSlide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import openslide
+
+from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.slides.jpeg_tiles import VENDORS, Band, JpegLevels, Key
+from deeplrhe_utils.slides.opening import READ_ERRORS, Handle, open_handle, vendor_of
+from deeplrhe_utils.slides.sampling import Box, Rgb, on_white, reduce_whole
+from deeplrhe_utils.slides.tiff import TiffIndexError
+
+
+class PixelSource:
+    """Pixels of one open file, by level.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    handle : Handle
+        It, opened by OpenSlide or Pillow; owned from here on.
+    fast : bool
+        Whether tiled JPEG may be decoded directly.
+
+    Attributes
+    ----------
+    handle : Handle
+        The open handle; replaced after an error.
+    sizes : list of (width, height)
+        Size of each level [px], finest first.
+    downsamples : list of float
+        Level-0 pixels per pixel of each level.
+    way : str
+        ``jpeg`` when every level is decoded directly, else ``openslide`` or ``jpeg and openslide``, with the
+        reason in brackets.
+    """
+
+    def __init__(self, path: Path, handle: Handle, fast: bool) -> None:
+        self.path, self.handle = path, handle
+        self.sizes = [(int(w), int(h)) for w, h in handle.level_dimensions]
+        self.downsamples = [float(d) for d in handle.level_downsamples]
+        self._jpeg: JpegLevels | None = None
+        self._broken = ""
+        self.way = self._open_jpeg() if fast else "openslide (asked for)"
+
+    def _open_jpeg(self) -> str:
+        """Try the direct path; what :attr:`way` says of it."""
+        vendor = vendor_of(self.handle)
+        if vendor not in VENDORS:
+            return f"openslide (format {vendor})"
+        try:
+            jpeg = JpegLevels(self.path, self.sizes, self._openslide)
+        except (TiffIndexError, OSError) as error:
+            return f"openslide (its index: {error})"
+        if not jpeg.levels:
+            jpeg.close()
+            return f"openslide ({jpeg.why_not})"
+        self._jpeg = jpeg
+        return f"jpeg and openslide ({jpeg.why_not})" if jpeg.why_not else "jpeg"
+
+    def close(self) -> None:
+        """Release the file; a second call does nothing."""
+        self.handle.close()
+        if self._jpeg is not None:
+            self._jpeg.close()
+
+    def plan(self, boxes: Sequence[Box]) -> list[list[Key]]:
+        """Native tiles that each box needs, for a :class:`~deeplrhe_utils.slides.jpeg_tiles.Band`."""
+        jpeg = self._jpeg
+        return [jpeg.keys(box) if jpeg is not None and jpeg.serves(box) else [] for box in boxes]
+
+    def read(self, box: Box, band: Band | None = None) -> Rgb:
+        """A box, reduced by its scale.
+
+        Parameters
+        ----------
+        box : Box
+            What to read.
+        band : Band, optional
+            Where decoded native tiles are kept between reads that share them.
+
+        Returns
+        -------
+        ndarray, shape (box.height / scale, box.width / scale, 3), uint8
+
+        Raises
+        ------
+        SlideError
+            The pixels cannot be decoded; the source stays usable for other boxes.
+        """
+        if self._jpeg is not None and self._jpeg.serves(box):
+            return self._jpeg.read(box, Band() if band is None else band)
+        return self._openslide(box)
+
+    def _openslide(self, box: Box) -> Rgb:
+        if self._broken:
+            raise SlideError(self._broken)
+        down = self.downsamples[box.level]
+        corner = round(box.left * down), round(box.top * down)
+        try:
+            rgba = np.asarray(self.handle.read_region(corner, box.level, (box.width, box.height)))
+        except READ_ERRORS as error:
+            told = f"Slide {self.path.name} cannot be decoded at x={corner[0]}, y={corner[1]} ({error})"
+            self._recover(told)
+            raise SlideError(told) from error
+        return reduce_whole(on_white(rgba), box.scale)
+
+    def _recover(self, told: str) -> None:
+        """After an error OpenSlide refuses every further read of the same handle, so a new one is taken.
+
+        A plain image is decoded whole: what failed once fails always, and is not tried again.
+        """
+        if not isinstance(self.handle, openslide.OpenSlide):
+            self._broken = told
+            return
+        self.handle.close()
+        self.handle = open_handle(self.path)

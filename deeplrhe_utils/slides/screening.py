@@ -1,0 +1,249 @@
+"""From candidate tiles to tiles one may learn from: ink, folds, bubbles, blank and blurred areas, compression damage.
+
+The functions here run in worker processes: their arguments can be pickled, and nothing is shared. Every tile
+keeps its row; a tile that was dropped carries the first reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import ParameterError, SlideError
+from deeplrhe_utils.core.schemas import TILES, conform
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.slides.artefacts import CONTEXT_UM, SurveyRules, artefact_masks
+from deeplrhe_utils.slides.blocks import jpeg_damage
+from deeplrhe_utils.slides.pixels import open_row
+from deeplrhe_utils.slides.quality import BLUR_CUT, noise_ratio
+from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.sampling import Rgb, Square
+from deeplrhe_utils.slides.store import PNG, PictureWriter, pictures_path
+from deeplrhe_utils.slides.survey import SURVEY_MPP, background_of, glass_of, survey
+from deeplrhe_utils.slides.tissue import Glass
+
+_CLEAN: Final = 0.05
+
+
+@dataclass(frozen=True)
+class ScreenRules:
+    """Quality rules of notebook 03; a share above its largest value drops a tile [0–1].
+
+    Attributes
+    ----------
+    target_mpp, tile_px : float, int
+        As tiled.
+    max_pen, max_fold, max_bubble : float
+        Shares seen in the survey.
+    max_noise : float
+        Noise ratio, (blank + blurred area) / total area.
+    max_jpeg : float
+        Share damaged by compression.
+    blur_cut : float
+        Sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`).
+    survey_mpp : float
+        Resolution of the survey, and of the mask of blank areas in the noise ratio [µm/px].
+    survey : SurveyRules
+        What counts as background, ink, fold and bubble.
+    """
+
+    target_mpp: float = 0.5
+    tile_px: int = 512
+    max_pen: float = 0.1
+    max_fold: float = 0.25
+    max_bubble: float = 0.25
+    max_noise: float = 0.75
+    max_jpeg: float = 0.25
+    blur_cut: float = BLUR_CUT
+    survey_mpp: float = SURVEY_MPP
+    survey: SurveyRules = field(default_factory=SurveyRules)
+
+
+def screen_slide(
+    slide_row: Mapping[str, Any],
+    tiles: pd.DataFrame,
+    rules: ScreenRules | None = None,
+    *,
+    pictures_dir: Path | None = None,
+    encoding: str = PNG,
+) -> pd.DataFrame:
+    """Look at a slide's kept tiles for ink, folds, bubbles, blur, blank areas and compression damage.
+
+    First at survey resolution; what is dropped there is never decoded at full size, and its noise stays null.
+
+    Parameters
+    ----------
+    slide_row : mapping
+        One row of table SLIDES.
+    tiles : DataFrame
+        Its rows of table TILES (:func:`tile_slide`).
+    rules : ScreenRules, optional
+        Quality rules.
+    pictures_dir : Path, optional
+        Where to keep the pixels of the tiles that stay kept, one file per slide
+        (:mod:`~deeplrhe_utils.slides.store`); none are kept by default.
+    encoding : str
+        ``png`` or ``jpeg``.
+
+    Returns
+    -------
+    DataFrame
+        The same rows in the same order; tiles dropped before keep their reason. Reasons in order of precedence:
+        unreadable, pen, fold, bubble, noise, jpeg.
+
+    Raises
+    ------
+    SlideError
+        The slide cannot be opened any more, or was changed while it was read.
+    ParameterError
+        `tiles` holds rows of another slide.
+    """
+    rules = rules or ScreenRules()
+    tiles = tiles.reset_index(drop=True).copy()
+    slide_id = str(slide_row["slide_id"])
+    if len(foreign := tiles.loc[tiles["slide_id"] != slide_id, "slide_id"]):
+        raise ParameterError(f"Tiles of another slide were given with slide {slide_id}", got=foreign.iloc[0])
+    about = {"slide_id": slide_id, "tile_px": str(rules.tile_px), "mpp": repr(rules.target_mpp)}
+    keep = PictureWriter(pictures_path(pictures_dir, slide_id), encoding, about) if pictures_dir else nullcontext()
+    with open_row(slide_row) as slide, keep as writer:
+        glass = glass_of(slide)
+        _survey_artefacts(slide, tiles, glass, rules)
+        _look_closely(slide, tiles, glass, rules, writer)
+        slide.check_unchanged()
+    return conform(tiles, TILES)
+
+
+def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules) -> None:
+    """Fill the shares under pen, folds and bubbles of the kept tiles, in place, and drop."""
+    kept = tiles[tiles["kept"]]
+    if kept.empty:
+        return
+    found = survey(
+        slide, kept, lambda rgb, mpp: artefact_masks(rgb, mpp, glass, rules.survey),
+        context_um=CONTEXT_UM, survey_mpp=rules.survey_mpp,
+    )  # fmt: skip
+    for name in found:
+        tiles.loc[kept.index, f"{name}_fraction"] = found[name].astype("Float64")
+    _drop(tiles, found.index[found.isna().any(axis=1)], "unreadable")
+    for name, largest in (("pen", rules.max_pen), ("fold", rules.max_fold), ("bubble", rules.max_bubble)):
+        _drop(tiles, found.index[found[name] > largest], name)
+
+
+def _look_closely(
+    slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules, writer: PictureWriter | None
+) -> None:
+    """Decode the tiles that are left, fill noise and compression damage, in place, drop, and keep pictures."""
+    kept = tiles[tiles["kept"]]
+    squares = [Square(int(t.x_l0_px), int(t.y_l0_px), float(t.size_l0_px)) for t in kept.itertuples()]
+    block_px = 8.0 * slide.source_mpp(rules.target_mpp / slide.mpp) / rules.target_mpp
+    measured, reasons = np.full((len(kept), 3), np.nan), np.full(len(kept), "", object)
+    for i, (square, pixels) in enumerate(zip(squares, slide.read_tiles(squares, rules.tile_px), strict=True)):
+        if isinstance(pixels, SlideError):
+            reasons[i] = "unreadable"
+            continue
+        noise = noise_ratio(pixels, rules.target_mpp, rules.blur_cut, blank=blank_of(pixels, glass, rules))
+        damage = jpeg_damage(pixels, block_px)
+        measured[i] = noise.blur_fraction, noise.ratio, damage
+        reasons[i] = "noise" if noise.ratio > rules.max_noise else "jpeg" if damage > rules.max_jpeg else ""
+        if writer is not None and not reasons[i]:
+            writer.add(str(kept["tile_id"].iloc[i]), *square, pixels)
+    for column, name in enumerate(("blur_fraction", "noise_ratio", "jpeg_fraction")):
+        tiles.loc[kept.index, name] = pd.array(measured[:, column], dtype="Float64")
+    for reason in ("unreadable", "noise", "jpeg"):
+        _drop(tiles, kept.index[reasons == reason], reason)
+
+
+def blank_of(pixels: Rgb, glass: Glass, rules: ScreenRules) -> NDArray[np.bool_]:
+    """Blank areas of a tile, found at survey resolution: bool, shape (height, width)."""
+    side = max(1, round(pixels.shape[0] * rules.target_mpp / max(rules.survey_mpp, rules.target_mpp)))
+    small = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    blank = background_of(small, rules.target_mpp * pixels.shape[0] / side, glass, rules.survey)
+    return cv2.resize(blank.astype(np.uint8), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
+
+
+def _drop(tiles: pd.DataFrame, which: Iterable[int], reason: str) -> None:
+    """Drop tiles that are still kept, in place: the first reason stays."""
+    which = tiles.index[tiles.index.isin(list(which)) & tiles["kept"].to_numpy(bool)]
+    tiles.loc[which, "kept"] = False
+    tiles.loc[which, "reason"] = reason
+
+
+def surroundings(
+    slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: float, width_um: float = 1024
+) -> tuple[Rgb, float, Glass]:
+    """The square around a tile's centre, moved inside the slide.
+
+    Parameters
+    ----------
+    slide_row, tile : mapping
+        A row of table SLIDES and one of table TILES.
+    mpp : float
+        Resolution of the picture, not finer than the slide's [µm/px].
+    width_um : float
+        Side of the square, at most the slide's [µm].
+
+    Returns
+    -------
+    (picture, mpp, glass)
+        RGB, uint8, (side, side, 3); its true resolution [µm/px]; the white level of the slide.
+    """
+    with open_row(slide_row) as slide:
+        side = int(min(width_um / slide.mpp, *slide.dimensions))
+        centres = (float(tile[c]) + float(tile["size_l0_px"]) / 2 for c in ("x_l0_px", "y_l0_px"))
+        x, y = (int(np.clip(c - side / 2, 0, d - side)) for c, d in zip(centres, slide.dimensions, strict=True))
+        out_px = max(1, round(side * slide.mpp / max(mpp, slide.mpp)))
+        return slide.read_tile(x, y, side, out_px), slide.mpp * side / out_px, glass_of(slide)
+
+
+def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> pd.DataFrame:
+    """Kept tiles in which nothing was found (shares and noise below 5 %), drawn at random, one per slide.
+
+    Parameters
+    ----------
+    tiles : DataFrame
+        Table TILES after screening.
+    n : int
+        Largest number of tiles.
+    seed : int
+        Seed.
+    reach : float
+        How far around a tile nothing may have been found, either [tile sides].
+    """
+    names = ["pen_fraction", "fold_fraction", "bubble_fraction", "blur_fraction", "jpeg_fraction"]
+    found = (tiles[names].fillna(0.0) >= _CLEAN).any(axis=1) | (tiles["reason"] == "unreadable").fillna(False)
+    clean = tiles[tiles["kept"] & ~found & (tiles["noise_ratio"] < _CLEAN).fillna(False)].sort_values("tile_id")
+    drawn = clean.iloc[generator(seed, "clean tiles").permutation(len(clean))]
+    near = [_is_near(tile, tiles[found & (tiles["slide_id"] == tile.slide_id)], reach) for tile in drawn.itertuples()]
+    return drawn[~np.array(near, bool)].drop_duplicates("slide_id").head(n)
+
+
+def _is_near(tile: Any, others: pd.DataFrame, reach: float) -> bool:
+    gaps = [(others[c] - getattr(tile, c)).abs() / tile.size_l0_px for c in ("x_l0_px", "y_l0_px")]
+    return bool(((gaps[0] < 1 + reach) & (gaps[1] < 1 + reach)).any())
+
+
+SlideTiles = tuple[Mapping[str, Any], pd.DataFrame]
+"""A row of table SLIDES and its rows of table TILES: one item for an engine that hands over single ones."""
+
+
+def screen_or_reason(pair: SlideTiles, **how: Any) -> tuple[pd.DataFrame, str]:
+    """:func:`screen_slide` of one slide, or its tiles as unreadable and the reason when the slide fails."""
+    try:
+        return screen_slide(*pair, **how), ""
+    except SlideError as error:
+        return not_screened(pair, str(error))
+
+
+def not_screened(pair: SlideTiles, reason: str) -> tuple[pd.DataFrame, str]:
+    """What :func:`screen_or_reason` gives for a slide that failed: its kept tiles are dropped as ``unreadable``."""
+    tiles = pair[1].reset_index(drop=True).copy()
+    _drop(tiles, tiles.index[tiles["kept"]], "unreadable")
+    return conform(tiles, TILES), reason

@@ -1,0 +1,126 @@
+"""Masks become outlines along the edges of their pixels: exact area, holes, connectivity, scale."""
+
+import cv2
+import numpy as np
+import pytest
+import shapely
+from PIL import Image
+
+from deeplrhe_utils.core.errors import AnnotationError, ParameterError
+from deeplrhe_utils.slides import annotation_masks
+from deeplrhe_utils.slides.annotation_masks import read_mask, trace_edges
+from deeplrhe_utils.slides.annotations import read_annotation, write_geojson
+
+
+def save(path, labels, mode=None):
+    Image.fromarray(np.asarray(labels), mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_mask_is_traced_exactly(seed):
+    rng = np.random.default_rng(seed)
+    inside = rng.random(rng.integers(1, 30, 2)) < rng.choice([0.05, 0.3, 0.5, 0.6, 0.8, 0.97, 1])
+    inside[0, 0] |= not inside.any()
+    outline = trace_edges(inside)
+    y, x = np.indices(inside.shape) + 0.5
+    assert outline.is_valid and outline.area == inside.sum()
+    assert (shapely.contains_xy(outline, x, y) == inside).all()
+    parts = cv2.connectedComponents(inside.astype(np.uint8), connectivity=4)[0] - 1
+    assert len(shapely.get_parts(outline)) == parts
+
+
+def test_the_outline_has_no_corner_too_many():
+    assert len(trace_edges(np.ones((50, 70), bool)).exterior.coords) == 5
+
+
+def test_pixels_that_meet_in_a_corner_are_two_parts_and_holes_two_holes():
+    diagonal = trace_edges(np.eye(2, dtype=bool))
+    assert diagonal.geom_type == "MultiPolygon" and diagonal.area == 2
+    inside = np.ones((4, 4), bool)
+    inside[1, 1] = inside[2, 2] = False
+    holed = trace_edges(inside)
+    assert holed.geom_type == "Polygon" and len(holed.interiors) == 2 and holed.is_valid
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_masks_are_scaled_to_the_slide_and_survive_geojson(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((40, 60)) < 0.6).astype(np.uint8) * rng.integers(1, 4, (40, 60), dtype=np.uint8)
+    path = save(tmp_path / "m.png", labels)
+    (whole,) = read_annotation(path, slide_px=(60 * 32, 40 * 32))
+    assert whole.geometry.area == (labels > 0).sum() * 32**2 and whole.classification == ""
+    regions = read_annotation(path, slide_px=(60 * 32, 40 * 32), mask_values={3: "Tumor", 1: "Stroma", 9: "absent"})
+    assert [(r.classification, r.geometry.area / 1024) for r in regions] == [
+        ("Tumor", (labels == 3).sum()), ("Stroma", (labels == 1).sum())
+    ]  # fmt: skip
+    assert regions.left_out == [f"{(labels == 2).sum()} pixel(s) of value 2 are not among the values asked for"]
+    assert read_annotation(write_geojson(regions, tmp_path / "m.geojson")) == regions
+    shifted = read_annotation(path, slide_px=(60 * 32, 40 * 32), offset_l0_px=(7, 9))
+    assert shifted[0].geometry.area == whole.geometry.area
+    assert shifted[0].geometry.bounds[:2] == (whole.geometry.bounds[0] + 7, whole.geometry.bounds[1] + 9)
+
+
+@pytest.mark.parametrize(
+    "kind", ["bool.png", "bool.tif", "8.png", "8.tif", "palette.png", "16.png", "16.tif", "32.tif"]
+)
+def test_kinds_of_label_images(tmp_path, kind):
+    labels = np.zeros((30, 50), np.uint8)
+    labels[5:20, 10:40] = 1
+    labels[10:12, 20:25] = 0
+    image = Image.fromarray(
+        {"bool": labels > 0, "16": labels.astype(np.uint16) * 300, "32": labels.astype(np.int32) * 70_000}.get(
+            kind.split(".")[0], labels * 255 if kind[0] == "8" else labels
+        )
+    )
+    if kind.startswith("palette"):
+        image.putpalette([0, 0, 0, 255, 0, 0])
+    image.save(tmp_path / kind)
+    (region,) = read_mask(tmp_path / kind, 500, 300)
+    assert region.geometry.area == (labels > 0).sum() * 100 and len(region.geometry.interiors) == 1
+    assert region.geometry.bounds == (100, 50, 400, 200)
+
+
+@pytest.mark.parametrize("slide, columns, rows, fits", [
+    ((50_003, 30_017), 1562, 938, True),  # 32: floor
+    ((50_003, 30_017), 1563, 939, True),  # 32: ceiling
+    ((50_003, 30_017), 1562, 939, True),
+    ((50_003, 30_017), 1500, 938, False),
+    ((50_003, 30_017), 938, 1562, False),
+    ((1000, 1000), 1000, 1000, True),
+    ((1000, 1000), 2000, 2000, False),
+    ((1000, 1000), 100, 103, False),
+])  # fmt: skip
+def test_the_aspect_must_be_that_of_the_slide(tmp_path, slide, columns, rows, fits):
+    labels = np.zeros((rows, columns), np.uint8)
+    labels[-1, -1] = 1
+    path = save(tmp_path / "m.png", labels)
+    if fits:
+        (region,) = read_mask(path, *slide)
+        assert region.geometry.bounds[2:] == pytest.approx(slide)
+    else:
+        with pytest.raises(AnnotationError, match=r"m\.png does not fit.*Got: .*Expected: "):
+            read_mask(path, *slide)
+
+
+def test_a_mask_needs_the_size_of_its_slide_and_sensible_values(tmp_path):
+    path = save(tmp_path / "m.png", np.ones((10, 10), np.uint8))
+    with pytest.raises(AnnotationError, match="slide_px"):
+        read_annotation(path)
+    for size, values in (((0, 10), None), ((10, 10), {}), ((10, 10), {0: "outside"})):
+        with pytest.raises(ParameterError, match="outside"):
+            read_mask(path, *size, values=values)
+
+
+def test_pictures_are_no_masks_unless_values_are_named(tmp_path):
+    path = save(tmp_path / "m.png", np.arange(100, dtype=np.uint8).reshape(10, 10))
+    with pytest.raises(AnnotationError, match="smoothed"):
+        read_mask(path, 10, 10)
+    assert read_mask(path, 10, 10, values={99: "x"})[0].geometry.area == 1
+
+
+def test_noise_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(annotation_masks, "LARGEST_CORNERS", 1000)
+    path = save(tmp_path / "m.png", (np.random.default_rng(0).random((100, 100)) < 0.5).astype(np.uint8))
+    with pytest.raises(AnnotationError, match=r"m\.png is too ragged"):
+        read_mask(path, 100, 100)
