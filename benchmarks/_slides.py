@@ -33,7 +33,7 @@ def real_tiles() -> tuple[list[bytes], bytes]:
 
 
 def write_real(path: Path, tiles_across: int, mpp: float, pyramid: bool, seed: int = 0) -> Path:
-    """A square slide of real tiles; with a pyramid, a level four times coarser (re-encoded)."""
+    """A square slide of real tiles; with a pyramid, levels 4 and 16 times coarser (re-encoded)."""
     streams, tables = real_tiles()
     order = np.random.default_rng(seed).integers(0, len(streams), tiles_across**2)
     side = tiles_across * 240
@@ -46,10 +46,11 @@ def write_real(path: Path, tiles_across: int, mpp: float, pyramid: bool, seed: i
         )  # fmt: skip
         if pyramid:
             coarse = _coarse(streams, tables, order, tiles_across)
-            writer.write(
-                coarse, photometric="rgb", compression="jpeg", tile=(240, 240), subfiletype=1, metadata=None,
-                compressionargs={"level": 80},
-            )  # fmt: skip
+            for level in (coarse, cv2.resize(coarse, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)):
+                writer.write(
+                    level, photometric="rgb", compression="jpeg", tile=(240, 240), subfiletype=1, metadata=None,
+                    compressionargs={"level": 80},
+                )  # fmt: skip
     with tifffile.TiffFile(path, mode="r+") as tiff:  # the streams hold RGB, and the tag must say so
         tiff.pages[0].tags[_PHOTOMETRIC].overwrite(_RGB)
     return path

@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.artefacts import SurveyRules, artefact_masks, bubble_mask
+from deeplrhe_utils.slides.artefacts import ARTEFACT_MPP, SurveyRules, artefact_masks, bubble_mask
 from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_RATIO, blockiness
 from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.quality import BLUR_CUT, sharpness
@@ -65,7 +65,6 @@ _INKS: Final = {
     "pen black": (0.88, 0.85, 0.76),
     "pen red": (0.09, 0.92, 0.72),
 }  # optical density (log10) of R, G, B at strength 1
-_SURVEY_MPP: Final = 2.0
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ def _shares(
     name = {"pen": "pen_density", "fold": "fold_ratio", "bubble": "rim_density"}[short]
     steps = [_at(rules, name, cut) for cut in ladder]
     small = ((_survey(picture, mpp), glass) for picture, glass in pictures)
-    scale = max(_SURVEY_MPP, mpp)
+    scale = max(ARTEFACT_MPP, mpp)
     return np.array([[_called(short, s, scale, g, rule) for rule in steps] for s, g in small])
 
 
@@ -209,7 +208,7 @@ def _at(rules: SurveyRules, name: str, cut: float) -> SurveyRules:
 
 
 def _survey(picture: Rgb, mpp: float) -> Rgb:
-    factor = mpp / max(_SURVEY_MPP, mpp)
+    factor = mpp / max(ARTEFACT_MPP, mpp)
     size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
 

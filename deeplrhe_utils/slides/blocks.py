@@ -49,7 +49,8 @@ _LARGEST_STEP: Final = 20  # differences above count as this many grey levels: o
 _QUIET: Final = 0.3  # grey levels added on both sides of the ratio
 _DOUBT: Final = 1.0  # excess below which a window says nothing about where the grid lies [grey levels]
 _CLEAR: Final = 4.0  # excess above this counts no more [grey levels]
-_LEAST_PX: Final = 3.5  # narrower blocks cannot be told from texture
+LEAST_PX: Final = 3.5
+"""Narrower blocks cannot be told from texture [px of the tile]."""
 
 _Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -61,6 +62,15 @@ def starts(length: int, step: int) -> NDArray[np.int_]:
     A rest of less than half a block joins its neighbour; there is always one block.
     """
     return np.arange(0, max(length - step // 2, 1), step)
+
+
+def mean_grey(tile: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(R + G + B) / 3 of a tile (height, width, 3), uint8, to within a grey level.
+
+    Rounded twice, because that is three times as fast as a matrix product.
+    """
+    red, green, blue = cv2.split(tile)
+    return np.asarray(cv2.addWeighted(cv2.addWeighted(red, 0.5, green, 0.5, 0), 2 / 3, blue, 1 / 3, 0), np.uint8)
 
 
 def block_sums(values: _Map, step: int) -> _Map:
@@ -186,7 +196,10 @@ def jpeg_mask(
 def jpeg_damage(
     tile: NDArray[np.uint8], block_px: float = JPEG_PX, *, excess: float = JPEG_EXCESS, ratio: float = JPEG_RATIO
 ) -> float:
-    """Share of a tile's windows that are damaged, in [0, 1] (see :func:`jpeg_mask`, also for the parameters)."""
+    """Share of a tile's windows that are damaged, in [0, 1].
+
+    Parameters are those of :func:`jpeg_mask`; `tile` may also be its :func:`mean_grey` (height, width).
+    """
     return float(_damaged(tile, block_px, excess, ratio).mean())
 
 
@@ -208,12 +221,13 @@ def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map
     excess, ratio : ndarray, shape (windows down, windows across), float32
         Grey levels; 1 where nothing stands out.
     """
-    if block_px < _LEAST_PX:
+    if block_px < LEAST_PX:
         raise ParameterError("Blocks of JPEG are too small to be seen in this tile", got=f"{block_px:g} px",
-                             expected=f"{_LEAST_PX:g} px or more: 8 × slide's / tile's resolution")  # fmt: skip
-    grey = np.asarray(cv2.transform(tile, np.full((1, 3), 1 / 3, np.float32)), np.uint8)
+                             expected=f"{LEAST_PX:g} px or more: 8 × slide's / tile's resolution")  # fmt: skip
+    grey = tile if tile.ndim == 2 else mean_grey(tile)
     across, inside = _edges(grey, float(block_px))
-    down, inside_down = (one.swapaxes(0, 1) for one in _edges(np.ascontiguousarray(grey.T), float(block_px)))
+    turned = np.asarray(cv2.transpose(grey), np.uint8)
+    down, inside_down = (one.swapaxes(0, 1) for one in _edges(turned, float(block_px)))
     both = np.minimum((across - inside)[..., None], (down - inside_down)[..., None, :])
     strength = np.clip(both - _DOUBT, 0, _CLEAR).mean(axis=(0, 1))
     p, q = np.unravel_index(int(strength.argmax()), strength.shape)  # one grid per tile

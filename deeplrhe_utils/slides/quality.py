@@ -22,9 +22,9 @@ CMU-1-Small-Region          31 – 106 – 230          3.2 – 15 – 40       
 The cut of 12 keeps every percentile of sharp blocks by a factor of 2.5 and catches all blur from 2 µm on;
 of 1 µm blur it catches about a third of the blocks.
 
-Smoothing of the pixels themselves (:func:`smooth_pixels`): what is left of the sharpness, and share of pixels changed
-by more than 5 grey levels, on five TCGA lung fields and 14 tiles of CMU-1: 0.43 and 0.90 (0.5 µm), 0.13 and 0.96 (1 µm),
-0.02 and 0.98 (2 µm). So a filter of 1 µm takes as much as the defocus that the filter above is there to drop.
+Smoothing of the pixels themselves (:func:`smooth_pixels`): what is left of the sharpness, and share of pixels
+changed by more than 5 grey levels, on five TCGA lung fields and 14 tiles of CMU-1: 0.43 and 0.90 (0.5 µm), 0.13 and
+0.96 (1 µm), 0.02 and 0.98 (2 µm). A filter of 1 µm takes as much as a defocus of which the cut drops a third.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.blocks import block_sums, spread
+from deeplrhe_utils.slides.blocks import block_sums, mean_grey, spread
 from deeplrhe_utils.slides.pen import PEN_WIDTH_UM, pen_fraction, pen_mask
 from deeplrhe_utils.slides.tissue import blank_mask, clean_mask
 
@@ -70,7 +70,6 @@ _MIN_TISSUE_SHARE: Final = 0.25  # of a block; less tissue says too little about
 _DENSITY_FLOOR: Final = 1e-4  # variance of optical density that noise alone reaches
 _CLEAN_PX: Final = 5  # width of the clean-up of the blank mask [px of the tile]
 _DENSITY: Final = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # of each grey value
-_MEAN: Final = np.full((1, 3), 1 / 3, np.float32)
 CLEAN, BLANK, BLURRED = 0, 1, 2
 
 
@@ -121,15 +120,15 @@ def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) ->
     ndarray, shape (blocks down, blocks across), float32
         Variance of the Laplacian / variance of the optical density, at the scale of 0.5 µm/px.
     """
-    return _sharpness(tile, mpp, tissue)[0]
+    return _sharpness(mean_grey(tile), mpp, tissue)[0]
 
 
 def _sharpness(
-    tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]
+    grey: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Sharpness of each block, and its tissue [px]."""
     first, smooth, weight, spare = _SCRATCH.of(tissue.shape)
-    density = cv2.LUT(cv2.transform(tile, _MEAN), _DENSITY, dst=first)
+    density = cv2.LUT(grey, _DENSITY, dst=first)
     cv2.GaussianBlur(density, (0, 0), _SMOOTHING_UM / mpp, dst=smooth)
     edges, step = cv2.Laplacian(smooth, cv2.CV_32F, dst=first), _step(mpp)
     np.copyto(weight, tissue)
@@ -226,10 +225,12 @@ def noise_ratio(
     intensity_cut: float = 220,
     *,
     blank: NDArray[np.bool_] | None = None,
+    grey: NDArray[np.uint8] | None = None,
 ) -> Noise:
     """Blank share, blurred share and noise ratio of one tile.
 
-    Parameters are those of :func:`noise_mask`.
+    Parameters are those of :func:`noise_mask`, and `grey`, the tile's
+    :func:`~deeplrhe_utils.slides.blocks.mean_grey` where that is known already.
 
     Returns
     -------
@@ -237,7 +238,7 @@ def noise_ratio(
         blank_fraction, blur_fraction, ratio.
     """
     blank = _blank(tile, intensity_cut, blank)
-    values, count = _sharpness(tile, mpp, ~blank)
+    values, count = _sharpness(mean_grey(tile) if grey is None else grey, mpp, ~blank)
     blurred, tissue = float(count[values < blur_cut].sum()), float(count.sum())
     return Noise(1 - tissue / blank.size, blurred / tissue if tissue else 0.0, 1 - (tissue - blurred) / blank.size)
 

@@ -20,17 +20,25 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import ParameterError, SlideError
 from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.artefacts import CONTEXT_UM, SurveyRules, artefact_masks
-from deeplrhe_utils.slides.blocks import jpeg_damage
+from deeplrhe_utils.slides.artefacts import (
+    ARTEFACT_MPP,
+    CONTEXT_UM,
+    SURVEY_MPP,
+    SurveyRules,
+    artefact_masks,
+    background_of,
+)
+from deeplrhe_utils.slides.blocks import LEAST_PX, jpeg_damage, mean_grey
 from deeplrhe_utils.slides.pixels import open_row
 from deeplrhe_utils.slides.quality import BLUR_CUT, noise_ratio
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Rgb, Square
+from deeplrhe_utils.slides.sampling import Rgb, Square, reduce_whole
 from deeplrhe_utils.slides.store import PNG, PictureWriter, pictures_path
-from deeplrhe_utils.slides.survey import SURVEY_MPP, background_of, glass_of, survey
+from deeplrhe_utils.slides.survey import glass_of, survey
 from deeplrhe_utils.slides.tissue import Glass
 
 _CLEAN: Final = 0.05
+_MOST_BLANK: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,9 @@ class ScreenRules:
     blur_cut : float
         Sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`).
     survey_mpp : float
-        Resolution of the survey, and of the mask of blank areas in the noise ratio [µm/px].
+        Resolution of the mask of blank areas in the noise ratio [µm/px].
+    artefact_mpp : float
+        Resolution at which ink, folds and bubbles are looked for [µm/px].
     survey : SurveyRules
         What counts as background, ink, fold and bubble.
     """
@@ -64,6 +74,7 @@ class ScreenRules:
     max_jpeg: float = 0.25
     blur_cut: float = BLUR_CUT
     survey_mpp: float = SURVEY_MPP
+    artefact_mpp: float = ARTEFACT_MPP
     survey: SurveyRules = field(default_factory=SurveyRules)
 
 
@@ -77,7 +88,7 @@ def screen_slide(
 ) -> pd.DataFrame:
     """Look at a slide's kept tiles for ink, folds, bubbles, blur, blank areas and compression damage.
 
-    First at survey resolution; what is dropped there is never decoded at full size, and its noise stays null.
+    First at low resolution; what is dropped there is never decoded at full size, and its noise stays null.
 
     Parameters
     ----------
@@ -128,7 +139,7 @@ def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: Sc
         return
     found = survey(
         slide, kept, lambda rgb, mpp: artefact_masks(rgb, mpp, glass, rules.survey),
-        context_um=CONTEXT_UM, survey_mpp=rules.survey_mpp,
+        context_um=CONTEXT_UM, survey_mpp=rules.artefact_mpp,
     )  # fmt: skip
     for name in found:
         tiles.loc[kept.index, f"{name}_fraction"] = found[name].astype("Float64")
@@ -149,8 +160,10 @@ def _look_closely(
         if isinstance(pixels, SlideError):
             reasons[i] = "unreadable"
             continue
-        noise = noise_ratio(pixels, rules.target_mpp, rules.blur_cut, blank=blank_of(pixels, glass, rules))
-        damage = jpeg_damage(pixels, block_px)
+        grey, blank = mean_grey(pixels), blank_of(pixels, glass, rules)
+        noise = noise_ratio(pixels, rules.target_mpp, rules.blur_cut, blank=blank, grey=grey)
+        # In scans much finer than the tile the blocks of JPEG are too small to be seen: not assessed is null.
+        damage = jpeg_damage(grey, block_px) if block_px >= LEAST_PX else np.nan
         measured[i] = noise.blur_fraction, noise.ratio, damage
         reasons[i] = "noise" if noise.ratio > rules.max_noise else "jpeg" if damage > rules.max_jpeg else ""
         if writer is not None and not reasons[i]:
@@ -164,7 +177,10 @@ def _look_closely(
 def blank_of(pixels: Rgb, glass: Glass, rules: ScreenRules) -> NDArray[np.bool_]:
     """Blank areas of a tile, found at survey resolution: bool, shape (height, width)."""
     side = max(1, round(pixels.shape[0] * rules.target_mpp / max(rules.survey_mpp, rules.target_mpp)))
-    small = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    small = pixels
+    while small.shape[0] % 2 == 0 and small.shape[0] > 2 * side:  # halving is three times as fast as quartering
+        small = reduce_whole(small, 2)
+    small = np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     blank = background_of(small, rules.target_mpp * pixels.shape[0] / side, glass, rules.survey)
     return cv2.resize(blank.astype(np.uint8), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
@@ -204,7 +220,7 @@ def surroundings(
 
 
 def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> pd.DataFrame:
-    """Kept tiles in which nothing was found (shares and noise below 5 %), drawn at random, one per slide.
+    """Kept tiles, half tissue or more, in which nothing was found (shares below 5 %), drawn at random, slide by slide.
 
     Parameters
     ----------
@@ -215,19 +231,25 @@ def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> p
     seed : int
         Seed.
     reach : float
-        How far around a tile nothing may have been found, either [tile sides].
+        How far around a tile nothing should have been found, either [tile sides]; where no tile is that clear,
+        this is not asked for.
     """
     names = ["pen_fraction", "fold_fraction", "bubble_fraction", "blur_fraction", "jpeg_fraction"]
     found = (tiles[names].fillna(0.0) >= _CLEAN).any(axis=1) | (tiles["reason"] == "unreadable").fillna(False)
-    clean = tiles[tiles["kept"] & ~found & (tiles["noise_ratio"] < _CLEAN).fillna(False)].sort_values("tile_id")
+    tissue = (tiles["background_fraction"] <= _MOST_BLANK).fillna(False)
+    clean = tiles[tiles["kept"] & ~found & tissue].sort_values("tile_id")
     drawn = clean.iloc[generator(seed, "clean tiles").permutation(len(clean))]
     near = [_is_near(tile, tiles[found & (tiles["slide_id"] == tile.slide_id)], reach) for tile in drawn.itertuples()]
-    return drawn[~np.array(near, bool)].drop_duplicates("slide_id").head(n)
+    clear = drawn[~np.array(near, bool)]
+    chosen = clear if len(clear) else drawn
+    turn = chosen.groupby("slide_id").cumcount()  # one of every slide before a second of any
+    return chosen.loc[turn.sort_values(kind="stable").index].head(n)
 
 
 def _is_near(tile: Any, others: pd.DataFrame, reach: float) -> bool:
-    gaps = [(others[c] - getattr(tile, c)).abs() / tile.size_l0_px for c in ("x_l0_px", "y_l0_px")]
-    return bool(((gaps[0] < 1 + reach) & (gaps[1] < 1 + reach)).any())
+    apart = [(others[c] - getattr(tile, c)).abs() for c in ("x_l0_px", "y_l0_px")]
+    least = (1 + reach) * tile.size_l0_px - 1  # corners are whole pixels: neighbours may be one closer than their side
+    return bool(((apart[0] < least) & (apart[1] < least)).any())
 
 
 SlideTiles = tuple[Mapping[str, Any], pd.DataFrame]

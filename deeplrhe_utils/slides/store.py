@@ -122,6 +122,7 @@ class Pictures:
             metadata = self._file.schema.metadata or {}
             self.encoding = metadata[b"encoding"].decode()
             self._batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
+            _check(self._file.schema, self._batches)
             names = [batch.column("tile_id").to_pylist() for batch in self._batches]
         except (OSError, pa.ArrowException, KeyError) as error:
             raise InputError(
@@ -147,8 +148,31 @@ class Pictures:
         return bytes(self._batches[batch].column("image")[row].as_buffer())
 
     def read(self, tile_ids: Iterable[str]) -> list[Rgb]:
-        """Tiles (H, W, 3), uint8 RGB, in the order asked for."""
-        return [decode(self.stream(name), self.encoding) for name in tile_ids]
+        """Tiles (H, W, 3), uint8 RGB, in the order asked for.
+
+        Raises
+        ------
+        InputError
+            The file holds no such tile, or its image is damaged.
+        """
+        return [self._decoded(name) for name in tile_ids]
+
+    def _decoded(self, tile_id: str) -> Rgb:
+        try:
+            return decode(self.stream(tile_id), self.encoding)
+        except ValueError as error:
+            what = f"Tile {tile_id} of the stored tiles {self.path.name} is damaged ({error})"
+            raise InputError(what, fix="Run notebook 03 again") from error
+
+
+def _check(schema: pa.Schema, batches: list[pa.RecordBatch]) -> None:
+    """Refuse other tables, and damage that would let Arrow read beyond the file."""
+    if not schema.equals(_SCHEMA):
+        raise pa.ArrowInvalid("another table than that of stored tiles")
+    for batch in batches:
+        batch.validate(full=True)
+        if batch.column("image").null_count:
+            raise pa.ArrowInvalid("a tile without an image")
 
 
 def encode(pixels: Rgb, encoding: str) -> bytes:
@@ -161,7 +185,10 @@ def encode(pixels: Rgb, encoding: str) -> bytes:
 
 
 def decode(stream: bytes, encoding: str) -> Rgb:
-    """Pixels of a stream that :func:`encode` made."""
+    """Pixels of a stream that :func:`encode` made; ValueError where it is damaged."""
     if encoding == JPEG:
         return np.asarray(simplejpeg.decode_jpeg(stream, colorspace="RGB"), np.uint8)
-    return np.asarray(cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_COLOR_RGB), np.uint8)
+    pixels = cv2.imdecode(np.frombuffer(stream, np.uint8), cv2.IMREAD_COLOR_RGB) if stream else None
+    if pixels is None:
+        raise ValueError("no PNG image")
+    return np.asarray(pixels, np.uint8)

@@ -15,32 +15,28 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides.artefacts import SurveyRules
+from deeplrhe_utils.slides.artefacts import SURVEY_MPP
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Rgb, Square, Strip
-from deeplrhe_utils.slides.tissue import Glass, background_mask, glass_level, shares
+from deeplrhe_utils.slides.tissue import Glass, glass_level, shares
 
 Mask = NDArray[np.bool_]
 Masks = Callable[[Rgb, float], Mapping[str, Mask]]
 """From a picture and its resolution [µm/px] to named masks of its size."""
 
-SURVEY_MPP: Final = 2.0
-"""Resolution of a survey [µm/px]."""
-THUMBNAIL_PX: Final = 512
+OVERVIEW_PX: Final = 512
+"""Longer side of the picture in which glass is looked for [px], about."""
 _BAND_PX: Final = 3_000_000  # survey pixels of one band, margins included: some 100 MB with all its masks
 
 
 def glass_of(slide: Slide) -> Glass:
-    """White level of a slide's glass, from its thumbnail; places that cannot be decoded are black, and so no glass."""
-    return glass_level(slide.thumbnail(THUMBNAIL_PX, damaged=(0, 0, 0)))
-
-
-def background_of(rgb: Rgb, mpp: float, glass: Glass, rules: SurveyRules) -> Mask:
-    """Where a picture (height, width, 3) shows no tissue: bool, (height, width)."""
-    return background_mask(
-        rgb, glass=glass, mpp=mpp, method=rules.background_method, density_cut=rules.density_cut,
-        shade_cut=rules.shade_cut, intensity_cut=rules.intensity_cut, clean_um=rules.clean_um,
-    )  # fmt: skip
+    """White level of a slide's glass, from a small picture of it; places that cannot be decoded count as no glass."""
+    width, height = slide.dimensions
+    try:
+        picture = slide.read_band(0, height, max(1.0, max(width, height) / OVERVIEW_PX)).pixels
+    except SlideError:
+        picture = slide.thumbnail(OVERVIEW_PX, damaged=(0, 0, 0))
+    return glass_level(picture)
 
 
 def survey(

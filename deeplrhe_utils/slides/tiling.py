@@ -20,12 +20,11 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.annotations import read_annotation, tumour_fraction, tumour_outline
-from deeplrhe_utils.slides.artefacts import SurveyRules
+from deeplrhe_utils.slides.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.grid import INSIDE, make_grid
 from deeplrhe_utils.slides.pixels import open_row
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.survey import SURVEY_MPP, background_of, glass_of, survey
-from deeplrhe_utils.slides.tissue import CLEAN_UM
+from deeplrhe_utils.slides.survey import glass_of, survey
 
 SLIDE_FRAME, BOUNDS_FRAME = "slide", "bounds"
 
@@ -98,7 +97,7 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
         glass = glass_of(slide)
         found = survey(
             slide, tiles, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
-            context_um=CLEAN_UM, survey_mpp=rules.survey_mpp,
+            context_um=rules.survey.clean_um, survey_mpp=rules.survey_mpp,
         )  # fmt: skip
         slide.check_unchanged()
     tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.slides.artefacts import SurveyRules, artefact_masks, bubble_mask, fold_mask, survey_band
+from deeplrhe_utils.slides.artefacts import SurveyRules, artefact_masks, background_of, bubble_mask, fold_mask
 from deeplrhe_utils.slides.blocks import components, disc, is_long, to_cells, to_pixels, touched
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import Glass, glass_level, shares
@@ -120,9 +120,14 @@ def test_a_gland_a_line_a_speck_and_a_dot_are_not_bubbles():
     _, rim = ring(150)
     gland = tissue() + rim[..., None] * HAEMATOXYLIN  # a ring of nuclei is not neutral
     hair = tissue() + 0.5 * line(14)[..., None]
+    bar = tissue() + 0.5 * line(30, points=((0.3, 0.5), (0.5, 0.52)))[..., None]
+    net = tissue()
+    for k in range(150, 301, 30):  # meshes of 46 µm
+        net[k - 3 : k + 4, 147:304] += 0.5
+        net[147:304, k - 3 : k + 4] += 0.5
     speck = tissue() + 0.5 * ring(25)[0][..., None]
     dot = tissue() + 0.5 * ring(120)[0][..., None]  # dark, neutral and round, but no ring: ink
-    for density in (tissue(), gland, hair, speck, dot):
+    for density in (tissue(), gland, hair, bar, net, speck, dot):
         assert not bubble_mask(seen(density.astype(np.float32)), MPP, GLASS).any()
 
 
@@ -139,22 +144,22 @@ def test_a_survey_names_every_mask_and_obeys_its_rules():
     density[:, :100] = 0
     red = line(110, points=((0.4, 0.5), (0.9, 0.5)))
     rgb = seen((density + red[..., None] * np.array((0.08, 0.9, 0.72))).astype(np.float32))
-    masks = survey_band(rgb, MPP, GLASS)
+    masks = {"background": background_of(rgb, MPP, GLASS), **artefact_masks(rgb, MPP, GLASS)}
     assert set(masks) == {"background", "pen", "fold", "bubble"}
     assert all(mask.shape == (SIDE, SIDE) and mask.dtype == bool for mask in masks.values())
     assert masks["background"][:, :98].all() and not masks["background"][:, 102:].any()
     assert masks["pen"][red].mean() > 0.9
-    assert not survey_band(rgb, MPP, GLASS, SurveyRules(red_pen=False))["pen"].any()
-    assert not survey_band(rgb, MPP, GLASS, SurveyRules(pen_density=1.5))["pen"].any()
-    grey = survey_band(rgb, MPP, GLASS, SurveyRules(background_method="intensity", intensity_cut=250))
-    assert not grey["background"].any()
+    assert not artefact_masks(rgb, MPP, GLASS, SurveyRules(red_pen=False))["pen"].any()
+    assert not artefact_masks(rgb, MPP, GLASS, SurveyRules(pen_density=1.5))["pen"].any()
+    assert not background_of(rgb, MPP, GLASS, SurveyRules(background_method="intensity", intensity_cut=250)).any()
     boxes = np.array([[0, 0, 100, 500], [100, 0, 500, 500]], float)
     assert shares(masks["background"], boxes) == pytest.approx([1, 0], abs=0.02)
 
 
 def test_a_picture_of_a_few_pixels_is_no_trouble():
     for shape in ((1, 1, 3), (3, 40, 3), (40, 3, 3)):
-        masks = survey_band(np.full(shape, 150, np.uint8), MPP, GLASS)
+        picture = np.full(shape, 150, np.uint8)
+        masks = {"background": background_of(picture, MPP, GLASS), **artefact_masks(picture, MPP, GLASS)}
         assert all(mask.shape == shape[:2] for mask in masks.values())
 
 

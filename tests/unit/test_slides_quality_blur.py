@@ -88,6 +88,14 @@ def test_the_ratio_agrees_with_the_mask_and_takes_a_blank_mask():
         noise_ratio(tile, blank=nothing[:10])
 
 
+def test_a_block_with_too_little_tissue_is_not_judged():
+    tile, some = defocused(tissue(128), 3), np.zeros((128, 128), bool)
+    some[:64, :64], some[64:, :10] = True, True  # a whole block, and a sixth of one
+    values = sharpness(tile, 0.5, some)
+    assert np.isfinite(values[0, 0]) and np.isnan([values[0, 1], values[1, 0], values[1, 1]]).all()
+    assert noise_ratio(tile, blank=~some).blur_fraction == pytest.approx(64 / 74)
+
+
 def test_one_tile_after_another_of_other_sizes_gives_the_same():
     """The maps that are kept from tile to tile carry nothing over."""
     first, second = tissue(256), defocused(tissue(200, seed=3), 3)

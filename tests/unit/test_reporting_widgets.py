@@ -1,0 +1,297 @@
+"""Widgets without a kernel: the chosen tiles, and no others, are on the page, and a menu changes what is shown."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from ipywidgets import BoundedIntText, Dropdown, Image
+from matplotlib.figure import Figure
+
+from deeplrhe_utils.core.schemas import LABELS, TILES, conform
+from deeplrhe_utils.evaluation.spike import SpikeIn
+from deeplrhe_utils.reporting import widgets
+from deeplrhe_utils.reporting.slide_figures import filter_roc
+from deeplrhe_utils.reporting.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
+from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.slides.pixels import peek
+from tests.tiff_slides import tissue_like, write_jpeg_slide
+
+SIDE = 112  # of a picture on the page [px]
+REASONS = ("background", "noise", "pen")
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    """Three slides of two patients, 40, 16 and 4 tiles; rows of SLIDES by name, TILES and LABELS."""
+    folder, by_id, parts = tmp_path_factory.mktemp("slides"), {}, []
+    sizes = {"s1": ("p1", 1024, 640), "s2": ("p2", 512, 512), "s3": ("p1", 256, 256)}
+    for seed, (name, (patient, width, height)) in enumerate(sizes.items()):
+        path = write_jpeg_slide(folder / f"{name}.svs", tissue_like(height, width, seed))
+        by_id[name] = {"slide_id": name, "patient_id": patient, "path": str(path), "mpp": 0.25}
+        grid = make_grid(width, height, 0.25, 0.5, 64)
+        grid["tile_id"] = [f"{name}_{c}_{r}" for c, r in zip(grid["column"], grid["row"], strict=True)]
+        parts.append(grid.assign(slide_id=name, patient_id=patient, kept=True, selected=False))
+    tiles = pd.concat(parts, ignore_index=True)
+    tiles["reason"] = pd.Series(pd.NA, index=tiles.index, dtype="string")
+    for number, reason in enumerate(REASONS):  # every tenth tile, and the next, and the next but one
+        tiles.loc[number::10, "reason"] = reason
+    tiles["kept"] = tiles["reason"].isna()
+    labels = pd.DataFrame(
+        [("p1", "TP53", 1), ("p2", "TP53", 0), ("p1", "KRAS", None), ("p2", "KRAS", 1), ("p1", "EGFR", None),
+         ("p2", "EGFR", None)],
+        columns=["patient_id", "gene", "status"],
+    ).assign(source="test")  # fmt: skip
+    return by_id, conform(tiles, TILES), conform(labels, LABELS)
+
+
+@pytest.mark.parametrize(("asked", "slides"), [
+    ({}, {"s1", "s2", "s3"}),
+    ({"slide_id": "s3"}, {"s3"}),
+    ({"slide_id": "gone"}, set()),
+    ({"gene": "TP53", "status": "mutated"}, {"s1", "s3"}),
+    ({"gene": "TP53", "status": "wild type"}, {"s2"}),
+    ({"gene": "TP53", "status": "not profiled"}, set()),
+    ({"gene": "KRAS", "status": "not profiled"}, {"s1", "s3"}),
+    ({"gene": "KRAS", "status": "wild type"}, set()),
+    ({"gene": "EGFR", "status": "not profiled"}, {"s1", "s2", "s3"}),
+    ({"gene": "TP53"}, {"s1", "s2", "s3"}),  # a gene without a status, or the other way round, says nothing
+    ({"status": "mutated"}, {"s1", "s2", "s3"}),
+    ({"slide_id": "s3", "gene": "TP53", "status": "mutated"}, {"s3"}),
+    ({"slide_id": "s2", "gene": "TP53", "status": "mutated"}, set()),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("reason", [ANY, "kept", *REASONS, "fold"])
+def test_tiles_are_chosen_by_slide_gene_status_and_outcome_together(cohort, asked, slides, reason):
+    _, tiles, labels = cohort
+    chosen = choose_tiles(tiles, labels, **asked, reason=reason)
+    outcome = tiles["reason"].fillna("kept")
+    expected = tiles[tiles["slide_id"].isin(slides) & ((reason == ANY) | (outcome == reason))]
+    pd.testing.assert_frame_equal(chosen, expected)
+    assert (len(chosen) > 0) == bool(slides and (reason in (ANY, "kept") or (reason != "fold" and slides != {"s3"})))
+
+
+def test_no_labels_at_all_choose_nothing_by_gene_and_everything_without(cohort):
+    _, tiles, labels = cohort
+    none = labels.iloc[:0]
+    assert len(choose_tiles(tiles, none)) == len(tiles)
+    assert len(choose_tiles(tiles, none, gene="TP53", status="mutated")) == 0
+
+
+def cell(page, number, side=SIDE, gap=4):
+    y, x = number // 8 * (side + gap), number % 8 * (side + gap)
+    return page[y : y + side, x : x + side]
+
+
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 3)])
+def test_a_sheet_holds_its_pictures_row_by_row_on_white(n, rows):
+    pictures = [np.full((10, 10, 3), 10 * i, np.uint8) for i in range(n)]
+    page = sheet(pictures)
+    assert page.shape == (rows * 14, 8 * 14, 3) and page.dtype == np.uint8
+    assert all((cell(page, i, 10) == 10 * i).all() for i in range(n))
+    covered = np.zeros(page.shape[:2], bool)
+    for i in range(n):
+        cell(covered, i, 10)[...] = True
+    assert (page[~covered] == 255).all() and covered.sum() == 100 * n
+
+
+def test_columns_gaps_and_an_empty_sheet():
+    pictures = [np.full((6, 6, 3), i, np.uint8) for i in range(5)]
+    page = sheet(pictures, columns=2, gap_px=0)
+    assert page.shape == (18, 12, 3) and (page[12:, 6:] == 255).all() and (page[6:12, 6:] == 3).all()
+    empty = sheet([])
+    assert empty.ndim == 3 and min(empty.shape) > 0 and (empty == 255).all()
+
+
+def test_a_page_shows_exactly_the_chosen_tiles_in_their_order(cohort):
+    by_id, tiles, labels = cohort
+    chosen = choose_tiles(tiles, labels, reason="kept")  # 42 tiles of three slides
+    assert len(chosen) == 42
+    one_by_one = [peek(by_id[t.slide_id], chosen.loc[[t.Index]], SIDE)[0] for t in chosen.itertuples()]
+    assert len({picture.tobytes() for picture in one_by_one}) == 42, "each can be told from the others"
+    for page, part in ((0, one_by_one[:32]), (1, one_by_one[32:])):
+        assert np.array_equal(page_of(chosen, by_id, page), sheet(part))
+    assert (page_of(chosen, by_id, 2) == 255).all(), "after the last page there is nothing"
+    assert np.array_equal(page_of(chosen.iloc[::-1], by_id, 0), sheet(one_by_one[::-1][:32]))
+
+
+def test_a_page_without_tiles_is_white_and_opens_no_slide(cohort):
+    _, tiles, _ = cohort
+    assert (page_of(tiles.iloc[:0], {}, 0) == 255).all()
+
+
+def test_only_the_slides_on_the_page_are_opened(cohort, monkeypatch):
+    by_id, tiles, _ = cohort
+    opened = []
+    monkeypatch.setattr(widgets, "peek", lambda row, own, side: opened.append(row["slide_id"]) or peek(row, own, side))
+    for page, expected in ((0, ["s1"]), (1, ["s1", "s2", "s3"])):
+        opened.clear()
+        page_of(tiles, by_id, page)
+        assert opened == expected
+
+
+def test_a_tile_that_cannot_be_decoded_is_a_cross_among_the_others(cohort, tmp_path):
+    import tifffile
+
+    by_id, tiles, _ = cohort
+    path = write_jpeg_slide(tmp_path / "s3.svs", tissue_like(512, 512, 2), tile=128)
+    with tifffile.TiffFile(path) as tiff:
+        start, count = tiff.pages[0].dataoffsets[1], tiff.pages[0].databytecounts[1]
+    data = bytearray(path.read_bytes())
+    data[start : start + count] = bytes(count)
+    path.write_bytes(data)
+    own = tiles[tiles["slide_id"] == "s3"]
+    page = page_of(own, {"s3": {**by_id["s3"], "path": str(path)}}, 0)
+    crosses = [(cell(page, i) == 255).all(axis=2).mean() > 0.9 for i in range(4)]
+    assert crosses == [False, True, False, False]
+    red = cell(page, 1).astype(int)
+    assert (red[0, 0] == (200, 0, 0)).all() and (red[55, 55, 0] - red[55, 55, 1]) > 100
+
+
+def test_a_png_is_the_picture():
+    picture = tissue_like(40, 60)
+    stream = np.frombuffer(to_png(picture), np.uint8)
+    assert np.array_equal(cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), picture)
+
+
+class Explorer:
+    """The parts of a widget by what is written beside them."""
+
+    def __init__(self, box):
+        self.parts, todo = {}, [box]
+        while todo:
+            one = todo.pop()
+            todo += getattr(one, "children", ())
+            name = getattr(one, "description", "") or type(one).__name__
+            self.parts[name] = one
+
+    def __getitem__(self, name):
+        return self.parts[name]
+
+    @property
+    def page(self):
+        stream = np.frombuffer(self["Image"].value, np.uint8)
+        return cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture
+def explorer(cohort):
+    return Explorer(tile_explorer(*cohort))
+
+
+def test_the_menus_offer_what_the_tables_hold(explorer):
+    assert {n for n, p in explorer.parts.items() if isinstance(p, Dropdown)} == {"slide", "gene", "status", "outcome"}
+    assert explorer["slide"].options == (ANY, "s1", "s2", "s3")
+    assert explorer["gene"].options == (ANY, "EGFR", "KRAS", "TP53")
+    assert explorer["status"].options == (ANY, "mutated", "wild type", "not profiled")
+    assert explorer["outcome"].options == (ANY, "background", "kept", "noise", "pen")
+    assert isinstance(explorer["page"], BoundedIntText) and isinstance(explorer["Image"], Image)
+    assert explorer["Image"].format == "png"
+
+
+def test_a_menu_changes_the_tiles_and_the_counts(explorer, cohort):
+    by_id, tiles, labels = cohort
+    assert explorer["HTML"].value == "60 tiles of 3 slides, page 0 of 1"
+    assert np.array_equal(explorer.page, page_of(tiles, by_id, 0))
+    seen = [explorer["Image"].value]
+    for name, value, told in (
+        ("slide", "s2", "16 tiles of 1 slides, page 0 of 0"),
+        ("outcome", "noise", "2 tiles of 1 slides, page 0 of 0"),
+        ("slide", ANY, "6 tiles of 2 slides, page 0 of 0"),
+        ("gene", "TP53", "6 tiles of 2 slides, page 0 of 0"),
+        ("status", "wild type", "2 tiles of 1 slides, page 0 of 0"),
+        ("status", "mutated", "4 tiles of 1 slides, page 0 of 0"),
+        ("status", "not profiled", "0 tiles of 0 slides, page 0 of 0"),
+        ("gene", "KRAS", "4 tiles of 1 slides, page 0 of 0"),
+        ("outcome", ANY, "44 tiles of 2 slides, page 0 of 1"),
+    ):
+        explorer[name].value = value
+        counts = [int(word) for word in told.replace(",", "").split() if word.isdigit()]
+        own = choose_tiles(
+            tiles, labels, explorer["slide"].value, explorer["gene"].value, explorer["status"].value,
+            explorer["outcome"].value,
+        )  # fmt: skip
+        assert [len(own), own["slide_id"].nunique()] == counts[:2], "the test counts as the table does"
+        assert explorer["HTML"].value == told
+        assert np.array_equal(explorer.page, page_of(own, by_id, 0))
+        seen.append(explorer["Image"].value)
+    assert seen[0] != seen[1] != seen[2] != seen[3] == seen[4] != seen[5] != seen[6] != seen[7] != seen[8] != seen[9]
+
+
+def test_pages_are_turned_and_a_shorter_choice_goes_back_to_its_last_page(explorer, cohort):
+    by_id, tiles, _ = cohort
+    first = explorer["Image"].value
+    explorer["page"].value = 1
+    assert explorer["HTML"].value == "60 tiles of 3 slides, page 1 of 1" and explorer["Image"].value != first
+    assert np.array_equal(explorer.page, page_of(tiles, by_id, 1))
+    explorer["page"].value = 7  # there is none
+    assert explorer["page"].value == 1
+    explorer["slide"].value = "s3"
+    assert explorer["page"].value == explorer["page"].max == 0
+    assert explorer["HTML"].value == "4 tiles of 1 slides, page 0 of 0"
+    assert np.array_equal(explorer.page, page_of(tiles[tiles["slide_id"] == "s3"], by_id, 0))
+    explorer["slide"].value = ANY
+    assert explorer["page"].max == 1 and explorer["Image"].value == first
+
+
+def test_the_last_page_is_full_where_the_number_divides(cohort):
+    by_id, tiles, labels = cohort
+    for n, last in ((31, 0), (32, 0), (33, 1), (0, 0)):
+        one = Explorer(tile_explorer(by_id, tiles.iloc[:n], labels))
+        assert one["page"].max == last
+        assert one["HTML"].value == f"{n} tiles of {tiles.iloc[:n]['slide_id'].nunique()} slides, page 0 of {last}"
+
+
+def spiked(kinds=("blur", "pen blue", "fold")):
+    rows, points = [], []
+    for number, kind in enumerate(kinds):
+        for strength in (1.0, 2.0, 4.0):
+            seen = 0.2 * number + 0.1 * strength
+            rows.append({"kind": kind, "strength": strength, "n": 10, "sensitivity": seen, "sensitivity_low": seen / 2,
+                         "sensitivity_high": (1 + seen) / 2, "false_alarms": 0.05, "false_alarms_low": 0.0,
+                         "false_alarms_high": 0.2, "auc": 0.9})  # fmt: skip
+            for cut in (0.0, 1.0, 3.0, 8.0):
+                rates = {"false_positive_rate": cut / 10, "true_positive_rate": min(1.0, strength * cut / 10)}
+                points.append({"kind": kind, "strength": strength, "cut": cut, **rates})
+    return SpikeIn(pd.DataFrame(rows), pd.DataFrame(points))
+
+
+def test_the_figure_of_the_filter_shows_every_row_and_a_curve_for_each_kind():
+    result = spiked()
+    figure = filter_roc(result.table, result.roc)
+    assert isinstance(figure, Figure)
+    left, right = figure.axes
+    names = [text.get_text() for text in left.get_yticklabels()]
+    assert names[0] == "blur 1 µm" and names[3] == "pen blue 1 density" and names[8] == "fold 4 × density"
+    assert len(names) == 9 and left.yaxis_inverted()
+    points, (bars,) = left.containers[0].lines[0], left.containers[0].lines[2]
+    assert points.get_xdata().tolist() == result.table["sensitivity"].tolist()
+    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
+    np.testing.assert_allclose(ends, result.table[["sensitivity_low", "sensitivity_high"]])
+    alarms = [line for line in left.lines if line.get_label() == "false alarms"]
+    assert alarms[0].get_xdata().tolist() == [0.05] * 9
+    curves = {line.get_label(): line for line in right.lines if not line.get_label().startswith("_")}
+    assert list(curves) == ["blur 2", "pen blue 2", "fold 2"], "the middle strength of each"
+    assert curves["blur 2"].get_xydata().tolist() == [[0, 0], [0, 0], [0.1, 0.2], [0.3, 0.6], [0.8, 1], [1, 1]]
+    assert len({str(line.get_color()) for line in curves.values()}) == 3
+
+
+def test_a_curve_does_not_depend_on_the_order_of_its_points_and_never_falls():
+    result = spiked(("bubble", "jpeg"))
+    roc = result.roc.copy()
+    roc.loc[(roc["kind"] == "jpeg") & (roc["cut"] == 8.0), "true_positive_rate"] = 0.0
+    figure = filter_roc(result.table, roc.sample(frac=1, random_state=1))
+    curves = [line for line in figure.axes[1].lines if not line.get_label().startswith("_")]
+    assert len(curves) == 2
+    assert curves[0].get_xydata().tolist() == [[0, 0], [0, 0], [0.1, 0.2], [0.3, 0.6], [0.8, 1], [1, 1]]
+    assert all((np.diff(line.get_xydata(), axis=0) >= 0).all() for line in curves)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("blur",), ("blur", "pen blue", "pen green", "pen black", "pen red", "fold", "jpeg")]
+)
+def test_the_figure_of_the_filter_is_drawn_and_taller_for_more_rows(tmp_path, kinds):
+    result = spiked(kinds)
+    figure = filter_roc(result.table, result.roc)
+    figure.savefig(tmp_path / "roc.png", dpi=40)
+    drawn = cv2.imread(str(tmp_path / "roc.png"))
+    assert drawn.shape[0] == pytest.approx(40 * (0.26 * 3 * len(kinds) + 1.2), abs=2) and drawn.std() > 10
+    assert len(figure.axes[0].get_yticklabels()) == 3 * len(kinds)
