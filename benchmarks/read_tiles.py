@@ -124,7 +124,7 @@ def pure_decode(path: Path, squares: list[Square]) -> Callable[[], int]:
                for i in sorted(row * d.columns + column for _, _, column, row in keys)]  # fmt: skip
     height, width = d.tile_height // scale, d.tile_width // scale
     buffer = np.empty((height, width, 3), np.uint8)
-    tiles = len(streams) * height * width / OUT_PX**2  # in tiles of the same area, not counting what hangs over
+    tiles = len(streams) * d.tile_height * d.tile_width / squares[0].size_l0_px ** 2  # of the same area
 
     def decode() -> float:
         for stream in streams:

@@ -6,6 +6,10 @@ no code with the painter of the synthetic cohort, and paints otherwise on purpos
 Gaussian; ink is streaky and has other hues; the second layer of a fold is mirrored at its edge, not shifted; a bubble
 is no circle, its rim is uneven and has a bright line inside; JPEG is cut out anywhere.
 
+The detectors are the run's own, each at its resolution: blur and JPEG look at the field as at a tile, JPEG with blocks
+as wide as those of its scan (the field enlarged, without the finer detail of a true one); ink, folds and bubbles are
+painted at 1 µm/px and looked for at :data:`~deeplrhe_utils.slides.artefacts.ARTEFACT_MPP`.
+
 Sensitivity is the share of painted fields of which at least ``seen_share`` is called, a false alarm the same of twins,
 at the cuts of the run. The ROC moves one cut of the detector from strict to lenient (:data:`LADDERS`). Fields of one
 slide resemble one another, and the Wilson intervals do not know: read them as too narrow.
@@ -13,9 +17,9 @@ slide resemble one another, and the Wilson intervals do not know: read them as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -26,10 +30,11 @@ from sklearn.metrics import roc_auc_score
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.slides.artefacts import ARTEFACT_MPP, SurveyRules, artefact_masks, bubble_mask
-from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_RATIO, blockiness
+from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_PX, JPEG_RATIO, LEAST_PX, blockiness
 from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.quality import BLUR_CUT, sharpness
-from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, Glass, background_mask
+from deeplrhe_utils.slides.screening import ScreenRules, blank_of
+from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, Glass
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,14 +44,9 @@ Map = NDArray[np.float32]
 
 STRENGTHS: Final[Mapping[str, tuple[float, ...]]] = {
     "blur": (1.0, 2.0, 4.0),
-    "pen blue": (0.6, 0.9, 1.2),
-    "pen green": (0.6, 0.9, 1.2),
-    "pen black": (0.6, 0.9, 1.2),
-    "pen red": (0.6, 0.9, 1.2),
-    "fold": (0.7, 1.0),
-    "bubble": (0.2, 0.4, 0.6),
-    "jpeg": (20.0, 10.0, 5.0),
-}
+    **{f"pen {ink}": (0.6, 0.9, 1.2) for ink in ("blue", "green", "black", "red")},
+    "fold": (0.7, 1.0), "bubble": (0.2, 0.4, 0.6), "jpeg": (20.0, 10.0, 5.0),
+}  # fmt: skip
 """What is painted: defocus [µm, standard deviation], ink [optical density × ink], second layer [share], rim [optical
 density], JPEG quality."""
 LADDERS: Final[Mapping[str, tuple[float, ...]]] = {
@@ -59,12 +59,11 @@ LADDERS: Final[Mapping[str, tuple[float, ...]]] = {
 """Cuts of each detector, strict to lenient: sharpness, density of ink, ratio of a fold, density of a rim, excess."""
 SEEN_SHARE: Final = 0.05
 """Share of a field that must be called for the field to count as seen [0–1]."""
+_PAINT_MPP: Final = 1.0  # for ink, folds and bubbles [µm/px]
 _INKS: Final = {
-    "pen blue": (0.90, 0.62, 0.22),
-    "pen green": (0.95, 0.38, 0.62),
-    "pen black": (0.88, 0.85, 0.76),
-    "pen red": (0.09, 0.92, 0.72),
-}  # optical density (log10) of R, G, B at strength 1
+    "pen blue": (0.90, 0.62, 0.22), "pen green": (0.95, 0.38, 0.62),
+    "pen black": (0.88, 0.85, 0.76), "pen red": (0.09, 0.92, 0.72),
+}  # fmt: skip  # optical density (log10) of R, G, B at strength 1
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,9 @@ class SpikeIn:
     Attributes
     ----------
     table : DataFrame
-        kind, strength, n, sensitivity, sensitivity_low, sensitivity_high, false_alarms, false_alarms_low,
-        false_alarms_high (shares with Wilson's 95 % intervals), auc (of the ladder; chance is 0.5).
+        kind, strength, n (fields assessed), sensitivity, sensitivity_low, sensitivity_high, false_alarms,
+        false_alarms_low, false_alarms_high (shares with Wilson's 95 % intervals), auc (of the ladder; chance is
+        0.5). All but n are NaN where no field is assessed.
     roc : DataFrame
         kind, strength, cut, false_positive_rate, true_positive_rate: one row per step of the ladder.
     """
@@ -84,37 +84,46 @@ class SpikeIn:
     roc: pd.DataFrame
 
 
+class _Field(NamedTuple):
+    """A field with its resolution [µm/px], white level, block of JPEG [px], and number."""
+
+    pixels: Rgb
+    mpp: float
+    glass: Glass
+    block_px: float
+    number: int
+
+    def reduced(self, mpp: float) -> _Field:
+        """Area averaged to `mpp` [µm/px], or itself if it is no finer."""
+        height, width = (max(1, round(n * self.mpp / max(mpp, self.mpp))) for n in self.pixels.shape[:2])
+        small = cv2.resize(self.pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return self._replace(pixels=np.asarray(small, np.uint8), mpp=self.mpp * self.pixels.shape[1] / width)
+
+
 def spike_in(
-    fields: Sequence[Rgb],
-    mpp: float,
-    *,
-    seed: int,
-    glasses: Sequence[Glass] | None = None,
-    kinds: Sequence[str] = tuple(STRENGTHS),
-    rules: SurveyRules | None = None,
-    blur_cut: float = BLUR_CUT,
-    jpeg_excess: float = JPEG_EXCESS,
-    seen_share: float = SEEN_SHARE,
-) -> SpikeIn:
+    fields: Sequence[Rgb], mpp: float, *, seed: int, glasses: Sequence[Glass] | None = None,
+    blocks_px: Sequence[float] | None = None, kinds: Sequence[str] = tuple(STRENGTHS), rules: SurveyRules | None = None,
+    blur_cut: float = BLUR_CUT, jpeg_excess: float = JPEG_EXCESS, seen_share: float = SEEN_SHARE,
+) -> SpikeIn:  # fmt: skip
     """Paint artefacts into clean fields and count what the detectors find.
 
     Parameters
     ----------
-    fields : sequence of ndarray, shape (height, width, 3), uint8
-        RGB fields without artefacts, with tissue, of any size; folds and bubbles deserve 500 µm or more.
+    fields : sequence of ndarray, shape (side, side, 3), uint8
+        RGB fields without artefacts, with tissue; folds and bubbles deserve 500 µm or more.
     mpp : float
-        Resolution of the fields [µm/px], up to 1.
+        Resolution of the fields, that of the run's tiles [µm/px], up to 1.
     seed : int
         Seed; each field, kind and strength has its own stream.
     glasses : sequence of Glass, optional
-        White level of each field's slide; without it the fallback of
-        :func:`~deeplrhe_utils.slides.tissue.glass_level`.
+        White level of each field's slide; without it :data:`~deeplrhe_utils.slides.tissue.GLASS_FALLBACK`.
+    blocks_px : sequence of float, optional
+        Side of a block of JPEG in each field [px]: 8 × the slide's resolution / `mpp`; 8 without it. Fields of
+        blocks below :data:`~deeplrhe_utils.slides.blocks.LEAST_PX` are not assessed for JPEG, as in the run.
     kinds : sequence of str
         Of :data:`STRENGTHS`.
-    rules : SurveyRules, optional
-        Thresholds of the run for ink, folds and bubbles.
-    blur_cut, jpeg_excess : float
-        Those of the run for blur [sharpness] and JPEG [grey levels].
+    rules, blur_cut, jpeg_excess
+        Thresholds of the run: for background, ink, folds and bubbles; blur [sharpness]; and JPEG [grey levels].
     seen_share : float
         Share of a field that must be called [0–1].
 
@@ -125,7 +134,7 @@ def spike_in(
     Raises
     ------
     ParameterError
-        There are no fields, or a kind is unknown.
+        There are no fields, glasses or blocks are not one per field, or a kind is unknown.
     """
     import pandas as pd
 
@@ -133,102 +142,96 @@ def spike_in(
         raise ParameterError("A spike-in needs at least one field", got=0)
     if unknown := sorted(set(kinds) - set(STRENGTHS)):
         raise ParameterError("Unknown artefact", got=unknown, expected=" | ".join(STRENGTHS))
-    level = glasses or [Glass(np.full(3, GLASS_FALLBACK), False)] * len(fields)
+    glasses = [Glass(np.full(3, GLASS_FALLBACK), False)] * len(fields) if glasses is None else glasses
+    blocks_px = [JPEG_PX] * len(fields) if blocks_px is None else blocks_px
+    if not len(fields) == len(glasses) == len(blocks_px):
+        raise ParameterError("Not one glass and block per field", got=(len(fields), len(glasses), len(blocks_px)))
     rules = rules or SurveyRules()
     cuts = {"blur": blur_cut, "pen": rules.pen_density, "fold": rules.fold_ratio, "bubble": rules.rim_density,
             "jpeg": jpeg_excess}  # fmt: skip
+    whole = [_Field(*one, i) for i, one in enumerate(zip(fields, [mpp] * len(fields), glasses, blocks_px, strict=True))]
+    coarse = [one.reduced(_PAINT_MPP) for one in whole]
+    closely = {"blur": whole, "jpeg": [one for one in whole if one.block_px >= LEAST_PX]}
     rows, points = [], []
     twins: dict[str, NDArray[np.float64]] = {}
     for kind in kinds:
-        short = kind.split()[0]
+        clean = closely.get(short := kind.split()[0], coarse)
         ladder = sorted({*LADDERS[short], cuts[short]}, reverse=short != "blur")
-        step = ladder.index(cuts[short])
         if short not in twins:
-            twins[short] = _shares(zip(fields, level, strict=True), short, mpp, ladder, rules)
+            twins[short] = _shares(clean, short, ladder, rules)
+        alarm = twins[short] >= seen_share
         for strength in STRENGTHS[kind]:
-            painted = (
-                (paint(kind, field, mpp, strength, generator(seed, "spike", kind, str(strength), i), glass)[0], glass)
-                for i, (field, glass) in enumerate(zip(fields, level, strict=True))
-            )
-            found = _shares(painted, short, mpp, ladder, rules) >= seen_share
-            alarm = twins[short] >= seen_share
-            rows.append({"kind": kind, "strength": strength, **_row(found, alarm, step)})
-            points += [
-                {"kind": kind, "strength": strength, "cut": cut, "false_positive_rate": float(alarm[:, i].mean()),
-                 "true_positive_rate": float(found[:, i].mean())} for i, cut in enumerate(ladder)
-            ]  # fmt: skip
-    return SpikeIn(pd.DataFrame(rows), pd.DataFrame(points))
+            painted = (_painted(kind, one, strength, seed) for one in clean)
+            found = _shares(painted, short, ladder, rules) >= seen_share
+            rows.append({"kind": kind, "strength": strength, **_row(found, alarm, ladder.index(cuts[short]))})
+            rates = {"false_positive_rate": _rates(alarm), "true_positive_rate": _rates(found)}
+            points.append(pd.DataFrame({"kind": kind, "strength": strength, "cut": ladder, **rates}))
+    return SpikeIn(pd.DataFrame(rows), pd.concat(points, ignore_index=True))
+
+
+def _painted(kind: str, one: _Field, strength: float, seed: int) -> _Field:
+    rng = generator(seed, "spike", kind, str(strength), one.number)
+    return one._replace(pixels=paint(kind, one.pixels, one.mpp, strength, rng, one.glass, one.block_px)[0])
+
+
+def _rates(hits: NDArray[np.bool_]) -> list[float]:
+    """Share of the fields at each step; NaN without fields."""
+    return [float(n) / len(hits) if len(hits) else float("nan") for n in hits.sum(axis=0)]
 
 
 def _row(found: NDArray[np.bool_], alarm: NDArray[np.bool_], step: int) -> dict[str, object]:
     """Sensitivity and false alarms at the run's cut, AUC over the ladder."""
-    row: dict[str, object] = {"n": len(found)}
-    for name, hits in (("sensitivity", found[:, step]), ("false_alarms", alarm[:, step])):
-        interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-        row |= {name: float(hits.mean()), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+    row: dict[str, object] = {"n": (n := len(found))}
+    for name, hits in (("sensitivity", found), ("false_alarms", alarm)):
+        interval = binomtest(int(hits[:, step].sum()), n).proportion_ci(method="wilson") if n else (np.nan, np.nan)
+        row |= {name: _rates(hits)[step], f"{name}_low": float(interval[0]), f"{name}_high": float(interval[1])}
     # The score of a field is the number of steps that call it: the earlier it is called, the surer.
     score = np.concatenate([found.sum(axis=1), alarm.sum(axis=1)])
-    return row | {"auc": float(roc_auc_score(np.repeat([1, 0], len(found)), score))}
+    return row | {"auc": float(roc_auc_score(np.repeat([1, 0], n), score)) if n else np.nan}
 
 
-def _shares(
-    pictures: Iterator[tuple[Rgb, Glass]] | zip[tuple[Rgb, Glass]],
-    short: str,
-    mpp: float,
-    ladder: Sequence[float],
-    rules: SurveyRules,
-) -> NDArray[np.float64]:
-    """Share of each picture that is called at each step, shape (pictures, steps)."""
-    detect = {"blur": _blur_shares, "jpeg": _jpeg_shares}.get(short)
-    if detect is not None:
-        return np.array([detect(picture, glass, mpp, ladder) for picture, glass in pictures])
-    name = {"pen": "pen_density", "fold": "fold_ratio", "bubble": "rim_density"}[short]
-    steps = [_at(rules, name, cut) for cut in ladder]
-    small = ((_survey(picture, mpp), glass) for picture, glass in pictures)
-    scale = max(ARTEFACT_MPP, mpp)
-    return np.array([[_called(short, s, scale, g, rule) for rule in steps] for s, g in small])
+def _shares(fields: Iterable[_Field], short: str, ladder: Sequence[float], rules: SurveyRules) -> NDArray[np.float64]:
+    """Share of each field that is called at each step, shape (fields, steps)."""
+    detect = {"blur": _blur_shares, "jpeg": _jpeg_shares}.get(short, _survey_shares)
+    return np.array([detect(one, short, ladder, rules) for one in fields], np.float64).reshape(-1, len(ladder))
 
 
-def _called(short: str, survey: Rgb, mpp: float, glass: Glass, rules: SurveyRules) -> float:
-    """Share of a survey picture that one detector calls; only folds need to know of ink and bubbles."""
-    if short == "pen":
-        return float(pen_mask(survey, mpp, red=rules.red_pen, glass=glass, density=rules.pen_density).mean())
-    if short == "bubble":
-        found = bubble_mask(survey, mpp, glass, rim_density=rules.rim_density, rim_neutral=rules.rim_neutral)
-        return float(found.mean())
-    return float(artefact_masks(survey, mpp, glass, rules)["fold"].mean())
+def _survey_shares(one: _Field, short: str, ladder: Sequence[float], rules: SurveyRules) -> list[float]:
+    """Share of ink, folds or bubbles; only folds need to know of the others."""
+    rgb, mpp, glass, *_ = one.reduced(ARTEFACT_MPP)
+    looks: dict[str, Callable[[SurveyRules], NDArray[np.bool_]]] = {
+        "pen": lambda r: pen_mask(rgb, mpp, red=r.red_pen, glass=glass, density=r.pen_density),
+        "fold": lambda r: artefact_masks(rgb, mpp, glass, r)["fold"],
+        "bubble": lambda r: bubble_mask(rgb, mpp, glass, rim_density=r.rim_density, rim_neutral=r.rim_neutral),
+    }
+    return [float(looks[short](_at(rules, short, cut)).mean()) for cut in ladder]
 
 
-def _at(rules: SurveyRules, name: str, cut: float) -> SurveyRules:
+def _at(rules: SurveyRules, short: str, cut: float) -> SurveyRules:
     """The rules with one cut moved; a fold goes on in proportion to where it begins."""
-    if name != "fold_ratio":
-        return replace(rules, pen_density=cut) if name == "pen_density" else replace(rules, rim_density=cut)
+    if short != "fold":
+        return replace(rules, pen_density=cut) if short == "pen" else replace(rules, rim_density=cut)
     grown = 1 + (cut - 1) * (rules.fold_grown - 1) / (rules.fold_ratio - 1)
     return replace(rules, fold_ratio=cut, fold_grown=grown)
 
 
-def _survey(picture: Rgb, mpp: float) -> Rgb:
-    factor = mpp / max(ARTEFACT_MPP, mpp)
-    size = max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
-    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _blur_shares(picture: Rgb, glass: Glass, mpp: float, ladder: Sequence[float]) -> list[float]:
+def _blur_shares(one: _Field, short: str, ladder: Sequence[float], rules: SurveyRules) -> list[float]:
     """Share of the blocks that can be judged."""
-    blank = background_mask(picture, glass=glass, mpp=mpp)
-    values = sharpness(picture, mpp, ~blank)
+    blank = blank_of(one.pixels, one.glass, ScreenRules(target_mpp=one.mpp, survey=rules))
+    values = sharpness(one.pixels, one.mpp, ~blank)
     known = values[np.isfinite(values)]
     return [float((known < cut).mean()) if known.size else 0.0 for cut in ladder]
 
 
-def _jpeg_shares(picture: Rgb, glass: Glass, mpp: float, ladder: Sequence[float]) -> list[float]:
-    excess, ratio = blockiness(picture)
+def _jpeg_shares(one: _Field, short: str, ladder: Sequence[float], rules: SurveyRules) -> list[float]:
+    excess, ratio = blockiness(one.pixels, one.block_px)
     return [float(((excess >= cut) & (ratio >= JPEG_RATIO)).mean()) for cut in ladder]
 
 
 def paint(
-    kind: str, field: Rgb, mpp: float, strength: float, rng: np.random.Generator, glass: Glass
-) -> tuple[Rgb, NDArray[np.bool_]]:
+    kind: str, field: Rgb, mpp: float, strength: float, rng: np.random.Generator, glass: Glass,
+    block_px: float = JPEG_PX,
+) -> tuple[Rgb, NDArray[np.bool_]]:  # fmt: skip
     """Paint one artefact into a field.
 
     Parameters
@@ -237,29 +240,25 @@ def paint(
         Of :data:`STRENGTHS`, which also tells the unit of `strength`.
     field : ndarray, shape (height, width, 3), uint8
         RGB; not changed.
-    mpp : float
-        Resolution [µm/px].
-    strength : float
-        How strong.
+    mpp, strength : float
+        Resolution [µm/px]; how strong.
     rng : numpy Generator
         Place, shape and hue.
-    glass : Glass
-        White level.
+    glass, block_px
+        White level; side of a block of JPEG in the field [px].
 
     Returns
     -------
-    picture : ndarray, shape (height, width, 3), uint8
-    mask : ndarray, shape (height, width), bool
-        Where the artefact lies.
+    picture, mask : ndarray, shape (height, width, 3), uint8, and (height, width), bool
+        The painted field, and where the artefact lies.
     """
-    painters: dict[str, Callable[..., tuple[Map, Map]]] = {
-        "blur": _defocus, "fold": _fold, "bubble": _bubble, "jpeg": _jpeg,
-    }  # fmt: skip
-    white = np.asarray(glass.level, np.float32)
+    painters: dict[str, Callable[..., tuple[Map, Map]]] = {"blur": _defocus, "fold": _fold, "bubble": _bubble}
     if kind in _INKS:
         light, weight = _ink(field, mpp, strength, rng, np.array(_INKS[kind]))
+    elif kind == "jpeg":
+        light, weight = _jpeg(field, strength, rng, block_px)
     else:
-        light, weight = painters[kind](field, mpp, strength, rng, white)
+        light, weight = painters[kind](field, mpp, strength, rng, np.asarray(glass.level, np.float32))
     mixed = field * (1 - weight[..., None]) + light * weight[..., None]
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), weight > 0.5
 
@@ -276,11 +275,8 @@ def _stroke(shape: tuple[int, ...], mpp: float, width_um: float, edge_um: float,
     canvas = np.zeros((height, width), np.uint8)
     thickness = max(1, round(width_um / mpp))
     cv2.polylines(canvas, [np.rint(points * 8).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, shift=3)
-    return _soft((canvas / 255).astype(np.float32), edge_um, mpp)
-
-
-def _soft(weight: Map, edge_um: float, mpp: float) -> Map:
-    return np.asarray(cv2.GaussianBlur(weight, (0, 0), max(edge_um / mpp, 0.3)), np.float32)
+    soft = cv2.GaussianBlur((canvas / 255).astype(np.float32), (0, 0), max(edge_um / mpp, 0.3))
+    return np.asarray(soft, np.float32)
 
 
 def _light(exponent: Map) -> Map:
@@ -337,13 +333,17 @@ def _bubble(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, w
     return light.astype(np.float32), np.clip(depth / mpp + 0.5, 0, 1).astype(np.float32)
 
 
-def _jpeg(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, white: Map) -> tuple[Map, Map]:
+def _jpeg(field: Rgb, strength: float, rng: np.random.Generator, block_px: float) -> tuple[Map, Map]:
     height, width = field.shape[:2]
     h, w = (round(n * rng.uniform(0.45, 0.7)) for n in (height, width))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     light, weight = field.astype(np.float32), np.zeros((height, width), np.float32)
-    part = np.ascontiguousarray(field[top : top + h, left : left + w])
+    part = cv2.cvtColor(field[top : top + h, left : left + w], cv2.COLOR_RGB2BGR)
+    scan = round(w * JPEG_PX / block_px), round(h * JPEG_PX / block_px)
+    finer, coarser = (cv2.INTER_CUBIC, cv2.INTER_AREA)[:: 1 if block_px <= JPEG_PX else -1]
+    part = cv2.resize(part, scan, interpolation=finer)
     stream = cv2.imencode(".jpg", part, [cv2.IMWRITE_JPEG_QUALITY, int(strength)])[1]
-    light[top : top + h, left : left + w] = np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR))
+    part = cv2.resize(np.asarray(cv2.imdecode(stream, cv2.IMREAD_COLOR)), (w, h), interpolation=coarser)
+    light[top : top + h, left : left + w] = cv2.cvtColor(part, cv2.COLOR_BGR2RGB)
     weight[top : top + h, left : left + w] = 1
     return light, weight

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.pixels import peek
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from ipywidgets import Widget
 
 ANY = "any"
+NOT_PROFILED = "not profiled"
 _STATUS = {1: "mutated", 0: "wild type"}
 _SIDE_PX = 112
 _COLUMNS, _MOST = 8, 32
@@ -47,27 +49,41 @@ def choose_tiles(
     tiles, labels : DataFrame
         Tables TILES (or candidates) and LABELS.
     slide_id, gene, status, reason : str
-        What to keep; ``any`` keeps all. `status` is ``mutated``, ``wild type`` or ``not profiled``, of `gene`.
+        What to keep; ``any`` keeps all. `status` is ``mutated``, ``wild type`` or ``not profiled``, of `gene`; a
+        patient without a status of the gene is not profiled, whether there is a row of LABELS or not.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `tiles`, in their order.
+
+    Raises
+    ------
+    ParameterError
+        A status is asked for, and no gene whose status it is.
     """
+    if gene == ANY and status != ANY:
+        raise ParameterError("A status is that of a gene", got=f"status {status!r} of any gene", expected="a gene")
     chosen = tiles if slide_id == ANY else tiles[tiles["slide_id"] == slide_id]
-    if gene != ANY and status != ANY:
-        own = labels[labels["gene"] == gene]
-        told = own["status"].map(_STATUS).fillna("not profiled")
-        chosen = chosen[chosen["patient_id"].isin(own.loc[told == status, "patient_id"])]
+    if status != ANY:
+        own = labels[(labels["gene"] == gene) & labels["status"].notna()]
+        profiled = chosen["patient_id"].isin(own["patient_id"])
+        asked = chosen["patient_id"].isin(own.loc[own["status"].map(_STATUS) == status, "patient_id"])
+        chosen = chosen[~profiled if status == NOT_PROFILED else asked]
     return chosen if reason == ANY else chosen[chosen["reason"].fillna("kept") == reason]
 
 
 def page_of(chosen: pd.DataFrame, by_id: Mapping[str, Mapping[str, Any]], page: int) -> NDArray[np.uint8]:
-    """The `page`-th contact sheet (from 0) of chosen tiles: RGB, uint8."""
-    part = chosen.iloc[page * _MOST : (page + 1) * _MOST]
-    pictures: list[NDArray[np.uint8]] = []
-    for slide_id, own in part.groupby("slide_id", sort=False):
-        pictures += peek(by_id[str(slide_id)], own, _SIDE_PX)
-    return sheet(pictures)
+    """The `page`-th contact sheet (from 0) of chosen tiles, in their order: RGB, uint8."""
+    part = chosen.iloc[page * _MOST : (page + 1) * _MOST].reset_index(drop=True)
+    pictures: dict[int, NDArray[np.uint8]] = {}
+    for slide_id, own in part.groupby("slide_id", sort=False):  # a slide is opened once
+        pictures |= zip(own.index, peek(by_id[str(slide_id)], own, _SIDE_PX), strict=True)
+    return sheet([pictures[place] for place in sorted(pictures)])
 
 
 def tile_explorer(by_id: Mapping[str, Mapping[str, Any]], tiles: pd.DataFrame, labels: pd.DataFrame) -> Widget:
-    """Slide, gene, status and reason → tiles, read from the slides on demand.
+    """Slide, gene, status and reason → tiles, read from the slides on demand; a status needs a gene.
 
     Parameters
     ----------
@@ -85,13 +101,17 @@ def tile_explorer(by_id: Mapping[str, Mapping[str, Any]], tiles: pd.DataFrame, l
     menus = {
         "slide_id": menu("slide", sorted(tiles["slide_id"].unique())),
         "gene": menu("gene", sorted(labels["gene"].unique())),
-        "status": menu("status", [*_STATUS.values(), "not profiled"]),
+        "status": menu("status", [*_STATUS.values(), NOT_PROFILED]),
         "reason": menu("outcome", outcomes),
     }
     page = ipywidgets.BoundedIntText(value=0, min=0, max=0, description="page")
     told, picture = ipywidgets.HTML(), ipywidgets.Image(format="png")
 
     def show(change: Mapping[str, Any] | None = None) -> None:
+        menus["status"].disabled = menus["gene"].value == ANY
+        if menus["status"].disabled and menus["status"].value != ANY:
+            menus["status"].value = ANY  # calls this again
+            return
         chosen = choose_tiles(tiles, labels, **{name: one.value for name, one in menus.items()})
         if change is None or change["owner"] is not page:
             page.max = max(0, -(-len(chosen) // _MOST) - 1)

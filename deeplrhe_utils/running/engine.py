@@ -14,6 +14,8 @@ from deeplrhe_utils.core.errors import CompendiumError, RunError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 PROGRESS_S = 10.0
+WORKERS_S = 120
+"""How long a scheduler may be without workers [s]: a queue may have to start them."""
 
 
 def map_tasks(
@@ -107,7 +109,11 @@ def _spread(
         position = {future.key: number for number, future in enumerate(futures)}
         try:
             for future in as_completed(futures):
-                yield position[future.key], _tried(type(future).result, future)
+                found = _tried(type(future).result, future)
+                if future.status in ("cancelled", "lost"):  # no fault of the item's
+                    raise RunError(f"{label or 'tasks'}: the connection to the Dask scheduler was lost", got=found,
+                                   fix="Start the scheduler again and repeat the command")  # fmt: skip
+                yield position[future.key], found
                 progress.step()
         finally:
             client.cancel(futures)
@@ -167,10 +173,18 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
 
 def _connect(client: Any, scheduler: str) -> Any:
     try:
-        return client(scheduler, timeout="10s")
+        found = client(scheduler, timeout="10s")
     except (OSError, ValueError) as error:
         what = f"There is no Dask scheduler at {scheduler}"
         raise RunError(what, got=error, expected="an address such as tcp://host:8786") from error
+    try:
+        found.wait_for_workers(1, timeout=WORKERS_S)
+    except TimeoutError as error:
+        found.close()
+        raise RunError(
+            f"The Dask scheduler at {scheduler} has no workers after {WORKERS_S} s", fix="Start workers"
+        ) from error
+    return found
 
 
 def _named(error: Exception, item: Any, label: str) -> CompendiumError:

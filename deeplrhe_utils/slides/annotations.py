@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import shapely
-from shapely.geometry import box
+from numpy.typing import ArrayLike, NDArray
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
@@ -39,6 +40,7 @@ __all__ = [
     "read_mask",
     "read_xml",
     "tumour_fraction",
+    "tumour_fractions",
     "tumour_outline",
     "write_geojson",
 ]
@@ -46,6 +48,7 @@ __all__ = [
 ANNOTATION_ENDINGS: Final = (
     ".geojson", ".json", ".xml", ".mask.png", ".mask.tif", ".mask.tiff", "-mask.png", "-mask.tif", "-mask.tiff"
 )  # fmt: skip
+_TOUCH_PX: Final = 1e-6  # closer than this, a corner lies on a line [level-0 px]
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CAMELYON16_TUMOUR: Final = frozenset({"_0", "_1"})
 _TUMOUR = re.compile("tumo|metasta")
@@ -232,25 +235,70 @@ def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = No
     return shapely.union_all([r.geometry for r in chosen])
 
 
-def tumour_fraction(outline: BaseGeometry, x_l0_px: float, y_l0_px: float, size_l0_px: float) -> float:
-    """Share of a square that lies inside an outline.
+def tumour_fractions(
+    outline: BaseGeometry, x_l0_px: ArrayLike, y_l0_px: ArrayLike, size_l0_px: ArrayLike
+) -> NDArray[np.float64]:
+    """Shares of squares that lie inside an outline.
 
     Parameters
     ----------
     outline : shapely geometry
-        Area [level-0 px].
-    x_l0_px, y_l0_px, size_l0_px : float
-        Top left corner and side of the square [level-0 px].
+        Area [level-0 px]; it is prepared, which speeds up later questions to it and changes nothing else.
+    x_l0_px, y_l0_px, size_l0_px : array_like, shape (n,) or scalar
+        Top left corners and sides of the squares [level-0 px].
 
     Returns
     -------
-    float
+    ndarray, shape (n,)
         In [0, 1].
 
     Examples
     --------
-    >>> tumour_fraction(box(0, 0, 10, 5), 0, 0, 10)
+    >>> tumour_fractions(shapely.box(0, 0, 10, 5), [0, 20, 2], [0, 0, 2], [10, 10, 2]).tolist()
+    [0.5, 0.0, 1.0]
+    """
+    x, y, size = (np.atleast_1d(np.asarray(one, float)) for one in (x_l0_px, y_l0_px, size_l0_px))
+    squares = np.asarray(shapely.box(*np.broadcast_arrays(x, y, x + size, y + size)))
+    shapely.prepare(outline)
+    inside = shapely.contains(outline, squares)
+    across = np.flatnonzero(~(inside | shapely.disjoint(outline, squares)))
+    found = inside.astype(np.float64)
+    found[across] = np.minimum(1.0, _common_areas(outline, squares[across]) / shapely.area(squares[across]))
+    return found
+
+
+def _common_areas(outline: BaseGeometry, squares: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Areas that squares share with an outline [px²].
+
+    Clipping is many times faster than intersection, but may give an invalid area, or a wrong one (the rest of the
+    square) where a corner of one lies on a line of the other; these squares are intersected.
+    """
+    corners = shapely.points(shapely.get_coordinates(outline))
+    touched = np.zeros(len(squares), bool)
+    touched[shapely.STRtree(corners).query(shapely.boundary(squares), "dwithin", distance=_TOUCH_PX)[0]] = True
+    lines = shapely.boundary(outline)
+    shapely.prepare(lines)
+    own = shapely.points(shapely.get_coordinates(squares)).reshape(len(squares), 5)
+    touched |= shapely.dwithin(lines, own, _TOUCH_PX).any(axis=1)
+    shared = [square.intersection(outline) if on else _clipped(outline, square)
+              for square, on in zip(squares, touched, strict=True)]  # fmt: skip
+    return np.asarray(shapely.area(shared), np.float64)
+
+
+def _clipped(outline: BaseGeometry, square: BaseGeometry) -> BaseGeometry:
+    try:
+        clipped = shapely.clip_by_rect(outline, *square.bounds)
+    except shapely.GEOSException:
+        return square.intersection(outline)
+    return clipped if clipped.is_valid else square.intersection(outline)
+
+
+def tumour_fraction(outline: BaseGeometry, x_l0_px: float, y_l0_px: float, size_l0_px: float) -> float:
+    """:func:`tumour_fractions` of one square.
+
+    Examples
+    --------
+    >>> tumour_fraction(shapely.box(0, 0, 10, 5), 0, 0, 10)
     0.5
     """
-    square = box(x_l0_px, y_l0_px, x_l0_px + size_l0_px, y_l0_px + size_l0_px)
-    return float(min(1.0, outline.intersection(square).area / square.area))
+    return float(tumour_fractions(outline, x_l0_px, y_l0_px, size_l0_px)[0])

@@ -21,11 +21,11 @@ import simplejpeg
 from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 from deeplrhe_utils.slides.tiff import PHOTOMETRIC_RGB, TiledDirectory
 
-_SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
+_SOI: Final = b"\xff\xd8"
 _ADOBE: Final = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # followed by the transform: 0 RGB, 1 YCbCr
 _CHROMA: Final = np.array([1, 6, 1]) / 8
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
-_HARMLESS: Final = "extraneous bytes before marker"  # padding between segments: every pixel is there
+_SCAN, _COMMENT = 0xDA, 0xFE
 
 
 def stream_prefix(directory: TiledDirectory) -> bytes:
@@ -38,7 +38,7 @@ def stream_prefix(directory: TiledDirectory) -> bytes:
     """
     transform = b"\x00" if directory.photometric == PHOTOMETRIC_RGB else b"\x01"
     tables = directory.jpeg_tables
-    return _SOI + _ADOBE + transform + (_without_markers(tables).removesuffix(_EOI) if tables else b"")
+    return _SOI + _ADOBE + transform + (_without_markers(tables) if tables else b"")
 
 
 def decode_tile(directory: TiledDirectory, prefix: bytes, data: bytes, scale: int) -> Rgb:
@@ -80,13 +80,7 @@ def _decode(stream: bytes, frame: _Frame, scale: int) -> Rgb:
     """Decode at a scale into a buffer of the right size, which bounds what a hostile stream can claim."""
     height, width = frame.height // scale, frame.width // scale
     tile = np.empty((height, width, 3), np.uint8)
-    options = {"colorspace": "RGB", "min_height": height, "min_width": width, "min_factor": scale, "buffer": tile}
-    try:
-        simplejpeg.decode_jpeg(stream, **options)
-    except ValueError as error:
-        if _HARMLESS not in str(error):
-            raise
-        simplejpeg.decode_jpeg(stream, strict=False, **options)
+    simplejpeg.decode_jpeg(stream, "RGB", min_height=height, min_width=width, min_factor=scale, buffer=tile)
     return tile
 
 
@@ -108,21 +102,33 @@ def _as_upsampled(tile: Rgb, photometric: int) -> Rgb:
 
 
 def _segments(stream: bytes, start: int) -> Iterator[tuple[int, int, int]]:
-    """(marker, first byte, first byte after) of the JPEG segments from `start` to the frame header."""
+    """(marker, first byte, first byte after) of the segments from `start` up to the scan or the end of the image."""
     while start + 4 <= len(stream) and stream[start] == 0xFF:
+        if stream[start + 1] == 0xFF:  # fill bytes may stand before any marker
+            start += 1
+            continue
         marker, end = stream[start + 1], start + 2 + int.from_bytes(stream[start + 2 : start + 4], "big")
         yield marker, start, end
+        if marker == _SCAN:
+            return
         start = end
 
 
 def _without_markers(stream: bytes) -> bytes:
-    """A JPEG stream without its start and without leading APP segments (JFIF and Adobe tell a colour coding)."""
+    """A JPEG stream without its start and without APP and COM segments: JFIF and Adobe tell a colour coding."""
     if stream[:2] != _SOI:
         raise ValueError("no JPEG stream")
-    for marker, start, _ in _segments(stream, 2):
-        if not 0xE0 <= marker <= 0xEF:
-            return stream[start:]
-    raise ValueError("a JPEG stream of markers only")
+    kept: list[bytes] = []
+    after = 2
+    for marker, start, end in _segments(stream, 2):
+        if marker == _SCAN:
+            return b"".join(kept) + stream[start:]
+        if not 0xE0 <= marker <= 0xEF and marker != _COMMENT:
+            kept.append(stream[start:end])
+        after = end
+    if after > len(stream):
+        raise ValueError("a JPEG stream that ends within its header")
+    return b"".join(kept)  # tables alone: what follows is the end of the image
 
 
 class _Frame(NamedTuple):
@@ -155,6 +161,4 @@ def _frame(body: bytes) -> _Frame:
             if len(head) != 15 or head[5] != 3:
                 raise ValueError("its JPEG has not three components")
             return _Frame(int.from_bytes(head[1:3], "big"), int.from_bytes(head[3:5], "big"), head[7::3])
-        if marker == 0xDA:
-            break
     raise ValueError("a JPEG stream without a frame header")

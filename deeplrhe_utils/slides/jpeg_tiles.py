@@ -142,7 +142,7 @@ class JpegLevels:
 
     def _fetch(self, offset: int, count: int, key: Key) -> bytes:
         # The bound comes before the read: a size of 4 GB in a damaged index must not be allocated.
-        data = os.pread(self._descriptor, count, offset) if count <= MAX_TILE_BYTES else b""
+        data = tiff.read_at(self._descriptor, count, offset) if count <= MAX_TILE_BYTES else b""
         if len(data) != count:
             what = f"{len(data)} of {count} bytes could be read at byte {offset}"
             raise SlideError(_where(self.name, key, what), fix="Copy or download it again")

@@ -69,6 +69,12 @@ class PixelSource:
         if self._jpeg is not None:
             self._jpeg.close()
 
+    def tile_size(self, level: int) -> tuple[int, int]:
+        """Width and height of the native tiles of a level [px]; 256 where the format does not tell."""
+        names = (f"openslide.level[{level}].tile-{side}" for side in ("width", "height"))
+        width, height = (int(self.handle.properties.get(name, 256)) for name in names)
+        return width, height
+
     def plan(self, boxes: Sequence[Box]) -> list[list[Key]]:
         """Native tiles that each box needs, for a :class:`~deeplrhe_utils.slides.jpeg_tiles.Band`."""
         jpeg = self._jpeg
@@ -118,5 +124,10 @@ class PixelSource:
         if not isinstance(self.handle, openslide.OpenSlide):
             self._broken = told
             return
+        try:
+            fresh = open_handle(self.path)
+        except SlideError as error:
+            self._broken = str(error)
+            return
         self.handle.close()
-        self.handle = open_handle(self.path)
+        self.handle = fresh

@@ -58,10 +58,25 @@ def read_pixels(
     if tiles["path"].notna().any():
         return [read_image(Path(path)) for path in tiles["path"]]
     if pictures_dir is not None:
-        return Pictures(pictures_path(pictures_dir, str(slide["slide_id"]))).read(tiles["tile_id"])
+        return _stored(Pictures(pictures_path(pictures_dir, str(slide["slide_id"]))), tiles, tile_px)
     squares = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
     with open_row(slide) as opened:
         return [_decoded(tile) for tile in opened.read_tiles(squares, tile_px)]
+
+
+def _stored(pictures: Pictures, tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
+    """Kept pixels, if they are those of the same squares at the same size."""
+    wanted = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
+    found = [pictures.square(str(name)) for name in tiles["tile_id"]]
+    side = pictures.about.get("tile_px")
+    if wanted != found or side != str(tile_px):
+        raise InputError(
+            f"The stored tiles {pictures.path.name} are those of another grid",
+            got=f"{side} px" if side != str(tile_px) else "other squares",
+            expected=f"{tile_px} px and the squares of the tiles table",
+            fix="Run notebook 03 again",
+        )
+    return pictures.read(tiles["tile_id"])
 
 
 def _decoded(tile: NDArray[np.uint8] | SlideError) -> NDArray[np.uint8]:
@@ -98,9 +113,11 @@ def _cross(side_px: int) -> NDArray[np.uint8]:
     return picture
 
 
-def read_group(source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame) -> list[NDArray[np.uint8]]:
+def read_group(
+    source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame, pictures_dir: Path | None = None
+) -> list[NDArray[np.uint8]]:
     """:func:`read_pixels` of the slide that `tiles` belongs to, looked up in `source` (slide_id → row)."""
-    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, tile_px)
+    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, tile_px, pictures_dir)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

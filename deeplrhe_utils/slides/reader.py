@@ -3,7 +3,9 @@
 OpenSlide is asked first; plain images (JPEG, PNG, TIFF) that it does not claim are read by Pillow, so
 that a field of view can stand in for a slide. Levels of tiled JPEG (Aperio SVS, generic tiled TIFF) are then
 decoded directly (:mod:`~deeplrhe_utils.slides.jpeg_tiles`); everything else stays with OpenSlide. Both ways
-give the same pixels: bit for bit at full scale, within half a grey level on average at a reduced scale.
+give the same pixels: bit for bit at full scale, within half a grey level on average at a reduced scale. One
+exception is OpenSlide's: inside a level whose sides are not a whole part of level 0's it interpolates between
+pixels, because it is asked in level-0 coordinates; the direct way gives the pixels as they are stored.
 
 Every length that goes in or comes out names its frame: ``_l0_px`` are level-0 pixels, origin top left, x to
 the right, y down.
@@ -14,9 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
-import numpy as np
 import openslide
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
@@ -31,6 +32,7 @@ from deeplrhe_utils.slides.opening import (
     transform_to_srgb,
     vendor_of,
 )
+from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
 from deeplrhe_utils.slides.sampling import (
     Box,
@@ -39,13 +41,8 @@ from deeplrhe_utils.slides.sampling import (
     Strip,
     box_of,
     choose,
-    reduce_whole,
     resample,
-    scale_for,
 )
-
-_BAND_PX: Final = 8_000_000
-_PIECE_PX: Final = 32
 
 
 class Slide:
@@ -103,6 +100,7 @@ class Slide:
         self.dimensions: tuple[int, int] = (int(handle.dimensions[0]), int(handle.dimensions[1]))
         self.vendor = vendor_of(handle)
         self._source = PixelSource(self.path, handle, fast)
+        self._overview = Overview(self._source, self._pixels)
 
     def __enter__(self) -> Self:
         return self
@@ -222,7 +220,7 @@ class Slide:
             band.finish(keys)
             yield result
 
-    def read_band(self, top_l0_px: float, height_l0_px: float, factor: float) -> Strip:
+    def read_band(self, top_l0_px: float, height_l0_px: float, factor: float, *, tolerant: bool = False) -> Strip:
         """The whole width of the slide between two heights, near a reduced resolution, where that costs least.
 
         Parameters
@@ -231,36 +229,30 @@ class Slide:
             The band [level-0 px]; cut at the slide's edges.
         factor : float
             Wanted level-0 pixels per pixel of the result, at least 1.
+        tolerant : bool
+            What cannot be decoded at its level is read from level 0, and is white and marked as lost where that
+            fails, too; otherwise it is an error.
 
         Returns
         -------
         Strip
             Its pixels, the true level-0 pixels per pixel (the whole multiple of a level's that is nearest to
-            `factor`) and the height at which it begins. Up to one pixel at the right and lower edge is left out.
+            `factor`), the height at which it begins, and what is lost. Up to one pixel at the right and lower
+            edge is left out.
 
         Raises
         ------
         ParameterError
             The height is not positive, or `factor` is below 1.
         SlideError
-            The pixels cannot be decoded.
+            The pixels cannot be decoded, and it is not `tolerant`.
         """
         if factor < 1 or height_l0_px <= 0:
             raise ParameterError("A band must have a height and a factor of at least 1", got=(height_l0_px, factor))
-        level, _ = choose(self._source.downsamples, factor)
-        down = self._source.downsamples[level]
-        whole = max(1, round(factor / down))
-        wide, high = self._source.sizes[level]
-        step = whole * down
-        first = max(0, int(top_l0_px / step))
-        last = min(int(np.ceil((top_l0_px + height_l0_px) / step)), high // whole)
-        box = Box(level, scale_for(whole), 0, first * whole, wide // whole * whole, max(last - first, 0) * whole)
-        if box.width < 1 or box.height < 1:
-            return Strip(np.empty((0, wide // whole, 3), np.uint8), step, first * step)
-        return Strip(reduce_whole(self._pixels(box), whole // box.scale), step, first * step)
+        return self._overview.strip(top_l0_px, height_l0_px, factor, tolerant=tolerant)
 
     def thumbnail(self, max_px: int = 1024, damaged: tuple[int, int, int] | None = None) -> Rgb:
-        """The whole slide, longer side at most `max_px`, read in bands so that memory stays small.
+        """The whole slide, longer side at most `max_px`, read in parts so that memory stays small.
 
         Parameters
         ----------
@@ -283,42 +275,7 @@ class Slide:
             raise ParameterError("A thumbnail needs at least one pixel", got=max_px)
         factor = max(1.0, max(self.dimensions) / max_px)
         width, height = (max(1, round(d / factor)) for d in self.dimensions)
-        out = np.empty((height, width, 3), np.uint8)
-        for part in self._parts(width, height, factor):
-            try:
-                self._fill(out, *part)
-            except SlideError:
-                if damaged is None:
-                    raise
-                self._fill_in_pieces(out, part, damaged)
-        return out
-
-    def _parts(self, width: int, height: int, factor: float) -> Iterator[tuple[int, int, int, int]]:
-        """(left, top, width, height) of the parts of a picture that are read at once, row by row."""
-        read = (factor / self._source.downsamples[choose(self.downsamples, factor)[0]]) ** 2  # pixels per pixel
-        rows = max(1, int(_BAND_PX / (read * width)))
-        columns = width if rows > 1 else max(1, int(_BAND_PX / read))
-        for top in range(0, height, rows):
-            for left in range(0, width, columns):
-                yield left, top, min(columns, width - left), min(rows, height - top)
-
-    def _fill(self, out: Rgb, left: int, top: int, width: int, height: int) -> None:
-        """Read one rectangle of a picture of the whole slide [px of the picture]."""
-        across, down = self.dimensions[0] / out.shape[1], self.dimensions[1] / out.shape[0]
-        level, scale = choose(self._source.downsamples, max(across, down))
-        place = (left * across, top * down, width * across, height * down)
-        box = box_of(level, scale, self._source.downsamples[level], self._source.sizes[level], place)
-        out[top : top + height, left : left + width] = resample(self._pixels(box), width, height)
-
-    def _fill_in_pieces(self, out: Rgb, part: tuple[int, int, int, int], damaged: tuple[int, int, int]) -> None:
-        left, top, width, height = part
-        for y in range(top, top + height, _PIECE_PX):
-            for x in range(left, left + width, _PIECE_PX):
-                w, h = min(_PIECE_PX, left + width - x), min(_PIECE_PX, top + height - y)
-                try:
-                    self._fill(out, x, y, w, h)
-                except SlideError:
-                    out[y : y + h, x : x + w] = damaged
+        return self._overview.thumbnail(width, height, damaged)
 
     def source_mpp(self, factor: float) -> float:
         """Resolution of the level that is read for `factor` level-0 px per px of the result [µm/px]."""

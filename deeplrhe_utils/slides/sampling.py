@@ -44,11 +44,16 @@ class Square(NamedTuple):
 
 
 class Strip(NamedTuple):
-    """A horizontal strip of a slide: RGB (rows, columns, 3), level-0 pixels per pixel, and its top [level-0 px]."""
+    """A horizontal strip of a slide.
+
+    ``pixels`` : RGB, uint8, (rows, columns, 3). ``step_l0_px``, ``top_l0_px`` : level-0 pixels per pixel, and where it
+    begins [level-0 px]. ``lost`` : bool, (rows, columns), what could not be decoded and is white.
+    """
 
     pixels: Rgb
     step_l0_px: float
     top_l0_px: float
+    lost: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

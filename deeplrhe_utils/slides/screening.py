@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -188,13 +188,24 @@ def blank_of(pixels: Rgb, glass: Glass, rules: ScreenRules) -> NDArray[np.bool_]
 def _drop(tiles: pd.DataFrame, which: Iterable[int], reason: str) -> None:
     """Drop tiles that are still kept, in place: the first reason stays."""
     which = tiles.index[tiles.index.isin(list(which)) & tiles["kept"].to_numpy(bool)]
-    tiles.loc[which, "kept"] = False
+    tiles.loc[which, ["kept", "selected"]] = False
     tiles.loc[which, "reason"] = reason
 
 
-def surroundings(
-    slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: float, width_um: float = 1024
-) -> tuple[Rgb, float, Glass]:
+class Field(NamedTuple):
+    """A square of a slide.
+
+    ``picture`` : RGB, uint8, (side, side, 3). ``mpp`` : its resolution [µm/px]. ``glass`` : white level of its slide.
+    ``block_px`` : side of a JPEG block in it [px].
+    """
+
+    picture: Rgb
+    mpp: float
+    glass: Glass
+    block_px: float
+
+
+def surroundings(slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: float, width_um: float = 1024) -> Field:
     """The square around a tile's centre, moved inside the slide.
 
     Parameters
@@ -206,17 +217,14 @@ def surroundings(
     width_um : float
         Side of the square, at most the slide's [µm].
 
-    Returns
-    -------
-    (picture, mpp, glass)
-        RGB, uint8, (side, side, 3); its true resolution [µm/px]; the white level of the slide.
     """
     with open_row(slide_row) as slide:
         side = int(min(width_um / slide.mpp, *slide.dimensions))
         centres = (float(tile[c]) + float(tile["size_l0_px"]) / 2 for c in ("x_l0_px", "y_l0_px"))
         x, y = (int(np.clip(c - side / 2, 0, d - side)) for c, d in zip(centres, slide.dimensions, strict=True))
         out_px = max(1, round(side * slide.mpp / max(mpp, slide.mpp)))
-        return slide.read_tile(x, y, side, out_px), slide.mpp * side / out_px, glass_of(slide)
+        picture, true_mpp = slide.read_tile(x, y, side, out_px), slide.mpp * side / out_px
+        return Field(picture, true_mpp, glass_of(slide), 8.0 * slide.source_mpp(side / out_px) / true_mpp)
 
 
 def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> pd.DataFrame:
@@ -238,12 +246,15 @@ def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> p
     found = (tiles[names].fillna(0.0) >= _CLEAN).any(axis=1) | (tiles["reason"] == "unreadable").fillna(False)
     tissue = (tiles["background_fraction"] <= _MOST_BLANK).fillna(False)
     clean = tiles[tiles["kept"] & ~found & tissue].sort_values("tile_id")
-    drawn = clean.iloc[generator(seed, "clean tiles").permutation(len(clean))]
-    near = [_is_near(tile, tiles[found & (tiles["slide_id"] == tile.slide_id)], reach) for tile in drawn.itertuples()]
-    clear = drawn[~np.array(near, bool)]
-    chosen = clear if len(clear) else drawn
-    turn = chosen.groupby("slide_id").cumcount()  # one of every slide before a second of any
-    return chosen.loc[turn.sort_values(kind="stable").index].head(n)
+    drawn = clean.iloc[generator(seed, "clean tiles").permutation(len(clean))].reset_index(drop=True)
+    turn = drawn.groupby("slide_id").cumcount()  # one of every slide before a second of any
+    drawn = drawn.loc[turn.sort_values(kind="stable").index]
+    around = dict(iter(tiles[found].groupby("slide_id")))
+    clear: list[int] = []
+    for tile in drawn.itertuples():
+        if len(clear) < n and not (tile.slide_id in around and _is_near(tile, around[tile.slide_id], reach)):
+            clear.append(tile.Index)
+    return drawn.loc[clear] if clear else drawn.head(n)
 
 
 def _is_near(tile: Any, others: pd.DataFrame, reach: float) -> bool:

@@ -20,7 +20,7 @@ import simplejpeg
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, safe_name
-from deeplrhe_utils.slides.sampling import Rgb
+from deeplrhe_utils.slides.sampling import Rgb, Square
 
 PNG, JPEG = "png", "jpeg"
 ENCODINGS: Final = (PNG, JPEG)
@@ -106,6 +106,8 @@ class Pictures:
     ----------
     encoding : str
         ``png`` or ``jpeg``.
+    about : dict of str to str
+        The file's metadata.
     tile_ids : list of str
         The tiles in the order of the file.
 
@@ -120,7 +122,8 @@ class Pictures:
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path), "r"))
             metadata = self._file.schema.metadata or {}
-            self.encoding = metadata[b"encoding"].decode()
+            self.about = {key.decode(): value.decode() for key, value in metadata.items()}
+            self.encoding = self.about["encoding"]
             self._batches = [self._file.get_batch(i) for i in range(self._file.num_record_batches)]
             _check(self._file.schema, self._batches)
             names = [batch.column("tile_id").to_pylist() for batch in self._batches]
@@ -134,18 +137,19 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.tile_ids)
 
-    def stream(self, tile_id: str) -> bytes:
-        """The encoded image of one tile.
-
-        Raises
-        ------
-        InputError
-            The file holds no such tile.
-        """
+    def _cell(self, tile_id: str, column: str) -> pa.Scalar:
         if tile_id not in self._where:
             raise InputError(f"The stored tiles {self.path.name} hold no tile {tile_id}", fix="Run notebook 03 again")
         batch, row = self._where[tile_id]
-        return bytes(self._batches[batch].column("image")[row].as_buffer())
+        return self._batches[batch].column(column)[row]
+
+    def square(self, tile_id: str) -> Square:
+        """Where a tile lies. Raises InputError where the file holds no such tile."""
+        return Square(*(self._cell(tile_id, column).as_py() for column in ("x_l0_px", "y_l0_px", "size_l0_px")))
+
+    def stream(self, tile_id: str) -> bytes:
+        """The encoded image of one tile. Raises InputError where the file holds no such tile."""
+        return bytes(self._cell(tile_id, "image").as_buffer())
 
     def read(self, tile_ids: Iterable[str]) -> list[Rgb]:
         """Tiles (H, W, 3), uint8 RGB, in the order asked for.

@@ -26,17 +26,32 @@ Masks = Callable[[Rgb, float], Mapping[str, Mask]]
 
 OVERVIEW_PX: Final = 512
 """Longer side of the picture in which glass is looked for [px], about."""
+_LOST: Final = 0.01
+_WHOLE_PX: Final = 4_000_000  # of the coarsest level: more is not read for the glass alone
 _BAND_PX: Final = 3_000_000  # survey pixels of one band, margins included: some 100 MB with all its masks
 
 
 def glass_of(slide: Slide) -> Glass:
-    """White level of a slide's glass, from a small picture of it; places that cannot be decoded count as no glass."""
+    """White level of a slide's glass, from a small picture of it; places that cannot be decoded count as no glass.
+
+    Of a slide without a coarse level a mosaic of squares, spread evenly, stands for the whole, which would have to be
+    decoded in full.
+    """
     width, height = slide.dimensions
-    try:
-        picture = slide.read_band(0, height, max(1.0, max(width, height) / OVERVIEW_PX)).pixels
-    except SlideError:
-        picture = slide.thumbnail(OVERVIEW_PX, damaged=(0, 0, 0))
-    return glass_level(picture)
+    if width * height / slide.downsamples[-1] ** 2 > _WHOLE_PX:
+        return glass_level(_mosaic(slide))
+    strip = slide.read_band(0, height, max(1.0, max(width, height) / OVERVIEW_PX), tolerant=True)
+    strip.pixels[strip.lost] = 0
+    return glass_level(strip.pixels)
+
+
+def _mosaic(slide: Slide) -> Rgb:
+    """64 squares of about 128 µm, 64 px each, side by side; those that cannot be decoded are black."""
+    side = min(round(128 / slide.mpp), *slide.dimensions)
+    across, down = (np.linspace(0, length - side, 8).astype(int) for length in slide.dimensions)
+    squares = [Square(int(x), int(y), side) for y in down for x in across]
+    found = [np.zeros((64, 64, 3), np.uint8) if isinstance(t, SlideError) else t for t in slide.read_tiles(squares, 64)]
+    return np.concatenate([np.concatenate(found[i : i + 8], axis=1) for i in range(0, 64, 8)])
 
 
 def survey(
@@ -61,8 +76,8 @@ def survey(
     Returns
     -------
     DataFrame
-        One column per mask, indexed like `tiles`, in [0, 1]. A band that cannot be decoded is looked at tile by
-        tile, without context; tiles that cannot be decoded are null.
+        One column per mask, indexed like `tiles`, in [0, 1]. Tiles of which more than 1 % cannot be decoded, neither
+        at the level that is read nor at level 0, are null; what is lost counts as white for the others.
     """
     margin = context_um / slide.mpp
     factor = max(1.0, survey_mpp / slide.mpp)
@@ -91,13 +106,12 @@ def _survey_band(slide: Slide, band: pd.DataFrame, masks: Masks, margin: float, 
     top = band["y_l0_px"].min()
     bottom = (band["y_l0_px"] + band["size_l0_px"]).max()
     start = max(0.0, top - margin)
-    try:
-        strip = slide.read_band(start, bottom + margin - start, factor)
-    except SlideError:
-        return _one_by_one(slide, band, masks, factor)
+    strip = slide.read_band(start, bottom + margin - start, factor, tolerant=True)
     boxes = boxes_on(strip, band)
     found = masks(strip.pixels, slide.mpp * strip.step_l0_px)
-    return pd.DataFrame({name: shares(mask, boxes) for name, mask in found.items()}, index=band.index)
+    frame = pd.DataFrame({name: shares(mask, boxes) for name, mask in found.items()}, index=band.index)
+    frame[shares(strip.lost, boxes) > _LOST] = np.nan
+    return frame
 
 
 def boxes_on(strip: Strip, tiles: pd.DataFrame) -> NDArray[np.float64]:
@@ -105,15 +119,3 @@ def boxes_on(strip: Strip, tiles: pd.DataFrame) -> NDArray[np.float64]:
     left, top, side = (tiles[c].to_numpy(np.float64) for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
     corners = np.stack([left, top - strip.top_l0_px, left + side, top + side - strip.top_l0_px], axis=1)
     return corners / strip.step_l0_px
-
-
-def _one_by_one(slide: Slide, band: pd.DataFrame, masks: Masks, factor: float) -> pd.DataFrame:
-    size = float(band["size_l0_px"].iloc[0])
-    out_px = max(1, round(size / factor))
-    squares = [Square(int(t.x_l0_px), int(t.y_l0_px), size) for t in band.itertuples()]
-    rows: list[dict[str, float]] = []
-    for picture in slide.read_tiles(squares, out_px):
-        found = {} if isinstance(picture, SlideError) else masks(picture, slide.mpp * size / out_px)
-        rows.append({name: float(mask.mean()) for name, mask in found.items()})
-    names = list(masks(np.full((out_px, out_px, 3), 255, np.uint8), slide.mpp * size / out_px))
-    return pd.DataFrame(rows, index=band.index, columns=names, dtype=float)

@@ -81,6 +81,14 @@ class TiledDirectory:
         return -(-self.height // self.tile_height)
 
 
+def read_at(descriptor: int, length: int, offset: int) -> bytes:
+    """Up to `length` bytes of an open file from `offset` on, whatever its position."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, length, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows; a descriptor is never shared between threads here
+    return os.read(descriptor, length)
+
+
 def read_tiled_directories(descriptor: int) -> list[TiledDirectory]:
     """Read the tiled directories of an open TIFF in file order.
 
@@ -103,7 +111,7 @@ class _Reader:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.size = os.fstat(descriptor).st_size
-        head = os.pread(descriptor, 16, 0)
+        head = read_at(descriptor, 16, 0)
         order = {b"II": "<", b"MM": ">"}.get(head[:2])
         version = struct.unpack(f"{order}H", head[2:4])[0] if order and len(head) >= 8 else 0
         if version not in (42, 43) or (version == 43 and len(head) < 16):
@@ -118,7 +126,7 @@ class _Reader:
     def _bytes(self, offset: int, length: int, what: str) -> bytes:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise TiffIndexError(f"{what} would lie at bytes {offset} to {offset + length} of {self.size}")
-        data = os.pread(self.descriptor, length, offset)
+        data = read_at(self.descriptor, length, offset)
         if len(data) != length:
             raise TiffIndexError(f"{what} ends early: {len(data)} of {length} bytes")
         return data

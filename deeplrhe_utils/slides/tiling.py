@@ -9,17 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import shapely
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.schemas import TILES, conform
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.annotations import read_annotation, tumour_fraction, tumour_outline
+from deeplrhe_utils.slides.annotations import Regions, read_annotation, tumour_fractions, tumour_outline
 from deeplrhe_utils.slides.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.grid import INSIDE, make_grid
 from deeplrhe_utils.slides.pixels import open_row
@@ -27,6 +26,7 @@ from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.survey import glass_of, survey
 
 SLIDE_FRAME, BOUNDS_FRAME = "slide", "bounds"
+NO_GLASS = "no glass was found; a white level of {:.0f} is assumed"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     Returns
     -------
     DataFrame
-        Rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour.
+        Rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
+        ``attrs["notes"]`` lists what was repaired in or left out of the outlines, and whether no glass was found.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     rules = rules or TilingRules()
     slide_id = str(slide_row["slide_id"])
     with open_row(slide_row) as slide:
-        outline = outline_of(slide_row, slide, rules.outline_frame)
+        regions = regions_of(slide_row, slide, rules.outline_frame)
         tiles = make_grid(
             *slide.dimensions, slide.mpp, rules.target_mpp, rules.tile_px, slide_id,
             stride_px=rules.stride_px, edge=rules.edge,
@@ -103,20 +104,22 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])
     tiles["tile_id"] = [f"{slide_id}_{c}_{r}" for c, r in zip(tiles["column"], tiles["row"], strict=True)]
     tiles["background_fraction"] = found["background"].astype("Float64")
-    tiles["tumour_fraction"] = pd.array(_tumour_fractions(tiles, outline), dtype="Float64")
+    tiles["tumour_fraction"] = pd.array(_tumour_fractions(tiles, regions), dtype="Float64")
     tiles["reason"] = _tiling_reasons(tiles, rules)
     tiles["kept"] = tiles["reason"].isna()
     tiles["selected"] = False
-    return conform(tiles, TILES)
+    tiles = conform(tiles, TILES)
+    tiles.attrs["notes"] = [*_notes(regions), *([] if glass.found else [NO_GLASS.format(glass.level[0])])]
+    return tiles
 
 
-def outline_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
-    """The tumour outline of a slide [level-0 px], prepared; None where it has none.
+def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> Regions | None:
+    """What is drawn on a slide [level-0 px]; None where it has no annotation.
 
     Raises
     ------
     AnnotationError
-        The file cannot be read, or holds no tumour.
+        The file cannot be read.
     ParameterError
         There is no such frame.
     """
@@ -126,17 +129,28 @@ def outline_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FR
     if annotation is None or pd.isna(annotation) or not str(annotation):
         return None
     x, y, width, height = slide.bounds_l0_px if frame == BOUNDS_FRAME else (0, 0, *slide.dimensions)
-    regions = read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
-    outline = tumour_outline(regions)
-    shapely.prepare(outline)
-    return outline
+    return read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
 
 
-def _tumour_fractions(tiles: pd.DataFrame, outline: BaseGeometry | None) -> list[float | None]:
-    if outline is None:
+def outline_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
+    """The tumour outline of a slide [level-0 px]; None where it has no annotation. Errors: :func:`regions_of`."""
+    regions = regions_of(slide_row, slide, frame)
+    return None if regions is None else tumour_outline(regions)
+
+
+def _notes(regions: Regions | None) -> list[str]:
+    """What was repaired in the outlines, and what was left out of them."""
+    if regions is None:
+        return []
+    repaired = [f"outline {r.name or r.classification or i}: {r.note}" for i, r in enumerate(regions) if r.note]
+    return [*repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
+
+
+def _tumour_fractions(tiles: pd.DataFrame, regions: Regions | None) -> Any:
+    if regions is None:
         return [None] * len(tiles)
-    places = zip(tiles["x_l0_px"], tiles["y_l0_px"], tiles["size_l0_px"], strict=True)
-    return [tumour_fraction(outline, *place) for place in places]
+    places = (tiles[c].to_numpy(float) for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
+    return tumour_fractions(tumour_outline(regions), *places)
 
 
 def _tiling_reasons(tiles: pd.DataFrame, rules: TilingRules) -> pd.Series:
@@ -147,17 +161,26 @@ def _tiling_reasons(tiles: pd.DataFrame, rules: TilingRules) -> pd.Series:
     return reason
 
 
-def tile_or_reason(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> tuple[pd.DataFrame, str]:
+class Tiled(NamedTuple):
+    """Tiles of a slide, why there are none (empty where there are), and what else a reader should know."""
+
+    tiles: pd.DataFrame
+    reason: str
+    notes: list[str]
+
+
+def tile_or_reason(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> Tiled:
     """:func:`tile_slide`, or no rows and the reason when the slide is too small, unreadable or badly annotated."""
     try:
-        return tile_slide(slide_row, rules), ""
+        tiles = tile_slide(slide_row, rules)
+        return Tiled(tiles, "", tiles.attrs["notes"])
     except InputError as error:
         return not_tiled(slide_row, str(error))
 
 
-def not_tiled(_: Mapping[str, Any], reason: str) -> tuple[pd.DataFrame, str]:
+def not_tiled(_: Mapping[str, Any], reason: str) -> Tiled:
     """What :func:`tile_or_reason` gives for a slide that failed."""
-    return conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), reason
+    return Tiled(conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), reason, [])
 
 
 def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataFrame:

@@ -137,9 +137,13 @@ def optical_density(rgb: NDArray[np.uint8], glass: Glass) -> NDArray[np.float32]
     ndarray, shape (height, width, 3), float32
         From 0 (glass) to 2.4 (black).
     """
+    return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), _density_table(glass)), np.float32)
+
+
+def _density_table(glass: Glass) -> NDArray[np.float32]:
+    """Optical density of every grey value of every channel: shape (1, 256, 3)."""
     values = np.log10((np.asarray(glass.level)[None] + 1) / (np.arange(256)[:, None] + 1))
-    table = np.maximum(values, 0).astype(np.float32)
-    return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), table[None]), np.float32)
+    return np.maximum(values, 0).astype(np.float32)[None]
 
 
 def background_mask(
@@ -188,13 +192,16 @@ def background_mask(
 
 def _pale(rgb: NDArray[np.uint8], glass: Glass, density_cut: float, shade_cut: float) -> Mask:
     """Thin, or a colourless even shade."""
-    density = optical_density(rgb, glass)
-    red, green, blue = cv2.split(density)
-    mean = (red + green + blue) / 3
-    tint = cv2.max(cv2.max(red, green), blue) - cv2.min(cv2.min(red, green), blue)
-    span = cv2.morphologyEx(mean, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    shade = (mean < shade_cut) & (tint < _SHADE_TINT) & (span < _SHADE_EVEN)
-    return np.asarray((mean < density_cut) | shade, np.bool_)
+    table = _density_table(glass)
+    red, green, blue = (np.asarray(cv2.LUT(one, table[0, :, k])) for k, one in enumerate(cv2.split(rgb)))
+    total = cv2.add(cv2.add(red, green), blue)
+    tint = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
+    pale = np.asarray(total < 3 * density_cut, np.bool_)
+    shade = np.asarray((total < 3 * shade_cut) & (tint < _SHADE_TINT), np.bool_)
+    if (shade & ~pale).any():
+        span = cv2.morphologyEx(total, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
+        pale |= shade & (span < 3 * _SHADE_EVEN)
+    return pale
 
 
 def clean_mask(mask: Mask, width_px: float) -> Mask:

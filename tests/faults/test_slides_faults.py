@@ -43,8 +43,8 @@ def test_a_slide_cut_anywhere_is_excluded_or_its_lost_tiles_are_told(tmp_path, s
     if slides["status"].iloc[0] == "excluded":
         assert "cut.svs" in slides["reason"].iloc[0]
         return
-    tiles, reason = tile_or_reason(row_of(cut), RULES)
-    whole, _ = tile_or_reason(row_of(good), RULES)
+    tiles, reason, _ = tile_or_reason(row_of(cut), RULES)
+    whole, _, _ = tile_or_reason(row_of(good), RULES)
     assert reason == "" and len(tiles) == len(whole)
     served = tiles["reason"] != "unreadable"
     assert not served.all() and tiles.loc[served.fillna(True), "background_fraction"].notna().all()
@@ -148,7 +148,7 @@ def test_an_index_that_cannot_be_true_is_refused_before_anything_is_allocated(tm
 def test_a_slide_of_glass_gives_no_tile_and_says_background(tmp_path):
     glass = np.full((1100, 1000, 3), (243, 242, 244), np.uint8)
     glass += np.random.default_rng(0).integers(0, 3, glass.shape, dtype=np.uint8)
-    tiles, reason = tile_or_reason(row_of(write_jpeg_slide(tmp_path / "glass.svs", glass)), RULES)
+    tiles, reason, _ = tile_or_reason(row_of(write_jpeg_slide(tmp_path / "glass.svs", glass)), RULES)
     assert reason == "" and (tiles["reason"] == "background").all()
     screened, _ = screen_or_reason((row_of(tmp_path / "glass.svs"), tiles), rules=SCREEN)
     assert len(screened) == len(tiles) and not screened["kept"].any()
@@ -176,7 +176,7 @@ def test_an_outline_that_cannot_be_read_costs_its_slide_with_the_reason(tmp_path
     (tmp_path / "slide.xml").write_text("<!DOCTYPE x [<!ENTITY a 'aaaa'>]><x>&a;</x>")
     slides = scan_slides(tmp_path)
     assert slides["status"].tolist() == ["ok"] and slides["annotation"].iloc[0].endswith("slide.xml")
-    tiles, reason = tile_or_reason(row_of(path, annotation=slides["annotation"].iloc[0]), RULES)
+    tiles, reason, _ = tile_or_reason(row_of(path, annotation=slides["annotation"].iloc[0]), RULES)
     assert len(tiles) == 0 and "slide.xml" in reason
 
 
@@ -185,14 +185,14 @@ def test_a_file_replaced_while_it_is_tiled_is_excluded_and_not_mixed(tmp_path, m
     other = write_jpeg_slide(tmp_path / "other.svs", PICTURE[::-1].copy())
     read = Slide.read_band
 
-    def replaced_meanwhile(slide, *place):
+    def replaced_meanwhile(slide, *place, **how):
         if other.exists():
             other.replace(path)
-        return read(slide, *place)
+        return read(slide, *place, **how)
 
     whole = tile_slide(row_of(path), RULES)
     monkeypatch.setattr(Slide, "read_band", replaced_meanwhile)
-    tiles, reason = tile_or_reason(row_of(path), RULES)
+    tiles, reason, _ = tile_or_reason(row_of(path), RULES)
     assert len(tiles) == 0 and "changed or replaced" in reason
     write_jpeg_slide(other, PICTURE)
     screened, reason = screen_or_reason((row_of(path), whole.assign(kept=True, reason=pd.NA)), rules=SCREEN)
@@ -207,7 +207,7 @@ def test_names_of_every_kind_are_served(tmp_path, name):
     slides = scan_slides(tmp_path)
     assert slides["status"].tolist() == ["ok"] and slides["slide_id"].iloc[0] == name
     row = slides.to_dict("records")[0]
-    tiles, reason = tile_or_reason(row, RULES)
+    tiles, reason, _ = tile_or_reason(row, RULES)
     screened, why = screen_or_reason((row, tiles), rules=SCREEN, pictures_dir=tmp_path / "p")
     assert (reason, why) == ("", "") and screened["tile_id"].is_unique
     assert len(list((tmp_path / "p").iterdir())) == 1

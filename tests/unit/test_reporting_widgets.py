@@ -7,6 +7,7 @@ import pytest
 from ipywidgets import BoundedIntText, Dropdown, Image
 from matplotlib.figure import Figure
 
+from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.schemas import LABELS, TILES, conform
 from deeplrhe_utils.evaluation.spike import SpikeIn
 from deeplrhe_utils.reporting import widgets
@@ -54,8 +55,7 @@ def cohort(tmp_path_factory):
     ({"gene": "KRAS", "status": "not profiled"}, {"s1", "s3"}),
     ({"gene": "KRAS", "status": "wild type"}, set()),
     ({"gene": "EGFR", "status": "not profiled"}, {"s1", "s2", "s3"}),
-    ({"gene": "TP53"}, {"s1", "s2", "s3"}),  # a gene without a status, or the other way round, says nothing
-    ({"status": "mutated"}, {"s1", "s2", "s3"}),
+    ({"gene": "TP53"}, {"s1", "s2", "s3"}),  # a gene without a status says nothing
     ({"slide_id": "s3", "gene": "TP53", "status": "mutated"}, {"s3"}),
     ({"slide_id": "s2", "gene": "TP53", "status": "mutated"}, set()),
 ], ids=str)  # fmt: skip
@@ -74,6 +74,24 @@ def test_no_labels_at_all_choose_nothing_by_gene_and_everything_without(cohort):
     none = labels.iloc[:0]
     assert len(choose_tiles(tiles, none)) == len(tiles)
     assert len(choose_tiles(tiles, none, gene="TP53", status="mutated")) == 0
+    assert len(choose_tiles(tiles, none, gene="TP53", status="not profiled")) == len(tiles)
+
+
+def test_a_patient_without_a_row_of_the_gene_is_not_profiled(cohort):
+    _, tiles, labels = cohort
+    fewer = labels[(labels["patient_id"] != "p1") | (labels["gene"] != "TP53")]
+    chosen = {s: choose_tiles(tiles, fewer, gene="TP53", status=s) for s in ("mutated", "wild type", "not profiled")}
+    assert {s: set(own["slide_id"]) for s, own in chosen.items()} == {
+        "mutated": set(), "wild type": {"s2"}, "not profiled": {"s1", "s3"},
+    }  # fmt: skip
+    assert sum(map(len, chosen.values())) == len(tiles), "every tile is of one status"
+
+
+@pytest.mark.parametrize("status", ["mutated", "wild type", "not profiled"])
+def test_a_status_without_a_gene_is_refused(cohort, status):
+    _, tiles, labels = cohort
+    with pytest.raises(ParameterError, match=status):
+        choose_tiles(tiles, labels, status=status)
 
 
 def cell(page, number, side=SIDE, gap=4):
@@ -111,6 +129,18 @@ def test_a_page_shows_exactly_the_chosen_tiles_in_their_order(cohort):
         assert np.array_equal(page_of(chosen, by_id, page), sheet(part))
     assert (page_of(chosen, by_id, 2) == 255).all(), "after the last page there is nothing"
     assert np.array_equal(page_of(chosen.iloc[::-1], by_id, 0), sheet(one_by_one[::-1][:32]))
+
+
+def test_rows_of_several_slides_in_turn_keep_their_order_and_each_slide_is_opened_once(cohort, monkeypatch):
+    by_id, tiles, _ = cohort
+    chosen = tiles.iloc[[0, 41, 1, 57, 42, 2]]
+    assert chosen["slide_id"].tolist() == ["s1", "s2", "s1", "s3", "s2", "s1"]
+    one_by_one = [peek(by_id[t.slide_id], chosen.loc[[t.Index]], SIDE)[0] for t in chosen.itertuples()]
+    opened = []
+    monkeypatch.setattr(widgets, "peek", lambda row, own, side: opened.append(row["slide_id"]) or peek(row, own, side))
+    page = page_of(chosen, by_id, 0)
+    assert len({picture.tobytes() for picture in one_by_one}) == 6
+    assert np.array_equal(page, sheet(one_by_one)) and opened == ["s1", "s2", "s3"]
 
 
 def test_a_page_without_tiles_is_white_and_opens_no_slide(cohort):
@@ -214,6 +244,19 @@ def test_a_menu_changes_the_tiles_and_the_counts(explorer, cohort):
         assert np.array_equal(explorer.page, page_of(own, by_id, 0))
         seen.append(explorer["Image"].value)
     assert seen[0] != seen[1] != seen[2] != seen[3] == seen[4] != seen[5] != seen[6] != seen[7] != seen[8] != seen[9]
+
+
+def test_the_status_can_be_chosen_only_with_a_gene(explorer):
+    status, gene, told = explorer["status"], explorer["gene"], explorer["HTML"]
+    assert status.disabled
+    gene.value = "TP53"
+    assert not status.disabled and told.value.startswith("60 tiles")
+    status.value = "wild type"
+    assert told.value.startswith("16 tiles of 1 slides")
+    gene.value = ANY
+    assert status.disabled and status.value == ANY and told.value == "60 tiles of 3 slides, page 0 of 1"
+    status.value = "mutated"  # as a program could, though the menu is grey
+    assert status.value == ANY and told.value.startswith("60 tiles")
 
 
 def test_pages_are_turned_and_a_shorter_choice_goes_back_to_its_last_page(explorer, cohort):

@@ -2,10 +2,13 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 
 from deeplrhe_utils.core.errors import RunError, SlideError
+from deeplrhe_utils.running import engine
 from deeplrhe_utils.running.engine import map_surviving, map_tasks
 
 
@@ -99,3 +102,28 @@ def test_a_worker_that_dies_costs_its_item_s_time_only(tmp_path):
 def test_where_nothing_may_fail_a_dead_worker_ends_the_run_with_the_item_s_name():
     with pytest.raises(RunError, match=r"slides, item 2: the worker process died.*use fewer workers"):
         map_tasks(die_on_two, [1, 2, 3], workers=2, label="slides")
+
+
+def slow(x):
+    time.sleep(1.5 * x)
+    return x
+
+
+def test_a_scheduler_that_goes_away_is_no_fault_of_the_items():
+    from distributed import LocalCluster
+
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0")
+    threading.Timer(1.0, cluster.close).start()
+    with pytest.raises(RunError, match="connection to the Dask scheduler was lost"):
+        map_surviving(slow, [0, 1, 2, 3], reported, scheduler=cluster.scheduler_address)
+
+
+def test_a_scheduler_without_workers_is_told(monkeypatch):
+    from distributed import LocalCluster
+
+    monkeypatch.setattr(engine, "WORKERS_S", 1)
+    with (
+        LocalCluster(n_workers=0, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        pytest.raises(RunError, match="no workers after 1 s"),
+    ):
+        map_tasks(square, [1], scheduler=cluster.scheduler_address)

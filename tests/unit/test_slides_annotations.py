@@ -5,11 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import MultiPolygon, Polygon, box
+from shapely.geometry import MultiPolygon, Point, Polygon, box
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
+from deeplrhe_utils.slides import annotations
 from deeplrhe_utils.slides.annotations import (
     ANNOTATION_ENDINGS,
     Region,
@@ -18,6 +20,7 @@ from deeplrhe_utils.slides.annotations import (
     read_annotation,
     read_geojson,
     tumour_fraction,
+    tumour_fractions,
     tumour_outline,
     write_geojson,
 )
@@ -73,6 +76,69 @@ def test_fractions_of_a_square_outline_are_exact(x, y, size):
         return max(0, min(100, a + size) - max(0, a))
 
     assert tumour_fraction(box(0, 0, 100, 100), x, y, size) == pytest.approx(overlap(x) * overlap(y) / size**2)
+
+
+def holed(rng, whole):
+    """Discs or squares less others: holes and parts; on whole pixels lines and corners touch those of the grid."""
+
+    def shapes(n, low, high):
+        if whole:
+            corners = rng.integers(0, 20, (n, 2)) * 5
+            return shapely.union_all([box(*c, *(c + rng.integers(low, high, 2) * 5)) for c in corners])
+        return shapely.union_all([Point(*rng.uniform(0, 100, 2)).buffer(rng.uniform(low, high)) for _ in range(n)])
+
+    return shapes(8, 2, 8).difference(shapes(10, 1, 4)) if whole else shapes(8, 5, 25).difference(shapes(12, 1, 8))
+
+
+def by_intersection(outline, x, y, size):
+    return [outline.intersection(box(a, b, a + s, b + s)).area / s**2 for a, b, s in zip(x, y, size, strict=True)]
+
+
+def test_fractions_of_many_squares_are_those_of_their_intersections():
+    kinds = set()
+    for seed in range(60):
+        outline = holed(rng := np.random.default_rng(seed), seed % 2 == 0)
+        side = float(rng.choice([5, 7, 10, 20, 5.1]))
+        x, y = (one.ravel() for one in np.meshgrid(*[np.arange(-10, 120, side)] * 2))
+        size = np.full(len(x), side) if seed % 3 else rng.integers(1, 40, len(x)).astype(float)
+        found = tumour_fractions(outline, x, y, size)
+        np.testing.assert_allclose(found, by_intersection(outline, x, y, size), atol=1e-6)
+        assert found.dtype == np.float64 and found.min() == 0 and found.max() <= 1
+        kinds |= {outline.geom_type, *("hole" for part in shapely.get_parts(outline) if part.interiors)}
+    assert kinds >= {"MultiPolygon", "hole"}
+
+
+def test_a_square_whose_clip_is_the_wrong_side_is_intersected():
+    """GEOS 3.14 clips this outline, with corners on those of the square, to the rest of the square."""
+    (rng := np.random.default_rng(336)).integers(0, 4)
+    points = rng.integers(0, 30, (int(rng.integers(4, 40)), 2)) * 4
+    outline = shapely.union_all([p for p in shapely.get_parts(shapely.make_valid(Polygon(points))) if p.area > 0])
+    assert tumour_fraction(outline, 10, 85, 5) == pytest.approx(0.865)
+
+
+def test_only_squares_across_the_line_are_clipped_and_a_bad_clip_is_not_believed(monkeypatch):
+    outline, calls = Point(50, 50).buffer(33.3), []
+    x, y, size = (one.ravel() for one in np.meshgrid(np.arange(0, 100, 10.0), np.arange(0, 100, 10.0), 10.0))
+    truth = by_intersection(outline, x, y, size)
+    across = {(a, b) for a, b, share in zip(x, y, truth, strict=True) if 0 < share < 1}
+
+    def invalid(outline, *bounds):
+        calls.append(bounds[:2])
+        return Polygon([(0, 0), (9, 9), (9, 0), (0, 9)])
+
+    def broken(outline, *bounds):
+        raise shapely.GEOSException("TopologyException")
+
+    for bad in (invalid, broken):
+        monkeypatch.setattr(annotations.shapely, "clip_by_rect", bad)
+        np.testing.assert_allclose(tumour_fractions(outline, x, y, size), truth, atol=1e-6)
+    assert calls and set(calls) <= across
+
+
+def test_fractions_of_no_squares_of_one_size_and_of_no_area():
+    assert tumour_fractions(box(0, 0, 9, 9), [], [], []).shape == (0,)
+    assert tumour_fractions(box(0, 0, 10, 5), [0, 5, 30], [0, 0, 0], 10).tolist() == [0.5, 0.25, 0.0]
+    assert tumour_fractions(Polygon(), [0, 5], [0, 0], 10).tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("text", [

@@ -114,7 +114,7 @@ def test_a_square_outside_the_slide_is_an_error(slide_factory, place):
 def test_a_thumbnail_shows_the_whole_slide_whatever_its_bands(slide_factory, monkeypatch):
     with Slide(slide_factory(20)) as slide:
         whole = slide.thumbnail(90)
-        monkeypatch.setattr("deeplrhe_utils.slides.reader._BAND_PX", 1500)
+        monkeypatch.setattr("deeplrhe_utils.slides.overview._PART_PX", 1500)
         banded = slide.thumbnail(90)
         assert max(whole.shape[:2]) == 90 and slide.thumbnail(100_000).shape[1::-1] == slide.dimensions
     assert np.abs(whole.astype(int) - banded).mean() < 6

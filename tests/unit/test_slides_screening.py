@@ -430,7 +430,7 @@ def place_of(monkeypatch):
 def test_surroundings_are_centred_and_moved_inside_the_slide(row, tiles, monkeypatch, column, line, corner):
     asked = place_of(monkeypatch)
     tile = tiles.set_index("tile_id").loc[f"s_{column}_{line}"]
-    picture, mpp, glass = surroundings(row, tile, 0.5, width_um=125)  # 500 px
+    picture, mpp, glass, _ = surroundings(row, tile, 0.5, width_um=125)  # 500 px
     assert asked == [(*corner, 500, 250)] and picture.shape == (250, 250, 3) and mpp == 0.25 * 500 / 250
     with Slide(row["path"], mpp=0.25) as slide:
         assert np.array_equal(picture, slide.read_tile(*corner, 500, 250))
@@ -444,7 +444,7 @@ def test_surroundings_are_centred_and_moved_inside_the_slide(row, tiles, monkeyp
     (300.0, 50, 200, 1),
 ])  # fmt: skip
 def test_the_resolution_told_is_that_of_the_picture(row, tiles, mpp, width_um, side, out):
-    picture, told, _ = surroundings(row, tiles.iloc[27], mpp, width_um=width_um)
+    picture, told, _, _ = surroundings(row, tiles.iloc[27], mpp, width_um=width_um)
     assert picture.shape == (out, out, 3) and told == 0.25 * side / out
 
 
@@ -453,7 +453,7 @@ def test_surroundings_and_a_fractional_resolution_stay_inside(row):
     tiles = tile_slide(odd, TILING)
     for tile in (tiles.iloc[0], tiles.iloc[-1]):
         for width_um in (50, 100.3, 10_000):
-            picture, mpp, _ = surroundings(odd, tile, 1.0, width_um)
+            picture, mpp, _, _ = surroundings(odd, tile, 1.0, width_um)
             assert picture.shape[0] * mpp <= min(width_um, SIDE * 0.2527) + 1e-9
             assert picture.shape[0] * mpp > min(width_um, SIDE * 0.2527) - 0.2527
     assert Square(0, 0, 1.0) == (0, 0, 1.0)

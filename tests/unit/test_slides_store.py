@@ -95,6 +95,11 @@ def test_every_row_is_kept_at_the_border_of_a_batch(tmp_path, n):
     pictures = Pictures(write(tmp_path / "p.arrow", [noise(i, 4) for i in range(n)]))
     assert pictures.tile_ids == [f"s_{i}_0" for i in range(n)]
     assert all(np.array_equal(p, noise(i, 4)) for i, p in enumerate(pictures.read(pictures.tile_ids)))
+    with pa.OSFile(str(pictures.path)) as source:  # what is held in memory while writing is a batch
+        file = pa.ipc.open_file(source)
+        assert [file.get_batch(i).num_rows for i in range(file.num_record_batches)] == [64] * (n // 64) + [n % 64] * (
+            n % 64 > 0
+        )
 
 
 def test_other_programs_open_the_file_and_find_the_documented_columns_and_metadata(many):

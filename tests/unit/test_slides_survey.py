@@ -62,8 +62,8 @@ def bands(monkeypatch):
     """The heights [level-0 px] and sizes [px] of the strips that were read."""
     seen, read = [], Slide.read_band
 
-    def watched(slide, top, height, factor):
-        strip = read(slide, top, height, factor)
+    def watched(slide, top, height, factor, **how):
+        strip = read(slide, top, height, factor, **how)
         seen.append((top, height, strip.pixels.shape))
         return strip
 
@@ -316,7 +316,7 @@ def test_boxes_are_exact(corners, size_in_1024ths, power, top_in_steps):
     size, step = size_in_1024ths / 1024, 2.0 ** (power - 3)
     tiles = pd.DataFrame(corners, columns=["x_l0_px", "y_l0_px"]).assign(size_l0_px=size)
     top = top_in_steps * step
-    boxes = boxes_on(Strip(np.empty((0, 1, 3), np.uint8), step, top), tiles)
+    boxes = boxes_on(Strip(np.empty((0, 1, 3), np.uint8), step, top, np.empty((0, 1), bool)), tiles)
     expected = [(x / step, (y - top) / step, (x + size) / step, (y + size - top) / step) for x, y in corners]
     assert boxes.dtype == np.float64 and boxes.tolist() == [list(box) for box in expected]
 

@@ -76,8 +76,8 @@ def test_ink_drops_a_tile_before_noise_does(row, tiles, monkeypatch):
     x, y, side = (int(first[c]) for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
     read = Slide.read_band
 
-    def inked(slide, *place):
-        strip = read(slide, *place)
+    def inked(slide, *place, **how):
+        strip = read(slide, *place, **how)
         x0, y0, x1, y1 = (
             round(v / strip.step_l0_px) for v in (x, y - strip.top_l0_px, x + side, y + side - strip.top_l0_px)
         )
