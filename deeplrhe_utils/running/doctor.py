@@ -16,7 +16,7 @@ from deeplrhe_utils.running.profiles import Profile, load_profile, profile_names
 from deeplrhe_utils.running.provenance import cpu_model, gpu_name, memory_limit_bytes, usable_cores, versions
 
 if TYPE_CHECKING:
-    from deeplrhe_utils.slides.opening import Handle
+    from deeplrhe_utils.slides.resolution import Handle
 
 _GB = 1e9
 FINE, CONTRADICTION, UNRESOLVED, UNREADABLE = "fine", "contradiction", "no resolution", "cannot be read"

@@ -18,9 +18,9 @@ from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import SLIDES, conform
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation
-from deeplrhe_utils.slides.opening import open_handle, vendor_of
+from deeplrhe_utils.slides.opening import open_handle
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note
+from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, vendor_of
 from deeplrhe_utils.slides.sampling import Square
 
 SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})

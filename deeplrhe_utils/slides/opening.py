@@ -15,9 +15,6 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides import tiff
 from deeplrhe_utils.slides.resolution import Handle, number
-from deeplrhe_utils.slides.resolution import Resolution as Resolution  # these three are offered here, too
-from deeplrhe_utils.slides.resolution import resolution_of as resolution_of
-from deeplrhe_utils.slides.resolution import vendor_of as vendor_of
 
 MAX_SIDE_PX: Final = 2_000_000
 """The largest slides have some 300,000 px a side; what claims more is damaged."""

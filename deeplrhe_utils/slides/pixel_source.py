@@ -10,7 +10,8 @@ import openslide
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.jpeg_tiles import VENDORS, Band, JpegLevels, Key
-from deeplrhe_utils.slides.opening import READ_ERRORS, Handle, open_handle, vendor_of
+from deeplrhe_utils.slides.opening import READ_ERRORS, open_handle
+from deeplrhe_utils.slides.resolution import Handle, vendor_of
 from deeplrhe_utils.slides.sampling import Box, Rgb, on_white, reduce_whole
 from deeplrhe_utils.slides.tiff import TiffIndexError
 

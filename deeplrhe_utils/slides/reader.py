@@ -28,12 +28,11 @@ from deeplrhe_utils.slides.opening import (
     file_state,
     icc_profile_of,
     open_handle,
-    resolution_of,
     transform_to_srgb,
-    vendor_of,
 )
 from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
+from deeplrhe_utils.slides.resolution import resolution_of, vendor_of
 from deeplrhe_utils.slides.sampling import (
     Box,
     Rgb,
@@ -78,7 +77,7 @@ class Slide:
         See :func:`~deeplrhe_utils.slides.opening.open_handle`; or `to_srgb` is asked for and there is no
         colour profile, or none for RGB.
     MissingMppError
-        See :func:`~deeplrhe_utils.slides.opening.resolution_of`.
+        See :func:`~deeplrhe_utils.slides.resolution.resolution_of`.
 
     Notes
     -----
