@@ -1,6 +1,6 @@
 """Survey a slide at low resolution: what can be decided on a coarse picture is decided before any tile is decoded.
 
-The slide is walked in bands of tile rows. Each band is read once, at about 2 µm/px, from the level and at the
+The slide is walked in bands of tile rows. Each band is read once, at 2 or 4 µm/px, from the level and at the
 JPEG scale where that is cheapest, with a margin of context; masks are laid over it, and every tile gets its
 share of each mask. Memory is that of one band, whatever the size of the slide.
 """
