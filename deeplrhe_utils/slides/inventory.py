@@ -20,7 +20,7 @@ from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation
 from deeplrhe_utils.slides.opening import open_handle
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, vendor_of
+from deeplrhe_utils.slides.resolution import vendor_of
 from deeplrhe_utils.slides.sampling import Square
 
 SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})
@@ -232,15 +232,10 @@ def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
             "height_l0_px": height,
             "mpp": slide.mpp,
             "mpp_source": slide.mpp_source,
-            "resolution_note": _resolution_note(path, override),
+            "resolution_note": slide.resolution_note,
             "reader": slide.reader,
             "same": slide.quickhash,
         }
-
-
-def _resolution_note(path: Path, override: float | None) -> str | None:
-    with open_handle(path) as handle:
-        return resolution_note(resolution_evidence(handle, override))
 
 
 def _what_is_known(path: Path) -> dict[str, Any]:

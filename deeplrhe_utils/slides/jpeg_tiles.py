@@ -173,14 +173,12 @@ class Band:
         self._left = Counter(uses)
         self._tiles: dict[Key, Rgb] = {}
         self._bytes = 0
-        self.decoded = 0
 
     def get(self, key: Key, decode: Callable[[Key], Rgb]) -> Rgb:
         """The tile, decoded if it is not held."""
         tile = self._tiles.get(key)
         if tile is None:
             tile = decode(key)
-            self.decoded += 1
             self._tiles[key] = tile
             self._bytes += tile.nbytes
             while self._bytes > CACHE_BYTES:  # the oldest goes, and is decoded again if it is still needed

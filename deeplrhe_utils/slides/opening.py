@@ -22,8 +22,6 @@ PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600
 READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
 _PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _PLAIN_MODES: Final = ("RGB", "RGBA", "L", "P")
-
-
 _CACHE_BYTES: Final = 32_000_000
 _shared_cache: openslide.OpenSlideCache | None = None
 

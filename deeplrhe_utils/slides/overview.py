@@ -36,17 +36,15 @@ class Overview:
         """The whole slide as (height, width, 3); places that cannot be decoded in a colour, or SlideError."""
         out = np.empty((height, width, 3), np.uint8)
         across, down = self._source.sizes[0][0] / width, self._source.sizes[0][1] / height
+        level, scale = choose(self._source.downsamples, max(across, down))
 
         def fill(left: int, top: int, wide: int, high: int) -> None:
             place = (left * across, top * down, wide * across, high * down)
-            out[top : top + high, left : left + wide] = self._at(place, max(across, down), wide, high)
+            out[top : top + high, left : left + wide] = self._place(level, scale, place, wide, high)
 
-        level, _ = choose(self._source.downsamples, max(across, down))
-        scale = self._source.downsamples[level]
-        pitch = tuple(
-            side * scale / step for side, step in zip(self._source.tile_size(level), (across, down), strict=True)
-        )
-        for part in _parts(width, height, across * down / scale**2):
+        coarse, (tile_w, tile_h) = self._source.downsamples[level], self._source.tile_size(level)
+        pitch = tile_w * coarse / across, tile_h * coarse / down
+        for part in _parts(width, height, across * down / coarse**2):
             for x, y, w, h in _filled(fill, part, pitch if damaged is not None else None):
                 out[y : y + h, x : x + w] = damaged or 0
         return out
@@ -86,14 +84,13 @@ class Overview:
         if level == 0:
             return False
         try:
-            box = box_of(0, choose([1.0], step)[1], 1.0, self._source.sizes[0], place)
-            out[:] = resample(self._pixels(box, None), out.shape[1], out.shape[0])
+            out[:] = self._place(0, scale_for(step), place, out.shape[1], out.shape[0])
         except SlideError:
             return False
         return True
 
-    def _at(self, place: tuple[float, float, float, float], factor: float, width: int, height: int) -> Rgb:
-        level, scale = choose(self._source.downsamples, factor)
+    def _place(self, level: int, scale: int, place: tuple[float, float, float, float], width: int, height: int) -> Rgb:
+        """A rectangle [level-0 px: x, y, width, height] of a level, resampled to (height, width, 3)."""
         box = box_of(level, scale, self._source.downsamples[level], self._source.sizes[level], place)
         return resample(self._pixels(box, None), width, height)
 

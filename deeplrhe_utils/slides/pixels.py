@@ -28,6 +28,11 @@ def open_row(slide: Mapping[str, Any]) -> Slide:
     return Slide(Path(slide["path"]), mpp=None if mpp is None or pd.isna(mpp) else float(mpp))
 
 
+def squares_of(tiles: pd.DataFrame) -> list[Square]:
+    """Where the tiles of a table TILES lie, in its order."""
+    return [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
+
+
 def read_pixels(
     slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int, pictures_dir: Path | None = None
 ) -> list[NDArray[np.uint8]]:
@@ -59,14 +64,13 @@ def read_pixels(
         return [read_image(Path(path)) for path in tiles["path"]]
     if pictures_dir is not None:
         return _stored(Pictures(pictures_path(pictures_dir, str(slide["slide_id"]))), tiles, tile_px)
-    squares = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
     with open_row(slide) as opened:
-        return [_decoded(tile) for tile in opened.read_tiles(squares, tile_px)]
+        return [_decoded(tile) for tile in opened.read_tiles(squares_of(tiles), tile_px)]
 
 
 def _stored(pictures: Pictures, tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
     """Kept pixels, if they are those of the same squares at the same size."""
-    wanted = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
+    wanted = squares_of(tiles)
     found = [pictures.square(str(name)) for name in tiles["tile_id"]]
     side = pictures.about.get("tile_px")
     if wanted != found or side != str(tile_px):
@@ -101,9 +105,9 @@ def peek(slide: Mapping[str, Any], tiles: pd.DataFrame, side_px: int = 128) -> l
     -------
     list of uint8 RGB (side_px, side_px, 3)
     """
-    squares = [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
     with open_row(slide) as opened:
-        return [_cross(side_px) if isinstance(t, SlideError) else t for t in opened.read_tiles(squares, side_px)]
+        found = opened.read_tiles(squares_of(tiles), side_px)
+        return [_cross(side_px) if isinstance(tile, SlideError) else tile for tile in found]
 
 
 def _cross(side_px: int) -> NDArray[np.uint8]:

@@ -32,7 +32,7 @@ from deeplrhe_utils.slides.opening import (
 )
 from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
-from deeplrhe_utils.slides.resolution import resolution_of, vendor_of
+from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, resolution_of, vendor_of
 from deeplrhe_utils.slides.sampling import (
     Box,
     Rgb,
@@ -86,7 +86,7 @@ class Slide:
     """
 
     def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True, to_srgb: bool = False) -> None:
-        self.path = Path(path)
+        self.path, self._override = Path(path), mpp
         handle = open_handle(self.path)
         try:
             self._state = file_state(self.path)
@@ -135,6 +135,11 @@ class Slide:
         Outlines drawn in programs that show only this area (QuPath) count from its corner.
         """
         return bounds_of(self._source.handle)
+
+    @property
+    def resolution_note(self) -> str | None:
+        """Where the file contradicts the resolution that is used; None where it does not."""
+        return resolution_note(resolution_evidence(self._source.handle, self._override))
 
     @property
     def icc_profile(self) -> bytes | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,11 +29,11 @@ from deeplrhe_utils.slides.artefacts import (
     artefact_masks,
     background_of,
 )
-from deeplrhe_utils.slides.blocks import LEAST_PX, jpeg_damage, mean_grey
-from deeplrhe_utils.slides.pixels import open_row
+from deeplrhe_utils.slides.blocks import JPEG_PX, LEAST_PX, jpeg_damage, mean_grey
+from deeplrhe_utils.slides.pixels import open_row, squares_of
 from deeplrhe_utils.slides.quality import BLUR_CUT, noise_ratio
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Rgb, Square, reduce_whole
+from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 from deeplrhe_utils.slides.store import PNG, PictureWriter, pictures_path
 from deeplrhe_utils.slides.survey import glass_of, survey
 from deeplrhe_utils.slides.tissue import Glass
@@ -153,8 +154,7 @@ def _look_closely(
 ) -> None:
     """Decode the tiles that are left, fill noise and compression damage, in place, drop, and keep pictures."""
     kept = tiles[tiles["kept"]]
-    squares = [Square(int(t.x_l0_px), int(t.y_l0_px), float(t.size_l0_px)) for t in kept.itertuples()]
-    block_px = 8.0 * slide.source_mpp(rules.target_mpp / slide.mpp) / rules.target_mpp
+    squares, block_px = squares_of(kept), _block_px(slide, rules.target_mpp)
     measured, reasons = np.full((len(kept), 3), np.nan), np.full(len(kept), "", object)
     for i, (square, pixels) in enumerate(zip(squares, slide.read_tiles(squares, rules.tile_px), strict=True)):
         if isinstance(pixels, SlideError):
@@ -172,6 +172,11 @@ def _look_closely(
         tiles.loc[kept.index, name] = pd.array(measured[:, column], dtype="Float64")
     for reason in ("unreadable", "noise", "jpeg"):
         _drop(tiles, kept.index[reasons == reason], reason)
+
+
+def _block_px(slide: Slide, mpp: float) -> float:
+    """Side of a JPEG block in a picture of `mpp` [px]: smaller than as stored, because the picture is reduced."""
+    return JPEG_PX * slide.source_mpp(mpp / slide.mpp) / mpp
 
 
 def blank_of(pixels: Rgb, glass: Glass, rules: ScreenRules) -> NDArray[np.bool_]:
@@ -216,7 +221,6 @@ def surroundings(slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: flo
         Resolution of the picture, not finer than the slide's [µm/px].
     width_um : float
         Side of the square, at most the slide's [µm].
-
     """
     with open_row(slide_row) as slide:
         side = int(min(width_um / slide.mpp, *slide.dimensions))
@@ -224,7 +228,7 @@ def surroundings(slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: flo
         x, y = (int(np.clip(c - side / 2, 0, d - side)) for c, d in zip(centres, slide.dimensions, strict=True))
         out_px = max(1, round(side * slide.mpp / max(mpp, slide.mpp)))
         picture, true_mpp = slide.read_tile(x, y, side, out_px), slide.mpp * side / out_px
-        return Field(picture, true_mpp, glass_of(slide), 8.0 * slide.source_mpp(side / out_px) / true_mpp)
+        return Field(picture, true_mpp, glass_of(slide), _block_px(slide, true_mpp))
 
 
 def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> pd.DataFrame:
@@ -250,10 +254,12 @@ def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> p
     turn = drawn.groupby("slide_id").cumcount()  # one of every slide before a second of any
     drawn = drawn.loc[turn.sort_values(kind="stable").index]
     around = dict(iter(tiles[found].groupby("slide_id")))
-    clear: list[int] = []
-    for tile in drawn.itertuples():
-        if len(clear) < n and not (tile.slide_id in around and _is_near(tile, around[tile.slide_id], reach)):
-            clear.append(tile.Index)
+    far = (
+        tile.Index
+        for tile in drawn.itertuples()
+        if tile.slide_id not in around or not _is_near(tile, around[tile.slide_id], reach)
+    )
+    clear = list(islice(far, n))
     return drawn.loc[clear] if clear else drawn.head(n)
 
 
