@@ -29,7 +29,7 @@ smoke: environment  ## a dozen synthetic slides through every notebook (about tw
 	@$(RUN) -m deeplrhe_utils run smoke
 
 lab: environment  ## open the notebooks in JupyterLab
-	@$(RUN) -m jupyterlab notebooks
+	@GOMP_SPINCOUNT=10000 $(RUN) -m jupyterlab notebooks
 
 bench: environment  ## run every script of benchmarks/
 	@found=no; for script in benchmarks/[a-z]*.py; do \

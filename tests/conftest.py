@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from deeplrhe_utils.core.paths import REPOSITORY
 
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: tests share the machine
 SHARED_DATA = (REPOSITORY / ".." / "shared" / "data").resolve()
 
 
@@ -40,3 +42,14 @@ def slide_factory(small_plan, tmp_path_factory) -> Callable[[int], Path]:
         return write_slide(small_plan, chosen.iloc[0], folder)
 
     return make
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """One torch thread: on small pictures more of them wait for each other, for minutes on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

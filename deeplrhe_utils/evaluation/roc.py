@@ -15,6 +15,8 @@ from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.core.seeds import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
 
 DELONG: Final = "DeLong, logit scale"
@@ -239,6 +241,53 @@ def _rows(
         p = float(stats.mannwhitneyu(score[label == 1], score[label == 0]).pvalue)
         rows.insert(0, {**estimated, "ci_low": low, "ci_high": high, "ci_method": DELONG, "p": p})
     return rows
+
+
+def paired_differences(
+    arms: Mapping[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    base: str,
+    *,
+    min_positives: int = 5,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Patient-level AUC of every arm, and its difference from one of them on the same patients.
+
+    Parameters
+    ----------
+    arms : name → predictions table
+    labels : DataFrame
+        The labels table.
+    base : the arm the others are compared with
+    min_positives : least number of patients of each class
+
+    Returns
+    -------
+    DataFrame
+        gene, arm, auc, difference, ci_low, ci_high, n_pos, n_neg for every gene that all arms could score. The interval
+        is that of the difference: percentile, 95 %, patients resampled within each class, the same ones in both arms.
+    """
+    import pandas as pd
+
+    frames = {name: with_labels(align_folds(aggregate(found)), labels) for name, found in arms.items()}
+    rows = []
+    for gene in labels["gene"].drop_duplicates():
+        own = {n: f[f["gene"] == gene].set_index("patient_id", drop=False).sort_index() for n, f in frames.items()}
+        shared = sorted(set.intersection(*(set(f.index) for f in own.values())))
+        first = own[base].loc[shared].reset_index(drop=True)
+        label = first["label"].to_numpy(np.int64)
+        if min((label == 1).sum(), (label == 0).sum()) < min_positives:
+            continue
+        weight = np.vstack([np.ones(len(first)), _patient_weights(first, resamples, seed)])
+        auc = {n: weighted_auc(label, f.loc[shared, "score"].to_numpy(np.float64), weight) for n, f in own.items()}
+        for name, values in auc.items():
+            gain = values - auc[base]
+            low, high = np.quantile(gain[1:], [0.025, 0.975])
+            rows.append({"gene": gene, "arm": name, "auc": values[0], "difference": gain[0], "ci_low": low,
+                         "ci_high": high, "n_pos": int(label.sum()), "n_neg": int((1 - label).sum())})  # fmt: skip
+    columns = ["gene", "arm", "auc", "difference", "ci_low", "ci_high", "n_pos", "n_neg"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:

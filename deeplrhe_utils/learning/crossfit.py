@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class CrossFit:
 
 
 def cross_fit(
-    store: TileStore,
+    stores: Mapping[int, TileStore],
     tiles: pd.DataFrame,
     targets: NDArray[np.float32],
     splits: pd.DataFrame,
@@ -50,14 +51,16 @@ def cross_fit(
     seed: int,
     view: dict[str, Any],
     device: str = "auto",
+    stains: Mapping[int, str] | None = None,
     use: NDArray[np.bool_] | None = None,
+    quiet: bool = False,
 ) -> CrossFit:
     """Train and score fold by fold; finished folds are kept, so an interrupted run goes on with the next one.
 
     Parameters
     ----------
-    store : TileStore
-        Pixels of `tiles`, in the same order.
+    stores : fold → TileStore
+        Pixels of `tiles`, in the same order, normalized by what was fitted on that fold's training patients.
     tiles : DataFrame
         Selected rows of table TILES.
     targets : float32, (n_tiles, n_targets)
@@ -66,8 +69,12 @@ def cross_fit(
         Table SPLITS, units are patients; patients in no role are neither trained on nor scored.
     folder : Path
         Receives ``fold-<n>.safetensors``.
+    stains : fold → digest of its normalizer, optional
+        Goes on the model's card, so that the network is not shown tiles of another.
     use : bool, (n_tiles,), optional
         Tiles that take part, in training and in scoring; default all.
+    quiet : bool
+        Print no line per epoch.
     seed, view, device :
         As in :func:`~deeplrhe_utils.learning.training.fit_or_load`.
 
@@ -88,13 +95,15 @@ def cross_fit(
         usable, model_hash = np.zeros(len(network.targets), bool), "none"
         if trainable_targets(targets[train]).any():
             held_out = tiles.iloc[test]["patient_id"].unique().tolist()
-            file = folder / f"fold-{fold}.safetensors"
+            file, store = folder / f"fold-{fold}.safetensors", stores[fold]
+            shown = {**view, "stain": (stains or {}).get(fold, "none")}
             fitted = fit_or_load(
                 file, store, train, targets[train], network, recipe, patients=tiles.iloc[train]["patient_id"],
-                score_patients=held_out, seed=seed, fold=fold, view=view, device=device,
+                score_patients=held_out, seed=seed, fold=fold, view=shown, device=device,
+                quiet=quiet,
             )  # fmt: skip
 
-            def batch(indices: Any, where: NDArray[np.int64] = test) -> NDArray[np.uint8]:
+            def batch(indices: Any, where: NDArray[np.int64] = test, store: TileStore = store) -> NDArray[np.uint8]:
                 return store.read(where[list(indices)])
 
             scores = score_arrays(fitted.model, batch, len(test), device=device)

@@ -14,10 +14,9 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError
 from deeplrhe_utils.core.files import atomic_path, read_json, safe_name, write_json
 from deeplrhe_utils.learning.models import DeepLrhe, load_model
+from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.training import score_arrays
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
-from deeplrhe_utils.stain.dcgmm import ColourStatistics, apply
-from deeplrhe_utils.stain.dcgmm_net import load_net
 from deeplrhe_utils.stain.normalize import Normalizer
 
 if TYPE_CHECKING:
@@ -96,63 +95,70 @@ def stored_scores(folder: Path) -> SlideScores:
     return stored
 
 
-def load_normalizer(models: Path, *, minimum_tissue_px: float, covariance: str) -> Normalizer:
-    """The colour network, reference and cohort statistics that notebook 04 left in `models`/04."""
-    folder = models / "04"
-    if not (folder / "dcgmm.safetensors").is_file():
-        raise ModelError(f"The stain network of the model is missing: {folder}/dcgmm.safetensors",
-                         fix="Keep the folders 04 and 05 of a run's models together")  # fmt: skip
-    reference, cohort = (ColourStatistics.from_json(read_json(folder / f"{n}.json")) for n in ("reference", "cohort"))
-    return Normalizer(load_net(folder / "dcgmm.safetensors"), reference, cohort, minimum_tissue_px, covariance)
-
-
 @dataclass(frozen=True)
 class HeatScorer:
     """Reads, normalizes and scores windows of whole slides.
 
     Attributes
     ----------
-    normalizer : Normalizer or None (colours as they are)
+    normalization : method that notebook 04 used, or "none"
     tile_px, store_px : side of a window as read, and as handed to the network [px]
     target_mpp : resolution of a window as read [µm/px]
+    statistics_tiles : most tiles a slide's colour statistics come from, as in notebook 04
     device : torch device name, or "auto"
     """
 
-    normalizer: Normalizer | None
+    normalization: str
     tile_px: int
     store_px: int
     target_mpp: float
+    statistics_tiles: int = 32
     device: str = "auto"
 
-    def check(self, card: dict[str, Any]) -> None:
-        """Raise :class:`ModelError` when a network was trained at another magnification or in other colours."""
+    def normalizer_for(self, file: Path, card: dict[str, Any]) -> Normalizer | None:
+        """The normalizer that belongs to a model file, or None for colours as they are.
+
+        Raises
+        ------
+        ModelError
+            The network was trained at another magnification, in other colours, or with another normalizer.
+        """
         mpp = self.target_mpp * self.tile_px / min(self.store_px, self.tile_px)
-        colours = "dcgmm" if self.normalizer else "none"
-        if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != colours:
+        if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != self.normalization:
             raise ModelError("The model was trained on other pixels than these windows have",
-                             got=f"{mpp:g} µm/px, normalization {colours}",
+                             got=f"{mpp:g} µm/px, normalization {self.normalization}",
                              expected=f"{card['input_mpp']:g} µm/px, normalization {card['normalization']}",
                              fix="Set target_mpp, tile_px, store_px, normalization as in the model's run")  # fmt: skip
+        if self.normalization == UNCHANGED:
+            return None
+        normalizer = normalizer_of_model(file)
+        if normalizer.digest() != card.get("stain"):
+            raise ModelError(f"The stain normalizer beside {file.name} is not the one it was trained with",
+                             got=normalizer.digest(), expected=str(card.get("stain")),
+                             fix="Keep a model's folders 04 and 05 together, or run 04 and 05 again")  # fmt: skip
+        return normalizer
 
     def score(
-        self, model: DeepLrhe, slide: dict[str, Any], tiles: pd.DataFrame
-    ) -> tuple[NDArray[np.float32], tuple[Any, Any]]:
-        """Scores (n, T) of one slide's windows, and one window before and after normalization.
+        self, model: DeepLrhe, normalizer: Normalizer | None, slide: dict[str, Any], tiles: pd.DataFrame
+    ) -> tuple[NDArray[np.float32], tuple[Any, Any], str]:
+        """Scores (n, T) of one slide's kept windows, one window before and after, and whose colours were used.
 
-        Colour statistics come from the slide's selected tiles, as in notebook 04.
+        Colour statistics come from the slide's own tiles, as in notebook 04.
         """
-        selected = tiles[tiles["selected"]]
-        plan = self.normalizer.plan(read_pixels(slide, selected, self.tile_px))[0] if self.normalizer else None
+        plan = keep()
+        if normalizer is not None:
+            seen = statistics_rows(tiles, self.statistics_tiles)
+            plan = normalizer.plan_or_keep(read_pixels(slide, seen, self.tile_px), str(slide["slide_id"]))
         example: list[NDArray[np.uint8]] = []
 
         def batch(indices: Sequence[int]) -> NDArray[np.uint8]:
             raw = read_pixels(slide, tiles.iloc[list(indices)], self.tile_px)
-            new = [apply(self.normalizer.net, plan, t) for t in raw] if self.normalizer and plan else raw
+            new = [plan(tile) for tile in raw]
             example[:] = example or [shrink(raw[0], 256), shrink(new[0], 256)]
             return np.stack([shrink(tile, self.store_px) for tile in new])
 
         scores = score_arrays(model, batch, len(tiles), batch_size=16, device=self.device)
-        return scores, (example[0], example[1])
+        return scores, (example[0], example[1]), plan.note
 
 
 def score_slides(
@@ -188,8 +194,10 @@ def score_slides(
         except LeakError as error:
             notes.append(f"{name}: {error}")
             continue
-        scorer.check(card)
-        scores, result.examples[name] = scorer.score(model, row, kept)
+        normalizer = scorer.normalizer_for(models_of[row["patient_id"]], card)
+        scores, result.examples[name], note = scorer.score(model, normalizer, row, kept)
+        if note.startswith("left unchanged"):
+            notes.append(f"{name}: colours {note}")
         frame = kept[_COORDINATES].reset_index(drop=True)
         for i, (gene, usable) in enumerate(zip(model.config.targets, card["usable"], strict=True)):
             frame[gene] = scores[:, i].astype(float) if usable else np.nan

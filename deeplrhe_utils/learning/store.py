@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,9 @@ from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha25
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_OPEN: Final = 64
 
 
 def store_path(folder: Path, slide_id: str) -> Path:
@@ -46,33 +50,33 @@ class TileStore:
     """
 
     def __init__(self, folder: Path, tiles: pd.DataFrame) -> None:
-        self._arrays: list[NDArray[np.uint8]] = []
         self._files: list[Path] = []
+        # few files stay open at a time: a cohort has more slides than a process may have open files
+        self._array = lru_cache(maxsize=_OPEN)(partial(np.load, mmap_mode="r", allow_pickle=False))
         self._where: list[tuple[int, int]] = []
         for slide_id, rows in tiles.groupby("slide_id", sort=False):
             path = store_path(folder, str(slide_id))
             try:
-                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                array = self._array(path)
             except (OSError, ValueError) as error:
                 raise InputError(f"The stored tiles of slide {slide_id} cannot be read ({error})",
                                  fix="Run notebook 04 again") from error  # fmt: skip
             if len(array) != len(rows):
                 raise InputError(f"The store of slide {slide_id} does not match the tiles table", got=len(array),
                                  expected=f"{len(rows)} tiles", fix="Run notebook 04 again")  # fmt: skip
-            self._where += [(len(self._arrays), i) for i in range(len(array))]
-            self._arrays.append(array)
+            self._where += [(len(self._files), i) for i in range(len(array))]
             self._files.append(path)
-        if not self._arrays:
+        if not self._files:
             raise InputError("No tile was selected, so there is nothing to learn from",
                              fix="Loosen the filters of notebooks 02 and 03")  # fmt: skip
-        self.side_px = int(self._arrays[0].shape[1])
+        self.side_px = int(self._array(self._files[0]).shape[1])
 
     def __len__(self) -> int:
         return len(self._where)
 
     def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Tiles (n, H, W, 3), uint8 RGB, in the order of `indices`."""
-        return np.stack([self._arrays[a][i] for a, i in (self._where[int(j)] for j in indices)])
+        return np.stack([self._array(self._files[f])[i] for f, i in (self._where[int(j)] for j in indices)])
 
     def fingerprint(self) -> str:
         """SHA-256 over the store's files, in order: changes when any stored pixel or the tile order changes."""

@@ -160,6 +160,10 @@ def train_fold(
     return model.to("cpu").eval(), history
 
 
+def _silent(line: str) -> None:
+    """Report nothing."""
+
+
 @dataclass(frozen=True)
 class Fitted:
     """One fold's network: `usable` says which targets it could learn, `history` is the loss per epoch."""
@@ -184,6 +188,7 @@ def fit_or_load(
     fold: int,
     view: dict[str, Any],
     device: str = "auto",
+    quiet: bool = False,
 ) -> Fitted:
     """Train one fold, or take the finished one when pixels, labels, recipe and seed are the same.
 
@@ -197,6 +202,8 @@ def fit_or_load(
     view : dict
         What the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the
         network is not used at another magnification or in other colours.
+    quiet : bool
+        Print no line per epoch.
     others
         As in :func:`train_fold`.
     """
@@ -205,7 +212,15 @@ def fit_or_load(
     fingerprint = sha256_text(json.dumps([*facts, asdict(recipe), seed, fold, view, torch.get_num_threads()]))
     if not (file.is_file() and read_card(file).get("fingerprint") == fingerprint):
         model, history = train_fold(
-            store, indices, targets, network, recipe, seed=seed, fold=fold, device=device_of(device)
+            store,
+            indices,
+            targets,
+            network,
+            recipe,
+            seed=seed,
+            fold=fold,
+            device=device_of(device),
+            report=_silent if quiet else print,
         )
         card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": history, "recipe": asdict(recipe),
                 "usable": usable.tolist(), "input_px": store.side_px, **view}  # fmt: skip

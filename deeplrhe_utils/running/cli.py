@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="delete what earlier runs of these stages left, then run")
     run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
     _add_doctor(commands)
+    _add_normalize(commands)
     synth = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
     )
@@ -68,6 +69,34 @@ def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     doctor.add_argument("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
     doctor.add_argument("--csv", type=Path, default=None, metavar="FILE", help="write the whole table there, too")
     doctor.add_argument("--no-estimate", action="store_true", help="no estimate from nuclei where there is none")
+
+
+def _add_normalize(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "normalize",
+        help="bring the colours of slides or tiles to one reference",
+        description="Fit a stain normalization over slides, or over folders of tiles, and write normalized tiles or "
+        "whole slides. The same command resumes. docs/stain.md tells more.",
+    )
+    add = command.add_argument
+    add("paths", nargs="+", type=Path, metavar="SLIDE_OR_FOLDER", help="slides, folders of slides, folders of tiles")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the results; resumed if it exists")
+    add("--reference", default="", metavar="SLIDE_OR_IMAGE", help="an input's name, or a file (default: the medoid)")
+    add("--method", default="", metavar="NAME", help="dcgmm (default), paper, density, reinhard, macenko, vahadane")
+    add("--model", type=Path, default=None, metavar="FOLDER", help="a fitted normalizer, such as DIR/normalizer")
+    add("--format", default="tiles", metavar="NAME", help="tiles (PNG, default) or ome-tiff (whole slides)")
+    add("--mpp", type=float, default=None, metavar="X", help="µm/px, 0 = the slide's own (default: 0.5; ome-tiff: 0)")
+    add("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
+    add("--tile-px", type=int, default=512, metavar="N", help="side of the tiles (default: 512)")
+    loss = command.add_mutually_exclusive_group()
+    loss.add_argument("--quality", type=int, default=None, metavar="N", help="JPEG quality of ome-tiff (default: 90)")
+    loss.add_argument("--lossless", action="store_true", help="ome-tiff without loss")
+    add("--statistics-tiles", type=int, default=32, metavar="N", help="tiles a slide's colours come from (default: 32)")
+    add("--fit-steps", type=int, default=None, metavar="N", help="steps of the fit (default: 300)")
+    add("--seed", type=int, default=None, metavar="N", help="seed of the fit (default: 0)")
+    add("--white", action="store_true", help="take the glass off every slide (all must show some)")
+    add("--compile", dest="compiled", action="store_true", help="compile the pixel arithmetic (needs a C++ compiler)")
+    add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")
 
 
 def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
@@ -112,6 +141,8 @@ def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places |
         return _doctor(options)
     if options.command == "synth":
         return _synth(options)
+    if options.command == "normalize":
+        return _normalize(options)
     return _run(options, arguments, where)
 
 
@@ -124,9 +155,28 @@ def _doctor(options: argparse.Namespace) -> int:
         print(examine(options.out or places.REPORTS))
         return OK
     text, good = examine_slides(options.slides, options.mpp_csv, options.csv, estimate=not options.no_estimate)
-    encoding = sys.stdout.encoding or "utf-8"  # a terminal that lacks a character of a file name must not stop us
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    _say(text)
     return OK if good else FAILED
+
+
+def _say(text: str) -> None:
+    """Print at once; a terminal that lacks a character of a file name must not stop us."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def _normalize(options: argparse.Namespace) -> int:
+    import dataclasses
+    import os
+
+    # Before torch is loaded: threads that spin while they wait make a busy machine many times slower.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    from deeplrhe_utils.running.restain import any_failed, normalize
+    from deeplrhe_utils.running.restain_recipe import Recipe
+
+    recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
+    rows = normalize(options.paths, options.out, recipe, _say)
+    return FAILED if any_failed(rows) else OK
 
 
 def _synth(options: argparse.Namespace) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,10 @@ from deeplrhe_utils.slides.store import Pictures, pictures_path
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def open_row(slide: Mapping[str, Any]) -> Slide:
@@ -87,6 +92,23 @@ def _decoded(tile: NDArray[np.uint8] | SlideError) -> NDArray[np.uint8]:
     if isinstance(tile, SlideError):
         raise tile
     return tile
+
+
+def read_ahead(read: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map(read, items)``, one item ahead: the next is read in a thread while the caller works on this one.
+
+    Decoding leaves Python's lock, so reading and arithmetic overlap. Order is kept; an error reaches the caller when
+    its item's turn comes. At most two results are in memory.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        waiting: Future[Result] | None = None
+        for item in items:
+            following = pool.submit(read, item)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
 
 
 def peek(slide: Mapping[str, Any], tiles: pd.DataFrame, side_px: int = 128) -> list[NDArray[np.uint8]]:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 CHROMA_EPSILON: Final = 0.03
 """Added to the density before dividing: pure white gets chroma 0 instead of the red corner of the triangle."""
-
-_SQRT3: Final = sqrt(3.0)
+SQRT3: Final = sqrt(3.0)
 
 
 def _log(values: Any) -> Any:
@@ -31,7 +30,7 @@ def _exp(values: Any) -> Any:
 
 
 def _stack(parts: Sequence[Any]) -> Any:
-    if isinstance(parts[0], np.ndarray):
+    if isinstance(parts[0], np.ndarray | np.generic):  # the latter from a single colour, (3,)
         return np.stack(parts, axis=-1)
     import torch
 
@@ -40,6 +39,10 @@ def _stack(parts: Sequence[Any]) -> Any:
 
 def _float32(values: Any) -> Any:
     return values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()
+
+
+def _between(values: Any, low: Any, high: Any) -> Any:
+    return np.clip(values, low, high) if isinstance(values, np.ndarray | np.generic) else values.clamp(low, high)
 
 
 def optical_density(rgb: Any) -> Any:
@@ -78,13 +81,13 @@ def od_to_hsd(od: Any) -> Any:
 
     Returns
     -------
-    float, (..., 3): density ≥ 0, then the two chroma coordinates inside the triangle
-    cx ∈ [−1, 2], |cy| ≤ (2 − cx) / √3.
+    float, (..., 3): density, then the two chroma coordinates. Where no channel is negative they lie in the
+    triangle of :func:`clip_gamut`.
     """
     red, green, blue = od[..., 0], od[..., 1], od[..., 2]
     density = (red + green + blue) / 3.0
     scale = density + CHROMA_EPSILON
-    return _stack([density, (red - density) / scale, (green - blue) / (_SQRT3 * scale)])
+    return _stack([density, (red - density) / scale, (green - blue) / (SQRT3 * scale)])
 
 
 def hsd_to_od(hsd: Any) -> Any:
@@ -92,19 +95,23 @@ def hsd_to_od(hsd: Any) -> Any:
     density = hsd[..., 0]
     scale = density + CHROMA_EPSILON
     red = hsd[..., 1] * scale
-    half_difference = hsd[..., 2] * scale * (_SQRT3 / 2.0)
+    half_difference = hsd[..., 2] * scale * (SQRT3 / 2.0)
     return _stack([density + red, density - red / 2.0 + half_difference, density - red / 2.0 - half_difference])
 
 
 def clip_gamut(hsd: Any) -> Any:
-    """Move (D, cx, cy) into the triangle of colours that absorb light in every channel.
+    """Move (D, cx, cy) to colours that no channel of which is brighter than white.
 
-    Source: van der Laak 2000 gives the triangle; the released DCGMM code clips cx alone.
+    With ρ = D / (D + ε) the three conditions OD ≥ 0 are the triangle cx ∈ [−ρ, 2ρ], |cy| ≤ (2ρ − cx) / √3: van der
+    Laak's triangle, which shrinks to its centre at white because ε keeps chroma finite there. D is clipped first,
+    then cx, then cy, so density is kept and hue is what gives way.
+
+    Notes
+    -----
+    The released DCGMM code clips cx to [−1, 2] and neither cy nor D, so it hands out colours outside the triangle.
     """
-    if isinstance(hsd, np.ndarray):
-        cx = np.clip(hsd[..., 1], -1.0, 2.0)
-        limit = (2.0 - cx) / _SQRT3
-        return _stack([np.maximum(hsd[..., 0], 0.0), cx, np.clip(hsd[..., 2], -limit, limit)])
-    cx = hsd[..., 1].clamp(-1.0, 2.0)
-    limit = (2.0 - cx) / _SQRT3
-    return _stack([hsd[..., 0].clamp_min(0.0), cx, hsd[..., 2].clamp(-limit, limit)])
+    density = _between(hsd[..., 0], 0.0, np.inf)
+    rho = density / (density + CHROMA_EPSILON)
+    cx = _between(hsd[..., 1], -rho, 2.0 * rho)
+    limit = (2.0 * rho - cx) / SQRT3
+    return _stack([density, cx, _between(hsd[..., 2], -limit, limit)])

@@ -1,86 +1,226 @@
-"""The DCGMM network: responsibilities from optical density, and its unsupervised fit.
+"""The DCGMM networks: from optical density to the responsibility of each mixture component.
 
-Source: Zanjani et al. 2018 (MIDL), as used in DeepLRHE section "Denoising and Color Normalization". Written
-from the method's description. What differs from the released code, and why:
+Source: Zanjani et al. 2018 (MIDL), as used in DeepLRHE section "Denoising and Color Normalization". Written from the
+method's description. Three networks share one contract, so that one code path serves all:
 
-- the mixture likelihood is a log-sum-exp without the clip at 1 (which removes almost every gradient);
-- components start ordered by density, so source and reference need no matching;
-- the network runs at a quarter of the resolution and adds a per-pixel quadratic in density.
+``compact``
+    ours: convolutions at a quarter of the resolution plus a quadratic in the pixel's own density;
+``paper``
+    the layers of the released code: 501,796 weights at K = 4, full resolution, no quadratic;
+``density``
+    the quadratic alone, 3 K parameters: what is left of the method without its convolutions (the control).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import ModelError
-from deeplrhe_utils.core.files import atomic_path
-from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.stain.colour import od_to_hsd, optical_density
+from deeplrhe_utils.core.errors import ModelError, StainError
+from deeplrhe_utils.core.files import atomic_path, sha256_text
+from deeplrhe_utils.stain.colour import CHROMA_EPSILON
 
+NETWORKS: Final = ("compact", "paper", "density")
+COVARIANCES: Final = ("full", "diagonal")
 GLASS_DENSITY: Final = 0.10
 GLASS_SOFTNESS: Final = 0.015
-SIGMA_FLOOR_FIT: Final = 0.03
+CENTRES: Final = (0.06, 1.0)
+WIDTH: Final = 0.25
+LEAST_PX: Final = 32
 _REDUCTION: Final = 4
+_MULTIPLE: Final = 8
+_CHANNELS: Final = 16
+
+
+@dataclass(frozen=True)
+class DcgmmConfig:
+    """What kind of DCGMM. :data:`DEFAULT` and :data:`PAPER` are the two named profiles, :data:`DENSITY` the control.
+
+    Attributes
+    ----------
+    network : {"compact", "paper", "density"}
+    components : K, at least 2 (figures of the papers: 3; released code: 4)
+    scaled : divide the network's input by the slide's 95th percentile of tissue density
+    covariance : {"full", "diagonal"}, of the Gaussians when colours are mapped (the fit's are always diagonal)
+    scale_limit : largest σ'/σ (and its inverse the least) of the diagonal map; 0 sets no limit
+    temperature : softens responsibilities when statistics are taken and maps are applied
+    glass : leave glass out of the statistics and pass it through
+    per : {"slide", "tile"}, whose statistics a tile is mapped with
+    """
+
+    network: str = "compact"
+    components: int = 4
+    scaled: bool = True
+    covariance: str = "full"
+    scale_limit: float = 3.0
+    temperature: float = 2.0
+    glass: bool = True
+    per: str = "slide"
+
+    def __post_init__(self) -> None:
+        legal = {"network": NETWORKS, "covariance": COVARIANCES, "per": ("slide", "tile")}
+        for name, choices in legal.items():
+            if getattr(self, name) not in choices:
+                raise StainError(f"Unknown {name} of a DCGMM", got=getattr(self, name), expected=" or ".join(choices))
+        if self.components < 2 or self.temperature <= 0 or (self.scale_limit and self.scale_limit < 1):
+            raise StainError("A DCGMM needs 2 components, a positive temperature and a limit of 1 or more",
+                             got=asdict(self), fix="Leave out what you do not mean to change")  # fmt: skip
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> DcgmmConfig:
+        """From a dictionary of the attributes; an unknown name is an error."""
+        unknown = sorted(set(record) - {field.name for field in fields(cls)})
+        if unknown:
+            raise StainError("A DCGMM configuration has unknown entries", got=unknown)
+        return cls(**record)
+
+
+DEFAULT: Final = DcgmmConfig()
+PAPER: Final = DcgmmConfig("paper", 4, False, "diagonal", 0.0, 1.0, False, "tile")
+DENSITY: Final = DcgmmConfig("density")
+
+
+class _Quadratic(nn.Module):
+    """a_k D + q_k D² + o_k, started as K Gaussians of width 0.25 whose centres rise from pale to dark."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        centres = torch.linspace(*CENTRES, components)
+        self.square = nn.Parameter(torch.full((components,), -0.5 / WIDTH**2))
+        self.slope = nn.Parameter(centres / WIDTH**2)
+        self.offset = nn.Parameter(-0.5 * (centres / WIDTH) ** 2)
+
+    def forward(self, density: Tensor) -> Tensor:
+        """(N, K, H, W) of density (N, 1, H, W)."""
+        a, q, o = (p.view(1, -1, 1, 1) for p in (self.slope, self.square, self.offset))
+        return torch.addcmul(o, density, torch.addcmul(a, q, density))
+
+
+class _CoarseLayers(nn.Module):
+    """Density pooled to a quarter in, K logits at a quarter out; the last layer starts at zero."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        half, c = _CHANNELS // 2, _CHANNELS
+        self.encode = nn.Sequential(nn.Conv2d(1, half, 3, padding=1), nn.ReLU(),
+                                    nn.Conv2d(half, c, 3, padding=1), nn.ReLU())  # fmt: skip
+        self.deep = nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), nn.Conv2d(c, c, 3, padding=1), nn.ReLU())
+        last = nn.Conv2d(c, components, 1)
+        self.decode = nn.Sequential(nn.Conv2d(c, c, 3, padding=1), nn.ReLU(), last)
+        nn.init.zeros_(last.weight)
+        if last.bias is not None:
+            nn.init.zeros_(last.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(N, K, h, w) of pooled density (N, 1, h, w), h and w even."""
+        coarse = self.encode(pooled)
+        deep = F.interpolate(self.deep(F.max_pool2d(coarse, 2)), scale_factor=2.0, mode="nearest")
+        return self.decode(deep)
+
+
+def _paper_layers(components: int) -> nn.Sequential:
+    """The released network, layer by layer; He's initialisation, because σ = 0.02 leaves it at its saddle."""
+    pool, up = nn.MaxPool2d(2), nn.Upsample(scale_factor=2.0, mode="nearest")
+    plan: list[int | tuple[int, int, int] | nn.Module] = [
+        (1, 32, 3), (32, 64, 3), pool, (64, 64, 3), (64, 128, 3), pool, (128, 128, 3), up, (128, 128, 3), up,
+        (128, 64, 3), (64, 32, 1),
+    ]  # fmt: skip
+    layers: list[nn.Module] = []
+    for step in plan:
+        if isinstance(step, tuple):
+            layers += [nn.Conv2d(step[0], step[1], step[2], padding=step[2] // 2), nn.ReLU()]
+        elif isinstance(step, nn.Module):
+            layers.append(step)
+    layers.append(nn.Conv2d(32, components, 3, padding=1))
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    return nn.Sequential(*layers)
 
 
 class DcgmmNet(nn.Module):
-    """Responsibilities from scaled optical density.
+    """Responsibilities from density.
 
-    ``forward`` takes density (N, 1, H, W), float32, divided by the slide's 95th percentile, and returns
-    logits (N, K, H, W). The convolutional part works at a quarter of the resolution; a quadratic in the
-    pixel's own density is added, started as K Gaussians whose centres rise from pale to dark.
+    ``forward`` takes density (N, 1, H, W), float32 (divided by the slide's scale when the configuration says so), and
+    returns logits (N, K, H, W). Any H and W: the picture is continued by its border up to a multiple of 8.
     """
 
-    def __init__(self, components: int = 4, channels: int = 16) -> None:
+    def __init__(self, config: DcgmmConfig = DEFAULT) -> None:
         super().__init__()
-        half = channels // 2
-        self.encode = nn.Sequential(
-            nn.Conv2d(1, half, 3, padding=1), nn.ReLU(), nn.Conv2d(half, channels, 3, padding=1), nn.ReLU()
-        )
-        self.deep = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.decode = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, components, 1)
-        )
-        last = self.decode[-1]
-        assert isinstance(last, nn.Conv2d)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias) if last.bias is not None else None
-        centres, width = torch.linspace(0.06, 1.0, components), 0.25
-        self.square = nn.Parameter(torch.full((components,), -0.5 / width**2))
-        self.slope = nn.Parameter(centres / width**2)
-        self.offset = nn.Parameter(-0.5 * (centres / width) ** 2)
+        self.config = config
+        k = config.components
+        self.layers = {"compact": _CoarseLayers, "paper": _paper_layers, "density": lambda _: None}[config.network](k)
+        for layer in self.modules():
+            # a third faster with channels last in memory; with one channel in, that would take a slow path
+            if isinstance(layer, nn.Conv2d) and layer.in_channels > 1:
+                layer.to(memory_format=torch.channels_last)
+        self.own = None if config.network == "paper" else _Quadratic(k)
+        self._digest = ""
 
     @property
     def components(self) -> int:
         """Number of mixture components K."""
-        return int(self.slope.numel())
+        return self.config.components
+
+    @property
+    def weights(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+    def coarse(self, density: Tensor, scale: float = 1.0) -> tuple[Tensor, int]:
+        """What the convolutions say, (N, K, h, w), and how many pixels of density a pixel of it is wide.
+
+        Density (N, 1, H, W) is continued by its border first, so h and w cover a little more than H and W. It is
+        divided by `scale` after pooling, where that costs a sixteenth.
+        """
+        assert self.layers is not None
+        bottom, right = -density.shape[-2] % _MULTIPLE, -density.shape[-1] % _MULTIPLE
+        padded = F.pad(density, (0, right, 0, bottom), mode="replicate") if bottom or right else density
+        factor = 1 if self.own is None else _REDUCTION
+        pooled = padded if factor == 1 else F.avg_pool2d(padded, factor)
+        return self.layers(pooled if scale == 1.0 else pooled / scale), factor
+
+    def spread(self, density: Tensor) -> Tensor | None:
+        """What the convolutions say, at full resolution, (N, K, H, W); None where there are none."""
+        if self.layers is None:
+            return None
+        logits, factor = self.coarse(density)
+        if factor > 1:
+            logits = logits.contiguous()
+            logits = F.interpolate(logits, scale_factor=float(factor), mode="bilinear", align_corners=False)
+        return logits[..., : density.shape[-2], : density.shape[-1]]
 
     def forward(self, density: Tensor) -> Tensor:
-        """Logits (N, K, H, W) of scaled density (N, 1, H, W)."""
-        height, width = density.shape[-2:]
-        padded = F.pad(density, (0, -width % 8, 0, -height % 8), mode="replicate")
-        coarse = self.encode(F.avg_pool2d(padded, _REDUCTION))
-        deep = F.interpolate(self.deep(F.max_pool2d(coarse, 2)), scale_factor=2.0, mode="nearest")
-        logits = F.interpolate(self.decode(deep), scale_factor=float(_REDUCTION), mode="bilinear", align_corners=False)
-        column = (1, -1, 1, 1)
-        own = density * (self.slope.view(column) + self.square.view(column) * density) + self.offset.view(column)
-        return logits[..., :height, :width] + own
+        """Logits (N, K, H, W) of density (N, 1, H, W)."""
+        spread = self.spread(density)
+        if self.own is None:
+            assert spread is not None
+            return spread
+        own = self.own(density)
+        return own if spread is None else own + spread
+
+    def digest(self) -> str:
+        """Sixteen hex digits over configuration and weights: says which network statistics and maps belong to."""
+        if not self._digest or self.training:
+            parts = [json.dumps(asdict(self.config), sort_keys=True)]
+            parts += [f"{n}:{p.detach().cpu().numpy().tobytes().hex()}" for n, p in sorted(self.state_dict().items())]
+            self._digest = sha256_text("\n".join(parts))[:16]
+        return self._digest
+
+
+def start_logits(density: Tensor, components: int) -> Tensor:
+    """K Gaussians of scaled density (N, 1, H, W) as logits: the start that orders components from pale to dark."""
+    with torch.no_grad():
+        return _Quadratic(components).to(density.device)(density)
 
 
 def tissue_weight(density: Tensor) -> Tensor:
@@ -88,100 +228,12 @@ def tissue_weight(density: Tensor) -> Tensor:
     return torch.sigmoid(((density - GLASS_DENSITY) / GLASS_SOFTNESS).clamp(-30.0, 30.0))
 
 
-def negative_log_likelihood(logits: Tensor, hsd: Tensor, weight: Tensor) -> Tensor:
-    """Mean −log Σ_k γ_k N(x; μ_k, diag σ_k²) over tissue, per image, with closed-form μ and σ.
-
-    Parameters
-    ----------
-    logits : (N, K, H, W)
-    hsd : (N, H, W, 3), density already scaled
-    weight : (N, H, W), tissue membership
-
-    Returns
-    -------
-    Tensor, scalar [nats per pixel]. A stable log-sum-exp: no pixel loses its gradient because the
-    density of a peaked Gaussian exceeds 1.
-    """
-    n, k = logits.shape[:2]
-    log_gamma = torch.log_softmax(logits, dim=1).reshape(n, k, -1)
-    x, w = hsd.reshape(n, -1, 3), weight.reshape(n, 1, -1)
-    soft = log_gamma.exp() * w
-    mass = soft.sum(-1, keepdim=True).clamp_min(1.0)
-    mean = soft @ x / mass
-    variance = (soft @ x.square() / mass - mean.square()).clamp_min(SIGMA_FLOOR_FIT**2)
-    z = (x[:, None] - mean[:, :, None]).square() / variance[:, :, None]
-    log_normal = -0.5 * (z + variance.log()[:, :, None] + float(np.log(2 * np.pi))).sum(-1)
-    log_likelihood = torch.logsumexp(log_gamma + log_normal, dim=1)
-    return -(log_likelihood * w[:, 0]).sum() / w.sum().clamp_min(1.0)
-
-
-def fit_responsibilities(
-    tiles: Sequence[NDArray[np.uint8]],
-    scales: Sequence[float],
-    *,
-    components: int = 4,
-    steps: int = 300,
-    crop_px: int = 192,
-    batch: int = 8,
-    seed: int = 0,
-) -> tuple[DcgmmNet, list[float]]:
-    """Train the shared network once for a cohort, without labels.
-
-    Parameters
-    ----------
-    tiles : sequence of uint8 RGB (H, W, 3)
-    scales : density scale of the slide of each tile [optical density]
-    components, steps, crop_px, batch, seed
-        K; optimiser steps; side of the random crops [px]; crops per step; seed.
-
-    Returns
-    -------
-    net, loss trace [nats per pixel]
-    """
-    torch.manual_seed(integer_seed(seed, "dcgmm-weights"))
-    net = DcgmmNet(components)
-    random = generator(seed, "dcgmm-crops")
-    optimiser = torch.optim.Adam(net.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=steps)
-    prepared = [od_to_hsd(optical_density(torch.from_numpy(np.ascontiguousarray(t)))) for t in tiles]
-    trace = []
-    for _ in range(steps):
-        crops, tissue = _crops(prepared, scales, crop_px, batch, random)
-        logits = net(crops[..., 0][:, None])
-        share = (torch.softmax(logits, 1) * tissue[:, None]).sum((0, 2, 3)) / tissue.sum().clamp_min(1.0)
-        balance = -(share + 1e-3).log().mean()
-        loss = negative_log_likelihood(logits, crops, tissue)
-        optimiser.zero_grad(set_to_none=True)
-        (loss + balance).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        trace.append(float(loss.detach()))
-    return net.eval(), trace
-
-
-def _crops(
-    prepared: Sequence[Tensor], scales: Sequence[float], crop_px: int, batch: int, random: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    """Random flipped and turned crops (N, h, w, 3) with scaled, jittered density, and their tissue weights."""
-    side = min(crop_px, *(min(t.shape[:2]) for t in prepared))
-    crops, tissue = [], []
-    for index in random.integers(len(prepared), size=batch):
-        hsd = prepared[index]
-        top, left = (int(random.integers(0, limit - side + 1)) for limit in hsd.shape[:2])
-        crop = torch.rot90(hsd[top : top + side, left : left + side], int(random.integers(4)), (0, 1))
-        crop = crop.flip(0) if random.random() < 0.5 else crop
-        tissue.append(tissue_weight(crop[..., 0]))
-        factor = torch.tensor([random.uniform(0.85, 1.18) / scales[index], 1.0, 1.0], dtype=torch.float32)
-        crops.append(crop * factor)
-    return torch.stack(crops), torch.stack(tissue)
-
-
 def save_net(net: DcgmmNet, path: Path) -> Path:
     """Write the network as safetensors, atomically; return the path."""
-    config = {"kind": "dcgmm", "components": net.components, "channels": net.encode[2].out_channels}
+    config = {"kind": "dcgmm", "epsilon": CHROMA_EPSILON, **asdict(net.config)}
     with atomic_path(path) as part:
-        part.write_bytes(save(dict(net.state_dict()), metadata={"config": json.dumps(config, sort_keys=True)}))
+        weights = {name: value.contiguous() for name, value in net.state_dict().items()}
+        part.write_bytes(save(weights, metadata={"config": json.dumps(config, sort_keys=True)}))
     return path
 
 
@@ -191,12 +243,16 @@ def load_net(path: Path) -> DcgmmNet:
         with safe_open(path, framework="pt") as stream:
             config = json.loads((stream.metadata() or {}).get("config", "{}"))
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"The stain network {path} cannot be read ({error})", fix="Run notebook 04 again") from error
-    if config.get("kind") != "dcgmm":
-        raise ModelError(
-            f"{path} is not a DCGMM network", got=config.get("kind"), fix="Give the file notebook 04 wrote"
-        )
-    net = DcgmmNet(config["components"], config["channels"])
-    net.load_state_dict(weights)
+    kind, epsilon = config.pop("kind", None), config.pop("epsilon", None)
+    if kind != "dcgmm" or epsilon != CHROMA_EPSILON:
+        raise ModelError(f"{path} is not a DCGMM network of this version", got=f"kind {kind}, ε {epsilon}",
+                         expected=f"kind dcgmm, ε {CHROMA_EPSILON}", fix="Give the file notebook 04 wrote")  # fmt: skip
+    try:
+        net = DcgmmNet(DcgmmConfig.from_json(config))
+        net.load_state_dict(weights)
+    except (StainError, RuntimeError, TypeError) as error:
+        raise ModelError(f"{path} does not hold the weights that its configuration promises ({error})",
+                         fix="Run notebook 04 again") from error  # fmt: skip
     return net.eval()

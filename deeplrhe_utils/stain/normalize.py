@@ -1,105 +1,308 @@
-"""Normalize a cohort: survey the slides, choose the reference by a declared rule, map every slide to it."""
+"""Normalize slides to a reference, with any method of this room.
+
+Three lines are enough for tiles that lie in memory::
+
+    normalizer = fit_normalizer({"slide 1": tiles_1, "slide 2": tiles_2})
+    plan = normalizer.plan(tiles_1, "slide 1")
+    new = [plan(tile) for tile in tiles_1]
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.stain.colour import optical_density
-from deeplrhe_utils.stain.dcgmm import (
-    TISSUE_DENSITY,
-    ColourMap,
-    ColourStatistics,
-    apply,
-    collect,
-    density_scale,
-    map_to,
-)
-from deeplrhe_utils.stain.dcgmm_net import DcgmmNet
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deeplrhe_utils.core.errors import ModelError, StainError
+from deeplrhe_utils.core.files import read_json, sha256_text, write_json
+from deeplrhe_utils.stain.baselines import Macenko, Reinhard, Vahadane
+from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue
+from deeplrhe_utils.stain.dcgmm import Dcgmm
+from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
+from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig, load_net, save_net
+from deeplrhe_utils.stain.plan import Plan
+from deeplrhe_utils.stain.reference import REFERENCE_PX, choose_reference, survey
+from deeplrhe_utils.stain.statistics import MINIMUM_SHARE, density_scale
 
 Tile = NDArray[np.uint8]
-
-
-def survey(units: Iterable[tuple[str, Sequence[Tile]]]) -> pd.DataFrame:
-    """Colour of each unit (slide, or group of tiles) before anything is changed.
-
-    Parameters
-    ----------
-    units : iterable of (name, uint8 RGB tiles)
-
-    Returns
-    -------
-    DataFrame
-        unit, density_scale, od_red, od_green, od_blue (mean optical density of tissue), tissue_share. Units
-        without tissue have nulls.
-    """
-    import pandas as pd
-
-    rows = []
-    for name, tiles in units:
-        od = [optical_density(tile[::4, ::4]).reshape(-1, 3) for tile in tiles]
-        pixels = np.concatenate(od)
-        tissue = pixels[pixels.mean(axis=1) > TISSUE_DENSITY]
-        row: dict[str, object] = {"unit": name, "tissue_share": len(tissue) / len(pixels)}
-        if len(tissue):
-            means = dict(zip(("od_red", "od_green", "od_blue"), tissue.mean(axis=0).tolist(), strict=True))
-            row |= {"density_scale": density_scale(tiles), **means}
-        rows.append(row)
-    columns = ["unit", "density_scale", "od_red", "od_green", "od_blue", "tissue_share"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def choose_reference(colours: pd.DataFrame) -> str:
-    """The unit whose mean optical density is nearest to the cohort's median (the medoid; ties by name).
-
-    The paper's reference was "selected by professional pathologists" and is not published; this rule is ours,
-    needs no taste and can be repeated.
-    """
-    known = colours.dropna(subset=["od_red"]).sort_values("unit")
-    if known.empty:
-        raise StainError("No slide holds tissue, so there is no reference", fix="Check the tiles of notebook 03")
-    od = known[["od_red", "od_green", "od_blue"]].to_numpy(dtype=float)
-    distance = np.linalg.norm(od - np.median(od, axis=0), axis=1)
-    return str(known["unit"].iloc[int(distance.argmin())])
+PROFILES: Final[dict[str, DcgmmConfig]] = {"dcgmm": DEFAULT, "paper": PAPER, "density": DENSITY}
+BASELINES: Final[dict[str, Callable[[], Any]]] = {"reinhard": Reinhard, "macenko": Macenko, "vahadane": Vahadane}
+METHODS: Final = (*PROFILES, *BASELINES)
+MINIMUM_TILES: Final = 8
+MINIMUM_TISSUE_PX: Final = 200_000.0
+NOTED_INK: Final = 0.02
+LARGEST_INK: Final = 0.15
+FIT_TILES: Final = 24
+_NET, _FACTS = "dcgmm.safetensors", "normalizer.json"
 
 
 @dataclass(frozen=True)
 class Normalizer:
-    """A fitted network, the reference and the cohort's pooled statistics.
+    """A method, the reference, and the pooled statistics of the cohort it was fitted on.
 
-    A unit with less than `minimum_tissue_px` of tissue is too thin for statistics of its own; it is mapped with
-    the cohort's, and :meth:`plan` says so in its note.
+    Attributes
+    ----------
+    method : StainMethod
+    reference, cohort : statistics of the method
+    minimum_tiles, minimum_tissue_px : below these a slide is thin: its own statistics are not trusted
+    on_thin_slide : {"error", "cohort"}, stop there, or map it with the cohort's statistics and say so
     """
 
-    net: DcgmmNet
-    reference: ColourStatistics
-    cohort: ColourStatistics
-    minimum_tissue_px: float = 50_000.0
-    covariance: str = "full"
+    method: Any
+    reference: Any
+    cohort: Any
+    minimum_tiles: int = MINIMUM_TILES
+    minimum_tissue_px: float = MINIMUM_TISSUE_PX
+    on_thin_slide: str = "error"
+    facts: dict[str, Any] = field(default_factory=dict)
 
-    def plan(self, tiles: Sequence[Tile]) -> tuple[ColourMap | None, str]:
-        """The map of one unit and a note: "own statistics", "cohort statistics", or no map and "no tissue"."""
+    def __post_init__(self) -> None:
+        if self.on_thin_slide not in ("error", "cohort"):
+            raise StainError("Unknown way to treat a slide with little tissue", got=self.on_thin_slide,
+                             expected='"error" or "cohort"')  # fmt: skip
+
+    def plan(self, tiles: Sequence[Tile], name: str = "this slide") -> Plan:
+        """Measure one slide and make its map.
+
+        Parameters
+        ----------
+        tiles : sequence of uint8 RGB (H, W, 3)
+            32 tissue tiles of the slide, or all it has.
+        name : str
+            For messages.
+
+        Raises
+        ------
+        StainError
+            No 8-bit RGB; no H&E (grey); too little tissue, when ``on_thin_slide`` is "error"; no map possible. The
+            slide is named.
+        """
         try:
-            own = collect(self.net, tiles)
-        except StainError:
-            return None, "no tissue: left unchanged"
-        if own.tissue_px < self.minimum_tissue_px:
-            return map_to(
-                self.cohort, self.reference, covariance=self.covariance
-            ), "cohort statistics: too little tissue"
-        return map_to(own, self.reference, covariance=self.covariance), "own statistics"
+            return self._plan(tiles, name)
+        except StainError as error:
+            if name in error.what:
+                raise
+            raise StainError(f"{name}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from error
 
-    def normalize(self, tiles: Sequence[Tile]) -> tuple[list[Tile], str]:
-        """Normalized tiles and the note of :meth:`plan`."""
-        colour_map, note = self.plan(tiles)
-        if colour_map is None:
-            return list(tiles), note
-        return [apply(self.net, colour_map, tile) for tile in tiles], note
+    def _plan(self, tiles: Sequence[Tile], name: str) -> Plan:
+        check_tiles(tiles)
+        usable = [tile for tile in tiles if has_tissue(tile)]
+        counts = (len(usable), len(tiles) - len(usable))
+        if not usable:
+            return Plan("left unchanged: no tissue", np.copy, (), None, *counts)
+        warnings = check_colours(usable, name)
+        if getattr(self.method, "per", "slide") == "tile":
+            return Plan("statistics of each tile", self._one_by_one, tuple(warnings), {"per": "tile"}, *counts)
+        own, hints = measure_slide(self.method, usable, self.cohort)
+        warnings += hints
+        note, thin = "own statistics", self._thin(own, len(usable))
+        if thin and self.on_thin_slide == "error":
+            raise StainError(
+                f"{name} has too little tissue for colour statistics of its own", got=thin,
+                expected=f"{self.minimum_tiles} tiles and {self.minimum_tissue_px:,.0f} px of tissue",
+                fix='Give more tiles, lower the minima, or set on_thin_slide to "cohort"',
+            )  # fmt: skip
+        if thin:
+            own, note = self.cohort, f"cohort statistics: {thin}"
+        stain_map = self.method.map_to(own, self.reference)
+        if hint := getattr(stain_map, "note", ""):
+            warnings.append(hint)
+        return Plan(note, self._painter(stain_map), tuple(warnings), stain_map.to_json(), *counts)
+
+    def plan_or_keep(self, tiles: Sequence[Tile], name: str = "this slide") -> Plan:
+        """:meth:`plan`, or a plan that leaves the slide unchanged and says why: one bad slide ends no cohort."""
+        try:
+            return self.plan(tiles, name)
+        except StainError as error:
+            return Plan(f"left unchanged: {error.what}", np.copy, (str(error),), n_skipped=len(tiles))
+
+    def _thin(self, own: Any, n_tiles: int) -> str:
+        thin = n_tiles < self.minimum_tiles or own.tissue_px < self.minimum_tissue_px
+        return f"{n_tiles} tiles with {own.tissue_px:,.0f} px of tissue" if thin else ""
+
+    def _painter(self, stain_map: Any) -> Callable[[Tile], Tile]:
+        if isinstance(self.method, Dcgmm):
+            return self.method.painter(stain_map)
+        return partial(self.method.apply, stain_map)
+
+    def _one_by_one(self, tile: Tile) -> Tile:
+        if not has_tissue(tile):
+            return tile.copy()
+        return self._painter(self.method.map_to(self.method.measure([tile]), self.reference))(tile)
+
+    def digest(self) -> str:
+        """Sixteen hex digits over everything that decides what a tile becomes."""
+        return sha256_text(json.dumps(self._record(), sort_keys=True))[:16]
+
+    def _record(self) -> dict[str, Any]:
+        net = getattr(self.method, "net", None)
+        return {
+            "method": self.method.name, "white": getattr(self.method, "white", False),
+            "net": None if net is None else net.digest(), "config": None if net is None else asdict(net.config),
+            "reference": self.reference.to_json(), "cohort": self.cohort.to_json(),
+            "minimum_tiles": self.minimum_tiles, "minimum_tissue_px": self.minimum_tissue_px,
+            "on_thin_slide": self.on_thin_slide, "facts": self.facts,
+        }  # fmt: skip
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write network and statistics to `folder`; return the files. :func:`load_normalizer` reads them."""
+        files = [write_json(folder / _FACTS, self._record())]
+        if isinstance(self.method, Dcgmm):
+            files.append(save_net(self.method.net, folder / _NET))
+        return files
+
+
+def load_normalizer(folder: Path) -> Normalizer:
+    """Read what :meth:`Normalizer.save` wrote; missing, damaged or mixed files are a :class:`ModelError`."""
+    path = folder / _FACTS
+    try:
+        record = read_json(path)
+        name, keep = record["method"], ("minimum_tiles", "minimum_tissue_px", "on_thin_slide", "facts")
+        options = {key: record[key] for key in keep}
+        sides, net_digest, white = (record["reference"], record["cohort"]), record["net"], bool(record["white"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"The stain normalizer {path} cannot be read ({type(error).__name__}: {error})",
+                         fix="Keep a model's folders 04 and 05 together, or run 04 again") from error  # fmt: skip
+    if name == "dcgmm":
+        net = load_net(folder / _NET)
+        if net.digest() != net_digest:
+            raise ModelError(f"The stain network in {folder} is not the one its statistics were made with",
+                             got=net.digest(), expected=net_digest, fix="Run notebook 04 again")  # fmt: skip
+        method: Any = Dcgmm(net, white=white)
+    elif name in BASELINES:
+        method = BASELINES[name]()
+    else:
+        raise ModelError(f"{path} names an unknown method", got=name, expected=", ".join(("dcgmm", *BASELINES)),
+                         fix="Run notebook 04 again")  # fmt: skip
+    try:
+        reference, cohort = (method.read(side) for side in sides)
+        made = Normalizer(method, reference, cohort, **options)
+    except StainError as error:
+        raise ModelError(f"The stain normalizer {path} is damaged ({error.what})", got=error.got,
+                         expected=error.expected, fix="Run notebook 04 again") from error  # fmt: skip
+    if name == "dcgmm" and {reference.net, cohort.net} != {net_digest}:
+        raise ModelError(f"The statistics in {path} were made with another network", got=f"{reference.net} and "
+                         f"{cohort.net}", expected=net_digest, fix="Run notebook 04 again")  # fmt: skip
+    return made
+
+
+def fit_normalizer(
+    slides: Mapping[str, Sequence[Tile]], method: str = "dcgmm", *, reference: str | Sequence[Tile] = "", **options: Any
+) -> Normalizer:
+    """Fit a method to slides in memory (those of *training* patients) and take the reference.
+
+    Parameters
+    ----------
+    slides : name → uint8 RGB tiles (H, W, 3)
+        A few tiles of each slide; DCGMM's network is fitted on at most 24 of them.
+    method : {"dcgmm", "paper", "density", "reinhard", "macenko", "vahadane"}
+    reference : str or tiles
+        A slide's name, or tiles of a picture of your own; empty takes the slide nearest to the cohort's median colour.
+    options : as in :func:`make_normalizer`
+
+    Raises
+    ------
+    StainError
+        Unknown method or reference; no tissue; a reference too small or too uniform to be matched to.
+    """
+    for tiles in slides.values():
+        check_tiles(tiles)
+    chosen = choose_reference(survey(slides)) if isinstance(reference, str) and not reference else reference
+    if isinstance(chosen, str) and chosen not in slides:
+        raise StainError("The reference is none of the slides", got=chosen, expected=", ".join(list(slides)[:5]))
+    usable = {name: [tile for tile in tiles if has_tissue(tile)] for name, tiles in slides.items()}
+    turns = max((len(tiles) for tiles in usable.values()), default=0)
+    # one tile of every slide in turn, until there are enough
+    drawn = [(tiles[turn], name) for turn in range(turns) for name, tiles in usable.items() if turn < len(tiles)]
+    drawn = drawn[: max(FIT_TILES, 1)]
+    scales = {name: density_scale(usable[name]) for name in {name for _, name in drawn}}
+    target = slides[chosen] if isinstance(chosen, str) else list(chosen)
+    facts = {"reference": chosen if isinstance(chosen, str) else "given by the user", "fitted_on": sorted(slides)}
+    return make_normalizer(method, [t for t, _ in drawn], [scales[n] for _, n in drawn], target, facts=facts, **options)
+
+
+def make_normalizer(
+    method: str,
+    pool: Sequence[Tile],
+    scales: Sequence[float],
+    target: Sequence[Tile],
+    *,
+    config: DcgmmConfig | None = None,
+    steps: int = 300,
+    seed: int = 0,
+    white: bool = False,
+    trace: list[float] | None = None,
+    **options: Any,
+) -> Normalizer:
+    """A normalizer from tiles drawn over the training patients.
+
+    Parameters
+    ----------
+    method : as in :func:`fit_normalizer`
+    pool, scales : uint8 RGB tiles (H, W, 3) and the density scale of each one's slide
+        They fit the network, and stand for the cohort.
+    target : tiles of the reference
+    config : DcgmmConfig, optional
+        Instead of the method's own profile.
+    steps, seed : of the DCGMM fit
+    white : take the glass off every slide (all must show some). The network is fitted on tiles as they are, and the
+        cohort has one white level, that of `pool`: a thin slide is mapped with that one.
+    trace : list, optional
+        Receives the loss per step.
+    options : further attributes of :class:`Normalizer`
+    """
+    if method not in METHODS:
+        raise StainError("Unknown stain normalization", got=method, expected=", ".join(METHODS),
+                         fix="Choose one of them")  # fmt: skip
+    check_tiles([*pool, *target])
+    if not pool:
+        raise StainError("No tile holds enough tissue to fit a normalization", got=0, fix="Give tiles of tissue")
+    own = config or PROFILES.get(method, DEFAULT)
+    if white and (method in BASELINES or own.per == "tile"):
+        raise StainError("The white level is corrected by DCGMM with statistics per slide only", got=method,
+                         fix="Leave white off")  # fmt: skip
+    if method in BASELINES:
+        made: Any = BASELINES[method]()
+    else:
+        net, losses = fit_responsibilities(pool, scales, own, steps=steps, seed=seed)
+        made = Dcgmm(net, white=white)
+        if trace is not None:
+            trace.extend(losses)
+    cohort, target = made.measure(pool), [tile for tile in target if has_tissue(tile)]
+    goal, _ = measure_slide(made, target, cohort)
+    check_reference(goal)
+    return Normalizer(made, goal, cohort, **options)
+
+
+def measure_slide(method: Any, tiles: Sequence[Tile], cohort: Any) -> tuple[Any, list[str]]:
+    """A slide's statistics, without ink where the method can tell it, and what to say about that.
+
+    Pixels of no colour of the cohort are ink as long as they are few. Where they are more than 15 % of the tissue, they
+    are the stain of a laboratory that the cohort does not know, and all are used.
+    """
+    if not isinstance(method, Dcgmm):
+        return method.measure(tiles), []
+    own = method.measure(tiles, cohort)
+    share = own.foreign_px / max(own.tissue_px, 1.0)
+    strange = f"{share:.0%} of the tissue has no colour of the cohort"
+    if share > LARGEST_INK:
+        return method.measure(tiles), [f"{strange}; all of it is used"]
+    return own, [f"{strange} (ink?) and was left out"] if share > NOTED_INK else []
+
+
+def check_reference(statistics: Any) -> None:
+    """Raise :class:`StainError` when a reference is too small, or lacks a component, to be matched to."""
+    if statistics.tissue_px < REFERENCE_PX:
+        raise StainError("The reference shows too little tissue", got=f"{statistics.tissue_px:,.0f} px",
+                         expected=f"{REFERENCE_PX:,.0f} px", fix="Give more tiles of it, or another slide")  # fmt: skip
+    shares = statistics.shares() if hasattr(statistics, "shares") else np.ones(1)
+    if shares.min() < MINIMUM_SHARE:
+        raise StainError("A component is missing in the reference", got=f"shares {shares.round(3).tolist()}",
+                         expected=f"{MINIMUM_SHARE:.0%} or more each",
+                         fix="Choose a reference with nuclei and stroma, or fewer components")  # fmt: skip

@@ -213,3 +213,29 @@ def test_impossible_requests_are_named():
         splits.patient_folds(labels, 1)
     with pytest.raises(CohortError, match="two units of each class"):
         roc.delong(np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3]))
+
+
+def test_paired_differences_are_those_of_the_same_patients():
+    random = np.random.default_rng(0)
+    names = [f"P{i:02d}" for i in range(60)]
+    status = random.integers(0, 2, 60)
+    labels = pd.DataFrame({"patient_id": names, "gene": "X", "status": pd.array(status, dtype="Int64")})
+    rare = pd.DataFrame({"patient_id": names, "gene": "R", "status": pd.array([1] * 2 + [0] * 58, dtype="Int64")})
+
+    def arm(noise):
+        score = status + random.normal(0, noise, 60)
+        rows = {"patient_id": names * 2, "gene": ["X"] * 60 + ["R"] * 60, "fold": 0, "score": np.tile(score, 2)}
+        return pd.DataFrame({"tile_id": [f"t{i}" for i in range(120)], **rows})
+
+    arms = {"noise": arm(50.0), "good": arm(0.5)}
+    found = roc.paired_differences(arms, pd.concat([labels, rare]), "noise", min_positives=5, resamples=500, seed=1)
+    assert list(found["gene"].unique()) == ["X"], "a gene with too few patients has no difference"
+    by = found.set_index("arm")
+    for name, frame in arms.items():
+        own = frame[frame["gene"] == "X"]
+        assert by.loc[name, "auc"] == pytest.approx(roc_auc_score(status, own["score"]))
+    assert by.loc["good", "difference"] == pytest.approx(by.loc["good", "auc"] - by.loc["noise", "auc"])
+    assert 0 < by.loc["good", "ci_low"] < by.loc["good", "difference"] < by.loc["good", "ci_high"]
+    assert (by.loc["noise", ["difference", "ci_low", "ci_high"]] == 0).all()
+    alike = roc.paired_differences({"a": arms["good"], "b": arms["good"]}, labels, "a", resamples=50)
+    assert (alike[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)

@@ -140,14 +140,13 @@ def test_cross_fit_scores_everybody_once_and_only_the_tiles_in_use(small, tmp_pa
     kinds = {"folder": tmp_path, "seed": 1, "view": {"input_mpp": 0.5, "normalization": "none"}, "use": use}
     status = frame["patient_id"].str[1:].astype(int).to_numpy() // 2 % 2  # both classes in both folds
     y = np.repeat(status[:, None], 3, axis=1).astype(np.float32)
-    fits = crossfit.cross_fit(
-        tiles, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds
-    )
+    both = {0: tiles, 1: tiles}
+    fits = crossfit.cross_fit(both, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds)
     assert len(fits.predictions) == 12 * 3 and not fits.predictions.duplicated(["tile_id", "gene"]).any()
     assert set(fits.predictions["tile_id"]) == set(frame.loc[use, "tile_id"]) and len(fits.files) == 2
     stamps = [f.stat().st_mtime_ns for f in fits.files]
     again = crossfit.cross_fit(
-        tiles, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds
+        both, frame, y, folds_of(frame), network, training.TrainConfig(1, 8, crop_px=32), **kinds
     )
     assert [f.stat().st_mtime_ns for f in again.files] == stamps
     pd.testing.assert_frame_equal(again.predictions, fits.predictions)
@@ -157,8 +156,8 @@ def test_cross_fit_without_any_two_classes_is_refused(small, tmp_path):
     tiles, frame, y = small
     kinds = {"folder": tmp_path, "seed": 1, "view": {}}
     with pytest.raises(CohortError, match="both classes"):
-        crossfit.cross_fit(tiles, frame, np.ones_like(y), folds_of(frame), models.NetworkConfig(("X", "Y", "Z")),
-                           training.TrainConfig(1), **kinds)  # fmt: skip
+        crossfit.cross_fit({0: tiles, 1: tiles}, frame, np.ones_like(y), folds_of(frame),
+                           models.NetworkConfig(("X", "Y", "Z")), training.TrainConfig(1), **kinds)  # fmt: skip
 
 
 def test_leak_alarm_damage_and_foreign_files(tmp_path):
