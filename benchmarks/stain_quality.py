@@ -62,7 +62,7 @@ def methods(template: Tile, train: Sequence[Tile], paper: bool) -> tuple[dict[st
             makers[f"torchstain {kind}"] = lambda _, peer=peer: peer
     facts = {}
     for name, config in (("dcgmm", DEFAULT), ("density only", DENSITY), *([("paper", PAPER)] if paper else [])):
-        recipe = {"batch": 2, "crop_px": 192, "steps": 300, "learning_rate": 1e-3} if name == "paper" else {}
+        recipe = {"batch": 2, "crop_px": 192, "steps": 120, "learning_rate": 1e-3} if name == "paper" else {}
         method, facts[name] = fit(config, train, **recipe)
         makers[name] = ours(method, parts)
     for name, method in (("Macenko", Macenko()), ("Reinhard", Reinhard()), ("Vahadane", Vahadane())):

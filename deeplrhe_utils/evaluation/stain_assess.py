@@ -59,7 +59,9 @@ def assess(
     _check_nesting(before, after, masks)
     template = _tissue([t for t, _ in reference], [m for _, m in reference], sample_px, seed, "reference")
     if template is None:
-        raise StainError("The reference has too little tissue", expected=f"{metrics.LEAST_PX} px or more")
+        shown = sum(int(marked["tissue"].sum()) for _, marked in reference)
+        raise StainError("The reference has too little tissue to compare colours with", got=f"{shown} px",
+                         expected=f"{metrics.LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
     units = []
     for index, (old, new, named) in enumerate(zip(before, after, masks, strict=True)):
         tissue = _tissue(new, named, sample_px, seed, index)

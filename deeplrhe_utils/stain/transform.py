@@ -40,11 +40,11 @@ def check_tile(tile: Any) -> bool:
     if len(shape) != 3 or 3 not in (shape[0], shape[2]):
         alpha = len(shape) == 3 and 4 in (shape[0], shape[2])
         raise StainError("A tile must be RGB", got=f"shape {shape}", expected="(H, W, 3) or (3, H, W)",
-                         fix="Lay it over white first: alpha says nothing of stain" if alpha else "")  # fmt: skip
+                         fix="Lay it over white first: alpha is no stain" if alpha else "Give one picture")  # fmt: skip
     first = shape[2] != 3
     if min(shape[1:] if first else shape[:2]) < LEAST_PX:
         raise StainError("A tile is too small to be normalized", got=f"shape {shape}",
-                         expected=f"sides of {LEAST_PX} px or more")  # fmt: skip
+                         expected=f"sides of {LEAST_PX} px or more", fix="Cut larger tiles")  # fmt: skip
     return first
 
 

@@ -92,7 +92,7 @@ def test_statistics_rows_are_the_selected_ones_then_others_evenly():
     part = pd.DataFrame({"tile_id": list("abcdefgh"), "row": 0, "column": range(8), "selected": [False, True] * 4})
     assert list(normalizing.statistics_rows(part, 4)["tile_id"]) == list("bdfh")
     assert list(normalizing.statistics_rows(part, 6)["tile_id"]) == [*"bdfh", "a", "g"]
-    assert list(normalizing.statistics_rows(part, 2)["tile_id"]) == list("bdfh")
+    assert list(normalizing.statistics_rows(part, 2)["tile_id"]) == list("bh"), "never more than asked for"
     assert len(normalizing.statistics_rows(part, 99)) == 8
 
 
@@ -115,6 +115,19 @@ def test_every_slide_is_read_once_and_stored_in_order(cohort, groups, read, fitt
     assert folds[0].fingerprint() != folds[1].fingerprint() != plain.fingerprint()
     assert len(stored.records) == 18 and set(stored.records["note"]) == {"not normalized", "own statistics"}
     assert set(stored.colours) == set(arms) and set(stored.colours["dcgmm", 1]) == set(PATIENTS)
+
+
+def test_tiles_that_gave_no_statistics_are_stored_too(cohort, read, fitted, tmp_path):
+    """All tiles of a slide are selected, one may give statistics: the others are read when they are painted."""
+    frame = cohort[0].assign(selected=True)
+    groups = {name: part for name, part in frame.groupby("slide_id")}
+    arms = {("none", 0): None, ("dcgmm", 0): fitted[0]}
+    normalizing.store_units(tmp_path, groups, read, arms, statistics_tiles=1, store_px=192)
+    plain = TileStore(normalizing.arm_folder(tmp_path, "none", 0), frame)
+    assert all(np.array_equal(plain.read([i])[0], read(frame.iloc[[i]])[0]) for i in range(len(frame)))
+    changed = TileStore(normalizing.arm_folder(tmp_path, "dcgmm", 0), frame)
+    plan = fitted[0].plan_or_keep(read(frame.iloc[[0]]), "S0")
+    assert np.array_equal(changed.read([1])[0], plan(read(frame.iloc[[1]])[0]))
 
 
 def test_the_normalizer_beside_a_model_is_found_and_checked(fitted, tmp_path):
