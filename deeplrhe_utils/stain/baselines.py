@@ -16,16 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
+from deeplrhe_utils.stain.colour import GLASS_DENSITY, GLASS_SOFTNESS, density_to_rgb, optical_density
 
 Tile = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 TISSUE_DENSITY: Final = 0.15
 """Mean optical density above which a pixel is tissue: Macenko's β, for all three alike."""
-GLASS_DENSITY: Final = 0.10
-GLASS_SOFTNESS: Final = 0.015
-"""As in :mod:`deeplrhe_utils.stain.dcgmm_net`, which needs torch and is therefore not imported."""
 MINIMUM_SD: Final = 0.1
 """Spread of L*, a* or b* below which there is none to match; stained tissue has 1 and more."""
 MINIMUM_ANGLE_DEG: Final = 2.0

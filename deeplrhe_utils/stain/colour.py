@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 CHROMA_EPSILON: Final = 0.03
 """Added to the density before dividing: pure white gets chroma 0 instead of the red corner of the triangle."""
 SQRT3: Final = sqrt(3.0)
+GLASS_DENSITY: Final = 0.10
+"""Optical density at which a pixel is half glass, half tissue; methods leave what is paler alone."""
+GLASS_SOFTNESS: Final = 0.015
 
 
 def _log(values: Any) -> Any:

@@ -26,12 +26,10 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import ModelError, StainError
 from deeplrhe_utils.core.files import atomic_path, sha256_text
-from deeplrhe_utils.stain.colour import CHROMA_EPSILON
+from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GLASS_DENSITY, GLASS_SOFTNESS
 
 NETWORKS: Final = ("compact", "paper", "density")
 COVARIANCES: Final = ("full", "diagonal")
-GLASS_DENSITY: Final = 0.10
-GLASS_SOFTNESS: Final = 0.015
 CENTRES: Final = (0.06, 1.0)
 WIDTH: Final = 0.25
 LEAST_PX: Final = 32

@@ -220,7 +220,7 @@ def fit_normalizer(
     turns = max((len(tiles) for tiles in usable.values()), default=0)
     # one tile of every slide in turn, until there are enough
     drawn = [(tiles[turn], name) for turn in range(turns) for name, tiles in usable.items() if turn < len(tiles)]
-    drawn = drawn[: max(FIT_TILES, 1)]
+    drawn = drawn[:FIT_TILES]
     scales = {name: density_scale(usable[name]) for name in {name for _, name in drawn}}
     target = slides[chosen] if isinstance(chosen, str) else list(chosen)
     facts = {"reference": chosen if isinstance(chosen, str) else "given by the user", "fitted_on": sorted(slides)}

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.stain.colour import CHROMA_EPSILON, SQRT3
-from deeplrhe_utils.stain.dcgmm_net import GLASS_DENSITY, GLASS_SOFTNESS, LEAST_PX, DcgmmNet
+from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GLASS_DENSITY, GLASS_SOFTNESS, SQRT3
+from deeplrhe_utils.stain.dcgmm_net import LEAST_PX, DcgmmNet
 from deeplrhe_utils.stain.maps import ColourMap
 
 STRIP_ROWS: Final = 128
