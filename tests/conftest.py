@@ -53,3 +53,11 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A tile store of six patients, its table and its targets (see tests/tile_store.py)."""
+    from tests.tile_store import small_store
+
+    return small_store(tmp_path)

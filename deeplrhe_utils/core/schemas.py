@@ -162,6 +162,19 @@ PREDICTIONS: Final = Table(
     ),
     ("tile_id", "gene"),
 )
+RIVALS: Final = Table(
+    "rivals",
+    "another method × patient × gene, scored by the fold that held the patient out",
+    (
+        Column("method", TEXT, "what was done differently"),
+        _PATIENT,
+        _GENE,
+        Column("fold", INTEGER, "fold whose model gave the score"),
+        Column("score", REAL, "probability [0–1]; null where the fold could not be trained for the gene", True),
+        Column("model_hash", TEXT, "first 16 characters of the model file's SHA-256"),
+    ),
+    ("method", "patient_id", "gene"),
+)
 METRICS: Final = Table(
     "metrics",
     "a gene × unit × scheme",
@@ -258,7 +271,7 @@ TRUTH_TILES: Final = Table(
 )
 TRUTH_TABLES: Final = {t.name: t for t in (TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES)}
 """What was planted. Only notebooks from 08 on may read these."""
-TABLES: Final = {t.name: t for t in (SLIDES, LABELS, CLINICAL, CANDIDATES, TILES, SPLITS, PREDICTIONS, METRICS)}
+TABLES: Final = {t.name: t for t in (SLIDES, LABELS, CLINICAL, CANDIDATES, TILES, SPLITS, PREDICTIONS, RIVALS, METRICS)}
 
 
 def conform(frame: pd.DataFrame, table: Table) -> pd.DataFrame:

@@ -61,6 +61,46 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     return frame
 
 
+def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
+    """Turn a share of every fold's training patients into validation patients, balancing the positives of all genes.
+
+    Parameters
+    ----------
+    splits, labels : DataFrame
+        Tables SPLITS (units are patients) and LABELS.
+    share : float
+        Of the training patients of each fold, above 0 and at most 0.5. DeepPATH's 70 / 15 / 15 is 0.15 / 0.85.
+
+    Returns
+    -------
+    DataFrame
+        Table SPLITS with the roles train, valid and test, and new hashes; nobody changes sides otherwise.
+
+    Raises
+    ------
+    ParameterError
+        An illegal share.
+    CohortError
+        A fold has too few training patients to set one aside.
+    """
+    if not 0 < share <= 0.5:
+        raise ParameterError("Illegal share of validation patients", got=share, expected="above 0, at most 0.5")
+    wide = labels.pivot(index="patient_id", columns="gene", values="status")
+    frame = splits.copy()
+    for fold, rows in splits[splits["role"] == "train"].groupby("fold"):
+        own = wide.reindex(rows["unit_id"].sort_values())
+        parts = round(1 / share)
+        if len(own) < parts:
+            raise CohortError(f"Fold {fold} has too few training patients to set a share of {share:g} aside",
+                              got=len(own), expected=f"{parts} or more")  # fmt: skip
+        order = generator(seed, "validation", int(fold)).permutation(len(own))
+        dealt = _deal((own == 1).fillna(False).to_numpy(dtype=bool)[order], parts)
+        aside = set(own.index.to_numpy()[order][dealt == 0])
+        frame.loc[(frame["fold"] == fold) & frame["unit_id"].isin(aside), "role"] = "valid"
+    frame["hash"] = frame.groupby("fold")["unit_id"].transform(lambda units: _hash(frame.loc[units.index]))
+    return frame
+
+
 def _deal(positive: np.ndarray, n_folds: int) -> np.ndarray:
     """Fold of each patient, (n,), from the positives (n, genes)."""
     fold = np.full(len(positive), -1)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import CohortError, RunError
+from deeplrhe_utils.learning.launch import Job, fit_part, fold_parts, run_elsewhere, write_job
+from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
+from deeplrhe_utils.learning.recipe import TrainConfig
+from deeplrhe_utils.learning.scoring import score_arrays
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.learning.targets import prediction_rows
-from deeplrhe_utils.learning.training import TrainConfig, fit_or_load, score_arrays, trainable_targets
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deeplrhe_utils.learning.trainer import Epoch
+from deeplrhe_utils.learning.training import Fitted
 
 
 @dataclass
@@ -28,13 +32,14 @@ class CrossFit:
     ----------
     predictions : DataFrame
         Rows of table PREDICTIONS for every tile of a tested patient.
-    history : fold name → mean loss per epoch
+    history, valid : fold name → mean training loss, and validation loss, per epoch
     files : model files, one per trained fold
     untrained : folds whose training patients are all of one class, in every target
     """
 
     predictions: pd.DataFrame
     history: dict[str, list[float]] = field(default_factory=dict)
+    valid: dict[str, list[float]] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     untrained: list[int] = field(default_factory=list)
 
@@ -53,7 +58,9 @@ def cross_fit(
     device: str = "auto",
     stains: Mapping[int, str] | None = None,
     use: NDArray[np.bool_] | None = None,
+    launch: str = "",
     quiet: bool = False,
+    watch: Callable[[Epoch], None] | None = None,
 ) -> CrossFit:
     """Train and score fold by fold; finished folds are kept, so an interrupted run goes on with the next one.
 
@@ -66,15 +73,18 @@ def cross_fit(
     targets : float32, (n_tiles, n_targets)
         1, 0 or NaN, in the order of `tiles` and of ``network.targets``.
     splits : DataFrame
-        Table SPLITS, units are patients; patients in no role are neither trained on nor scored.
+        Table SPLITS, units are patients; patients in no role are neither trained on nor scored. Patients of role
+        "valid" choose the epoch.
     folder : Path
-        Receives ``fold-<n>.safetensors``.
+        Receives ``fold-<n>.safetensors``; one process at a time.
     stains : fold → digest of its normalizer, optional
         Goes on the model's card, so that the network is not shown tiles of another.
     use : bool, (n_tiles,), optional
         Tiles that take part, in training and in scoring; default all.
-    quiet : bool
-        Print no line per epoch.
+    launch : str
+        Command that starts the training processes, for example ``torchrun --standalone --nproc-per-node 2``;
+        empty trains in this process. Scores are always computed here.
+    quiet, watch : no line per epoch; a function that receives every epoch
     seed, view, device :
         As in :func:`~deeplrhe_utils.learning.training.fit_or_load`.
 
@@ -82,38 +92,59 @@ def cross_fit(
     ------
     CohortError
         No fold has a target with both classes among its training patients.
+    RunError
+        Another process is training into `folder`, or the launched processes failed.
     """
-    import pandas as pd
+    job = Job(network, recipe, seed, view, dict(stains or {}), device, launch)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            if launch:
+                write_job(folder / "job", job, stores, tiles, targets, splits, use)
+                run_elsewhere(launch, folder / "job", quiet=quiet)
+            fits = _cross_fit(job, stores, tiles, targets, splits, folder, use, quiet, watch)
+            (folder / ".lock").unlink(missing_ok=True)
+            return fits
+    except Timeout as error:
+        raise RunError(f"Another process is training into {folder}",
+                       fix="Wait for it, or give another folder") from error  # fmt: skip
 
+
+def _cross_fit(
+    job: Job,
+    stores: Mapping[int, TileStore],
+    tiles: pd.DataFrame,
+    targets: NDArray[np.float32],
+    splits: pd.DataFrame,
+    folder: Path,
+    use: NDArray[np.bool_] | None,
+    quiet: bool,
+    watch: Callable[[Epoch], None] | None,
+) -> CrossFit:
     fits, rows = CrossFit(pd.DataFrame()), []
-    roles = splits.set_index(["fold", "unit_id"])["role"]
     for fold in sorted(splits["fold"].unique().tolist()):
-        role = tiles["patient_id"].map(roles[fold]).fillna("none")
-        role = role if use is None else role.where(use, "none")
-        train, test = (np.flatnonzero(role == side) for side in ("train", "test"))
-        scores = np.full((len(test), len(network.targets)), np.nan, np.float32)
-        usable, model_hash = np.zeros(len(network.targets), bool), "none"
-        if trainable_targets(targets[train]).any():
-            held_out = tiles.iloc[test]["patient_id"].unique().tolist()
-            file, store = folder / f"fold-{fold}.safetensors", stores[fold]
-            shown = {**view, "stain": (stains or {}).get(fold, "none")}
-            fitted = fit_or_load(
-                file, store, train, targets[train], network, recipe, patients=tiles.iloc[train]["patient_id"],
-                score_patients=held_out, seed=seed, fold=fold, view=shown, device=device,
-                quiet=quiet,
-            )  # fmt: skip
-
-            def batch(indices: Any, where: NDArray[np.int64] = test, store: TileStore = store) -> NDArray[np.uint8]:
-                return store.read(where[list(indices)])
-
-            scores = score_arrays(fitted.model, batch, len(test), device=device)
+        parts = fold_parts(tiles, targets, splits, fold, use)
+        test = parts["test"].indices
+        scores = np.full((len(test), len(job.network.targets)), np.nan, np.float32)
+        usable, model_hash = np.zeros(len(job.network.targets), bool), "none"
+        if trainable_targets(parts["train"].targets).any():
+            file = folder / f"fold-{fold}.safetensors"
+            fitted = fit_part(job, stores[fold], parts, file, fold, quiet=quiet, watch=watch)
+            scores = _scored(fitted, stores[fold], test, job)
             usable, model_hash = fitted.usable, fitted.model_hash
             fits.history[f"fold {fold}"] = fitted.history
+            if fitted.valid:
+                fits.valid[f"fold {fold}"] = fitted.valid
             fits.files.append(file)
         else:
             fits.untrained.append(fold)
-        rows.append(prediction_rows(tiles.iloc[test], network.targets, scores, usable, fold, model_hash))
+        rows.append(prediction_rows(tiles.iloc[test], job.network.targets, scores, usable, fold, model_hash))
     if not fits.files:
         raise CohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
     fits.predictions = pd.concat(rows, ignore_index=True)
     return fits
+
+
+def _scored(fitted: Fitted, store: TileStore, test: NDArray[np.int64], job: Job) -> NDArray[np.float32]:
+    return score_arrays(fitted.model, lambda i: store.read(test[list(i)]), len(test), device=job.device,
+                        precision=job.recipe.precision)  # fmt: skip

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplrhe_utils.core.errors import InputError, LeakError, ModelError
+from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.files import atomic_path, read_json, safe_name, write_json
-from deeplrhe_utils.learning.models import DeepLrhe, load_model
-from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_model, statistics_rows
-from deeplrhe_utils.learning.training import score_arrays
-from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
-from deeplrhe_utils.stain.normalize import Normalizer
+from deeplrhe_utils.learning.models import read_card, refuse_leak
+from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, Spread, in_turn, not_scored, score_slide
+from deeplrhe_utils.slides.pixels import open_row
 
 if TYPE_CHECKING:
     import pandas as pd
 
-THUMBNAIL_PX = 480
+THUMBNAIL_PX: Final = 480
+DAMAGED: Final = (200, 0, 0)
+"""Colour of places of a thumbnail that cannot be decoded."""
 _COORDINATES = ["tile_id", "slide_id", "x_l0_px", "y_l0_px", "size_l0_px"]
 
 
@@ -95,79 +96,14 @@ def stored_scores(folder: Path) -> SlideScores:
     return stored
 
 
-@dataclass(frozen=True)
-class HeatScorer:
-    """Reads, normalizes and scores windows of whole slides.
-
-    Attributes
-    ----------
-    normalization : method that notebook 04 used, or "none"
-    tile_px, store_px : side of a window as read, and as handed to the network [px]
-    target_mpp : resolution of a window as read [µm/px]
-    statistics_tiles : most tiles a slide's colour statistics come from, as in notebook 04
-    device : torch device name, or "auto"
-    """
-
-    normalization: str
-    tile_px: int
-    store_px: int
-    target_mpp: float
-    statistics_tiles: int = 32
-    device: str = "auto"
-
-    def normalizer_for(self, file: Path, card: dict[str, Any]) -> Normalizer | None:
-        """The normalizer that belongs to a model file, or None for colours as they are.
-
-        Raises
-        ------
-        ModelError
-            The network was trained at another magnification, in other colours, or with another normalizer.
-        """
-        mpp = self.target_mpp * self.tile_px / min(self.store_px, self.tile_px)
-        if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != self.normalization:
-            raise ModelError("The model was trained on other pixels than these windows have",
-                             got=f"{mpp:g} µm/px, normalization {self.normalization}",
-                             expected=f"{card['input_mpp']:g} µm/px, normalization {card['normalization']}",
-                             fix="Set target_mpp, tile_px, store_px, normalization as in the model's run")  # fmt: skip
-        if self.normalization == UNCHANGED:
-            return None
-        normalizer = normalizer_of_model(file)
-        if normalizer.digest() != card.get("stain"):
-            raise ModelError(f"The stain normalizer beside {file.name} is not the one it was trained with",
-                             got=normalizer.digest(), expected=str(card.get("stain")),
-                             fix="Keep a model's folders 04 and 05 together, or run 04 and 05 again")  # fmt: skip
-        return normalizer
-
-    def score(
-        self, model: DeepLrhe, normalizer: Normalizer | None, slide: dict[str, Any], tiles: pd.DataFrame
-    ) -> tuple[NDArray[np.float32], tuple[Any, Any], str]:
-        """Scores (n, T) of one slide's kept windows, one window before and after, and whose colours were used.
-
-        Colour statistics come from the slide's own tiles, as in notebook 04.
-        """
-        plan = keep()
-        if normalizer is not None:
-            seen = statistics_rows(tiles, self.statistics_tiles)
-            plan = normalizer.plan_or_keep(read_pixels(slide, seen, self.tile_px), str(slide["slide_id"]))
-        example: list[NDArray[np.uint8]] = []
-
-        def batch(indices: Sequence[int]) -> NDArray[np.uint8]:
-            raw = read_pixels(slide, tiles.iloc[list(indices)], self.tile_px)
-            new = [plan(tile) for tile in raw]
-            example[:] = example or [shrink(raw[0], 256), shrink(new[0], 256)]
-            return np.stack([shrink(tile, self.store_px) for tile in new])
-
-        scores = score_arrays(model, batch, len(tiles), batch_size=16, device=self.device)
-        return scores, (example[0], example[1]), plan.note
-
-
 def score_slides(
     slides: pd.DataFrame,
     tiles: pd.DataFrame,
     models_of: dict[str, Path],
     genes: Sequence[str],
-    scorer: HeatScorer,
+    scorer: SlideScorer,
     n_shown: int,
+    spread: Spread = in_turn,
 ) -> SlideScores:
     """Score the kept windows of up to `n_shown` slides.
 
@@ -178,45 +114,63 @@ def score_slides(
     models_of : patient_id → model file
         The network that may score the patient; patients without one are noted and left out.
     genes : all targets of the run
+    scorer : SlideScorer
+    n_shown : most slides that are scored, in the order of the table
+    spread : callable
+        How the slides are shared among processes (:data:`~deeplrhe_utils.learning.prediction.Spread`); one after the
+        other by default.
+
+    Raises
+    ------
+    ModelError
+        A model cannot be read, or was trained on other pixels than the windows have.
     """
     import pandas as pd
 
-    notes: list[str] = []
-    parts: list[pd.DataFrame] = []
-    result = SlideScores([], pd.DataFrame(columns=[*_COORDINATES, *genes]))
+    card_of = cache(read_card)
+    notes: dict[str, list[str]] = {}
+    tasks: list[ScoreTask] = []
     for row in slides[slides["status"] == "ok"].to_dict("records"):
-        name, kept = row["slide_id"], tiles[(tiles["slide_id"] == row["slide_id"]) & tiles["kept"]]
-        if reason := _left_out(row, kept, models_of, len(parts) < n_shown):
-            notes.append(f"{name}: {reason}")
+        name, patient = str(row["slide_id"]), str(row["patient_id"])
+        kept = tiles[(tiles["slide_id"] == name) & tiles["kept"]]
+        reason = _left_out(kept, models_of.get(patient), patient, len(tasks) < n_shown, card_of)
+        notes[name] = [reason] if reason else []
+        tasks += [] if reason else [ScoreTask(row, kept, models_of[patient].resolve(), scorer)]
+    for file in sorted({task.model for task in tasks}):
+        scorer.normalizer_for(file, card_of(file))  # a wrong model ends the run before any slide is read
+    result = SlideScores([], pd.DataFrame(columns=[*_COORDINATES, *genes]))
+    parts: list[pd.DataFrame] = []
+    for task, found in zip(tasks, spread(score_slide, tasks, not_scored), strict=True):
+        name = str(task.slide["slide_id"])
+        notes[name] += [found.reason] if found.reason else found.notes
+        if found.example is None:
             continue
-        try:
-            model, card = load_model(models_of[row["patient_id"]], score_patients=[row["patient_id"]])
-        except LeakError as error:
-            notes.append(f"{name}: {error}")
-            continue
-        normalizer = scorer.normalizer_for(models_of[row["patient_id"]], card)
-        scores, result.examples[name], note = scorer.score(model, normalizer, row, kept)
-        if note.startswith("left unchanged"):
-            notes.append(f"{name}: colours {note}")
-        frame = kept[_COORDINATES].reset_index(drop=True)
-        for i, (gene, usable) in enumerate(zip(model.config.targets, card["usable"], strict=True)):
-            frame[gene] = scores[:, i].astype(float) if usable else np.nan
-        parts.append(frame)
-        with open_row(row) as slide:
-            result.thumbnails[name] = slide.thumbnail(THUMBNAIL_PX)
-        result.sizes[name] = (int(row["width_l0_px"]), int(row["height_l0_px"]))
+        frame = task.tiles[_COORDINATES].reset_index(drop=True)
+        parts.append(frame.assign(**dict(zip(found.genes, found.scores.T.astype(float), strict=True))))
+        with open_row(task.slide) as slide:
+            result.thumbnails[name] = slide.thumbnail(THUMBNAIL_PX, damaged=DAMAGED)
+        result.examples[name] = found.example
+        result.sizes[name] = (int(task.slide["width_l0_px"]), int(task.slide["height_l0_px"]))
     if parts:
         result.windows = pd.concat(parts, ignore_index=True)
     scored = [g for g in result.windows.columns if g not in _COORDINATES and result.windows[g].notna().any()]
     result.genes = [g for g in genes if g in scored] or scored
-    result.notes = notes
+    result.notes = [f"{name}: {note}" for name, found in notes.items() for note in found]
     return result
 
 
-def _left_out(row: dict[str, Any], kept: pd.DataFrame, models_of: dict[str, Path], room: bool) -> str:
+def _left_out(
+    kept: pd.DataFrame, file: Path | None, patient: str, room: bool, card_of: Callable[[Path], dict[str, Any]]
+) -> str:
     """Why a slide gets no map ("" when it gets one)."""
     if kept.empty:
         return "no window was kept"
-    if row["patient_id"] not in models_of:
+    if file is None:
         return "no network held the patient out (no label, or the fold could not be trained)"
-    return "" if room else "not drawn (n_shown)"
+    if not room:
+        return "not drawn (n_shown)"
+    try:
+        refuse_leak(card_of(file), [patient], file.name)
+    except LeakError as error:
+        return str(error)
+    return ""

@@ -1,6 +1,6 @@
-"""The DeepLRHE network: convolutions, residual blocks, batch normalization, one output per gene.
+"""Networks that score tiles: DeepLRHE's own, and published ones with a new last layer.
 
-Source: DeepLRHE sections "Convolutional Neural Network" and "Residual Network". The paper gives 32 first-stage
+Source of DeepLRHE: sections "Convolutional Neural Network" and "Residual Network". The paper gives 32 first-stage
 n × n kernels, ReLU, pooling, two-layer residual blocks with batch normalization, a fully connected layer and an
 output layer; depth, strides and n are ours and are parameters.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,25 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
+from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_state
+from deeplrhe_utils.learning.weights import Loaded, load_weights, shown_name
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Architecture of :class:`DeepLrhe`.
+    """What network to build.
 
     Attributes
     ----------
     targets : names of the outputs (genes, or tissue classes)
     head : "sigmoid" (several targets may hold at once) or "softmax" (exactly one holds)
-    kernels, kernel_size : first-stage kernels (paper: 32) and their side n [px] (3, 5 or 7)
-    stages, blocks : number of resolutions after the first pooling, and residual blocks at each
-    residual, batch_norm : switches for the paper's two claims
+    kernels, kernel_size : of deeplrhe: first-stage kernels (paper: 32) and their side n [px] (3, 5 or 7)
+    stages, blocks : of deeplrhe: resolutions after the first pooling, and residual blocks at each
+    residual, batch_norm : of deeplrhe: switches for the paper's two claims
+    architecture : "deeplrhe", "inception_v3", another classifier of torchvision, or "timm/<name>"
+    weights : what training starts from: "none", "imagenet" or a file (.safetensors, .pth)
+    dropout : share of the features dropped before the classifier, in training
     """
 
     targets: tuple[str, ...]
@@ -44,12 +50,62 @@ class NetworkConfig:
     blocks: int = 1
     residual: bool = True
     batch_norm: bool = True
+    architecture: str = "deeplrhe"
+    weights: str = "none"
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kernel_size not in (3, 5, 7):
             raise ModelError("Illegal kernel size", got=self.kernel_size, expected="3, 5 or 7")
         if self.head not in ("sigmoid", "softmax"):
             raise ModelError("Illegal output head", got=self.head, expected="sigmoid or softmax")
+        if not 0 <= self.dropout < 1:
+            raise ModelError("Illegal dropout", got=self.dropout, expected="a share from 0 to below 1")
+
+
+class TileNetwork(nn.Module):
+    """A network that scores tiles, float (N, 3, H, W) in [0, 1] → logits (N, T).
+
+    Attributes
+    ----------
+    config : NetworkConfig
+    feature_dim : width D of :meth:`features`
+    side_px : side that tiles are resized to inside [px]; None takes them as they are
+    trunk : Module
+        What weights from elsewhere can fill.
+    classifiers : names inside `trunk` of layers that they must not fill
+    loaded : what was filled, by :func:`build_network`
+    """
+
+    config: NetworkConfig
+    classify: nn.Module
+    dropout: nn.Module
+    feature_dim: int
+    side_px: int | None = None
+    classifiers: tuple[str, ...] = ("classify",)
+    loaded: Loaded = Loaded()
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The module whose parameter names weights from elsewhere use."""
+        return self
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (N, D), before dropout and classifier."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        """Logits (N, T); Inception v3 in training: (logits, auxiliary logits)."""
+        raise NotImplementedError
+
+    def _logits(self, features: Tensor) -> Tensor:
+        """Float32 whatever the features are: in bfloat16 many scores would tie."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classify(self.dropout(features.float()))
+
+
+def _dropout(share: float) -> nn.Module:
+    return BatchDropout(share) if share else nn.Identity()
 
 
 class ResidualBlock(nn.Module):
@@ -76,7 +132,7 @@ class ResidualBlock(nn.Module):
         return torch.relu(out + self.shortcut(x) if self.residual else out)
 
 
-class DeepLrhe(nn.Module):
+class DeepLrhe(TileNetwork):
     """The paper's CNN + ResNet classifier. Input: (N, 3, H, W) float32, uint8 values / 255; output: logits (N, T)."""
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -98,12 +154,85 @@ class DeepLrhe(nn.Module):
                 blocks.append(ResidualBlock(inputs, outputs, stride, config.residual, config.batch_norm))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.dropout = _dropout(config.dropout)
         self.classify = nn.Linear(inputs, len(config.targets))
+        self.feature_dim = inputs
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (N, D) of tiles (N, 3, H, W); any H, W ≥ 32 (global average pooling)."""
+        return self.blocks(self.stem((x - 0.7) / 0.2)).mean((2, 3), dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, T) of tiles (N, 3, H, W); any H, W ≥ 32 (global average pooling)."""
-        features = self.blocks(self.stem((x - 0.7) / 0.2))
-        return self.classify(features.mean((2, 3)))
+        """Logits (N, T) of tiles (N, 3, H, W); any H, W ≥ 32."""
+        return self._logits(self.features(x))
+
+
+class BackboneNetwork(TileNetwork):
+    """A published network with a new last layer; see :mod:`~deeplrhe_utils.learning.backbones`."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        backbone = build_backbone(config.architecture, len(config.targets))
+        self.config, self.body = config, backbone.body
+        self.feature_dim, self.side_px, self.classifiers = backbone.feature_dim, backbone.side_px, backbone.classifiers
+        self.dropout = _dropout(config.dropout)
+        self.classify = nn.Linear(backbone.feature_dim, len(config.targets))
+        if backbone.head_std:
+            draw_truncated(self.classify, backbone.head_std)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+        self._statistics = backbone.statistics
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The published network, under its own names."""
+        return self.body
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pooled features (N, D) of tiles (N, 3, H, W)."""
+        out = self._run(x)
+        return out if isinstance(out, Tensor) else out[0]
+
+    def forward(self, x: Tensor) -> Any:
+        """Logits (N, T) of tiles (N, 3, H, W); Inception v3 in training: (logits, auxiliary logits)."""
+        out = self._run(x)
+        if isinstance(out, Tensor):
+            return self._logits(out)
+        return self._logits(out[0]), out[1]
+
+    def _run(self, x: Tensor) -> Any:
+        if self.side_px and x.shape[2:] != (self.side_px, self.side_px):
+            side = (self.side_px, self.side_px)
+            x = nn.functional.interpolate(x, side, mode="bilinear", align_corners=False, antialias=True)
+        x = (x - self.mean) / self.std
+        if self._statistics is None or not self.training:
+            return self.body(x)
+        before = self._statistics.copy()
+        out = self.body(x)
+        self._statistics.settle(before)
+        return out
+
+
+def build_network(config: NetworkConfig, *, pretrained: bool = True) -> TileNetwork:
+    """The network that `config` describes, in training mode.
+
+    Parameters
+    ----------
+    pretrained : bool
+        Fill it with ``config.weights``; False leaves the random weights (torch's global generator), for files whose
+        weights come after.
+
+    Raises
+    ------
+    ModelError
+        Unknown architecture, or weights that are absent, damaged or of another network.
+    """
+    network = DeepLrhe(config) if config.architecture == "deeplrhe" else BackboneNetwork(config)
+    if pretrained:
+        network.loaded = load_weights(network, config.weights)
+    return network
 
 
 def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
@@ -131,7 +260,7 @@ def hash_patient(patient_id: str) -> str:
     return hashlib.sha256(patient_id.encode()).hexdigest()[:16]
 
 
-def save_model(model: DeepLrhe, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:
+def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:
     """Write weights and model card as one safetensors file, atomically.
 
     Parameters
@@ -143,13 +272,20 @@ def save_model(model: DeepLrhe, path: Path, *, trained_on: Iterable[str], card: 
     -------
     str
         First 16 hex characters of the file's SHA-256: the `model_hash` of the predictions table.
+
+    Raises
+    ------
+    ModelError
+        Training started from given weights and ``model.loaded`` does not say which; they, and the patients that they
+        saw, go on the card.
     """
-    full = {
-        **card,
-        "kind": "deeplrhe",
-        "config": asdict(model.config),
-        "patients": sorted(map(hash_patient, trained_on)),
-    }
+    if (model.config.weights == "none") != (model.loaded.source == "none"):
+        raise ModelError("It is not known what weights this network started from", got=model.loaded.source,
+                         expected=shown_name(model.config.weights), fix="Set model.loaded")  # fmt: skip
+    start = asdict(model.loaded)
+    patients = sorted({*map(hash_patient, trained_on), *start.pop("patients")})
+    config = {**asdict(model.config), "weights": shown_name(model.config.weights)}
+    full = {**card, "kind": "deeplrhe", "config": config, "patients": patients, "start": start}
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as part:
         part.write_bytes(save(weights, metadata={"card": json.dumps(full, sort_keys=True)}))
@@ -162,38 +298,51 @@ def read_card(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as stream:
             card: dict[str, Any] = json.loads((stream.metadata() or {}).get("card", "{}"))
     except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"The model {path} cannot be read ({error})",
-            expected="a .safetensors file written by notebook 05",
-            fix="Train again with notebook 05, or give another file; pickled checkpoints are never opened",
-        ) from error
+        raise ModelError(f"The model {path} cannot be read ({error})",
+                         expected="a .safetensors file written by notebook 05", fix="Train again with notebook 05, or "
+                         "give another file; pickled checkpoints are never opened") from error  # fmt: skip
     if card.get("kind") != "deeplrhe":
-        raise ModelError(
-            f"{path} holds no DeepLRHE network", got=card.get("kind"), fix="Give a file that notebook 05 wrote"
-        )
+        raise ModelError(f"{path} holds no tile network", got=card.get("kind"),
+                         fix="Give a file that notebook 05 wrote")  # fmt: skip
     return card
 
 
-def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[DeepLrhe, dict[str, Any]]:
+def refuse_leak(card: Mapping[str, Any], score_patients: Iterable[str], name: str) -> None:
+    """Raise :class:`LeakError` when the card of model `name` has a patient who is about to be scored."""
+    seen = set(card["patients"])
+    if leaked := [p for p in score_patients if hash_patient(p) in seen]:
+        raise LeakError(f"The model {name} was trained on {len(leaked)} patients it is asked to score (first: "
+                        f"{leaked[0]})", fix="Score them with the fold that held them out")  # fmt: skip
+
+
+def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileNetwork, dict[str, Any]]:
     """Read a model; refuse it when it was trained on a patient it is asked to score (leak alarm).
 
     Returns
     -------
     model in evaluation mode, card
+
+    Raises
+    ------
+    ModelError
+        The file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
+    LeakError
+        A patient of `score_patients` is on the card.
     """
     card = read_card(path)
-    seen = set(card["patients"])
-    if leaked := [p for p in score_patients if hash_patient(p) in seen]:
-        raise LeakError(
-            f"The model {path.name} was trained on {len(leaked)} patients it is asked to score (first: {leaked[0]})",
-            fix="Score them with the fold that held them out",
-        )
-    config = NetworkConfig(**{**card["config"], "targets": tuple(card["config"]["targets"])})
-    model = DeepLrhe(config)
+    refuse_leak(card, score_patients, path.name)
+    try:
+        config = NetworkConfig(**{**card["config"], "targets": tuple(card["config"]["targets"])})
+    except TypeError as error:
+        raise ModelError(f"The card of {path} describes a network this version does not know ({error})",
+                         fix="Update the compendium, or train again") from error  # fmt: skip
+    model = build_network(config, pretrained=False)
     with safe_open(path, framework="pt") as stream:
         weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ModelError(f"The weights in {path} do not fit the architecture on their card ({error})") from error
+    start = {"left_out": (), **card.get("start", {})}
+    model.loaded = Loaded(**{**start, "left_out": tuple(start["left_out"]), "patients": tuple(card["patients"])})
     return model.eval(), card

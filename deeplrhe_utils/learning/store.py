@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,12 +47,18 @@ class TileStore:
     ----------
     side_px : int
         Side of a stored tile [px].
+    tile_ids : list of str
+        Name of each tile.
+    folder : Path
     """
 
     def __init__(self, folder: Path, tiles: pd.DataFrame) -> None:
+        self.folder = folder
+        self.tile_ids: list[str] = []
         self._files: list[Path] = []
         # few files stay open at a time: a cohort has more slides than a process may have open files
-        self._array = lru_cache(maxsize=_OPEN)(partial(np.load, mmap_mode="r", allow_pickle=False))
+        load = partial(np.load, mmap_mode="r", allow_pickle=False)
+        self._array: Callable[[Path], Any] = lru_cache(maxsize=_OPEN)(load)
         self._where: list[tuple[int, int]] = []
         for slide_id, rows in tiles.groupby("slide_id", sort=False):
             path = store_path(folder, str(slide_id))
@@ -64,6 +70,7 @@ class TileStore:
             if len(array) != len(rows):
                 raise InputError(f"The store of slide {slide_id} does not match the tiles table", got=len(array),
                                  expected=f"{len(rows)} tiles", fix="Run notebook 04 again")  # fmt: skip
+            self.tile_ids += rows["tile_id"].astype(str).tolist()
             self._where += [(len(self._files), i) for i in range(len(array))]
             self._files.append(path)
         if not self._files:

@@ -36,3 +36,9 @@ def prediction_rows(
         keys.assign(gene=gene, fold=fold, score=known[:, i], model_hash=model_hash) for i, gene in enumerate(genes)
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def patient_rows(predictions: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Rows of table RIVALS from table PREDICTIONS: the mean over each patient's tiles, null where none has a score."""
+    keys = ["patient_id", "gene", "fold", "model_hash"]
+    return predictions.groupby(keys, as_index=False)["score"].mean().assign(method=method)

@@ -6,7 +6,7 @@ Every function returns a :class:`matplotlib.figure.Figure` and leaves saving to 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -14,6 +14,7 @@ import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deeplrhe_utils.reporting.heatmaps import PALETTES
@@ -182,14 +183,17 @@ def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Mean training loss per epoch, one line per fold."""
+    """Mean loss per epoch, one line per name; names that end in "validation" are dashed."""
     figure = new_figure(6.4, 2.6)
     axes = figure.subplots()
-    for colour, (name, losses) in zip(PALETTE, history.items(), strict=False):
-        axes.plot(range(1, len(losses) + 1), losses, marker="o", ms=3, color=colour, label=name)
+    for colour, (name, losses) in zip(cycle(PALETTE), history.items(), strict=False):
+        style = "--" if name.endswith("validation") else "-"
+        axes.plot(range(1, len(losses) + 1), losses, style, marker="o", ms=3, color=colour, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
-    axes.set_ylabel("training loss [nats]")
-    axes.legend(frameon=False, fontsize=8)
+    axes.set_ylabel("loss [nats]")
+    if history:
+        axes.legend(frameon=False, fontsize=8)
     sns.despine(figure)
     return figure
 

@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
     _add_doctor(commands)
     _add_normalize(commands)
+    _add_score(commands)
     synth = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
     )
@@ -99,6 +100,24 @@ def _add_normalize(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")
 
 
+def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "score",
+        help="score slides with a trained network, without labels",
+        description="Find tissue on slides, and score every tile with a trained network straight from the file; no "
+        "tile is written. Slides of patients that the network was trained on are refused. 1 if a slide has no score.",
+    )
+    add = command.add_argument
+    add("slides", type=Path, metavar="SLIDES", help="a slide, or a folder with all slides below it")
+    add("--model", type=Path, required=True, metavar="FILE", help="reports/<run>/models/05/fold-N.safetensors")
+    add("--out", type=Path, default=Path("scores"), metavar="DIR", help="folder of the tables (default: scores)")
+    add("--mpp", type=float, default=0.5, metavar="X", help="µm/px at which tiles are cut (default: 0.5)")
+    add("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
+    add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
+    add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU when there is one")
+
+
 def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
     """Run one command.
 
@@ -143,6 +162,8 @@ def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places |
         return _synth(options)
     if options.command == "normalize":
         return _normalize(options)
+    if options.command == "score":
+        return _score(options)
     return _run(options, arguments, where)
 
 
@@ -177,6 +198,17 @@ def _normalize(options: argparse.Namespace) -> int:
     recipe = Recipe(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)})
     rows = normalize(options.paths, options.out, recipe, _say)
     return FAILED if any_failed(rows) else OK
+
+
+def _score(options: argparse.Namespace) -> int:
+    import dataclasses
+    import os
+
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for normalize
+    from deeplrhe_utils.running.score import Settings, all_scored, score
+
+    settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
+    return OK if all_scored(score(options.slides, options.model, options.out, settings, _say)) else FAILED
 
 
 def _synth(options: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def scan_slides(
     Parameters
     ----------
     slides_dir : Path
-        Folder.
+        Folder, or one file.
     mpp_csv : str
         CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none.
         Overrides that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
@@ -82,13 +82,13 @@ def scan_slides(
         wrong.
     """
     slides_dir = Path(slides_dir).resolve()
-    if not slides_dir.is_dir():
+    if not slides_dir.exists():
         raise InputError(f"The slides folder {slides_dir} is not there", fix="Check slides_dir")
     outlines = Path(annotations_dir).resolve() if annotations_dir else None
     if outlines is not None and not outlines.is_dir():
         raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
     overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
-    files, sidecars = find_files(slides_dir)
+    files, sidecars = find_files(slides_dir) if slides_dir.is_dir() else ([slides_dir], 0)
     if not files:
         raise InputError(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"

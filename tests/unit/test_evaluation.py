@@ -239,3 +239,28 @@ def test_paired_differences_are_those_of_the_same_patients():
     assert (by.loc["noise", ["difference", "ci_low", "ci_high"]] == 0).all()
     alike = roc.paired_differences({"a": arms["good"], "b": arms["good"]}, labels, "a", resamples=50)
     assert (alike[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
+
+
+def test_validation_patients_come_from_training_and_share_the_positives():
+    names = [f"P{i:03d}" for i in range(80)]
+    random = np.random.default_rng(0)
+    rows = [
+        {"patient_id": n, "gene": g, "status": int(random.random() < p)}
+        for n in names
+        for g, p in (("A", 0.4), ("B", 0.1))
+    ]
+    labels = pd.DataFrame(rows).astype({"status": "Int64"})
+    folds = splits.patient_folds(labels, 2, seed=3)
+    three = splits.with_validation(folds, labels, 0.2, seed=3)
+    splits.check_split(three)
+    before, after = folds.set_index(["fold", "unit_id"])["role"], three.set_index(["fold", "unit_id"])["role"]
+    changed = before[before != after[before.index]]
+    assert set(changed) == {"train"} and after[changed.index].eq("valid").all()
+    assert after.groupby(["fold", after]).size()[:, "valid"].tolist() == [8, 8]
+    wide = labels.pivot(index="patient_id", columns="gene", values="status")
+    for fold in (0, 1):
+        valid = after[fold][after[fold] == "valid"].index
+        assert wide.loc[valid, "A"].sum() >= 2 and len(set(three.loc[three["fold"] == fold, "hash"])) == 1
+    assert three.equals(splits.with_validation(folds, labels, 0.2, seed=3))
+    with pytest.raises(ParameterError):
+        splits.with_validation(folds, labels, 0.9)

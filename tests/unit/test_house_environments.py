@@ -34,6 +34,7 @@ NEVER_IMPORTED = {  # distribution → why it is needed all the same
 }
 NEVER_IMPORTED_DEV = {
     "imagecodecs": "tifffile writes JPEG through it",
+    "timm": "tests build networks of the extra `transfer` by name",
     "mypy": "`make lint`",
     "pre-commit": "local hooks",
     "ruff": "`make lint`",
@@ -58,7 +59,9 @@ def split_requirement(text: str) -> tuple[str, str]:
 
 
 RUN = dict(map(split_requirement, PROJECT["project"]["dependencies"]))
-DEV = dict(map(split_requirement, PROJECT["project"]["optional-dependencies"]["dev"]))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+DEV = dict(map(split_requirement, EXTRAS["dev"]))
+OPTIONAL = {split_requirement(text)[0] for name, extra in EXTRAS.items() if name != "dev" for text in extra}
 
 
 def imports(sources: list[str]) -> set[str]:
@@ -90,7 +93,8 @@ def notebook_sources() -> list[str]:
 
 def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else():
     used = imports(python_sources("deeplrhe_utils") + notebook_sources())
-    assert used - set(RUN) == set(), "imported, but not among the dependencies of pyproject.toml"
+    assert OPTIONAL - used == set(), "an extra without a use"
+    assert used - set(RUN) - OPTIONAL == set(), "imported, but not among the dependencies of pyproject.toml"
     assert set(RUN) - used == set(NEVER_IMPORTED), "declared and never imported: use it, drop it or say why here"
 
 

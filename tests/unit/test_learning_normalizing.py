@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import ModelError, StainError
-from deeplrhe_utils.learning import heat, normalizing
+from deeplrhe_utils.learning import normalizing
+from deeplrhe_utils.learning.prediction import SlideScorer
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.slides.pixels import read_ahead
 from deeplrhe_utils.stain.normalize import load_normalizer
@@ -134,7 +135,7 @@ def test_the_normalizer_beside_a_model_is_found_and_checked(fitted, tmp_path):
     model = tmp_path / "05" / "fold-1.safetensors"
     fitted[1].save(normalizing.fold_folder(tmp_path, 1))
     assert normalizing.normalizer_of_model(model).digest() == fitted[1].digest()
-    scorer = heat.HeatScorer("dcgmm", 512, 256, 0.5)
+    scorer = SlideScorer("dcgmm", 512, 256, 0.5)
     card = {"input_mpp": 1.0, "normalization": "dcgmm", "stain": fitted[1].digest()}
     assert scorer.normalizer_for(model, card).digest() == fitted[1].digest()
     with pytest.raises(ModelError, match="not the one it was trained with"):
@@ -143,7 +144,7 @@ def test_the_normalizer_beside_a_model_is_found_and_checked(fitted, tmp_path):
         scorer.normalizer_for(model, card | {"input_mpp": 0.5})
     with pytest.raises(ModelError, match="other pixels"):
         scorer.normalizer_for(model, card | {"normalization": "macenko"})
-    assert heat.HeatScorer("none", 512, 256, 0.5).normalizer_for(model, card | {"normalization": "none"}) is None
+    assert SlideScorer("none", 512, 256, 0.5).normalizer_for(model, card | {"normalization": "none"}) is None
     with pytest.raises(ModelError, match="cannot be read"):
         load_normalizer(Path(tmp_path / "04" / "fold-7"))
 

@@ -1,0 +1,139 @@
+"""Features of tiles from a frozen network, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from deeplrhe_utils.core.errors import InputError, ModelError
+from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.learning.models import TileNetwork
+from deeplrhe_utils.learning.recipe import device_of, uses_bfloat16
+from deeplrhe_utils.learning.scoring import Batches, as_input
+from deeplrhe_utils.slides.pixels import read_ahead
+
+_KIND: Final = "tile-features"
+
+
+def tile_features(
+    network: TileNetwork,
+    batches: Batches,
+    count: int,
+    *,
+    batch_size: int = 32,
+    device: str = "auto",
+    precision: str = "float32",
+) -> NDArray[np.float32]:
+    """What a network sees in each tile, before its last layer; the next batch is read while this one is computed.
+
+    Parameters
+    ----------
+    network : TileNetwork
+        Its ``features``: float (n, 3, H, W) in [0, 1] → float (n, D). It is moved to `device` and left there, in
+        evaluation mode.
+    batches : Batches
+        ``batches(indices)`` delivers those tiles as uint8 RGB (n, H, W, 3).
+    count : int
+        Number of tiles.
+    batch_size : tiles per pass
+    device : torch device name, or "auto"
+    precision : as in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the result is float32 in any case
+
+    Returns
+    -------
+    float32, (count, D)
+
+    Raises
+    ------
+    InputError
+        No tile, or `batches` delivers another number than asked for.
+    ModelError
+        The features are no table of finite numbers with one row per tile.
+    """
+    if count < 1:
+        raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
+    place = device_of(device)
+    network = network.to(place).to(memory_format=torch.channels_last).eval()
+    low = uses_bfloat16(precision, place)
+    runs = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    parts = []
+    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=low):
+        for run, tiles in zip(runs, read_ahead(batches, runs), strict=True):
+            if len(tiles) != len(run):
+                what = f"The tiles from {run.start} on are incomplete"
+                raise InputError(what, got=f"{len(tiles)} tiles", expected=f"{len(run)} tiles")
+            parts.append(_checked(network.features(as_input(tiles).to(place)), run))
+    return np.concatenate(parts)
+
+
+def _checked(features: Tensor, wanted: range) -> NDArray[np.float32]:
+    found = features.float().cpu().numpy()
+    if found.ndim != 2 or len(found) != len(wanted):
+        expected = f"({len(wanted)}, D)"
+        raise ModelError("The network's features have another shape", got=tuple(found.shape), expected=expected)
+    if len(wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))):
+        raise ModelError(f"The features of tile {wanted[wrong[0]]} are not finite", fix="Set precision to float32")
+    return found
+
+
+def cached_features(file: Path, fingerprint: str, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Features from `file`, or computed and written there (safetensors, atomically).
+
+    Parameters
+    ----------
+    file : Path
+        Read when it is whole and carries the same `fingerprint`; else it is replaced.
+    fingerprint : str
+        Names all that the features depend on: network, pixels, order of the tiles, precision.
+    compute : callable
+        Delivers float32 (count, D).
+
+    Returns
+    -------
+    float32, (count, D)
+
+    Raises
+    ------
+    ModelError
+        `compute` delivers something else than a float32 table.
+    """
+    if (kept := _stored(file, fingerprint)) is not None:
+        return kept
+    features = np.ascontiguousarray(compute())
+    if features.ndim != 2 or features.dtype != np.float32:
+        raise ModelError("These are no features", got=f"{features.dtype} {features.shape}", expected="float32 (n, D)")
+    card = {"kind": _KIND, "fingerprint": fingerprint, **_facts(features)}
+    with atomic_path(file) as part:
+        part.write_bytes(save({"features": features}, metadata={"card": json.dumps(card, sort_keys=True)}))
+    return features
+
+
+def _facts(features: NDArray[np.float32]) -> dict[str, Any]:
+    """What the card says about the numbers; the digest finds damage that leaves the file readable."""
+    digest = hashlib.sha256(np.ascontiguousarray(features).data).hexdigest()
+    return {"count": len(features), "dim": features.shape[1], "sha256": digest}
+
+
+def _stored(file: Path, fingerprint: str) -> NDArray[np.float32] | None:
+    """The features in `file`, or None when there are none, they are damaged, or they are of something else."""
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="np") as stream:
+            card = json.loads((stream.metadata() or {}).get("card", "{}"))
+            if (card.get("kind"), card.get("fingerprint")) != (_KIND, fingerprint):
+                return None
+            features: NDArray[np.float32] = stream.get_tensor("features")
+    except (SafetensorError, ValueError):
+        return None
+    return features if all(card.get(name) == value for name, value in _facts(features).items()) else None

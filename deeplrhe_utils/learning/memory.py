@@ -1,0 +1,53 @@
+"""Out of memory: which batch size would have fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from deeplrhe_utils.core.errors import ModelError
+
+_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch failed for lack of memory (on a CPU it raises a plain RuntimeError)."""
+    return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
+
+
+def explain_memory(attempt: Callable[[int], None], failed: int, batch_size: int) -> ModelError:
+    """The error to raise, after halving the batch until one pass fits.
+
+    Parameters
+    ----------
+    attempt : callable
+        Runs one pass of so many tiles; raises when memory is too small.
+    failed : int
+        Tiles in one pass that did not fit.
+    batch_size : int
+        Tiles of a whole step, as the recipe has it.
+    """
+    fits = _largest(attempt, failed // 2)
+    what = f"Memory is too small for {failed} tiles in one pass"
+    if not fits:
+        return ModelError(what, got=f"batch_size {batch_size}; not even one tile fits",
+                          fix="Lower crop_px or kernels, or take a machine with more memory")  # fmt: skip
+    parts = -(-failed // fits)
+    return ModelError(what, got=f"batch_size {batch_size}", expected=f"at most {fits} tiles in one pass",
+                      fix=f"Set accumulate to {parts} (same steps, in parts), or batch_size to {fits}")  # fmt: skip
+
+
+def _largest(attempt: Callable[[int], None], size: int) -> int:
+    while size:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        try:
+            attempt(size)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            size //= 2
+        else:
+            return size
+    return 0

@@ -1,0 +1,161 @@
+"""Other methods on the same folds: claims switched off, DeepPATH's network, attention over frozen features.
+
+Every method ends in the same rows, one score per held-out patient and gene, so that one table can hold them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.files import safe_name, sha256_file
+from deeplrhe_utils.learning.crossfit import CrossFit, cross_fit
+from deeplrhe_utils.learning.features import cached_features, tile_features
+from deeplrhe_utils.learning.mil import MilConfig, cross_fit_bags
+from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
+from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig
+from deeplrhe_utils.learning.store import TileStore
+from deeplrhe_utils.learning.targets import patient_rows
+from deeplrhe_utils.learning.weights import weights_digest
+
+ABLATIONS: Final[dict[str, dict[str, Any]]] = {
+    "same, short": {},
+    "no shortcuts": {"residual": False},
+    "no batch norm": {"batch_norm": False},
+}
+"""Changes of the network; "same, short" is what the others are compared with, trained as briefly as they are."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all methods share; as the arguments of :func:`~deeplrhe_utils.learning.crossfit.cross_fit`.
+
+    `folder` receives a folder per method.
+    """
+
+    stores: Mapping[int, TileStore]
+    tiles: pd.DataFrame
+    targets: NDArray[np.float32]
+    splits: pd.DataFrame
+    folder: Path
+    seed: int
+    view: dict[str, Any]
+    device: str = "auto"
+    stains: Mapping[int, str] | None = None
+
+    def fit(
+        self, name: str, network: NetworkConfig, recipe: TrainConfig, use: NDArray[np.bool_] | None = None
+    ) -> CrossFit:
+        """A quiet cross-fit of one method; its targets are those of `network`, which `self.targets` must match."""
+        return cross_fit(self.stores, self.tiles, self.targets, self.splits, network, recipe, seed=self.seed, use=use,
+                         folder=self.folder / safe_name(name), view=self.view, device=self.device, stains=self.stains,
+                         quiet=True)  # fmt: skip
+
+
+def ablations(
+    ground: Ground, network: NetworkConfig, recipe: TrainConfig, names: Sequence[str] = tuple(ABLATIONS)
+) -> tuple[pd.DataFrame, dict[str, list[float]]]:
+    """The paper's two claims, switched off one at a time, everything else equal.
+
+    Returns
+    -------
+    rows of table RIVALS, and "method, fold n" → mean loss per epoch
+    """
+    rows: list[pd.DataFrame] = []
+    curves: dict[str, list[float]] = {}
+    for name in names:
+        if name not in ABLATIONS:
+            raise ParameterError("Unknown ablation", got=name, expected=" or ".join(ABLATIONS))
+        fits = ground.fit(name, replace(network, **ABLATIONS[name]), recipe)
+        rows.append(patient_rows(fits.predictions, name))
+        curves |= {f"{name}, {fold}": losses for fold, losses in fits.history.items()}
+    return _together(rows), curves
+
+
+def one_by_one(ground: Ground, network: NetworkConfig, recipe: TrainConfig, genes: Sequence[str]) -> pd.DataFrame:
+    """One network per gene (DeepPATH's authors came to favour it); rows of table RIVALS.
+
+    A gene that no fold can learn gives no rows.
+    """
+    rows = []
+    for gene in genes:
+        column = network.targets.index(gene)
+        own = replace(ground, targets=ground.targets[:, column : column + 1], folder=ground.folder / "one by one")
+        try:
+            fits = own.fit(gene, replace(network, targets=(gene,)), recipe)
+        except CohortError:
+            continue
+        rows.append(patient_rows(fits.predictions, "one network per gene"))
+    return _together(rows)
+
+
+def inception(
+    ground: Ground, genes: Sequence[str], head: str, *, epochs: int, batch_size: int, tiles_each: int
+) -> pd.DataFrame:
+    """DeepPATH's Inception v3 with its published recipe, from scratch, for as long as asked; rows of table RIVALS.
+
+    Parameters
+    ----------
+    epochs, batch_size, tiles_each : int
+        Published: about 100 epochs of 400 tiles a step, all tiles of a patient.
+    """
+    recipe = replace(DEEPPATH, epochs=epochs, batch_size=batch_size)
+    use = (ground.tiles.groupby("patient_id").cumcount() < tiles_each).to_numpy(dtype=bool)
+    fits = ground.fit("inception v3", NetworkConfig(tuple(genes), head, **DEEPPATH_NETWORK), recipe, use)
+    return patient_rows(fits.predictions, "Inception v3 (short)")
+
+
+def attention(
+    ground: Ground, genes: Sequence[str], networks: Mapping[int, Path] | NetworkConfig, label: str, config: MilConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Attention, and mean pooling as its control, over frozen features of every tile.
+
+    Parameters
+    ----------
+    networks : fold → model file, or NetworkConfig
+        Whose features: the network that each fold trained (it saw training patients only), or one for all folds with
+        weights from elsewhere.
+    label : str
+        Name of the features in the method's name.
+
+    Returns
+    -------
+    rows of table RIVALS; tile_id, gene, fold, weight of the attention
+    """
+    features = {fold: _features(ground, fold, networks) for fold in sorted(ground.stores)}
+    rows, weights = [], pd.DataFrame()
+    for pooling in ("gated", "mean"):
+        name = f"{'attention' if pooling == 'gated' else 'mean'} over {label}"
+        fits = cross_fit_bags(features, ground.tiles, ground.targets, ground.splits, list(genes),
+                              replace(config, pooling=pooling), folder=ground.folder / "mil", seed=ground.seed,
+                              name=name, quiet=True)  # fmt: skip
+        rows.append(fits.scores)
+        weights = fits.attention if pooling == "gated" else weights
+    return _together(rows), weights
+
+
+def _features(ground: Ground, fold: int, networks: Mapping[int, Path] | NetworkConfig) -> NDArray[np.float32]:
+    store = ground.stores[fold]
+    if isinstance(networks, NetworkConfig):
+        identity = f"{networks.architecture} {weights_digest(networks.weights, networks.architecture)}"
+        network: TileNetwork = build_network(networks)
+    else:
+        identity, (network, _) = sha256_file(networks[fold]), load_model(networks[fold])
+
+    def compute() -> NDArray[np.float32]:
+        return tile_features(network, lambda i: store.read(list(i)), len(store), device=ground.device, precision="auto")
+
+    file = ground.folder / "features" / f"fold-{fold}.safetensors"
+    return cached_features(file, f"{identity} {store.fingerprint()}", compute)
+
+
+def _together(rows: list[pd.DataFrame]) -> pd.DataFrame:
+    columns = ["patient_id", "gene", "fold", "method", "score", "model_hash"]
+    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)

@@ -1,0 +1,306 @@
+"""The paper's tuning protocol, run by Optuna: range test, four-dimensional grid, then coarse to fine.
+
+Source: DeepLRHE, "Adjustment of Hyperparameters": number of kernels, number of layers, batch size and loss function on
+a four-dimensional grid under two-fold cross-validation; learning rate and regularization from coarse to fine. The
+paper gives no ranges and reports the folds that chose; :func:`select` is that flat selection. Run inside the training
+half of an outer fold, the same function is the honest, nested one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+
+from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
+from deeplrhe_utils.learning.launch import fold_parts
+from deeplrhe_utils.learning.search_range import RangeTest, range_test
+from deeplrhe_utils.learning.search_trial import Outcome, Study, configured, evaluate, open_store
+
+GRID: Final = ("kernels", "stages", "batch_size", "loss")
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is searched.
+
+    Attributes
+    ----------
+    kernels, stages, batch_size, loss : values of the grid's four dimensions ("layers" are stages of residual blocks)
+    start : learning rate of the grid, as a share of the range test's threshold
+    coarse : learning rates of the coarse search, as shares of the threshold
+    decays : weight decays of the coarse search
+    fine : factors around the coarse winner, for learning rate and for weight decay
+    """
+
+    kernels: tuple[int, ...]
+    stages: tuple[int, ...]
+    batch_size: tuple[int, ...]
+    loss: tuple[str, ...]
+    start: float = 0.1
+    coarse: tuple[float, ...] = (0.03, 0.3)
+    decays: tuple[float, ...] = (1e-3, 1e-1)
+    fine: tuple[float, ...] = (0.5, 2.0)
+
+    def grid(self) -> dict[str, list[Any]]:
+        """The four dimensions, in the paper's order."""
+        return {name: sorted(set(getattr(self, name))) for name in GRID}
+
+
+@dataclass
+class Selection:
+    """What a search chose.
+
+    Attributes
+    ----------
+    parameters : fields of network and recipe
+    value : the winner's mean AUC, on the folds that chose it
+    scores : the winner's held-out patient scores (see :class:`~deeplrhe_utils.learning.search_trial.Outcome`)
+    trace : DataFrame
+        A row per trial: scope, phase, the parameters, value, fold values, note.
+    ranges : RangeTest
+    """
+
+    parameters: dict[str, Any]
+    value: float
+    scores: pd.DataFrame
+    trace: pd.DataFrame
+    ranges: RangeTest
+
+
+@dataclass
+class Searcher:
+    """Runs trials in `workers` processes and remembers them in `folder`, so that a killed search goes on.
+
+    Attributes
+    ----------
+    folder : Path
+        Receives Optuna's journal and the trials' patient scores.
+    workers : int
+        Trials at a time. Each has its own threads (:attr:`Study.threads`), so results do not depend on it.
+    quiet : print no line per trial
+    """
+
+    folder: Path
+    workers: int = 1
+    quiet: bool = False
+    ran: int = field(default=0, init=False)
+    _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False)
+
+    def grid(self, study: Study, name: str, values: Mapping[str, Sequence[Any]], fixed: Mapping[str, Any]) -> _Trials:
+        """Every point of a grid, each once; what an earlier, killed search finished is not run again.
+
+        Parameters
+        ----------
+        name : str
+            Of this search; with the study's data it names the Optuna study.
+        values : parameter → its values
+        fixed : parameters that all points share
+        """
+        grid = {key: list(options) for key, options in values.items()}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        journal = str(self.folder / "optuna.journal")
+        storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
+        full = f"{name}-{_digest(study, grid, fixed)}"
+        record = optuna.create_study(storage=storage, study_name=full, direction="maximize", load_if_exists=True,
+                                     sampler=optuna.samplers.RandomSampler(seed=study.seed))  # fmt: skip
+        trials = _Trials(record, grid, dict(fixed), self.folder / safe_name(full))
+        self._run(study, trials, trials.take_up(), name)
+        return trials
+
+    def _run(self, study: Study, trials: _Trials, todo: int, name: str) -> None:
+        waiting: dict[Future[Outcome], optuna.Trial] = {}
+        while todo or waiting:
+            while todo and len(waiting) < max(1, self.workers):
+                trial, parameters = trials.ask()
+                waiting[self._submit(study, parameters)] = trial
+                todo -= 1
+            for done in wait(waiting, return_when=FIRST_COMPLETED).done:
+                trial = waiting.pop(done)
+                trials.tell(trial, done.result())
+                self.ran += 1
+                if not self.quiet:
+                    print(f"{name}  {_told(trial.params)}  {done.result().value:.3f}", flush=True)
+
+    def _submit(self, study: Study, parameters: Mapping[str, Any]) -> Future[Outcome]:
+        """Start a trial: in a process that stays for the next ones, or in this one when one is enough."""
+        if self.workers <= 1:
+            future: Future[Outcome] = Future()
+            future.set_result(evaluate(study, parameters))
+            return future
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a forked child would inherit torch's threads in any state
+            self._pool = ProcessPoolExecutor(self.workers, mp_context=context)
+        return self._pool.submit(evaluate, study, parameters)
+
+    def close(self) -> None:
+        """End the processes; the next trial would start new ones."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+
+
+@dataclass
+class _Trials:
+    """One Optuna study over a grid."""
+
+    record: optuna.Study
+    grid: dict[str, list[Any]]
+    fixed: dict[str, Any]
+    folder: Path
+
+    def take_up(self) -> int:
+        """Queue every point that is not finished, those that a killed process left running too; how many there are.
+
+        The points are queued because Optuna's own grid sampler ends a study by an exception when it is asked from
+        outside, and counts a trial that was killed as done.
+        """
+        for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            self.record.tell(trial.number, state=TrialState.FAIL)
+        done = [trial.params for trial in self.finished()]
+        points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
+        todo = [point for point in points if point not in done]
+        for point in todo:
+            self.record.enqueue_trial(point)
+        return len(todo)
+
+    def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
+        trial = self.record.ask()
+        return trial, {**self.fixed, **{k: trial.suggest_categorical(k, v) for k, v in self.grid.items()}}
+
+    def tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
+        """Remember an outcome; one without a value (it diverged) counts as the worst there is."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        outcome.scores.to_parquet(self._file(trial.number), index=False)
+        trial.set_user_attr("folds", list(outcome.folds))
+        trial.set_user_attr("note", outcome.note)
+        self.record.tell(trial, outcome.value if np.isfinite(outcome.value) else 0.0)
+
+    def finished(self) -> list[optuna.trial.FrozenTrial]:
+        """Finished trials, in the order of their parameters (which is not the order in which they ended)."""
+        done = self.record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return sorted(done, key=lambda t: [self.grid[k].index(t.params[k]) for k in self.grid])
+
+    def best(self) -> optuna.trial.FrozenTrial:
+        """The highest value; of equals the first in the grid."""
+        return max(self.finished(), key=lambda trial: trial.value or 0.0)
+
+    def scores(self, trial: optuna.trial.FrozenTrial) -> pd.DataFrame:
+        return pd.read_parquet(self._file(trial.number))
+
+    def rows(self, scope: str, phase: str) -> pd.DataFrame:
+        rows = [{"scope": scope, "phase": phase, **self.fixed, **t.params, "value": t.value,
+                 "folds": ", ".join(f"{v:.3f}" for v in t.user_attrs["folds"]), "note": t.user_attrs["note"]}
+                for t in self.finished()]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"{number}.parquet"
+
+
+def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_tiles: int = 64) -> Selection:
+    """The whole protocol on one set of folds.
+
+    Parameters
+    ----------
+    scope : str
+        Name of the patients it may see ("flat", or an outer fold); names the studies and the rows of the trace.
+
+    Raises
+    ------
+    CohortError
+        No trial gave a value.
+    """
+    fold = int(study.splits["fold"].min())
+    parts = fold_parts(study.tiles, study.targets, study.splits, fold, study.use)
+    network, recipe = configured(study, {})
+    ranges = range_test(open_store(study, fold), parts["train"], network, recipe, seed=study.seed, tiles=range_tiles)
+    top = ranges.threshold
+    start = {"learning_rate": _rounded(space.start * top), "weight_decay": study.recipe.weight_decay}
+    first = searcher.grid(study, f"{scope}-grid", space.grid(), start)
+    shape = {**first.best().params}
+    coarse = {"learning_rate": [_rounded(share * top) for share in space.coarse], "weight_decay": list(space.decays)}
+    second = searcher.grid(study, f"{scope}-coarse", coarse, shape)
+    centre = second.best().params
+    fine = {key: [_rounded(centre[key] * factor) for factor in space.fine] for key in centre}
+    third = searcher.grid(study, f"{scope}-fine", fine, shape)
+    phases = {"grid": first, "coarse": second, "fine": third}
+    trace = pd.concat([trials.rows(scope, phase) for phase, trials in phases.items()], ignore_index=True)
+    winner = max(phases.values(), key=lambda trials: trials.best().value or 0.0)
+    best = winner.best()
+    if not best.value:
+        raise CohortError(f"Every trial of the search over {scope} diverged", got=best.user_attrs["note"],
+                          fix="Lower the shares of the learning rate")  # fmt: skip
+    return Selection({**winner.fixed, **best.params}, best.value, winner.scores(best), trace, ranges)
+
+
+def nested(
+    searcher: Searcher,
+    study: Study,
+    space: Space,
+    inner: Mapping[int, pd.DataFrame],
+    *,
+    range_tiles: int = 64,
+) -> tuple[Outcome, dict[int, Selection]]:
+    """Select inside each outer fold's training patients, train the choice on them, score the held-out patients.
+
+    Parameters
+    ----------
+    study : Study
+        Its `splits` are the outer folds.
+    inner : outer fold → splits of its training patients
+
+    Returns
+    -------
+    Outcome over the outer folds, and what each chose
+
+    Raises
+    ------
+    ParameterError
+        Inner folds contain a patient that the outer fold tests.
+    """
+    values, rows, chosen = [], [], {}
+    for fold, own in inner.items():
+        outer = study.splits[study.splits["fold"] == fold]
+        if leaked := set(own["unit_id"]) & set(outer.loc[outer["role"] == "test", "unit_id"]):
+            raise ParameterError(f"Inner folds of outer fold {fold} hold {len(leaked)} of its test patients")
+        inside = replace(study, splits=own, stores={int(f): study.stores[fold] for f in own["fold"].unique()})
+        chosen[fold] = select(searcher, inside, space, f"outer-{fold}", range_tiles=range_tiles)
+        trials = searcher.grid(replace(study, splits=outer), f"outer-{fold}-test", {"epochs": [study.recipe.epochs]},
+                               chosen[fold].parameters)  # fmt: skip
+        best = trials.best()
+        values.append(best.value or float("nan"))
+        rows.append(trials.scores(best))
+    return Outcome(float(np.mean(values)), tuple(values), pd.concat(rows, ignore_index=True)), chosen
+
+
+def _rounded(value: float) -> float:
+    """Two significant digits: enough to choose by, and short enough to read."""
+    return float(f"{value:.2g}")
+
+
+def _told(parameters: Mapping[str, Any]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in parameters.items())
+
+
+def _digest(study: Study, grid: Mapping[str, Any], fixed: Mapping[str, Any]) -> str:
+    """Identifies data, folds, recipe and grid: a search over anything else is another study."""
+    facts = {"splits": study.splits[["fold", "unit_id", "role"]].to_csv(index=False), "use": study.use.tolist(),
+             "stores": {str(f): open_store(study, f).fingerprint() for f in sorted(set(study.splits["fold"].tolist()))},
+             "targets": np.nan_to_num(study.targets, nan=-1).tolist(), "network": repr(study.network),
+             "recipe": repr(study.recipe), "seed": study.seed, "threads": study.threads,
+             "grid": dict(grid), "fixed": dict(fixed)}  # fmt: skip
+    return sha256_text(to_json(facts))[:12]

@@ -1,0 +1,93 @@
+"""Learning-rate range test: without regularization, on a few tiles, the rate grows until the loss stops falling.
+
+Source: DeepLRHE, "Adjustment of Hyperparameters": the regularization coefficient is set to 0, and a small sample gives
+the threshold of the learning rate. How it is read off is ours (Smith 2017).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import ModelError
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.learning.models import NetworkConfig
+from deeplrhe_utils.learning.recipe import TrainConfig, device_of
+from deeplrhe_utils.learning.store import TileStore
+from deeplrhe_utils.learning.trainer import Part, Run
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """Rates that were tried, the loss at each (smoothed, NaN after it diverged) and the threshold read off."""
+
+    rates: NDArray[np.float64]
+    losses: NDArray[np.float64]
+    threshold: float
+
+
+def range_test(
+    store: TileStore,
+    train: Part,
+    network: NetworkConfig,
+    recipe: TrainConfig,
+    *,
+    seed: int,
+    tiles: int = 64,
+    steps: int = 40,
+    low: float = 1e-5,
+    high: float = 1.0,
+    smoothing: float = 0.7,
+    device: str = "auto",
+) -> RangeTest:
+    """Train with a rate that grows geometrically from `low` to `high`; weight decay is 0.
+
+    Parameters
+    ----------
+    tiles : int
+        Size of the small sample, drawn once.
+    smoothing : float
+        Share of the running mean that is kept at each step (corrected for its start).
+
+    Returns
+    -------
+    RangeTest
+        Its threshold is the rate of the lowest smoothed loss: above it, the loss rises.
+
+    Raises
+    ------
+    ModelError
+        The loss was never finite.
+    """
+    random = generator(seed, "range-test")
+    chosen = np.sort(random.permutation(len(train.indices))[:tiles])
+    sample = Part(train.indices[chosen], train.targets[chosen], [train.patients[i] for i in chosen])
+    plain = replace(recipe, weight_decay=0.0, schedule="constant", clip_norm=0.0, ema=0.0, balance="none", patience=0)
+    run = Run(store, sample, network, plain, seed, 0, None, device_of(device))
+    rates = np.geomspace(low, high, steps)
+    run.rate = lambda at: float(rates[at])
+    losses = np.full(steps, np.nan)
+    run.model.train()
+    for at in range(steps):
+        places = random.permutation(len(sample.indices))[: recipe.batch_size]
+        x, y = run.load(at, places)
+        run.step(at, x, y, places)
+        losses[at] = run.last_loss()
+        if not np.isfinite(losses[at]) or losses[at] > 10 * np.nanmin(losses[: at + 1]):
+            losses[at] = np.nan
+            break
+    smooth = _smoothed(losses, smoothing)
+    if not np.isfinite(smooth).any():
+        raise ModelError("The loss is not finite even at the lowest rate of the range test", got=f"rate {low:g}",
+                         fix="Lower the lowest rate")  # fmt: skip
+    return RangeTest(rates, smooth, float(rates[int(np.nanargmin(smooth))]))
+
+
+def _smoothed(losses: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+    smooth, mean = np.full(len(losses), np.nan), 0.0
+    for at, loss in enumerate(losses[np.isfinite(losses)]):
+        mean = keep * mean + (1 - keep) * loss
+        smooth[at] = mean / (1 - keep ** (at + 1))
+    return smooth

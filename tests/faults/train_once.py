@@ -1,0 +1,34 @@
+"""Train a small network in a folder: ``python -m tests.faults.train_once FOLDER``, to be killed and started again."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deeplrhe_utils.learning.models import NetworkConfig
+from deeplrhe_utils.learning.recipe import TrainConfig
+from deeplrhe_utils.learning.store import TileStore
+from deeplrhe_utils.learning.trainer import Part
+from deeplrhe_utils.learning.training import fit_or_load
+from tests.tile_store import write_store
+
+RECIPE = TrainConfig(40, 8, crop_px=32, ema=0.9, stain_jitter=0.1, precision="float32", checkpoint_seconds=0)
+
+
+def train(folder: Path) -> str:
+    """Hash of the model file, which depends on every bit of weights and card."""
+    torch.set_num_threads(1)
+    if not (folder / "tiles").is_dir():
+        write_store(folder / "tiles", np.random.default_rng(0))
+    _, frame = write_store(folder / "again", np.random.default_rng(0))
+    y = np.repeat(np.arange(6) % 2, 4)[:, None].astype(np.float32)
+    part = Part(np.arange(24), y, frame["patient_id"].tolist())
+    fitted = fit_or_load(folder / "fold-0.safetensors", TileStore(folder / "tiles", frame), part,
+                         NetworkConfig(("X",), kernels=8, stages=1, dropout=0.2), RECIPE, score_patients=["nobody"],
+                         seed=1, fold=0, view={}, device="cpu")  # fmt: skip
+    return fitted.model_hash
+
+
+if __name__ == "__main__":
+    print("hash", train(Path(sys.argv[1])))

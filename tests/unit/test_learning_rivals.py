@@ -1,0 +1,119 @@
+"""Other methods on the same folds: one row per method, patient and gene, and figures that show them."""
+
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.schemas import TABLES, conform
+from deeplrhe_utils.evaluation.roc import paired_differences
+from deeplrhe_utils.learning import board, rivals
+from deeplrhe_utils.learning.crossfit import cross_fit
+from deeplrhe_utils.learning.mil import MilConfig
+from deeplrhe_utils.learning.models import NetworkConfig
+from deeplrhe_utils.learning.recipe import TrainConfig
+from deeplrhe_utils.reporting import learning_figures
+from tests.tile_store import folds_of
+
+NETWORK = NetworkConfig(("X", "Y"), kernels=8, stages=1)
+RECIPE = TrainConfig(1, 8, crop_px=32, precision="float32")
+
+
+@pytest.fixture
+def ground(small, tmp_path):
+    """Two targets whose classes are in both halves of every fold."""
+    tiles, frame, _ = small
+    status = frame["patient_id"].str[1:].astype(int).to_numpy() // 2 % 2
+    y = np.stack([status, 1 - status], axis=1).astype(np.float32)
+    return rivals.Ground({0: tiles, 1: tiles}, frame, y, folds_of(frame), tmp_path / "rivals", 1,
+                         {"input_mpp": 0.5, "normalization": "none"}, "cpu")  # fmt: skip
+
+
+def complete(rows, methods, genes=2):
+    """Every method × patient × gene once, in the table's contract."""
+    found = conform(rows, TABLES["rivals"])
+    assert found.groupby("method").size().to_dict() == dict.fromkeys(methods, 6 * genes)
+    assert found["score"].between(0, 1).all()
+
+
+def test_ablations_differ_in_one_switch_and_score_everybody(ground):
+    rows, curves = rivals.ablations(ground, NETWORK, RECIPE)
+    complete(rows, rivals.ABLATIONS)
+    assert set(curves) == {f"{name}, fold {f}" for name in rivals.ABLATIONS for f in (0, 1)}
+    wide = rows.pivot(index=["patient_id", "gene"], columns="method", values="score")
+    assert not np.allclose(wide["same, short"], wide["no shortcuts"])
+    assert not np.allclose(wide["same, short"], wide["no batch norm"])
+    with pytest.raises(ParameterError, match="Unknown ablation"):
+        rivals.ablations(ground, NETWORK, RECIPE, ["no ReLU"])
+
+
+def test_one_network_per_gene_scores_that_gene(ground):
+    complete(rivals.one_by_one(ground, NETWORK, RECIPE, ["X", "Y"]), ["one network per gene"])
+    hopeless = rivals.Ground(**{**vars(ground), "targets": np.ones_like(ground.targets)})
+    assert rivals.one_by_one(hopeless, NETWORK, RECIPE, ["X"]).empty
+
+
+def test_inception_sees_so_many_tiles_of_each_patient(ground):
+    rows = rivals.inception(ground, ["X", "Y"], "sigmoid", epochs=1, batch_size=6, tiles_each=1)
+    complete(rows, ["Inception v3 (short)"])
+
+
+def test_attention_works_on_own_and_on_foreign_features(ground, tmp_path):
+    fits = cross_fit(ground.stores, ground.tiles, ground.targets, ground.splits, NETWORK, RECIPE, folder=tmp_path / "m",
+                     seed=1, view=ground.view, device="cpu", quiet=True)  # fmt: skip
+    files = {int(file.stem[-1]): file for file in fits.files}
+    config = MilConfig(epochs=2)
+    rows, weights = rivals.attention(ground, ["X", "Y"], files, "own features", config)
+    complete(rows, ["attention over own features", "mean over own features"])
+    sums = weights.merge(ground.tiles).groupby(["patient_id", "gene"])["weight"].sum()
+    np.testing.assert_allclose(sums, 1, atol=1e-5)
+    assert len(weights) == 24 * 2
+    foreign = NetworkConfig(("X", "Y"), kernels=4, stages=1)
+    other, _ = rivals.attention(ground, ["X", "Y"], foreign, "other features", config)
+    complete(other, ["attention over other features", "mean over other features"])
+
+
+def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
+    names = [f"P{i}" for i in range(12)]
+    random = np.random.default_rng(0)
+    labels = pd.DataFrame([{"patient_id": n, "gene": g, "status": i % 2} for i, n in enumerate(names) for g in "AB"])
+
+    def arm():
+        return pd.DataFrame(
+            [{"patient_id": n, "gene": g, "fold": 0, "score": random.random()} for n in names for g in "AB"]
+        )
+
+    table = paired_differences(
+        {"base": arm(), "one": arm(), "two": arm()}, labels, "base", min_positives=3, resamples=20
+    )
+    figure = learning_figures.rivals(table, "base")
+    shown = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in shown] == ["A (6 / 6)", "B (6 / 6)"]
+    assert [text.get_text() for text in shown[0].get_yticklabels()] == ["one", "two"]
+
+
+def test_search_figures_draw_what_they_are_given():
+    rates, losses = np.geomspace(1e-4, 1, 5), np.array([0.7, 0.6, 0.5, 0.9, np.nan])
+    figure = learning_figures.range_test({"flat": (rates, losses)}, {"flat": 1e-2})
+    dot = figure.axes[0].lines[1]
+    assert float(dot.get_xdata()[0]) == pytest.approx(1e-2) and float(dot.get_ydata()[0]) == 0.5
+    trace = pd.DataFrame(
+        {"scope": ["flat", "flat", "outer"], "phase": ["grid", "fine", "grid"], "value": [0.5, 0.6, 0.7]}
+    )
+    assert len(learning_figures.search(trace).axes[0].lines) == 3
+
+
+def test_watchers_are_called_together_and_tensorboard_writes_when_it_is_there(tmp_path):
+    seen = []
+    epoch = SimpleNamespace(fold=0, epoch=1, loss=0.5, valid=None, learning_rate=0.1)
+    both = board.together(seen.append, None, seen.append)
+    both(epoch)
+    assert seen == [epoch, epoch] and board.together(None, None) is None
+    if find_spec("tensorboard") is None:
+        assert board.tensorboard(tmp_path) is None
+    else:
+        board.tensorboard(tmp_path)(epoch)
+        assert list(tmp_path.glob("fold-0/events*"))

@@ -1,0 +1,355 @@
+"""Training: seeded, masked, resumable to the bit, stopped politely, refusing what cannot be trained."""
+
+import os
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from deeplrhe_utils.core.errors import CohortError, LeakError, ModelError, ParameterError, RunError
+from deeplrhe_utils.learning import checkpoints, crossfit, launch, losses, memory, models, scoring, store, training
+from deeplrhe_utils.learning.interruption import Stop
+from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig, uses_bfloat16
+from deeplrhe_utils.learning.trainer import Part
+from tests.tile_store import folds_of, write_store
+
+NETWORK = models.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=2)
+TINY = replace(NETWORK, stages=1)
+RECIPE = TrainConfig(epochs=12, batch_size=8, crop_px=32, learning_rate=1e-2, precision="float32")
+VIEW = {"input_mpp": 0.5, "normalization": "none"}
+
+
+def quiet(_line):
+    pass
+
+
+def part_of(frame, y, patients=None):
+    at = np.arange(len(frame)) if patients is None else np.flatnonzero(frame["patient_id"].isin(patients))
+    return Part(at, y[at], frame["patient_id"].iloc[at].tolist())
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def scores_of(model, tiles, **kinds):
+    return scoring.score_arrays(model, lambda i: tiles.read(list(i)), len(tiles), **kinds)
+
+
+def test_training_learns_is_seeded_and_ignores_unknown_labels(small):
+    tiles, frame, y = small
+    run = lambda seed: training.train_fold(tiles, part_of(frame, y), NETWORK, RECIPE, seed=seed, fold=0, report=quiet)  # noqa: E731
+    first = run(1)
+    scores = scores_of(first.model, tiles)
+    assert scores[y[:, 0] == 1, 0].min() > scores[y[:, 0] == 0, 0].max()
+    assert first.progress.history[-1] < first.progress.history[0]
+    assert equal(first.model, run(1).model)
+    assert run(2).progress.history != first.progress.history
+
+
+def test_bfloat16_learns_the_same_and_scores_do_not_tie(small):
+    tiles, frame, y = small
+    recipe = replace(RECIPE, precision="bfloat16")
+    trained = training.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
+    low, full = (scores_of(trained.model, tiles, precision=p) for p in ("bfloat16", "float32"))
+    assert low[y[:, 0] == 1, 0].min() > low[y[:, 0] == 0, 0].max()
+    assert np.abs(low - full).max() < 0.05 and len(np.unique(low[:, 0])) == len(tiles)
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema, dropout, accumulation, validation, stain jitter"])
+def test_a_stopped_run_resumes_to_the_bit(small, tmp_path, kind, monkeypatch):
+    """Stopped after any step, a run gives the same weights, curves and averages as one that was left alone."""
+    tiles, frame, y = small
+    rich = kind != "plain"
+    recipe = replace(RECIPE, epochs=3, checkpoint_seconds=0)
+    network, valid = NETWORK, None
+    if rich:
+        recipe = replace(recipe, ema=0.9, accumulate=2, stain_jitter=0.1, optimiser="rmsprop_tf", learning_rate=1e-3)
+        network, valid = replace(NETWORK, dropout=0.3), part_of(frame, y, ["P4", "P5"])
+    train = part_of(frame, y, ["P0", "P1", "P2", "P3"])
+    kinds = {"seed": 3, "fold": 1, "report": quiet, "valid": valid}
+    undisturbed = training.train_fold(tiles, train, network, recipe, **kinds)
+    state = tmp_path / "state.safetensors"
+    for stop_after in (1, 2, 3, 4):  # two steps an epoch: inside epochs and between them
+        count = iter(range(100))
+        monkeypatch.setattr(training, "stop_signal", _stops(lambda c=count, s=stop_after: next(c) + 1 >= s))
+        with pytest.raises(Stop, match="goes on from there"):
+            training.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
+        monkeypatch.setattr(training, "stop_signal", _stops(lambda: False))
+        resumed = training.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
+        assert equal(resumed.model, undisturbed.model) and resumed.progress == undisturbed.progress
+        for name, weights in undisturbed.others.items():
+            assert all(torch.equal(resumed.others[name][k], v) for k, v in weights.items())
+        state.unlink()
+
+
+def _stops(answer):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def stand_in(_wanted, _group):
+        yield answer
+
+    return stand_in
+
+
+def test_sigterm_saves_and_ends(small, tmp_path):
+    tiles, frame, y = small
+    state = tmp_path / "s.safetensors"
+    with pytest.raises(Stop, match="told to end after fold 0, epoch 2"):
+        training.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, state_file=state, fingerprint="f",
+                            report=lambda _line: os.kill(os.getpid(), signal.SIGTERM))  # fmt: skip
+    assert checkpoints.load_state(state, "f").progress.epoch == 1
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_state_of_another_run_or_a_damaged_one_is_not_resumed(small, tmp_path):
+    tiles, frame, y = small
+    state, lines = tmp_path / "s.safetensors", []
+    kinds = {"seed": 0, "fold": 0, "state_file": state, "report": lines.append}
+    recipe = replace(RECIPE, epochs=2, checkpoint_seconds=0)
+    training.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
+    assert checkpoints.load_state(state, "a") is not None and checkpoints.load_state(state, "b") is None
+    state.write_bytes(state.read_bytes()[:-50])
+    assert checkpoints.load_state(state, "a") is None
+    lines.clear()
+    training.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
+    assert len(lines) == 2 and "goes on" not in lines[0]
+
+
+def test_early_stopping_keeps_the_best_epoch(small):
+    """Validation patients carry the opposite label: every epoch is worse than the first."""
+    tiles, frame, y = small
+    wrong = part_of(frame, 1 - y, ["P4", "P5"])
+    train = part_of(frame, y, ["P0", "P1", "P2", "P3"])
+    recipe = replace(RECIPE, patience=3, schedule="constant")
+    trained = training.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, valid=wrong, report=quiet)
+    done = trained.progress
+    assert done.best_epoch == int(np.argmin(done.valid)) and len(done.valid) == done.best_epoch + 4
+    assert not all(torch.equal(trained.model.state_dict()[k], v) for k, v in trained.others["last"].items())
+    with pytest.raises(CohortError, match="no validation patients"):
+        training.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, report=quiet)
+
+
+def test_a_fold_without_two_classes_is_refused(small):
+    tiles, _, y = small
+    with pytest.raises(CohortError, match="no target with both classes"):
+        training.train_fold(
+            tiles, Part(np.arange(24), y[:, 1:]), models.NetworkConfig(("Y", "Z")), RECIPE, seed=0, fold=1
+        )
+    with pytest.raises(CohortError, match="0 training tiles"):
+        training.train_fold(tiles, Part(np.arange(0), y[:0]), NETWORK, RECIPE, seed=0, fold=1)
+
+
+def test_diverging_loss_names_the_place_and_the_tiles(small):
+    tiles, frame, y = small
+    network = replace(TINY, batch_norm=False)
+    with pytest.raises(ModelError, match=r"fold 3, epoch \d+, step \d+ \(tiles S\d_\d"):
+        training.train_fold(tiles, part_of(frame, y), network, replace(RECIPE, learning_rate=1e30), seed=0, fold=3,
+                            report=quiet)  # fmt: skip
+
+
+def test_constant_tiles_train_to_finite_weights(tmp_path):
+    tiles, frame = write_store(tmp_path, np.random.default_rng(0))
+    for s in range(6):
+        store.write_tiles(tmp_path, f"S{s}", np.full((4, 48, 48, 3), 243, np.uint8))
+    y = np.tile(np.repeat([[0.0], [1.0]], 4, axis=0), (3, 1)).astype(np.float32)
+    trained = training.train_fold(store.TileStore(tmp_path, frame), part_of(frame, y), models.NetworkConfig(("X",)),
+                                  replace(RECIPE, epochs=2), seed=0, fold=0, report=quiet)  # fmt: skip
+    assert np.isfinite(scores_of(trained.model, tiles)).all()
+
+
+def test_out_of_memory_says_which_batch_fits():
+    def attempt(size):
+        if size > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    error = memory.explain_memory(attempt, 16, 16)
+    assert "batch_size to 2" in str(error) and "accumulate to 8" in str(error)
+    assert "not even one" in str(memory.explain_memory(lambda n: attempt(9), 16, 16))
+    assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
+
+
+def test_memory_shortage_in_training_is_explained(small, monkeypatch):
+    tiles, frame, y = small
+    forward = models.DeepLrhe.forward
+
+    def small_memory(self, x):
+        if len(x) > 4:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return forward(self, x)
+
+    monkeypatch.setattr(models.DeepLrhe, "forward", small_memory)
+    with pytest.raises(ModelError, match="accumulate to 2"):
+        training.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, report=quiet)
+
+
+def test_accumulated_parts_give_the_whole_step(small):
+    """Without batch normalization the parts of a step add up to the step."""
+    tiles, frame, y = small
+    network = replace(TINY, batch_norm=False)
+    run = lambda parts: training.train_fold(  # noqa: E731
+        tiles, part_of(frame, y), network, replace(RECIPE, epochs=2, accumulate=parts), seed=0, fold=0, report=quiet
+    )
+    for a, b in zip(run(1).model.state_dict().values(), run(3).model.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("balance", ["patient", "class"])
+def test_balanced_training_learns(small, balance):
+    tiles, frame, y = small
+    recipe = replace(RECIPE, balance=balance, tiles_per_patient=3 if balance == "patient" else 0)
+    trained = training.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
+    scores = scores_of(trained.model, tiles)
+    assert scores[y[:, 0] == 1, 0].min() > scores[y[:, 0] == 0, 0].max()
+
+
+def test_inception_trains_with_its_auxiliary_head_and_the_published_recipe(small):
+    tiles, frame, y = small
+    network = models.NetworkConfig(("X", "Y", "Z"), **DEEPPATH_NETWORK)
+    recipe = replace(DEEPPATH, epochs=1, batch_size=24, crop_px=75, learning_rate=1e-3)
+    trained = training.train_fold(tiles, part_of(frame, y), network, recipe, seed=0, fold=0, report=quiet)
+    assert np.isfinite(trained.progress.history).all() and set(trained.others) == {"last"}
+
+
+def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
+    tiles, frame, y = small
+    file, train = tmp_path / "fold-0.safetensors", part_of(frame, y, ["P0", "P1"])
+    kinds = {"score_patients": ["P5"], "fold": 0, "view": VIEW, "quiet": True}
+    fit = lambda epochs, seed=1, own=tiles: training.fit_or_load(  # noqa: E731
+        file, own, train, TINY, replace(RECIPE, epochs=epochs), seed=seed, **kinds
+    )
+    first = fit(1)
+    stamp = file.stat().st_mtime_ns
+    assert fit(1).model_hash == first.model_hash and file.stat().st_mtime_ns == stamp
+    assert len(fit(2).history) == 2 and not list(tmp_path.glob("state/*"))
+    store.write_tiles(tmp_path / "tiles", "S0", np.zeros((4, 48, 48, 3), np.uint8))
+    second = fit(2, own=store.TileStore(tmp_path / "tiles", frame))
+    assert second.model_hash != first.model_hash
+    file.write_bytes(file.read_bytes()[:-30])
+    assert fit(2, own=store.TileStore(tmp_path / "tiles", frame)).model_hash == second.model_hash
+
+
+def test_validation_patients_are_refused_for_scoring_too(small, tmp_path):
+    tiles, frame, y = small
+    with pytest.raises(LeakError, match="P4"):
+        training.fit_or_load(tmp_path / "m.safetensors", tiles, part_of(frame, y, ["P0", "P1"]), TINY,
+                             replace(RECIPE, epochs=1), valid=part_of(frame, y, ["P4", "P5"]), score_patients=["P4"],
+                             seed=0, fold=0, view=VIEW, quiet=True)  # fmt: skip
+
+
+def both_classes(frame):
+    """Targets whose classes are in both of `folds_of`'s halves."""
+    status = frame["patient_id"].str[1:].astype(int).to_numpy() // 2 % 2
+    return np.repeat(status[:, None], 3, axis=1).astype(np.float32)
+
+
+def test_cross_fit_scores_everybody_once_and_only_the_tiles_in_use(small, tmp_path):
+    tiles, frame, _ = small
+    use = np.arange(24) % 2 == 0
+    kinds = {"folder": tmp_path / "m", "seed": 1, "view": VIEW, "use": use, "quiet": True}
+    arguments = ({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), TINY, TrainConfig(1, 8, crop_px=32))
+    fits = crossfit.cross_fit(*arguments, **kinds)
+    assert len(fits.predictions) == 12 * 3 and not fits.predictions.duplicated(["tile_id", "gene"]).any()
+    assert set(fits.predictions["tile_id"]) == set(frame.loc[use, "tile_id"]) and len(fits.files) == 2
+    stamps = [f.stat().st_mtime_ns for f in fits.files]
+    again = crossfit.cross_fit(*arguments, **kinds)
+    assert [f.stat().st_mtime_ns for f in again.files] == stamps
+    assert again.predictions.equals(fits.predictions)
+
+
+def test_cross_fit_without_any_two_classes_is_refused(small, tmp_path):
+    tiles, frame, y = small
+    with pytest.raises(CohortError, match="both classes"):
+        crossfit.cross_fit({0: tiles, 1: tiles}, frame, np.ones_like(y), folds_of(frame), NETWORK, RECIPE,
+                           folder=tmp_path, seed=1, view={})  # fmt: skip
+
+
+def test_two_runs_on_one_folder_are_refused(small, tmp_path):
+    from filelock import FileLock
+
+    tiles, frame, _ = small
+    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="Another process is training"):
+        crossfit.cross_fit({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), TINY, RECIPE,
+                           folder=tmp_path, seed=1, view=VIEW)  # fmt: skip
+
+
+def test_processes_change_results_by_rounding_only(small, tmp_path):
+    """Two gloo processes share every step: batch normalization, dropout and loss are those of the whole step."""
+    tiles, frame, _ = small
+    network = replace(NETWORK, dropout=0.2)
+    recipe = replace(RECIPE, epochs=3, ema=0.9)
+    arguments = ({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), network, recipe)
+    kinds = {"seed": 1, "view": VIEW, "device": "cpu", "quiet": True}
+    one = crossfit.cross_fit(*arguments, folder=tmp_path / "one", **kinds)
+    two = crossfit.cross_fit(
+        *arguments, folder=tmp_path / "two", launch="torchrun --standalone --nproc-per-node 2", **kinds
+    )
+    assert models.read_card(two.files[0])["processes"] == 2
+    for name, curve in one.history.items():
+        np.testing.assert_allclose(two.history[name], curve, rtol=2e-3)
+    merged = one.predictions.merge(two.predictions, on=["tile_id", "gene"])
+    assert len(merged) == len(one.predictions) and np.abs(merged["score_x"] - merged["score_y"]).max() < 0.02
+
+
+def test_a_launch_that_fails_says_why(small, tmp_path):
+    tiles, frame, _ = small
+    arguments = ({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), TINY)
+    kinds = {"folder": tmp_path, "seed": 1, "view": VIEW, "device": "cpu", "quiet": True}
+    with pytest.raises(ParameterError, match="torchrun"):
+        crossfit.cross_fit(*arguments, RECIPE, launch="mpirun python", **kinds)
+    bad = replace(RECIPE, learning_rate=1e30)
+    with pytest.raises(RunError, match="The loss is"):
+        crossfit.cross_fit(*arguments[:4], replace(TINY, batch_norm=False), bad,
+                           launch="torchrun --standalone --nproc-per-node 1", **kinds)  # fmt: skip
+    with pytest.raises(RunError, match="cannot be started"):
+        launch.run_elsewhere("no-such-command torchrun", tmp_path / "job")
+
+
+@pytest.mark.parametrize("kind", losses.LOSSES)
+def test_losses_ignore_the_unknown_and_equal_their_formula(kind):
+    y = np.array([[1, np.nan], [0, 1], [0, np.nan], [0, 0]], np.float32)
+    loss = losses.make_loss(kind, "sigmoid", y, ceiling=10.0)
+    z = torch.tensor([[0.3, 5.0], [-1.0, 0.2], [2.0, -7.0], [0.1, 0.4]], dtype=torch.float64)
+    expected = 0.0
+    for i in range(4):
+        for t in range(2):
+            if np.isnan(y[i, t]):
+                continue
+            p = 1 / (1 + np.exp(-float(z[i, t])))
+            right = p if y[i, t] == 1 else 1 - p
+            weight = {"bce": 1.0, "weighted_bce": (3.0 if t == 0 else 1.0) if y[i, t] == 1 else 1.0,
+                      "focal": (1 - right) ** 2}[kind]  # fmt: skip
+            expected -= weight * np.log(right)
+    assert float(loss.sum(z, torch.from_numpy(y))) == pytest.approx(expected, rel=1e-5)
+    assert loss.weight(torch.from_numpy(y)) == 6
+
+
+def test_label_smoothing_moves_towards_even_odds():
+    y = torch.tensor([[1.0, 0.0, 0.0]])
+    soft = losses.make_loss("bce", "softmax", y.numpy(), ceiling=1.0, smoothing=0.1)
+    z = torch.tensor([[2.0, 0.0, -1.0]])
+    p = z.softmax(1)[0].log()
+    assert float(soft.sum(z, y)) == pytest.approx(-float((0.9 + 0.1 / 3) * p[0] + 0.1 / 3 * (p[1] + p[2])), rel=1e-5)
+    sigmoid = losses.Loss("bce", "sigmoid", torch.ones(1, dtype=torch.bool), torch.ones(1), 0.1)
+    one = float(sigmoid.sum(torch.tensor([[0.7]]), torch.tensor([[1.0]])))
+    q = 1 / (1 + np.exp(-0.7))
+    assert one == pytest.approx(-(0.95 * np.log(q) + 0.05 * np.log(1 - q)), rel=1e-5)
+
+
+def test_illegal_recipes_are_refused():
+    for bad in ({"loss": "hinge"}, {"optimiser": "adam"}, {"epochs": 0}, {"balance": "patient"}, {"precision": "half"}):
+        with pytest.raises(ParameterError):
+            TrainConfig(**bad)
+    assert uses_bfloat16("bfloat16", torch.device("cpu")) and not uses_bfloat16("float32", torch.device("cpu"))
+
+
+def test_validation_loss_is_the_patients():
+    scores = np.array([[0.2], [0.6], [0.9]], np.float32)
+    y = np.array([[1], [1], [0]], np.float32)
+    value = scoring.patient_log_loss(scores, y, ["A", "A", "B"], np.array([True]))
+    assert value == pytest.approx(-(np.log(0.4) + np.log(0.1)) / 2, rel=1e-5)
+    with pytest.raises(CohortError, match="No validation patient"):
+        scoring.patient_log_loss(scores, np.full_like(y, np.nan), ["A", "A", "B"], np.array([True]))
