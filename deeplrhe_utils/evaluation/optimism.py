@@ -11,6 +11,8 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.roc import align_folds, weighted_auc, with_labels
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -26,7 +28,7 @@ def optimism(
     ----------
     flat, nested : DataFrame
         patient_id, gene, fold, score: held-out patient scores of the settings that were chosen on the same folds, and
-        of settings that were chosen without the patient.
+        of settings that were chosen without the patient; a null score is one that the fold could not give.
     labels : DataFrame
         Table LABELS.
 
@@ -34,20 +36,27 @@ def optimism(
     -------
     DataFrame
         gene, auc_flat, auc_nested, optimism (flat minus nested), ci_low, ci_high, n_pos, n_neg; the last row is the
-        mean over genes (counts there are patients). Interval: percentile, 95 %, patients resampled, the same ones for
+        mean over genes (counts there are patients). A gene's row is of the patients that both selections scored for
+        it, and counts those. Interval: percentile, 95 %, patients resampled, the same ones for
         all genes and both selections; it holds for the settings that were chosen and does not repeat the choice.
 
     Raises
     ------
     CohortError
-        The two selections scored other patients, or no gene has both classes.
+        The two selections are of other patients, scored nobody in common for a gene, or no gene has both classes.
     """
     import pandas as pd
 
-    arms = {name: with_labels(align_folds(frame), labels) for name, frame in (("flat", flat), ("nested", nested))}
-    keys = [set(map(tuple, frame[["patient_id", "gene"]].to_numpy())) for frame in arms.values()]
-    if keys[0] != keys[1]:
-        raise CohortError("Flat and nested selection scored other patients", got=f"{len(keys[0] ^ keys[1])} differ")
+    if differ := set(flat["patient_id"]) ^ set(nested["patient_id"]):
+        raise CohortError("Flat and nested selection scored other patients", got=f"{len(differ)} differ")
+    key = ["patient_id", "gene"]
+    common = flat.dropna(subset=["score"])[key].merge(nested.dropna(subset=["score"])[key], on=key)
+    if lost := sorted((set(flat["gene"]) | set(nested["gene"])) - set(common["gene"])):
+        raise CohortError("Flat and nested selection scored no patient in common", got=", ".join(lost),
+                          fix="Leave out genes that a fold cannot learn")  # fmt: skip
+    # ranked among the common patients: a rank among others as well would be of another group in each arm
+    arms = {name: with_labels(align_folds(frame.merge(common, on=key)), labels)
+            for name, frame in (("flat", flat), ("nested", nested))}  # fmt: skip
     patients = sorted(arms["flat"]["patient_id"].unique())
     counts = generator(seed, "optimism").multinomial(
         len(patients), np.full(len(patients), 1 / len(patients)), resamples
@@ -68,6 +77,37 @@ def optimism(
         raise CohortError("No gene has both classes, so there is no AUC", fix="Give labels for more patients")
     both = np.mean(means, axis=0)
     return pd.DataFrame([*rows, _row(MACRO, both[0], both[1], len(patients), 0)])
+
+
+def judging_genes(labels: pd.DataFrame, folds: Sequence[pd.DataFrame], least: int) -> list[str]:
+    """Genes by which settings can be judged on all of these folds, so that every trial is a mean over the same genes.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        Table LABELS; missing labels count for neither class.
+    folds : sequence of DataFrame
+        Columns fold, unit_id, role: outer folds, inner folds; none checks the counts alone.
+    least : int
+        Patients in each class, over all folds.
+
+    Returns
+    -------
+    Genes, in the labels' order, with `least` patients in each class and both classes in every train and test part
+    """
+    known = labels.dropna(subset=["status"])
+    genes = _in_both(known, least)
+    for splits in folds:
+        for _, part in splits[splits["role"].isin(["train", "test"])].groupby(["fold", "role"]):
+            genes &= _in_both(known[known["patient_id"].isin(part["unit_id"])], 1)
+    return [str(gene) for gene in labels["gene"].drop_duplicates() if gene in genes]
+
+
+def _in_both(known: pd.DataFrame, least: int) -> set[str]:
+    """Genes with `least` patients of either class."""
+    sizes = known.groupby(["gene", "status"])["patient_id"].nunique().unstack(fill_value=0)
+    rarer = sizes.reindex(columns=[0, 1], fill_value=0).min(axis=1)
+    return set(rarer.index[rarer >= least])
 
 
 def _row(

@@ -7,6 +7,7 @@ patient on both sides. Here the unit that is never divided is the patient.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,7 +50,7 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
         )  # fmt: skip
     order = generator(seed, "patient-folds").permutation(len(wide))
     positive = (wide == 1).fillna(False).to_numpy(dtype=bool)[order]
-    fold = _deal(positive, n_folds)
+    fold = _deal(positive, [1.0] * n_folds)
     patients = wide.index.to_numpy()[order]
     rows = [
         {"scheme": "patient", "fold": f, "unit_id": p, "role": "test" if own == f else "train", "seed": seed}
@@ -89,27 +90,26 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
     frame = splits.copy()
     for fold, rows in splits[splits["role"] == "train"].groupby("fold"):
         own = wide.reindex(rows["unit_id"].sort_values())
-        parts = round(1 / share)
-        if len(own) < parts:
+        if round(share * len(own)) < 1:
             raise CohortError(f"Fold {fold} has too few training patients to set a share of {share:g} aside",
-                              got=len(own), expected=f"{parts} or more")  # fmt: skip
+                              got=len(own), expected=f"{int(np.ceil(0.5 / share))} or more")  # fmt: skip
         order = generator(seed, "validation", int(fold)).permutation(len(own))
-        dealt = _deal((own == 1).fillna(False).to_numpy(dtype=bool)[order], parts)
+        dealt = _deal((own == 1).fillna(False).to_numpy(dtype=bool)[order], [share, 1 - share])
         aside = set(own.index.to_numpy()[order][dealt == 0])
         frame.loc[(frame["fold"] == fold) & frame["unit_id"].isin(aside), "role"] = "valid"
     frame["hash"] = frame.groupby("fold")["unit_id"].transform(lambda units: _hash(frame.loc[units.index]))
     return frame
 
 
-def _deal(positive: np.ndarray, n_folds: int) -> np.ndarray:
-    """Fold of each patient, (n,), from the positives (n, genes)."""
+def _deal(positive: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """Fold of each patient, (n,), from the positives (n, genes); folds are as large as their `shares` ask."""
     fold = np.full(len(positive), -1)
     for gene in np.argsort(positive.sum(0), kind="stable"):
         for patient in np.flatnonzero(positive[:, gene] & (fold < 0)):
-            have = [(positive[fold == f, gene].sum(), (fold == f).sum(), f) for f in range(n_folds)]
+            have = [(positive[fold == f, gene].sum() / s, (fold == f).sum() / s, f) for f, s in enumerate(shares)]
             fold[patient] = min(have)[2]
     for patient in np.flatnonzero(fold < 0):
-        fold[patient] = min(((fold == f).sum(), f) for f in range(n_folds))[1]
+        fold[patient] = min(((fold == f).sum() / s, f) for f, s in enumerate(shares))[1]
     return fold
 
 

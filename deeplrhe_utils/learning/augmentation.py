@@ -53,7 +53,7 @@ class Draws:
     def __len__(self) -> int:
         return len(next(iter(self.values.values())))
 
-    def __getitem__(self, part: slice) -> Draws:
+    def __getitem__(self, part: slice | NDArray[np.int64]) -> Draws:
         return Draws({name: array[part] for name, array in self.values.items()})
 
     def __getattr__(self, name: str) -> NDArray[Any]:

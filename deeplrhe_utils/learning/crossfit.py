@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import CohortError, RunError
-from deeplrhe_utils.learning.launch import Job, fit_part, fold_parts, run_elsewhere, write_job
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.learning.launch import Job, fit_part, fold_parts, hold, run_elsewhere, write_job
 from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
-from deeplrhe_utils.learning.recipe import TrainConfig
+from deeplrhe_utils.learning.recipe import TrainConfig, scoring_precision
 from deeplrhe_utils.learning.scoring import score_arrays
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.learning.targets import prediction_rows
@@ -97,17 +96,11 @@ def cross_fit(
     """
     job = Job(network, recipe, seed, view, dict(stains or {}), device, launch)
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            if launch:
-                write_job(folder / "job", job, stores, tiles, targets, splits, use)
-                run_elsewhere(launch, folder / "job", quiet=quiet)
-            fits = _cross_fit(job, stores, tiles, targets, splits, folder, use, quiet, watch)
-            (folder / ".lock").unlink(missing_ok=True)
-            return fits
-    except Timeout as error:
-        raise RunError(f"Another process is training into {folder}",
-                       fix="Wait for it, or give another folder") from error  # fmt: skip
+    with hold(folder):
+        if launch:
+            write_job(folder / "job", job, stores, tiles, targets, splits, use)
+            run_elsewhere(launch, folder / "job", quiet=quiet)
+        return _cross_fit(job, stores, tiles, targets, splits, folder, use, quiet, watch)
 
 
 def _cross_fit(
@@ -129,7 +122,7 @@ def _cross_fit(
         usable, model_hash = np.zeros(len(job.network.targets), bool), "none"
         if trainable_targets(parts["train"].targets).any():
             file = folder / f"fold-{fold}.safetensors"
-            fitted = fit_part(job, stores[fold], parts, file, fold, quiet=quiet, watch=watch)
+            fitted = fit_part(job, stores[fold], parts, file, fold, quiet=quiet, watch=watch, finished=bool(job.launch))
             scores = _scored(fitted, stores[fold], test, job)
             usable, model_hash = fitted.usable, fitted.model_hash
             fits.history[f"fold {fold}"] = fitted.history
@@ -147,4 +140,4 @@ def _cross_fit(
 
 def _scored(fitted: Fitted, store: TileStore, test: NDArray[np.int64], job: Job) -> NDArray[np.float32]:
     return score_arrays(fitted.model, lambda i: store.read(test[list(i)]), len(test), device=job.device,
-                        precision=job.recipe.precision)  # fmt: skip
+                        precision=scoring_precision(job.recipe.precision))  # fmt: skip

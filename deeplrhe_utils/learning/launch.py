@@ -5,11 +5,13 @@ The processes train the folds' networks and nothing else; whoever started them f
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
@@ -30,6 +33,8 @@ from deeplrhe_utils.learning.trainer import Epoch, Part
 from deeplrhe_utils.learning.training import Fitted, fit_or_load
 
 ROLES: Final = ("train", "valid", "test")
+HELD: Final = "DEEPLRHE_TRAINING_HELD"
+"""In a process's environment: whoever started it holds the lock of the models' folder."""
 FAILED: Final = "training failed: "
 """How a process that fails begins its last line: torchrun's own report, which follows, does not say why."""
 
@@ -48,8 +53,12 @@ class Job:
 
     @property
     def arithmetic(self) -> str:
-        """How sums are shared: rounding depends on it, so a finished fold of another sharing is not taken."""
-        return self.launch or f"{torch.get_num_threads()} threads"
+        """How sums are shared: rounding depends on it, so a finished fold of another sharing is not taken.
+
+        Of launched processes only that they were: the command names hosts and job numbers, which change from one part
+        of a long training to the next.
+        """
+        return "launched" if self.launch else f"{torch.get_num_threads()} threads"
 
 
 def fold_parts(
@@ -74,14 +83,15 @@ def fit_part(
     quiet: bool = False,
     watch: Callable[[Epoch], None] | None = None,
     group: Group = ALONE,
+    finished: bool = False,
 ) -> Fitted:
-    """One fold of a job: train it, or take the finished one."""
+    """One fold of a job: train it, or take the finished one; with `finished` it must be there."""
     shown = {**job.view, "stain": job.stains.get(fold, "none")}
     valid = parts["valid"] if len(parts["valid"].indices) else None
     return fit_or_load(
         file, store, parts["train"], job.network, job.recipe, valid=valid, seed=job.seed, fold=fold, view=shown,
         score_patients=sorted(set(parts["test"].patients)), device=job.device, arithmetic=job.arithmetic, quiet=quiet,
-        watch=watch, group=group,
+        watch=watch, group=group, finished=finished,
     )  # fmt: skip
 
 
@@ -107,6 +117,11 @@ def write_job(
         np.save(stream, np.ones(len(tiles), bool) if use is None else use, allow_pickle=False)
 
 
+def lock_of(folder: Path) -> Path:
+    """The file that says who trains into `folder`; beside it, so that it is no part of the models."""
+    return folder.parent / f".{folder.name}.lock"
+
+
 def train_job(folder: Path, group: Group, device: torch.device) -> None:
     """Train the folds of a written job in this group of processes.
 
@@ -117,6 +132,32 @@ def train_job(folder: Path, group: Group, device: torch.device) -> None:
     """
     if not (folder / "job.json").is_file():
         raise InputError(f"There is no training job in {folder}", fix="Run notebook 05 with its parameter launch")
+    if group.first and HELD not in os.environ:
+        with hold(folder.parent):
+            return _train_job(folder, group, device)
+    return _train_job(folder, group, device)
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep others from training into `folder`.
+
+    Raises
+    ------
+    RunError
+        Another process does.
+    """
+    lock = lock_of(folder)
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            yield
+    except Timeout as error:
+        raise RunError(f"Another process is training into {folder}",
+                       fix="Wait for it, or give another folder") from error  # fmt: skip
+
+
+def _train_job(folder: Path, group: Group, device: torch.device) -> None:
     facts = read_json(folder / "job.json")
     network = {**facts["network"], "targets": tuple(facts["network"]["targets"])}
     job = Job(NetworkConfig(**network), TrainConfig(**facts["recipe"]), facts["seed"], facts["view"],
@@ -129,6 +170,14 @@ def train_job(folder: Path, group: Group, device: torch.device) -> None:
         if trainable_targets(parts["train"].targets).any():
             store = TileStore(Path(facts["stores"][str(fold)]), tiles)
             fit_part(job, store, parts, folder.parent / f"fold-{fold}.safetensors", fold, group=group)
+
+
+def _pass_on(process: subprocess.Popen[str], last: deque[str], quiet: bool) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        last.append(line)
+        if not quiet and line.startswith("fold "):
+            print(line, end="", flush=True)
 
 
 def run_elsewhere(launch: str, folder: Path, *, quiet: bool = False) -> None:
@@ -154,12 +203,14 @@ def run_elsewhere(launch: str, folder: Path, *, quiet: bool = False) -> None:
     command = [*start, "-m", "deeplrhe_utils.learning.worker", str(folder.resolve())]
     last: deque[str] = deque(maxlen=200)
     try:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                last.append(line)
-                if not quiet and line.startswith("fold "):
-                    print(line, end="", flush=True)
+        environment = {**os.environ, HELD: "1"}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=environment) as process:  # fmt: skip
+            try:
+                _pass_on(process, last, quiet)
+            except BaseException:
+                process.terminate()  # torchrun passes it on, and the first process saves its state
+                raise
     except OSError as error:
         raise RunError(f"The training processes cannot be started ({error})", got=launch) from error
     if process.returncode:

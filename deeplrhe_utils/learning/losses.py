@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.errors import LabelError, ParameterError
 
 LOSSES: Final = ("bce", "weighted_bce", "focal")
 
@@ -91,10 +91,22 @@ def make_loss(
     """
     if kind not in LOSSES:
         raise ParameterError("Unknown loss", got=kind, expected=" or ".join(LOSSES))
+    if head == "softmax":
+        _check_classes(kind, targets)
     positive, negative = np.nansum(targets == 1, axis=0), np.nansum(targets == 0, axis=0)
     weight = np.clip(negative / np.maximum(positive, 1), 1.0, ceiling).astype(np.float32)
     usable = torch.from_numpy(trainable_targets(targets))
     return Loss(kind, head, usable, torch.from_numpy(weight), smoothing, gamma)
+
+
+def _check_classes(kind: str, targets: NDArray[np.float32]) -> None:
+    if kind == "weighted_bce":
+        raise ParameterError("A softmax head has no positives to weigh", got=kind, expected="bce or focal")
+    wrong = np.flatnonzero(~(np.nansum(targets, axis=1) == 1) | np.isnan(targets).any(axis=1))
+    if len(wrong):
+        raise LabelError(f"{len(wrong)} of {len(targets)} training tiles do not have exactly one class",
+                         got=targets[wrong[0]].tolist(), expected="one 1 and zeros, nothing missing",
+                         fix="Complete the labels, or set head to sigmoid")  # fmt: skip
 
 
 def on_device(loss: Loss, device: torch.device) -> Loss:

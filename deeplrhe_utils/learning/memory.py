@@ -16,26 +16,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error).lower() for sign in _SIGNS)
 
 
-def explain_memory(attempt: Callable[[int], None], failed: int, batch_size: int) -> ModelError:
+def explain_memory(attempt: Callable[[int], None] | None, failed: int, batch_size: int) -> ModelError:
     """The error to raise, after halving the batch until one pass fits.
 
     Parameters
     ----------
-    attempt : callable
-        Runs one pass of so many tiles; raises when memory is too small.
+    attempt : callable, or None
+        Runs one pass of so many tiles; raises when memory is too small. None where no attempt can be made.
     failed : int
         Tiles in one pass that did not fit.
     batch_size : int
         Tiles of a whole step, as the recipe has it.
     """
-    fits = _largest(attempt, failed // 2)
     what = f"Memory is too small for {failed} tiles in one pass"
+    if attempt is None:
+        return ModelError(what, got=f"batch_size {batch_size}", fix="Halve batch_size, or double accumulate")
+    fits = _largest(attempt, failed // 2)
     if not fits:
         return ModelError(what, got=f"batch_size {batch_size}; not even one tile fits",
                           fix="Lower crop_px or kernels, or take a machine with more memory")  # fmt: skip
     parts = -(-failed // fits)
     return ModelError(what, got=f"batch_size {batch_size}", expected=f"at most {fits} tiles in one pass",
-                      fix=f"Set accumulate to {parts} (same steps, in parts), or batch_size to {fits}")  # fmt: skip
+                      fix=f"Set accumulate to {parts} times what it is (batch normalization then sees a part), "
+                          f"or batch_size to {fits}")  # fmt: skip
 
 
 def _largest(attempt: Callable[[int], None], size: int) -> int:

@@ -177,11 +177,11 @@ def _long(
 
 def _fit_or_load(
     file: Path, train: _Bags, genes: Sequence[str], config: MilConfig, held_out: Sequence[str], seed: int, fold: int,
-    report: Callable[[str], None],
+    report: Callable[[str], None], seen: Sequence[str] = (),
 ) -> tuple[GatedAttention, list[float]]:  # fmt: skip
     """One fold's network: trained, or the finished one when nothing that it depends on has changed."""
     digests = [hashlib.sha256(a.data).hexdigest() for a in (train.features, train.index, train.labels)]
-    facts = [*digests, train.features.shape, train.names, list(genes), asdict(config), seed, fold]
+    facts = [*digests, train.features.shape, train.names, list(genes), asdict(config), seed, fold, list(seen)]
     fingerprint = sha256_text(json.dumps([*facts, torch.get_num_threads()]))
     if not (file.is_file() and load_mil(file)[1].get("fingerprint") == fingerprint):
         model, history, usable = fit_bags(
@@ -189,7 +189,7 @@ def _fit_or_load(
         )
         card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": history, "genes": list(genes),
                 "usable": usable.tolist()}  # fmt: skip
-        save_mil(model, file, trained_on=train.names, card=card)
+        save_mil(model, file, trained_on=train.names, card=card, seen=seen)
     model, card = load_mil(file, score_patients=held_out)
     return model, card["history"]
 
@@ -209,6 +209,7 @@ def cross_fit_bags(
     folder: Path,
     seed: int,
     name: str,
+    seen: Mapping[int, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> BagFit:
     """Train and score fold by fold; finished folds are kept, so an interrupted run goes on with the next one.
@@ -230,6 +231,8 @@ def cross_fit_bags(
     seed : int
     name : str
         Of the method; goes into the table and the file names.
+    seen : fold → hashed patients, optional
+        Whom the network behind the features had seen; they may not be scored either.
     quiet : bool
         Print no line per fold.
 
@@ -259,7 +262,9 @@ def cross_fit_bags(
         if usable.any():
             file = folder / f"{safe_name(name)}-fold-{fold}.safetensors"
             report = _silent if quiet else print
-            model, history = _fit_or_load(file, train, genes, config, test.names, seed, fold, report)
+            model, history = _fit_or_load(
+                file, train, genes, config, test.names, seed, fold, report, (seen or {}).get(fold, ())
+            )
             found, weights = score_bags(model, test.features, test.index)
             model_hash = sha256_file(file)[:16]
             fits.history[f"fold {fold}"] = history

@@ -188,12 +188,15 @@ def score_bags(
     return scores, attention
 
 
-def save_mil(model: GatedAttention, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:
+def save_mil(
+    model: GatedAttention, path: Path, *, trained_on: Iterable[str], card: dict[str, Any], seen: Iterable[str] = ()
+) -> str:
     """Write weights and model card as one safetensors file, atomically.
 
     Parameters
     ----------
     trained_on : patient identifiers (stored hashed)
+    seen : hashed patients that the network behind the features had seen
     card : any further JSON-able facts (fold, seed, genes, usable …)
 
     Returns
@@ -202,7 +205,7 @@ def save_mil(model: GatedAttention, path: Path, *, trained_on: Iterable[str], ca
         First 16 hex characters of the file's SHA-256, the `model_hash` of score tables.
     """
     full = {**card, "kind": _KIND, "config": asdict(model.config), "inputs": model.inputs, "targets": model.targets,
-            "patients": sorted(map(hash_patient, trained_on))}  # fmt: skip
+            "patients": sorted({*map(hash_patient, trained_on), *seen})}  # fmt: skip
     with atomic_path(path) as part:
         part.write_bytes(save(model.state_dict(), metadata={"card": json.dumps(full, sort_keys=True)}))
     return sha256_file(path)[:16]

@@ -23,7 +23,7 @@ from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, Parame
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.learning.models import TileNetwork, load_model
 from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_model, statistics_rows
-from deeplrhe_utils.learning.recipe import device_of, uses_bfloat16
+from deeplrhe_utils.learning.recipe import scoring_precision
 from deeplrhe_utils.learning.scoring import probabilities, ready
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
 from deeplrhe_utils.stain.normalize import Normalizer
@@ -186,7 +186,7 @@ def score_slide(task: ScoreTask) -> Scored:
 def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer: Normalizer | None) -> Scored:
     scorer, tiles, genes = task.scorer, task.tiles, model.config.targets
     model = ready(model, scorer.device)
-    low = uses_bfloat16(card.get("recipe", {}).get("precision", "float32"), device_of(scorer.device))
+    low = scoring_precision(card.get("recipe", {}).get("precision", "float32")) == "bfloat16"
     with _single_threads(scorer.threads) as pool:
         plan = pool.submit(_plan, task, normalizer).result()
 

@@ -90,9 +90,22 @@ def shared(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
         return model
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
+            _known(layer)
             layer.forward = _GroupNorm(layer)  # type: ignore[assignment,method-assign]
     where = [device] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=where, broadcast_buffers=False)
+
+
+_FOLLOWERS = ("drop", "act")
+"""What timm puts into its batch normalization, in this order."""
+
+
+def _known(layer: nn.BatchNorm2d) -> None:
+    """Raise where a kind of batch normalization does more than we know of."""
+    if type(layer) is not nn.BatchNorm2d and not all(hasattr(layer, name) for name in _FOLLOWERS):
+        raise ParameterError("This kind of batch normalization cannot be shared among processes",
+                             got=type(layer).__name__, expected="BatchNorm2d, or timm's BatchNormAct2d",
+                             fix="Train in one process: leave launch empty")  # fmt: skip
 
 
 class _GroupNorm:
@@ -115,7 +128,10 @@ class _GroupNorm:
             layer.running_mean.lerp_(mean, momentum)
             layer.running_var.lerp_(variance * count / (count - 1).clamp_min(1), momentum)
         inverse = (variance + layer.eps).rsqrt()
-        return _Normalize.apply(x, layer.weight, layer.bias, mean, inverse, variance, count, layer.eps)
+        out = _Normalize.apply(x, layer.weight, layer.bias, mean, inverse, variance, count, layer.eps)
+        for follower in _FOLLOWERS:
+            out = getattr(layer, follower, nn.Identity())(out)
+        return out
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

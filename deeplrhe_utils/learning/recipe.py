@@ -39,7 +39,8 @@ class TrainConfig:
     loss : "bce", "weighted_bce" or "focal"; a softmax head takes cross-entropy, or its focal form
     label_smoothing, aux_weight : of the labels, and of the auxiliary head's loss (Inception v3)
     optimiser : "adamw", "rmsprop_tf" (epsilon inside the root, 1.0) or "sgd"
-    schedule : "one_cycle", "cosine", "step" (× `step_factor` every `step_epochs` epochs) or "constant"
+    schedule : "one_cycle" (AdamW's first beta cycles with it), "cosine", "constant" or "step" (× `step_factor` every
+        `step_epochs` epochs)
     augmentation, stain_jitter : "crop_flip_turn" with jitter of both stains' densities, or "deeppath"
     precision : "bfloat16" or "float32" arithmetic of convolutions; "auto" takes bfloat16 where hardware multiplies it
     accumulate : parts that a step is divided into to save memory; batch normalization then sees one part at a time
@@ -81,12 +82,16 @@ class TrainConfig:
         for name, legal in _CHOICES.items():
             if getattr(self, name) not in legal:
                 raise ParameterError(f"Illegal {name}", got=getattr(self, name), expected=" or ".join(legal))
+        if self.stain_jitter and self.augmentation == "deeppath":
+            raise ParameterError("DeepPATH's augmentation has colour changes of its own", got=self.stain_jitter,
+                                 expected="stain_jitter of 0")  # fmt: skip
         for name in ("epochs", "batch_size", "accumulate", "crop_px"):
             if getattr(self, name) < 1:
                 raise ParameterError(f"Illegal {name}", got=getattr(self, name), expected="1 or more")
-        if self.balance == "patient" and self.tiles_per_patient < 1:
-            raise ParameterError("Balancing patients needs a number of tiles", got=self.tiles_per_patient,
-                                 expected="tiles_per_patient of 1 or more")  # fmt: skip
+        if (self.balance == "patient") != (self.tiles_per_patient > 0):
+            raise ParameterError("Balancing patients and tiles_per_patient go together",
+                                 got=f"balance {self.balance}, tiles_per_patient {self.tiles_per_patient}",
+                                 expected="patient and 1 or more, or another balance and 0")  # fmt: skip
 
 
 DEEPPATH: Final = TrainConfig(
@@ -104,6 +109,11 @@ def device_of(name: str = "auto") -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
+
+
+def scoring_precision(precision: str) -> str:
+    """Arithmetic of scores: float32, unless bfloat16 was asked for by name; "auto" must not let machines differ."""
+    return "bfloat16" if precision == "bfloat16" else "float32"
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:

@@ -31,8 +31,9 @@ def epoch_order(
         Whose tile each is; needed for "patient".
     balance : str
         "none": every tile once. "patient": `tiles_per_patient` of each patient, so that nobody is louder for a larger
-        slide; who has fewer repeats some. "class": as many draws as tiles, with replacement, such that the classes of
-        every target weigh the same on average.
+        slide; who has fewer repeats some. "class": as many draws as tiles, with replacement; where exactly one target
+        holds in every row, each is drawn as often; else a tile's weight is the mean over its known targets of the
+        inverse frequency of its class, which makes rare positives more frequent, not half of all.
 
     Returns
     -------
@@ -59,6 +60,9 @@ def _some(of: NDArray[np.int64], count: int, random: np.random.Generator) -> NDA
 def _class_share(targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probability of each tile (n,): the mean over its known targets of 1 / (tiles of the same class)."""
     share = np.zeros(len(targets))
+    if targets.shape[1] > 1 and not np.isnan(targets).any() and (targets.sum(1) == 1).all():
+        share = (targets / np.maximum(targets.sum(0), 1)).sum(1).astype(np.float64)
+        return share / share.sum()
     for column in targets.T:
         for value in (0.0, 1.0):
             same = column == value

@@ -19,15 +19,16 @@ from typing import Any, Final
 import numpy as np
 import optuna
 import pandas as pd
+from filelock import FileLock, Timeout
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
 from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
 from deeplrhe_utils.learning.launch import fold_parts
 from deeplrhe_utils.learning.search_range import RangeTest, range_test
-from deeplrhe_utils.learning.search_trial import Outcome, Study, configured, evaluate, open_store
+from deeplrhe_utils.learning.search_trial import Outcome, Study, configured, evaluate, open_store, own_threads
 
 GRID: Final = ("kernels", "stages", "batch_size", "loss")
 
@@ -69,7 +70,7 @@ class Selection:
     value : the winner's mean AUC, on the folds that chose it
     scores : the winner's held-out patient scores (see :class:`~deeplrhe_utils.learning.search_trial.Outcome`)
     trace : DataFrame
-        A row per trial: scope, phase, the parameters, value, fold values, note.
+        A row per trial: scope, phase, the parameters, value (null when it diverged), fold values, note.
     ranges : RangeTest
     """
 
@@ -108,6 +109,11 @@ class Searcher:
             Of this search; with the study's data it names the Optuna study.
         values : parameter → its values
         fixed : parameters that all points share
+
+        Raises
+        ------
+        RunError
+            Another process is searching in the same folder.
         """
         grid = {key: list(options) for key, options in values.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -115,10 +121,18 @@ class Searcher:
         journal = str(self.folder / "optuna.journal")
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
         full = f"{name}-{_digest(study, grid, fixed)}"
-        record = optuna.create_study(storage=storage, study_name=full, direction="maximize", load_if_exists=True,
-                                     sampler=optuna.samplers.RandomSampler(seed=study.seed))  # fmt: skip
-        trials = _Trials(record, grid, dict(fixed), self.folder / safe_name(full))
-        self._run(study, trials, trials.take_up(), name)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)  # two searches would take each other's running trials for killed ones
+        except Timeout as error:
+            raise RunError(f"Another process is searching in {self.folder}", fix="Wait until it is done") from error
+        try:
+            record = optuna.create_study(storage=storage, study_name=full, direction="maximize", load_if_exists=True,
+                                         sampler=optuna.samplers.RandomSampler(seed=study.seed))  # fmt: skip
+            trials = _Trials(record, grid, dict(fixed), self.folder / safe_name(full))
+            self._run(study, trials, trials.take_up(), name)
+        finally:
+            lock.release()
         return trials
 
     def _run(self, study: Study, trials: _Trials, todo: int, name: str) -> None:
@@ -130,10 +144,11 @@ class Searcher:
                 todo -= 1
             for done in wait(waiting, return_when=FIRST_COMPLETED).done:
                 trial = waiting.pop(done)
-                trials.tell(trial, done.result())
+                outcome = done.result()
+                trials.tell(trial, outcome)
                 self.ran += 1
                 if not self.quiet:
-                    print(f"{name}  {_told(trial.params)}  {done.result().value:.3f}", flush=True)
+                    print(f"{name}  {_told(trial.params)}  {outcome.note or f'{outcome.value:.3f}'}", flush=True)
 
     def _submit(self, study: Study, parameters: Mapping[str, Any]) -> Future[Outcome]:
         """Start a trial: in a process that stays for the next ones, or in this one when one is enough."""
@@ -166,15 +181,18 @@ class _Trials:
         """Queue every point that is not finished, those that a killed process left running too; how many there are.
 
         The points are queued because Optuna's own grid sampler ends a study by an exception when it is asked from
-        outside, and counts a trial that was killed as done.
+        outside, and counts a trial that was killed as done. Points that a killed process left queued stay queued.
         """
-        for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        for trial in self.record.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.record.tell(trial.number, state=TrialState.FAIL)
+        waiting = self.record.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        queued = [trial.system_attrs["fixed_params"] for trial in waiting]
         done = [trial.params for trial in self.finished()]
         points = [dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values())]
         todo = [point for point in points if point not in done]
         for point in todo:
-            self.record.enqueue_trial(point)
+            if point not in queued:
+                self.record.enqueue_trial(point)
         return len(todo)
 
     def ask(self) -> tuple[optuna.Trial, dict[str, Any]]:
@@ -182,27 +200,35 @@ class _Trials:
         return trial, {**self.fixed, **{k: trial.suggest_categorical(k, v) for k, v in self.grid.items()}}
 
     def tell(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        """Remember an outcome; one without a value (it diverged) counts as the worst there is."""
+        """Remember an outcome; one without a value (it diverged) is a failed trial with a note."""
         self.folder.mkdir(parents=True, exist_ok=True)
         outcome.scores.to_parquet(self._file(trial.number), index=False)
         trial.set_user_attr("folds", list(outcome.folds))
-        trial.set_user_attr("note", outcome.note)
-        self.record.tell(trial, outcome.value if np.isfinite(outcome.value) else 0.0)
+        trial.set_user_attr("note", outcome.note)  # last: a failed trial with a note is taken for finished
+        if outcome.note:
+            self.record.tell(trial, state=TrialState.FAIL)
+        else:
+            self.record.tell(trial, outcome.value)
 
     def finished(self) -> list[optuna.trial.FrozenTrial]:
-        """Finished trials, in the order of their parameters (which is not the order in which they ended)."""
-        done = self.record.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        """Trials that ended, by a value or by diverging, in the order of their parameters (not of their ends).
+
+        A trial that was killed is failed too, but has no note.
+        """
+        ended = self.record.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
+        done = [trial for trial in ended if trial.state == TrialState.COMPLETE or trial.user_attrs.get("note")]
         return sorted(done, key=lambda t: [self.grid[k].index(t.params[k]) for k in self.grid])
 
     def best(self) -> optuna.trial.FrozenTrial:
-        """The highest value; of equals the first in the grid."""
-        return max(self.finished(), key=lambda trial: trial.value or 0.0)
+        """The highest value; of equals the first in the grid. One without a value only where all diverged."""
+        return max(self.finished(), key=_rank)
 
     def scores(self, trial: optuna.trial.FrozenTrial) -> pd.DataFrame:
         return pd.read_parquet(self._file(trial.number))
 
     def rows(self, scope: str, phase: str) -> pd.DataFrame:
-        rows = [{"scope": scope, "phase": phase, **self.fixed, **t.params, "value": t.value,
+        rows = [{"scope": scope, "phase": phase, **self.fixed, **t.params,
+                 "value": float("nan") if t.value is None else t.value,
                  "folds": ", ".join(f"{v:.3f}" for v in t.user_attrs["folds"]), "note": t.user_attrs["note"]}
                 for t in self.finished()]  # fmt: skip
         return pd.DataFrame(rows)
@@ -223,11 +249,18 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
     ------
     CohortError
         No trial gave a value.
+    ParameterError
+        The space holds one loss twice: under a softmax head "weighted_bce" is "bce".
     """
+    if study.network.head == "softmax" and "weighted_bce" in space.loss:
+        raise ParameterError("A softmax head takes cross-entropy or its focal form, so a trial would be repeated",
+                             got="loss weighted_bce", fix="Leave weighted_bce out of the losses")  # fmt: skip
     fold = int(study.splits["fold"].min())
     parts = fold_parts(study.tiles, study.targets, study.splits, fold, study.use)
     network, recipe = configured(study, {})
-    ranges = range_test(open_store(study, fold), parts["train"], network, recipe, seed=study.seed, tiles=range_tiles)
+    store = open_store(study, fold)
+    with own_threads(study):
+        ranges = range_test(store, parts["train"], network, recipe, seed=study.seed, tiles=range_tiles)
     top = ranges.threshold
     start = {"learning_rate": _rounded(space.start * top), "weight_decay": study.recipe.weight_decay}
     first = searcher.grid(study, f"{scope}-grid", space.grid(), start)
@@ -239,9 +272,9 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
     third = searcher.grid(study, f"{scope}-fine", fine, shape)
     phases = {"grid": first, "coarse": second, "fine": third}
     trace = pd.concat([trials.rows(scope, phase) for phase, trials in phases.items()], ignore_index=True)
-    winner = max(phases.values(), key=lambda trials: trials.best().value or 0.0)
+    winner = max(phases.values(), key=lambda trials: _rank(trials.best()))
     best = winner.best()
-    if not best.value:
+    if best.value is None:
         raise CohortError(f"Every trial of the search over {scope} diverged", got=best.user_attrs["note"],
                           fix="Lower the shares of the learning rate")  # fmt: skip
     return Selection({**winner.fixed, **best.params}, best.value, winner.scores(best), trace, ranges)
@@ -271,6 +304,8 @@ def nested(
     ------
     ParameterError
         Inner folds contain a patient that the outer fold tests.
+    ModelError
+        The choice of an outer fold diverged on all of its training patients.
     """
     values, rows, chosen = [], [], {}
     for fold, own in inner.items():
@@ -282,9 +317,17 @@ def nested(
         trials = searcher.grid(replace(study, splits=outer), f"outer-{fold}-test", {"epochs": [study.recipe.epochs]},
                                chosen[fold].parameters)  # fmt: skip
         best = trials.best()
-        values.append(best.value or float("nan"))
+        if best.value is None:
+            raise ModelError(f"What outer fold {fold} chose diverged when trained on all of its training patients",
+                             got=best.user_attrs["note"], fix="Lower the shares of the learning rate")  # fmt: skip
+        values.append(best.value)
         rows.append(trials.scores(best))
     return Outcome(float(np.mean(values)), tuple(values), pd.concat(rows, ignore_index=True)), chosen
+
+
+def _rank(trial: optuna.trial.FrozenTrial) -> float:
+    """To choose by: a trial that diverged is below every AUC, also below 0."""
+    return -1.0 if trial.value is None else trial.value
 
 
 def _rounded(value: float) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig, device_of
 from deeplrhe_utils.learning.store import TileStore
@@ -47,7 +48,7 @@ def range_test(
     Parameters
     ----------
     tiles : int
-        Size of the small sample, drawn once.
+        Size of the small sample, drawn once (see :func:`draw_sample`).
     smoothing : float
         Share of the running mean that is kept at each step (corrected for its start).
 
@@ -60,9 +61,11 @@ def range_test(
     ------
     ModelError
         The loss was never finite.
+    CohortError
+        No target has both classes in `train`.
     """
     random = generator(seed, "range-test")
-    chosen = np.sort(random.permutation(len(train.indices))[:tiles])
+    chosen = draw_sample(train.targets, tiles, random)
     sample = Part(train.indices[chosen], train.targets[chosen], [train.patients[i] for i in chosen])
     plain = replace(recipe, weight_decay=0.0, schedule="constant", clip_norm=0.0, ema=0.0, balance="none", patience=0)
     run = Run(store, sample, network, plain, seed, 0, None, device_of(device))
@@ -83,6 +86,29 @@ def range_test(
         raise ModelError("The loss is not finite even at the lowest rate of the range test", got=f"rate {low:g}",
                          fix="Lower the lowest rate")  # fmt: skip
     return RangeTest(rates, smooth, float(rates[int(np.nanargmin(smooth))]))
+
+
+def draw_sample(targets: NDArray[np.float32], size: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """Places of a small sample, ascending, that holds both classes of a target: else there is nothing to learn.
+
+    Parameters
+    ----------
+    targets : float32 (n, T)
+        Labels of the tiles: 1, 0 or NaN.
+    size : int
+        At least 2; less is returned where there are fewer tiles.
+
+    Returns
+    -------
+    Positive and negative tiles in turn of the target whose rarer class is largest, then others at random
+    """
+    order = random.permutation(len(targets))
+    if trainable_targets(targets).any():
+        rarer = np.minimum((targets == 1).sum(axis=0), (targets == 0).sum(axis=0))
+        truth = targets[order, int(rarer.argmax())]
+        pairs = np.stack([order[truth == 1][: rarer.max()], order[truth == 0][: rarer.max()]], axis=1).ravel()
+        order = np.concatenate([pairs, order[~np.isin(order, pairs)]])
+    return np.sort(order[:size])
 
 
 def _smoothed(losses: NDArray[np.float64], keep: float) -> NDArray[np.float64]:

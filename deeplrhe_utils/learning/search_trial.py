@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -63,7 +64,8 @@ class Outcome:
     value : mean over folds and targets of the patient-level AUC on held-out patients; NaN where none can be had
     folds : the same per fold
     scores : DataFrame
-        patient_id, gene, fold, score: held-out patients, mean over their tiles.
+        patient_id, gene, fold, score: held-out patients, mean over their tiles; null for a gene that the fold could
+        not learn.
     note : why there is no value ("" when there is one)
     """
 
@@ -80,17 +82,25 @@ def configured(study: Study, parameters: Mapping[str, Any]) -> tuple[NetworkConf
     return network, replace(study.recipe, **{k: v for k, v in parameters.items() if k not in names})
 
 
-def evaluate(study: Study, parameters: Mapping[str, Any]) -> Outcome:
-    """Train and score the study's folds with these parameters; a run that diverges has no value, and says so."""
+@contextmanager
+def own_threads(study: Study) -> Iterator[None]:
+    """Compute with the study's number of threads: rounding, and so what is chosen, depends on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(study.threads)
     try:
-        network, recipe = configured(study, parameters)
-        parts = [_one_fold(study, network, recipe, f) for f in sorted(study.splits["fold"].unique().tolist())]
-    except ModelError as error:
-        return Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id", "gene", "fold", "score"]), str(error))
+        yield
     finally:
         torch.set_num_threads(before)
+
+
+def evaluate(study: Study, parameters: Mapping[str, Any]) -> Outcome:
+    """Train and score the study's folds with these parameters; a run that diverges has no value, and says so."""
+    network, recipe = configured(study, parameters)
+    try:
+        with own_threads(study):
+            parts = [_one_fold(study, network, recipe, f) for f in sorted(study.splits["fold"].unique().tolist())]
+    except ModelError as error:
+        return Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id", "gene", "fold", "score"]), str(error))
     values = tuple(value for value, _ in parts)
     return Outcome(float(np.mean(values)), values, pd.concat([rows for _, rows in parts], ignore_index=True))
 
@@ -113,13 +123,17 @@ def _one_fold(study: Study, network: NetworkConfig, recipe: TrainConfig, fold: i
     at = parts["test"].indices
     scores = score_arrays(trained.model, lambda i: store.read(at[list(i)]), len(at), precision=recipe.precision)
     usable = trainable_targets(parts["train"].targets)
-    rows = patient_scores(parts["test"], scores, network.targets, fold)
+    if not np.isfinite(scores).all():
+        raise ModelError(f"The network of fold {fold} gives scores that are not finite")
+    rows = patient_scores(parts["test"], scores, network.targets, fold, usable)
     return macro_auc(parts["test"], scores, usable, fold), rows
 
 
-def patient_scores(part: Part, scores: NDArray[np.float32], genes: tuple[str, ...], fold: int) -> pd.DataFrame:
-    """patient_id, gene, fold, score: the mean over each patient's tiles."""
-    frame = pd.DataFrame(scores.astype(np.float64), columns=list(genes))
+def patient_scores(
+    part: Part, scores: NDArray[np.float32], genes: tuple[str, ...], fold: int, usable: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """patient_id, gene, fold, score: the mean over each patient's tiles, null for genes that are not `usable`."""
+    frame = pd.DataFrame(np.where(usable, scores.astype(np.float64), np.nan), columns=list(genes))
     mean = frame.groupby(np.asarray(part.patients)).mean()
     rows = mean.rename_axis("patient_id").reset_index().melt("patient_id", var_name="gene", value_name="score")
     return rows.assign(fold=fold)

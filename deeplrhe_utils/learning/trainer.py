@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,7 +91,7 @@ class Run:
         self, store: TileStore, train: Part, network: NetworkConfig, recipe: TrainConfig, seed: int, fold: int,
         valid: Part | None, device: torch.device, group: Group = ALONE,
     ) -> None:  # fmt: skip
-        _check(train, valid, recipe, fold, group)
+        _check(train, valid, recipe, fold)
         self.store, self.train, self.valid = store, train, valid
         self.recipe, self.seed, self.fold, self.device, self.group = recipe, seed, fold, device, group
         torch.manual_seed(integer_seed(seed, "network", fold))
@@ -102,11 +103,15 @@ class Run:
         self.best: dict[str, Tensor] = {}
         self.progress = Progress()
         limits = {"ceiling": recipe.max_positive_weight, "smoothing": recipe.label_smoothing}
-        self.loss = on_device(make_loss(recipe.loss, network.head, train.targets, **limits), device)
+        self.counted = make_loss(recipe.loss, network.head, train.targets, **limits)
+        self.loss = on_device(self.counted, device)
         self.bfloat16 = uses_bfloat16(recipe.precision, device)
         self.augment = _augmentation(recipe)
         size = epoch_size(train.patients, len(train.indices), recipe.balance, recipe.tiles_per_patient)
         self.steps = steps_in(size, recipe.batch_size)
+        if group.size > size // self.steps:
+            raise ParameterError("There are more processes than tiles in a step", got=f"{group.size} processes",
+                                 expected=f"at most {size // self.steps}")  # fmt: skip
         self.rate: Callable[[int], float] = self._scheduled
         self.pending: tuple[Tensor, int, NDArray[np.int64]] | None = None
 
@@ -147,26 +152,40 @@ class Run:
 
     def load(self, step: int, places: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """One process's tiles of a step, augmented, and their labels; runs in a thread beside the step before."""
-        part = self.group.part(len(places))
+        mine = np.concatenate([np.arange(rows.start, rows.stop) for rows in self._parts(len(places))])
         random = generator(self.seed, "augmentation", self.fold, self.progress.epoch, step)
         draws = self.augment.draw(len(places), self.store.side_px, self.store.side_px, random)
-        x = self.augment.apply(self.store.read(self.train.indices[places[part]]), draws[part])
-        return x, torch.from_numpy(self.train.targets[places[part]])
+        x = self.augment.apply(self.store.read(self.train.indices[places[mine]]), draws[mine])
+        return x, torch.from_numpy(self.train.targets[places[mine]])
+
+    def _parts(self, count: int) -> list[slice]:
+        """Rows of a step of `count` that are this process's, part by part.
+
+        The step is divided into parts first and each part among the processes, so that what batch normalization sees
+        does not depend on their number; and everybody has as many parts, or they would wait for each other for ever.
+        """
+        cuts = max(1, min(self.recipe.accumulate, count // self.group.size))
+        edges = [count * cut // cuts for cut in range(cuts + 1)]
+        own = [self.group.part(high - low) for low, high in pairwise(edges)]
+        return [slice(low + part.start, low + part.stop) for low, part in zip(edges, own, strict=False)]
 
     def step(self, step: int, x: Tensor, y: Tensor, places: NDArray[np.int64]) -> float:
         """One update of the weights; returns the learning rate."""
         at, recipe = self.progress.epoch * self.steps + step, self.recipe
         rate = self.rate(at)
         self._set_rate(rate, at)
-        whole = torch.from_numpy(self.train.targets[places]).to(self.device)
-        weight = self.loss.weight(whole)
-        start = self.group.part(len(places)).start
+        weight = self.counted.weight(torch.from_numpy(self.train.targets[places]))
+        short = None
         try:
-            total = self._gradients(x.to(self.device), y.to(self.device), weight, start, len(places), at)
+            total = self._gradients(x.to(self.device), y.to(self.device), weight, len(places), at)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            raise explain_memory(self._try_size, len(x), recipe.batch_size) from error
+            short = error.with_traceback(None)  # its frames hold the tensors of the pass that failed
+        if short is not None:
+            largest = max(rows.stop - rows.start for rows in self._parts(len(places)))
+            attempt = self._try_size if self.group.size == 1 else None  # the others would wait inside their step
+            raise explain_memory(attempt, largest, recipe.batch_size) from short
         if recipe.clip_norm:
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
         self.optimiser.step()
@@ -177,14 +196,15 @@ class Run:
         self.progress.weight_sum += weight
         return rate
 
-    def _gradients(self, x: Tensor, y: Tensor, weight: float, start: int, count: int, at: int) -> Tensor:
+    def _gradients(self, x: Tensor, y: Tensor, weight: float, count: int, at: int) -> Tensor:
         """Fill the gradients of the step's mean loss; returns the summed loss of all processes."""
         self.optimiser.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        cuts = np.array_split(np.arange(len(x)), min(self.recipe.accumulate, len(x)))
-        for cut in cuts:
-            rows = slice(int(cut[0]), int(cut[-1]) + 1)
-            set_dropout_state(self.model, integer_seed(self.seed, "dropout", self.fold, at), start + rows.start, count)
+        done = 0
+        for part in self._parts(count):
+            rows = slice(done, done + part.stop - part.start)
+            done = rows.stop
+            set_dropout_state(self.model, integer_seed(self.seed, "dropout", self.fold, at), part.start, count)
             loss = self._forward(x[rows], y[rows])
             # gradients are averaged over processes, so each counts as often as there are processes
             (loss * (self.group.size / weight)).backward()
@@ -228,8 +248,7 @@ class Run:
         if self.pending is None:
             return float("nan")
         (total, _, places), self.pending = self.pending, None
-        whole = torch.from_numpy(self.train.targets[places])
-        return float(total) / on_device(self.loss, torch.device("cpu")).weight(whole)
+        return float(total) / self.counted.weight(torch.from_numpy(self.train.targets[places]))
 
     def _try_size(self, size: int) -> None:
         """One forward and backward pass of `size` black tiles: raises when memory is too small for it."""
@@ -243,9 +262,7 @@ class Run:
         """The weights that validation judges: the moving average where there is one."""
         if self.ema is None:
             return self.model
-        shadow = (
-            build_network(self.model.config, pretrained=False).to(self.device).to(memory_format=torch.channels_last)
-        )
+        shadow = build_network(self.model.config, pretrained=False).to(self.device)
         self.ema.copy_to(shadow)
         return shadow
 
@@ -300,13 +317,10 @@ def _augmentation(recipe: TrainConfig) -> CropFlipTurn | DeepPathDistortion:
     return CropFlipTurn(recipe.crop_px, recipe.stain_jitter)
 
 
-def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int, group: Group) -> None:
+def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int) -> None:
     if len(train.indices) == 0 or not trainable_targets(train.targets).any():
         raise CohortError(f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles",
                           fix="Give more patients, or other targets")  # fmt: skip
     if recipe.patience and valid is None:
         raise CohortError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
                           fix="Set patience to 0, or valid_share above 0")  # fmt: skip
-    if group.size > min(recipe.batch_size, len(train.indices)):
-        raise ParameterError("There are more processes than tiles in a step", got=f"{group.size} processes",
-                             expected=f"at most {min(recipe.batch_size, len(train.indices))}")  # fmt: skip

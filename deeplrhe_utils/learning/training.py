@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ModelError
+from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
 from deeplrhe_utils.learning.checkpoints import load_state, save_state
 from deeplrhe_utils.learning.interruption import Stop, stop_signal
@@ -81,9 +81,13 @@ def train_fold(
         The process was told to end; the state is saved.
     """
     run = Run(store, train, network, recipe, seed, fold, valid, device or device_of(), group)
-    if state_file is not None and (state := load_state(state_file, fingerprint)) is not None:
-        run.resume(state)
-        report(f"fold {fold}  goes on in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}")
+    if state_file is not None and state_file.is_file():
+        state = load_state(state_file, fingerprint)
+        if state is None:
+            report(f"fold {fold}  starts anew: the saved state is damaged, or of other data or parameters")
+        else:
+            run.resume(state)
+            report(f"fold {fold}  goes on in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}")
     with stop_signal(state_file is not None, group) as stopped:
         saver = _Saver(run, state_file, fingerprint, stopped)
         while not run.finished():
@@ -149,6 +153,7 @@ def fit_or_load(
     quiet: bool = False,
     watch: Callable[[Epoch], None] | None = None,
     group: Group = ALONE,
+    finished: bool = False,
 ) -> Fitted:
     """Train one fold, or take the finished one when pixels, labels, recipe and seed are the same.
 
@@ -167,20 +172,27 @@ def fit_or_load(
         How sums are shared among threads and processes, which decides their rounding; default: the threads of torch.
     quiet : bool
         Print no line per epoch.
+    finished : bool
+        The file must be there already; RunError otherwise.
     others
         As in :func:`train_fold`.
     """
     place = device_of(device)
     data = store.fingerprint()
+    # launched processes know their hardware, whoever waits for them does not
+    low = recipe.precision if arithmetic == "launched" else uses_bfloat16(recipe.precision, place)
     start = weights_digest(network.weights, network.architecture)
     facts = [data, *_facts(train), *_facts(valid), asdict(replace(network, weights=start)),
-             asdict(replace(recipe, checkpoint_seconds=0.0)), uses_bfloat16(recipe.precision, place), seed, fold, view,
+             asdict(replace(recipe, checkpoint_seconds=0.0)), low, seed, fold, view,
              arithmetic or f"{torch.get_num_threads()} threads"]  # fmt: skip
     fingerprint = sha256_text(json.dumps(facts))
     seen = {*train.patients, *(valid.patients if valid is not None else ())}
     refuse_leak({"patients": sorted(map(hash_patient, seen))}, score_patients, file.name)
-    finished = group.gather(_finished(file, fingerprint))[0]  # the first process writes, so it decides for all
-    if not finished:
+    done_before = group.gather(_finished(file, fingerprint))[0]  # the first process writes, so it decides for all
+    if finished and not done_before:
+        raise RunError(f"The launched processes left no model of this job in {file}",
+                       fix="Look at their output; models of other parameters are not taken")  # fmt: skip
+    if not done_before:
         state = file.parent / "state" / file.name
         trained = train_fold(
             store, train, network, recipe, seed=seed, fold=fold, valid=valid, device=place,
@@ -190,7 +202,8 @@ def fit_or_load(
             done = trained.progress
             card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": done.history,
                     "valid": done.valid, "best_epoch": done.best_epoch, "recipe": asdict(recipe), "data": data,
-                    "processes": group.size, "usable": trainable_targets(train.targets).tolist(),
+                    "processes": group.size, "bfloat16": uses_bfloat16(recipe.precision, place),
+                    "usable": trainable_targets(train.targets).tolist(),
                     "input_px": store.side_px, **view}  # fmt: skip
             _save(trained, file, seen, card)
             state.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,7 +38,7 @@ def rivals(table: pd.DataFrame, base: str) -> Figure:
         error = np.abs(part[["ci_low", "ci_high"]].to_numpy(dtype=float).T - middle)
         axes.errorbar(middle, np.arange(len(arms)), xerr=error, fmt="o", ms=4, lw=1.2, color=PALETTE[0])
         axes.axvline(0, ls=":", color="0.4", lw=1)
-        n_pos, n_neg = int(part["n_pos"].iloc[0]), int(part["n_neg"].iloc[0])
+        n_pos, n_neg = part[["n_pos", "n_neg"]].dropna().iloc[0].astype(int)  # an arm may lack the gene
         axes.set_title(f"{gene} ({n_pos} / {n_neg})", fontsize=9)
         axes.set_yticks(range(len(arms)), arms, fontsize=8)
     for axes in panels.ravel()[len(genes) :]:
@@ -54,7 +55,7 @@ def range_test(
     """Smoothed loss against the growing learning rate, one line per name; a dot marks each threshold."""
     figure = new_figure(6.4, 2.8)
     axes = figure.subplots()
-    for colour, (name, (rates, losses)) in zip(PALETTE, curves.items(), strict=False):
+    for colour, (name, (rates, losses)) in zip(cycle(PALETTE), curves.items(), strict=False):
         axes.plot(rates, losses, color=colour, label=name)
         at = int(np.argmin(np.abs(rates - thresholds[name])))
         axes.plot(rates[at], losses[at], "o", color=colour, ms=6)
@@ -67,12 +68,12 @@ def range_test(
 
 
 def search(trace: pd.DataFrame) -> Figure:
-    """Value of every trial, by phase and scope: columns scope, phase, value."""
+    """Value of every trial that has one, by phase and scope: columns scope, phase, value (null when it diverged)."""
     figure = new_figure(6.4, 3.0)
     axes = figure.subplots()
     scopes, phases = list(trace["scope"].drop_duplicates()), list(trace["phase"].drop_duplicates())
-    for j, (scope, colour) in enumerate(zip(scopes, PALETTE, strict=False)):
-        part = trace[trace["scope"] == scope]
+    for j, (scope, colour) in enumerate(zip(scopes, cycle(PALETTE), strict=False)):
+        part = trace[trace["scope"] == scope].dropna(subset=["value"])
         place = part["phase"].map(phases.index) + 0.22 * (j - (len(scopes) - 1) / 2)
         axes.plot(place, part["value"], "o", ms=4, alpha=0.7, color=colour, label=scope)
     axes.axhline(0.5, ls=":", color="0.4", lw=1)

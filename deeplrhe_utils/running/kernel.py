@@ -23,6 +23,7 @@ from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.running.lock import RUN_FOLDER, RUNNER_PID, end_leftovers, end_tree
 
 POLL_S, HEARTBEAT_S, STOP_S = 0.5, 30.0, 15.0
+GRACE_S = 10.0  # what a step of training and saving its state may take
 SKIP_TAG = "skip-execution"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ENGINE = "deeplrhe"
@@ -106,9 +107,9 @@ class Execution:
         return self.injected[: index + 1].count(False)
 
     def stop(self) -> None:
-        """Kill the kernel and its children; the watcher then closes the partial notebook."""
+        """End the kernel and its children, politely first; the watcher then closes the partial notebook."""
         if self.process is not None and self.process.poll() is None:
-            end_tree(self.process.pid)
+            end_tree(self.process.pid, GRACE_S)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_S)
 

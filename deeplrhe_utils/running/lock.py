@@ -138,13 +138,18 @@ def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
     return sorted(found)
 
 
-def end_tree(pid: int) -> None:
-    """Kill a process and all its descendants."""
+def end_tree(pid: int, grace_s: float = 0.0) -> None:
+    """End a process and all its descendants: asked first, if there is a grace, so that training saves its state."""
     try:
         parent = psutil.Process(pid)
         family = [*parent.children(recursive=True), parent]
     except psutil.Error:
         return
+    if grace_s:
+        for process in family:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
+        _, family = psutil.wait_procs(family, timeout=grace_s)
     for process in family:
         with contextlib.suppress(psutil.Error):
             process.kill()

@@ -93,6 +93,11 @@ def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
     shown = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in shown] == ["A (6 / 6)", "B (6 / 6)"]
     assert [text.get_text() for text in shown[0].get_yticklabels()] == ["one", "two"]
+    lacking = table[(table["arm"] != "one") | (table["gene"] != "B")]
+    assert [axes.get_title() for axes in learning_figures.rivals(lacking, "base").axes][:2] == [
+        "A (6 / 6)",
+        "B (6 / 6)",
+    ]
 
 
 def test_search_figures_draw_what_they_are_given():
@@ -104,6 +109,13 @@ def test_search_figures_draw_what_they_are_given():
         {"scope": ["flat", "flat", "outer"], "phase": ["grid", "fine", "grid"], "value": [0.5, 0.6, 0.7]}
     )
     assert len(learning_figures.search(trace).axes[0].lines) == 3
+    diverged = learning_figures.search(trace.assign(value=[0.5, np.nan, 0.7])).axes[0].lines[0]
+    assert list(diverged.get_ydata()) == [0.5]
+    many = [f"outer fold {i}" for i in range(25)]
+    drawn = learning_figures.range_test(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
+    assert len(drawn.axes[0].lines) == 50
+    trace = pd.DataFrame({"scope": many, "phase": "grid", "value": 0.5})
+    assert len(learning_figures.search(trace).axes[0].lines) == 26
 
 
 def test_watchers_are_called_together_and_tensorboard_writes_when_it_is_there(tmp_path):

@@ -6,9 +6,11 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+import torch
+from filelock import FileLock
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation.optimism import MACRO, optimism
+from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
+from deeplrhe_utils.evaluation.optimism import MACRO, judging_genes, optimism
 from deeplrhe_utils.learning import search, search_range, search_trial
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig
@@ -49,6 +51,17 @@ def test_the_range_test_finds_where_the_loss_stops_falling(study):
     np.testing.assert_array_equal(found.losses, again.losses)
 
 
+def test_the_small_sample_holds_both_classes():
+    targets = np.zeros((1000, 3), np.float32)
+    targets[:3, 0], targets[7, 1], targets[:, 2] = 1, 1, np.nan
+    for seed in range(20):
+        drawn = search_range.draw_sample(targets, 8, np.random.default_rng(seed))
+        assert len(set(drawn)) == 8 and set(drawn) >= {0, 1, 2} and list(drawn) == sorted(drawn)
+    np.testing.assert_array_equal(drawn, search_range.draw_sample(targets, 8, np.random.default_rng(seed)))
+    assert len(search_range.draw_sample(targets[:5], 8, np.random.default_rng(0))) == 5
+    assert len(search_range.draw_sample(targets[10:], 8, np.random.default_rng(0))) == 8
+
+
 def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
     searcher = search.Searcher(tmp_path / "search", quiet=True)
     chosen = search.select(searcher, study, SPACE, "flat", range_tiles=16)
@@ -64,24 +77,48 @@ def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
     pd.testing.assert_frame_equal(again.trace, chosen.trace)
 
 
-def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch):
-    undisturbed = search.select(search.Searcher(tmp_path / "a", quiet=True), study, SPACE, "flat", range_tiles=16)
-    real, left = search.evaluate, iter(range(3))
+@pytest.mark.parametrize("kills", [[1], [3], [1, 1], [0, 2]], ids=str)
+def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch, kills):
+    values, fixed = {"kernels": [4, 8], "loss": ["bce", "focal"]}, {"stages": 1}
+    undisturbed = search.Searcher(tmp_path / "a", quiet=True).grid(study, "g", values, fixed)
+    real = search.evaluate
+    for more in kills:
+        left = iter(range(more))
 
-    def dies(*arguments):
-        if next(left, None) is None:
-            raise KeyboardInterrupt  # as a kill: the trial stays "running" in the journal
-        return real(*arguments)
+        def dies(*arguments, left=left):
+            if next(left, None) is None:
+                raise KeyboardInterrupt  # as a kill: the trial stays "running", those after it "waiting"
+            return real(*arguments)
 
-    monkeypatch.setattr(search, "evaluate", dies)
-    with pytest.raises(KeyboardInterrupt):
-        search.select(search.Searcher(tmp_path / "b", quiet=True), study, SPACE, "flat", range_tiles=16)
+        monkeypatch.setattr(search, "evaluate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            search.Searcher(tmp_path / "b", quiet=True).grid(study, "g", values, fixed)
     monkeypatch.setattr(search, "evaluate", real)
     searcher = search.Searcher(tmp_path / "b", quiet=True)
-    resumed = search.select(searcher, study, SPACE, "flat", range_tiles=16)
-    assert searcher.ran == 10 - 3
-    pd.testing.assert_frame_equal(resumed.trace, undisturbed.trace)
-    pd.testing.assert_frame_equal(resumed.scores, undisturbed.scores)
+    resumed = searcher.grid(study, "g", values, fixed)
+    assert searcher.ran == 4 - sum(kills)
+    pd.testing.assert_frame_equal(resumed.rows("flat", "grid"), undisturbed.rows("flat", "grid"))
+    pd.testing.assert_frame_equal(resumed.scores(resumed.best()), undisturbed.scores(undisturbed.best()))
+
+
+def test_two_searches_in_one_folder_are_refused(study, tmp_path):
+    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="Another process is searching in"):
+        search.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [4]}, {"stages": 1})
+
+
+def test_the_range_test_computes_with_the_study_s_threads(study, tmp_path, monkeypatch):
+    seen, before = [], torch.get_num_threads()
+    real = search.range_test
+    monkeypatch.setattr(search, "range_test", lambda *a, **k: seen.append(torch.get_num_threads()) or real(*a, **k))
+    space = search.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
+    search.select(search.Searcher(tmp_path, quiet=True), replace(study, threads=2), space, "flat", range_tiles=16)
+    assert seen == [2] and torch.get_num_threads() == before
+
+
+def test_a_loss_that_a_softmax_head_does_not_have_is_refused(study, tmp_path):
+    softmax = replace(study, network=replace(study.network, head="softmax"))
+    with pytest.raises(ParameterError, match="weighted_bce"):
+        search.select(search.Searcher(tmp_path), softmax, replace(SPACE, loss=("bce", "weighted_bce")), "flat")
 
 
 def test_the_number_of_workers_changes_nothing(study, tmp_path):
@@ -125,8 +162,36 @@ def test_a_trial_that_diverges_is_recorded_and_never_wins(study, tmp_path):
     fixed = {"kernels": 4, "stages": 1, "batch_norm": False}
     trials = searcher.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed)
     rows = trials.rows("flat", "coarse").set_index("learning_rate")
-    assert rows.loc[1e30, "value"] == 0 and "The loss is" in rows.loc[1e30, "note"]
-    assert trials.best().params["learning_rate"] == 1e-3
+    assert np.isnan(rows.loc[1e30, "value"]) and "The loss is" in rows.loc[1e30, "note"]
+    assert rows.loc[1e-3, "note"] == "" and trials.best().params["learning_rate"] == 1e-3
+    again = search.Searcher(tmp_path, quiet=True)
+    assert len(again.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed).finished()) == 2 and again.ran == 0
+
+
+def test_an_auc_of_zero_is_not_a_divergence(study, tmp_path, monkeypatch):
+    rows = pd.DataFrame({"patient_id": ["P0"], "gene": ["X"], "fold": [0], "score": [0.5]})
+    told = {4: search_trial.Outcome(0.0, (0.0,), rows), 2: search_trial.Outcome(float("nan"), (), rows, "diverged")}
+    monkeypatch.setattr(search, "evaluate", lambda _, parameters: told[parameters["kernels"]])
+    best = search.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [2, 4]}, {}).best()
+    assert best.params == {"kernels": 4} and best.value == 0
+
+
+def test_an_outer_test_that_diverges_names_its_fold(study, tmp_path, monkeypatch):
+    real = search.evaluate
+    gone = search_trial.Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id"]), "The loss is inf")
+    monkeypatch.setattr(search, "evaluate", lambda s, p: gone if s.splits["fold"].nunique() == 1 else real(s, p))
+    space = search.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
+    inner = {1: folds(study.splits.query("fold == 1 and role == 'train'")["unit_id"].tolist())}
+    with pytest.raises(ModelError, match=r"outer fold 1 .*The loss is inf"):
+        search.nested(search.Searcher(tmp_path, quiet=True), study, space, inner, range_tiles=16)
+
+
+def test_a_gene_that_a_fold_could_not_learn_has_no_scores():
+    part = Part(np.arange(4), np.zeros((4, 2), np.float32), ["P0", "P0", "P1", "P1"])
+    scores = np.array([[0.1, 0.5], [0.3, 0.5], [0.6, 0.5], [0.8, 0.5]], np.float32)
+    rows = search_trial.patient_scores(part, scores, ("X", "Y"), 1, np.array([True, False]))
+    assert rows.groupby("gene")["score"].count().to_dict() == {"X": 2, "Y": 0} and len(rows) == 4
+    np.testing.assert_allclose(rows.loc[rows["gene"] == "X", "score"], [0.2, 0.7], rtol=1e-6)
 
 
 def test_a_search_without_two_classes_says_so(study):
@@ -151,3 +216,30 @@ def test_optimism_is_the_difference_on_the_same_patients():
     assert (same[["optimism", "ci_low", "ci_high"]] == 0).all().all()
     with pytest.raises(CohortError, match="other patients"):
         optimism(rows(noise), rows(noise).iloc[1:], labels)
+    partly = rows(np.where(np.arange(60) < 30, noise, np.nan))
+    some = optimism(rows(noise), partly, labels, resamples=50)
+    assert (some["optimism"] == 0).all() and some.loc[0, ["n_pos", "n_neg"]].tolist() == [15, 15]
+    with pytest.raises(CohortError, match="no patient in common"):
+        optimism(rows(np.where(np.arange(60) < 30, np.nan, noise)), partly, labels)
+
+
+def test_genes_judge_where_every_part_of_every_fold_has_both_classes():
+    names = [f"P{i}" for i in range(16)]
+    half, even = np.arange(16) // 8, np.arange(16) % 2
+    status = {"even": even, "half": half, "none": [None] * 16, "rare": (np.arange(16) < 2).astype(int),
+              "gaps": np.where(half == 0, None, even)}  # fmt: skip
+    rows = [
+        {"patient_id": n, "gene": g, "status": s} for g, own in status.items() for n, s in zip(names, own, strict=True)
+    ]
+    labels = pd.DataFrame(rows).astype({"status": "Int64"})
+    halves = pd.DataFrame(
+        [(f, n, "test" if (i // 8) == f else "train") for f in (0, 1) for i, n in enumerate(names)],
+        columns=["fold", "unit_id", "role"],
+    )
+    assert judging_genes(labels, [], 4) == ["even", "half", "gaps"]
+    assert judging_genes(labels, [], 2) == ["even", "half", "rare", "gaps"]
+    assert judging_genes(labels, [halves], 4) == ["even"]
+    assert judging_genes(labels, [folds(names)], 4) == ["even", "half", "gaps"]
+    assert judging_genes(labels, [folds(names), halves], 4) == ["even"]
+    assert judging_genes(labels.assign(status=pd.NA), [halves], 4) == []
+    assert judging_genes(labels.iloc[:0], [halves], 4) == []

@@ -1,5 +1,6 @@
 """Training: seeded, masked, resumable to the bit, stopped politely, refusing what cannot be trained."""
 
+import copy
 import os
 import signal
 from dataclasses import replace
@@ -8,11 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from deeplrhe_utils.core.errors import CohortError, LeakError, ModelError, ParameterError, RunError
-from deeplrhe_utils.learning import checkpoints, crossfit, launch, losses, memory, models, scoring, store, training
+from deeplrhe_utils.core.errors import CohortError, LabelError, LeakError, ModelError, ParameterError, RunError
+from deeplrhe_utils.learning import (
+    checkpoints,
+    crossfit,
+    launch,
+    losses,
+    memory,
+    models,
+    processes,
+    scoring,
+    store,
+    training,
+)
 from deeplrhe_utils.learning.interruption import Stop
 from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig, uses_bfloat16
-from deeplrhe_utils.learning.trainer import Part
+from deeplrhe_utils.learning.sampling import epoch_order
+from deeplrhe_utils.learning.trainer import Part, Run
 from tests.tile_store import folds_of, write_store
 
 NETWORK = models.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=2)
@@ -116,7 +129,7 @@ def test_a_state_of_another_run_or_a_damaged_one_is_not_resumed(small, tmp_path)
     assert checkpoints.load_state(state, "a") is None
     lines.clear()
     training.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
-    assert len(lines) == 2 and "goes on" not in lines[0]
+    assert len(lines) == 3 and "starts anew" in lines[0]
 
 
 def test_early_stopping_keeps_the_best_epoch(small):
@@ -271,7 +284,7 @@ def test_two_runs_on_one_folder_are_refused(small, tmp_path):
     from filelock import FileLock
 
     tiles, frame, _ = small
-    with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="Another process is training"):
+    with FileLock(launch.lock_of(tmp_path)), pytest.raises(RunError, match="Another process is training"):
         crossfit.cross_fit({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), TINY, RECIPE,
                            folder=tmp_path, seed=1, view=VIEW)  # fmt: skip
 
@@ -280,7 +293,7 @@ def test_processes_change_results_by_rounding_only(small, tmp_path):
     """Two gloo processes share every step: batch normalization, dropout and loss are those of the whole step."""
     tiles, frame, _ = small
     network = replace(NETWORK, dropout=0.2)
-    recipe = replace(RECIPE, epochs=3, ema=0.9)
+    recipe = replace(RECIPE, epochs=3, ema=0.9, accumulate=2, batch_size=5)
     arguments = ({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), network, recipe)
     kinds = {"seed": 1, "view": VIEW, "device": "cpu", "quiet": True}
     one = crossfit.cross_fit(*arguments, folder=tmp_path / "one", **kinds)
@@ -353,3 +366,60 @@ def test_validation_loss_is_the_patients():
     assert value == pytest.approx(-(np.log(0.4) + np.log(0.1)) / 2, rel=1e-5)
     with pytest.raises(CohortError, match="No validation patient"):
         scoring.patient_log_loss(scores, np.full_like(y, np.nan), ["A", "A", "B"], np.array([True]))
+
+
+@pytest.mark.parametrize("kind", ["torch's", "timm's"])
+def test_shared_batch_norm_equals_the_layers_own(kind, monkeypatch):
+    """One process that believes it is a group: outputs, gradients and running averages are those of the layer."""
+    layer = torch.nn.BatchNorm2d(5)
+    if kind == "timm's":
+        layer = pytest.importorskip("timm").layers.BatchNormAct2d(5, act_layer=torch.nn.ReLU6)
+    with torch.no_grad():
+        layer.weight.uniform_(0.5, 2)
+        layer.bias.uniform_(-1, 1)
+    twin = copy.deepcopy(layer)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(processes, "DistributedDataParallel", lambda model, **_: model)
+    processes.shared(torch.nn.Sequential(twin), processes.Group(0, 2), torch.device("cpu"))
+    x = (3 * torch.randn(4, 5, 6, 7) + 2).to(memory_format=torch.channels_last)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    weight = torch.randn(4, 5, 6, 7)
+    for own, x_own in zip((layer, twin), inputs, strict=True):
+        (own(x_own) * weight).sum().backward()
+    torch.testing.assert_close(twin(x), layer(x), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-3, atol=1e-5)
+    for a, b in zip((*twin.parameters(), *twin.buffers()), (*layer.parameters(), *layer.buffers()), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("count", "size", "accumulate"), [(16, 1, 1), (16, 2, 3), (5, 2, 3), (3, 2, 2), (7, 3, 4)])
+def test_parts_of_a_step_do_not_depend_on_the_processes(count, size, accumulate, small):
+    """Every tile belongs to one process and part; all processes have as many parts, each of at least one tile."""
+    tiles, frame, y = small
+    recipe = replace(RECIPE, accumulate=accumulate, batch_size=8)
+    run = Run(tiles, part_of(frame, y), TINY, recipe, 0, 0, None, torch.device("cpu"))
+    shares = []
+    for rank in range(size):
+        run.group = processes.Group(rank, size)
+        shares.append(run._parts(count))
+    assert len({len(parts) for parts in shares}) == 1
+    rows = [range(part.start, part.stop) for parts in shares for part in parts]
+    assert all(len(part) for part in rows) and sorted(i for part in rows for i in part) == list(range(count))
+    for parts in zip(*shares, strict=True):  # one part of the step: neighbouring rows, whoever has them
+        whole = sorted(i for part in parts for i in range(part.start, part.stop))
+        assert whole == list(range(whole[0], whole[-1] + 1))
+
+
+def test_softmax_needs_exactly_one_class_a_tile():
+    for bad in ([[1, 1], [0, 1]], [[0, 0], [0, 1]], [[1, np.nan], [0, 1]]):
+        with pytest.raises(LabelError, match="exactly one class"):
+            losses.make_loss("bce", "softmax", np.array(bad, np.float32), ceiling=1.0)
+
+
+def test_class_balance_draws_classes_equally_often():
+    y = np.eye(3, dtype=np.float32)[np.repeat([0, 1, 2], (80, 15, 5))]
+    order = epoch_order(np.random.default_rng(0), y, balance="class")
+    drawn = np.mean([y[epoch_order(np.random.default_rng(s), y, balance="class")].mean(0) for s in range(50)], axis=0)
+    assert len(order) == 100 and np.abs(drawn - 1 / 3).max() < 0.03

@@ -79,3 +79,9 @@ def test_noise_image_marks_blank_and_blur():
     tile = np.full((2, 2, 3), 100, np.uint8)
     painted = figures.noise_image(tile, np.array([[0, 1], [2, 0]]))
     assert (painted[0, 0] == 100).all() and (painted[0, 1] == 170).all() and painted[1, 0, 0] > painted[1, 0, 2]
+
+
+def test_the_live_curve_is_for_notebooks_only():
+    from deeplrhe_utils.reporting.display import live_curve
+
+    assert live_curve() is None, "there is no notebook here"
