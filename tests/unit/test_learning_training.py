@@ -423,3 +423,12 @@ def test_class_balance_draws_classes_equally_often():
     order = epoch_order(np.random.default_rng(0), y, balance="class")
     drawn = np.mean([y[epoch_order(np.random.default_rng(s), y, balance="class")].mean(0) for s in range(50)], axis=0)
     assert len(order) == 100 and np.abs(drawn - 1 / 3).max() < 0.03
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_own_moments_are_float32_whatever_the_tiles_are(dtype):
+    x = (3 * torch.randn(4, 5, 32, 33) + 2).to(dtype).to(memory_format=torch.channels_last)
+    mean, variance = processes._own_moments(x)
+    assert mean.dtype == variance.dtype == torch.float32
+    torch.testing.assert_close(mean, x.double().mean((0, 2, 3)).float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(variance, x.double().var((0, 2, 3), correction=0).float(), rtol=1e-3, atol=1e-4)
