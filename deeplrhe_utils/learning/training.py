@@ -19,6 +19,7 @@ from deeplrhe_utils.core.files import sha256_file, sha256_text
 from deeplrhe_utils.learning.checkpoints import load_state, save_state
 from deeplrhe_utils.learning.interruption import Stop, stop_signal
 from deeplrhe_utils.learning.losses import trainable_targets
+from deeplrhe_utils.learning.memory import kept_heap
 from deeplrhe_utils.learning.models import (
     NetworkConfig,
     TileNetwork,
@@ -88,7 +89,7 @@ def train_fold(
         else:
             run.resume(state)
             report(f"fold {fold}  goes on in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}")
-    with stop_signal(state_file is not None, group) as stopped:
+    with kept_heap(), stop_signal(state_file is not None, group) as stopped:
         saver = _Saver(run, state_file, fingerprint, stopped)
         while not run.finished():
             line = run.epoch(saver.due)
