@@ -19,7 +19,7 @@ from deeplrhe_utils.core.errors import InputError, ModelError
 from deeplrhe_utils.core.files import atomic_path
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.recipe import device_of, uses_bfloat16
-from deeplrhe_utils.learning.scoring import Batches, as_input
+from deeplrhe_utils.learning.scoring import Batches, as_input, ready
 from deeplrhe_utils.slides.pixels import read_ahead
 
 _KIND: Final = "tile-features"
@@ -62,8 +62,7 @@ def tile_features(
     """
     if count < 1:
         raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
-    place = device_of(device)
-    network = network.to(place).to(memory_format=torch.channels_last).eval()
+    place, network = device_of(device), ready(network, device)
     low = uses_bfloat16(precision, place)
     runs = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     parts = []

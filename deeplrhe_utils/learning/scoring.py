@@ -70,6 +70,16 @@ def probabilities(model: TileNetwork, tiles: NDArray[np.uint8], low: bool = Fals
         return (logits.softmax(1) if model.config.head == "softmax" else logits.sigmoid()).cpu().numpy()
 
 
+def patient_means(
+    scores: NDArray[np.float32], targets: NDArray[np.float32], patients: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Mean over each patient's tiles (P, T), and the patient's labels (P, T), patients in sorted order."""
+    _, first, member = np.unique(np.asarray(patients), return_index=True, return_inverse=True)
+    sums = np.zeros((len(first), scores.shape[1]))
+    np.add.at(sums, member, scores.astype(np.float64))
+    return sums / np.bincount(member)[:, None], targets[first]
+
+
 def patient_log_loss(
     scores: NDArray[np.float32],
     targets: NDArray[np.float32],
@@ -88,12 +98,8 @@ def patient_log_loss(
     CohortError
         No patient has a known label of a usable target.
     """
-    _, member, counts = np.unique(np.asarray(patients), return_inverse=True, return_counts=True)
-    mean = np.zeros((len(counts), scores.shape[1]))
-    np.add.at(mean, member, scores.astype(np.float64))
-    mean = np.clip(mean / counts[:, None], 1e-6, 1 - 1e-6)
-    truth = np.full(mean.shape, np.nan)
-    truth[member] = targets
+    mean, truth = patient_means(scores, targets, patients)
+    mean = np.clip(mean, 1e-6, 1 - 1e-6)
     known = ~np.isnan(truth) & usable
     if not known.any():
         raise CohortError("No validation patient has a known label of a target that can be learned",

@@ -20,7 +20,7 @@ from deeplrhe_utils.learning.launch import fold_parts
 from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.learning.scoring import score_arrays
+from deeplrhe_utils.learning.scoring import patient_means, score_arrays
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.learning.trainer import Part
 from deeplrhe_utils.learning.training import train_fold
@@ -147,11 +147,7 @@ def macro_auc(part: Part, scores: NDArray[np.float32], usable: NDArray[np.bool_]
     CohortError
         There is no such target.
     """
-    _, first, member = np.unique(np.asarray(part.patients), return_index=True, return_inverse=True)
-    truth = part.targets[first]
-    sums = np.zeros((len(first), scores.shape[1]))
-    np.add.at(sums, member, scores.astype(np.float64))
-    mean = sums / np.bincount(member)[:, None]
+    mean, truth = patient_means(scores, part.targets, part.patients)
     found = []
     for column in np.flatnonzero(usable):
         known = ~np.isnan(truth[:, column])
