@@ -4,7 +4,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 VENV := .venv
 RUN := $(VENV)/bin/python
-UV := uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help

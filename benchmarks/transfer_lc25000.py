@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.tile_folder import scan_tile_folder
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.roc import DELONG, aggregate, align_folds, delong, weighted_auc
+from deeplrhe_utils.evaluation.auc import DELONG, delong, weighted_auc
 from deeplrhe_utils.evaluation.splits import check_split, patient_folds
+from deeplrhe_utils.evaluation.units import aggregate, align_folds
 from deeplrhe_utils.learning.crossfit import cross_fit
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig

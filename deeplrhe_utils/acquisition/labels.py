@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, LabelError
-from deeplrhe_utils.core.schemas import LABELS, conform
+from deeplrhe_utils.core.schemas import LABELS
+from deeplrhe_utils.core.tables import conform
 
 _STATUS: Final = {"0": 0, "1": 1, "": None}
 _IDENTIFIERS: Final = ("patient_id", "slide_id")

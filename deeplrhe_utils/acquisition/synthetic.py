@@ -28,7 +28,8 @@ from deeplrhe_utils.acquisition.synthetic_cohort import PRESETS, CohortPlan, Coh
 from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, GENES, Effect
 from deeplrhe_utils.acquisition.synthetic_slide import RENDERER_VERSION, slide_recipe, write_slide
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_json, write_text
-from deeplrhe_utils.core.schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES, write_table
+from deeplrhe_utils.core.tables import write_table
+from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
 
 if TYPE_CHECKING:
     import pandas as pd

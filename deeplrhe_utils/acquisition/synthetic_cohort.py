@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.synthetic_genes import CONFOUNDED, EFFECTS, GENES, Effect, at_high_site, draw_mutations
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.schemas import CLINICAL, LABELS, conform
+from deeplrhe_utils.core.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables import conform
 
 ARTEFACTS: Final = {"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06}
 """Expected number of artefacts of each kind on a slide at rate 1 (Poisson, but never more than two of a kind)."""

@@ -16,7 +16,8 @@ from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, Artefact
 from deeplrhe_utils.acquisition.synthetic_regions import COARSE
 from deeplrhe_utils.acquisition.synthetic_tissue import Tissue
 from deeplrhe_utils.core.files import atomic_path, write_json
-from deeplrhe_utils.core.schemas import TRUTH_TILES, conform
+from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.truth_schemas import TRUTH_TILES
 from deeplrhe_utils.core.units import exact_ratio
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from PIL import Image
 from deeplrhe_utils.acquisition.labels import read_csv_text
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.core.schemas import LABELS, SLIDES, TILES, conform
+from deeplrhe_utils.core.schemas import LABELS, SLIDES, TILES
+from deeplrhe_utils.core.tables import conform
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 _NEEDED: Final = ("filename", "label", "group_id")

@@ -1,4 +1,4 @@
-"""Counts that describe a cohort: Table 1, gene prevalence, and the ledger of dropped files and tiles."""
+"""Counts that describe a cohort: gene prevalence, and the ledger of dropped files and tiles."""
 
 from __future__ import annotations
 
@@ -8,38 +8,6 @@ import pandas as pd
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-
-def table_one(clinical: pd.DataFrame, by: str = "histology") -> pd.DataFrame:
-    """Clinical characteristics, overall and per level of `by` (the paper's Table 1).
-
-    Numbers are "mean ± SD" or "n (%)"; a row "missing" follows each variable that has nulls.
-    """
-    groups: dict[str, pd.DataFrame] = {"overall": clinical}
-    groups |= {str(name): part for name, part in clinical.groupby(by)}
-    rows: list[dict[str, str]] = [{"variable": "patients", "level": ""} | {g: str(len(f)) for g, f in groups.items()}]
-    rows.append(
-        {"variable": "age [years]", "level": "mean ± SD"} | {g: _mean_sd(f["age_years"]) for g, f in groups.items()}
-    )
-    for variable in ("sex", "histology", "stage", "smoking", "vital_status"):
-        for level in sorted(clinical[variable].dropna().unique()):
-            cells = {g: _count(f[variable], level) for g, f in groups.items()}
-            rows.append({"variable": variable.replace("_", " "), "level": str(level)} | cells)
-        if clinical[variable].isna().any():
-            cells = {g: str(int(f[variable].isna().sum())) for g, f in groups.items()}
-            rows.append({"variable": variable.replace("_", " "), "level": "missing"} | cells)
-    return pd.DataFrame(rows)
-
-
-def _mean_sd(values: pd.Series) -> str:
-    known = values.dropna().astype(float)
-    missing = f" ({values.isna().sum()} missing)" if values.isna().any() else ""
-    return (f"{known.mean():.1f} ± {known.std():.1f}" if len(known) > 1 else "–") + missing
-
-
-def _count(values: pd.Series, level: object) -> str:
-    n = int((values == level).sum())
-    return f"{n} ({100 * n / max(len(values), 1):.0f} %)"
 
 
 def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:

@@ -8,7 +8,8 @@ import numpy as np
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.roc import align_folds, weighted_auc, with_labels
+from deeplrhe_utils.evaluation.auc import weighted_auc
+from deeplrhe_utils.evaluation.units import align_folds, with_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,38 +27,58 @@ def optimism(
 
     Parameters
     ----------
-    flat, nested : DataFrame
-        patient_id, gene, fold, score: held-out patient scores of the settings that were chosen on the same folds, and
-        of settings that were chosen without the patient; a null score is one that the fold could not give.
+    flat, nested, labels, resamples, seed : as for :func:`mean_difference`
+        Held-out patient scores of the settings that were chosen on the same folds, and of settings that were chosen
+        without the patient.
+
+    Returns
+    -------
+    DataFrame
+        gene, auc_flat, auc_nested, optimism (flat minus nested), ci_low, ci_high, n_pos, n_neg, as
+        :func:`mean_difference`. The interval holds for the settings that were chosen and does not repeat the choice.
+    """
+    found = mean_difference(flat, nested, labels, resamples=resamples, seed=seed)
+    return found.rename(columns={"auc_first": "auc_flat", "auc_second": "auc_nested", "difference": "optimism"})
+
+
+def mean_difference(
+    first: pd.DataFrame, second: pd.DataFrame, labels: pd.DataFrame, *, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Patient-level AUC of two methods on the same patients, per gene and on average over genes, and the difference.
+
+    Parameters
+    ----------
+    first, second : DataFrame
+        patient_id, gene, fold, score: held-out patient scores; a null score is one that the fold could not give.
     labels : DataFrame
         Table LABELS.
 
     Returns
     -------
     DataFrame
-        gene, auc_flat, auc_nested, optimism (flat minus nested), ci_low, ci_high, n_pos, n_neg; the last row is the
-        mean over genes (counts there are patients). A gene's row is of the patients that both selections scored for
+        gene, auc_first, auc_second, difference (first minus second), ci_low, ci_high, n_pos, n_neg; the last row is the
+        mean over genes (counts there are patients). A gene's row is of the patients that both methods scored for
         it, and counts those. Interval: percentile, 95 %, patients resampled, the same ones for
-        all genes and both selections; it holds for the settings that were chosen and does not repeat the choice.
+        all genes and both methods.
 
     Raises
     ------
     CohortError
-        The two selections are of other patients, scored nobody in common for a gene, or no gene has both classes.
+        The two methods are of other patients, scored nobody in common for a gene, or no gene has both classes.
     """
     import pandas as pd
 
-    if differ := set(flat["patient_id"]) ^ set(nested["patient_id"]):
-        raise CohortError("Flat and nested selection scored other patients", got=f"{len(differ)} differ")
+    if differ := set(first["patient_id"]) ^ set(second["patient_id"]):
+        raise CohortError("The two methods scored other patients", got=f"{len(differ)} differ")
     key = ["patient_id", "gene"]
-    common = flat.dropna(subset=["score"])[key].merge(nested.dropna(subset=["score"])[key], on=key)
-    if lost := sorted((set(flat["gene"]) | set(nested["gene"])) - set(common["gene"])):
-        raise CohortError("Flat and nested selection scored no patient in common", got=", ".join(lost),
+    common = first.dropna(subset=["score"])[key].merge(second.dropna(subset=["score"])[key], on=key)
+    if lost := sorted((set(first["gene"]) | set(second["gene"])) - set(common["gene"])):
+        raise CohortError("The two methods scored no patient in common", got=", ".join(lost),
                           fix="Leave out genes that a fold cannot learn")  # fmt: skip
     # ranked among the common patients: a rank among others as well would be of another group in each arm
     arms = {name: with_labels(align_folds(frame.merge(common, on=key)), labels)
-            for name, frame in (("flat", flat), ("nested", nested))}  # fmt: skip
-    patients = sorted(arms["flat"]["patient_id"].unique())
+            for name, frame in (("first", first), ("second", second))}  # fmt: skip
+    patients = sorted(arms["first"]["patient_id"].unique())
     counts = generator(seed, "optimism").multinomial(
         len(patients), np.full(len(patients), 1 / len(patients)), resamples
     )
@@ -65,12 +86,12 @@ def optimism(
     rows, means = [], []
     for gene in labels["gene"].drop_duplicates():
         own = {n: f[f["gene"] == gene].set_index("patient_id").reindex(patients).dropna() for n, f in arms.items()}
-        label = own["flat"]["label"].to_numpy(np.int64)
+        label = own["first"]["label"].to_numpy(np.int64)
         if len(np.unique(label)) < 2:
             continue
-        held = weight[:, np.searchsorted(patients, own["flat"].index.to_numpy())]
+        held = weight[:, np.searchsorted(patients, own["first"].index.to_numpy())]
         with np.errstate(invalid="ignore"):  # a resample without one class has no AUC, and is left out below
-            auc = [weighted_auc(label, own[n]["score"].to_numpy(np.float64), held) for n in ("flat", "nested")]
+            auc = [weighted_auc(label, own[n]["score"].to_numpy(np.float64), held) for n in ("first", "second")]
         means.append(auc)
         rows.append(_row(str(gene), auc[0], auc[1], int(label.sum()), int((1 - label).sum())))
     if not rows:
@@ -115,5 +136,5 @@ def _row(
 ) -> dict[str, object]:
     gain = flat - nested
     low, high = np.nanquantile(gain[1:], [0.025, 0.975])
-    return {"gene": gene, "auc_flat": flat[0], "auc_nested": nested[0], "optimism": gain[0], "ci_low": low,
+    return {"gene": gene, "auc_first": flat[0], "auc_second": nested[0], "difference": gain[0], "ci_low": low,
             "ci_high": high, "n_pos": n_pos, "n_neg": n_neg}  # fmt: skip

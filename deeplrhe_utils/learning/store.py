@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha256_text
+from deeplrhe_utils.core.seeds import generator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,3 +89,37 @@ class TileStore:
     def fingerprint(self) -> str:
         """SHA-256 over the store's files, in order: changes when any stored pixel or the tile order changes."""
         return sha256_text("\n".join(sha256_file(path) for path in self._files))
+
+    def colours(self) -> NDArray[np.float64]:
+        """Mean and standard deviation of red, green and blue of every tile, (n, 6), in grey levels."""
+        rows = []
+        for i in range(len(self)):
+            pixels = self.read([i])[0].reshape(-1, 3).astype(np.float64)
+            rows.append(np.r_[pixels.mean(0), pixels.std(0)])
+        return np.array(rows)
+
+
+class ShuffledStore(TileStore):
+    """The same tiles with their pixels in random order: all colours, no structure. A negative control.
+
+    Parameters
+    ----------
+    store : TileStore
+    seed : int
+        With a tile's name it fixes the order of its pixels, whoever reads it.
+    """
+
+    def __init__(self, store: TileStore, seed: int) -> None:
+        vars(self).update(vars(store))
+        self._seed = seed
+
+    def read(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """As :meth:`TileStore.read`, each tile's pixels in its own random order."""
+        tiles = super().read(indices)
+        mixed = [generator(self._seed, "shuffled pixels", self.tile_ids[int(i)]).permutation(tile.reshape(-1, 3))
+                 for i, tile in zip(indices, tiles, strict=True)]  # fmt: skip
+        return np.stack(mixed).reshape(tiles.shape)
+
+    def fingerprint(self) -> str:
+        """As :meth:`TileStore.fingerprint`, and different from that of the store itself."""
+        return sha256_text(f"{super().fingerprint()}\nshuffled pixels {self._seed}")

@@ -38,7 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--list", action="store_true", help="show stages and parameters, start nothing")
     _add_doctor(commands)
     _add_normalize(commands)
+    _add_predict(commands)
     _add_score(commands)
+    _add_split(commands)
     synth = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
     )
@@ -100,9 +102,9 @@ def _add_normalize(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")
 
 
-def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
-        "score",
+        "predict",
         help="score slides with a trained network, without labels",
         description="Find tissue on slides, and score every tile with a trained network straight from the file; no "
         "tile is written. Slides of patients that the network was trained on are refused. 1 if a slide has no score.",
@@ -116,6 +118,47 @@ def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU when there is one")
+
+
+def _add_score(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "score",
+        help="AUCs with intervals from a table of scores, whoever made them",
+        description="Read a CSV (patient_id, label, score; optionally gene, slide_id, tile_id, fold) or DeepPATH's "
+        "out_filename_Stats.txt; write auc.csv, ROC and calibration figures and a page. docs/scoring.md tells more.",
+    )
+    add = command.add_argument
+    add("file", type=Path, metavar="FILE", help="table of scores")
+    add("--out", type=Path, default=Path("scored"), metavar="DIR", help="folder of the results (default: scored)")
+    add("--unit", default="patient", metavar="UNIT", help="patient (default), slide, tile or all")
+    add("--rule", default="mean", metavar="RULE", help='of tiles: mean (default), "positive share" or top')
+    add("--labels", type=Path, default=None, metavar="FILE", help="patient_id and a column per gene, instead")
+    add("--classes", type=Path, default=None, metavar="FILE", help="DeepPATH's class names, one per line")
+    add("--columns", default="", metavar="OURS=THEIRS,…", help="such as label=outcome,score=ndka")
+    add("--positive", default="", metavar="VALUE", help="label that counts as 1 (default: labels are 0 and 1)")
+    add("--any-scale", action="store_true", help="take scores outside 0 to 1; they are ranked, not calibrated")
+    add("--min-positives", type=int, default=5, metavar="N", help="least patients in each class (default: 5)")
+    add("--resamples", type=int, default=2000, metavar="N", help="draws of the bootstrap (default: 2000)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def _add_split(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    command = commands.add_parser(
+        "split",
+        help="divide labelled patients into folds, and sign the list",
+        description="Divide patients (or whole sites; slides and tiles as exhibits) into folds or into train, valid "
+        "and test, balanced for all genes, and write a signed file that can be shared.",
+    )
+    add = command.add_argument
+    add("labels", type=Path, metavar="LABELS.csv", help="patient_id,gene,status, or patient_id and a column per gene")
+    add("--scheme", default="patient", choices=("tile", "slide", "patient", "site"), help="what is never divided")
+    parts = command.add_mutually_exclusive_group()
+    parts.add_argument("--folds", type=int, default=None, metavar="N", help="folds (default: 2)")
+    parts.add_argument("--shares", default="", metavar="70/15/15", help="train, valid and test instead of folds")
+    add("--sites", default="", metavar="FILE_OR_COLUMN", help="patient_id,site_id, or a column (default: barcodes)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--out", type=Path, default=None, metavar="FILE", help="default: LABELS-SCHEME-split.json")
+    add("--hashed", action="store_true", help="write salted hashes instead of names; the salt stands in the file")
 
 
 def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
@@ -162,8 +205,12 @@ def _dispatch(options: argparse.Namespace, arguments: list[str], where: Places |
         return _synth(options)
     if options.command == "normalize":
         return _normalize(options)
+    if options.command == "predict":
+        return _predict(options)
     if options.command == "score":
         return _score(options)
+    if options.command == "split":
+        return _split(options)
     return _run(options, arguments, where)
 
 
@@ -200,15 +247,36 @@ def _normalize(options: argparse.Namespace) -> int:
     return FAILED if any_failed(rows) else OK
 
 
-def _score(options: argparse.Namespace) -> int:
+def _predict(options: argparse.Namespace) -> int:
     import dataclasses
     import os
 
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as for normalize
-    from deeplrhe_utils.running.score import Settings, all_scored, score
+    from deeplrhe_utils.running.predict import Settings, all_scored, predict
 
     settings = Settings(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Settings)})
-    return OK if all_scored(score(options.slides, options.model, options.out, settings, _say)) else FAILED
+    return OK if all_scored(predict(options.slides, options.model, options.out, settings, _say)) else FAILED
+
+
+def _score(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from deeplrhe_utils.running.score import Wish, score
+
+    wish = Wish(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Wish)})
+    found = score(options.file, options.out, wish, _say)
+    return OK if (found["status"] == "estimated").any() else FAILED
+
+
+def _split(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from deeplrhe_utils.running.split import Wish, split
+
+    split(
+        options.labels, Wish(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Wish)}), _say
+    )
+    return OK
 
 
 def _synth(options: argparse.Namespace) -> int:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import html
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.running.profiles import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --note: #b35900; }
@@ -31,23 +34,36 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
     """Write ``index.html`` from ``run.json`` and what lies in the run folder; return its path."""
     git = report["git"]
     parts = [
-        f"<h1>{_text(profile.title)}</h1>",
-        f'<p class="soft">Profile <b>{_text(profile.name)}</b> · {_text(report.get("finished", ""))} · '
-        f"commit {_text((git.get('commit') or 'unknown')[:10])}{' with local changes' if git.get('dirty') else ''} · "
-        f"version {_text(report['package_version'])}</p>",
+        f"<h1>{text(profile.title)}</h1>",
+        f'<p class="soft">Profile <b>{text(profile.name)}</b> · {text(report.get("finished", ""))} · '
+        f"commit {text((git.get('commit') or 'unknown')[:10])}{' with local changes' if git.get('dirty') else ''} · "
+        f"version {text(report['package_version'])}</p>",
     ]
     if profile.input == "synthetic":
         parts.append(f'<p class="banner">{_SYNTHETIC}</p>')
     parts += ["<h2>Stages</h2>", _stages(root, report), _auc(root), _gallery(root)]
+    parts += [_files(root, "Checklists, model card, datasheet", "documents")]
     parts += [_files(root, "Tables", "tables"), _files(root, "Numbers", "numbers")]
     parts.append('<p><a href="run.json">run.json</a>: parameters, versions, hardware and hashes of this run.</p>')
-    body = "\n".join(part for part in parts if part)
-    page = (
+    return write_text(root / "index.html", page(profile.title, "\n".join(part for part in parts if part)))
+
+
+def page(title: str, body: str) -> str:
+    """A whole HTML page in the house's style; `title` is text, `body` is HTML."""
+    return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_text(profile.title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{text(title)}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
-    return write_text(root / "index.html", page)
+
+
+def table(frame: pd.DataFrame) -> str:
+    """A table as HTML, every cell escaped, long decimals cut to three digits, nulls as a dash."""
+    rows = ["<tr>" + "".join(f"<th>{text(name)}</th>" for name in frame.columns) + "</tr>"]
+    cells = frame.astype(object).where(frame.notna(), "–")
+    rows += ["<tr>" + "".join(f"<td>{text(_short(str(cell)))}</td>" for cell in row) + "</tr>"
+             for row in cells.itertuples(index=False)]  # fmt: skip
+    return _table(rows)
 
 
 def _stages(root: Path, report: dict[str, Any]) -> str:
@@ -56,8 +72,8 @@ def _stages(root: Path, report: dict[str, Any]) -> str:
         links = [_link(root, f"html/{name}.html", "page"), _link(root, f"notebooks/{name}.ipynb", "notebook")]
         status = stage["status"] + (f": {stage['reason']}" if stage.get("reason") else "")
         peak = stage.get("peak_memory_bytes")
-        cells = [_text(name), _text(status)]
-        numbers = [_text(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else ""]
+        cells = [text(name), text(status)]
+        numbers = [text(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else ""]
         row = "".join(f"<td>{cell}</td>" for cell in cells)
         row += "".join(f'<td class="number">{cell}</td>' for cell in numbers)
         rows.append(f"<tr>{row}<td>{' · '.join(link for link in links if link)}</td></tr>")
@@ -72,8 +88,8 @@ def _auc(root: Path) -> str:
         lines = list(csv.reader(stream))
     if not lines:
         return ""
-    rows = ["<tr>" + "".join(f"<th>{_text(cell)}</th>" for cell in lines[0]) + "</tr>"]
-    rows += ["<tr>" + "".join(f"<td>{_text(_short(cell))}</td>" for cell in line) + "</tr>" for line in lines[1:]]
+    rows = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in lines[0]) + "</tr>"]
+    rows += ["<tr>" + "".join(f"<td>{text(_short(cell))}</td>" for cell in line) + "</tr>" for line in lines[1:]]
     return "<h2>Area under the ROC curve</h2>\n" + _table(rows)
 
 
@@ -90,8 +106,8 @@ def _gallery(root: Path) -> str:
     for png in sorted((root / "figures").glob("*.png")):
         svg = _link(root, f"figures/{png.stem}.svg", "SVG")
         link = _url(f"figures/{png.name}")
-        image = f'<a href="{link}"><img src="{link}" alt="{_text(png.stem)}" loading="lazy"></a>'
-        caption = f'{_text(png.stem)} · <a href="{link}">PNG</a>' + (f" · {svg}" if svg else "")
+        image = f'<a href="{link}"><img src="{link}" alt="{text(png.stem)}" loading="lazy"></a>'
+        caption = f'{text(png.stem)} · <a href="{link}">PNG</a>' + (f" · {svg}" if svg else "")
         figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return "<h2>Figures</h2>\n" + f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
 
@@ -103,14 +119,15 @@ def _files(root: Path, title: str, folder: str) -> str:
 
 
 def _link(root: Path, name: str, label: str) -> str:
-    return f'<a href="{_url(name)}">{_text(label)}</a>' if (root / name).is_file() else ""
+    return f'<a href="{_url(name)}">{text(label)}</a>' if (root / name).is_file() else ""
 
 
 def _table(rows: list[str]) -> str:
     return "<table>" + "\n".join(rows) + "</table>"
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """`value` as escaped HTML text."""
     return html.escape(str(value))
 
 

@@ -13,10 +13,10 @@ from typing import Any
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.running import notebooks as books
+from deeplrhe_utils.running.closing import close_run
 from deeplrhe_utils.running.kernel import Execution, Failure
 from deeplrhe_utils.running.lock import RunLock
 from deeplrhe_utils.running.monitor import Peak
-from deeplrhe_utils.running.page import write_page
 from deeplrhe_utils.running.plan import Planned, Request, describe, make_plan
 from deeplrhe_utils.running.profiles import Profile, load_profile
 from deeplrhe_utils.running.provenance import shown_path
@@ -129,7 +129,7 @@ class Pipeline:
         """Write ``run.json`` and the page, also after a failure; a full disk must not hide the error that matters."""
         self._report.finish()
         try:
-            return write_page(self.root, self._profile, self._report.content)
+            return close_run(self.root, self._profile, self._report.content)
         except (OSError, CompendiumError) as error:
             print(f"The report page could not be written: {error}", flush=True)
             return self.root / "run.json"

@@ -13,7 +13,9 @@ from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
-from deeplrhe_utils.core.schemas import TABLES, TRUTH_TABLES, Table, read_table, write_table
+from deeplrhe_utils.core.schemas import TABLES
+from deeplrhe_utils.core.tables import Table, read_table, write_table
+from deeplrhe_utils.core.truth_schemas import TRUTH_TABLES
 from deeplrhe_utils.running.lock import RUNNER_PID, check_free, check_writable
 from deeplrhe_utils.running.outputs import expand, outputs_file
 

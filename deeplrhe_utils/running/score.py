@@ -1,226 +1,180 @@
-"""``deeplrhe score``: slides in, tile scores of a trained network out; one bad slide ends nothing.
-
-What notebooks 02, 03 and 07 do with their default parameters, slide by slide and without a run folder: the grid, the
-quality filter and the scores are the same.
-"""
+"""``deeplrhe score``: anybody's scores in, AUCs with intervals, figures and a short page out."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import pandas as pd
-from filelock import FileLock, Timeout
+from deeplrhe_utils.acquisition.labels import read_labels
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.evaluation.auc import DELONG
+from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats
+from deeplrhe_utils.evaluation.roc import curve, gene_metrics
+from deeplrhe_utils.evaluation.score_file import Scores, parse_columns, read_scores
+from deeplrhe_utils.evaluation.units import RULES, UNITS, aggregate, align_folds, with_labels
+from deeplrhe_utils.running.page import page, table, text
 
-from deeplrhe_utils.core.errors import ModelError, ParameterError, RunError
-from deeplrhe_utils.core.files import atomic_path, sha256_file
-from deeplrhe_utils.core.units import PLAUSIBLE_MPP
-from deeplrhe_utils.learning.models import read_card
-from deeplrhe_utils.learning.prediction import FAILED, SCORED, Scored, ScoreTask, SlideScorer, score_slide
-from deeplrhe_utils.running.doctor import escaped
-from deeplrhe_utils.running.engine import map_surviving
-from deeplrhe_utils.running.lock import check_writable
-from deeplrhe_utils.running.restain_fit import counted
-from deeplrhe_utils.slides.inventory import scan_slides
-from deeplrhe_utils.slides.screening import ScreenRules, screen_or_reason
-from deeplrhe_utils.slides.tiling import TilingRules, select_tiles, tile_or_reason
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
-TILES, SLIDES = "tiles.parquet", "slides.csv"
-"""What is written: a row per tile and gene, and a row per file."""
-EXCLUDED: Final = "excluded"
-_DRAWN, _SEED = 10, 1  # as notebook 03 draws: colour statistics come from the drawn tiles first
-_PLACES = ["slide_id", "tile_id", "x_l0_px", "y_l0_px", "size_l0_px"]
-
-Row = dict[str, Any]
+COLUMNS: Final = ["gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr",
+                  "p_permutation", "average_precision", "status", "reason"]  # fmt: skip
+"""Columns of ``auc.csv``, a row per gene, unit and interval method."""
+_DRAWN: Final = 12
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How slides are scored; only `mpp` and `mpp_csv` change a score.
+class Wish:
+    """What is asked of a table of scores.
 
     Attributes
     ----------
-    mpp : resolution at which tiles are cut, looked at and normalized [µm/px]
-    mpp_csv : table of resolutions to believe instead of the files'
-    workers, scheduler : as in :func:`~deeplrhe_utils.running.engine.map_tasks`; 0 is one process per core
-    device : torch device name, or "auto"
+    unit : patient, slide, tile or all
+    rule : how tiles become a unit's score
+    labels : table of labels (patient_id and a column per gene) instead of the file's own
+    classes : DeepPATH's file of class names
+    columns : such as ``label=outcome,score=ndka``
+    positive : label that counts as 1
+    any_scale : whether scores outside [0, 1] are taken
+    min_positives, resamples, seed : as for :func:`~deeplrhe_utils.evaluation.roc.gene_metrics`
     """
 
-    mpp: float = 0.5
-    mpp_csv: Path | None = None
-    workers: int = 0
-    scheduler: str = ""
-    device: str = "auto"
+    unit: str = "patient"
+    rule: str = "mean"
+    labels: Path | None = None
+    classes: Path | None = None
+    columns: str = ""
+    positive: str = ""
+    any_scale: bool = False
+    min_positives: int = 5
+    resamples: int = 2000
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not PLAUSIBLE_MPP[0] <= self.mpp <= PLAUSIBLE_MPP[1]:
-            raise ParameterError("The resolution of the tiles makes no sense", got=self.mpp,
-                                 expected=f"{PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} µm/px")  # fmt: skip
-        if self.workers < 0:
-            raise ParameterError("Illegal number of processes", got=self.workers, expected="0 or more")
-
-    @property
-    def spread(self) -> dict[str, Any]:
-        """Where the work goes."""
-        return {"workers": self.workers or os.cpu_count() or 1, "scheduler": self.scheduler}
+        if self.unit not in (*UNITS, "all"):
+            raise ParameterError("Unknown unit", got=self.unit, expected=" | ".join((*UNITS, "all")))
+        if self.rule not in RULES[:3]:
+            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(RULES[:3]))
+        if self.resamples < 100:
+            raise ParameterError("An interval needs more draws", got=self.resamples, expected="100 or more")
 
 
-class Treated(NamedTuple):
-    """The tiles of one slide that were worth scoring, and what scoring gave."""
-
-    tiles: pd.DataFrame
-    scored: Scored
-
-
-def score(slides: Path, model: Path, out: Path, settings: Settings | None = None, tell: Tell = print) -> pd.DataFrame:
-    """Score every tissue tile of slides.
+def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -> pd.DataFrame:
+    """Score a table and write ``auc.csv``, ``ledger.csv``, ``roc.png``, ``calibration.png`` and ``index.html``.
 
     Parameters
     ----------
-    slides : Path
-        A slide, or a folder (:func:`~deeplrhe_utils.slides.inventory.scan_slides`). The patient of a slide is what its
-        name tells.
-    model : Path
-        File written by notebook 05.
+    path : Path
+        A CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``.
     out : Path
-        Made if missing. ``tiles.parquet`` receives a row per tile and gene: slide_id, tile_id, x_l0_px, y_l0_px,
-        size_l0_px, gene, score (null: the tile cannot be read, or the network could not learn the gene).
-    settings : Settings, optional
+        Folder of the results; files of those names in it are replaced.
+    wish : Wish, optional
     tell : callable
-        Receives one line of text per slide without scores, and a summary.
+        Receives lines of text.
 
     Returns
     -------
-    DataFrame
-        What ``slides.csv`` receives, a row per file: slide_id, patient_id, path, status ("scored", "refused" because
-        the network was trained on the patient, "failed", "excluded"), reason, notes, n_tiles, n_unreadable, model_hash
-        and the mean score of every gene.
+    What ``auc.csv`` receives
 
     Raises
     ------
-    ModelError
-        The model cannot be read, or does not fit tiles of this resolution.
-    InputError
-        There are no slides, or nothing can be written to `out`.
-    RunError
-        Another process writes there.
+    InputError, LabelError, ParameterError
+        As the readers; a unit that the file does not name.
     """
-    settings, model = settings or Settings(), model.resolve()
-    card = read_card(model)
-    scorer = _scorer(card, settings)
-    scorer.normalizer_for(model, card)
-    check_writable(out)
-    try:
-        with FileLock(out / ".lock").acquire(timeout=0):
-            table = _score_all(slides, model, scorer, settings, card["config"]["targets"], out, tell)
-    except Timeout as error:
-        raise RunError(f"Another process scores into {out}", fix="Wait for it, or choose another --out") from error
-    for row in table[table["status"] != SCORED].itertuples():
-        tell(escaped(f"{row.slide_id}  {row.status}: {row.reason}"))
-    count = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items())
-    tell(f"{counted(len(table), 'file')}: {count}. Tables: {escaped(str(out))}")
-    return table
+    wish = wish or Wish()
+    scores = _read(path, wish)
+    units = scores.units if wish.unit == "all" else (wish.unit,)
+    if missing := [unit for unit in units if unit not in scores.units]:
+        raise ParameterError(f"{path} names no {missing[0]}s", expected=" | ".join((*scores.units, "all")),
+                             fix=f"Add a column {missing[0]}_id")  # fmt: skip
+    for note in scores.notes:
+        tell(f"Note: {note}")
+    for row in scores.ledger.itertuples():
+        tell(f"{row.rows:>9,} rows {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
+    found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=wish.min_positives,
+                         resamples=wish.resamples, seed=wish.seed, rule=wish.rule)[COLUMNS]  # fmt: skip
+    for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
+        tell(_sentence(row))
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "auc.csv") as part:
+        found.to_csv(part, index=False)
+    with atomic_path(out / "ledger.csv") as part:
+        scores.ledger.to_csv(part, index=False)
+    _draw(scores, found, units[0], wish, out)
+    write_text(out / "index.html", _page(path, scores, found, wish, out))
+    tell(f"Results: {out / 'index.html'}")
+    return found
 
 
-def all_scored(table: pd.DataFrame) -> bool:
-    """Whether every file of :func:`score` has scores."""
-    return bool((table["status"] == SCORED).all())
+def _read(path: Path, wish: Wish) -> Scores:
+    if is_stats(path):
+        if wish.labels or wish.columns or wish.positive or wish.any_scale:
+            raise ParameterError("DeepPATH's file carries its own labels and scores",
+                                 fix="Leave --labels, --columns, --positive and --any-scale out")  # fmt: skip
+        return read_stats(path, read_classes(wish.classes) if wish.classes else ())
+    if wish.classes:
+        raise ParameterError("--classes belongs to DeepPATH's out_filename_Stats.txt", got=path)
+    labels = read_labels(wish.labels) if wish.labels else None
+    return read_scores(path, columns=parse_columns(wish.columns), positive=wish.positive, labels=labels,
+                       any_scale=wish.any_scale)  # fmt: skip
 
 
-def _scorer(card: Mapping[str, Any], settings: Settings) -> SlideScorer:
-    """Tiles of the field of view that the network was trained on."""
-    if not card["input_mpp"]:
-        raise ModelError("The model was trained on a folder of tiles, whose resolution is not known",
-                         fix="Give a model that was trained on slides")  # fmt: skip
-    side = round(card["input_px"] * card["input_mpp"] / settings.mpp)
-    return SlideScorer(card["normalization"], side, card["input_px"], settings.mpp, device=settings.device)
+def _sentence(row: dict[str, object]) -> str:
+    head = f"{row['gene']}, {row['unit']}: "
+    if row["status"] != "estimated":
+        return head + f"not estimable; {row['reason']}"
+    ends = f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return head + f"AUC {row['auc']:.3f} {ends} ({row['n_pos']} positive, {row['n_neg']} negative; {row['ci_method']})"
 
 
-def _score_all(
-    slides: Path, model: Path, scorer: SlideScorer, settings: Settings, genes: Sequence[str], out: Path, tell: Tell
-) -> pd.DataFrame:
-    examine = partial(map_surviving, **settings.spread, label="files examined")
-    found = scan_slides(slides, mpp_csv=str(settings.mpp_csv or ""), hash_files=False, spread=examine)
-    if unused := found.attrs["unused_overrides"]:
-        tell(f"The table of resolutions names slides that are not here: {escaped(', '.join(unused))}")
-    files = found.to_dict("records")
-    treated = _treat_all(files, model, scorer, settings)
-    told = {"model_hash": sha256_file(model)[:16]}
-    table = pd.DataFrame([_row(row, treated.get(row["path"]), genes) | told for row in files])
-    _write(treated, table, out)
-    return table
+def _draw(scores: Scores, found: pd.DataFrame, unit: str, wish: Wish, out: Path) -> None:
+    """Figures of the genes that have an AUC; without one, older figures are removed: they would belong to others."""
+    from deeplrhe_utils.evaluation.calibration import reliability
+    from deeplrhe_utils.reporting import figures, precision_figures
+
+    for name in ("roc.png", "calibration.png"):
+        (out / name).unlink(missing_ok=True)
+    best = found[(found["unit"] == unit) & (found["status"] == "estimated")].drop_duplicates("gene").head(_DRAWN)
+    if best.empty:
+        return
+    plain = with_labels(aggregate(scores.predictions, unit, wish.rule), scores.labels)
+    ranked = align_folds(plain)
+    curves = {g: curve(ranked[ranked["gene"] == g], resamples=200, seed=wish.seed) for g in best["gene"]}
+    title = "{gene}  AUC {auc:.2f} [{ci_low:.2f}, {ci_high:.2f}]\n{n_pos} positive, {n_neg} negative {unit}s".format
+    _save(figures.roc(curves, {row["gene"]: title(**row) for row in best.to_dict("records")}), out / "roc.png")
+    if scores.probabilities:
+        panels = {}
+        for gene in best["gene"]:
+            own = plain[plain["gene"] == gene]
+            bins = reliability(own["label"].to_numpy(int), own["score"].to_numpy(float))
+            panels[gene] = {"as given": bins}
+        _save(precision_figures.calibration(panels), out / "calibration.png")
 
 
-def _treat_all(found: Sequence[Row], model: Path, scorer: SlideScorer, settings: Settings) -> dict[str, Treated]:
-    """What became of every usable slide, by its path."""
-    usable = [row for row in found if row["status"] == "ok"]
-    busy = min(settings.spread["workers"], len(usable)) or 1
-    threads = max(1, (os.cpu_count() or 1) // busy) if not settings.scheduler else scorer.threads
-    treat = partial(treat_slide, model=model, scorer=replace(scorer, threads=threads))
-    done = map_surviving(treat, usable, _lost, **settings.spread, label="slides scored")
-    return {row["path"]: one for row, one in zip(usable, done, strict=True)}
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=150, format="png")
 
 
-def treat_slide(slide: Row, model: Path, scorer: SlideScorer) -> Treated:
-    """Lay the grid, find tissue, screen and score one slide.
-
-    Parameters
-    ----------
-    slide : dict
-        A row of table SLIDES with an absolute path.
-    model : Path
-        File written by notebook 05.
-    scorer : SlideScorer
-    """
-    side: dict[str, Any] = {"target_mpp": scorer.target_mpp, "tile_px": scorer.tile_px}
-    tiles, reason, _ = tile_or_reason(slide, TilingRules(**side))
-    if not reason:
-        tiles, reason = screen_or_reason((slide, tiles), rules=ScreenRules(**side))
-    if reason:
-        return _lost(slide, reason)
-    kept = select_tiles(tiles, _DRAWN, _SEED)[tiles["kept"]].reset_index(drop=True)
-    if kept.empty:
-        why = ", ".join(f"{n} {name}" for name, n in tiles["reason"].value_counts().items())
-        return _lost(slide, f"no tile is worth scoring ({why})")
-    scored = score_slide(ScoreTask(slide, kept, model, scorer))
-    return Treated(kept[_PLACES], replace(scored, example=None))
-
-
-def _lost(_: Row, reason: str) -> Treated:
-    nothing = pd.DataFrame(columns=_PLACES)
-    return Treated(nothing, Scored(nothing.to_numpy("float32")[:, :0], status=FAILED, reason=reason))
-
-
-def _row(slide: Row, treated: Treated | None, genes: Sequence[str]) -> Row:
-    row: Row = {name: slide[name] for name in ("slide_id", "patient_id", "path")}
-    if treated is None:
-        return row | {"status": EXCLUDED, "reason": slide["reason"], "notes": "", "n_tiles": 0, "n_unreadable": 0}
-    scored = treated.scored
-    told = {"status": scored.status, "reason": scored.reason, "notes": "; ".join(scored.notes),
-            "n_tiles": len(treated.tiles), "n_unreadable": scored.n_unreadable}  # fmt: skip
-    mean = pd.DataFrame(scored.scores, columns=list(scored.genes)).astype(float).mean()
-    return row | told | {f"mean_{gene}": mean.get(gene, np.nan) for gene in genes}
-
-
-def _long(treated: Treated) -> pd.DataFrame:
-    """A row per tile and gene."""
-    tiles = treated.tiles.reset_index(drop=True)
-    genes = pd.DataFrame(treated.scored.scores, columns=list(treated.scored.genes))
-    wide = pd.concat([tiles, genes], axis=1)
-    return wide.melt(_PLACES, list(treated.scored.genes), "gene", "score")
-
-
-def _write(treated: Mapping[str, Treated], table: pd.DataFrame, out: Path) -> None:
-    parts = [_long(one) for one in treated.values() if one.scored.genes]
-    empty = pd.DataFrame(columns=[*_PLACES, "gene", "score"])
-    with atomic_path(out / TILES) as part:
-        (pd.concat(parts, ignore_index=True) if parts else empty).to_parquet(part, index=False)
-    with atomic_path(out / SLIDES) as part:
-        table.to_csv(part, index=False)
+def _page(path: Path, scores: Scores, found: pd.DataFrame, wish: Wish, out: Path) -> str:
+    lines = [
+        f"<h1>Scores of {text(Path(path).name)}</h1>",
+        f'<p class="soft">Scores of tiles become a unit\'s score by the rule “{text(wish.rule)}”. {wish.resamples:,} '
+        f"draws, seed {wish.seed}; AUCs with fewer than {wish.min_positives} patients in a class are not estimable. "
+        "Scores of several folds were ranked within their fold before they were pooled.</p>",
+        *(f"<p>{text(note)}</p>" for note in scores.notes),
+        "<h2>Area under the ROC curve</h2>", table(found),
+        "<h2>Rows of the file</h2>", table(scores.ledger),
+    ]  # fmt: skip
+    for name, title in (("roc.png", "ROC curves"), ("calibration.png", "Calibration")):
+        if (out / name).is_file():
+            said = "pointwise 95 % band, patients resampled" if name == "roc.png" else "equal-count bins, Wilson 95 %"
+            lines.append(f'<h2>{title}</h2><figure><img src="{name}" alt="{title}: {said}">'
+                         f"<figcaption>{said}</figcaption></figure>")  # fmt: skip
+    lines.append('<p><a href="auc.csv">auc.csv</a> · <a href="ledger.csv">ledger.csv</a></p>')
+    return page(f"Scores of {Path(path).name}", "\n".join(lines))

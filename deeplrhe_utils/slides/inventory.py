@@ -15,7 +15,8 @@ import pandas as pd
 from deeplrhe_utils.acquisition.labels import BARCODE, read_csv_text
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.core.schemas import SLIDES, conform
+from deeplrhe_utils.core.schemas import SLIDES
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation
 from deeplrhe_utils.slides.opening import open_handle

@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
-from deeplrhe_utils.core.schemas import TILES, conform
+from deeplrhe_utils.core.schemas import TILES
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.slides.artefacts import (
     ARTEFACT_MPP,
     CONTEXT_UM,

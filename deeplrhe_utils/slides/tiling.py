@@ -16,8 +16,9 @@ import pandas as pd
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.schemas import TILES, conform
+from deeplrhe_utils.core.schemas import TILES
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.slides.annotations import Regions, read_annotation, tumour_fractions, tumour_outline
 from deeplrhe_utils.slides.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.grid import INSIDE, make_grid

@@ -8,9 +8,12 @@ import pytest
 
 from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
 from deeplrhe_utils.core.paths import REPORTS
-from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES, TRUTH_TABLES, read_table
+from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES
+from deeplrhe_utils.core.tables import read_table
+from deeplrhe_utils.core.truth_schemas import TRUTH_TABLES
 from deeplrhe_utils.evaluation import planted
-from deeplrhe_utils.evaluation.roc import DELONG, gene_metrics
+from deeplrhe_utils.evaluation.auc import DELONG
+from deeplrhe_utils.evaluation.roc import gene_metrics
 from deeplrhe_utils.evaluation.splits import check_split
 
 DEMO = REPORTS / "demo"

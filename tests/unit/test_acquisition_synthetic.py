@@ -34,8 +34,9 @@ from deeplrhe_utils.acquisition.synthetic_nuclei import (
 from deeplrhe_utils.acquisition.synthetic_regions import SUBCLONE_SHARE
 from deeplrhe_utils.acquisition.synthetic_tissue import TissueRecipe, draw_tissue, enlarge_rows
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES, read_table
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables import read_table
+from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
 from deeplrhe_utils.slides.annotations import read_geojson, tumour_outline
 from deeplrhe_utils.slides.grid import make_grid
 

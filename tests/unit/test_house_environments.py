@@ -61,7 +61,9 @@ def split_requirement(text: str) -> tuple[str, str]:
 RUN = dict(map(split_requirement, PROJECT["project"]["dependencies"]))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 DEV = dict(map(split_requirement, EXTRAS["dev"]))
-OPTIONAL = {split_requirement(text)[0] for name, extra in EXTRAS.items() if name != "dev" for text in extra}
+OPTIONAL = {split_requirement(text)[0] for name, extra in EXTRAS.items() if name not in ("dev", "oracles")
+            for text in extra}  # fmt: skip
+ORACLES = dict(map(split_requirement, EXTRAS["oracles"]))
 
 
 def imports(sources: list[str]) -> set[str]:
@@ -104,6 +106,12 @@ def test_what_the_tests_and_benchmarks_import_is_declared():
     used = imports(python_sources("tests")) | imports(python_sources("benchmarks")) - own - set(peers)
     assert used - set(RUN) - set(DEV) == set(), "imported by tests, but declared nowhere"
     assert set(DEV) - used == set(NEVER_IMPORTED_DEV), "a dev dependency without a use: drop it or say why here"
+
+
+def test_every_oracle_is_asked_by_a_test_that_skips_without_it():
+    asked = re.findall(r'importorskip\(\s*"(\w+)', "".join(python_sources("tests")))
+    assert set(ORACLES) <= {name.lower() for name in asked}
+    assert not set(ORACLES) & imports(python_sources("tests")), "imported at the top: conda users lack it"
 
 
 def conda_list(path: str) -> dict[str, str]:
@@ -163,7 +171,9 @@ def test_the_lock_pins_every_dependency_with_hashes_and_names_no_address():
         assert match, f"not a pinned, hashed line: {entry[:80]!r}"
         assert "--hash=sha256:" in entry, f"{match[1]} has no hash"
         pins.setdefault(match[1], []).append((match[2], match[3]))
-    for name, bound in (RUN | DEV | dict(map(split_requirement, PROJECT["build-system"]["requires"]))).items():
+    for name, bound in (
+        RUN | DEV | ORACLES | dict(map(split_requirement, PROJECT["build-system"]["requires"]))
+    ).items():
         assert name in pins, f"{name} is not locked: run `make lock`"
         assert all(marker is None for _, marker in pins[name]) or len(pins[name]) > 1, f"{name} is not always installed"
         assert all(_number(version) >= _number(bound) for version, _ in pins[name]), f"{name} is locked below its bound"

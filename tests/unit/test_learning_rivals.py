@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.schemas import TABLES, conform
+from deeplrhe_utils.core.schemas import TABLES
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.roc import paired_differences
 from deeplrhe_utils.learning import board, rivals
 from deeplrhe_utils.learning.crossfit import cross_fit

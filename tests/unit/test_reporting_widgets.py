@@ -8,7 +8,8 @@ from ipywidgets import BoundedIntText, Dropdown, Image
 from matplotlib.figure import Figure
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.schemas import LABELS, TILES, conform
+from deeplrhe_utils.core.schemas import LABELS, TILES
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.spike import SpikeIn
 from deeplrhe_utils.reporting import widgets
 from deeplrhe_utils.reporting.slide_figures import filter_roc

@@ -11,7 +11,8 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.core.schemas import TRUTH_PATIENTS, write_table
+from deeplrhe_utils.core.tables import write_table
+from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS
 from deeplrhe_utils.running.interactive import begin_by_hand
 from deeplrhe_utils.running.lock import RunLock, check_free
 from deeplrhe_utils.running.outputs import expand

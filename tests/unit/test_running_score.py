@@ -1,91 +1,237 @@
-"""`deeplrhe score`: tables of scores, a row per file, the committed model, exit codes."""
+"""`deeplrhe score`: a table in, AUCs out; what is wrong with a table is named, counted and never dropped silently."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort, write_slide
-from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError
-from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.learning.models import NetworkConfig, build_network, read_card, save_model
+from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
+from deeplrhe_utils.evaluation.auc import DELONG
+from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats, write_stats
+from deeplrhe_utils.evaluation.score_file import read_scores
+from deeplrhe_utils.evaluation.units import aggregate
 from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.score import Settings, all_scored, score
-
-MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
-HERE = Settings(workers=1, device="cpu")
+from deeplrhe_utils.running.score import COLUMNS, Wish, score
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """One synthetic slide of 2 × 2 tiles, its copy, and a file that is none."""
-    made = tmp_path_factory.mktemp("slides")
-    plan = plan_cohort(CohortSpec(n_slides=12, seed=7, grid_columns=2, grid_rows=2, artefact_rate=0))
-    first = plan.slides.loc[plan.slides["objective"] == 20, "slide_id"].iloc[0]
-    path = write_slide(plan, first, made)
-    path.rename(made / "XX-01.svs")
-    (made / f"{first}.geojson").unlink(missing_ok=True)
-    (made / "broken.svs").write_bytes(b"no slide")
-    return made
+def _table(patients=40, tiles=3, seed=0):
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(patients):
+        label = int(i % 3 == 0)
+        for t in range(tiles):
+            value = 1 / (1 + np.exp(-(random.normal() + label)))
+            slide = f"P{i:02d}-{t % 2}"
+            rows.append({"patient_id": f"P{i:02d}", "slide_id": slide, "tile_id": f"{slide}_{t}_0",
+                         "gene": "TP53", "label": label, "score": round(value, 4)})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-@pytest.fixture(scope="module")
-def scored(folder, tmp_path_factory):
-    out, lines = tmp_path_factory.mktemp("scores") / "out", []
-    return score(folder, MODEL, out, HERE, lines.append), out, lines
+@pytest.fixture
+def csv(tmp_path):
+    def write(table, name="scores.csv", **options):
+        path = tmp_path / name
+        table.to_csv(path, index=False, **options)
+        return path
+
+    return write
 
 
-def test_the_committed_model_scores_a_slide(scored):
-    table, out, lines = scored
-    tiles, told = pd.read_parquet(out / "tiles.parquet"), pd.read_csv(out / "slides.csv").set_index("slide_id")
-    card = read_card(MODEL)
-    genes = card["config"]["targets"]
-    assert list(tiles) == ["slide_id", "tile_id", "x_l0_px", "y_l0_px", "size_l0_px", "gene", "score"]
-    assert list(tiles["gene"].unique()) == genes and not tiles.duplicated(["tile_id", "gene"]).any()
-    row = told.loc["XX-01"]
-    assert row["status"] == "scored" and row["n_tiles"] * len(genes) == len(tiles) > 0
-    for gene, usable in zip(genes, card["usable"], strict=True):
-        mine = tiles.loc[tiles["gene"] == gene, "score"]
-        assert mine.between(0, 1).all() if usable else mine.isna().all()
-        assert not usable or row[f"mean_{gene}"] == pytest.approx(mine.mean())
-    assert set(told["model_hash"]) == {sha256_file(MODEL)[:16]}
-    assert told.loc["broken", "status"] == "excluded" and "broken.svs" in told.loc["broken", "reason"]
-    assert [line.split("  ")[0] for line in lines[:-1]] == ["broken"] and lines[-1].startswith("2 files: ")
-    assert not all_scored(table)
+def test_the_published_marker_comes_out(shared_data, tmp_path):
+    lines = []
+    wish = Wish(columns="label=outcome,score=ndka", positive="Poor", any_scale=True)
+    found = score(shared_data / "statistics" / "pROC_aSAH.csv", tmp_path / "out", wish, lines.append)
+    row = found[found["ci_method"] == DELONG].iloc[0]
+    assert row["auc"] == pytest.approx(0.611957994579946, abs=1e-12)
+    assert (row["n_pos"], row["n_neg"]) == (41, 72)
+    assert "every row counts as a patient" in lines[0] and not (tmp_path / "out" / "calibration.png").exists()
+    assert (tmp_path / "out" / "roc.png").stat().st_size > 10_000
 
 
-def test_one_file_gives_the_same_scores_and_exit_code_0(folder, scored, tmp_path, capsys):
-    given = ["score", str(folder / "XX-01.svs"), "--model", str(MODEL), "--out", str(tmp_path), "--workers", "1"]
-    assert main([*given, "--device", "cpu"]) == 0
-    assert "1 file: 1 scored" in capsys.readouterr().out
-    first = pd.read_parquet(scored[1] / "tiles.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tiles.parquet"), first)
+def test_files_units_and_methods(csv, tmp_path):
+    table = _table()
+    out = tmp_path / "out"
+    assert main(["score", str(csv(table)), "--out", str(out), "--unit", "all", "--resamples", "200"]) == 0
+    found = pd.read_csv(out / "auc.csv")
+    assert list(found) == COLUMNS
+    assert found.groupby("unit")["ci_method"].nunique().to_dict() == {"patient": 3, "slide": 2, "tile": 2}
+    mean = table.groupby("patient_id")[["label", "score"]].mean()
+    first = found[found["unit"] == "patient"].iloc[0]
+    assert first["auc"] == pytest.approx(roc_auc_score(mean["label"].astype(int), mean["score"]))
+    tile = found[found["unit"] == "tile"].iloc[0]
+    assert tile["auc"] == pytest.approx(roc_auc_score(table["label"], table["score"])) and tile["n_pos"] == 42
+    page = (out / "index.html").read_text()
+    assert "TP53" in page and 'src="roc.png"' in page and 'src="calibration.png"' in page
+    ledger = pd.read_csv(out / "ledger.csv")
+    assert ledger["rows"].sum() == len(table)
 
 
-def test_exit_codes(folder, tmp_path, capsys):
-    given = ["score", str(folder / "broken.svs"), "--model", str(MODEL), "--out", str(tmp_path), "--workers", "1"]
-    assert main(given) == 1 and (tmp_path / "tiles.parquet").exists()
-    assert main([*given, "--mpp", "0"]) == 2
-    assert main(["score", str(tmp_path / "nowhere"), *given[2:]]) == 1
-    assert main(["score", str(folder)]) == 2
-    assert "Traceback" not in capsys.readouterr().err
+def test_whatever_is_set_aside_is_counted(csv):
+    table = _table().astype({"score": object, "label": object})
+    table.loc[0, "score"], table.loc[1, "score"] = "", "NaN"
+    table.loc[table["patient_id"] == "P05", "label"] = "NA"
+    table = pd.concat([table, table.iloc[[20, 21]]])
+    scores = read_scores(csv(table))
+    counts = scores.ledger.set_index("outcome")["rows"].to_dict()
+    assert counts == {"used": 120 - 2 - 3, "no score": 2, "repeats another row": 2, "no label": 3}
+    assert sum(counts.values()) == len(table) and len(scores.predictions) == counts["used"]
+    assert scores.ledger.set_index("outcome").loc["no score", "examples"] == "rows 2, 3"
 
 
-def test_a_patient_that_the_model_knows_is_refused(folder, tmp_path):
-    """Without labels the patient is what the slide's name tells."""
-    path = tmp_path / "05" / "fold-0.safetensors"
-    card = {"usable": [True], "input_mpp": 1.0, "input_px": 256, "normalization": "none"}
-    network = build_network(NetworkConfig(("TP53",), kernels=8, stages=2))
-    save_model(network, path, trained_on=["XX-01"], card=card)
-    (row,) = score(folder / "XX-01.svs", path, tmp_path / "out", HERE, lambda _: None).to_dict("records")
-    assert (row["status"], np.isnan(row["mean_TP53"])) == ("refused", True) and "was trained on" in row["reason"]
-    assert len(pd.read_parquet(tmp_path / "out" / "tiles.parquet")) == 0
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
+        ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
+        ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
+        ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
+        ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
+        ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
+        ({"tile_id": "P02-0_0_0"}, InputError, r"rows of one tile contradict each other, such as row 8.*2 rows"),
+        ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
+    ],
+)
+def test_bad_cells_are_named(csv, change, error, match):
+    table = _table().astype(object)
+    for column, value in change.items():
+        table.loc[7, column] = value
+    with pytest.raises(error, match=match):
+        read_scores(csv(table))
 
 
-def test_what_cannot_work_is_told_before_a_slide_is_read(folder, tmp_path):
-    with pytest.raises(ModelError, match="other pixels"):
-        score(folder, MODEL, tmp_path, Settings(mpp=2.0))
-    with pytest.raises(InputError, match="not there"):
-        score(tmp_path / "nowhere", MODEL, tmp_path, HERE)
-    with pytest.raises(ParameterError, match="processes"):
-        Settings(workers=-1)
+def test_bad_files_are_named(tmp_path, csv):
+    with pytest.raises(InputError, match="is not there"):
+        read_scores(tmp_path / "nowhere.csv")
+    empty = tmp_path / "empty.csv"
+    empty.write_text("")
+    with pytest.raises(InputError, match="is empty"):
+        read_scores(empty)
+    with pytest.raises(InputError, match="a header and no rows"):
+        read_scores(csv(_table().head(0)))
+    with pytest.raises(InputError, match=r"lacks the column label.*--columns label=NAME"):
+        read_scores(csv(_table().drop(columns="label")))
+    with pytest.raises(ParameterError, match="no column outcome"):
+        read_scores(csv(_table()), columns={"label": "outcome"})
+    with pytest.raises(LabelError, match="no label is 'Bad'"):
+        read_scores(csv(_table()), positive="Bad")
+    with pytest.raises(InputError, match="no row with a score and a label"):
+        read_scores(csv(_table().assign(label="")))
+
+
+def test_line_ends_byte_order_mark_and_words_for_labels(csv, tmp_path):
+    table = _table().assign(label=lambda f: f["label"].map({1: "TRUE", 0: "false"}))
+    path = csv(table, lineterminator="\r\n", encoding="utf-8-sig")
+    assert read_scores(path).labels["status"].sum() == 14
+
+
+def test_one_class_one_patient_and_constant_scores(csv, tmp_path):
+    table = _table()
+    for name, part in (("one class", table[table["label"] == 1]), ("one patient", table.head(3))):
+        assert main(["score", str(csv(part)), "--out", str(tmp_path / name)]) == 1
+        found = pd.read_csv(tmp_path / name / "auc.csv")
+        assert found["status"].eq("not estimable").all() and found["reason"].str.contains("at least 5").all()
+        assert not (tmp_path / name / "roc.png").exists()
+    found = score(csv(table.assign(score=0.5)), tmp_path / "constant", Wish(resamples=100), lambda _: None)
+    assert found["auc"].eq(0.5).all() and found["p"].dropna().eq(1).all()
+
+
+def test_labels_of_another_file(csv, tmp_path):
+    table = _table()
+    labels = tmp_path / "labels.csv"
+    names = [f"P{i:02d}" for i in range(1, 45)]
+    pd.DataFrame({"patient_id": names, "TP53": [int(i % 3 == 0) for i in range(1, 45)]}).to_csv(labels, index=False)
+    lines = []
+    found = score(csv(table.drop(columns="label")), tmp_path / "out", Wish(labels=labels, resamples=100), lines.append)
+    assert any("5 labels belong to patients without a score, such as P40" in line for line in lines)
+    assert any(re.search(r"3 rows no label \(rows 2, 3, 4\)", line) for line in lines)
+    assert found.iloc[0]["n_pos"] + found.iloc[0]["n_neg"] == 39
+
+
+def test_folds_are_ranked_within_themselves(csv, tmp_path):
+    table = _table().assign(fold=lambda f: f["patient_id"].str[1:].astype(int) % 2)
+    shifted = table.assign(score=table["score"] * 0.4 + 0.5 * table["fold"])
+    quiet = Wish(resamples=100)
+    aucs = [score(csv(t), tmp_path / "out", quiet, lambda _: None)["auc"].iloc[0] for t in (table, shifted)]
+    assert aucs[0] == aucs[1]
+
+
+def test_a_wish_that_makes_no_sense_is_refused(csv, tmp_path):
+    path = str(csv(_table(tiles=1).drop(columns=["tile_id", "slide_id"])))
+    assert main(["score", path, "--unit", "tile", "--out", str(tmp_path)]) == 2
+    assert main(["score", path, "--unit", "cell", "--out", str(tmp_path)]) == 2
+    assert main(["score", path, "--columns", "outcome", "--out", str(tmp_path)]) == 2
+    assert main(["score", path, "--classes", path, "--out", str(tmp_path)]) == 2
+    assert main(["score", path, "--resamples", "5", "--out", str(tmp_path)]) == 2
+
+
+def test_hostile_names_are_text_on_the_page(csv, tmp_path):
+    table = _table().assign(gene="<script>alert(1)</script>")
+    score(csv(table), tmp_path / "out", Wish(resamples=100), lambda _: None)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+
+
+SOFTMAX = """\
+test_TCGA-05-0001-01A-01-TS1.abc_3_4.dat\tTrue\t[ 0.1   0.6   0.3 ]\t0.667\tlabels: \t1
+test_TCGA-05-0001-01A-01-TS1.abc_3_5.dat\tFalse\t[ 0.0  0.25  0.75 ]\t0.25\tlabels: \t1
+test_TCGA-05-0001-11A-01-TS1.def_1_1.dat\tTrue\t[ 0.0  0.2  0.8 ]\t0.8\tlabels: \t2
+test_TCGA-05-0002-01A-01-TS1.ghi_0_0.dat\tTrue\t[ 0.6  0.1  0.3 ]\t0.75\tlabels: \t2
+test_TCGA-05-0002-01A-01-TS1.ghi_0_1.dat\tTrue\t[ 0.0  0.1  0.9 ]\t0.9\tlabels: \t2
+test_TCGA-05-0002-01A-01-TS1.ghi_0_1.dat\tTrue\t[ 0.0  0.1  0.9 ]\t0.9\tlabels: \t2
+"""
+
+
+def test_deeppath_softmax_by_hand(tmp_path):
+    path = tmp_path / "out_filename_Stats.txt"
+    path.write_text(SOFTMAX)
+    names = tmp_path / "classes.txt"
+    names.write_bytes(b"LUAD\rLUSC\r")
+    assert is_stats(path) and read_classes(names) == ["LUAD", "LUSC"]
+    scores = read_stats(path, read_classes(names))
+    counts = scores.ledger.set_index("outcome")["rows"].to_dict()
+    assert counts == {"used": 4, "repeats another tile": 1, "background of 0.5 or more": 1}
+    patient = aggregate(scores.predictions).set_index(["gene", "patient_id"])["score"]
+    assert patient["LUAD", "TCGA-05-0001, class 1"] == pytest.approx((0.6 / 0.9 + 0.25) / 2)
+    assert patient["LUSC", "TCGA-05-0001, class 2"] == pytest.approx(0.8)
+    assert "1 patients have slides of several classes" in scores.notes[0]
+    status = scores.labels.set_index(["gene", "patient_id"])["status"]
+    assert status["LUSC", "TCGA-05-0002"] == 1 and status["LUAD", "TCGA-05-0002"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("test_x_1_2.dat True 0.5\n", "line 1 is not DeepPATH's"), ("no coordinates [0 1]\n", "line 1 is not DeepPATH's"),
+     ("test_x_1_2.dat True [0 0.4 0.6] 0.6\n", "does not tell the true class"),
+     ("test_x_1_2.dat True [0 0.4 0.6] 0.6 labels: 1\ntest_x_1_3.dat True [0 1] 1 labels: 1\n", "different forms")],
+)  # fmt: skip
+def test_deeppath_lines_that_cannot_be_read(tmp_path, text, match):
+    path = tmp_path / "out_filename_Stats.txt"
+    path.write_text(text)
+    with pytest.raises(InputError, match=match):
+        read_stats(path)
+
+
+def test_what_deeppath_writes_and_reads_back(tmp_path):
+    random = np.random.default_rng(0)
+    rows = [{"tile_id": f"TCGA-0{p}-0001-01A-01-TS1_{t}_0", "slide_id": f"TCGA-0{p}-0001-01A-01-TS1",
+             "patient_id": f"TCGA-0{p}-0001", "gene": g, "fold": 0, "score": random.random()}
+            for p in range(1, 9) for t in range(3) for g in ("TP53", "KRAS")]  # fmt: skip
+    predictions = pd.DataFrame(rows)
+    labels = predictions[["patient_id", "gene"]].drop_duplicates()
+    labels["status"] = pd.array((labels["patient_id"].str[6].astype(int) % 2).tolist(), dtype="Int64")
+    labels.iloc[0, 2] = pd.NA
+    path = tmp_path / "out_filename_Stats.txt"
+    assert write_stats(predictions, labels, path) == 3, "the patient with an unknown label has three tiles"
+    back = read_stats(path, read_classes(tmp_path / "labels.txt"))
+    key = ["tile_id", "gene"]
+    both = back.predictions.merge(predictions, on=key, suffixes=("", "_was"))
+    assert len(both) == len(predictions) - 6
+    np.testing.assert_allclose(both["score"], both["score_was"], atol=1e-7)
+    assert (both["patient_id"] == both["patient_id_was"]).all()
+    found = score(path, tmp_path / "out", Wish(min_positives=2, resamples=100), lambda _: None)
+    assert set(found["gene"]) == {"class 1", "class 2"} and found["status"].eq("estimated").all()
+    again = score(path, tmp_path / "out", Wish(min_positives=2, resamples=100, classes=tmp_path / "labels.txt"),
+                  lambda _: None)  # fmt: skip
+    assert set(again["gene"]) == {"TP53", "KRAS"}

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
-from deeplrhe_utils.core.schemas import TILES, conform
+from deeplrhe_utils.core.schemas import TILES
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.slides import pixels as pixels_module
 from deeplrhe_utils.slides import screening
 from deeplrhe_utils.slides.quality import Noise

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.schemas import TILES, conform
+from deeplrhe_utils.core.schemas import TILES
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.slides.inventory import barcode_fields, scan_slides
 from deeplrhe_utils.slides.quality import blur_fraction, noise_mask, noise_ratio
 from deeplrhe_utils.slides.reader import Slide

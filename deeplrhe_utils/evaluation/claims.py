@@ -1,0 +1,279 @@
+"""The claims ledger: each checkable statement of both sources, what a run found, and a verdict that can be traced.
+
+Verdicts follow from the number files of a run and from nothing else; a number that is missing makes a claim "not
+estimable" in that run, never "reproduced".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deeplrhe_utils.core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
+COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
+ABSENT: Final = "not in this run"
+LEAST: Final = 5
+"""Patients of a class below which no AUC is estimated."""
+_GENES: Final = {"C01": "TP53", "C02": "EGFR", "C03": "DNMT3A", "C04": "PBRM1", "C05": "STK11"}
+
+
+@dataclass
+class Numbers:
+    """Numbers of a run, by stage; remembers which were asked for.
+
+    Attributes
+    ----------
+    stages : stage → its number file's content
+    asked : what :meth:`get` was asked for and found, as ``file#path``
+    """
+
+    stages: Mapping[str, Any]
+    asked: list[str] = field(default_factory=list)
+
+    def get(self, stage: str, *path: str) -> Any:
+        """The number at `path` below the stage whose name begins with `stage`, or None where there is none."""
+        name = next((key for key in self.stages if key.startswith(stage)), "")
+        value: Any = self.stages.get(name)
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            self.asked.append(f"numbers/{name}.json#{'.'.join(path)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a run says of a claim: words, an interval in words (or none), and a verdict of :data:`VERDICTS`."""
+
+    found: str
+    verdict: str
+    interval: str = "–"
+
+
+def read_numbers(folder: Path) -> Numbers:
+    """All ``*.json`` below a run's folder of numbers.
+
+    Raises
+    ------
+    InputError
+        No number file, or one that is not JSON.
+    """
+    stages = {}
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            stages[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as cause:
+            raise InputError(f"{path} is no number file ({cause})", fix="Run that stage again") from cause
+    if not stages:
+        raise InputError(f"{folder} holds no numbers", fix="Run the notebooks before this one")
+    return Numbers(stages)
+
+
+def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
+    """Judge every claim.
+
+    Parameters
+    ----------
+    claims : DataFrame
+        id, source, statement, reported, needs: ``data/reference/claims.csv``.
+    numbers : Numbers
+
+    Returns
+    -------
+    DataFrame
+        :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
+
+    Raises
+    ------
+    InputError
+        A claim that nobody judges, or a judge without its claim.
+    """
+    import pandas as pd
+
+    if differ := sorted(set(claims["id"]) ^ set(JUDGES)):
+        raise InputError("The claims and their judges do not match", got=", ".join(differ))
+    rows = []
+    for claim in claims.to_dict("records"):
+        asking = Numbers(numbers.stages)
+        finding = JUDGES[claim["id"]](asking)
+        if finding.verdict not in VERDICTS:
+            raise InputError(f"Claim {claim['id']} has no verdict", got=finding.verdict, expected=" | ".join(VERDICTS))
+        traced = "; ".join(dict.fromkeys(asking.asked)) or ABSENT
+        rows.append(claim | {"found": finding.found, "interval": finding.interval, "verdict": finding.verdict,
+                             "traced_to": traced})  # fmt: skip
+    return pd.DataFrame(rows)[COLUMNS]
+
+
+def _missing() -> Finding:
+    return Finding(ABSENT, "not estimable")
+
+
+def _gene(gene: str) -> Callable[[Numbers], Finding]:
+    """Whether the reported AUC of a gene can mean anything at the paper's size; the value itself needs TCGA."""
+
+    def judge(numbers: Numbers) -> Finding:
+        row = numbers.get("12", "reported", gene)
+        if row is None:
+            return _missing()
+        ends = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}] is what {row['n_pos']} of 180 patients allow"
+        null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts"
+        few = min(row["n_pos"], row["n_neg"]) < LEAST
+        return Finding(null, "not estimable" if few else "needs TCGA", ends)
+
+    return judge
+
+
+def _tiles(numbers: Numbers) -> Finding:
+    slides, tiles = numbers.get("01", "n_slides"), numbers.get("03", "n_selected")
+    if slides is None or tiles is None:
+        return _missing()
+    found = f"{tiles:,} tiles from {slides} slides"
+    same = (slides, tiles) == (180, 1800)
+    return Finding(found, "reproduced" if same else "compatible" if tiles <= 10 * slides else "contradicted")
+
+
+def _identity(numbers: Numbers) -> Finding:
+    gap = numbers.get("05", "identity_gap")
+    if gap is None:
+        return _missing()
+    return Finding(f"largest difference {gap:g}", "reproduced" if gap == 0 else "contradicted")
+
+
+def _ablation(name: str) -> Callable[[Numbers], Finding]:
+    """Training loss and patient-level AUC with one part of the network switched off."""
+
+    def judge(numbers: Numbers) -> Finding:
+        losses, gain = numbers.get("05", "claims_loss_last"), numbers.get("06", "ablations", name)
+        if not losses or gain is None:
+            return _missing()
+        folds = [key.rsplit(", ", 1)[1] for key in losses if key.startswith(f"{name}, ")]
+        worse = [losses[f"{name}, {fold}"] > losses[f"same, short, {fold}"] for fold in folds]
+        found = f"without it the training loss ends higher in {sum(worse)} of {len(worse)} folds"
+        interval = f"AUC without minus with {gain['difference']:+.2f} [{gain['ci_low']:.2f}, {gain['ci_high']:.2f}]"
+        if gain["ci_low"] > 0:
+            return Finding(found, "contradicted", interval)
+        return Finding(found, "compatible" if all(worse) else "not estimable", interval)
+
+    return judge
+
+
+def _structure(numbers: Numbers) -> Finding:
+    row = numbers.get("04", "methods", "DCGMM")
+    if not row or row.get("correlation") is None:
+        return _missing()
+    found = f"correlation of brightness {row['correlation']:.3f}, structure (cs) {row['cs']:.3f}: kept, not unchanged"
+    return Finding(found, "compatible" if row["correlation"] >= 0.95 else "contradicted")
+
+
+def _background(numbers: Numbers) -> Finding:
+    limit, kept = numbers.get("02", "max_background"), numbers.get("02", "background_kept_max")
+    if limit is None or kept is None:
+        return _missing()
+    found = f"largest share among kept tiles {kept:.3f}, limit {limit:g}"
+    return Finding(found, "reproduced" if kept <= limit else "contradicted")
+
+
+def _helps(numbers: Numbers) -> Finding:
+    gains = numbers.get("04", "helps")
+    if not gains:
+        return _missing()
+    above, below = (sorted(g for g, row in gains.items() if test(row)) for test in
+                    (lambda row: row["ci_low"] > 0, lambda row: row["ci_high"] < 0))  # fmt: skip
+    found = f"AUC rises for {', '.join(above) or 'no gene'}, falls for {', '.join(below) or 'no gene'}"
+    interval = "; ".join(f"{g} {row['difference']:+.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+                         for g, row in gains.items())  # fmt: skip
+    verdict = "contradicted" if below else "compatible" if above else "not estimable"
+    return Finding(found, verdict, interval)
+
+
+def _map(numbers: Numbers) -> Finding:
+    inside, low, high = (numbers.get("08", name) for name in ("auroc_inside", "auroc_low", "auroc_high"))
+    if inside is None:
+        return _missing()
+    found = f"planted region inside against outside: AUROC {inside:.2f} (synthetic slides)"
+    verdict = "compatible" if low > 0.5 else "contradicted" if high < 0.5 else "not estimable"
+    return Finding(found, verdict, f"[{low:.2f}, {high:.2f}]")
+
+
+def _sum(numbers: Numbers) -> Finding:
+    total = numbers.get("13", "forensics", "slides_total")
+    if total is None:
+        return _missing()
+    listed = numbers.get("13", "forensics", "slides_in_manifest")
+    also = f"; the published manifest lists {listed:,}" if listed else ""
+    return Finding(
+        f"the three counts add up to {total:,}{also}", "contradicted" if abs(total - 1700) > 50 else "compatible"
+    )
+
+
+def _windows(numbers: Numbers) -> Finding:
+    shared = numbers.get("10", "shared", "tile")
+    if shared is None:
+        return _missing()
+    found = (
+        f"divided by tile, {shared:.0%} of tested tiles have a patient who is trained on; the code assigns whole slides"
+    )
+    return Finding(found, "contradicted")
+
+
+def _optimiser(numbers: Numbers) -> Finding:
+    pair = numbers.get("13", "forensics", "weight_decay")
+    if pair is None:
+        return _missing()
+    found = f"weight decay is {pair['code']:g} in the code; 0.9 is RMSProp's decay"
+    return Finding(found, "reproduced" if pair["article"] == pair["code"] else "contradicted")
+
+
+def _readers(numbers: Numbers) -> Finding:
+    shares = numbers.get("13", "forensics", "reader_shares")
+    if shares is None:
+        return _missing()
+    text = "; ".join(f"{name}: {row['share']:.0%}" for name, row in shares.items())
+    interval = "; ".join(f"{name} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" for name, row in shares.items())
+    return Finding(f"counts that give these shares: {text}", "compatible", interval)
+
+
+def _steps(numbers: Numbers) -> Finding:
+    pair = numbers.get("13", "forensics", "training_steps")
+    if pair is None:
+        return _missing()
+    found = f"the code's default is {pair['code']:,.0f}; its own examples stop earlier"
+    return Finding(found, "compatible" if pair["article"] == pair["code"] else "contradicted")
+
+
+def _range(numbers: Numbers) -> Finding:
+    width = numbers.get("13", "forensics", "coudray_half_width")
+    if width is None:
+        return Finding("the held-out slides are not public as a list", "needs TCGA")
+    ends = "; ".join(f"{auc}: ± {half:.2f}" for auc, half in width.items())
+    return Finding("width that 15 % of the labelled patients allow, at a prevalence of one fifth", "needs TCGA", ends)
+
+
+def _pathologists(numbers: Numbers) -> Finding:
+    numbers.get("12", "readers_simulated")
+    return Finding("the readers' calls are not public; notebook 12 tests any table of them", "not testable")
+
+
+def _completeness(numbers: Numbers) -> Finding:
+    labelled, reported = numbers.get("00", "genes_labelled"), numbers.get("00", "genes_reported")
+    if labelled is None or reported is None:
+        return _missing()
+    found = f"{reported} of {labelled} labelled genes are reported; the others are dropped without a word"
+    return Finding(found, "reproduced" if (labelled, reported) == (8, 5) else "contradicted")
+
+
+JUDGES: Final[dict[str, Callable[[Numbers], Finding]]] = {
+    **{claim: _gene(gene) for claim, gene in _GENES.items()},
+    "C06": _tiles, "C07": _identity, "C08a": _ablation("no batch norm"), "C08b": _ablation("no shortcuts"),
+    "C09": _structure, "C10": _background, "C11": _helps, "C12": _map, "C13": _sum, "C14": _windows,
+    "C15": _optimiser, "C16": _readers, "C17": _steps, "C18": _range, "C19": _pathologists, "C20": _completeness,
+}  # fmt: skip
+"""Claim → who judges it."""

@@ -1,0 +1,279 @@
+"""Do nominal 95 % intervals of an AUC hold what they promise? Simulated data whose true AUC is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.seeds import generator, integer_seed
+from deeplrhe_utils.evaluation.auc import DELONG, components, delong_many
+from deeplrhe_utils.evaluation.power import binormal, expected_counts
+from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+Ends = tuple[Floats, Floats]
+
+HANLEY: Final = "Hanley and McNeil, normal"
+HANLEY_LOGIT: Final = "Hanley and McNeil, logit scale"
+NEWCOMBE: Final = "Newcombe, method 5"
+NAIVE: Final = "DeLong over tiles, as if independent"
+CLUSTERED: Final = "DeLong over tiles, clustered by patient"
+PROMISE: Final = (0.93, 0.97)
+"""Coverage of a nominal 95 % interval that we accept."""
+COLUMNS: Final = (
+    "design", "auc", "patients", "prevalence", "n_pos", "n_neg", "tiles", "within", "spread", "method", "draws",
+    "coverage", "mc_error", "missed_below", "missed_above", "mean_width", "verdict",
+)  # fmt: skip
+
+
+def hanley_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
+    """AUC ± z standard errors of Hanley & McNeil 1982, cut to [0, 1]: estimates (b,) to low and high, each (b,)."""
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(_hanley_variance(auc, n_pos, n_neg))
+    return np.maximum(auc - half, 0.0), np.minimum(auc + half, 1.0)
+
+
+def hanley_logit_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
+    """The same on the logit scale; an AUC of 0 or 1 is first moved by half a pair, because its logit is infinite.
+
+    Ours: the closed form that keeps inside [0, 1] without scores.
+    """
+    pairs = n_pos * n_neg
+    inner = np.clip(auc, 0.5 / pairs, 1 - 0.5 / pairs)
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(_hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
+    logit = np.log(inner / (1 - inner))
+    return 1 / (1 + np.exp(half - logit)), 1 / (1 + np.exp(-half - logit))
+
+
+def _hanley_variance(auc: Floats, n_pos: int, n_neg: int) -> Floats:
+    first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
+    total = auc * (1 - auc) + (n_pos - 1) * first + (n_neg - 1) * second
+    return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
+
+
+def newcombe_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
+    """The true AUCs that lie within z standard errors *of their own* from the estimate.
+
+    Parameters
+    ----------
+    auc : (b,)
+        Estimates in [0, 1].
+    n_pos, n_neg : int
+    level : float
+
+    Returns
+    -------
+    low, high : (b,) each
+        In [0, 1]. The standard error is Hanley & McNeil's with both class sizes in its last two terms replaced by
+        their mean. Source: Newcombe 2006, method 5; solved by bisection.
+    """
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    low = _bisect(auc, np.zeros_like(auc), n_pos, n_neg, z)
+    high = _bisect(auc, np.ones_like(auc), n_pos, n_neg, z)
+    return low, high
+
+
+def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int, z: float) -> Floats:
+    """The value between `auc` and `end` that is z of its own standard errors away from `auc`."""
+    near, far = auc.copy(), end
+    mean = (n_pos + n_neg) / 2 - 1
+    for _ in range(50):
+        middle = (near + far) / 2
+        spread = 1 + mean * ((1 - middle) / (2 - middle) + middle / (1 + middle))
+        error = np.sqrt(middle * (1 - middle) * spread / (n_pos * n_neg))
+        beyond = np.abs(middle - auc) > z * error
+        near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
+    return np.asarray((near + far) / 2)
+
+
+def clustered_interval(positive: Floats, negative: Floats, tiles: int, level: float = 0.95) -> Ends:
+    """Interval of the AUC over tiles that takes the patient as the unit, on the logit scale, without resampling.
+
+    Parameters
+    ----------
+    positive, negative : (b, m · tiles) and (b, n · tiles)
+        A patient's tiles are neighbours; every patient has equally many, and is of one class.
+    tiles : int
+    level : float
+
+    Returns
+    -------
+    low, high : (b,) each
+        At an AUC of 0 or 1 as for :func:`~deeplrhe_utils.evaluation.auc.delong_many`, of the patients. Source:
+        Obuchowski 1997, for patients of one class: DeLong's components are averaged within patients first.
+    """
+    v10, v01 = (v.reshape(len(v), -1, tiles).mean(-1) for v in components(positive, negative))
+    m, n = v10.shape[1], v01.shape[1]
+    auc = v10.mean(-1)
+    inside = (auc > 0) & (auc < 1)
+    safe = np.where(inside, auc, 0.5)
+    error = np.sqrt(v10.var(-1, ddof=1) / m + v01.var(-1, ddof=1) / n)
+    half = stats.norm.ppf(0.5 + level / 2) * error / (safe * (1 - safe))
+    logit, bound = np.log(safe / (1 - safe)), ((1 - level) / 2) ** (1 / min(m, n))
+    low = np.where(inside, 1 / (1 + np.exp(half - logit)), np.where(auc == 1, bound, 0.0))
+    high = np.where(inside, 1 / (1 + np.exp(-half - logit)), np.where(auc == 0, 1 - bound, 1.0))
+    return low, high
+
+
+def closed_forms(positive: Floats, negative: Floats) -> dict[str, Ends]:
+    """Every interval that needs no resampling, for scores (b, m) and (b, n): method to low and high, each (b,)."""
+    m, n = positive.shape[1], negative.shape[1]
+    auc, low, high = delong_many(positive, negative)
+    return {
+        DELONG: (low, high), HANLEY: hanley_interval(auc, m, n), HANLEY_LOGIT: hanley_logit_interval(auc, m, n),
+        NEWCOMBE: newcombe_interval(auc, m, n),
+    }  # fmt: skip
+
+
+def bootstraps(positive: Floats, negative: Floats, tiles: int, resamples: int, seed: int) -> dict[str, Ends]:
+    """Percentile and BCa bootstrap of patients, for scores (b, m · tiles) and (b, n · tiles), one data set at a time.
+
+    Parameters
+    ----------
+    positive, negative : (b, m · tiles) and (b, n · tiles)
+        A patient's tiles are neighbours.
+    tiles, resamples, seed : int
+        Each data set has its own draws.
+
+    Returns
+    -------
+    dict
+        :data:`~deeplrhe_utils.evaluation.resampling.PERCENTILE` and BCA to low and high, each (b,).
+    """
+    import pandas as pd
+
+    m, n = positive.shape[1], negative.shape[1]
+    frame = pd.DataFrame({"patient_id": np.arange(m + n) // tiles, "label": np.r_[np.ones(m, int), np.zeros(n, int)]})
+    frame.loc[m:, "patient_id"] += m  # the classes share nobody
+    found = [bootstrap(frame.assign(score=np.r_[p, q]), resamples=resamples, seed=integer_seed(seed, "data set", i))
+             for i, (p, q) in enumerate(zip(positive, negative, strict=True))]  # fmt: skip
+    return {how: (np.array([f[how][0] for f in found]), np.array([f[how][1] for f in found]))
+            for how in (PERCENTILE, BCA)}  # fmt: skip
+
+
+def coverage_of_patients(
+    auc: float, patients: int, prevalence: float, *, draws: int = 2000, boots: int = 0, resamples: int = 1000,
+    seed: int = 0, spread: float = 1.0,
+) -> pd.DataFrame:  # fmt: skip
+    """How often each interval contains the true AUC, one binormal score per patient.
+
+    Parameters
+    ----------
+    auc : float
+        True AUC.
+    patients : int
+    prevalence : float
+        Share of mutated patients; the counts are fixed at their rounded expectation, at least 2 of each class.
+    draws, boots : int
+        Data sets for the closed forms, and for the bootstrap (the first of the same ones; 0 leaves it out).
+    resamples, seed : int
+    spread : float
+        Standard deviation of the scores of mutated patients in those of the others. Closed forms that use the AUC and
+        the counts only take it for granted that both classes scatter alike.
+
+    Returns
+    -------
+    DataFrame
+        :data:`COLUMNS`, a row per method. coverage [0-1] with its Monte Carlo standard error; missed_below: share of
+        intervals that lie wholly below the truth, missed_above: above; verdict: whether coverage is in
+        :data:`PROMISE`.
+
+    Raises
+    ------
+    ParameterError
+        Fewer than two patients of a class.
+    """
+    n_pos, n_neg = expected_counts(prevalence, patients)
+    if min(n_pos, n_neg) < 2:
+        got = f"{n_pos} positive, {n_neg} negative"
+        raise ParameterError("No interval can be simulated", got=got, expected="two or more patients of each class")
+    random = generator(seed, "coverage", str(auc), patients, str(prevalence))
+    positive, negative = binormal(auc, n_pos, n_neg, draws, random, spread=spread)
+    found = closed_forms(positive, negative)
+    if boots:
+        found |= bootstraps(positive[:boots], negative[:boots], 1, resamples, seed)
+    base = {"design": "patients", "auc": auc, "patients": patients, "prevalence": prevalence, "n_pos": n_pos,
+            "n_neg": n_neg, "tiles": 1, "within": 0.0, "spread": spread}  # fmt: skip
+    return _rows(base, found, auc)
+
+
+def coverage_of_tiles(
+    auc: float, patients: int, prevalence: float, *, tiles: int = 10, within: float = 0.5, draws: int = 500,
+    resamples: int = 1000, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """The same for the AUC over tiles, whose true value is `auc`, when tiles of a patient are alike.
+
+    Parameters
+    ----------
+    auc, patients, prevalence, resamples, seed : as for :func:`coverage_of_patients`
+    tiles : int
+        Per patient.
+    within : float
+        Correlation of two tiles of one patient.
+    draws : int
+        Data sets, for all methods.
+
+    Returns
+    -------
+    DataFrame
+        :data:`COLUMNS`: DeLong over tiles as if each were a patient, DeLong's components summed by patient (Obuchowski
+        1997), and the bootstraps of patients.
+
+    Raises
+    ------
+    ParameterError
+        As :func:`coverage_of_patients`.
+    """
+    n_pos, n_neg = expected_counts(prevalence, patients)
+    if min(n_pos, n_neg) < 2:
+        got = f"{n_pos} positive, {n_neg} negative"
+        raise ParameterError("No interval can be simulated", got=got, expected="two or more patients of each class")
+    random = generator(seed, "coverage of tiles", str(auc), patients, str(prevalence), tiles)
+    positive, negative = binormal(auc, n_pos, n_neg, draws, random, tiles, within)
+    _, low, high = delong_many(positive, negative)
+    found = {NAIVE: (low, high), CLUSTERED: clustered_interval(positive, negative, tiles)}
+    found |= bootstraps(positive, negative, tiles, resamples, seed)
+    base = {"design": "tiles", "auc": auc, "patients": patients, "prevalence": prevalence, "n_pos": n_pos,
+            "n_neg": n_neg, "tiles": tiles, "within": within, "spread": 1.0}  # fmt: skip
+    return _rows(base, found, auc)
+
+
+def _rows(base: dict[str, object], found: dict[str, Ends], truth: float) -> pd.DataFrame:
+    import pandas as pd
+
+    rows = []
+    for method, (low, high) in found.items():
+        below, above = float((high < truth).mean()), float((low > truth).mean())
+        covered, draws = 1 - below - above, len(low)
+        rows.append(base | {
+            "method": method, "draws": draws, "coverage": covered,
+            "mc_error": float(np.sqrt(covered * (1 - covered) / draws)), "missed_below": below, "missed_above": above,
+            "mean_width": float((high - low).mean()), "verdict": verdict(covered),
+        })  # fmt: skip
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def verdict(coverage: float) -> str:
+    """Whether a coverage lies in :data:`PROMISE`.
+
+    >>> verdict(0.9), verdict(0.95), verdict(0.99)
+    ('too narrow', 'as promised', 'too wide')
+    """
+    return "too narrow" if coverage < PROMISE[0] else "too wide" if coverage > PROMISE[1] else "as promised"
+
+
+def grid(
+    cells: Iterable[tuple[float, int, float]], simulate: Callable[[float, int, float], pd.DataFrame]
+) -> pd.DataFrame:
+    """One table of many cells (AUC, patients, prevalence), each simulated on its own."""
+    import pandas as pd
+
+    return pd.concat([simulate(*cell) for cell in cells], ignore_index=True)

@@ -1,0 +1,346 @@
+"""What leaks: patients on both sides of a split, how much it inflates an AUC, and two published cases.
+
+Source: ours. Bussola 2021 measured the inflation for tiles; DeepLRHE divides tiles, DeepPATH slides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from deeplrhe_utils.acquisition.tcga_tables import read_deeppath_labels
+from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.auc import weighted_auc
+from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
+from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
+from deeplrhe_utils.evaluation.units import align_folds, with_labels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+MACRO: Final = "mean over genes"
+_CELLS: Final = 1 << 22
+
+
+def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """Patients of the test side who are also trained on.
+
+    Parameters
+    ----------
+    splits : DataFrame
+        Table SPLITS of one scheme.
+    members : DataFrame
+        patient_id and the scheme's own column, such as table TILES; what the split does not list is not counted.
+
+    Returns
+    -------
+    DataFrame
+        A row per fold: scheme, fold, patients (tested), shared (of them in training), units (tested rows of
+        `members`), leaked (of them, of shared patients), share (leaked / units, 0–1).
+    """
+    import pandas as pd
+
+    rows = []
+    for fold, part in roles_of(splits, members).groupby("fold"):
+        test = part[part["role"] == "test"]
+        both = test["patient_id"].isin(part.loc[part["role"] == "train", "patient_id"])
+        rows.append({"scheme": splits["scheme"].iloc[0], "fold": fold, "patients": test["patient_id"].nunique(),
+                     "shared": test.loc[both, "patient_id"].nunique(), "units": len(test), "leaked": int(both.sum()),
+                     "share": float(both.mean()) if len(both) else np.nan})  # fmt: skip
+    columns = ["scheme", "fold", "patients", "shared", "units", "leaked", "share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def as_units(tiles: pd.DataFrame, scheme: str) -> pd.DataFrame:
+    """`tiles` with the unit of `scheme` in place of the patient, for training that is meant to leak.
+
+    A cross-fit divides by patient_id, and its networks refuse to score a patient they were trained on. An exhibit that
+    divides tiles or slides must say so in what it hands over: here every unit counts as a patient of its own. Models
+    trained on this frame know units, not patients, so they cannot refuse anybody: keep them out of ``models``.
+
+    Parameters
+    ----------
+    tiles : DataFrame
+        tile_id, slide_id, patient_id.
+    scheme : {"tile", "slide", "patient", "site"}
+
+    Raises
+    ------
+    CohortError
+        An unknown scheme.
+    """
+    if scheme not in UNIT_COLUMNS:
+        raise CohortError("Unknown unit of a split", got=scheme, expected=" | ".join(UNIT_COLUMNS))
+    return tiles.assign(patient_id=tiles[UNIT_COLUMNS[scheme]])
+
+
+def with_patients(predictions: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
+    """`predictions` of a frame made by :func:`as_units`, with the true patients again.
+
+    Raises
+    ------
+    CohortError
+        A tile is not in `tiles`.
+    """
+    patients = tiles.set_index("tile_id")["patient_id"]
+    own = predictions["tile_id"].map(patients)
+    if own.isna().any():
+        raise CohortError("A scored tile is not in the tiles table", got=predictions.loc[own.isna(), "tile_id"].iloc[0])
+    return predictions.assign(patient_id=own)
+
+
+def unit_scores(predictions: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """One score per tile or patient and gene, comparable between splits of any unit.
+
+    Tile scores become ranks within their fold and gene, because each fold has another network; a patient's score is
+    the mean over their tiles, of whichever folds. (Where patients are divided, averaging before ranking, as the
+    metrics table does, gives nearly the same; where tiles are divided it is impossible.) Ranks assume folds of similar
+    class mix; whole sites may not allow that, and a site's AUC is then a little too low.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        Table PREDICTIONS; null scores are left out.
+    unit : {"patient", "tile"}
+
+    Returns
+    -------
+    DataFrame
+        unit_id, patient_id, gene, score.
+    """
+    if unit not in ("patient", "tile"):
+        raise ParameterError("Schemes are compared by patient or by tile", got=unit, expected="patient | tile")
+    ranked = align_folds(predictions.dropna(subset=["score"]))
+    keys = ["patient_id"] if unit == "patient" else ["tile_id", "patient_id"]
+    mean = ranked.groupby([*keys, "gene"], as_index=False)["score"].mean()
+    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "score"]]
+
+
+def inflation(
+    arms: Mapping[str, pd.DataFrame],
+    labels: pd.DataFrame,
+    base: str = "patient",
+    *,
+    units: Sequence[str] = ("patient", "tile"),
+    min_positives: int = 5,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AUC of the same network under several splits, and what each gains over one of them.
+
+    Parameters
+    ----------
+    arms : scheme → predictions
+        Of the same tiles; patients as they are (:func:`with_patients`).
+    labels : DataFrame
+        The labels table.
+    base : str
+        The arm that the others are compared with.
+    units : of "patient", "tile"
+    min_positives : int
+        Least number of patients of each class, of those that all arms scored.
+    resamples, seed : int
+
+    Returns
+    -------
+    DataFrame
+        gene, unit, scheme, auc, ci_low, ci_high, inflation (auc − that of `base`), inflation_low, inflation_high,
+        n_pos, n_neg (patients). Intervals: percentile, 95 %, patients resampled, the same in all arms: within each
+        class for a gene; from all patients for the last rows, the mean over the genes above. They hold for the
+        networks that were trained; another seed trains others.
+
+    Raises
+    ------
+    ParameterError
+        No such base.
+    """
+    import pandas as pd
+
+    if base not in arms:
+        raise ParameterError("The arm to compare with is missing", got=base, expected=", ".join(arms))
+    rows: list[dict[str, object]] = []
+    for unit in units:
+        frames = {name: with_labels(unit_scores(found, unit), labels) for name, found in arms.items()}
+        genes = {}
+        for gene in labels["gene"].drop_duplicates():
+            own = _common({n: f[f["gene"] == gene] for n, f in frames.items()})
+            classes = own[base].drop_duplicates("patient_id")["label"].value_counts()
+            if min(classes.get(0, 0), classes.get(1, 0)) >= min_positives:
+                genes[str(gene)] = own
+        for gene, own in genes.items():
+            drawn = {n: bootstrap_aucs(f, resamples=resamples, seed=seed) for n, f in own.items()}
+            rows += _compared(gene, unit, base, own, {n: _auc(f) for n, f in own.items()}, drawn)
+        if len(genes) > 1:
+            rows += _macro(genes, unit, base, resamples, seed)
+    columns = ["gene", "unit", "scheme", "auc", "ci_low", "ci_high", "inflation", "inflation_low", "inflation_high",
+               "n_pos", "n_neg"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _common(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The rows whose unit every arm scored, in one order."""
+    shared = sorted(set.intersection(*(set(f["unit_id"]) for f in frames.values())))
+    return {n: f.set_index("unit_id").loc[shared].reset_index() for n, f in frames.items()}
+
+
+def _auc(frame: pd.DataFrame) -> float:
+    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
+    return float(weighted_auc(label, score, np.ones((1, len(label))))[0])
+
+
+def _compared(
+    gene: str, unit: str, base: str, frames: Mapping[str, pd.DataFrame], auc: Mapping[str, float],
+    drawn: Mapping[str, Floats],
+) -> list[dict[str, object]]:  # fmt: skip
+    classes = frames[base].drop_duplicates("patient_id")["label"].value_counts()
+    rows: list[dict[str, object]] = []
+    for name, values in drawn.items():
+        low, high = np.nanquantile(values, [0.025, 0.975])
+        gain_low, gain_high = np.nanquantile(values - drawn[base], [0.025, 0.975])
+        rows.append({"gene": gene, "unit": unit, "scheme": name, "auc": auc[name], "ci_low": low, "ci_high": high,
+                     "inflation": auc[name] - auc[base], "inflation_low": gain_low, "inflation_high": gain_high,
+                     "n_pos": int(classes.get(1, 0)), "n_neg": int(classes.get(0, 0))})  # fmt: skip
+    return rows
+
+
+def _macro(
+    genes: Mapping[str, Mapping[str, pd.DataFrame]], unit: str, base: str, resamples: int, seed: int
+) -> list[dict[str, object]]:
+    """Rows of the mean over genes; patients are drawn once for all genes, whatever their labels."""
+    import pandas as pd
+
+    patients = sorted(set().union(*(own[base]["patient_id"] for own in genes.values())))
+    n = len(patients)
+    counts = generator(seed, "inflation").multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
+    drawn = {name: np.mean([_weighted(own[name], patients, counts) for own in genes.values()], axis=0)
+             for name in next(iter(genes.values()))}  # fmt: skip
+    auc = {name: float(np.mean([_auc(own[name]) for own in genes.values()])) for name in drawn}
+    people = pd.DataFrame({"patient_id": patients, "label": -1})
+    rows = _compared(MACRO, unit, base, dict.fromkeys(drawn, people), auc, drawn)
+    return [row | {"n_pos": n, "n_neg": 0} for row in rows]
+
+
+def _weighted(frame: pd.DataFrame, patients: list[str], counts: Floats) -> Floats:
+    """AUC in every resample, (b,); NaN where it lacks a class."""
+    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
+    code = np.searchsorted(patients, frame["patient_id"].to_numpy(str))
+    step = max(1, _CELLS // max(1, len(label)))
+    parts = [weighted_auc(label, score, counts[i : i + step, code]) for i in range(0, len(counts), step)]
+    return np.concatenate(parts)
+
+
+def card_drop(card: pd.DataFrame, level: float = 0.95) -> dict[str, float]:
+    """How far test AUCs lie below the validation AUCs by which the checkpoint was chosen.
+
+    Parameters
+    ----------
+    card : DataFrame
+        gene, auc_valid, auc_test.
+    level : float
+
+    Returns
+    -------
+    dict
+        mean, low, high (t interval over genes, as if they were independent: they share slides, so it is too narrow),
+        genes, lower (genes whose test AUC is the lower one).
+    """
+    drop = (card["auc_valid"] - card["auc_test"]).to_numpy(np.float64)
+    n = len(drop)
+    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * drop.std(ddof=1) / np.sqrt(n))
+    mean = float(drop.mean())
+    return {"mean": mean, "low": mean - half, "high": mean + half, "genes": n, "lower": int((drop > 0).sum())}
+
+
+def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
+    """DeepPATH's own slides: tumour slides of its manifest whose patient stands in its list of mutations.
+
+    Parameters
+    ----------
+    manifest : Path
+        GDC manifest: tab-separated id, filename, md5, size, state.
+    labels : Path
+        Lines "barcode, tab, gene"; they may end with CR alone.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, patient_id, bytes; slides of normal tissue (sample codes 10–19) and of other patients are left out.
+
+    Raises
+    ------
+    InputError
+        A file is missing, has other columns, or no slide belongs to a listed patient.
+    """
+    import pandas as pd
+
+    for path in (manifest, labels):
+        if not Path(path).is_file():
+            raise InputError(f"{path} is not there", fix="Give the folder with DeepPATH's manifest and labels_r3.txt")
+    table = pd.read_csv(manifest, sep="\t")
+    if missing := {"filename", "size"} - set(table.columns):
+        raise InputError(f"{manifest} is no GDC manifest", got=f"no column {', '.join(sorted(missing))}")
+    listed = set(read_deeppath_labels(Path(labels))["patient_id"])
+    name = table["filename"].str.split(".").str[0]
+    code = pd.to_numeric(name.str[13:15], errors="coerce")
+    mine = name.str[:12].isin(listed) & (code < 10)
+    if not mine.any():
+        raise InputError(f"No tumour slide of {manifest} belongs to a patient of {labels}")
+    slides = pd.DataFrame({"slide_id": name, "patient_id": name.str[:12], "bytes": table["size"].astype(float)})
+    return slides[mine].sort_values("slide_id", ignore_index=True)
+
+
+def greedy_fill(weight: Floats, random: np.random.Generator, share: float = 0.15) -> NDArray[np.str_]:
+    """Roles (n,) that DeepPATH's sorter gives to units of `weight` tiles (n,) when no patient is asked for.
+
+    In shuffled order each unit goes to "test" while test holds at most `share` of the tiles so far, else to "valid" by
+    the same rule, else to "train". Source: 0d_SortTiles.py with PatientID=-1, nSplit=0, PercentTest=PercentValid=15.
+    """
+    role = np.empty(len(weight), "<U5")
+    held, total = {"test": 0.0, "valid": 0.0}, 0.0
+    for i in random.permutation(len(weight)):
+        name = next((part for part, tiles in held.items() if tiles <= share * total), "train")
+        role[i] = name
+        total += weight[i]
+        if name in held:
+            held[name] += weight[i]
+    return role
+
+
+def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weight: str = "") -> pd.DataFrame:
+    """Test slides whose patient is in training, in many draws of DeepPATH's slide-level split.
+
+    Parameters
+    ----------
+    slides : DataFrame
+        slide_id, patient_id, as of :func:`deeppath_slides`.
+    draws, seed : int
+        The sorter is not seeded, so its own split is one unknown draw of these.
+    weight : str
+        Column that stands for a slide's tiles (their numbers are not published), such as ``bytes``; empty: all alike.
+
+    Returns
+    -------
+    DataFrame
+        A row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either (in train or
+        valid, which chose the checkpoint).
+    """
+    import pandas as pd
+
+    tiles = slides[weight].to_numpy(np.float64) if weight else np.ones(len(slides))
+    patient, names = slides["patient_id"].factorize()
+    rows = []
+    for draw in range(draws):
+        role = greedy_fill(tiles, generator(seed, "deeppath-split", draw))
+        seen = np.zeros((2, len(names)), bool)
+        seen[0, patient[role == "train"]], seen[1, patient[role != "test"]] = True, True
+        test = patient[role == "test"]
+        rows.append({"test": len(test), "in_train": seen[0, test].mean(), "in_either": seen[1, test].mean()})
+    return pd.DataFrame(rows)

@@ -1,0 +1,304 @@
+"""Patients drawn with replacement: intervals for AUCs whose tiles are not independent, and permutation p-values.
+
+An AUC over tiles is a ratio of sums over pairs of *patients*: how many tile pairs patient i wins against patient j. The
+sums are counted once, exactly, and every resample is then one product of matrices, however many tiles there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, stats
+
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.auc import components, weighted_auc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+Floats = NDArray[np.float64]
+
+PERCENTILE: Final = "bootstrap of patients (of tissue fields in tile folders), percentile, stratified by label"
+BCA: Final = "bootstrap of patients (of tissue fields in tile folders), BCa, stratified by label"
+
+_CELLS: Final = 1 << 22
+"""Cells of a work array; bounds the memory of a table of a million tiles to some tens of megabytes."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Who beats whom, patient by patient.
+
+    Attributes
+    ----------
+    wins : (p, n)
+        Tile pairs that positive patient i wins against negative patient j; ties count one half.
+    tiles_pos, tiles_neg : (p,) and (n,)
+        Tiles of each patient.
+    """
+
+    wins: Floats
+    tiles_pos: Floats
+    tiles_neg: Floats
+
+    def auc(self, weight_pos: Floats, weight_neg: Floats) -> Floats:
+        """AUC (b,) of patients taken so many times: weights (b, p) and (b, n); NaN where a class is empty."""
+        won = ((weight_pos @ self.wins) * weight_neg).sum(1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray(won / ((weight_pos @ self.tiles_pos) * (weight_neg @ self.tiles_neg)))
+
+
+def count_pairs(score: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int]) -> Floats:
+    """Tile pairs in which a tile of a row patient has the higher score than a tile of a column patient.
+
+    Parameters
+    ----------
+    score : (t,)
+    rows, columns : (t,)
+        Patient of the tile among the row patients and among the column patients, −1 where it is none.
+    shape : (r, c)
+
+    Returns
+    -------
+    (r, c)
+        Ties count one half. Exact: counts stay below 2^53. Takes O(t · c) time in pieces of bounded memory.
+    """
+    _, level = np.unique(score, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    level, rows, columns = level[order], rows[order], columns[order]
+    wins, below = np.zeros(shape), np.zeros(shape[1])
+    borders = np.flatnonzero(np.r_[True, np.diff(level) > 0, True])
+    step = max(1, _CELLS // max(1, shape[1]))
+    first = 0
+    while first < len(borders) - 1:
+        last = min(first + step, len(borders) - 1)
+        part = slice(borders[first], borders[last])
+        at, row, column = level[part] - level[borders[first]], rows[part], columns[part]
+        size = last - first
+        here = _counts(column, at, (shape[1], size)).toarray().T
+        rank = np.cumsum(here, axis=0)
+        wins += _counts(row, at, (shape[0], size)) @ (below + rank - here / 2)
+        below += rank[-1]
+        first = last
+    return wins
+
+
+def _counts(patient: NDArray[np.intp], level: NDArray[np.intp], shape: tuple[int, int]) -> sparse.csr_matrix:
+    known = patient >= 0
+    return sparse.csr_matrix((np.ones(int(known.sum())), (patient[known], level[known])), shape=shape)
+
+
+@dataclass(frozen=True)
+class _Patients:
+    """A table of scores, patient by patient: codes (t,) among all patients, and each patient's class."""
+
+    label: NDArray[np.int64]
+    score: Floats
+    code: NDArray[np.intp]
+    is_positive: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame) -> _Patients:
+        """From columns patient_id, label, score; raises CohortError for a patient of two classes, or one class only."""
+        label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
+        code, names = frame["patient_id"].factorize(sort=True)
+        total, positive = np.bincount(code), np.bincount(code, weights=label)
+        if len(torn := names[(positive > 0) & (positive < total)]):
+            raise CohortError("Patients carry both labels for one gene", got=", ".join(map(str, torn[:5])),
+                              fix="Give each patient one label per gene")  # fmt: skip
+        is_positive = positive > 0
+        if is_positive.all() or not is_positive.any():
+            got = f"{int(is_positive.sum())} positive, {int((~is_positive).sum())} negative patients"
+            raise CohortError("An AUC needs patients of both classes", got=got)
+        return cls(label, score, code, is_positive)
+
+    @property
+    def place(self) -> NDArray[np.intp]:
+        """Number of each patient within its class, (patients,)."""
+        return np.where(self.is_positive, np.cumsum(self.is_positive), np.cumsum(~self.is_positive)) - 1
+
+    def pairs(self) -> Pairs:
+        """Pairs of a positive and a negative patient."""
+        place, own = self.place[self.code], self.is_positive[self.code]
+        counts = int(self.is_positive.sum()), int((~self.is_positive).sum())
+        wins = count_pairs(self.score, np.where(own, place, -1), np.where(own, -1, place), counts)
+        tiles = np.bincount(self.code).astype(np.float64)
+        return Pairs(wins, tiles[self.is_positive], tiles[~self.is_positive])
+
+    def draws(self, resamples: int, seed: int) -> tuple[Floats, Floats]:
+        """How often each positive and each negative patient is drawn, (b, p) and (b, n)."""
+        random = generator(seed, "bootstrap")
+        negative, positive = (_drawn(random, int(k.sum()), resamples) for k in (~self.is_positive, self.is_positive))
+        return positive, negative
+
+    def weights(self, resamples: int, seed: int) -> Floats:
+        """The same draws, all patients in one array (b, patients)."""
+        weight = np.empty((resamples, len(self.is_positive)))
+        weight[:, self.is_positive], weight[:, ~self.is_positive] = self.draws(resamples, seed)
+        return weight
+
+    @property
+    def few(self) -> bool:
+        """Whether pairs of patients are cheaper, in time and memory, than sorting the rows for every resample."""
+        positive = int(self.is_positive.sum())
+        return positive * (len(self.is_positive) - positive) <= 30 * len(self.score)
+
+
+def _drawn(random: np.random.Generator, n: int, resamples: int) -> Floats:
+    chosen = random.integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
+    return np.bincount(chosen.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Floats:
+    """AUCs (b,) of `frame` with its patients redrawn within each class.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns patient_id, label (0/1, one per patient), score: one row per unit (tile, slide or patient).
+    resamples, seed : int
+        The same patients and the same seed give the same draws, whatever the scores: two arms are thereby paired.
+
+    Raises
+    ------
+    CohortError
+        A patient with both labels, or one class only.
+    """
+    patients = _Patients.of(frame)
+    return _redrawn(patients, patients.pairs() if patients.few else None, resamples, seed)
+
+
+def _redrawn(patients: _Patients, pairs: Pairs | None, resamples: int, seed: int) -> Floats:
+    if pairs is not None:
+        return pairs.auc(*patients.draws(resamples, seed))
+    weight = patients.weights(resamples, seed)
+    step = max(1, _CELLS // len(patients.score))
+    return np.concatenate([weighted_auc(patients.label, patients.score, weight[i : i + step, patients.code])
+                           for i in range(0, resamples, step)])  # fmt: skip
+
+
+def row_weights(frame: pd.DataFrame, resamples: int, seed: int) -> Floats:
+    """How often each row's patient is drawn, (resamples, rows), in the draws of :func:`bootstrap_aucs`."""
+    patients = _Patients.of(frame)
+    return np.asarray(patients.weights(resamples, seed)[:, patients.code])
+
+
+def bootstrap(
+    frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
+    """Intervals of the AUC from resampling patients within each class.
+
+    Parameters
+    ----------
+    frame, resamples, seed : as for :func:`bootstrap_aucs`
+    level : float
+
+    Returns
+    -------
+    dict
+        :data:`PERCENTILE` and :data:`BCA` → low, high. BCa corrects bias and skewness with a jackknife over patients
+        (Efron 1987; strata as Davison & Hinkley 1997); at an AUC of 0 or 1 it is the percentile interval.
+
+    Raises
+    ------
+    CohortError
+        As :func:`bootstrap_aucs`.
+    """
+    patients = _Patients.of(frame)
+    pairs = patients.pairs() if patients.few else None
+    aucs = _redrawn(patients, pairs, resamples, seed)
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    corrected = _bca_tails(aucs, *_jackknife(patients, pairs), tails)
+    ends = np.quantile(aucs, [tails, corrected])
+    return {name: (float(low), float(high)) for name, (low, high) in zip((PERCENTILE, BCA), ends, strict=True)}
+
+
+def _bca_tails(aucs: Floats, left_out: Sequence[Floats], auc: float, tails: Floats) -> Floats:
+    """The quantiles of `aucs` that BCa takes for `tails`."""
+    below = np.mean(aucs < auc) + np.mean(aucs == auc) / 2
+    if not 0 < below < 1 or np.ptp(aucs) == 0:
+        return tails  # every resample agrees: there is no skewness to correct
+    cubes = squares = 0.0
+    for values in left_out:
+        n = len(values)
+        influence = (n - 1) * (values.mean() - values) / n
+        cubes, squares = cubes + (influence**3).sum(), squares + (influence**2).sum()
+    bias, speed = stats.norm.ppf(below), cubes / (6 * squares**1.5) if squares > 0 else 0.0
+    z = bias + stats.norm.ppf(tails)
+    return np.asarray(stats.norm.cdf(bias + z / (1 - speed * z)))
+
+
+def _jackknife(patients: _Patients, pairs: Pairs | None) -> tuple[tuple[Floats, Floats], float]:
+    """AUCs without each positive and without each negative patient, and with all; a class of one cannot lose it."""
+    if pairs is not None:
+        of_row, of_column = pairs.wins.sum(1), pairs.wins.sum(0)
+    else:  # tile by tile: the share of the other class that it beats, or that beats it
+        own = patients.label == 1
+        beaten, beating = components(patients.score[own], patients.score[~own])
+        wins = np.zeros(len(own))
+        wins[own], wins[~own] = beaten * (~own).sum(), beating * own.sum()
+        of_patient = np.bincount(patients.code, weights=wins)
+        of_row, of_column = of_patient[patients.is_positive], of_patient[~patients.is_positive]
+    tiles = np.bincount(patients.code).astype(np.float64)
+    tiles_pos, tiles_neg = tiles[patients.is_positive], tiles[~patients.is_positive]
+    won, all_pos, all_neg = of_row.sum(), tiles_pos.sum(), tiles_neg.sum()
+    auc = float(won / (all_pos * all_neg))
+    without_pos = (won - of_row) / ((all_pos - tiles_pos) * all_neg) if len(of_row) > 1 else np.array([auc])
+    without_neg = (won - of_column) / (all_pos * (all_neg - tiles_neg)) if len(of_column) > 1 else np.array([auc])
+    return (without_pos, without_neg), auc
+
+
+def permutation_p(frame: pd.DataFrame, *, draws: int = 2000, seed: int = 0, within: str = "") -> float:
+    """Two-sided p of an AUC against labels that are exchanged among patients.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As for :func:`bootstrap_aucs`; with a column named `within`, of one value per patient, if that is given.
+    draws, seed : int
+    within : str
+        Labels are exchanged among patients that agree in this column (site, fold); empty exchanges them among all.
+
+    Returns
+    -------
+    float
+        (1 + draws at least as far from one half) / (1 + draws): never 0. Without `within` that is the distance from
+        one half; with it from the mean of the draws, for a stratum can itself rank.
+
+    Raises
+    ------
+    CohortError
+        As :func:`bootstrap_aucs`, or a patient in two strata.
+    """
+    patients = _Patients.of(frame)
+    n = len(patients.is_positive)
+    wins = count_pairs(patients.score, patients.code, patients.code, (n, n))
+    tiles = np.bincount(patients.code).astype(np.float64)
+    label = _exchanged(frame, patients, draws, seed, within)
+    positive, negative = label, 1 - label
+    aucs = ((positive @ wins) * negative).sum(1) / ((positive @ tiles) * (negative @ tiles))
+    centre = float(aucs[1:].mean()) if within else 0.5
+    distance = np.abs(aucs - centre)
+    return float((1 + (distance[1:] >= distance[0] - 1e-12).sum()) / (1 + draws))
+
+
+def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Floats:
+    """The labels as they are, and `draws` times exchanged, (1 + draws, patients)."""
+    random = generator(seed, "permutation", within)
+    label = np.tile(patients.is_positive.astype(np.float64), (1 + draws, 1))
+    stratum = np.zeros(label.shape[1], np.intp)
+    if within:
+        codes = frame[within].factorize(sort=True)[0]
+        stratum[patients.code] = codes
+        if (stratum[patients.code] != codes).any():
+            raise CohortError(f"A patient stands in two strata of {within}", fix="Give each patient one value")
+    for value in np.unique(stratum):
+        members = np.flatnonzero(stratum == value)
+        label[1:, members] = random.permuted(label[1:, members], axis=1)
+    return label

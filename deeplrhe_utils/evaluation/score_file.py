@@ -1,0 +1,288 @@
+"""Scores that somebody else's model gave, read from a table so that the same statistics can be made of them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+
+NEEDED: Final = ("patient_id", "label", "score")
+OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
+ONE_TARGET: Final = "target"
+"""Gene of a table that has no column of genes."""
+_WORDS: Final = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_UNKNOWN: Final = {"", "na", "nan", "null", "none"}
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A table of scores, checked.
+
+    Attributes
+    ----------
+    predictions : DataFrame
+        tile_id, slide_id, patient_id, gene, fold, score: one row per row that counts.
+    labels : DataFrame
+        patient_id, gene, status (1, 0; patients without a label are in `ledger` only).
+    units : tuple of str
+        What the table can be counted by: patient, and slide and tile where it names them.
+    ledger : DataFrame
+        outcome, rows, examples: "used" and every reason for which a row was set aside; rows add up to the file's.
+    probabilities : bool
+        Whether all scores lie in [0, 1]; else they can be ranked but not calibrated.
+    notes : tuple of str
+        What a reader should know.
+    """
+
+    predictions: pd.DataFrame
+    labels: pd.DataFrame
+    units: tuple[str, ...]
+    ledger: pd.DataFrame
+    probabilities: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class _Ledger:
+    """Rows set aside, by reason."""
+
+    rows: list[tuple[str, int, str]] = field(default_factory=list)
+
+    def take(self, table: pd.DataFrame, aside: pd.Series, reason: str) -> pd.DataFrame:
+        """`table` without the rows of `aside`, which are written down."""
+        if aside.any():
+            lines = (table.index[aside][:_SHOWN] + 2).tolist()
+            self.rows.append((reason, int(aside.sum()), "rows " + ", ".join(map(str, lines))))
+        return table[~aside]
+
+
+def read_scores(
+    path: Path, *, columns: Mapping[str, str] | None = None, positive: str = "", labels: pd.DataFrame | None = None,
+    any_scale: bool = False,
+) -> Scores:  # fmt: skip
+    """Read scores and labels from a CSV and check them.
+
+    Parameters
+    ----------
+    path : Path
+        CSV, UTF-8, one row per patient, slide or tile and gene: patient_id, label, score, and optionally gene,
+        slide_id, tile_id and fold (of cross-validation: scores of several folds are ranked within their fold).
+        Without a column patient_id every row is a patient of its own, and that is noted.
+    columns : name here → name in the file
+    positive : str
+        The label that counts as 1, all others as 0; else labels are 0 and 1, or true and false. An empty label, NA
+        and null mean unknown.
+    labels : DataFrame, optional
+        patient_id, gene, status instead of the file's own labels.
+    any_scale : bool
+        Take scores outside [0, 1]; they are ranked, and never read as probabilities.
+
+    Returns
+    -------
+    Scores
+
+    Raises
+    ------
+    InputError
+        Missing or unreadable file, no row, missing columns, scores that are no numbers or outside [0, 1], rows that
+        contradict each other, tile names on some rows only.
+    LabelError
+        Labels that are neither 0 nor 1, or a patient with two labels for one gene.
+    ParameterError
+        A column in `columns` that does not exist.
+    """
+    import pandas as pd
+
+    table, notes = _named(_read(Path(path)), dict(columns or {}), path, labels is not None)
+    ledger = _Ledger()
+    if labels is None:
+        table["label"] = _labels(table["label"], positive, path)
+    table["score"] = _numbers(table["score"], path)
+    table["fold"] = _numbers(table["fold"], path).fillna(0).astype(int) if "fold" in table else 0
+    units = _units(table, path)
+    table = ledger.take(table, table["score"].isna(), "no score")
+    table = _once(table, units, ledger, path)
+    probabilities = bool(table["score"].between(0, 1).all())
+    if not probabilities and not any_scale:
+        wrong = table[~table["score"].between(0, 1)]
+        raise InputError(f"{path}: {len(wrong)} scores are no probabilities",
+                         got=f"{wrong['score'].iloc[0]:g} in row {wrong.index[0] + 2}", expected="0 to 1",
+                         fix="Give --any-scale to rank them all the same")  # fmt: skip
+    if labels is None:
+        table = ledger.take(table, table["label"].isna(), "no label")
+        known = _one_label(table, path)
+    else:
+        known, table, more = _joined(labels, table, ledger)
+        notes += more
+    if table.empty:
+        raise InputError(f"{path} has no row with a score and a label", got="; ".join(r for r, _, _ in ledger.rows))
+    rows = [("used", len(table), ""), *ledger.rows]
+    keep = ["tile_id", "slide_id", "patient_id", "gene", "fold", "score"]
+    return Scores(table[keep].reset_index(drop=True), known, units, pd.DataFrame(rows, columns=["outcome", "rows",
+                  "examples"]), probabilities, tuple(notes))  # fmt: skip
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=True)
+    except FileNotFoundError as cause:
+        raise InputError(f"{path} is not there", fix="Check the path") from cause
+    except pd.errors.EmptyDataError as cause:
+        raise InputError(f"{path} is empty", expected="a header and at least one row") from cause
+    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as cause:
+        raise InputError(f"{path} is no table ({cause})", fix="Save it as CSV UTF-8") from cause
+    if table.empty:
+        raise InputError(f"{path} has a header and no rows", got=", ".join(table.columns))
+    return table.rename(columns=str.strip)
+
+
+def _named(
+    table: pd.DataFrame, columns: dict[str, str], path: Path, labels_elsewhere: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """The table with our column names, and what was assumed."""
+    if unknown := sorted(set(columns) - {*NEEDED, *OPTIONAL}):
+        raise ParameterError("There is no such column to name", got=", ".join(unknown),
+                             expected=", ".join((*NEEDED, *OPTIONAL)))  # fmt: skip
+    if absent := [theirs for theirs in columns.values() if theirs not in table]:
+        raise ParameterError(f"{path} has no column {', '.join(absent)}", expected=", ".join(table.columns))
+    table = table.drop(columns=[c for c in columns if c in table and c not in columns.values()])
+    table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
+    notes: list[str] = []
+    if "patient_id" not in table:
+        table["patient_id"] = [f"row {i}" for i in range(2, len(table) + 2)]
+        notes.append("The table names no patients: every row counts as a patient of its own.")
+    if missing := [c for c in NEEDED if c not in table and not (c == "label" and labels_elsewhere)]:
+        raise InputError(f"{path} lacks the column {', '.join(missing)}", got=", ".join(table.columns),
+                         fix=f"Name it: --columns {missing[0]}=NAME")  # fmt: skip
+    if "gene" not in table:
+        table["gene"] = ONE_TARGET
+    for name in ("patient_id", "gene"):
+        if (empty := table[name].str.strip().eq("")).any():
+            raise InputError(f"{path}, row {empty.idxmax() + 2}: the {name} is empty")
+    kept = [c for c in (*NEEDED, *OPTIONAL) if c in table]
+    if others := [c for c in table if c not in kept]:
+        notes.append(f"Columns that were not read: {', '.join(others)}.")
+    return table[kept].apply(lambda column: column.str.strip()), notes
+
+
+def _labels(values: pd.Series, positive: str, path: Path) -> pd.Series:
+    """1, 0 or null."""
+    import pandas as pd
+
+    text = values.str.lower()
+    unknown = text.isin(_UNKNOWN)
+    if positive:
+        if not (values == positive).any():
+            found = ", ".join(sorted(values.unique())[:5])
+            raise LabelError(f"{path}: no label is {positive!r}", got=found, fix="Check --positive")
+        return (values == positive).astype("Int64").mask(unknown)
+    known = text.map(_WORDS).astype("Int64")
+    if (wrong := known.isna() & ~unknown).any():
+        found = ", ".join(sorted(values[wrong].unique())[:5])
+        raise LabelError(f"{path}, row {wrong.idxmax() + 2}: {int(wrong.sum())} labels are neither 0 nor 1", got=found,
+                         fix="Say which one counts as 1: --positive NAME")  # fmt: skip
+    return pd.Series(known, index=values.index)
+
+
+def _numbers(values: pd.Series, path: Path) -> pd.Series:
+    import pandas as pd
+
+    text = values.where(~values.str.lower().isin(_UNKNOWN))
+    number = pd.to_numeric(text, errors="coerce").astype(float)
+    if (wrong := number.isna() & text.notna()).any():
+        raise InputError(f"{path}, row {wrong.idxmax() + 2}: the {values.name} is no number", got=text[wrong].iloc[0])
+    if (endless := np.isinf(number)).any():
+        raise InputError(f"{path}, row {endless.idxmax() + 2}: the {values.name} is infinite")
+    return number
+
+
+def _units(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
+    """What rows can be counted by; fills slide_id and tile_id where the table does not name them."""
+    units = ["patient"]
+    for unit in ("slide", "tile"):
+        name = f"{unit}_id"
+        if name not in table:
+            continue
+        empty = table[name].eq("")
+        if empty.any() and not empty.all():
+            raise InputError(f"{path}: {int(empty.sum())} of {len(table)} rows name no {unit}, the others do",
+                             got=f"row {empty.idxmax() + 2}", expected="one unit in one file",
+                             fix="Divide the file by unit")  # fmt: skip
+        if empty.all():
+            del table[name]
+        else:
+            units.append(unit)
+    if "slide" not in units:
+        table["slide_id"] = table["patient_id"]
+    if "tile" not in units:
+        table["tile_id"] = table["slide_id"]
+    return tuple(units)
+
+
+def _once(table: pd.DataFrame, units: tuple[str, ...], ledger: _Ledger, path: Path) -> pd.DataFrame:
+    """Each unit once per gene; a row that repeats another is set aside, one that contradicts it is an error."""
+    key = [f"{units[-1]}_id", "gene"]
+    again = table.duplicated(key, keep=False)
+    if not again.any():
+        return table
+    same = [c for c in table if c in (*NEEDED, *OPTIONAL)]
+    differ = table[again & ~table.duplicated(same, keep=False)]
+    if len(differ):
+        first = differ.iloc[0]
+        what = f"{path}: rows of one {units[-1]} contradict each other, such as row {differ.index[0] + 2}"
+        raise InputError(what, got=f"{first[key[0]]}, {first['gene']}: {len(differ)} rows",
+                         fix="Name what a row is in a column slide_id or tile_id")  # fmt: skip
+    return ledger.take(table, table.duplicated(same), "repeats another row")
+
+
+def _one_label(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    known = table[["patient_id", "gene", "label"]].drop_duplicates()
+    if (torn := known.duplicated(["patient_id", "gene"])).any():
+        row = known[torn].iloc[0]
+        what = f"{path}: {int(torn.sum())} patients have two labels for one gene"
+        raise LabelError(what, got=f"{row['patient_id']}, {row['gene']}", expected="one label per patient and gene")
+    return known.rename(columns={"label": "status"}).reset_index(drop=True)
+
+
+def _joined(labels: pd.DataFrame, table: pd.DataFrame, ledger: _Ledger) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """The labels that are known, the rows that have one, and who is in one of the two only."""
+    known = labels.dropna(subset=["status"])[["patient_id", "gene", "status"]]
+    genes = known["gene"].unique()
+    if (table["gene"] == ONE_TARGET).all() and len(genes) == 1:
+        table = table.assign(gene=genes[0])
+    table = ledger.take(table, ~table["gene"].isin(genes), "the labels do not know the gene")
+    both = table.merge(known[["patient_id", "gene"]], on=["patient_id", "gene"], how="left", indicator=True)
+    table = ledger.take(table, (both["_merge"] == "left_only").set_axis(table.index), "no label")
+    scored = table[["patient_id", "gene"]].drop_duplicates()
+    missing = known.merge(scored, on=["patient_id", "gene"], how="left", indicator=True).query("_merge == 'left_only'")
+    missing = missing[missing["gene"].isin(table["gene"])]
+    notes = []
+    if len(missing):
+        names = ", ".join(missing["patient_id"].astype(str).unique()[:_SHOWN])
+        notes.append(f"{len(missing)} labels belong to patients without a score, such as {names}.")
+    return known.merge(scored, on=["patient_id", "gene"]), table, notes
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """``label=outcome,score=ndka`` as a mapping; ParameterError where it is none.
+
+    >>> parse_columns("label=outcome, score=ndka")
+    {'label': 'outcome', 'score': 'ndka'}
+    """
+    pairs = [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in pairs if not re.fullmatch(r"[^=]+=[^=]+", part)]:
+        raise ParameterError("This names no column", got=wrong[0], expected="label=NAME,score=NAME")
+    return {ours.strip(): theirs.strip() for ours, theirs in (part.split("=") for part in pairs)}

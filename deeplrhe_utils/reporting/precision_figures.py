@@ -1,0 +1,197 @@
+"""Figures of notebook 12: what the counts allow, whether intervals hold, calibration, decisions, readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import seaborn as sns
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def null_bands(table: pd.DataFrame) -> Figure:
+    """Per gene the AUCs that chance reaches (bar), and the gene's AUC with its interval (dot).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
+        :func:`~deeplrhe_utils.evaluation.power.precision_table` returns; nulls are left out of the drawing.
+    """
+    figure = new_figure(6.4, 1.1 + 0.34 * max(1, len(table)))
+    axes = figure.subplots()
+    for y, row in enumerate(table.itertuples()):
+        if np.isfinite(row.null_low):
+            axes.barh(y, row.null_high - row.null_low, left=row.null_low, height=0.62, color="0.85",
+                      label="central 95 % without any information" if y == 0 else None)  # fmt: skip
+        if np.isfinite(row.auc):
+            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
+            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=5)
+    axes.axvline(0.5, ls=":", color="0.5", lw=1)
+    axes.set_yticks(range(len(table)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in table.itertuples()], fontsize=8)
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient (mutated/wild type in brackets)")
+    axes.invert_yaxis()
+    if len(table):
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    sns.despine(figure)
+    return figure
+
+
+def coverage(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float, float]) -> Figure:
+    """Coverage against the number of mutated patients, a panel per total, a line per method.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns patients, n_pos, method, coverage; several rows of a point (other AUCs) are drawn as their mean, their
+        range as a thin line.
+    names : mapping
+        Methods to draw, and what to call them.
+    promise : (low, high)
+        Accepted coverage, shaded.
+    """
+    totals = sorted(table["patients"].unique())
+    figure = new_figure(1.2 + 2.7 * max(1, len(totals)), 3.3)
+    panels = figure.subplots(1, max(1, len(totals)), squeeze=False, sharey=True)[0]
+    for axes, total in zip(panels, totals, strict=False):
+        own = table[table["patients"] == total]
+        axes.axhspan(*promise, color="0.92", lw=0)
+        axes.axhline(0.95, ls=":", color="0.5", lw=1)
+        for i, (method, name) in enumerate(names.items()):
+            _coverage_line(axes, own[own["method"] == method], i, len(names), name)
+        axes.set_xscale("log")
+        ticks = sorted(own["n_pos"].unique())
+        axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 6))])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+        axes.set_title(f"{total} patients", fontsize=9)
+        axes.set_xlabel("mutated patients", fontsize=9)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panels[0].set_ylabel("intervals that contain the truth")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _coverage_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: str) -> None:
+    points = rows.groupby("n_pos")["coverage"].agg(["mean", "min", "max"])
+    x = points.index.to_numpy(float) * 1.05 ** (place - (of - 1) / 2)  # side by side on the logarithmic axis
+    colour = PALETTE[place]
+    axes.vlines(x, points["min"], points["max"], color=colour, lw=0.8, alpha=0.6)
+    axes.plot(x, points["mean"], marker=_MARKS[place % len(_MARKS)], ms=4, lw=1.2, color=colour, label=name)
+
+
+def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Observed share against mean score, a panel per gene, a line per version with Wilson intervals.
+
+    Parameters
+    ----------
+    panels : gene → version → reliability table
+        Columns mean_score, observed, ci_low, ci_high.
+    """
+    columns = min(3, max(1, len(panels)))
+    rows = -(-max(1, len(panels)) // columns)
+    figure = new_figure(0.6 + 2.6 * columns, 2.7 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
+        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+        for colour, mark, (name, table) in zip(cycle(PALETTE), cycle(_MARKS), by_version.items(), strict=False):
+            error = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - table["observed"].to_numpy(float))
+            axes.errorbar(table["mean_score"], table["observed"], yerr=error, color=colour, fmt=f"{mark}-", ms=4,
+                          lw=1.2, elinewidth=0.7, label=name)  # fmt: skip
+        # a rare gene's panel ends where its bins end, or its bins would be one blot
+        end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
+        axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
+        axes.set_ylabel("share mutated")
+        axes.set_title(gene, fontsize=9)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    if panels:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Net benefit against the threshold of risk, a panel per gene, a line per version, with testing all and nobody.
+
+    Parameters
+    ----------
+    panels : gene → version → table
+        Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none, as
+        :func:`~deeplrhe_utils.evaluation.decision.decision_curve` returns. A panel ends where no version tests anybody.
+    """
+    columns = min(3, max(1, len(panels)))
+    rows = -(-max(1, len(panels)) // columns)
+    figure = new_figure(0.6 + 2.6 * columns, 2.4 * rows + 0.4)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
+        for place, (name, table) in enumerate(by_version.items()):
+            colour = PALETTE[place % len(PALETTE)]
+            axes.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
+            axes.plot(
+                table["threshold"], table["net_benefit"], color=colour, lw=1.6, label=f"test by the model: {name}"
+            )
+        _alternatives(axes, list(by_version.values()))
+        axes.set(xlabel="threshold of risk", ylabel="net benefit")
+        axes.set_title(gene, fontsize=9)
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    if panels:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _alternatives(axes: Axes, tables: list[pd.DataFrame]) -> None:
+    """Testing everybody and testing nobody, and the part of the panel in which anything happens."""
+    first = tables[0]
+    axes.plot(first["threshold"], first["treat_all"], color="0.2", lw=1.2, ls="--", label="test everybody")
+    axes.plot(first["threshold"], first["treat_none"], color="0.4", lw=1, ls=":", label="test nobody")
+    top = max(max(float(t["ci_high"].max()) for t in tables), float(first["treat_all"].max()), 0.01)
+    acting = [t.loc[(t["net_benefit"] != 0) | (t["treat_all"] > 0), "threshold"].max() for t in tables]
+    axes.set(ylim=(-0.35 * top, 1.1 * top), xlim=(0, min(1.0, 1.1 * max(acting))))
+
+
+def readers(table: pd.DataFrame, title: str = "") -> Figure:
+    """Model minus reader on the same cases, a panel per measure, a row per reader.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns reader, measure, difference, ci_low, ci_high, n_cases, as
+        :func:`~deeplrhe_utils.evaluation.readers.differences` returns.
+    title : str
+        Says, among other things, whether the readers are simulated.
+    """
+    measures, names = list(table["measure"].drop_duplicates()), list(table["reader"].drop_duplicates())
+    figure = new_figure(8.2, 1.2 + 0.3 * max(1, len(names)))
+    panels = figure.subplots(1, max(1, len(measures)), squeeze=False, sharey=True)[0]
+    for axes, measure in zip(panels, measures, strict=False):
+        part = table[table["measure"] == measure].set_index("reader").reindex(names)
+        middle = part["difference"].to_numpy(float)
+        error = np.abs(part[["ci_low", "ci_high"]].to_numpy(float).T - middle)
+        axes.errorbar(middle, range(len(names)), xerr=error, fmt="o", ms=4, lw=1.2, color=PALETTE[0])
+        axes.axvline(0, ls=":", color="0.4", lw=1)
+        n_cases = int(part["n_cases"].max())
+        axes.set_title(f"{'share correct' if measure == 'correct' else measure} ({n_cases} cases)", fontsize=9)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
+    figure.supxlabel("model minus reader", fontsize=9)
+    figure.suptitle(title, fontsize=9, x=0.02, ha="left")
+    sns.despine(figure)
+    return figure

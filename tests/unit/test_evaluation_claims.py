@@ -1,0 +1,163 @@
+"""The claims ledger and forensic arithmetic: every verdict follows from numbers, and says from which."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
+from deeplrhe_utils.evaluation import forensics
+from deeplrhe_utils.evaluation.claims import ABSENT, JUDGES, VERDICTS, Numbers, ledger, read_numbers
+from deeplrhe_utils.learning.algebra import identity_gap
+from deeplrhe_utils.learning.recipe import DEEPPATH
+from deeplrhe_utils.reporting import ledger_figures
+
+GAIN = {"difference": -0.02, "ci_low": -0.1, "ci_high": 0.05}
+STAGES = {
+    "00-start-here": {"genes_labelled": 8, "genes_reported": 5},
+    "01-data-acquisition": {"n_slides": 180},
+    "02-tiling": {"max_background": 0.75, "background_kept_max": 0.74},
+    "03-denoising": {"n_selected": 1800},
+    "04-dcgmm-normalization": {
+        "normalization": "dcgmm", "methods": {"DCGMM": {"correlation": 0.99, "cs": 0.97}},
+        "helps": {"TP53": {"difference": 0.02, "ci_low": -0.05, "ci_high": 0.1}},
+    },
+    "05-gpu-training": {
+        "identity_gap": 0.0,
+        "claims_loss_last": {"same, short, fold 0": 0.5, "no batch norm, fold 0": 0.6, "no shortcuts, fold 0": 0.4},
+    },
+    "06-roc-analysis": {"ablations": {"no batch norm": GAIN, "no shortcuts": GAIN}},
+    "08-planted-truth": {"auroc_inside": 0.83, "auroc_low": 0.8, "auroc_high": 0.86},
+    "10-leakage-audit": {"shared": {"tile": 0.99}},
+    "12-power-and-precision": {
+        "reported": {g: {"n_pos": n, "n_neg": 180 - n, "ci_low": 0.7, "ci_high": 0.9, "null_high": 0.6}
+                     for g, n in (("TP53", 91), ("EGFR", 22), ("DNMT3A", 8), ("PBRM1", 3), ("STK11", 24))}
+    },
+    "13-claims-ledger": {
+        "forensics": {"slides_total": 1635, "weight_decay": {"article": 0.9, "code": 4e-5},
+                      "training_steps": {"article": 5e5, "code": 5e5}, "coudray_half_width": {"0.733": 0.15},
+                      "reader_shares": {"a": {"share": 0.5, "ci_low": 0.29, "ci_high": 0.71}}}
+    },
+}  # fmt: skip
+EXPECTED = {
+    "C01": "needs TCGA", "C02": "needs TCGA", "C03": "needs TCGA", "C04": "not estimable", "C05": "needs TCGA",
+    "C06": "reproduced", "C07": "reproduced", "C08a": "compatible", "C08b": "not estimable", "C09": "compatible",
+    "C10": "reproduced", "C11": "not estimable", "C12": "compatible", "C13": "contradicted", "C14": "contradicted",
+    "C15": "contradicted", "C16": "compatible", "C17": "compatible", "C18": "needs TCGA", "C19": "not testable",
+    "C20": "reproduced",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def claims():
+    return pd.read_csv(REFERENCE_DATA / "claims.csv", dtype=str)
+
+
+def _changed(path, value):
+    stages = json.loads(json.dumps(STAGES))
+    *way, last = path
+    place = stages
+    for key in way:
+        place = place[key]
+    place[last] = value
+    return stages
+
+
+def test_every_verdict_follows_from_numbers_and_names_them(claims):
+    table = ledger(claims, Numbers(STAGES)).set_index("id")
+    assert table["verdict"].to_dict() == EXPECTED
+    for traced in table.loc[table["verdict"] != "not testable", "traced_to"]:
+        for item in traced.split("; "):
+            file, _, path = item.partition("#")
+            value = STAGES[file.removeprefix("numbers/").removesuffix(".json")]
+            for key in _keys(path, value):
+                value = value[key]
+            assert value is not None
+
+
+def _keys(path, value):
+    """Keys of a trace; keys may hold dots themselves, so the longest that fits is taken."""
+    while path:
+        key = max((k for k in value if path == k or path.startswith(f"{k}.")), key=len)
+        yield key
+        value, path = value[key], path[len(key) + 1 :]
+
+
+def test_without_numbers_nothing_is_reproduced_or_contradicted(claims):
+    table = ledger(claims, Numbers({"00-start-here": {}}))
+    assert set(table["verdict"]) <= {"not estimable", "needs TCGA", "not testable"}
+    assert (table["traced_to"] == ABSENT).all()
+
+
+@pytest.mark.parametrize(
+    ("claim", "path", "value", "verdict"),
+    [
+        ("C07", ("05-gpu-training", "identity_gap"), 0.1, "contradicted"),
+        ("C10", ("02-tiling", "background_kept_max"), 0.76, "contradicted"),
+        ("C06", ("03-denoising", "n_selected"), 1700, "compatible"),
+        ("C06", ("03-denoising", "n_selected"), 1801, "contradicted"),
+        ("C09", ("04-dcgmm-normalization", "methods", "DCGMM"), {"correlation": 0.8, "cs": 0.5}, "contradicted"),
+        ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), 0.01, "compatible"),
+        ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_high"), -0.01, "contradicted"),
+        ("C12", ("08-planted-truth", "auroc_low"), 0.4, "not estimable"),
+        ("C08a", ("06-roc-analysis", "ablations", "no batch norm", "ci_low"), 0.01, "contradicted"),
+        ("C20", ("00-start-here", "genes_reported"), 8, "contradicted"),
+    ],
+)
+def test_verdicts_change_with_the_numbers(claims, claim, path, value, verdict):
+    table = ledger(claims, Numbers(_changed(path, value))).set_index("id")
+    assert table.loc[claim, "verdict"] == verdict
+
+
+def test_claims_and_judges_match_and_texts_are_whole(claims):
+    assert list(claims["id"]) == sorted(JUDGES) and claims.notna().all().all()
+    with pytest.raises(InputError, match=r"do not match.*C07"):
+        ledger(claims[claims["id"] != "C07"], Numbers(STAGES))
+    assert len(VERDICTS) == 6
+
+
+def test_number_files_are_read_and_damage_is_named(tmp_path):
+    (tmp_path / "00-start-here.json").write_text('{"genes_labelled": 8}')
+    assert read_numbers(tmp_path).get("00", "genes_labelled") == 8
+    (tmp_path / "05-gpu-training.json").write_text("{")
+    with pytest.raises(InputError, match=r"05-gpu-training\.json is no number file"):
+        read_numbers(tmp_path)
+    with pytest.raises(InputError, match="holds no numbers"):
+        read_numbers(tmp_path / "nowhere")
+
+
+def test_the_reference_of_the_code_is_what_our_recipe_uses():
+    code = pd.read_csv(REFERENCE_DATA / "deeppath_code.csv").set_index("name")["code"].astype(float)
+    assert code["weight_decay"] == DEEPPATH.weight_decay and code["learning_rate"] == DEEPPATH.learning_rate
+
+
+def test_the_identity_holds_to_the_bit():
+    assert identity_gap(8) == 0.0
+
+
+@pytest.mark.parametrize("n_pos", [1, 2, 3, 7])
+@pytest.mark.parametrize("text", ["0.753", "0.75", "0.7", "0.8", "1.0", "0.5", "0"])
+def test_granularity_equals_trying_every_value(text, n_pos):
+    n_neg = 4
+    values = [k / (2 * n_pos * n_neg) for k in range(2 * n_pos * n_neg + 1)]
+    decimals = len(text.partition(".")[2])
+    brute = any(abs(v - float(text)) <= 0.5 * 10**-decimals + 1e-12 for v in values)
+    assert forensics.possible_auc(text, n_pos, n_neg) == brute
+    assert (n_pos in forensics.possible_counts(text, n_pos + n_neg)) == brute
+
+
+def test_impossible_questions_are_refused():
+    for text, n in (("high", 3), ("1.2", 3), ("0.5", 0)):
+        with pytest.raises(ParameterError):
+            forensics.possible_auc(text, n, 4)
+
+
+def test_reported_values_beside_what_counts_allow():
+    reported = pd.DataFrame({"gene": ["TP53", "PBRM1", "KRAS", "X"], "reported_auc": [0.87, 0.55, None, 0.9]})
+    table = forensics.reported_by_chance(reported, STAGES["12-power-and-precision"]["reported"])
+    assert list(table["gene"]) == ["TP53", "PBRM1"] and list(table["above_chance"]) == ["yes", "no"]
+    assert len(ledger_figures.allowed(table).axes[0].get_yticklabels()) == 2
+    assert forensics.reported_by_chance(reported, {}).empty
+    counts = pd.Series([3, 0], index=["reproduced", "compatible"])
+    assert [t.get_text() for t in ledger_figures.verdicts(counts).axes[0].texts] == ["3", "0"]

@@ -1,0 +1,249 @@
+"""Negative controls: models that know one thing find that thing and nothing else."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from deeplrhe_utils.acquisition.tcga_tables import call_status, read_calls, read_deeppath_labels
+from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
+from deeplrhe_utils.evaluation import controls, covariates
+from deeplrhe_utils.evaluation.splits import patient_folds
+from deeplrhe_utils.learning.store import ShuffledStore, TileStore, write_tiles
+from deeplrhe_utils.reporting import control_figures
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    """120 patients of six sites; gene A follows the site, B is independent of everything, C goes with B."""
+    random = np.random.default_rng(0)
+    site = np.array([f"S{i % 6}" for i in range(120)])
+    patients = [f"P{i:03d}" for i in range(120)]
+    a = random.random(120) < np.where(site < "S3", 0.8, 0.15)
+    b = random.random(120) < 0.4
+    c = b ^ (random.random(120) < 0.1)
+    rows = [{"patient_id": p, "gene": g, "status": int(v[i])} for i, p in enumerate(patients)
+            for g, v in (("A", a), ("B", b), ("C", c))]  # fmt: skip
+    labels = pd.DataFrame(rows).astype({"status": "Int64"})
+    return labels, pd.Series(site, patients), patient_folds(labels, 2, seed=1)
+
+
+def _auc(scores, labels, gene):
+    joined = scores.merge(labels.dropna(), on=["patient_id", "gene"]).query("gene == @gene")
+    return roc_auc_score(joined["status"].astype(int), joined["score"])
+
+
+def test_labels_stay_in_their_site_and_lose_their_patient(cohort):
+    labels, sites, _ = cohort
+    moved = controls.exchange_within(labels, sites, seed=3)
+    wide, was = (f.pivot(index="patient_id", columns="gene", values="status") for f in (moved, labels))
+    assert wide.index.equals(was.index) and not wide.equals(was)
+    of = sites.reindex(wide.index)
+    for site in sites.unique():
+        rows = [sorted(map(tuple, f[of == site].to_numpy(int))) for f in (wide, was)]
+        assert rows[0] == rows[1], "a site keeps its patients' labels, companions included"
+    assert moved.equals(controls.exchange_within(labels, sites, seed=3))
+    with pytest.raises(LabelError, match=r"no site.*Got: P000"):
+        controls.exchange_within(labels, sites.drop("P000"), seed=3)
+
+
+def test_the_site_alone_ranks_what_follows_the_site_only(cohort):
+    labels, sites, splits = cohort
+    scores = controls.site_scores(labels, sites, splits)
+    assert scores["score"].between(0, 1).all() and len(scores) == len(labels)
+    assert _auc(scores, labels, "A") > 0.75 and abs(_auc(scores, labels, "B") - 0.5) < 0.12
+    train = splits.query("fold == 0 and role == 'train'")["unit_id"]
+    own = labels[(labels["gene"] == "A") & labels["patient_id"].isin(train)]
+    here = own[own["patient_id"].map(sites) == "S1"]["status"].astype(float)
+    expected = (here.sum() + own["status"].astype(float).mean()) / (len(here) + 1)
+    test = splits.query("fold == 0 and role == 'test'")["unit_id"]
+    mine = scores[(scores["gene"] == "A") & scores["patient_id"].isin(test) & (scores["patient_id"].map(sites) == "S1")]
+    np.testing.assert_allclose(mine["score"], expected)
+
+
+def test_an_unknown_site_gets_the_share_of_all(cohort):
+    labels, sites, splits = cohort
+    scores = controls.site_scores(labels, sites.where(sites != "S0"), splits)
+    assert scores["score"].notna().all()
+
+
+def test_a_regression_on_colours_finds_a_planted_colour(cohort):
+    labels, _, splits = cohort
+    random = np.random.default_rng(1)
+    patients = np.repeat(labels["patient_id"].unique(), 3)
+    b = labels[labels["gene"] == "B"].set_index("patient_id")["status"].reindex(patients).to_numpy(float)
+    names = [f"{p}_{i}" for i, p in enumerate(patients)]
+    tiles = pd.DataFrame({"tile_id": names, "slide_id": patients, "patient_id": patients})
+    colours = np.c_[random.normal(size=len(b)) + 1.5 * b, random.normal(size=len(b))]
+    scores = controls.linear_scores(colours, tiles, labels, splits)
+    assert len(scores) == len(tiles) * 3
+    mean = scores.groupby(["patient_id", "gene"], as_index=False)["score"].mean()
+    assert _auc(mean, labels, "B") > 0.9 and abs(_auc(mean, labels, "A") - 0.5) < 0.15
+
+
+def test_one_class_in_training_gives_null_scores(cohort):
+    labels, _, splits = cohort
+    labels = labels.assign(status=labels["status"].mask(labels["gene"] == "A", 0))
+    patients = labels["patient_id"].unique()
+    tiles = pd.DataFrame({"tile_id": patients, "slide_id": patients, "patient_id": patients})
+    scores = controls.linear_scores(np.ones((120, 1)), tiles, labels, splits)
+    assert scores.groupby("gene")["score"].apply(lambda s: s.isna().all()).to_dict() == {
+        "A": True,
+        "B": False,
+        "C": False,
+    }
+
+
+def test_tiles_tell_the_site_only_where_they_differ(cohort):
+    _, sites, _ = cohort
+    random = np.random.default_rng(2)
+    shift = sites.str[1].astype(int).to_numpy()
+    noise = random.normal(size=(120, 2))
+    told = controls.site_from_features(noise + shift[:, None], list(sites.index), sites, seed=0)
+    blind = controls.site_from_features(noise, list(sites.index), sites, seed=0)
+    assert told["accuracy"] > 0.5 and told["p"] < 1e-6 and told["chance"] == pytest.approx(1 / 6)
+    assert blind["ci_low"] < blind["chance"] < blind["ci_high"] and blind["p"] > 0.01
+    few = controls.site_from_features(noise, list(sites.index), sites, least=50)
+    assert np.isnan(few["accuracy"]) and few["patients_left_out"] == 120
+
+
+def test_uneven_sites_are_found_and_the_p_is_that_of_a_permutation(cohort):
+    labels, sites, _ = cohort
+    table = controls.mutation_by_site(labels, sites, draws=999).set_index("gene")
+    assert table.loc["A", "p_holm"] < 0.01 and table.loc["B", "p"] > 0.05
+    own = labels[labels["gene"] == "B"]
+    counts = pd.crosstab(own["status"].astype(int), own["patient_id"].map(sites).to_numpy())
+    chi2 = stats.chi2_contingency(counts, correction=False)
+    assert table.loc["B", "cramers_v"] == pytest.approx(np.sqrt(chi2.statistic / 120))
+    assert table.loc["B", "p"] == pytest.approx(chi2.pvalue, abs=0.06)
+    lost = controls.mutation_by_site(labels, sites.drop("P000"), draws=99).set_index("gene")
+    assert (lost["left_out"] == 1).all()
+
+
+def test_inside_a_site_the_site_tells_nothing(cohort):
+    labels, sites, splits = cohort
+    scores = controls.site_scores(labels, sites, splits).merge(labels, on=["patient_id", "gene"])
+    frame = scores[(scores["gene"] == "A") & (scores["fold"] == 0)].rename(columns={"status": "label"})
+    frame = frame.assign(site=frame["patient_id"].map(sites), label=frame["label"].astype(int))
+    found = controls.within_auc(frame, "site", resamples=200)
+    assert found["auc"] == 0.5 and 0 < found["share"] < 1
+    brute, pairs = 0.0, 0
+    random = np.random.default_rng(0)
+    frame["score"] = np.round(random.random(len(frame)), 1)
+    for _, part in frame.groupby("site"):
+        for p in part.loc[part["label"] == 1, "score"]:
+            for n in part.loc[part["label"] == 0, "score"]:
+                brute, pairs = brute + (1.0 if p > n else 0.5 if p == n else 0.0), pairs + 1
+    found = controls.within_auc(frame, "site", resamples=200)
+    assert found["auc"] == pytest.approx(brute / pairs) and found["pairs"] == pairs
+    alone = frame.assign(site=frame["patient_id"])
+    assert np.isnan(controls.within_auc(alone, "site", resamples=50)["auc"])
+
+
+def test_a_companion_that_explains_everything_is_exposed(cohort):
+    labels, _, _ = cohort
+    random = np.random.default_rng(4)
+    b = labels[labels["gene"] == "B"].set_index("patient_id")["status"].astype(int)
+    score = b + random.normal(size=len(b))  # the score reads B alone
+    rows = labels.rename(columns={"status": "label"}).assign(score=labels["patient_id"].map(score))
+    rows["label"] = rows["label"].astype(int)
+    assert _auc(rows.drop(columns="label"), labels, "C") > 0.65, "C looks predictable"
+    found = controls.stratified_by_gene(rows, labels, least=3).set_index(["gene", "given", "given_status"])
+    for status in (0, 1):
+        row = found.loc[("C", "B", status)]
+        assert row["ci_low"] < 0.5 < row["ci_high"]
+    kept = found.loc[("B", "A", 0)]
+    assert kept["ci_low"] > 0.5, "B itself survives"
+
+
+def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
+    labels, _, _ = cohort
+    table = controls.co_mutation(labels).set_index(["first", "second"])
+    assert table.loc[("B", "C"), "p_holm"] < 1e-6 and table.loc[("A", "B"), "p_holm"] > 0.05
+    assert table[["both", "first_only", "second_only", "neither"]].sum(axis=1).eq(120).all()
+    real = read_calls(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
+                      ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"])  # fmt: skip
+    pairs = controls.co_mutation(real).set_index(["first", "second"])
+    assert pairs.loc[("EGFR", "KRAS"), "odds_ratio"] < 0.1, "EGFR and KRAS exclude each other"
+    assert pairs.loc[("STK11", "KRAS"), "odds_ratio"] > 2 and pairs.loc[("TP53", "STK11"), "odds_ratio"] < 0.6
+    with pytest.raises(CohortError, match="two genes"):
+        controls.co_mutation(labels[labels["gene"] == "A"])
+
+
+def test_real_calls_are_read_as_written(shared_data, tmp_path):
+    path = shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv"
+    calls = read_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"])
+    lines = [line.split("\t") for line in path.read_text().splitlines()]
+    column = lines[0].index("TP53")
+    raw = [line[column] for line in lines[1:] if line[0].startswith("luad")]
+    assert len(calls) == 566 == len(raw)
+    assert calls["status"].isna().sum() == raw.count("NS")
+    silent = sum(all(c.endswith("=") for c in text.split()) for text in raw)
+    assert (calls["status"] == 0).sum() == raw.count("WT") + silent
+    deeppath = read_deeppath_labels(shared_data / "tables" / "labels_r3.txt")
+    assert deeppath["patient_id"].nunique() == 494 and deeppath["gene"].nunique() == 10
+    assert deeppath.query("gene == 'TP53'")["status"].sum() == 280
+    assert call_status("") == 0 and call_status("NS") is None
+    bad = tmp_path / "bad.txt"
+    bad.write_text("TCGA-05-4244-0\tTP53\rnonsense\r")
+    with pytest.raises(LabelError, match="line 2"):
+        read_deeppath_labels(bad)
+    bad.write_text("STUDY_ID\tSAMPLE_ID\tTP53\nx\tcase 7\tWT\n")
+    with pytest.raises(LabelError, match="no TCGA barcode"):
+        read_calls(bad)
+    with pytest.raises(LabelError, match=r"lacks columns.*EGFR"):
+        read_calls(bad, ["EGFR"])
+
+
+def test_covariates_that_explain_a_score_are_exposed(tmp_path):
+    random = np.random.default_rng(0)
+    purity = random.random(200)
+    label = (random.random(200) < purity).astype(int)
+    names = [f"P{i:03d}" for i in range(200)]
+    scored = pd.DataFrame({"patient_id": names, "gene": "A", "label": label, "score": purity})
+    file = tmp_path / "covariates.csv"
+    pd.DataFrame({"patient_id": names[:190], "purity": purity[:190]}).to_csv(file, index=False)
+    row = covariates.covariate_table(scored, covariates.read_covariates(file), resamples=200).iloc[0]
+    assert row["patients"] == 190 and row["missing"] == 10
+    assert row["auc_of_covariate"] == row["auc_all"] and row["correlation"] == pytest.approx(1)
+    assert row["auc_within_thirds"] < row["auc_all"] - 0.1
+    assert covariates.covariate_table(scored, None).empty
+    file.write_text("patient_id,purity\na,0.5\na,0.6\n")
+    with pytest.raises(InputError, match="repeats the patient a"):
+        covariates.read_covariates(file)
+    file.write_text("patient_id,purity\na,high\n")
+    with pytest.raises(InputError, match=r"row 2, column purity.*Got: high"):
+        covariates.read_covariates(file)
+
+
+def test_shuffled_pixels_keep_colours_and_nothing_else(tmp_path):
+    random = np.random.default_rng(0)
+    tiles = random.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    tiles[:, :4] //= 4
+    write_tiles(tmp_path, "s", tiles)
+    store = TileStore(tmp_path, pd.DataFrame({"slide_id": "s", "tile_id": list("abc")}))
+    mixed = ShuffledStore(store, seed=1)
+    np.testing.assert_allclose(mixed.colours(), store.colours())
+    assert len(mixed) == 3 and mixed.side_px == 8 and mixed.fingerprint() != store.fingerprint()
+    both = mixed.read([2, 0]), mixed.read([0, 1, 2])
+    np.testing.assert_array_equal(both[0], both[1][[2, 0]])
+    assert (np.sort(both[1].reshape(3, -1), 1) == np.sort(tiles.reshape(3, -1), 1)).all()
+    top, bottom = (both[1][:, rows].mean() for rows in (slice(0, 4), slice(4, 8)))
+    assert abs(top - bottom) < 25 < abs(tiles[:, :4].mean() - tiles[:, 4:].mean())
+    np.testing.assert_array_equal(ShuffledStore(store, seed=1).read([1]), mixed.read([1]))
+    assert (ShuffledStore(store, seed=2).read([1]) != mixed.read([1])).any()
+
+
+def test_figures_show_every_arm_and_survive_nothing():
+    rows = [{"arm": a, "gene": g, "auc": x, "ci_low": 0.4, "ci_high": 0.8, "n_pos": 4, "n_neg": 6}
+            for g in ("A", "B") for a, x in (("ours", 0.7), ("tissue", 0.6), ("glass", np.nan))]  # fmt: skip
+    figure = control_figures.arms(pd.DataFrame(rows), ["ours", "tissue", "glass"])
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ours", "tissue", "glass"]
+    assert "not estimable" in [t.get_text() for t in figure.axes[0].texts]
+    empty = pd.DataFrame(rows).assign(auc=np.nan)
+    assert "No gene" in control_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
+    table = pd.DataFrame(
+        {"gene": ["A"], "given": ["B"], "given_status": [1], "auc": [0.6], "ci_low": [0.5], "ci_high": [0.7]}
+    )
+    assert len(control_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2

@@ -1,0 +1,194 @@
+"""AUC intervals against independent oracles: scikit-learn, SciPy's bootstrap, a second DeLong, brute force."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.evaluation import auc, resampling, units
+
+
+def _frame(patients=30, tiles=5, effect=0.8, seed=0, step=0.25):
+    """Tiles of patients whose scores are correlated within the patient and full of ties."""
+    random = np.random.default_rng(seed)
+    label = (np.arange(patients) % 3 == 0).astype(int)
+    base = effect * label + random.normal(size=patients)
+    rows = random.integers(1, 2 * tiles, patients)
+    code = np.repeat(np.arange(patients), rows)
+    score = np.round((base[code] + random.normal(size=len(code))) / step) * step
+    return pd.DataFrame({"patient_id": [f"P{i:03d}" for i in code], "label": label[code], "score": score})
+
+
+def _marker(shared_data, name):
+    data = pd.read_csv(shared_data / "statistics" / "pROC_aSAH.csv")
+    return (data["outcome"] == "Poor").to_numpy(np.int64), data[name].to_numpy(float)
+
+
+@pytest.mark.parametrize(("first", "second"), [("wfns", "ndka"), ("s100b", "ndka"), ("wfns", "s100b")])
+def test_a_paired_difference_agrees_with_a_second_implementation(shared_data, first, second):
+    other = pytest.importorskip("MLstatkit", reason="the second implementation is a development extra")
+    label, a = _marker(shared_data, first)
+    _, b = _marker(shared_data, second)
+    difference, low, high, p = auc.delong_difference(label, a, b)
+    found = other.Delong_test(label, a, b, return_auc=True)
+    assert p == pytest.approx(found[1], abs=1e-9)
+    assert difference == pytest.approx(roc_auc_score(label, a) - roc_auc_score(label, b), abs=1e-12)
+    assert low < difference < high and (p < 0.05) == (low > 0 or high < 0)
+
+
+def test_scores_that_rank_alike_do_not_differ():
+    label, score = np.array([0, 1, 0, 1, 1, 0]), np.array([0.1, 0.4, 0.3, 0.9, 0.2, 0.5])
+    assert auc.delong_difference(label, score, 10 * score - 3) == (0, 0, 0, 1)
+    with pytest.raises(CohortError, match="two units of each class"):
+        auc.delong_difference(label[:3], score[:3], score[:3])
+
+
+def test_many_data_sets_at_once_equal_one_by_one():
+    random = np.random.default_rng(3)
+    positive, negative = np.round(random.normal(0.7, 1, (20, 9)), 1), np.round(random.normal(0, 1, (20, 14)), 1)
+    positive[0], negative[0] = 5, 0
+    many = np.array(auc.delong_many(positive, negative))
+    label = np.r_[np.ones(9, np.int64), np.zeros(14, np.int64)]
+    one = [auc.delong(label, np.r_[p, n]) for p, n in zip(positive, negative, strict=True)]
+    np.testing.assert_allclose(many.T, one, atol=1e-12)
+
+
+def test_hanley_and_mcneil_is_the_spread_of_exponential_scores():
+    random = np.random.default_rng(1)
+    positive, negative = random.exponential(3, (20_000, 12)), random.exponential(1, (20_000, 25))
+    found = auc.components(positive, negative)[0].mean(-1)  # AUC 3 / (3 + 1)
+    assert found.mean() == pytest.approx(0.75, abs=0.002)
+    assert auc.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile(seed):
+    frame = _frame(12, 4, seed=seed)
+    code, _ = frame["patient_id"].factorize(sort=True)
+    score = frame["score"].to_numpy()
+    wins = resampling.count_pairs(score, code, code, (12, 12))
+    brute = np.zeros((12, 12))
+    for i, j in itertools.product(range(len(score)), repeat=2):
+        brute[code[i], code[j]] += 1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0
+    np.testing.assert_array_equal(wins, brute)
+
+
+def test_pair_counts_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
+    frame = _frame(20, 6)
+    code, _ = frame["patient_id"].factorize(sort=True)
+    whole = resampling.count_pairs(frame["score"].to_numpy(), code, code, (20, 20))
+    monkeypatch.setattr(resampling, "_CELLS", 40)
+    np.testing.assert_array_equal(resampling.count_pairs(frame["score"].to_numpy(), code, code, (20, 20)), whole)
+
+
+def test_every_resample_is_the_auc_of_the_redrawn_table():
+    """The draws, written out as a table with repeated rows, and given to scikit-learn."""
+    frame = _frame()
+    fast = resampling.bootstrap_aucs(frame, resamples=25, seed=4)
+    weight = resampling.row_weights(frame, 25, 4)
+    slow = [roc_auc_score(frame["label"], frame["score"], sample_weight=w) for w in weight]
+    np.testing.assert_allclose(fast, slow, atol=1e-12)
+    patients = frame.assign(w=weight[0]).drop_duplicates("patient_id")
+    assert (patients.groupby("label")["w"].sum() == patients.groupby("label").size()).all(), "strata keep their size"
+    assert frame.assign(w=weight[0]).groupby("patient_id")["w"].nunique().eq(1).all(), "a patient comes as a whole"
+
+
+def test_sorting_and_pairs_give_the_same_intervals(monkeypatch):
+    frame = _frame(24, 1)
+    by_pairs = resampling.bootstrap(frame, resamples=200, seed=1)
+    monkeypatch.setattr(resampling._Patients, "few", property(lambda self: False))
+    by_sorting = resampling.bootstrap(frame, resamples=200, seed=1)
+    for name, ends in by_pairs.items():
+        np.testing.assert_allclose(by_sorting[name], ends, atol=1e-12)
+
+
+def test_intervals_agree_with_scipys_bootstrap():
+    """Two independent samples, BCa and percentile; both sides with Monte Carlo error."""
+    random = np.random.default_rng(5)
+    positive, negative = random.normal(1.2, 1, 30), random.normal(0, 1, 45)
+    names = [f"P{i}" for i in range(75)]
+    frame = pd.DataFrame({"patient_id": names, "label": [1] * 30 + [0] * 45, "score": np.r_[positive, negative]})
+    ours = resampling.bootstrap(frame, resamples=20_000, seed=2)
+
+    def statistic(a, b, axis):
+        return (a[..., :, None] > b[..., None, :]).mean((-1, -2))
+
+    for name, method in ((resampling.PERCENTILE, "percentile"), (resampling.BCA, "BCa")):
+        theirs = stats.bootstrap((positive, negative), statistic, n_resamples=20_000, method=method, batch=500,
+                                 rng=np.random.default_rng(9)).confidence_interval  # fmt: skip
+        np.testing.assert_allclose(ours[name], theirs, atol=0.004)
+    assert abs(ours[resampling.BCA][0] - ours[resampling.PERCENTILE][0]) > 0.004, "BCa must correct something here"
+
+
+def test_at_a_perfect_auc_the_bootstrap_says_what_it_can():
+    frame = pd.DataFrame({"patient_id": list("abcd"), "label": [0, 0, 1, 1], "score": [0.1, 0.2, 0.8, 0.9]})
+    assert set(resampling.bootstrap(frame, resamples=100).values()) == {(1.0, 1.0)}
+
+
+def test_permutation_p_equals_the_exact_test_and_respects_strata():
+    random = np.random.default_rng(0)
+    label = np.r_[np.ones(5, int), np.zeros(6, int)]
+    score = np.r_[random.normal(1.5, 1, 5), random.normal(0, 1, 6)]
+    frame = pd.DataFrame({"patient_id": [f"P{i:02d}" for i in range(11)], "label": label, "score": score})
+    exact = stats.mannwhitneyu(score[label == 1], score[label == 0], method="exact").pvalue
+    assert resampling.permutation_p(frame, draws=20_000, seed=1) == pytest.approx(exact, abs=0.01)
+    # the site alone ranks: one site is all positive and high, so only labels within a site may be exchanged
+    site = np.repeat(["A", "B"], 20)
+    label = np.r_[[1] * 16 + [0] * 4, [1] * 4 + [0] * 16]
+    score = np.where(site == "A", 1.0, 0.0) + 0.01 * random.random(40)
+    frame = pd.DataFrame({"patient_id": [f"P{i:02d}" for i in range(40)], "label": label, "score": score, "site": site})
+    assert resampling.permutation_p(frame, draws=2000) < 0.01
+    assert resampling.permutation_p(frame, draws=2000, within="site") > 0.05
+
+
+def test_permutation_p_is_uniform_when_nothing_is_there():
+    p = [resampling.permutation_p(_frame(20, 3, effect=0, seed=s), draws=199, seed=s) for s in range(150)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_what_cannot_be_resampled_is_named():
+    frame = pd.DataFrame({"patient_id": ["a", "a", "b"], "label": [0, 1, 1], "score": [0.1, 0.2, 0.3]})
+    with pytest.raises(CohortError, match=r"both labels.*Got: a"):
+        resampling.bootstrap_aucs(frame)
+    with pytest.raises(CohortError, match=r"both classes.*2 positive, 0 negative"):
+        resampling.bootstrap_aucs(frame[frame["label"] == 1])
+    torn = pd.DataFrame({"patient_id": ["a", "a", "b"], "label": [0, 0, 1], "score": [0, 1, 2], "site": [1, 2, 1]})
+    with pytest.raises(CohortError, match="two strata of site"):
+        resampling.permutation_p(torn, within="site")
+
+
+def test_false_discovery_rate_of_known_values():
+    np.testing.assert_allclose(auc.false_discovery(np.array([0.01, 0.02, 0.03, 0.5])), [0.04, 0.04, 0.04, 0.5])
+    assert auc.false_discovery(np.array([])).size == 0
+
+
+def _tiles():
+    return pd.DataFrame(
+        {"tile_id": ["t1", "t2", "t3", "t4"], "slide_id": ["s1", "s1", "s2", "s3"], "patient_id": ["a", "a", "a", "b"],
+         "gene": "G", "fold": 0, "score": [0.2, 0.9, 0.6, 0.4]}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("mean", [1.7 / 3, 0.4]), ("positive share", [2 / 3, 0.0]), ("top", [0.75, 0.4]), ("attention", [0.55, 0.4])],
+)
+def test_rules_by_hand(rule, expected):
+    weights = pd.DataFrame({"tile_id": ["t1", "t2", "t4"], "gene": "G", "weight": [0.5, 0.5, 1.0]})
+    found = units.aggregate(_tiles(), "patient", rule, k=2, attention=weights)
+    np.testing.assert_allclose(found.sort_values("patient_id")["score"], expected)
+
+
+def test_rules_refuse_what_they_cannot_do():
+    with pytest.raises(ParameterError, match="Unknown rule"):
+        units.aggregate(_tiles(), rule="median")
+    with pytest.raises(ParameterError, match="cut outside"):
+        units.aggregate(_tiles(), rule="positive share", cut=2)
+    with pytest.raises(ParameterError, match="need a number"):
+        units.aggregate(_tiles(), rule="top", k=0)
+    with pytest.raises(ParameterError, match="needs weights"):
+        units.aggregate(_tiles(), rule="attention")
