@@ -10,7 +10,7 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.evaluation.auc import DELONG, components, delong_many
+from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, components, delong_many, newcombe_interval
 from deeplrhe_utils.evaluation.power import binormal, expected_counts
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
 
@@ -24,7 +24,6 @@ Ends = tuple[Floats, Floats]
 
 HANLEY: Final = "Hanley and McNeil, normal"
 HANLEY_LOGIT: Final = "Hanley and McNeil, logit scale"
-NEWCOMBE: Final = "Newcombe, method 5"
 NAIVE: Final = "DeLong over tiles, as if independent"
 CLUSTERED: Final = "DeLong over tiles, clustered by patient"
 PROMISE: Final = (0.93, 0.97)
@@ -57,41 +56,6 @@ def _hanley_variance(auc: Floats, n_pos: int, n_neg: int) -> Floats:
     first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
     total = auc * (1 - auc) + (n_pos - 1) * first + (n_neg - 1) * second
     return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
-
-
-def newcombe_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
-    """The true AUCs that lie within z standard errors *of their own* from the estimate.
-
-    Parameters
-    ----------
-    auc : (b,)
-        Estimates in [0, 1].
-    n_pos, n_neg : int
-    level : float
-
-    Returns
-    -------
-    low, high : (b,) each
-        In [0, 1]. The standard error is Hanley & McNeil's with both class sizes in its last two terms replaced by
-        their mean. Source: Newcombe 2006, method 5; solved by bisection.
-    """
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    low = _bisect(auc, np.zeros_like(auc), n_pos, n_neg, z)
-    high = _bisect(auc, np.ones_like(auc), n_pos, n_neg, z)
-    return low, high
-
-
-def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int, z: float) -> Floats:
-    """The value between `auc` and `end` that is z of its own standard errors away from `auc`."""
-    near, far = auc.copy(), end
-    mean = (n_pos + n_neg) / 2 - 1
-    for _ in range(50):
-        middle = (near + far) / 2
-        spread = 1 + mean * ((1 - middle) / (2 - middle) + middle / (1 + middle))
-        error = np.sqrt(middle * (1 - middle) * spread / (n_pos * n_neg))
-        beyond = np.abs(middle - auc) > z * error
-        near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
-    return np.asarray((near + far) / 2)
 
 
 def clustered_interval(positive: Floats, negative: Floats, tiles: int, level: float = 0.95) -> Ends:

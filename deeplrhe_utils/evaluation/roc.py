@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.schemas import METRICS
-from deeplrhe_utils.evaluation.auc import DELONG, delong, false_discovery, holm
+from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
 from deeplrhe_utils.evaluation.resampling import bootstrap, bootstrap_aucs, permutation_p, row_weights
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, with_labels
 
@@ -85,9 +85,9 @@ def gene_metrics(
     -------
     DataFrame
         Table METRICS. Scores of several folds are aligned first
-        (:func:`~deeplrhe_utils.evaluation.units.align_folds`). Patient rows carry the DeLong interval and both
-        bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent. p
-        (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and
+        (:func:`~deeplrhe_utils.evaluation.units.align_folds`). Patient rows carry DeLong's and Newcombe's interval and
+        both bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent.
+        p (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and
         Hochberg adjust the first over the estimable genes.
 
     Raises
@@ -139,6 +139,10 @@ def _rows(
         exchanged = permutation_p(one, draws=resamples, seed=seed, within="fold")
         rows.insert(0, {**estimated, "ci_low": low, "ci_high": high, "ci_method": DELONG, "p": p,
                         "p_permutation": exchanged})  # fmt: skip
+        n_pos = int((label == 1).sum())
+        newcombe = newcombe_interval(np.array([roc_auc_score(label, score)]), n_pos, len(label) - n_pos)
+        rows.insert(1, {**estimated, "ci_low": float(newcombe[0][0]), "ci_high": float(newcombe[1][0]),
+                        "ci_method": NEWCOMBE})  # fmt: skip
     return rows
 
 

@@ -7,7 +7,7 @@ from scipy import stats
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation import coverage as cv
-from deeplrhe_utils.evaluation.auc import DELONG, delong, hanley_mcneil
+from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, hanley_mcneil, newcombe_interval
 from deeplrhe_utils.evaluation.power import binormal
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
 
@@ -28,14 +28,14 @@ def test_hanley_interval_is_the_formula():
 def test_newcombe_ends_solve_their_equation_and_hold_at_the_edges():
     """(estimate − θ)² = z² V(θ), V as printed by Newcombe 2006; symmetric under AUC → 1 − AUC."""
     auc = np.array([0.2, 0.5, 0.8, 0.95])
-    low, high = cv.newcombe_interval(auc, 9, 60)
+    low, high = newcombe_interval(auc, 9, 60)
     star, z = (9 + 60) / 2 - 1, stats.norm.ppf(0.975)
     for theta in (low, high):
         variance = theta * (1 - theta) * (1 + star * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (9 * 60)
         np.testing.assert_allclose((auc - theta) ** 2, z**2 * variance, rtol=1e-9)
-    mirror = cv.newcombe_interval(1 - auc, 9, 60)
+    mirror = newcombe_interval(1 - auc, 9, 60)
     np.testing.assert_allclose(low, 1 - mirror[1], atol=1e-12)
-    bottom, top = cv.newcombe_interval(np.array([0.0, 1.0]), 9, 60)
+    bottom, top = newcombe_interval(np.array([0.0, 1.0]), 9, 60)
     assert bottom[0] == pytest.approx(0, abs=1e-9) and top[1] == pytest.approx(1, abs=1e-9)
     assert 0.02 < top[0] < 0.5 and 0.5 < bottom[1] < 0.98
 
@@ -77,7 +77,7 @@ def test_newcombe_and_delong_cover_as_promised(auc, n, prevalence):
     table = cv.coverage_of_patients(auc, n, prevalence, draws=draws, seed=1).set_index("method")
     low, high = _within(draws)
     assert low <= table.loc[DELONG, "coverage"] <= high
-    assert table.loc[cv.NEWCOMBE, "coverage"] >= low
+    assert table.loc[NEWCOMBE, "coverage"] >= low
     assert table["coverage"].to_numpy() == pytest.approx(1 - table["missed_below"] - table["missed_above"])
 
 
@@ -111,8 +111,8 @@ def test_a_formula_without_scores_fails_where_the_classes_scatter_unlike():
     """Mutated patients twice as spread, 18 of 180: Newcombe's interval is too narrow, DeLong's is not."""
     table = cv.coverage_of_patients(0.8, 180, 0.1, draws=2000, seed=1, spread=2.0).set_index("method")
     least = _within(2000)[0]
-    assert table.loc[cv.NEWCOMBE, "coverage"] < least and table.loc[cv.NEWCOMBE, "verdict"] == "too narrow"
-    assert table.loc[DELONG, "coverage"] > table.loc[cv.NEWCOMBE, "coverage"] + 0.02
+    assert table.loc[NEWCOMBE, "coverage"] < least and table.loc[NEWCOMBE, "verdict"] == "too narrow"
+    assert table.loc[DELONG, "coverage"] > table.loc[NEWCOMBE, "coverage"] + 0.02
     positive, negative = binormal(0.8, 200, 200, 300, generator(1, "spread"), spread=2.0)
     assert positive.std() == pytest.approx(2, abs=0.02) and negative.std() == pytest.approx(1, abs=0.01)
     assert cv.delong_many(positive, negative)[0].mean() == pytest.approx(0.8, abs=0.006)

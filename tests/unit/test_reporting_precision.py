@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.evaluation import calibration, coverage, decision, power, readers
+from deeplrhe_utils.evaluation.auc import NEWCOMBE
 from deeplrhe_utils.reporting import precision_figures as pf
 
 
@@ -34,7 +35,7 @@ def test_null_bands_show_every_gene_and_leave_out_what_is_null(tmp_path):
 def test_coverage_has_a_panel_per_total_and_a_line_per_named_method(tmp_path):
     cells = [(0.7, 40, 0.2), (0.8, 40, 0.5), (0.7, 80, 0.2)]
     table = coverage.grid(cells, lambda *cell: coverage.coverage_of_patients(*cell, draws=20))
-    figure = pf.coverage(table, {coverage.NEWCOMBE: "N", coverage.HANLEY: "H"}, coverage.PROMISE)
+    figure = pf.coverage(table, {NEWCOMBE: "N", coverage.HANLEY: "H"}, coverage.PROMISE)
     assert [a.get_title() for a in figure.axes] == ["40 patients", "80 patients"]
     assert [t.get_text() for t in figure.legends[0].texts] == ["N", "H"] and _written(figure, tmp_path)
 

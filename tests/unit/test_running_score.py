@@ -56,7 +56,7 @@ def test_files_units_and_methods(csv, tmp_path):
     assert main(["score", str(csv(table)), "--out", str(out), "--unit", "all", "--resamples", "200"]) == 0
     found = pd.read_csv(out / "auc.csv")
     assert list(found) == COLUMNS
-    assert found.groupby("unit")["ci_method"].nunique().to_dict() == {"patient": 3, "slide": 2, "tile": 2}
+    assert found.groupby("unit")["ci_method"].nunique().to_dict() == {"patient": 4, "slide": 2, "tile": 2}
     mean = table.groupby("patient_id")[["label", "score"]].mean()
     first = found[found["unit"] == "patient"].iloc[0]
     assert first["auc"] == pytest.approx(roc_auc_score(mean["label"].astype(int), mean["score"]))
