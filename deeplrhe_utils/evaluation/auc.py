@@ -51,8 +51,7 @@ def delong(label: NDArray[np.int64], score: Floats, level: float = 0.95) -> tupl
     Returns
     -------
     auc, low, high
-        At an AUC of exactly 0 or 1 the variance estimate is 0; the interval then ends at 0.025^(1/k) (or one
-        minus it), k the size of the smaller class: a convention of ours, because zero width would be absurd.
+        At an AUC of exactly 0 or 1 the variance estimate is 0; the interval then ends as :func:`bound` says.
 
     Raises
     ------
@@ -77,10 +76,19 @@ def delong_many(positive: Floats, negative: Floats, level: float = 0.95) -> tupl
     error = np.sqrt(v10.var(-1, ddof=1) / m + v01.var(-1, ddof=1) / n)
     half = stats.norm.ppf(0.5 + level / 2) * error / (safe * (1 - safe))
     logit = np.log(safe / (1 - safe))
-    bound = ((1 - level) / 2) ** (1 / min(m, n))
-    low = np.where(inside, _expit(logit - half), np.where(auc == 1, bound, 0.0))
-    high = np.where(inside, _expit(logit + half), np.where(auc == 0, 1 - bound, 1.0))
+    least = bound(1.0, min(m, n), level)[0]
+    low = np.where(inside, _expit(logit - half), np.where(auc == 1, least, 0.0))
+    high = np.where(inside, _expit(logit + half), np.where(auc == 0, 1 - least, 1.0))
     return auc, low, high
+
+
+def bound(auc: float, fewest: int, level: float = 0.95) -> tuple[float, float]:
+    """Interval for an AUC of exactly 0 or 1: it ends at 0.025^(1/k), or one minus it, k units in the smaller class.
+
+    A convention of ours (the exact binomial bound of k successes in k), because zero width would be absurd.
+    """
+    least = float(((1 - level) / 2) ** (1 / fewest))
+    return (least, 1.0) if auc == 1.0 else (0.0, 1.0 - least)
 
 
 def delong_difference(
@@ -97,7 +105,8 @@ def delong_difference(
     -------
     difference, low, high, p
         Interval and p: DeLong's covariance of two correlated AUCs, normal approximation. Two scores that rank
-        alike give (0, 0, 0, 1).
+        alike give (0, 0, 0, 1); where both separate perfectly, one the wrong way, the variance estimate is 0 and
+        interval and p are NaN.
 
     Raises
     ------
@@ -114,7 +123,9 @@ def delong_difference(
     difference = float(gain10.mean())
     error = float(np.sqrt(gain10.var(ddof=1) / m + gain01.var(ddof=1) / n))
     half = stats.norm.ppf(0.5 + level / 2) * error
-    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else float(difference == 0)
+    if error == 0 and difference != 0:
+        return difference, np.nan, np.nan, np.nan
+    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else 1.0
     return difference, difference - half, difference + half, float(p)
 
 

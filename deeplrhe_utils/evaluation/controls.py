@@ -237,32 +237,34 @@ def within_auc(frame: pd.DataFrame, strata: str, *, resamples: int = 2000, seed:
     Parameters
     ----------
     frame : DataFrame
-        patient_id, label, score and the column `strata`, one row per patient.
+        patient_id, label, score and the column `strata`, one row per patient; a null stratum pairs with nobody.
     resamples, seed : int
 
     Returns
     -------
     dict
-        auc, ci_low, ci_high (percentile, 95 %, patients redrawn within each class), pairs (how many were compared)
-        and share (of all pairs). NaN where no stratum has both classes.
+        auc, ci_low, ci_high (percentile, 95 %, patients redrawn within each class), pairs (how many were compared),
+        share (of all pairs) and unknown (patients without a stratum). NaN where no stratum has both classes.
     """
     label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
     weight = np.vstack([np.ones(len(frame)), row_weights(frame, resamples, seed)])
     won, pairs = np.zeros(len(weight)), np.zeros(len(weight))
-    for code in np.unique(stratum := frame[strata].astype("string").fillna("").factorize(sort=True)[0]):
+    stratum = frame[strata].astype("string").factorize(sort=True)[0]
+    for code in np.unique(stratum[stratum >= 0]):
         own = stratum == code
         if len(np.unique(label[own])) < 2:
             continue
         both = weight[:, own] @ (label[own] == 1), weight[:, own] @ (label[own] == 0)
         won += np.nan_to_num(weighted_auc(label[own], score[own], weight[:, own])) * both[0] * both[1]
         pairs += both[0] * both[1]
+    unknown = float((stratum < 0).sum())
     if not pairs[0]:
-        return {"auc": np.nan, "ci_low": np.nan, "ci_high": np.nan, "pairs": 0.0, "share": 0.0}
+        return {"auc": np.nan, "ci_low": np.nan, "ci_high": np.nan, "pairs": 0.0, "share": 0.0, "unknown": unknown}
     auc = won[pairs > 0] / pairs[pairs > 0]
     low, high = np.quantile(auc[1:], [0.025, 0.975])
     whole = float(label.sum() * (1 - label).sum())
     return {"auc": float(auc[0]), "ci_low": float(low), "ci_high": float(high), "pairs": float(pairs[0]),
-            "share": float(pairs[0]) / whole}  # fmt: skip
+            "share": float(pairs[0]) / whole, "unknown": unknown}  # fmt: skip
 
 
 def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int = 5) -> pd.DataFrame:

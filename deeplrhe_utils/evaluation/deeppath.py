@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from deeplrhe_utils.acquisition.labels import BARCODE
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.evaluation.score_file import Scores
@@ -35,9 +36,10 @@ def is_stats(path: Path) -> bool:
     """Whether the first line of a file looks like a line of ``out_filename_Stats.txt``."""
     try:
         with Path(path).open(encoding="utf-8", errors="replace") as stream:
-            return "[" in stream.readline(10_000)
+            first = stream.readline(10_000)
     except OSError:
         return False
+    return bool(_BRACKETS.search(first)) and _SUFFIX.search(first.split()[0]) is not None
 
 
 def read_classes(path: Path) -> list[str]:
@@ -52,7 +54,7 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
-def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int = _PATIENT_CHARACTERS) -> Scores:
+def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int | None = None) -> Scores:
     """Read ``out_filename_Stats.txt``.
 
     Parameters
@@ -60,8 +62,9 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     path : Path
     classes : sequence of str
         Names of the classes 1, 2, …; default "class 1", ….
-    patient_characters : int
-        The patient is that many characters of the slide's name (12 in TCGA barcodes); 0 makes each slide a patient.
+    patient_characters : int, optional
+        The patient is that many characters of the slide's name; 0 makes each slide a patient. By default 12 where every
+        slide has a TCGA barcode, else 0, and that is noted.
 
     Returns
     -------
@@ -73,8 +76,8 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     Raises
     ------
     InputError
-        Missing file, a line that cannot be read (its number is named), lines of different forms or lengths, fewer or
-        more classes than probabilities.
+        Missing file, a line that cannot be read or holds no probabilities (its number is named), lines of different
+        forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
     """
     import pandas as pd
 
@@ -85,15 +88,16 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     if not lines:
         raise InputError(f"{path} is empty", expected="DeepPATH's out_filename_Stats.txt")
     parsed = [_line(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1)]
+    forms = {"labels:" in line for line in lines}
     widths = {len(score) for _, _, score, _ in parsed} | {len(truth) for _, _, _, truth in parsed}
-    if len(widths) != 1:
+    if len(widths) != 1 or len(forms) != 1:
         raise InputError(f"{path} has lines of different forms or lengths", got=f"{sorted(widths)} classes")
     names = list(classes) or [f"class {k}" for k in range(1, widths.pop())]
     score, truth = np.array([p[2] for p in parsed]), np.array([p[3] for p in parsed])
     if len(names) != score.shape[1] - 1:
         raise InputError(f"{path} has {score.shape[1] - 1} classes", got=", ".join(names), fix="Name them all")
     tiles = pd.DataFrame({"tile_id": [p[0] for p in parsed], "slide_id": [p[1] for p in parsed]})
-    softmax = bool(np.isclose(score.sum(1), 1, atol=1e-3).all()) and "labels:" in lines[0]
+    softmax = forms.pop()
     again = tiles["tile_id"].duplicated().to_numpy()
     empty = (score[:, 0] >= BACKGROUND) & softmax & ~again
     keep = ~(again | empty)
@@ -102,10 +106,11 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     ledger = [("used", int(keep.sum()), ""), ("repeats another tile", int(again.sum()), ""),
               (f"background of {BACKGROUND:g} or more", int(empty.sum()), "")]  # fmt: skip
     ledger = [row for row in ledger if row[1] or row[0] == "used"]
-    frame, notes = _patients(tiles[keep], truth[keep], patient_characters)
+    frame, notes = _patients(tiles[keep], truth[keep], patient_characters, softmax)
     predictions, labels = _long(frame, score[keep][:, 1:], truth[keep][:, 1:], names)
-    if labels.duplicated(["patient_id", "gene"]).any():
-        raise InputError(f"{path}: tiles of one patient have different labels in sigmoid form")
+    if (twice := labels.duplicated(["patient_id", "gene"])).any():
+        torn = labels.loc[twice, "patient_id"].iloc[0]
+        raise InputError(f"{path}: tiles of one patient have different labels", got=torn, expected="one label a gene")
     table = pd.DataFrame(ledger, columns=["outcome", "rows", "examples"])
     return Scores(predictions, labels, ("patient", "slide", "tile"), table, True, tuple(notes))
 
@@ -114,9 +119,14 @@ def _line(line: str, where: str) -> tuple[str, str, list[float], list[float]]:
     """Tile, slide, scores and truth, background first."""
     name = _SUFFIX.sub("", line.split()[0])
     match = _NAME.match(name)
-    brackets = [[float(x) for x in found.split()] for found in _BRACKETS.findall(line)]
+    try:
+        brackets = [[float(x) for x in found.split()] for found in _BRACKETS.findall(line)]
+    except ValueError:
+        brackets = []
     if match is None or not 1 <= len(brackets) <= 2:
         raise InputError(f"{where} is not DeepPATH's", got=line[:80], expected="SLIDE_X_Y.dat … [probabilities] …")
+    if not all(0 <= value <= 1 for value in brackets[-1]):  # also where a value is NaN
+        raise InputError(f"{where} holds no probabilities", got=line[:80], expected="numbers from 0 to 1")
     tile = f"{match['slide']}_{match['x']}_{match['y']}"
     if len(brackets) == 2:
         return tile, match["slide"], brackets[1], brackets[0]
@@ -128,16 +138,23 @@ def _line(line: str, where: str) -> tuple[str, str, list[float], list[float]]:
     return tile, match["slide"], brackets[0], truth
 
 
-def _patients(tiles: pd.DataFrame, truth: np.ndarray, characters: int) -> tuple[pd.DataFrame, list[str]]:
+def _patients(
+    tiles: pd.DataFrame, truth: np.ndarray, characters: int | None, softmax: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    notes = []
+    if characters is None:
+        characters = _PATIENT_CHARACTERS if tiles["slide_id"].str.match(BARCODE).all() else 0
+        if not characters:
+            notes.append("Slides have no TCGA barcodes: each counts as a patient of its own.")
     patient = tiles["slide_id"].str[:characters] if characters else tiles["slide_id"]
     classes = [" ".join(map(str, np.flatnonzero(row))) for row in truth]
     frame = tiles.assign(patient_id=patient, classes=classes)
     several = frame.groupby("patient_id")["classes"].transform("nunique") > 1
-    if not several.any():
-        return frame, []
+    if not softmax or not several.any():
+        return frame, notes
     count = frame.loc[several, "patient_id"].nunique()
     frame.loc[several, "patient_id"] += ", class " + frame.loc[several, "classes"]
-    return frame, [f"{count} patients have slides of several classes and count once per class; "
+    return frame, [*notes, f"{count} patients have slides of several classes and count once per class; "
                    "their slides are not independent."]  # fmt: skip
 
 
@@ -159,7 +176,7 @@ def write_stats(predictions: pd.DataFrame, labels: pd.DataFrame, path: Path) -> 
     Parameters
     ----------
     predictions, labels : DataFrame
-        Tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``.
+        Tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``. A gene without any score is no class.
     path : Path
 
     Returns
@@ -167,7 +184,7 @@ def write_stats(predictions: pd.DataFrame, labels: pd.DataFrame, path: Path) -> 
     int
         Tiles that were left out, because the format has no sign for a label or a score that is not known.
     """
-    genes = list(predictions["gene"].drop_duplicates())
+    genes = list(predictions.loc[predictions["score"].notna(), "gene"].drop_duplicates())
     score = predictions.pivot(index=["tile_id", "patient_id"], columns="gene", values="score")[genes]
     status = labels.pivot(index="patient_id", columns="gene", values="status").reindex(columns=genes)
     truth = status.reindex(score.index.get_level_values("patient_id")).set_axis(score.index)

@@ -78,7 +78,7 @@ def reported_by_chance(reported: pd.DataFrame, precision: Mapping[str, Mapping[s
     rows = []
     for row in reported.dropna(subset=["reported_auc"]).to_dict("records"):
         own = precision.get(row["gene"])
-        if own is None:
+        if own is None or own["null_high"] is None:
             continue
         value = row["reported_auc"]
         fits = possible_auc(f"{value:g}", own["n_pos"], own["n_neg"])

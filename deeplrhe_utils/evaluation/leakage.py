@@ -19,7 +19,7 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc
 from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
-from deeplrhe_utils.evaluation.units import align_folds, with_labels
+from deeplrhe_utils.evaluation.units import place_among_negatives
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,31 +97,31 @@ def with_patients(predictions: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFram
     return predictions.assign(patient_id=own)
 
 
-def unit_scores(predictions: pd.DataFrame, unit: str) -> pd.DataFrame:
+def unit_scores(predictions: pd.DataFrame, labels: pd.DataFrame, unit: str) -> pd.DataFrame:
     """One score per tile or patient and gene, comparable between splits of any unit.
 
-    Tile scores become ranks within their fold and gene, because each fold has another network; a patient's score is
-    the mean over their tiles, of whichever folds. (Where patients are divided, averaging before ranking, as the
-    metrics table does, gives nearly the same; where tiles are divided it is impossible.) Ranks assume folds of similar
-    class mix; whole sites may not allow that, and a site's AUC is then a little too low.
+    Tile scores become places among the wild-type tiles of their fold and gene
+    (:func:`~deeplrhe_utils.evaluation.units.place_among_negatives`), because each fold has another network, and folds
+    of whole sites differ in prevalence; a patient's score is the mean over their tiles, of whichever folds. (Where
+    patients are divided, averaging before placing is possible, too; where tiles are divided it is not.)
 
     Parameters
     ----------
-    predictions : DataFrame
-        Table PREDICTIONS; null scores are left out.
+    predictions, labels : DataFrame
+        Tables PREDICTIONS and LABELS; null scores and unknown labels are left out.
     unit : {"patient", "tile"}
 
     Returns
     -------
     DataFrame
-        unit_id, patient_id, gene, score.
+        unit_id, patient_id, gene, score, label.
     """
     if unit not in ("patient", "tile"):
         raise ParameterError("Schemes are compared by patient or by tile", got=unit, expected="patient | tile")
-    ranked = align_folds(predictions.dropna(subset=["score"]))
+    placed = place_among_negatives(predictions.dropna(subset=["score"]), labels).dropna(subset=["score"])
     keys = ["patient_id"] if unit == "patient" else ["tile_id", "patient_id"]
-    mean = ranked.groupby([*keys, "gene"], as_index=False)["score"].mean()
-    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "score"]]
+    mean = placed.groupby([*keys, "gene", "label"], as_index=False)["score"].mean()
+    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "score", "label"]]
 
 
 def inflation(
@@ -168,7 +168,7 @@ def inflation(
         raise ParameterError("The arm to compare with is missing", got=base, expected=", ".join(arms))
     rows: list[dict[str, object]] = []
     for unit in units:
-        frames = {name: with_labels(unit_scores(found, unit), labels) for name, found in arms.items()}
+        frames = {name: unit_scores(found, labels, unit) for name, found in arms.items()}
         genes = {}
         for gene in labels["gene"].drop_duplicates():
             own = _common({n: f[f["gene"] == gene] for n, f in frames.items()})

@@ -15,18 +15,19 @@ from scipy import sparse, stats
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import components, weighted_auc
+from deeplrhe_utils.evaluation.auc import bound, components, weighted_auc
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import pandas as pd
 
 Floats = NDArray[np.float64]
 
-PERCENTILE: Final = "bootstrap of patients (of tissue fields in tile folders), percentile, stratified by label"
-BCA: Final = "bootstrap of patients (of tissue fields in tile folders), BCa, stratified by label"
+PERCENTILE: Final = "bootstrap of patients, percentile"
+BCA: Final = "bootstrap of patients, BCa"
 
+_BLOCK: Final = 250
 _CELLS: Final = 1 << 22
 """Cells of a work array; bounds the memory of a table of a million tiles to some tens of megabytes."""
 
@@ -131,17 +132,24 @@ class _Patients:
         tiles = np.bincount(self.code).astype(np.float64)
         return Pairs(wins, tiles[self.is_positive], tiles[~self.is_positive])
 
-    def draws(self, resamples: int, seed: int) -> tuple[Floats, Floats]:
-        """How often each positive and each negative patient is drawn, (b, p) and (b, n)."""
-        random = generator(seed, "bootstrap")
-        negative, positive = (_drawn(random, int(k.sum()), resamples) for k in (~self.is_positive, self.is_positive))
-        return positive, negative
+    def draws(self, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+        """How often each positive and each negative patient is drawn, (b, p) and (b, n), in blocks of resamples.
 
-    def weights(self, resamples: int, seed: int) -> Floats:
+        The size of a block depends on the number of patients alone; each has a generator of its own.
+        """
+        step = min(_BLOCK, max(1, _CELLS // len(self.is_positive)))
+        for number, first in enumerate(range(0, resamples, step)):
+            random = generator(seed, "bootstrap", number)
+            some = min(step, resamples - first)
+            negative, positive = (_drawn(random, int(k.sum()), some) for k in (~self.is_positive, self.is_positive))
+            yield positive, negative
+
+    def weights(self, resamples: int, seed: int) -> Iterator[Floats]:
         """The same draws, all patients in one array (b, patients)."""
-        weight = np.empty((resamples, len(self.is_positive)))
-        weight[:, self.is_positive], weight[:, ~self.is_positive] = self.draws(resamples, seed)
-        return weight
+        for positive, negative in self.draws(resamples, seed):
+            weight = np.empty((len(positive), len(self.is_positive)))
+            weight[:, self.is_positive], weight[:, ~self.is_positive] = positive, negative
+            yield weight
 
     @property
     def few(self) -> bool:
@@ -176,17 +184,17 @@ def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0)
 
 def _redrawn(patients: _Patients, pairs: Pairs | None, resamples: int, seed: int) -> Floats:
     if pairs is not None:
-        return pairs.auc(*patients.draws(resamples, seed))
-    weight = patients.weights(resamples, seed)
+        return np.concatenate([pairs.auc(*drawn) for drawn in patients.draws(resamples, seed)])
     step = max(1, _CELLS // len(patients.score))
     return np.concatenate([weighted_auc(patients.label, patients.score, weight[i : i + step, patients.code])
-                           for i in range(0, resamples, step)])  # fmt: skip
+                           for weight in patients.weights(resamples, seed)
+                           for i in range(0, len(weight), step)])  # fmt: skip
 
 
 def row_weights(frame: pd.DataFrame, resamples: int, seed: int) -> Floats:
     """How often each row's patient is drawn, (resamples, rows), in the draws of :func:`bootstrap_aucs`."""
     patients = _Patients.of(frame)
-    return np.asarray(patients.weights(resamples, seed)[:, patients.code])
+    return np.concatenate([weight[:, patients.code] for weight in patients.weights(resamples, seed)])
 
 
 def bootstrap(
@@ -203,7 +211,8 @@ def bootstrap(
     -------
     dict
         :data:`PERCENTILE` and :data:`BCA` → low, high. BCa corrects bias and skewness with a jackknife over patients
-        (Efron 1987; strata as Davison & Hinkley 1997); at an AUC of 0 or 1 it is the percentile interval.
+        (Efron 1987; strata as Davison & Hinkley 1997). At an AUC of 0 or 1, where every resample agrees, both end as
+        DeLong's interval does (:func:`~deeplrhe_utils.evaluation.auc.bound`), k being patients.
 
     Raises
     ------
@@ -213,6 +222,9 @@ def bootstrap(
     patients = _Patients.of(frame)
     pairs = patients.pairs() if patients.few else None
     aucs = _redrawn(patients, pairs, resamples, seed)
+    auc, fewest = _jackknife(patients, pairs)[1], min(patients.is_positive.sum(), (~patients.is_positive).sum())
+    if auc in (0.0, 1.0):
+        return dict.fromkeys((PERCENTILE, BCA), bound(auc, int(fewest), level))
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     corrected = _bca_tails(aucs, *_jackknife(patients, pairs), tails)
     ends = np.quantile(aucs, [tails, corrected])
@@ -278,27 +290,37 @@ def permutation_p(frame: pd.DataFrame, *, draws: int = 2000, seed: int = 0, with
     """
     patients = _Patients.of(frame)
     n = len(patients.is_positive)
-    wins = count_pairs(patients.score, patients.code, patients.code, (n, n))
-    tiles = np.bincount(patients.code).astype(np.float64)
-    label = _exchanged(frame, patients, draws, seed, within)
-    positive, negative = label, 1 - label
-    aucs = ((positive @ wins) * negative).sum(1) / ((positive @ tiles) * (negative @ tiles))
+    labels = _exchanged(frame, patients, draws, seed, within)
+    if n == len(patients.score):  # one row per patient: ranks say it all, and take no n × n table
+        rank = np.empty(n)
+        rank[patients.code] = stats.rankdata(patients.score)
+        m = float(patients.is_positive.sum())
+        aucs = np.concatenate([(label @ rank - m * (m + 1) / 2) / (m * (n - m)) for label in labels])
+    else:
+        wins = count_pairs(patients.score, patients.code, patients.code, (n, n))
+        tiles = np.bincount(patients.code).astype(np.float64)
+        aucs = np.concatenate([((label @ wins) * (1 - label)).sum(1) / ((label @ tiles) * ((1 - label) @ tiles))
+                               for label in labels])  # fmt: skip
     centre = float(aucs[1:].mean()) if within else 0.5
     distance = np.abs(aucs - centre)
     return float((1 + (distance[1:] >= distance[0] - 1e-12).sum()) / (1 + draws))
 
 
-def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Floats:
-    """The labels as they are, and `draws` times exchanged, (1 + draws, patients)."""
-    random = generator(seed, "permutation", within)
-    label = np.tile(patients.is_positive.astype(np.float64), (1 + draws, 1))
-    stratum = np.zeros(label.shape[1], np.intp)
+def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Iterator[Floats]:
+    """The labels as they are, then `draws` times exchanged, (b, patients) in blocks."""
+    own = patients.is_positive.astype(np.float64)
+    stratum = np.zeros(len(own), np.intp)
     if within:
         codes = frame[within].factorize(sort=True)[0]
         stratum[patients.code] = codes
         if (stratum[patients.code] != codes).any():
             raise CohortError(f"A patient stands in two strata of {within}", fix="Give each patient one value")
-    for value in np.unique(stratum):
-        members = np.flatnonzero(stratum == value)
-        label[1:, members] = random.permuted(label[1:, members], axis=1)
-    return label
+    groups = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
+    yield own[None]
+    step = min(_BLOCK, max(1, _CELLS // len(own)))
+    for number, first in enumerate(range(0, draws, step)):
+        random = generator(seed, "permutation", within, number)
+        label = np.tile(own, (min(step, draws - first), 1))
+        for members in groups:
+            label[:, members] = random.permuted(label[:, members], axis=1)
+        yield label

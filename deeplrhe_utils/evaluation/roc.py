@@ -111,10 +111,7 @@ def gene_metrics(
     frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
     first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
     for name, adjust in (("p_holm", holm), ("p_fdr", false_discovery)):
-        adjusted = dict(zip(first["gene"], adjust(first["p"].to_numpy(np.float64)), strict=True))
-        frame[name] = [
-            adjusted.get(g) if u == "patient" else None for g, u in zip(frame["gene"], frame["unit"], strict=True)
-        ]
+        frame.loc[first.index, name] = adjust(first["p"].to_numpy(np.float64))
     return frame
 
 
@@ -128,6 +125,9 @@ def _rows(
     if fewest < least:
         counts = f"{int(per_class.get(1, 0))} positive and {int(per_class.get(0, 0))} negative patients could be scored"
         reason = f"{labelled}; {counts}; at least {least} of each are needed"
+        return [{**base, "status": "not estimable", "reason": reason, "ci_method": "none"}]
+    if len(np.unique(score)) == 1:
+        reason = "every unit has the same score, which says nothing of any of them"
         return [{**base, "status": "not estimable", "reason": reason, "ci_method": "none"}]
     estimated = {**base, "status": "estimated", "auc": float(roc_auc_score(label, score)),
                  "average_precision": float(average_precision_score(label, score))}  # fmt: skip

@@ -77,8 +77,8 @@ def read_scores(
     ----------
     path : Path
         CSV, UTF-8, one row per patient, slide or tile and gene: patient_id, label, score, and optionally gene,
-        slide_id, tile_id and fold (of cross-validation: scores of several folds are ranked within their fold).
-        Without a column patient_id every row is a patient of its own, and that is noted.
+        slide_id, tile_id (names within its slide) and fold (of cross-validation; any names). Without a column
+        patient_id every row is a patient of its own, and that is noted.
     columns : name here → name in the file
     positive : str
         The label that counts as 1, all others as 0; else labels are 0 and 1, or true and false. An empty label, NA
@@ -96,7 +96,7 @@ def read_scores(
     ------
     InputError
         Missing or unreadable file, no row, missing columns, scores that are no numbers or outside [0, 1], rows that
-        contradict each other, tile names on some rows only.
+        contradict each other, tile names or folds on some rows only, a patient in two folds.
     LabelError
         Labels that are neither 0 nor 1, or a patient with two labels for one gene.
     ParameterError
@@ -107,10 +107,16 @@ def read_scores(
     table, notes = _named(_read(Path(path)), dict(columns or {}), path, labels is not None)
     ledger = _Ledger()
     if labels is None:
-        table["label"] = _labels(table["label"], positive, path)
+        table["label"], said = _labels(table["label"], positive, path)
+        notes += said
+    elif "label" in table:
+        notes.append("The file has labels of its own; those of --labels count.")
+        del table["label"]
     table["score"] = _numbers(table["score"], path)
-    table["fold"] = _numbers(table["fold"], path).fillna(0).astype(int) if "fold" in table else 0
+    table["fold"] = _folds(table, path)
     units = _units(table, path)
+    if labels is None:
+        _one_label(table.dropna(subset=["label"]), path)
     table = ledger.take(table, table["score"].isna(), "no score")
     table = _once(table, units, ledger, path)
     probabilities = bool(table["score"].between(0, 1).all())
@@ -137,13 +143,19 @@ def _read(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=True)
+        table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError as cause:
         raise InputError(f"{path} is not there", fix="Check the path") from cause
     except pd.errors.EmptyDataError as cause:
         raise InputError(f"{path} is empty", expected="a header and at least one row") from cause
     except (OSError, UnicodeDecodeError, pd.errors.ParserError) as cause:
         raise InputError(f"{path} is no table ({cause})", fix="Save it as CSV UTF-8") from cause
+    if table.shape[1] == 1 and (found := re.search(r"[;\t|]", table.columns[0])):
+        raise InputError(
+            f"{path} divides its cells by {found[0]!r}", expected="commas", fix="Save it as CSV with commas"
+        )
+    table = table.fillna("")
+    table = table[table.ne("").any(axis=1)]  # blank lines; the others keep their number
     if table.empty:
         raise InputError(f"{path} has a header and no rows", got=", ".join(table.columns))
     return table.rename(columns=str.strip)
@@ -161,11 +173,12 @@ def _named(
     table = table.drop(columns=[c for c in columns if c in table and c not in columns.values()])
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     notes: list[str] = []
+    found = ", ".join(table.columns)
     if "patient_id" not in table:
-        table["patient_id"] = [f"row {i}" for i in range(2, len(table) + 2)]
+        table["patient_id"] = [f"row {i + 2}" for i in table.index]
         notes.append("The table names no patients: every row counts as a patient of its own.")
     if missing := [c for c in NEEDED if c not in table and not (c == "label" and labels_elsewhere)]:
-        raise InputError(f"{path} lacks the column {', '.join(missing)}", got=", ".join(table.columns),
+        raise InputError(f"{path} lacks the column {', '.join(missing)}", got=found,
                          fix=f"Name it: --columns {missing[0]}=NAME")  # fmt: skip
     if "gene" not in table:
         table["gene"] = ONE_TARGET
@@ -178,8 +191,8 @@ def _named(
     return table[kept].apply(lambda column: column.str.strip()), notes
 
 
-def _labels(values: pd.Series, positive: str, path: Path) -> pd.Series:
-    """1, 0 or null."""
+def _labels(values: pd.Series, positive: str, path: Path) -> tuple[pd.Series, list[str]]:
+    """1, 0 or null, and which words count as 0 because another was named."""
     import pandas as pd
 
     text = values.str.lower()
@@ -188,13 +201,29 @@ def _labels(values: pd.Series, positive: str, path: Path) -> pd.Series:
         if not (values == positive).any():
             found = ", ".join(sorted(values.unique())[:5])
             raise LabelError(f"{path}: no label is {positive!r}", got=found, fix="Check --positive")
-        return (values == positive).astype("Int64").mask(unknown)
+        others = values[(values != positive) & ~unknown].value_counts()
+        said = ", ".join(f"{name} ({count} rows)" for name, count in others.head(5).items())
+        return (values == positive).astype("Int64").mask(unknown), [f"These labels count as 0: {said or 'none'}."]
     known = text.map(_WORDS).astype("Int64")
     if (wrong := known.isna() & ~unknown).any():
         found = ", ".join(sorted(values[wrong].unique())[:5])
         raise LabelError(f"{path}, row {wrong.idxmax() + 2}: {int(wrong.sum())} labels are neither 0 nor 1", got=found,
                          fix="Say which one counts as 1: --positive NAME")  # fmt: skip
-    return pd.Series(known, index=values.index)
+    return pd.Series(known, index=values.index), []
+
+
+def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
+    """Number of each row's fold; every patient in one."""
+    if "fold" not in table or table["fold"].eq("").all():
+        return 0
+    if (empty := table["fold"].eq("")).any():
+        raise InputError(f"{path}: {int(empty.sum())} of {len(table)} rows name no fold, the others do",
+                         got=f"row {empty.idxmax() + 2}", fix="Name the fold of every row, or of none")  # fmt: skip
+    many = table.groupby("patient_id")["fold"].nunique()
+    if (torn := many.gt(1)).any():
+        raise InputError(f"{path}: {int(torn.sum())} patients are in two folds", got=str(many.idxmax()),
+                         expected="one fold per patient", fix="Leave the column out")  # fmt: skip
+    return table["fold"].factorize(sort=True)[0]
 
 
 def _numbers(values: pd.Series, path: Path) -> pd.Series:
@@ -229,6 +258,8 @@ def _units(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
         table["slide_id"] = table["patient_id"]
     if "tile" not in units:
         table["tile_id"] = table["slide_id"]
+    elif "slide" in units:
+        table["tile_id"] = table["slide_id"] + " " + table["tile_id"]  # tiles may be numbered slide by slide
     return tuple(units)
 
 
@@ -261,6 +292,7 @@ def _joined(labels: pd.DataFrame, table: pd.DataFrame, ledger: _Ledger) -> tuple
     """The labels that are known, the rows that have one, and who is in one of the two only."""
     known = labels.dropna(subset=["status"])[["patient_id", "gene", "status"]]
     genes = known["gene"].unique()
+    notes = []
     if (table["gene"] == ONE_TARGET).all() and len(genes) == 1:
         table = table.assign(gene=genes[0])
     table = ledger.take(table, ~table["gene"].isin(genes), "the labels do not know the gene")
@@ -268,12 +300,13 @@ def _joined(labels: pd.DataFrame, table: pd.DataFrame, ledger: _Ledger) -> tuple
     table = ledger.take(table, (both["_merge"] == "left_only").set_axis(table.index), "no label")
     scored = table[["patient_id", "gene"]].drop_duplicates()
     missing = known.merge(scored, on=["patient_id", "gene"], how="left", indicator=True).query("_merge == 'left_only'")
+    if silent := [str(gene) for gene in genes if gene not in set(table["gene"])]:
+        notes.append(f"Labelled and without any score: {', '.join(silent)}.")
     missing = missing[missing["gene"].isin(table["gene"])]
-    notes = []
     if len(missing):
         names = ", ".join(missing["patient_id"].astype(str).unique()[:_SHOWN])
         notes.append(f"{len(missing)} labels belong to patients without a score, such as {names}.")
-    return known.merge(scored, on=["patient_id", "gene"]), table, notes
+    return known, table, notes
 
 
 def parse_columns(text: str) -> dict[str, str]:

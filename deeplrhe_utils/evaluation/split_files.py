@@ -102,7 +102,8 @@ def read_split(path: Path, *, names: Iterable[str] = (), salt: str | None = None
     ----------
     path : Path
     names : iterable of str
-        For a pseudonymised file: unit names that may stand in it. Without them the pseudonyms are returned.
+        For a pseudonymised file: unit names, among which all of its units must be. Without them the pseudonyms are
+        returned.
     salt : str, optional
         For a pseudonymised file that does not hold its salt.
 
@@ -118,7 +119,7 @@ def read_split(path: Path, *, names: Iterable[str] = (), salt: str | None = None
     CohortError
         A unit has two roles, or a site is divided.
     ParameterError
-        The salt is needed and missing, or is not that of the file.
+        The salt is needed and missing, or is not that of the file; a unit is none of `names`.
     """
     document = _read(path)
     _check_signature(path, document)
@@ -236,5 +237,8 @@ def _named(path: Path, frame: pd.DataFrame, names: list[str], salt: str | None) 
     if found.empty:
         raise ParameterError(f"None of {len(names)} names stands in {path}", got=f"first: {names[0]}",
                              fix="Check the names and the salt")  # fmt: skip
+    if lost := frame["unit_id"].nunique() - found["unit_id"].nunique():
+        what = f"{lost} units of {path} are none of the {len(names)} names"
+        raise ParameterError(what, expected="all names of the split", fix="Give them all; a part of a split is none")
     frame = found.assign(unit_id=found["unit_id"].map(known)).sort_values(["fold", "unit_id"], ignore_index=True)
     return conform(hashed(frame), SPLITS)

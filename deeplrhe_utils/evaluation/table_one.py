@@ -97,7 +97,7 @@ def characteristics(
     import pandas as pd
 
     chosen, names = list(variables), dict(names or {})
-    frame = _known(patients, chosen, id_column, unknown)
+    frame = _known(patients, chosen, id_column, unknown, categorical)
     own = frame[id_column].map(groups)
     parts = {str(name): frame[own == name] for name in sorted(own.dropna().unique(), key=str)}
     if not parts:
@@ -114,8 +114,12 @@ def characteristics(
     return pd.DataFrame(rows, columns=["variable", "level", OVERALL, *parts, "missing", "smd", "smd_between"])
 
 
-def _known(patients: pd.DataFrame, variables: list[str], id_column: str, unknown: Collection[str]) -> pd.DataFrame:
-    """The columns that are needed, with texts that mean "not there" as nulls."""
+def _known(
+    patients: pd.DataFrame, variables: list[str], id_column: str, unknown: Collection[str], categorical: Collection[str]
+) -> pd.DataFrame:
+    """The columns that are needed, with texts that mean "not there" as nulls, and amounts as numbers."""
+    import pandas as pd
+
     if absent := [v for v in (id_column, *variables) if v not in patients]:
         raise ParameterError("The table of patients lacks columns", got=", ".join(absent))
     if len(twice := patients.loc[patients[id_column].duplicated(), id_column]):
@@ -123,7 +127,9 @@ def _known(patients: pd.DataFrame, variables: list[str], id_column: str, unknown
         raise CohortError(what, got=str(twice.iloc[0]), fix="Give one row per patient")
     frame = patients[[id_column, *variables]].copy()
     for variable in variables:
-        frame[variable] = frame[variable].mask(frame[variable].isin(list(unknown)))
+        known = frame[variable].mask(frame[variable].isin(list(unknown)))
+        numbers = pd.to_numeric(known, errors="coerce")  # a column of amounts with a text for "not there" is of text
+        frame[variable] = numbers if variable not in categorical and numbers.notna().eq(known.notna()).all() else known
     return frame
 
 
@@ -195,7 +201,7 @@ def smd_table(
     import pandas as pd
 
     chosen = list(variables)
-    frame = _known(patients, chosen, id_column, unknown)
+    frame = _known(patients, chosen, id_column, unknown, categorical)
     own = frame[id_column].map(groups)
     rows = []
     for variable in chosen:

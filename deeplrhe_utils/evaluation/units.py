@@ -92,6 +92,37 @@ def align_folds(scores: pd.DataFrame) -> pd.DataFrame:
     return scores.assign(score=(by.rank() - 0.5) / by.transform("size"))
 
 
+def place_among_negatives(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
+    """Put the folds on one scale that does not depend on their class mix.
+
+    Within fold and gene `score` becomes the share of the fold's wild-type rows that it outranks, ties one half: ROC
+    curves are thereby averaged at equal false positive rates. :func:`align_folds` ranks among all rows and lowers the
+    AUC where folds differ in prevalence (by 0.06 at 10 % and 50 %), which whole sites do.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        patient_id, gene, fold, score.
+    labels : DataFrame
+        Table LABELS.
+
+    Returns
+    -------
+    DataFrame
+        The rows whose label is known, with `label`; score is null in a fold without wild types of the gene.
+    """
+    import numpy as np
+    import pandas as pd
+
+    parts = []
+    for _, own in with_labels(scores, labels).groupby(["gene", "fold"], sort=False):
+        negative = np.sort(own.loc[own["label"] == 0, "score"].to_numpy(float))
+        value = own["score"].to_numpy(float)
+        low, high = (np.searchsorted(negative, value, side) for side in ("left", "right"))
+        parts.append(own.assign(score=(low + high) / (2 * len(negative)) if len(negative) else np.nan))
+    return pd.concat(parts) if parts else with_labels(scores, labels)
+
+
 def with_labels(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.DataFrame:
     """Join scores with known labels (null labels are left out); adds the integer column `label`."""
     known = labels.dropna(subset=["status"])[["patient_id", "gene", "status"]].rename(columns={"status": "label"})

@@ -35,6 +35,8 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
         axes.set_title(f"{gene} ({n_pos} / {n_neg})", fontsize=9)
         for y, (_, row) in enumerate(part.iterrows()):
             _interval(axes, row, y, PALETTE[0] if y < 2 else PALETTE[1])
+            if row[["n_pos", "n_neg"]].notna().all() and (row["n_pos"], row["n_neg"]) != (n_pos, n_neg):
+                axes.text(0.99, y + 0.32, f"{row['n_pos']:.0f} / {row['n_neg']:.0f}", ha="right", fontsize=6.5)
         axes.set_yticks(range(len(order)), list(order), fontsize=8)
     _finish(figure, panels, len(genes), "AUC, 95 % interval", "No gene can be estimated")
     return figure

@@ -28,7 +28,7 @@ _PLACE: Final = re.compile(r"\{(\d\d):([\w.]+)\}")
 def fill(text: str, numbers: Numbers) -> str:
     """Put a run's numbers where ``{06:n_patients}`` asks for number `n_patients` of stage 06.
 
-    A number that the run lacks becomes :data:`UNKNOWN`; lists are joined by commas.
+    A number that the run lacks becomes :data:`UNKNOWN`; lists are joined by commas, and so are numbers by name.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -41,6 +41,8 @@ def fill(text: str, numbers: Numbers) -> str:
 def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {'not estimable' if item is None else f'{item:.2f}'}" for key, item in value.items())
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

@@ -204,7 +204,7 @@ def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
     rows = -(-max(1, len(curves)) // columns)
     figure = new_figure(3.0 * columns + 0.3, 2.9 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, colour, (gene, line) in zip(panels, PALETTE, curves.items(), strict=False):
+    for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):
         axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
         axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
         axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)

@@ -114,7 +114,7 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         # a rare gene's panel ends where its bins end, or its bins would be one blot
         end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
-        axes.set_ylabel("share mutated")
+        axes.set_ylabel("share positive")
         axes.set_title(gene, fontsize=9)
     for axes in grid[len(panels) :]:
         axes.set_visible(False)

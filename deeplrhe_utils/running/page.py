@@ -19,7 +19,8 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --note: #ffb45e; } }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { text-align: left; padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+th, td { vertical-align: top; text-align: left; padding: .25rem .7rem; border-bottom: 1px solid var(--line); }
+td.long { min-width: 22rem; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .banner { border: 2px solid var(--note); color: var(--note); padding: .5rem 1rem; font-weight: 600; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1rem; }
@@ -27,6 +28,7 @@ figure { margin: 0; padding: .5rem; border: 1px solid var(--line); background: v
 figure img { width: 100%; background: #fff; }
 figcaption, .soft { font-size: .85rem; opacity: .85; }
 """
+_LONG = 40
 _SYNTHETIC = "Synthetic data: these figures show that the pipeline works, not what lung tissue shows."
 
 
@@ -61,8 +63,7 @@ def table(frame: pd.DataFrame) -> str:
     """A table as HTML, every cell escaped, long decimals cut to three digits, nulls as a dash."""
     rows = ["<tr>" + "".join(f"<th>{text(name)}</th>" for name in frame.columns) + "</tr>"]
     cells = frame.astype(object).where(frame.notna(), "–")
-    rows += ["<tr>" + "".join(f"<td>{text(_short(str(cell)))}</td>" for cell in row) + "</tr>"
-             for row in cells.itertuples(index=False)]  # fmt: skip
+    rows += ["<tr>" + "".join(_cell(str(cell)) for cell in row) + "</tr>" for row in cells.itertuples(index=False)]
     return _table(rows)
 
 
@@ -89,8 +90,13 @@ def _auc(root: Path) -> str:
     if not lines:
         return ""
     rows = ["<tr>" + "".join(f"<th>{text(cell)}</th>" for cell in lines[0]) + "</tr>"]
-    rows += ["<tr>" + "".join(f"<td>{text(_short(cell))}</td>" for cell in line) + "</tr>" for line in lines[1:]]
+    rows += ["<tr>" + "".join(map(_cell, line)) + "</tr>" for line in lines[1:]]
     return "<h2>Area under the ROC curve</h2>\n" + _table(rows)
+
+
+def _cell(content: str) -> str:
+    """A cell; one that holds a sentence gets room for it."""
+    return f"<td{' class=long' if len(content) > _LONG else ''}>{text(_short(content))}</td>"
 
 
 def _short(cell: str) -> str:

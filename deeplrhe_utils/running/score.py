@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,8 @@ COLUMNS: Final = ["gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_po
                   "p_permutation", "average_precision", "status", "reason"]  # fmt: skip
 """Columns of ``auc.csv``, a row per gene, unit and interval method."""
 _DRAWN: Final = 12
+_LEAST: Final = 10
+_UNLIKE: Final = 0.1
 Tell = Callable[[str], None]
 
 
@@ -88,6 +90,7 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
     """
     wish = wish or Wish()
     scores = _read(path, wish)
+    scores = _pooled(scores)
     units = scores.units if wish.unit == "all" else (wish.unit,)
     if missing := [unit for unit in units if unit not in scores.units]:
         raise ParameterError(f"{path} names no {missing[0]}s", expected=" | ".join((*scores.units, "all")),
@@ -95,7 +98,7 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
     for note in scores.notes:
         tell(f"Note: {note}")
     for row in scores.ledger.itertuples():
-        tell(f"{row.rows:>9,} rows {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
+        tell(f"{row.rows:>9,} rows: {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
     found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=wish.min_positives,
                          resamples=wish.resamples, seed=wish.seed, rule=wish.rule)[COLUMNS]  # fmt: skip
     for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
@@ -124,6 +127,25 @@ def _read(path: Path, wish: Wish) -> Scores:
                        any_scale=wish.any_scale)  # fmt: skip
 
 
+def _pooled(scores: Scores) -> Scores:
+    """The scores with their folds where these can be compared, else without; either way it is said.
+
+    Ranks within a fold undo offsets between networks, but they lose AUC where folds differ in prevalence, and all of it
+    where a fold is one patient.
+    """
+    if scores.predictions["fold"].nunique() == 1:
+        return scores
+    who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
+    by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
+    share = by.mean().astype(float).groupby("gene")
+    if by.size().min() >= _LEAST and (share.max() - share.min()).max() <= _UNLIKE and by.nunique().min() == 2:
+        note = "Scores were ranked within their fold before they were pooled."
+        return replace(scores, notes=(*scores.notes, note))
+    note = (f"Folds have fewer than {_LEAST} patients, one class, or shares of positives that differ by more than "
+            f"{_UNLIKE:g}: scores were pooled as they are, and an offset between folds would count.")  # fmt: skip
+    return replace(scores, predictions=scores.predictions.assign(fold=0), notes=(*scores.notes, note))
+
+
 def _sentence(row: dict[str, object]) -> str:
     head = f"{row['gene']}, {row['unit']}: "
     if row["status"] != "estimated":
@@ -142,18 +164,24 @@ def _draw(scores: Scores, found: pd.DataFrame, unit: str, wish: Wish, out: Path)
     best = found[(found["unit"] == unit) & (found["status"] == "estimated")].drop_duplicates("gene").head(_DRAWN)
     if best.empty:
         return
-    plain = with_labels(aggregate(scores.predictions, unit, wish.rule), scores.labels)
-    ranked = align_folds(plain)
-    curves = {g: curve(ranked[ranked["gene"] == g], resamples=200, seed=wish.seed) for g in best["gene"]}
+    ranked = with_labels(align_folds(aggregate(scores.predictions, unit, wish.rule)), scores.labels)
+    curves = {_shown(g): curve(ranked[ranked["gene"] == g], resamples=200, seed=wish.seed) for g in best["gene"]}
     title = "{gene}  AUC {auc:.2f} [{ci_low:.2f}, {ci_high:.2f}]\n{n_pos} positive, {n_neg} negative {unit}s".format
-    _save(figures.roc(curves, {row["gene"]: title(**row) for row in best.to_dict("records")}), out / "roc.png")
+    titles = {_shown(row["gene"]): title(**row | {"gene": _shown(row["gene"])}) for row in best.to_dict("records")}
+    _save(figures.roc(curves, titles), out / "roc.png")
     if scores.probabilities:
         panels = {}
+        plain = with_labels(aggregate(scores.predictions, "patient", wish.rule), scores.labels)
         for gene in best["gene"]:
             own = plain[plain["gene"] == gene]
             bins = reliability(own["label"].to_numpy(int), own["score"].to_numpy(float))
-            panels[gene] = {"as given": bins}
+            panels[_shown(gene)] = {"as given": bins}
         _save(precision_figures.calibration(panels), out / "calibration.png")
+
+
+def _shown(name: str, most: int = 24) -> str:
+    """A name as a figure shows it: a dollar sign would begin a formula, a long one leave the panel."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -164,17 +192,22 @@ def _save(figure: Figure, path: Path) -> None:
 def _page(path: Path, scores: Scores, found: pd.DataFrame, wish: Wish, out: Path) -> str:
     lines = [
         f"<h1>Scores of {text(Path(path).name)}</h1>",
-        f'<p class="soft">Scores of tiles become a unit\'s score by the rule “{text(wish.rule)}”. {wish.resamples:,} '
-        f"draws, seed {wish.seed}; AUCs with fewer than {wish.min_positives} patients in a class are not estimable. "
-        "Scores of several folds were ranked within their fold before they were pooled.</p>",
+        f'<p class="soft">{wish.resamples:,} draws, seed {wish.seed}; intervals: 95 %. AUCs with fewer than '
+        f"{wish.min_positives} patients in a class are not estimable.</p>",
         *(f"<p>{text(note)}</p>" for note in scores.notes),
-        "<h2>Area under the ROC curve</h2>", table(found),
-        "<h2>Rows of the file</h2>", table(scores.ledger),
     ]  # fmt: skip
-    for name, title in (("roc.png", "ROC curves"), ("calibration.png", "Calibration")):
+    if len(scores.units) > 1:
+        lines.append(f"<p>Scores of tiles or slides become a patient's score by the rule “{text(wish.rule)}”.</p>")
+    kept = found["gene"][found["status"] == "estimated"].nunique()
+    drawn = f"; the first {_DRAWN} of {kept}" if kept > _DRAWN else ""
+    for name, title, said in (
+        ("roc.png", "ROC curves", f"pointwise 95 % band, patients resampled{drawn}"),
+        ("calibration.png", "Calibration by patient", f"bins of equal counts of patients, Wilson 95 %{drawn}"),
+    ):
         if (out / name).is_file():
-            said = "pointwise 95 % band, patients resampled" if name == "roc.png" else "equal-count bins, Wilson 95 %"
             lines.append(f'<h2>{title}</h2><figure><img src="{name}" alt="{title}: {said}">'
                          f"<figcaption>{said}</figcaption></figure>")  # fmt: skip
+    lines += ["<h2>Area under the ROC curve</h2>", table(found.dropna(axis=1, how="all")),
+              "<h2>Rows of the file</h2>", table(scores.ledger)]  # fmt: skip
     lines.append('<p><a href="auc.csv">auc.csv</a> · <a href="ledger.csv">ledger.csv</a></p>')
     return page(f"Scores of {Path(path).name}", "\n".join(lines))

@@ -115,3 +115,9 @@ def test_nobody_in_a_class_is_an_error():
         pw.simulated_half_width(0.7, 1, 5)
     with pytest.raises(ParameterError, match="prevalence 0"):
         pw.patients_needed(0.7, 0.0)
+
+
+def test_the_null_band_of_many_patients_is_the_normal_one_and_near_the_exact(monkeypatch):
+    approximate = pw.null_band(110, 190)
+    monkeypatch.setattr(pw, "EXACT_PAIRS", 10**9)
+    np.testing.assert_allclose(approximate, pw.null_band(110, 190), atol=0.002)

@@ -126,7 +126,27 @@ def test_intervals_agree_with_scipys_bootstrap():
 
 def test_at_a_perfect_auc_the_bootstrap_says_what_it_can():
     frame = pd.DataFrame({"patient_id": list("abcd"), "label": [0, 0, 1, 1], "score": [0.1, 0.2, 0.8, 0.9]})
-    assert set(resampling.bootstrap(frame, resamples=100).values()) == {(1.0, 1.0)}
+    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(float)
+    assert auc.delong(label, score)[1:] == auc.bound(1.0, 2) == (pytest.approx(0.025**0.5), 1.0)
+    assert set(resampling.bootstrap(frame, resamples=100).values()) == {auc.bound(1.0, 2)}
+    mirrored = resampling.bootstrap(frame.assign(label=1 - frame["label"]), resamples=100)
+    assert set(mirrored.values()) == {auc.bound(0.0, 2)}
+    assert np.isnan(auc.delong_difference(label, score, -score)[1:]).all()
+
+
+def test_many_patients_are_drawn_in_blocks_of_bounded_memory(monkeypatch):
+    """Blocks do not change what a draw is, and ranks give the p that pairs give."""
+    frame = _frame(40, 1)
+    one = frame.drop_duplicates("patient_id")
+    p = resampling.permutation_p(one, draws=500, seed=3)
+    twice = pd.concat([one, one])  # the same AUC, by pairs: two rows per patient
+    assert resampling.permutation_p(twice, draws=500, seed=3) == pytest.approx(p, abs=1e-9)
+    monkeypatch.setattr(resampling, "_CELLS", 200)
+    weight = resampling.row_weights(frame, 23, 1)
+    assert weight.shape == (23, len(frame)) and len(np.unique(weight, axis=0)) == 23
+    fast = resampling.bootstrap_aucs(frame, resamples=23, seed=1)
+    slow = [roc_auc_score(frame["label"], frame["score"], sample_weight=w) for w in weight]
+    np.testing.assert_allclose(fast, slow, atol=1e-12)
 
 
 def test_permutation_p_equals_the_exact_test_and_respects_strata():
@@ -181,6 +201,25 @@ def test_rules_by_hand(rule, expected):
     weights = pd.DataFrame({"tile_id": ["t1", "t2", "t4"], "gene": "G", "weight": [0.5, 0.5, 1.0]})
     found = units.aggregate(_tiles(), "patient", rule, k=2, attention=weights)
     np.testing.assert_allclose(found.sort_values("patient_id")["score"], expected)
+
+
+def test_places_among_wild_types_do_not_depend_on_the_class_mix():
+    """Two folds of one model, 10 and 60 % positive: ranks lose AUC, places do not."""
+    random, ranked, placed, raw = np.random.default_rng(0), [], [], []
+    for _ in range(60):
+        fold = np.repeat([0, 1], 90)
+        label = (random.random(180) < np.where(fold == 0, 0.1, 0.6)).astype(int)
+        names = [f"P{i:03d}" for i in range(180)]
+        scores = pd.DataFrame({"patient_id": names, "gene": "G", "fold": fold, "score": random.normal(1.19 * label)})
+        labels = pd.DataFrame({"patient_id": names, "gene": "G", "status": label})
+        raw.append(roc_auc_score(label, scores["score"]))
+        ranked.append(roc_auc_score(label, units.align_folds(scores)["score"]))
+        table = units.place_among_negatives(scores.assign(score=scores["score"] + 5 * fold), labels)
+        placed.append(roc_auc_score(table["label"].astype(int), table["score"]))
+    assert np.mean(raw) == pytest.approx(0.8, abs=0.015) and np.mean(placed) == pytest.approx(np.mean(raw), abs=0.012)
+    assert np.mean(ranked) < np.mean(raw) - 0.05
+    alone = units.place_among_negatives(scores[:1].assign(fold=9), labels.assign(status=1))
+    assert alone["score"].isna().all()
 
 
 def test_rules_refuse_what_they_cannot_do():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.evaluation.auc import DELONG
 from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats, write_stats
@@ -89,7 +90,8 @@ def test_whatever_is_set_aside_is_counted(csv):
         ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
         ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
         ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
-        ({"tile_id": "P02-0_0_0"}, InputError, r"rows of one tile contradict each other, such as row 8.*2 rows"),
+        ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
+        ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
         ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
     ],
 )
@@ -134,7 +136,7 @@ def test_one_class_one_patient_and_constant_scores(csv, tmp_path):
         assert found["status"].eq("not estimable").all() and found["reason"].str.contains("at least 5").all()
         assert not (tmp_path / name / "roc.png").exists()
     found = score(csv(table.assign(score=0.5)), tmp_path / "constant", Wish(resamples=100), lambda _: None)
-    assert found["auc"].eq(0.5).all() and found["p"].dropna().eq(1).all()
+    assert found["auc"].isna().all() and found["reason"].str.contains("the same score").all()
 
 
 def test_labels_of_another_file(csv, tmp_path):
@@ -145,16 +147,59 @@ def test_labels_of_another_file(csv, tmp_path):
     lines = []
     found = score(csv(table.drop(columns="label")), tmp_path / "out", Wish(labels=labels, resamples=100), lines.append)
     assert any("5 labels belong to patients without a score, such as P40" in line for line in lines)
-    assert any(re.search(r"3 rows no label \(rows 2, 3, 4\)", line) for line in lines)
+    assert any(re.search(r"3 rows: no label \(rows 2, 3, 4\)", line) for line in lines)
     assert found.iloc[0]["n_pos"] + found.iloc[0]["n_neg"] == 39
 
 
-def test_folds_are_ranked_within_themselves(csv, tmp_path):
-    table = _table().assign(fold=lambda f: f["patient_id"].str[1:].astype(int) % 2)
-    shifted = table.assign(score=table["score"] * 0.4 + 0.5 * table["fold"])
+def test_folds_are_ranked_where_they_are_alike_and_pooled_where_not(csv, tmp_path):
+    table = _table().assign(fold=lambda f: np.where(f["patient_id"].str[1:].astype(int) % 2, "second", "first"))
+    second = table["fold"].eq("second")
+    shifted = table.assign(score=table["score"] * 0.4 + 0.5 * second)
+    lines: list[str] = []
     quiet = Wish(resamples=100)
-    aucs = [score(csv(t), tmp_path / "out", quiet, lambda _: None)["auc"].iloc[0] for t in (table, shifted)]
+    aucs = [score(csv(t), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] for t in (table, shifted)]
+    assert aucs[0] == aucs[1] and "ranked within their fold" in lines[0]
+    perfect = table.assign(score=table["label"] * 0.8 + 0.1, fold=table["patient_id"])  # leave one out
+    assert score(csv(perfect), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] == 1
+    assert any("pooled as they are" in line for line in lines)
+    assert "pooled as they are" in (tmp_path / "out" / "index.html").read_text()
+    unlike = table.assign(fold=np.where(table["label"].eq(1) | second, "a", "b"))
+    one = table.drop(columns="fold")
+    aucs = [score(csv(t), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] for t in (unlike, one)]
     assert aucs[0] == aucs[1]
+    torn = table.assign(fold=np.arange(len(table)) % 2)
+    with pytest.raises(InputError, match="40 patients are in two folds"):
+        read_scores(csv(torn))
+
+
+def test_what_other_labels_and_separators_mean_is_said(csv, tmp_path):
+    table = _table().assign(label=lambda f: f["label"].map({1: "Poor", 0: "Good"}))
+    table.loc[table["patient_id"] == "P01", "label"] = "not tested"
+    scores = read_scores(csv(table), positive="Poor")
+    assert scores.notes[0] == "These labels count as 0: Good (75 rows), not tested (3 rows)."
+    with pytest.raises(InputError, match="divides its cells by ';'"):
+        read_scores(csv(_table(), sep=";"))
+    path = csv(_table())
+    path.write_text(path.read_text().replace("\n", "\n\n", 1).replace(",0.", ",x0.", 1))
+    with pytest.raises(InputError, match="row 3: the score is no number"):
+        read_scores(path)
+
+
+def test_tiles_may_be_numbered_slide_by_slide(csv):
+    table = _table().assign(tile_id=lambda f: f["tile_id"].str.split("_").str[1])
+    assert len(read_scores(csv(table)).predictions) == len(table)
+
+
+def test_labels_elsewhere_win_and_silent_genes_are_named(csv, tmp_path):
+    table = _table()
+    wide = pd.DataFrame({"patient_id": table["patient_id"].unique(), "TP53": 0, "EGFR": 1})
+    wide.loc[:9, "TP53"] = 1
+    labels = read_labels(csv(wide, "labels.csv"))
+    notes = read_scores(csv(table), labels=labels).notes
+    assert notes == (
+        "The file has labels of its own; those of --labels count.",
+        "Labelled and without any score: EGFR.",
+    )
 
 
 def test_a_wish_that_makes_no_sense_is_refused(csv, tmp_path):
@@ -167,7 +212,7 @@ def test_a_wish_that_makes_no_sense_is_refused(csv, tmp_path):
 
 
 def test_hostile_names_are_text_on_the_page(csv, tmp_path):
-    table = _table().assign(gene="<script>alert(1)</script>")
+    table = _table().assign(gene="<script>$\\bad$</script>")
     score(csv(table), tmp_path / "out", Wish(resamples=100), lambda _: None)
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
@@ -200,11 +245,26 @@ def test_deeppath_softmax_by_hand(tmp_path):
     assert status["LUSC", "TCGA-05-0002"] == 1 and status["LUAD", "TCGA-05-0002"] == 0
 
 
+def test_slides_without_barcodes_are_patients_of_their_own(tmp_path):
+    path = tmp_path / "out_filename_Stats.txt"
+    path.write_text("".join(f"CASE-2019-000{i}_1_1.jpeg\t[0 {i % 2}]\t[0 0.{i}]\n" for i in range(1, 9)))
+    assert is_stats(path)
+    scores = read_stats(path)
+    assert scores.predictions["patient_id"].nunique() == 8 and "no TCGA barcodes" in scores.notes[0]
+    csv = tmp_path / "scores.csv"
+    csv.write_text("patient_id,label,score [0-1]\na,1,0.5\n")
+    assert not is_stats(csv)
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [("test_x_1_2.dat True 0.5\n", "line 1 is not DeepPATH's"), ("no coordinates [0 1]\n", "line 1 is not DeepPATH's"),
      ("test_x_1_2.dat True [0 0.4 0.6] 0.6\n", "does not tell the true class"),
-     ("test_x_1_2.dat True [0 0.4 0.6] 0.6 labels: 1\ntest_x_1_3.dat True [0 1] 1 labels: 1\n", "different forms")],
+     ("test_x_1_2.dat True [0 0.4 0.6] 0.6 labels: 1\ntest_x_1_3.dat True [0 1] 1 labels: 1\n", "different forms"),
+     ("test_x_1_2.dat True [0 nan 0.6] 0.6 labels: 1\n", "line 1 holds no probabilities"),
+     ("test_x_1_2.dat True [0, 0.4, 0.6] 0.6 labels: 1\n", "line 1 is not DeepPATH's"),
+     ("test_x_1_2.jpeg [0 1 0] [0 3.2 0.1]\n", "line 1 holds no probabilities"),
+     ("TCGA-05-0001-01_1_2.jpeg [0 1] [0 0.3]\nTCGA-05-0001-01_1_3.jpeg [0 0] [0 0.3]\n", "different labels")],
 )  # fmt: skip
 def test_deeppath_lines_that_cannot_be_read(tmp_path, text, match):
     path = tmp_path / "out_filename_Stats.txt"
