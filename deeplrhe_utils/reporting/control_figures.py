@@ -38,7 +38,7 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
             if row[["n_pos", "n_neg"]].notna().all() and (row["n_pos"], row["n_neg"]) != (n_pos, n_neg):
                 axes.text(0.99, y + 0.32, f"{row['n_pos']:.0f} / {row['n_neg']:.0f}", ha="right", fontsize=6.5)
         axes.set_yticks(range(len(order)), list(order), fontsize=8)
-    _finish(figure, panels, len(genes), "AUC, 95 % interval", "No gene can be estimated")
+    _finish(figure, panels, len(genes), len(order), "AUC, 95 % interval", "No gene can be estimated")
     return figure
 
 
@@ -66,6 +66,7 @@ def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
         figure,
         panels,
         len(genes),
+        len(others),
         "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row",
         "No stratum can be estimated",
     )
@@ -87,15 +88,14 @@ def _interval(axes: Axes, row: Any, y: float, colour: Any) -> None:
     axes.errorbar(float(row["auc"]), y, xerr=ends, fmt="o", ms=4, lw=1.3, color=colour)
 
 
-def _finish(figure: Figure, panels: Sequence[Axes], used: int, label: str, empty: str) -> None:
+def _finish(figure: Figure, panels: Sequence[Axes], used: int, rows: int, label: str, empty: str) -> None:
     for axes in panels[:used]:
-        axes.margins(y=0.12)
+        axes.set_ylim(rows - 0.5, -0.5)
         axes.axvline(0.5, ls=":", color="0.4", lw=1)
         axes.set_xlim(0, 1)
     for axes in panels[used:]:
         axes.set_axis_off()
     if used:
-        panels[0].invert_yaxis()
         figure.supxlabel(label, fontsize=9)
     else:
         panels[0].text(0.5, 0.5, empty, ha="center", va="center", transform=panels[0].transAxes)

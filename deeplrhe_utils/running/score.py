@@ -205,8 +205,8 @@ def _page(path: Path, scores: Scores, found: pd.DataFrame, wish: Wish, out: Path
         ("calibration.png", "Calibration by patient", f"bins of equal counts of patients, Wilson 95 %{drawn}"),
     ):
         if (out / name).is_file():
-            lines.append(f'<h2>{title}</h2><figure><img src="{name}" alt="{title}: {said}">'
-                         f"<figcaption>{said}</figcaption></figure>")  # fmt: skip
+            picture = f'<img src="{name}" alt="{title}: {said}" style="width: auto; max-width: 100%">'
+            lines.append(f"<h2>{title}</h2><figure>{picture}<figcaption>{said}</figcaption></figure>")
     lines += ["<h2>Area under the ROC curve</h2>", table(found.dropna(axis=1, how="all")),
               "<h2>Rows of the file</h2>", table(scores.ledger)]  # fmt: skip
     lines.append('<p><a href="auc.csv">auc.csv</a> · <a href="ledger.csv">ledger.csv</a></p>')
