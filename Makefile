@@ -22,10 +22,10 @@ test: environment  ## build .venv if needed, run linter, formatter check, type c
 	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
 	@echo "pytest (unit tests, notebooks, faults, one end-to-end run)"; $(RUN) -m pytest -q
 
-demo: environment  ## 180 synthetic slides through every notebook (about 20 minutes on two cores)
+demo: environment  ## 180 synthetic slides through every notebook (about an hour on two cores)
 	@$(RUN) -m deeplrhe_utils run demo
 
-smoke: environment  ## a dozen synthetic slides through every notebook (about three minutes)
+smoke: environment  ## a dozen synthetic slides through every notebook (about six minutes)
 	@$(RUN) -m deeplrhe_utils run smoke
 
 lab: environment  ## open the notebooks in JupyterLab
