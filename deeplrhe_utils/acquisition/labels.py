@@ -227,19 +227,20 @@ def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
     if not labelled & seen:
         raise LabelError(
             "No label belongs to a usable slide",
-            got=f"patients such as {_some(unknown)}; slides such as {_some(without)}",
+            got=f"patients such as {shortened(unknown)}; slides such as {shortened(without)}",
             expected="the same patient_id in both",
             fix="Add a column slide_id to the labels",
         )
     sentence = (
         f"{len(labelled & seen)} of {len(labelled)} labelled patients have a usable slide"
-        + (f" (not: {_some(unknown)})" if unknown else "")
+        + (f" (not: {shortened(unknown)})" if unknown else "")
         + f"; {len(without)} of {len(usable)} usable slides have no label"
-        + (f" ({_some(without)})." if without else ".")
+        + (f" ({shortened(without)})." if without else ".")
     )
     return LabelMatch(unknown, without, sentence)
 
 
-def _some(names: list[str], most: int = 5) -> str:
+def shortened(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are: for messages."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

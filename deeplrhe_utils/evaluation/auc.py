@@ -68,8 +68,15 @@ def delong(label: NDArray[np.int64], score: Floats, level: float = 0.95) -> tupl
 
 def delong_many(positive: Floats, negative: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
     """As :func:`delong` for many data sets at once: scores (b, m) and (b, n) to AUC, low and high, each (b,)."""
-    m, n = positive.shape[-1], negative.shape[-1]
-    v10, v01 = components(positive, negative)
+    return interval_of(*components(positive, negative), level)
+
+
+def interval_of(v10: Floats, v01: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
+    """AUC, low and high, each (b,), from structural components (b, m) and (b, n), on the logit scale.
+
+    The components are those of :func:`components`, or their means over what belongs together (a patient's tiles).
+    """
+    m, n = v10.shape[-1], v01.shape[-1]
     auc = v10.mean(-1)
     inside = (auc > 0) & (auc < 1)
     safe = np.where(inside, auc, 0.5)
@@ -134,9 +141,14 @@ def hanley_mcneil(auc: float, n_pos: float, n_neg: float) -> float:
 
     Used where there are no scores, to say what a sample size allows. Source: Hanley & McNeil 1982.
     """
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = auc * (1 - auc) + (n_pos - 1) * (q1 - auc**2) + (n_neg - 1) * (q2 - auc**2)
-    return float(np.sqrt(variance / (n_pos * n_neg)))
+    return float(np.sqrt(hanley_variance(np.asarray(auc, np.float64), n_pos, n_neg)))
+
+
+def hanley_variance(auc: Floats, n_pos: float, n_neg: float) -> Floats:
+    """The square of :func:`hanley_mcneil`, for AUCs of any shape."""
+    first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
+    total = auc * (1 - auc) + (n_pos - 1) * first + (n_neg - 1) * second
+    return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
 
 
 def newcombe_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> tuple[Floats, Floats]:

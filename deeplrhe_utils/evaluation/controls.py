@@ -12,6 +12,7 @@ from scipy import stats
 from deeplrhe_utils.core.errors import CohortError, LabelError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import row_weights
 
 if TYPE_CHECKING:
@@ -177,8 +178,8 @@ def site_from_features(
         right[test] = model.predict((x[test] - centre) / scale) == y[test]
     chance = float(pd.Series(y).value_counts(normalize=True).max())
     test_of = stats.binomtest(int(right.sum()), len(y), chance, alternative="greater")
-    ends = stats.binomtest(int(right.sum()), len(y)).proportion_ci(method="wilson")
-    return found | {"accuracy": float(right.mean()), "ci_low": float(ends.low), "ci_high": float(ends.high),
+    low, high = wilson(int(right.sum()), len(y))
+    return found | {"accuracy": float(right.mean()), "ci_low": low, "ci_high": high,
                     "chance": chance, "p": float(test_of.pvalue)}  # fmt: skip
 
 

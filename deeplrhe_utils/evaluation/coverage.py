@@ -10,7 +10,15 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, components, delong_many, newcombe_interval
+from deeplrhe_utils.evaluation.auc import (
+    DELONG,
+    NEWCOMBE,
+    components,
+    delong_many,
+    hanley_variance,
+    interval_of,
+    newcombe_interval,
+)
 from deeplrhe_utils.evaluation.power import binormal, expected_counts
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
 
@@ -36,7 +44,7 @@ COLUMNS: Final = (
 
 def hanley_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
     """AUC ± z standard errors of Hanley & McNeil 1982, cut to [0, 1]: estimates (b,) to low and high, each (b,)."""
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(_hanley_variance(auc, n_pos, n_neg))
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(hanley_variance(auc, n_pos, n_neg))
     return np.maximum(auc - half, 0.0), np.minimum(auc + half, 1.0)
 
 
@@ -47,15 +55,9 @@ def hanley_logit_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.
     """
     pairs = n_pos * n_neg
     inner = np.clip(auc, 0.5 / pairs, 1 - 0.5 / pairs)
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(_hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
+    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
     logit = np.log(inner / (1 - inner))
     return 1 / (1 + np.exp(half - logit)), 1 / (1 + np.exp(-half - logit))
-
-
-def _hanley_variance(auc: Floats, n_pos: int, n_neg: int) -> Floats:
-    first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
-    total = auc * (1 - auc) + (n_pos - 1) * first + (n_neg - 1) * second
-    return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
 
 
 def clustered_interval(positive: Floats, negative: Floats, tiles: int, level: float = 0.95) -> Ends:
@@ -75,15 +77,7 @@ def clustered_interval(positive: Floats, negative: Floats, tiles: int, level: fl
         Obuchowski 1997, for patients of one class: DeLong's components are averaged within patients first.
     """
     v10, v01 = (v.reshape(len(v), -1, tiles).mean(-1) for v in components(positive, negative))
-    m, n = v10.shape[1], v01.shape[1]
-    auc = v10.mean(-1)
-    inside = (auc > 0) & (auc < 1)
-    safe = np.where(inside, auc, 0.5)
-    error = np.sqrt(v10.var(-1, ddof=1) / m + v01.var(-1, ddof=1) / n)
-    half = stats.norm.ppf(0.5 + level / 2) * error / (safe * (1 - safe))
-    logit, bound = np.log(safe / (1 - safe)), ((1 - level) / 2) ** (1 / min(m, n))
-    low = np.where(inside, 1 / (1 + np.exp(half - logit)), np.where(auc == 1, bound, 0.0))
-    high = np.where(inside, 1 / (1 + np.exp(-half - logit)), np.where(auc == 0, 1 - bound, 1.0))
+    _, low, high = interval_of(v10, v01, level)
     return low, high
 
 

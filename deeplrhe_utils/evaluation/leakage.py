@@ -17,6 +17,7 @@ from deeplrhe_utils.acquisition.tcga_tables import read_deeppath_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc
+from deeplrhe_utils.evaluation.optimism import MACRO
 from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
 from deeplrhe_utils.evaluation.units import place_among_negatives
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-MACRO: Final = "mean over genes"
 _CELLS: Final = 1 << 22
 
 

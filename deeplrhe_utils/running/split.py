@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide, read_csv_text
+from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide, read_csv_text, shortened
 from deeplrhe_utils.core.errors import LabelError, ParameterError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
@@ -231,7 +231,7 @@ def read_cohort(path: Path, wish: Wish) -> Cohort:
     members = _with_sites(members, wish, site_column, path)
     known = labels.dropna(subset=["status"])["patient_id"].unique()
     silent = sorted(set(labels["patient_id"]) - set(known))
-    left_out = f"Left out: {len(silent)} patients without any known label ({_some(silent)})." if silent else ""
+    left_out = f"Left out: {len(silent)} patients without any known label ({shortened(silent)})." if silent else ""
     if not len(known):
         raise LabelError(f"{path} holds no known label", expected="0 or 1 in some cell")
     labels = labels[labels["patient_id"].isin(known)].reset_index(drop=True)
@@ -314,7 +314,7 @@ def _with_sites(members: pd.DataFrame, wish: Wish, column: str, path: Path) -> p
         members = members.assign(site_id=found)
     members = members.assign(site_id=members["site_id"].replace("", None))
     if wish.scheme == "site" and len(lost := sorted(set(members.loc[members["site_id"].isna(), "patient_id"]))):
-        raise LabelError(f"The site of {len(lost)} patients is unknown", got=_some(lost),
+        raise LabelError(f"The site of {len(lost)} patients is unknown", got=shortened(lost),
                          expected="a column site_id, --sites, or TCGA barcodes")  # fmt: skip
     return members
 
@@ -330,10 +330,10 @@ def _sites_of_file(members: pd.DataFrame, sites: str, path: Path) -> pd.DataFram
     pairs = table.assign(patient_id=table["patient_id"].map(patient_of_slide))[["patient_id", "site_id"]]
     pairs = pairs[pairs["site_id"] != ""].drop_duplicates()
     if len(torn := sorted(pairs.loc[pairs["patient_id"].duplicated(), "patient_id"].unique())):
-        raise LabelError(f"{file}: {len(torn)} patients belong to two sites", got=_some(torn))
+        raise LabelError(f"{file}: {len(torn)} patients belong to two sites", got=shortened(torn))
     joined = members.drop(columns="site_id", errors="ignore").merge(pairs, on="patient_id", how="left")
     if len(lost := sorted(set(joined.loc[joined["site_id"].isna(), "patient_id"]))):
-        raise LabelError(f"{file} does not tell the site of {len(lost)} patients", got=_some(lost),
+        raise LabelError(f"{file} does not tell the site of {len(lost)} patients", got=shortened(lost),
                          fix="Add their rows")  # fmt: skip
     return joined
 
@@ -341,8 +341,3 @@ def _sites_of_file(members: pd.DataFrame, sites: str, path: Path) -> pd.DataFram
 def _site_of_barcode(patient: str) -> str | None:
     found = BARCODE.match(patient)
     return found.group(2) if found else None
-
-
-def _some(names: list[str], most: int = 5) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
