@@ -52,6 +52,10 @@ class LabelError(InputError):
     """A label table is malformed or contradicts the cohort."""
 
 
+class ServiceError(CompendiumError):
+    """A web service cannot be reached, refuses, or answers what it must not."""
+
+
 class SchemaError(CompendiumError):
     """A table does not keep its contract (columns, types, allowed values)."""
 

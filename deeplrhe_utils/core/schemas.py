@@ -43,6 +43,25 @@ SLIDES: Final = Table(
     ),
     ("path",),
 )
+SLIDE_FILES: Final = Table(
+    "slide_files",
+    "a slide file that a service or a published list offers, fetched or not",
+    (
+        Column("file_id", TEXT, "identifier of the file at its service (a UUID at the GDC)"),
+        Column("file_name", TEXT, "name of the file; never used as a path before it is checked"),
+        Column("md5", TEXT, "MD5 of the file, 32 hex characters"),
+        Column("bytes", INTEGER, "file size [bytes]"),
+        Column("access", TEXT, "who may fetch it", True, ("open", "controlled")),
+        Column("patient_id", TEXT, "patient; null where the name is no TCGA barcode", True),
+        Column("site_id", TEXT, "tissue source site (second field of a TCGA barcode)", True),
+        Column("sample_code", TEXT, "two digits of the barcode: 01 primary tumour, 02 recurrent, 11 normal", True),
+        Column("slide_type", TEXT, "DX diagnostic; TS, MS, BS top, middle, bottom of the frozen sample", True),
+        Column("sample_type", TEXT, "how the tissue was prepared", True, ("frozen", "diagnostic")),
+        Column("project_id", TEXT, "`TCGA-LUAD` or `TCGA-LUSC`", True),
+        Column("subtype", TEXT, "tissue class", True, ("normal", "adenocarcinoma", "squamous")),
+    ),
+    ("file_id",),
+)
 LABELS: Final = Table(
     "labels",
     "a patient × gene",
@@ -169,4 +188,6 @@ METRICS: Final = Table(
     ),
     ("gene", "unit", "scheme", "ci_method"),
 )
-TABLES: Final = {t.name: t for t in (SLIDES, LABELS, CLINICAL, CANDIDATES, TILES, SPLITS, PREDICTIONS, RIVALS, METRICS)}
+TABLES: Final = {
+    t.name: t for t in (SLIDES, SLIDE_FILES, LABELS, CLINICAL, CANDIDATES, TILES, SPLITS, PREDICTIONS, RIVALS, METRICS)
+}

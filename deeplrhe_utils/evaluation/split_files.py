@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_text, write_json
 from deeplrhe_utils.core.schemas import SPLITS
+from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.splits import check_disjoint, check_split, hashed
 
@@ -131,17 +132,6 @@ def read_split(path: Path, *, names: Iterable[str] = (), salt: str | None = None
     return conform(frame, SPLITS)
 
 
-def signed(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """`facts` with a digest of every part and the signature over all of them."""
-    content = {key: value for key, value in facts.items() if key not in ("digests", "signature")}
-    digests = {key: sha256_text(_canonical(value))[:16] for key, value in content.items()}
-    return {**content, "digests": digests, "signature": sha256_text(_canonical(content))}
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
 def _units(table: pd.DataFrame, sites: Mapping[str, str] | None) -> list[dict[str, Any]]:
     """One entry per unit, sorted: its role in every fold, its site."""
     wide = table.pivot(index="unit_id", columns="fold", values="role").sort_index()
@@ -205,15 +195,11 @@ def _well_formed(units: Any) -> bool:
 
 
 def _check_signature(path: Path, document: dict[str, Any]) -> None:
-    expected = signed(document)
-    if expected["signature"] == document["signature"] and expected["digests"] == document["digests"]:
+    if not (changed := changed_parts(document)):
         return
-    stored = document["digests"] if isinstance(document["digests"], dict) else {}
-    keys = sorted(set(expected["digests"]) | set(stored))
-    changed = [key for key in keys if expected["digests"].get(key) != stored.get(key)]
     found = _hashes(_table(document))
     folds = [str(f) for f, h in enumerate(document["hashes"]) if f >= len(found) or h != found[f]]
-    where = ", ".join(changed) or "its signature"
+    where = ", ".join(changed)
     where += f" (roles of fold {', '.join(folds)})" if "units" in changed and folds else ""
     raise InputError(f"The split file {path} was edited after it was signed", got=f"other content in: {where}",
                      expected=f"what signature {str(document['signature'])[:16]}… was made of",

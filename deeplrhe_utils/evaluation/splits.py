@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from deeplrhe_utils.acquisition.labels import patient_of_slide
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 
@@ -41,22 +42,25 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     Notes
     -----
     Iterative stratification (Sechidis 2011): genes are dealt from the rarest to the commonest, each positive
-    patient to the fold that lacks most positives of that gene; then the rest, to the smallest fold.
+    patient to the fold that lacks most positives of that gene; then the rest, to the smallest fold. Where targets
+    belong to samples (a tumour and normal tissue of one TCGA patient, ``TCGA-05-4244-01`` and ``-11``), all samples of
+    a patient go together.
     """
     import pandas as pd
 
     if n_folds < 2:
         raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
-    if len(wide) < n_folds:
+    person, positive = _people(wide)
+    if len(positive) < n_folds:
         raise CohortError(
-            f"{n_folds}-fold cross-validation by patient needs at least {n_folds} labelled patients", got=len(wide),
-            fix="Give labels for more patients, or run without labels and with a trained model",
+            f"{n_folds}-fold cross-validation by patient needs at least {n_folds} labelled patients",
+            got=len(positive), fix="Give labels for more patients, or run without labels and with a trained model",
         )  # fmt: skip
-    order = generator(seed, "patient-folds").permutation(len(wide))
-    positive = (wide == 1).fillna(False).to_numpy(dtype=bool)[order]
-    fold = _deal(positive, [1.0] * n_folds)
-    patients = wide.index.to_numpy()[order]
+    order = generator(seed, "patient-folds").permutation(len(positive))
+    dealt = np.empty(len(positive), int)
+    dealt[order] = _deal(positive[order], [1.0] * n_folds)
+    patients, fold = wide.index.to_numpy(), dealt[person]
     rows = [
         {"scheme": "patient", "fold": f, "unit_id": p, "role": "test" if own == f else "train", "seed": seed}
         for f in range(n_folds)
@@ -236,11 +240,22 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
         if round(share * len(own)) < 1:
             raise CohortError(f"Fold {fold} has too few training patients to set a share of {share:g} aside",
                               got=len(own), expected=f"{int(np.ceil(0.5 / share))} or more")  # fmt: skip
-        order = generator(seed, "validation", int(fold)).permutation(len(own))
-        dealt = _deal((own == 1).fillna(False).to_numpy(dtype=bool)[order], [share, 1 - share])
-        aside = set(own.index.to_numpy()[order][dealt == 0])
+        person, positive = _people(own)
+        order = generator(seed, "validation", int(fold)).permutation(len(positive))
+        dealt = _deal(positive[order], [share, 1 - share])
+        aside = set(own.index.to_numpy()[np.isin(person, order[dealt == 0])])
         frame.loc[(frame["fold"] == fold) & frame["unit_id"].isin(aside), "role"] = "valid"
     return hashed(frame)
+
+
+def _people(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Number of the person behind each row (n,), in the order of the rows, and whether a person is positive."""
+    import pandas as pd
+
+    person, names = pd.factorize(np.array([patient_of_slide(str(unit)) for unit in wide.index], object))
+    positive = np.zeros((len(names), wide.shape[1]), bool)
+    np.logical_or.at(positive, person, (wide == 1).fillna(False).to_numpy(dtype=bool))
+    return person, positive
 
 
 def _deal(positive: np.ndarray, shares: Sequence[float]) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,20 +11,24 @@ from typing import Any, Final
 import openslide
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import BARCODE, read_csv_text
+from deeplrhe_utils.acquisition.labels import read_csv_text
+from deeplrhe_utils.acquisition.tcga_slides import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import SLIDES
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
+from deeplrhe_utils.slides import dicom
 from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation
 from deeplrhe_utils.slides.opening import open_handle
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.resolution import vendor_of
 from deeplrhe_utils.slides.sampling import Square
 
-SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md"})
-_SAMPLE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
+SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md", ".parcel", ".log"})
+"""Endings of files that are never slides; ``.parcel`` are the logs of the GDC's transfer tool."""
+UNFINISHED: Final = frozenset({".partial", ".part", ".crdownload"})
+"""Endings of downloads that are not complete: the GDC's transfer tool, ours and curl's, browsers."""
 _TEST_PX: Final = 256
 
 
@@ -48,12 +51,14 @@ def scan_slides(
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
 
-    Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files,
-    sidecars (.geojson, .json, .xml, .csv, .txt, .md), masks (``-mask.png`` and the like) and the data folders of
-    MIRAX slides. A file is used only if it opens, has a resolution, and one of three test tiles can be decoded
-    (other damage is told tile by tile later on). Of files that show the same slide (OpenSlide's quickhash-1, else
-    SHA-256), or have the same name, the first by path is used. What the file says of its resolution may contradict
-    itself: the slide stays, with a note
+    Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files, sidecars
+    (:data:`SIDECARS`), masks (``-mask.png`` and the like) and the data folders of MIRAX slides. Unfinished downloads
+    (:data:`UNFINISHED`) are excluded and never opened. The files of one DICOM series in one folder are one slide: the
+    first that holds a level stands for all, the others are excluded; where file names are only identifiers, slide and
+    patient are what the file says (:func:`~deeplrhe_utils.slides.dicom.names_of`). A file is used only if it opens,
+    has a resolution, and one of three test tiles can be decoded (other damage is told tile by tile later on). Of files
+    that show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name, the first by path is used.
+    What the file says of its resolution may contradict itself: the slide stays, with a note
     (:func:`~deeplrhe_utils.slides.resolution.resolution_note`).
 
     Parameters
@@ -95,7 +100,12 @@ def scan_slides(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
         )
     describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files)
-    rows = spread(describe, files, _failed)
+    series = dicom.series_of(files)
+    parts = {part: first for first, every in series.items() for part in every if part != first}
+    whole = [path for path in files if path not in parts]
+    found = dict(zip(whole, spread(describe, whole, _failed), strict=True))
+    rows = [_part(path, parts[path]) if path in parts else found[path] for path in files]
+    _note_missing_levels(found, series)
     _exclude_duplicates(rows)
     frame = conform(pd.DataFrame([{k: v for k, v in r.items() if k != "same"} for r in rows]), SLIDES)
     frame.attrs["sidecar_files"] = sidecars
@@ -179,18 +189,16 @@ def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
     >>> barcode_fields("CMU-1-Small-Region")
     ('CMU-1-Small-Region', None, None)
     """
-    match = BARCODE.match(slide_id)
-    if match is None:
-        return slide_id, None, None
-    sample = _SAMPLE.search(slide_id[match.end() :])
-    kind = None if sample is None else "diagnostic" if sample[1] == "DX" else "frozen"
-    return match[1], match[2], kind
+    told = parse_name(slide_id)
+    return told.patient_id or slide_id, told.site_id, told.sample_type
 
 
 def _about(path: Path) -> Row:
     """What a file's name and size say."""
     name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
+    name, owner = dicom.names_of(path) or (name, "")
     patient, site, sample = barcode_fields(name)
+    patient = owner if owner and site is None else patient
     row: Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
@@ -199,11 +207,26 @@ def _failed(path: Path, reason: str) -> Row:
     return _about(path) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
 
 
+def _part(path: Path, first: Path) -> Row:
+    reason = f"The file is a part of the DICOM series of {first.name}, which stands for the whole slide."
+    return _about(path) | {"status": "excluded", "reason": reason}
+
+
+def _note_missing_levels(found: dict[Path, Row], series: dict[Path, list[Path]]) -> None:
+    """Say so, in place, where a DICOM slide opens without the level that was scanned."""
+    for first, every in series.items():
+        if found[first]["status"] == "ok" and dicom.lacks_full_resolution(every):
+            own = found[first].get("resolution_note")
+            note = "every level of the DICOM series says that it was resampled: the scanned one may be missing"
+            found[first]["resolution_note"] = f"{own}; {note}" if own else note
+
+
 def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> Row:
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
     row = _about(path) | {"status": "ok"}
     slide_id = row["slide_id"]
     try:
+        _check_finished(path)
         if row["path"] != str(path):
             raise SlideError(f"The name of {row['path']} is not valid UTF-8", fix="Rename the file")
         outline = find_annotation(outlines or path.parent, slide_id)
@@ -215,6 +238,12 @@ def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, ha
         row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
     row["same"] = row["same"] or row.get("sha256")
     return row
+
+
+def _check_finished(path: Path) -> None:
+    if path.suffix.lower() in UNFINISHED:
+        what = f"The file {path.name} is an unfinished download, so it was not opened"
+        raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
 
 
 def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
@@ -240,8 +269,9 @@ def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
 
 
 def _what_is_known(path: Path) -> dict[str, Any]:
-    """Vendor and size of an excluded file, if it opens at all."""
+    """Vendor and size of an excluded file, if it may be opened and opens at all."""
     try:
+        _check_finished(path)
         handle = open_handle(path)
     except CompendiumError:
         return {}

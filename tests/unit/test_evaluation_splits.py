@@ -328,3 +328,16 @@ def test_what_cannot_be_written(tmp_path):
         split_files.write_split(tmp_path / "x.json", frame[(frame["fold"] == 0) | (frame["role"] == "test")])
     with pytest.raises(ParameterError, match="empty salt"):
         split_files.write_split(tmp_path / "x.json", frame, salt="")
+
+
+def test_samples_of_one_patient_go_together():
+    """A tumour and normal tissue of the same person are two units with two classes, never on two sides."""
+    units = [f"TCGA-05-{4000 + i}-{code}" for i in range(30) for code in ("01", "11")]
+    rows = [(u, g, int((g == "normal") == u.endswith("11"))) for u in units for g in ("normal", "adenocarcinoma")]
+    labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status"])
+    found = splits.patient_folds(labels, 3, seed=2)
+    splits.check_split(found)
+    for frame in (found, splits.with_validation(found, labels, 0.2, seed=2)):
+        person = frame["unit_id"].str[:12]
+        assert frame.groupby(["fold", person])["role"].nunique().eq(1).all()
+    assert found[found["role"] == "test"].groupby("fold").size().tolist() == [20, 20, 20]

@@ -1,0 +1,290 @@
+"""Cohorts: which slides of a list are studied, by a declared rule, with a fate for every file. Source: ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+import pandas as pd
+
+from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS, draw, ranks
+from deeplrhe_utils.acquisition.cohort_rules import PREPARATIONS, CohortRule
+from deeplrhe_utils.acquisition.labels import shortened
+from deeplrhe_utils.acquisition.manifest import name_problem
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.schemas import CLINICAL, LABELS, SLIDE_FILES
+from deeplrhe_utils.core.tables import conform
+
+NO_SOURCE: Final = "none"
+"""`source` of a label row whose patient is in no label table: its status is null."""
+FLOW_COLUMNS: Final = ("step", "slides", "patients", "LUAD", "LUSC", "dropped", "reason")
+_CODES: Final = {"01": "primary tumour", "02": "recurrent tumour", "06": "metastasis", "11": "normal tissue"}
+Reasons: TypeAlias = pd.Series
+"""Why each file is left out; null where it stays."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A cohort and where everything else went.
+
+    Attributes
+    ----------
+    rule : CohortRule
+    files : table SLIDE_FILES with `in_cohort` (True or False) and `reason` (null in the cohort)
+    flow : what each step left: :data:`FLOW_COLUMNS`; slides, LUAD, LUSC, dropped count files, `patients` patients
+    strata : the strata's columns, available (units that could be drawn), wanted, drawn; empty without a draw
+    labels : table LABELS of the cohort's patients and genes, every pair once
+    clinical : table CLINICAL of the cohort's patients that have an entry
+    notes : what else should be known, a sentence each
+    """
+
+    rule: CohortRule
+    files: pd.DataFrame
+    flow: pd.DataFrame
+    strata: pd.DataFrame
+    labels: pd.DataFrame
+    clinical: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def chosen(self) -> pd.DataFrame:
+        """Table SLIDE_FILES of the cohort alone."""
+        kept = self.files[self.files["in_cohort"]].drop(columns=["in_cohort", "reason"])
+        return kept.reset_index(drop=True)
+
+    @property
+    def patients(self) -> list[str]:
+        """Patients of the cohort, sorted."""
+        return sorted(self.files.loc[self.files["in_cohort"], "patient_id"].dropna().unique())
+
+
+def build(files: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame, rule: CohortRule) -> Cohort:
+    """Choose slides by a rule.
+
+    Parameters
+    ----------
+    files, labels, clinical : DataFrame
+        Tables SLIDE_FILES, LABELS and CLINICAL, in any order of rows; more patients than slides do no harm.
+    rule : CohortRule
+
+    Returns
+    -------
+    Cohort
+        Files in the order of their names. The same files in another order give the same cohort; a file that is not
+        drawn can be added or taken away without effect on most others, because each has a random number of its own.
+
+    Raises
+    ------
+    CohortError
+        No file, a gene without labels, a file in `rule.left_out` that is not listed, or too few files for
+        `rule.n_slides` unless the rule allows fewer.
+    SchemaError
+        A table is not what it should be.
+    """
+    files = conform(files, SLIDE_FILES).sort_values(["file_name", "file_id"], ignore_index=True)
+    labels, clinical = conform(labels, LABELS), conform(clinical, CLINICAL)
+    if files.empty:
+        raise CohortError("There is no file to choose from")
+    genes = _genes(labels, rule)
+    fates: Reasons = pd.Series(pd.NA, files.index, "string")
+    flow = [_flow_row("slides offered", files, fates)]
+    for step, find in _steps(rule, labels, genes):
+        found = find(files[fates.isna()])
+        fates = fates.fillna(found)
+        flow.append(_flow_row(step, files[fates.isna()], found))
+    strata = pd.DataFrame(columns=[*rule.strata, *STRATA_COLUMNS])
+    if _draws(rule):
+        found, strata = draw(files[fates.isna()], rule)
+        fates = fates.fillna(found)
+        flow.append(_flow_row("in the cohort", files[fates.isna()], found))
+    table = check_flow(pd.DataFrame(flow, columns=list(FLOW_COLUMNS)))
+    return _cohort(files.assign(in_cohort=fates.isna(), reason=fates), table, strata, labels, clinical, genes, rule)
+
+
+def _cohort(
+    files: pd.DataFrame, flow: pd.DataFrame, strata: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame,
+    genes: list[str], rule: CohortRule,
+) -> Cohort:  # fmt: skip
+    if not files["in_cohort"].any():
+        raise CohortError(f"No file fits the rule {rule.name}", got="; ".join(flow["reason"]).strip("; "))
+    rule = replace(rule, genes=tuple(genes))
+    cohort = Cohort(rule, files, flow, strata, labels, clinical)
+    own = _complete(labels, cohort.patients, genes)
+    entries = clinical[clinical["patient_id"].isin(cohort.patients)].reset_index(drop=True)
+    return replace(cohort, labels=own, clinical=entries, notes=_notes(cohort, own, entries))
+
+
+def _genes(labels: pd.DataFrame, rule: CohortRule) -> list[str]:
+    present = set(labels["gene"])
+    if lost := [g for g in rule.genes if g not in present]:
+        raise CohortError("There are no labels of some genes", got=shortened(lost),
+                          fix="Leave them out, or give labels that have them")  # fmt: skip
+    return list(rule.genes) or sorted(present)
+
+
+def _steps(
+    rule: CohortRule, labels: pd.DataFrame, genes: list[str]
+) -> list[tuple[str, Callable[[pd.DataFrame], Reasons]]]:
+    """The steps before the draw: what is left, and why a file is not."""
+    steps: list[tuple[str, Callable[[pd.DataFrame], Reasons]]] = []
+    if rule.left_out:
+        steps.append(("not left out by name", lambda files: _listed(files, dict(rule.left_out))))
+    steps += [("barcode of a slide", _unnamed), ("not of controlled access", _closed)]
+    if rule.sample_codes:
+        names = " or ".join(_CODES.get(code, f"sample {code}") for code in rule.sample_codes)
+        steps.append((names, lambda files: _other_tissue(files, rule.sample_codes)))
+    if set(rule.preparations) != set(PREPARATIONS):
+        steps.append((f"{rule.preparations[0]} tissue", lambda files: _prepared(files, rule.preparations)))
+    if rule.projects:
+        steps.append((" or ".join(rule.projects), lambda files: _outside(files, rule.projects)))
+    if needed := tuple(dict.fromkeys((*rule.known, *rule.strata))):
+        words = " and ".join(column.removesuffix("_id").replace("_", " ") for column in needed)
+        steps.append((f"{words} known", lambda files: _not_known(files, needed)))
+    if rule.needs_labels:
+        count = f"all {len(genes)} genes" if len(genes) > 1 else genes[0] if genes else "no gene"
+        steps.append((f"patient profiled for {count}", lambda files: _unlabelled(files, labels, genes)))
+    if rule.slides_per_patient is not None and rule.slides_per_patient > 1:
+        steps.append((f"at most {rule.slides_per_patient} of a patient", lambda files: _surplus(files, rule)))
+    return steps
+
+
+def _why(files: pd.DataFrame, wrong: pd.Series, texts: Iterable[str] | str) -> Reasons:
+    """`texts` where `wrong` holds."""
+    said = pd.Series(texts if isinstance(texts, str) else list(texts), files.index, "string")
+    return said.where(wrong.fillna(False).astype(bool))
+
+
+def _listed(files: pd.DataFrame, left_out: dict[str, str]) -> Reasons:
+    if lost := sorted(set(left_out) - set(files["file_name"])):
+        raise CohortError("Files that the rule leaves out are not offered", got=shortened(lost), fix="Check the names")
+    said = files["file_name"].map(left_out)
+    return _why(files, said.notna(), said.fillna("").astype(str))
+
+
+def _unnamed(files: pd.DataFrame) -> Reasons:
+    lacking = files[["patient_id", "sample_code", "slide_type"]].isna().any(axis=1)
+    pairs = zip(files["file_id"], files["file_name"], strict=True)
+    unsafe = pd.Series([bool(name_problem(str(i), str(n))) for i, n in pairs], files.index, bool)
+    texts = ["name or id cannot be a file" if bad else "name is no barcode of a slide" for bad in unsafe]
+    return _why(files, lacking | unsafe, texts)
+
+
+def _closed(files: pd.DataFrame) -> Reasons:
+    return _why(files, files["access"].eq("controlled"), "controlled access")
+
+
+def _other_tissue(files: pd.DataFrame, codes: tuple[str, ...]) -> Reasons:
+    texts = [f"{_CODES[code]} (sample {code})" if code in _CODES else f"sample {code}" for code in files["sample_code"]]
+    return _why(files, ~files["sample_code"].isin(codes), texts)
+
+
+def _prepared(files: pd.DataFrame, preparations: tuple[str, ...]) -> Reasons:
+    return _why(files, ~files["sample_type"].isin(preparations), [f"{text} slide" for text in files["sample_type"]])
+
+
+def _outside(files: pd.DataFrame, projects: tuple[str, ...]) -> Reasons:
+    own = files["project_id"].fillna("project not known")
+    return _why(files, ~own.isin(projects), own)
+
+
+def _not_known(files: pd.DataFrame, columns: tuple[str, ...]) -> Reasons:
+    texts = pd.Series("", files.index)
+    for column in reversed(columns):
+        texts = texts.mask(files[column].isna(), f"{column} not known")
+    return _why(files, texts.ne(""), texts)
+
+
+def _unlabelled(files: pd.DataFrame, labels: pd.DataFrame, genes: list[str]) -> Reasons:
+    own = labels[labels["gene"].isin(genes)]
+    profiled = own.groupby("patient_id")["status"].count().reindex(files["patient_id"]).to_numpy()
+    texts = ["patient in no label table" if n else "patient not profiled for every gene" for n in pd.isna(profiled)]
+    return _why(files, pd.Series(profiled, files.index).fillna(-1).lt(len(genes)), texts)
+
+
+def _surplus(files: pd.DataFrame, rule: CohortRule) -> Reasons:
+    order = ranks(files, rule).sort_values().index
+    place = files.loc[order].groupby("patient_id").cumcount().reindex(files.index)
+    return _why(files, place.ge(rule.slides_per_patient), "enough other slides of the patient")
+
+
+def _draws(rule: CohortRule) -> bool:
+    return rule.n_slides is not None or rule.slides_per_patient == 1
+
+
+def _flow_row(step: str, kept: pd.DataFrame, found: Reasons) -> tuple[object, ...]:
+    counts = found.value_counts()
+    reason = "; ".join(f"{text}: {counts[text]}" for text in sorted(counts.index, key=lambda t: (-counts[t], t)))
+    projects = [int(kept["project_id"].eq(f"TCGA-{name}").sum()) for name in ("LUAD", "LUSC")]
+    return step, len(kept), kept["patient_id"].nunique(), *projects, int(found.notna().sum()), reason
+
+
+def check_flow(flow: pd.DataFrame) -> pd.DataFrame:
+    """The flow, if its numbers add up: what a step drops is what it has less than the step before.
+
+    Raises
+    ------
+    CohortError
+        They do not; the step is named.
+    """
+    before = flow["slides"].shift(1, fill_value=flow["slides"].iloc[0])
+    wrong = (before - flow["slides"] != flow["dropped"]) | (flow["LUAD"] + flow["LUSC"] > flow["slides"])
+    if wrong.any():
+        row = flow[wrong].iloc[0]
+        counts = f"{before[wrong].iloc[0]} slides before, {row['slides']} left, {row['dropped']} dropped"
+        raise CohortError(f"The flow does not add up at the step {row['step']}", got=counts)
+    return flow
+
+
+def _complete(labels: pd.DataFrame, patients: list[str], genes: list[str]) -> pd.DataFrame:
+    """A row for every patient and gene; null, from :data:`NO_SOURCE`, where the label table has none."""
+    pairs = pd.MultiIndex.from_product([patients, genes], names=["patient_id", "gene"]).to_frame(index=False)
+    found = pairs.merge(labels, "left", ["patient_id", "gene"])
+    return conform(found.assign(source=found["source"].fillna(NO_SOURCE)), LABELS)
+
+
+def _notes(cohort: Cohort, labels: pd.DataFrame, clinical: pd.DataFrame) -> list[str]:
+    notes, patients = [], cohort.patients
+    if bare := sorted(set(patients) - set(clinical["patient_id"])):
+        notes.append(f"{len(bare)} of {len(patients)} patients have no clinical entry: {shortened(bare, 3)}.")
+    if count := labels.loc[labels["source"].eq(NO_SOURCE), "patient_id"].nunique():
+        notes.append(f"{count} of {len(patients)} patients are in no label table; their labels are null.")
+    if len(cohort.strata) and (short := int((cohort.strata["wanted"] - cohort.strata["drawn"]).clip(lower=0).sum())):
+        notes.append(f"{short} places could not be filled in their stratum; the table of strata tells which.")
+    if count := int(cohort.chosen["access"].isna().sum()):
+        notes.append(f"The list does not say who may fetch {count} of {len(cohort.chosen)} files.")
+    return notes
+
+
+def mutation_by_site(labels: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+    """Mutated and profiled patients of each tissue source site.
+
+    Parameters
+    ----------
+    labels : DataFrame
+        Table LABELS.
+    files : DataFrame
+        Table SLIDE_FILES (or any with patient_id and site_id): whose patients are counted; files without a patient or
+        a site are passed over.
+
+    Returns
+    -------
+    DataFrame
+        gene, site_id, positives, profiled (not null), patients (of the site, profiled or not): a row for every gene and
+        site, genes in the order of `labels`, sites by falling number of patients.
+
+    Raises
+    ------
+    CohortError
+        A patient of two sites.
+    """
+    placed = files[["patient_id", "site_id"]].dropna().drop_duplicates()
+    if (twice := placed["patient_id"].duplicated()).any():
+        raise CohortError(f"Patient {placed.loc[twice, 'patient_id'].iloc[0]} belongs to two sites")
+    sizes = placed.groupby("site_id").size()
+    sites = sorted(sizes.index, key=lambda site: (-sizes[site], site))
+    joined = labels.merge(placed, on="patient_id")
+    counts = joined.groupby(["gene", "site_id"])["status"].agg(positives="sum", profiled="count")
+    every = pd.MultiIndex.from_product([list(dict.fromkeys(labels["gene"])), sites], names=["gene", "site_id"])
+    table = counts.reindex(every, fill_value=0).astype("int64").reset_index()
+    return table.assign(patients=table["site_id"].map(sizes).astype("int64"))

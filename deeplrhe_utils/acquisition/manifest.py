@@ -1,0 +1,139 @@
+"""Manifests: which files to fetch, in the format of the GDC's transfer tool (of 2017 and of today)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from deeplrhe_utils.acquisition.labels import shortened
+from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.files import write_text
+
+COLUMNS: Final = ("id", "filename", "md5", "size", "state")
+_NEEDED: Final = COLUMNS[:4]
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
+LONGEST_NAME: Final = 200
+_ENDINGS: Final = (".part", ".partial", ".", " ")
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """Read a manifest.
+
+    Parameters
+    ----------
+    path : Path
+        Tab-separated, with a header that has at least id, filename, md5 and size (in any order, other columns are
+        ignored); with or without a byte order mark; lines end with LF, CRLF or CR.
+
+    Returns
+    -------
+    DataFrame
+        id, filename, md5 (lower case), size [bytes], state (empty if the file has none), a row per file in the
+        order of the file. Repeated equal rows are merged; ``frame.attrs["repeated"]`` counts them. Names are as
+        the file gives them: see :func:`name_problem`.
+
+    Raises
+    ------
+    InputError
+        Not there, not UTF-8 text, empty, without files, lacking a column, a row of another length, a size or MD5
+        that is none, rows of one id that contradict each other. The line is named.
+    """
+    rows = _rows(Path(path))
+    header, *body = [cells for _, cells in rows]
+    if lost := [c for c in _NEEDED if header.count(c) != 1]:
+        raise InputError(f"{path} is no manifest: it lacks {', '.join(lost)}", got=", ".join(header)[:200],
+                         expected="the tab-separated columns " + ", ".join(_NEEDED))  # fmt: skip
+    if not body:
+        raise InputError(f"{path} lists no file", expected="a line per file below the header")
+    for number, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise InputError(f"{path}, line {number}: {len(cells)} cells", expected=f"{len(header)}, as in the header")
+    frame = pd.DataFrame(body, columns=header, dtype="object")
+    frame["line"] = [number for number, _ in rows[1:]]
+    frame["state"] = frame["state"] if "state" in header else ""
+    return _checked(frame, Path(path))
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise InputError(f"{path} cannot be read as a manifest ({cause})", fix="Check the path") from cause
+    lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
+    rows = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in lines if line.strip()]
+    if not rows:
+        raise InputError(f"{path} is empty", expected="a manifest with the columns " + ", ".join(_NEEDED))
+    return rows
+
+
+def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+    frame["id"], frame["md5"] = frame["id"].str.lower(), frame["md5"].str.lower()
+    wrong = (
+        ("size", ~frame["size"].str.fullmatch(r"[0-9]{1,15}"), "bytes"),
+        ("md5", ~frame["md5"].str.fullmatch(_MD5), "32 hexadecimal digits"),
+        ("id", frame["id"].eq(""), "a UUID"),
+    )
+    for column, bad, expected in wrong:
+        if bad.any():
+            row = frame[bad].iloc[0]
+            got = repr(row[column][:80])
+            raise InputError(f"{path}, line {row['line']}: no {column}", got=got, expected=expected)
+    frame["size"] = frame["size"].astype("int64")
+    merged = frame.drop_duplicates(["id", "filename", "md5", "size"])
+    if (again := merged["id"].duplicated()).any():
+        row = merged[again].iloc[0]
+        raise InputError(f"{path}, line {row['line']}: id {row['id'][:40]} was listed with other values before")
+    found = merged[list(COLUMNS)].reset_index(drop=True)
+    found.attrs["repeated"] = len(frame) - len(merged)
+    return found
+
+
+def name_problem(file_id: str, file_name: str) -> str:
+    """Why id and name of a listed file must not become a path, or an empty text.
+
+    Names come from others and could point anywhere; only plain ones are used.
+
+    >>> name_problem("0000b231-7c05-4e2e-8c9e-6d0675bfbb34", "TCGA-55-8514-01A-01-TS1.svs")
+    ''
+    >>> name_problem("0000b231-7c05-4e2e-8c9e-6d0675bfbb34", "../TS1.svs")
+    "the name '../TS1.svs' is no plain file name"
+    """
+    if not _UUID.fullmatch(file_id):
+        return f"the id {file_id[:60]!r} is no UUID"
+    if len(file_name) > LONGEST_NAME:
+        return f"the name has {len(file_name)} characters, and {LONGEST_NAME} are the most"
+    if not _NAME.fullmatch(file_name) or file_name.lower().endswith(_ENDINGS):
+        return f"the name {file_name[:60]!r} is no plain file name"
+    return ""
+
+
+def write_manifest(path: Path, files: pd.DataFrame) -> Path:
+    """Write a manifest that the GDC's transfer tool and :func:`read_manifest` take.
+
+    Parameters
+    ----------
+    path : Path
+    files : DataFrame
+        Columns id, filename, md5, size and, if there is one, state; or table SLIDE_FILES.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    InputError
+        A name that would break the table, or must not become a path (the first ones are named).
+    """
+    names = {"file_id": "id", "file_name": "filename", "bytes": "size"}
+    frame = files.rename(columns=names).assign(state=files.get("state", "released"))
+    problems = [p for i, n in zip(frame["id"], frame["filename"], strict=True) if (p := name_problem(str(i), str(n)))]
+    if problems:
+        raise InputError(f"{path} is not written: {len(problems)} files cannot be listed", got=shortened(problems))
+    lines = ["\t".join(map(str, row)) for row in frame[list(COLUMNS)].itertuples(index=False)]
+    return write_text(path, "\n".join(["\t".join(COLUMNS), *lines]) + "\n")

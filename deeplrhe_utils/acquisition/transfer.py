@@ -1,0 +1,217 @@
+"""One file from a service to the disk: in pieces if need be, hashed while it is written, never half under its name.
+
+Source: ours. Ranges after RFC 9110; the ``/data`` endpoint as the GDC's API guide describes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import tenacity
+
+from deeplrhe_utils.acquisition.part import CHUNK, Pace, Part, Stopped
+from deeplrhe_utils.acquisition.web import Passing, Service
+from deeplrhe_utils.core.errors import InputError, ServiceError
+
+_WRONG_ANSWERS: Final = 3
+_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_PAGES: Final = ("text/html", "application/json", "text/plain")
+
+
+class WrongAnswer(Passing):
+    """An answer that is not the file: tried again, but not often, because it costs a whole file each time."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file as a manifest describes it: id, name, MD5 (lower-case hex) and size [bytes]."""
+
+    file_id: str
+    file_name: str
+    md5: str
+    size: int
+
+
+@dataclass
+class Fetched:
+    """What it took: bytes kept from before, bytes received now, failures and the last one's words."""
+
+    kept: int = 0
+    received: int = 0
+    failures: int = 0
+    last: str = ""
+
+
+@dataclass
+class _Tally:
+    """Failures in a row without anything new, and answers that were not the file."""
+
+    part: Part
+    attempts: int
+    failures: int = 0
+    wrong: int = 0
+    best: int = 0
+    done: Fetched = field(default_factory=Fetched)
+
+    def note(self, cause: Passing) -> None:
+        self.failures = 1 if self.part.size > self.best else self.failures + 1
+        self.best = max(self.best, self.part.size)
+        self.wrong += isinstance(cause, WrongAnswer)
+        self.done.failures += 1
+        self.done.last = str(cause)
+
+    def spent(self, _: tenacity.RetryCallState) -> bool:
+        return self.failures >= self.attempts or self.wrong >= _WRONG_ANSWERS
+
+
+def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace) -> Fetched:
+    """Fetch ``data/<id>`` until the file at `place` has the size and MD5 that are wanted.
+
+    What lies at `place` already is continued, and hashed once to that end. A service that ignores ranges is read
+    from the start again, but what is on the disk is kept until then. Nothing but the MD5 decides.
+
+    Parameters
+    ----------
+    service : Service
+    wanted : Wanted
+    place : Path
+        The unfinished file; the caller renames it.
+    pace : Pace
+
+    Returns
+    -------
+    Fetched
+
+    Raises
+    ------
+    ServiceError
+        Refused (401, 403, 404, a redirect elsewhere), or the patience is at its end: the last reason is given.
+    DiskFullError, Stopped, OSError
+        The unfinished file stays, and can be continued.
+    """
+    with Part(place) as part:
+        if part.size > wanted.size:
+            part.reset()
+        tally = _Tally(part, service.patience.attempts, best=part.size, done=Fetched(kept=part.size))
+
+        def attempt() -> None:
+            try:
+                _continue(service, wanted, part, pace, tally.done)
+            except Passing as cause:
+                tally.note(cause)
+                raise
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Passing),
+            stop=tally.spent,
+            wait=lambda state: service.pause(tally.failures, getattr(_failure(state), "after_s", None)),
+            sleep=pace.rest,
+            reraise=True,
+        )
+        try:
+            tries(attempt)
+        except Passing as cause:
+            raise ServiceError(f"{wanted.file_name} could not be fetched", got=_sentence(tally, cause)) from cause
+        part.settle()
+    return tally.done
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _sentence(tally: _Tally, cause: Passing) -> str:
+    times = f"{tally.wrong} wrong answers" if tally.wrong >= _WRONG_ANSWERS else f"{tally.failures} failures in a row"
+    return f"{times}; the last: {cause}"
+
+
+def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fetched) -> None:
+    """One attempt: from what is there to the end; raises Passing unless the MD5 is right then."""
+    if part.size < wanted.size:
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if part.size:
+            headers["Range"] = f"bytes={part.size}-"
+        with _answer(service, wanted, headers, part) as response:
+            skip = _skip(response, wanted, part)
+            for data in response.iter_raw():
+                done.received += len(data)
+                fresh, skip = data[skip:], max(0, skip - len(data))
+                if part.size + len(fresh) > wanted.size:
+                    raise WrongAnswer(f"the answer is longer than the {wanted.size} bytes of the manifest")
+                part.write(fresh)
+                pace.take(len(data))
+    if part.size < wanted.size:
+        raise Passing(f"the connection ended at byte {part.size} of {wanted.size}")
+    if (found := part.md5()) != wanted.md5:
+        part.reset()
+        raise WrongAnswer(f"the MD5 is {found}, and {wanted.md5} was expected")
+
+
+@contextmanager
+def _answer(service: Service, wanted: Wanted, headers: dict[str, str], part: Part) -> Iterator[httpx.Response]:
+    """The answer to a request for data; 416 (nothing there to continue) means that we hold something else."""
+    try:
+        with service.stream("GET", f"data/{wanted.file_id}", headers) as response:
+            yield response
+    except ServiceError as cause:
+        if "HTTP 416" not in str(cause) or not part.size:
+            raise
+        part.reset()
+        raise WrongAnswer("the service has no bytes after those that are here") from cause
+
+
+def _skip(response: httpx.Response, wanted: Wanted, part: Part) -> int:
+    """How many bytes of the body are here already; raises WrongAnswer if it cannot be the file."""
+    start = 0
+    if response.status_code == 206:
+        found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        start = int(found[1]) if found else -1
+        if not found or start != part.size or found[3] not in ("*", str(wanted.size)):
+            raise WrongAnswer(f"asked for bytes from {part.size}, got {response.headers.get('Content-Range')!r}")
+    _check_headers(response, wanted, wanted.size - start)
+    return part.size - start
+
+
+def _check_headers(response: httpx.Response, wanted: Wanted, expected: int) -> None:
+    """What the head of an answer tells before its body is believed."""
+    kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+    if kind in _PAGES and not wanted.file_name.lower().endswith((".html", ".json", ".txt")):
+        raise WrongAnswer(f"a page of type {kind} came instead of the file")
+    if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
+        raise WrongAnswer(f"the answer is encoded as {coding}, which was not asked for")
+    length = response.headers.get("Content-Length", "")
+    if length.isdecimal() and int(length) != expected:
+        raise WrongAnswer(f"{length} bytes were announced, and {expected} expected")
+    said = response.headers.get("Content-Md5", "").strip().lower()
+    if len(said) == 32 and said != wanted.md5:
+        raise WrongAnswer(f"the service says that the MD5 is {said}, and the manifest {wanted.md5}")
+
+
+def checked(path: Path, wanted: Wanted, stop: Callable[[], bool] = lambda: False) -> str:
+    """Why a file is not the one wanted, or an empty text if its size and MD5 are right.
+
+    Raises
+    ------
+    Stopped
+        `stop` said so between two pieces.
+    InputError
+        It is no regular file.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise InputError(f"{path} is no regular file", fix="Move it away")
+    if (size := path.stat().st_size) != wanted.size:
+        return f"it has {size} bytes instead of {wanted.size}"
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb", buffering=0) as stream:
+        while data := stream.read(CHUNK):
+            digest.update(data)
+            if stop():
+                raise Stopped
+    return "" if digest.hexdigest() == wanted.md5 else f"its MD5 is {digest.hexdigest()} instead of {wanted.md5}"

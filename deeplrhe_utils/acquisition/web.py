@@ -1,0 +1,286 @@
+"""Requests to web services: patient with what passes, at once honest about what does not.
+
+Source: ours. Which answers pass and which do not follows the GDC's and cBioPortal's documented behaviour.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import tenacity
+
+import deeplrhe_utils
+from deeplrhe_utils.core.errors import ParameterError, ServiceError
+
+_PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MOST_REDIRECTS: Final = 5
+_SHOWN: Final = 160
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a service is waited for.
+
+    Parameters
+    ----------
+    attempts : int
+        Failures in a row, without anything new arriving, after which we give up.
+    first_wait_s, longest_wait_s : float
+        The wait before the second attempt doubles up to the longest [s]; a random part is added, so that many
+        clients do not return at the same moment.
+    longest_retry_after_s : float
+        A service that asks for a longer pause (``Retry-After``) is not waited for [s].
+    timeout_s : float
+        To connect, and for the next byte to arrive [s].
+    """
+
+    attempts: int = 8
+    first_wait_s: float = 1.0
+    longest_wait_s: float = 60.0
+    longest_retry_after_s: float = 900.0
+    timeout_s: float = 60.0
+
+
+class Passing(Exception):
+    """Something that may be gone at the next attempt; `after_s` is what the service asked for [s]."""
+
+    def __init__(self, what: str, after_s: float | None = None) -> None:
+        super().__init__(what)
+        self.after_s = after_s
+
+
+class Service:
+    """A web service under one address; a context manager, safe to share among threads.
+
+    Parameters
+    ----------
+    endpoint : str
+        Such as ``https://api.gdc.cancer.gov``.
+    patience : Patience
+    token : str
+        Sent as ``X-Auth-Token``, to this service and nobody else.
+    connections : int
+        Connections at one time.
+    sleep : callable
+        What waits, in seconds.
+
+    Raises
+    ------
+    ParameterError
+        The endpoint is no http(s) address, or the token cannot be sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        patience: Patience = Patience(),
+        *,
+        token: str = "",
+        connections: int = 8,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self.patience, self._sleep = patience, sleep
+        _check_address(self.endpoint)
+        headers = {"User-Agent": f"deeplrhe-compendium/{deeplrhe_utils.__version__}"}
+        if token:
+            if not (token.isascii() and token.isprintable()):
+                raise ParameterError("The token holds characters that no token has", fix="Check the token file")
+            headers["X-Auth-Token"] = token
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._client = httpx.Client(headers=headers, timeout=patience.timeout_s, limits=limits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON answer to GET ``<endpoint>/<path>?<params>``.
+
+        Raises
+        ------
+        ServiceError
+            The service refuses (401, 403, 404 and other 4xx), redirects elsewhere, answers no JSON, or could not
+            be had within the patience.
+        """
+        return self._json("GET", path, params, None)
+
+    def post(self, path: str, body: Any, **params: Any) -> Any:
+        """The JSON answer to POST of `body` (sent as JSON); see :meth:`get`."""
+        return self._json("POST", path, params, body)
+
+    def _json(self, method: str, path: str, params: Mapping[str, Any], body: Any) -> Any:
+        def attempt() -> Any:
+            content = None if body is None else json.dumps(body).encode("utf-8")
+            headers = {"Accept": "application/json"}
+            if content is not None:
+                headers["Content-Type"] = "application/json"
+            with self.stream(method, path, headers, params=params, content=content) as response:
+                response.read()
+            try:
+                return response.json()
+            except ValueError as cause:
+                raise Passing(f"the answer is no JSON but begins {shown(response.text)!r}") from cause
+
+        tries = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Passing),
+            stop=tenacity.stop_after_attempt(self.patience.attempts),
+            wait=self.wait,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        try:
+            return tries(attempt)
+        except Passing as cause:
+            raise ServiceError(
+                f"{self.endpoint}/{path} did not answer",
+                got=f"{cause} (attempt {self.patience.attempts} of {self.patience.attempts})",
+                fix="Repeat the command later; what was fetched is kept",
+            ) from cause
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt; for tenacity. See :meth:`pause`."""
+        cause = state.outcome.exception() if state.outcome else None
+        return self.pause(state.attempt_number, cause.after_s if isinstance(cause, Passing) else None)
+
+    def pause(self, failures: int, asked_s: float | None) -> float:
+        """Seconds until the next attempt: longer and longer, with a random part, and never less than asked for.
+
+        Raises
+        ------
+        ServiceError
+            The service asks for a longer pause than the patience allows.
+        """
+        patience = self.patience
+        if (asked_s or 0.0) > patience.longest_retry_after_s:
+            raise ServiceError(
+                f"{self.endpoint} asks to come back in {asked_s:.0f} s",
+                expected=f"at most {patience.longest_retry_after_s:.0f} s",
+                fix="Repeat the command then; what was fetched is kept",
+            )
+        doubled = min(patience.longest_wait_s, patience.first_wait_s * 2.0 ** min(failures - 1, 30))
+        return max(asked_s or 0.0, doubled + random.uniform(0, patience.first_wait_s))
+
+    @contextmanager
+    def stream(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        params: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
+    ) -> Iterator[httpx.Response]:
+        """One attempt: an answer with status 2xx whose body has not been read yet.
+
+        Redirects are followed on the same host only, five at most.
+
+        Raises
+        ------
+        Passing
+            No connection, a time-out, a body that ends early, statuses 408, 425, 429 and 5xx.
+        ServiceError
+            Every other status, a redirect elsewhere or in a circle.
+        """
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        url = f"{self.endpoint}/{path.lstrip('/')}"
+        try:
+            request = self._client.build_request(method, url, params=given, headers=dict(headers), content=content)
+            response = self._follow(request)
+            try:
+                _check_status(response, url)
+                yield response
+            finally:
+                response.close()
+        except httpx.InvalidURL as cause:
+            raise ParameterError(f"{url!r} is no address ({cause})") from cause
+        except httpx.HTTPError as cause:
+            raise Passing(f"{type(cause).__name__}: {shown(str(cause)) or 'no further word'}") from cause
+
+    def _follow(self, request: httpx.Request) -> httpx.Response:
+        start = request.url
+        for _ in range(_MOST_REDIRECTS + 1):
+            response = self._client.send(request, stream=True)
+            if response.next_request is None:
+                return response
+            response.close()
+            request = response.next_request
+            if not _same_place(start, request.url):
+                raise ServiceError(
+                    f"{start} redirects to another host", got=shown(str(request.url)), expected=start.host,
+                    fix="If you trust that host, name it as the endpoint",
+                )  # fmt: skip
+        raise ServiceError(f"{start} redirects in a circle", got=f"more than {_MOST_REDIRECTS} redirects")
+
+
+def _check_address(endpoint: str) -> None:
+    try:
+        url = httpx.URL(endpoint)
+    except (httpx.InvalidURL, TypeError) as cause:
+        raise ParameterError(f"{endpoint!r} is no address ({cause})", expected="https://host") from cause
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ParameterError(
+            f"{endpoint!r} is no address of a web service", expected="https://host or http://host:port"
+        )
+
+
+def _same_place(first: httpx.URL, then: httpx.URL) -> bool:
+    """Same host, and the same door or the safer one."""
+    upgraded = first.scheme == "http" and then.scheme == "https"
+    return first.host == then.host and (upgraded or (first.scheme, first.port) == (then.scheme, then.port))
+
+
+def _check_status(response: httpx.Response, url: str) -> None:
+    status = response.status_code
+    if 200 <= status < 300:
+        return
+    said = _message(response)
+    if status in _PASSING:
+        raise Passing(f"HTTP {status}{said}", _retry_after(response))
+    fix = {401: "Get a new token", 403: "Open-access files need no token; for others, get access and a token"}
+    raise ServiceError(f"{url} is refused", got=f"HTTP {status}{said}", fix=fix.get(status, ""))
+
+
+def _message(response: httpx.Response) -> str:
+    """What an error answer says, in one printable line."""
+    try:
+        text = next(response.iter_bytes(4096), b"").decode("utf-8", "replace")
+    except httpx.HTTPError:
+        return ""
+    with suppress(ValueError, KeyError, TypeError):
+        text = str(json.loads(text)["message"])
+    return f": {shown(text)}" if text.strip() else ""
+
+
+def shown(text: str) -> str:
+    """One short printable line of what a server sent, which may be anything."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _SHOWN]).split())
+    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
+
+
+def _retry_after(response: httpx.Response) -> float | None:
+    """``Retry-After`` in seconds; a date is compared with the service's own clock, as ours may be wrong."""
+    text = response.headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    until, now = (email.utils.parsedate_tz(value) for value in (text, response.headers.get("Date", "")))
+    if until is None or now is None:
+        return None
+    return max(0.0, float(email.utils.mktime_tz(until) - email.utils.mktime_tz(now)))

@@ -1,0 +1,188 @@
+"""Figures of a cohort: who was left out and why, where mutations come from, how common they are."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import seaborn as sns
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LINE: Final = 0.165  # height of a line of text [inches]
+_MAIN: Final = (0.1, 3.6)  # left edge and width of the boxes [inches]
+_SIDE: Final = (4.3, 3.6)
+_CHARACTERS: Final = 46
+_ROWS: Final = 34  # sites in one panel
+_MARKS: Final = ("o", "s", "^", "D")
+_WHITE_FROM: Final = 0.7
+
+
+def flow_figure(flow: pd.DataFrame) -> Figure:
+    """A flow diagram after CONSORT: what each step left from top to bottom, what it left out and why at the right.
+
+    Parameters
+    ----------
+    flow : DataFrame
+        A row per step, at least one: step, slides, patients, LUAD, LUSC (slides of the project), dropped, reason
+        (``why: count; why: count``). A step that dropped nothing says so in its own box.
+
+    Returns
+    -------
+    Figure
+        8 inches wide, and as high as its texts need. Black on white and pale grey.
+    """
+    rows = flow.to_dict("records")
+    boxes = [_box_text(row, first=i == 0) for i, row in enumerate(rows)]
+    notes = [_note_text(row) for row in rows]
+    heights = [_height(text) for text in boxes]
+    gaps = [max(0.34, _height(text) + 0.2) if text else 0.34 for text in notes]
+    gaps[0] = 0.0
+    total = sum(heights) + sum(gaps)
+    figure = new_figure(8.0, total + 0.2)
+    figure.set_layout_engine("none")  # coordinates are inches: nothing is to be moved
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, 8), ylim=(-0.1, total + 0.1))
+    axes.axis("off")
+    _stack(axes, boxes, notes, heights, gaps)
+    return figure
+
+
+def _stack(axes: Axes, boxes: list[str], notes: list[str], heights: list[float], gaps: list[float]) -> None:
+    """Boxes from the top down; coordinates are inches."""
+    middle, bottom = _MAIN[0] + _MAIN[1] / 2, sum(heights) + sum(gaps)
+    for i, (box, note, height, gap) in enumerate(zip(boxes, notes, heights, gaps, strict=True)):
+        top = bottom - gap
+        if i:
+            _arrow(axes, (middle, bottom), (middle, top))
+        if note:
+            level = (bottom + top) / 2
+            _arrow(axes, (middle, level), (_SIDE[0], level))
+            _box(axes, _SIDE, level - _height(note) / 2, note, "0.96")
+        bottom = top - height
+        _box(axes, _MAIN, bottom, box, "0.88" if i == len(boxes) - 1 else "white")
+
+
+def _height(text: str) -> float:
+    return _LINE * (1 + text.count("\n") + 0.9)
+
+
+def _box(axes: Axes, place: tuple[float, float], bottom: float, text: str, colour: str) -> None:
+    left, width = place
+    axes.add_patch(FancyBboxPatch((left, bottom), width, _height(text), boxstyle="round,pad=0,rounding_size=0.05",
+                                  fc=colour, ec="0.2", lw=1))  # fmt: skip
+    axes.text(left + 0.1, bottom + _height(text) / 2, text, ha="left", va="center", fontsize=8.5, linespacing=1.25,
+              parse_math=False)  # fmt: skip
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color="0.2", shrinkA=0, shrinkB=0))
+
+
+def _box_text(row: dict[str, Any], first: bool) -> str:
+    others = row["slides"] - row["LUAD"] - row["LUSC"]
+    projects = f"LUAD {row['LUAD']:,}, LUSC {row['LUSC']:,}" + (f", project not known {others:,}" if others else "")
+    counts = f"{row['slides']:,} slides of {row['patients']:,} patients"
+    none = [] if first or row["dropped"] else ["(none left out)"]
+    step = str(row["step"])
+    return "\n".join([textwrap.fill(step[:1].upper() + step[1:], _CHARACTERS), counts, projects, *none])
+
+
+def _note_text(row: dict[str, Any]) -> str:
+    if not row["dropped"]:
+        return ""
+    lines = [f"Left out: {row['dropped']:,} slides"]
+    for reason in str(row["reason"]).split("; "):
+        lines += textwrap.wrap(reason, _CHARACTERS, initial_indent="– ", subsequent_indent="   ") or [""]
+    return "\n".join(lines)
+
+
+def site_mutation_map(table: pd.DataFrame) -> Figure:
+    """Share of mutated patients by tissue source site (rows) and gene (columns), with the counts it comes from.
+
+    Parameters
+    ----------
+    table : DataFrame
+        gene, site_id, positives, profiled, patients: every gene with every site, as
+        :func:`~deeplrhe_utils.acquisition.cohort.mutation_by_site` returns it. Sites are drawn in its order.
+
+    Returns
+    -------
+    Figure
+        One shade for the share (pale 0 %, dark 100 %), "positives/profiled" in each cell, a dash where nobody is
+        profiled. More than 34 sites stand in several columns of panels.
+    """
+    genes, sites = list(table["gene"].drop_duplicates()), list(table["site_id"].drop_duplicates())
+    panels = max(1, -(-len(sites) // _ROWS))
+    rows = -(-len(sites) // panels) if sites else 1
+    figure = new_figure(panels * (0.9 + 0.52 * max(1, len(genes))) + 0.4, 1.2 + 0.21 * rows)
+    cells = table.set_index(["site_id", "gene"])
+    for i, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
+        own = sites[i * rows : (i + 1) * rows]
+        _site_panel(axes, cells, own, genes, rows)
+    figure.supxlabel("tissue source site (patients): mutated / profiled patients", fontsize=8)
+    return figure
+
+
+def _site_panel(axes: Axes, cells: pd.DataFrame, sites: list[str], genes: list[str], rows: int) -> None:
+    for y, site in enumerate(sites):
+        for x, gene in enumerate(genes):
+            cell = cells.loc[(site, gene)]
+            share = cell["positives"] / cell["profiled"] if cell["profiled"] else 0.0
+            axes.fill_between([x - 0.5, x + 0.5], y - 0.5, y + 0.5, color=str(1 - 0.75 * share), lw=0)
+            axes.text(x, y, f"{cell['positives']:.0f}/{cell['profiled']:.0f}" if cell["profiled"] else "–", ha="center",
+                      va="center", fontsize=6.5, color="white" if share > _WHITE_FROM else "black")  # fmt: skip
+    sizes = [int(cells.loc[site, "patients"].iloc[0]) for site in sites]
+    axes.set_yticks(range(len(sites)), [f"{s} ({n})" for s, n in zip(sites, sizes, strict=True)], fontsize=7)
+    axes.set_xticks(range(len(genes)), genes, fontsize=7, rotation=60, ha="left", rotation_mode="anchor")
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, pad=2)
+    axes.set(xlim=(-0.5, max(1, len(genes)) - 0.5), ylim=(rows - 0.5, -0.5))
+    sns.despine(ax=axes, left=True, bottom=True)
+
+
+def prevalence_figure(table: pd.DataFrame) -> Figure:
+    """How often each gene is mutated in groups of patients, with intervals, a panel per project.
+
+    Parameters
+    ----------
+    table : DataFrame
+        project, gene, group, mutated, profiled, percent, ci_low, ci_high [%], as
+        :func:`~deeplrhe_utils.running.cohort.prevalences` returns it. Where nobody is profiled (NaN), no mark is drawn.
+    """
+    projects, genes, groups = (list(table[name].drop_duplicates()) for name in ("project", "gene", "group"))
+    figure = new_figure(1.6 + 2.5 * max(1, len(projects)), 1.3 + 0.42 * max(1, len(genes)))
+    panels = figure.subplots(1, max(1, len(projects)), squeeze=False, sharex=True, sharey=True)[0]
+    for axes, project in zip(panels, projects, strict=False):
+        own = table[table["project"] == project]
+        for i, group in enumerate(groups):
+            _prevalence_line(axes, own[own["group"] == group].set_index("gene").reindex(genes), i, len(groups), group)
+        axes.set_title(str(project), fontsize=9)
+        axes.set_xlabel("mutated patients [%]", fontsize=9)
+    panels[0].set_yticks(range(len(genes)), genes, fontsize=8)
+    panels[0].set_xlim(left=0)
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(groups)), fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _prevalence_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: str) -> None:
+    y = np.arange(len(rows)) + 0.26 * (place - (of - 1) / 2)
+    middle = rows["percent"].to_numpy(float)
+    error = np.abs(rows[["ci_low", "ci_high"]].to_numpy(float).T - middle)
+    axes.errorbar(middle, y, xerr=error, fmt=_MARKS[place % len(_MARKS)], ms=4, lw=1.1, capsize=2,
+                  color=PALETTE[place], mfc=PALETTE[place] if place else "white", label=name)  # fmt: skip
+    for height, right, count, total in zip(y, rows["ci_high"].to_numpy(float), rows["mutated"], rows["profiled"],
+                                           strict=True):  # fmt: skip
+        if np.isfinite(right):
+            axes.annotate(f"{count:.0f}/{total:.0f}", (right, height), (3, 0), textcoords="offset points", fontsize=5.5,
+                          va="center", color="0.3")  # fmt: skip

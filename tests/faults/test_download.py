@@ -1,0 +1,493 @@
+"""The downloader against all that can go wrong: every byte on the disk is verified, or clearly marked unfinished."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.acquisition import download as downloads
+from deeplrhe_utils.acquisition import part
+from deeplrhe_utils.acquisition.web import Patience
+from deeplrhe_utils.core.errors import ParameterError, RunError, ServiceError
+from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.running.cli import main
+from deeplrhe_utils.running.download import Wish, fetch_manifest, succeeded
+from tests.faults.download_faults import CASES, SIZE, TIMEOUT_S, Case, cut, cut_then_nothing, status
+from tests.stand_ins.gdc import GdcStandIn, Offered, offered
+
+QUICK = Patience(attempts=4, first_wait_s=0.01, longest_wait_s=0.02, timeout_s=TIMEOUT_S)
+TABLE = REPOSITORY / "docs" / "download-faults.md"
+FOUND: dict[tuple[str, str], str] = {}
+"""Rows of the table in docs/, as the tests of this module found them."""
+
+
+def content(seed: int, size: int = SIZE) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+def names(count: int) -> list[str]:
+    return [f"TCGA-05-{4000 + i}-01Z-00-DX1.{i:08d}.svs" for i in range(count)]
+
+
+@pytest.fixture
+def service():
+    files = [offered(name, content(i)) for i, name in enumerate(names(2))]
+    with GdcStandIn(files) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def place(tmp_path, service):
+    """A folder whose neighbours must stay as they are."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "untouched.txt").write_text("as it was")
+    service.manifest(tmp_path / "manifest.txt")
+    yield tmp_path
+    assert [p.name for p in outside.iterdir()] == ["untouched.txt"] and (
+        outside / "untouched.txt"
+    ).read_text() == "as it was"
+    assert {p.name for p in tmp_path.iterdir()} <= {"outside", "manifest.txt", "slides"}
+
+
+def run(place: Path, service: GdcStandIn, **wish: object) -> pd.DataFrame:
+    asked = Wish(place / "manifest.txt", place / "slides", endpoint=service.url, **wish)
+    return fetch_manifest(asked, lambda _: None, QUICK)
+
+
+def nothing_doubtful(folder: Path, files: list[Offered]) -> set[str]:
+    """Every file is verified, hidden (unfinished) or ours; returns the ids of verified ones."""
+    md5 = {(f.file_id, f.file_name): f.md5 for f in files}
+    verified = set()
+    for path in folder.rglob("*"):
+        if path.is_dir():
+            continue
+        if path.name.startswith("."):
+            assert path.parent == folder or path.name.endswith((".part", ".wrong")), path
+        elif path.parent == folder:
+            assert path.name in ("download.csv", "repairs.csv", "manifest-repaired.txt"), path
+        else:
+            key = (path.parent.name, path.name)
+            assert hashlib.md5(path.read_bytes()).hexdigest() == md5[key], path
+            verified.add(key[0])
+    return verified
+
+
+def note(fault: str, manner: str, report: pd.DataFrame, number: int = 0) -> None:
+    code = 0 if succeeded(report) else 1
+    row = report.iloc[number]
+    ending = "" if row["status"] != "failed" else "; nothing under its name"
+    FOUND[fault, manner] = f"{row['status']}{ending} | {code}"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name} ({c.manner})")
+def test_a_fault_of_the_service(case: Case, service, place):
+    victim, other = service.files
+    service.faults.append(case.on(victim.file_id))
+    report = run(place, service)
+    row = report.iloc[0]
+    assert row["status"] == case.outcome, row["reason"]
+    assert case.said in row["reason"]
+    assert report.iloc[1]["status"] == "verified"
+    expected = {other.file_id} | ({victim.file_id} if case.outcome != "failed" else set())
+    assert nothing_doubtful(place / "slides", service.files) == expected
+    asked = [r for r in service.log if r.file_id == victim.file_id]
+    assert case.requests in (0, len(asked))
+    note(case.name, case.manner, report)
+    log = len(service.log)
+    again = run(place, service)  # what was verified is not asked for again
+    assert again.iloc[1]["status"] == "present"
+    assert {r.file_id for r in service.log[log:]} <= {victim.file_id} - expected
+
+
+def test_after_a_reset_only_what_is_missing_is_fetched(service, place):
+    victim = service.files[0]
+    service.faults.append(Case("", cut(0.5), 1, "").on(victim.file_id))
+    run(place, service, jobs=1)
+    assert [r.start for r in service.log if r.file_id == victim.file_id] == [0, SIZE // 2 + 1]
+
+
+def test_a_second_call_continues_where_the_first_gave_up(service, place):
+    victim = service.files[0]
+    service.faults.append(Case("", cut_then_nothing, 0, "").on(victim.file_id))
+    first = run(place, service)
+    assert first.iloc[0]["status"] == "failed"
+    service.faults.clear()
+    log = len(service.log)
+    second = run(place, service)
+    assert second["status"].tolist() == ["resumed", "present"] and succeeded(second)
+    (last,) = service.log[log:]
+    assert last.start == second.iloc[0]["kept_bytes"] > SIZE // 2
+    assert second.iloc[0]["received_bytes"] == SIZE - last.start
+
+
+def test_an_unknown_id(service, place):
+    service.files.pop(0)
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "verified"]
+    assert "HTTP 404" in report.iloc[0]["reason"] and "--repair" in report.iloc[0]["reason"]
+    assert len([r for r in service.log if r.status == 404]) == 1
+    note("404 of a stale id, not tried again", "always", report)
+
+
+def test_stale_ids_are_repaired_by_version_and_by_name(service, place):
+    """As the real manifest of 2017: same names and sizes, other identifiers."""
+    by_version, by_name = service.files
+    moved = Offered("11111111-1111-4111-8111-111111111111", by_version.file_name, content(0))
+    renamed = Offered("22222222-2222-4222-8222-222222222222", by_name.file_name, content(7))
+    service.files[:] = [moved, renamed]
+    service.newer[by_version.file_id] = moved.file_id
+    report = run(place, service, repair=True)
+    assert succeeded(report) and report["id"].tolist() == [moved.file_id, renamed.file_id]
+    repairs = pd.read_csv(place / "slides" / "repairs.csv")
+    assert repairs["how"].tolist() == ["newest version", "file name"]
+    assert repairs["md5_differs"].tolist() == [False, True] and not repairs["size_differs"].any()
+    assert nothing_doubtful(place / "slides", service.files) == {moved.file_id, renamed.file_id}
+    note("404 of a stale id, with --repair", "always", report)
+
+
+def test_a_file_that_cannot_be_repaired_stays_visible(service, place):
+    lost, twice = service.files
+    copies = [Offered(f"{i}" * 8 + "-1111-4111-8111-111111111111", twice.file_name, content(i)) for i in (3, 4)]
+    service.files[:] = copies
+    report = run(place, service, repair=True)
+    repairs = pd.read_csv(place / "slides" / "repairs.csv")
+    assert repairs["how"].tolist() == ["not found", "2 files have this name"]
+    assert report["status"].tolist() == ["failed", "failed"] and report["id"].tolist() == [lost.file_id, twice.file_id]
+
+
+HOSTILE = {
+    "id with ../": ("../../outside/x", "a.svs"),
+    "name with ../": (None, "../../outside/untouched.txt"),
+    "absolute name": (None, "/tmp/a.svs"),
+    "name with NUL": (None, "a\0b.svs"),
+    "name of 300 characters": (None, "a" * 296 + ".svs"),
+    "name that hides": (None, ".bashrc"),
+    "name of two lines": (None, "a\x0bb.svs"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_names_never_choose_paths(kind, service, place):
+    victim, other = service.files
+    file_id, name = HOSTILE[kind]
+    hostile = Offered(file_id or victim.file_id, name, victim.content)
+    service.files[0] = hostile
+    service.manifest(place / "manifest.txt")
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "verified"]
+    assert nothing_doubtful(place / "slides", service.files) == {other.file_id}
+    assert {r.file_id for r in service.log} == {other.file_id}, "it was not even asked for"
+    assert pd.read_csv(place / "slides" / "download.csv")["filename"][0].startswith("'")
+    note(kind, "in the manifest", report)
+
+
+def test_two_files_of_one_name(service, place):
+    first, second = service.files
+    service.files[1] = Offered(second.file_id, first.file_name, second.content)
+    service.manifest(place / "manifest.txt")
+    report = run(place, service)
+    assert succeeded(report)
+    assert nothing_doubtful(place / "slides", service.files) == {first.file_id, second.file_id}
+    note("two files of one name", "in the manifest", report)
+
+
+@pytest.mark.parametrize("change", ["repeated rows", "byte order mark", "CRLF", "CR alone", "other column order"])
+def test_manifests_as_people_keep_them(change, service, place):
+    path = place / "manifest.txt"
+    text = path.read_text()
+    lines = text.splitlines()
+    if change == "other column order":
+        text = "\n".join("\t".join(reversed(line.split("\t"))) for line in lines)
+    changed = {"repeated rows": "\n".join([*lines, *lines[1:]]), "byte order mark": "\ufeff" + text,
+               "CRLF": text.replace("\n", "\r\n"), "CR alone": text.replace("\n", "\r")}.get(change, text)  # fmt: skip
+    path.write_bytes(changed.encode())
+    report = run(place, service)
+    assert succeeded(report) and len(report) == 2
+    note(f"manifest with {change}", "in the manifest", report)
+
+
+BAD_MANIFESTS = {
+    "empty": "",
+    "header alone": "id\tfilename\tmd5\tsize\tstate\n",
+    "without MD5": "id\tfilename\tsize\nx\ty.svs\t3\n",
+    "HTML": "<html>\n<body>Sign in</body>\n</html>\n",
+    "row of another length": "id\tfilename\tmd5\tsize\n1\t2\n",
+    "size that is no number": f"id\tfilename\tmd5\tsize\nx\ty.svs\t{'0' * 32}\tmany\n",
+    "MD5 that is none": "id\tfilename\tmd5\tsize\nx\ty.svs\tabc\t3\n",
+    "rows that contradict each other": f"id\tfilename\tmd5\tsize\nx\ty.svs\t{'0' * 32}\t3\nx\ty.svs\t{'1' * 32}\t3\n",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MANIFESTS)
+def test_a_manifest_that_cannot_be_read_is_a_usage_error(kind, service, place, capsys):
+    (place / "manifest.txt").write_text(BAD_MANIFESTS[kind])
+    words = ["download", str(place / "manifest.txt"), "--out", str(place / "slides"), "--endpoint", service.url]
+    assert main(words) == 2
+    assert str(place / "manifest.txt") in capsys.readouterr().err
+    assert not service.log and not (place / "slides").exists()
+    FOUND[f"manifest: {kind}", "in the manifest"] = "refused before anything is asked for | 2"
+
+
+def test_a_manifest_that_is_not_there_is_a_usage_error(tmp_path, capsys):
+    assert main(["download", str(tmp_path / "none.txt"), "--out", str(tmp_path / "slides")]) == 2
+    assert "none.txt" in capsys.readouterr().err
+
+
+def test_the_disk_is_too_small_from_the_start(service, place, monkeypatch):
+    usage = shutil.disk_usage(place)
+    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=SIZE))
+    with pytest.raises(part.DiskFullError, match="600 kB are missing"):
+        run(place, service)
+    assert not service.log
+    FOUND["disk too small from the start", "–"] = "refused before anything is asked for | 1"
+
+
+def test_the_disk_fills_up_half_way(service, place, monkeypatch):
+    """A real full disk: a small file system in memory, where the machine lets us mount one."""
+    slides = place / "slides"
+    slides.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", str(slides)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no small file system can be mounted here (it needs root)")
+    try:
+        service.files[:] = [offered(name, content(i, 4_000_000)) for i, name in enumerate(names(4))]
+        service.manifest(place / "manifest.txt")
+        monkeypatch.setattr(downloads, "MARGIN", -100_000_000)  # somebody else takes the space after the first look
+        report = run(place, service, jobs=1)
+        assert report["status"].tolist() == ["verified", "verified", "failed", "failed"]
+        assert report["reason"].str.contains("The disk is full").tolist() == [False, False, True, True]
+        here = nothing_doubtful(slides, service.files)
+        assert here == {f.file_id for f in service.files[:2]}
+        note("disk full half-way", "–", report, 2)
+        subprocess.run(["mount", "-o", "remount,size=40m", str(slides)], check=True)
+        log = len(service.log)
+        assert run(place, service)["status"].isin(["verified", "resumed", "present"]).all()
+        assert not {r.file_id for r in service.log[log:]} & here
+    finally:
+        subprocess.run(["umount", str(slides)], check=True)
+
+
+def test_a_full_disk_while_writing_keeps_what_is_there(service, place, monkeypatch):
+    """The same without root: the system call fails as it would."""
+    real = os.fdopen
+
+    class Full:
+        def __init__(self, *args, **kwargs):
+            self.file = real(*args, **kwargs)
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(part.os, "fdopen", Full)
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "failed"] and report["reason"].str.contains("disk is full").all()
+    monkeypatch.undo()
+    assert succeeded(run(place, service))
+
+
+def start(place: Path, service: GdcStandIn) -> subprocess.Popen[bytes]:
+    words = ["download", str(place / "manifest.txt"), "--out", str(place / "slides"), "--endpoint", service.url]
+    command = [sys.executable, "-m", "deeplrhe_utils", *words, "--limit-rate", "8M", "--jobs", "2"]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_killed_at_twenty_random_moments_and_resumed(service, place):
+    service.files[:] = [offered(name, content(i, 1_000_000)) for i, name in enumerate(names(24))]
+    service.manifest(place / "manifest.txt")
+    moments, killed = random.Random(3), 0
+    while killed < 20:
+        asked = len(service.log)
+        process = start(place, service)
+        deadline = time.monotonic() + 30
+        while len(service.log) == asked and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.25))
+        if process.poll() is not None:
+            break
+        before = nothing_doubtful(place / "slides", service.files) if killed % 5 == 0 else set()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        here, log = nothing_doubtful(place / "slides", service.files), len(service.log)
+        assert before <= here
+        killed += 1
+        fetched_again = {r.file_id for r in service.log[log:]} & here
+        assert not fetched_again
+    assert killed >= 10, "the downloads ended before they could be killed"
+    here, log = nothing_doubtful(place / "slides", service.files), len(service.log)
+    report = run(place, service)
+    assert succeeded(report)
+    assert not {r.file_id for r in service.log[log:]} & here, "a verified file was fetched again"
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
+    FOUND["kill -9 at twenty random moments", "–"] = "resumed; no verified file is fetched again | 0"
+
+
+def test_the_service_is_restarted_in_between(service, place):
+    patient = Patience(attempts=30, first_wait_s=0.05, longest_wait_s=0.05, timeout_s=TIMEOUT_S)
+    service.faults.append(Case("", cut(0.4), 0, "").on(service.files[0].file_id))
+
+    def restart():
+        while not any(r.sent for r in service.log):
+            time.sleep(0.01)
+        service.stop()
+        time.sleep(0.3)
+        service.faults.clear()
+        service.start()
+
+    helper = threading.Thread(target=restart)
+    helper.start()
+    wish = Wish(place / "manifest.txt", place / "slides", endpoint=service.url)
+    report = fetch_manifest(wish, lambda _: None, patient)
+    helper.join()
+    assert succeeded(report) and "ConnectError" in report.iloc[0]["reason"]
+    note("service restarted", "once", report)
+
+
+def test_the_clock_jumps(service, place, monkeypatch):
+    """Back and forth by years: nothing asks what time it is."""
+    jumps = itertools.cycle([0.0, 4e9, 1e9])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    service.faults.append(Case("", status(503, Retry_After="1"), 1, "").on(service.files[0].file_id))
+    report = run(place, service)
+    assert succeeded(report)
+    log = len(service.log)
+    for file in service.files:  # an archive tool set all times back
+        os.utime(place / "slides" / file.file_id / file.file_name, (1, 1))
+    assert run(place, service)["status"].tolist() == ["present", "present"] and len(service.log) == log
+    note("clock jumps by years", "–", report)
+
+
+def test_a_damaged_file_is_found_and_replaced(service, place):
+    run(place, service)
+    paths = [place / "slides" / f.file_id / f.file_name for f in service.files]
+    paths[0].write_bytes(content(0)[: SIZE // 2])  # cut short: the rest is fetched
+    paths[1].write_bytes(content(9))  # another content of the same size
+    report = run(place, service)
+    assert report["status"].tolist() == ["resumed", "verified"]
+    assert report["reason"].str.contains("was not the one listed").all()
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
+    note("a file was damaged on the disk", "–", report)
+
+
+def test_damage_that_leaves_size_and_time_is_found_on_demand(service, place):
+    run(place, service)
+    path = place / "slides" / service.files[1].file_id / service.files[1].file_name
+    before = path.stat()
+    path.write_bytes(content(9))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert run(place, service)["status"].tolist() == ["present", "present"], "what is known is not hashed again"
+    assert run(place, service, recheck=True)["status"].tolist() == ["present", "verified"]
+
+
+def test_a_damaged_journal_costs_time_only(service, place):
+    run(place, service)
+    journal = place / "slides" / ".verified.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-40] + b"\xff{\n[]\n")
+    log = len(service.log)
+    assert succeeded(run(place, service)) and len(service.log) == log
+
+
+def test_links_are_not_followed(service, place):
+    first, second = service.files
+    slides = place / "slides"
+    (slides / second.file_id).mkdir(parents=True)
+    (slides / first.file_id).symlink_to(place / "outside")
+    (slides / second.file_id / f".{second.file_name}.part").symlink_to(place / "outside" / "untouched.txt")
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "failed"]
+    note("links lie in the way", "–", report)
+
+
+def test_what_the_transfer_tool_left_is_taken_over(service, place):
+    done, begun = service.files
+    slides = place / "slides"
+    for file in service.files:
+        (slides / file.file_id / "logs").mkdir(parents=True)
+    (slides / done.file_id / done.file_name).write_bytes(done.bytes())
+    (slides / begun.file_id / f"{begun.file_name}.partial").write_bytes(b"\0" * SIZE)
+    report = run(place, service)
+    assert report["status"].tolist() == ["present", "verified"]
+    assert {r.file_id for r in service.log} == {begun.file_id}
+
+
+def test_controlled_access_needs_the_token_and_gets_it(service, place, tmp_path_factory):
+    service.token, service.files[0].access = "secret-token", "controlled"
+    token = tmp_path_factory.mktemp("token") / "token.txt"
+    token.write_text("secret-token\n")
+    assert run(place, service).iloc[0]["reason"].find("HTTP 403") > 0
+    assert succeeded(run(place, service, token=token))
+    token.write_text("two\nlines")
+    with pytest.raises(ParameterError, match="token"):
+        run(place, service, token=token)
+
+
+def test_one_download_at_a_time_in_a_folder(service, place):
+    from deeplrhe_utils.acquisition.download_folder import DownloadFolder
+
+    with DownloadFolder(place / "slides"), pytest.raises(RunError, match="Another download"):
+        run(place, service)
+
+
+def test_ctrl_c_keeps_what_has_arrived_and_writes_the_report(service, place):
+    service.files[:] = [offered(name, content(i, 3_000_000)) for i, name in enumerate(names(3))]
+    service.manifest(place / "manifest.txt")
+    process = start(place, service)
+    deadline = time.monotonic() + 30
+    while not service.log and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130
+    report = pd.read_csv(place / "slides" / "download.csv")
+    assert report["status"].eq("unfinished").any() and len(report) == 3
+    nothing_doubtful(place / "slides", service.files)
+    assert succeeded(run(place, service))
+
+
+def test_the_rate_is_limited(service, place):
+    started = time.monotonic()
+    assert succeeded(run(place, service, limit_rate="600k"))
+    assert time.monotonic() - started > 0.7, "600 kB at 600 kB/s take most of a second"
+    with pytest.raises(ParameterError, match="limit-rate"):
+        run(place, service, limit_rate="fast")
+
+
+def test_nobody_answers(place, service):
+    service.stop()
+    with pytest.raises(ParameterError, match="no address"):
+        fetch_manifest(Wish(place / "manifest.txt", place / "slides", endpoint="gdc"), print, QUICK)
+    report = run(place, service)
+    assert (report["status"] == "failed").all() and report["reason"].str.contains("ConnectError").all()
+    with pytest.raises(ServiceError, match="did not answer"):
+        run(place, service, repair=True)
+    note("nobody answers", "always", report)
+
+
+def test_the_table_in_the_repository_is_what_these_tests_found(request):
+    """Runs last; rewrite the table with DEEPLRHE_WRITE_FAULTS=1."""
+    own = {item.name for item in request.session.items if item.module is sys.modules[__name__]}
+    everything = {name for name in globals() if name.startswith("test_")}
+    if not everything <= {name.split("[")[0] for name in own} or ("disk full half-way", "–") not in FOUND:
+        pytest.skip("not all tests of this module ran")
+    head, foot = TABLE.read_text(encoding="utf-8").split("<!-- faults:begin -->")[0], "<!-- faults:end -->\n"
+    rows = [f"| {fault} | {manner} | {found} |" for (fault, manner), found in FOUND.items()]
+    lines = ["| Fault | How often | Outcome | Exit code |", "|---|---|---|---|", *rows]
+    text = f"{head}<!-- faults:begin -->\n\n" + "\n".join(lines) + f"\n\n{foot}"
+    if os.environ.get("DEEPLRHE_WRITE_FAULTS"):
+        TABLE.write_text(text, encoding="utf-8")
+    assert TABLE.read_text(encoding="utf-8") == text

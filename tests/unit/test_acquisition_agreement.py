@@ -1,0 +1,79 @@
+"""Two sources side by side: every patient and gene is exactly one of nine things."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deeplrhe_utils.acquisition.agreement import KINDS, agreement, disagreements
+from deeplrhe_utils.core.errors import LabelError
+from deeplrhe_utils.core.schemas import LABELS
+from deeplrhe_utils.core.tables import conform
+
+
+def table(cells, source):
+    frame = pd.DataFrame(cells, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
+    frame["variant_class"] = frame["status"].map({1: f"class of {source}"})
+    return conform(frame.assign(source=source), LABELS)
+
+
+FIRST = table([("a", "G", 1), ("b", "G", 1), ("c", "G", 0), ("d", "G", 0), ("e", "G", None), ("f", "G", 1),
+               ("g", "G", None), ("h", "G", 1), ("a", "ONE", 1)], "first")  # fmt: skip
+SECOND = table([("a", "G", 1), ("b", "G", 0), ("c", "G", 1), ("d", "G", 0), ("e", "G", 1), ("f", "G", None),
+                ("g", "G", None), ("i", "G", 0), ("a", "TWO", 1)], "second")  # fmt: skip
+
+
+def test_each_patient_is_one_of_nine_things():
+    row = agreement(FIRST, SECOND).set_index("gene").loc["G"]
+    assert row[list(KINDS)].tolist() == [1] * 9 and row["patients"] == 9 and row["agreeing"] == 0.5
+    assert len(agreement(FIRST, SECOND)) == 1, "only genes that both name"
+
+
+def test_disagreements_name_patients_and_what_was_seen():
+    expected = [["G", "b", "first_only", "class of first"], ["G", "c", "second_only", "class of second"]]
+    assert disagreements(FIRST, SECOND).to_numpy().tolist() == expected
+    assert disagreements(FIRST, FIRST).empty
+
+
+def test_genes_that_are_not_in_both_are_refused():
+    with pytest.raises(LabelError, match=r"not in both sources.*ONE"):
+        agreement(FIRST, SECOND, ["G", "ONE"])
+    with pytest.raises(LabelError, match="share no gene"):
+        agreement(FIRST[FIRST["gene"] == "ONE"], SECOND)
+
+
+def test_no_common_patient_leaves_the_share_null():
+    row = agreement(table([("a", "G", 1)], "x"), table([("b", "G", 0)], "y")).iloc[0]
+    assert row["patient_only_in_first"] == row["patient_only_in_second"] == 1 and pd.isna(row["agreeing"])
+
+
+KEYS = st.tuples(st.sampled_from("abcdef"), st.sampled_from(["G", "H"]))
+CELLS = st.dictionaries(KEYS, st.sampled_from([0, 1, None]), min_size=1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CELLS, CELLS)
+def test_counts_follow_from_counting_and_do_not_depend_on_the_order(one, two):
+    first, second = (table([(*key, value) for key, value in cells.items()], "x") for cells in (one, two))
+    shared = {gene for _, gene in one} & {gene for _, gene in two}
+    if not shared:
+        with pytest.raises(LabelError):
+            agreement(first, second)
+        return
+    counts = agreement(first, second).set_index("gene")
+    swapped = agreement(second.iloc[::-1], first).set_index("gene").loc[counts.index]
+    mirror = {"first_only": "second_only", "null_in_first": "null_in_second",
+              "patient_only_in_first": "patient_only_in_second"}  # fmt: skip
+    for here, there in [*mirror.items(), *((b, a) for a, b in mirror.items())]:
+        assert counts[here].tolist() == swapped[there].tolist()
+    for gene in shared:
+        patients = {p for p, g in [*one, *two] if g == gene}
+        both = Counter((one[p, gene], two[p, gene]) for p in patients if (p, gene) in one and (p, gene) in two)
+        row = counts.loc[gene]
+        assert row["patients"] == len(patients) == row[list(KINDS)].sum()
+        assert (row["both_mutated"], row["first_only"]) == (both[1, 1], both[1, 0])
+        assert (row["both_wild_type"], row["null_in_both"]) == (both[0, 0], both[None, None])
