@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import httpcore
 import httpx
 import tenacity
 
 from deeplrhe_utils.acquisition.part import CHUNK, Pace, Part, Stopped
-from deeplrhe_utils.acquisition.web import Passing, Service
+from deeplrhe_utils.acquisition.web import Passing, Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
 
 _WRONG_ANSWERS: Final = 3
@@ -140,7 +141,7 @@ def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fe
             headers["Range"] = f"bytes={part.size}-"
         with _answer(service, wanted, headers, part) as response:
             skip = _skip(response, wanted, part)
-            for data in response.iter_raw():
+            for data in _pieces(response, service.patience.timeout_s):
                 done.received += len(data)
                 fresh, skip = data[skip:], max(0, skip - len(data))
                 if part.size + len(fresh) > wanted.size:
@@ -165,6 +166,32 @@ def _answer(service: Service, wanted: Wanted, headers: dict[str, str], part: Par
             raise
         part.reset()
         raise WrongAnswer("the service has no bytes after those that are here") from cause
+
+
+def _pieces(response: httpx.Response, timeout_s: float) -> Iterator[bytes]:
+    """The body in large pieces.
+
+    httpx hands on what small reads of the socket gave, at the cost of a core per GB/s. A long body of known length
+    needs none of its care: after the first piece, which came with the headers, the rest is read from the network
+    stream. The connection is not used again then, and httpx closes it.
+    """
+    pieces = response.iter_raw()
+    first = next(pieces, b"")
+    yield first
+    length, stream = response.headers.get("Content-Length", ""), response.extensions.get("network_stream")
+    left = int(length) - len(first) if length.isdecimal() else 0
+    if stream is None or left < CHUNK or response.http_version != "HTTP/1.1" or "Transfer-Encoding" in response.headers:
+        yield from pieces
+        return
+    while left:
+        try:
+            data = stream.read(min(left, CHUNK), timeout_s)
+        except (httpcore.NetworkError, httpcore.TimeoutException) as cause:
+            raise Passing(f"{type(cause).__name__}: {shown(str(cause)) or 'no further word'}") from cause
+        if not data:
+            raise Passing(f"the connection was closed {left} bytes before the end")
+        left -= len(data)
+        yield data
 
 
 def _skip(response: httpx.Response, wanted: Wanted, part: Part) -> int:

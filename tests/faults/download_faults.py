@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from tests.stand_ins.gdc import Fault, Handler, Offered
 
 SIZE = 300_000
+LARGE = 3_000_000
 TIMEOUT_S = 0.4
 
 
@@ -179,7 +180,9 @@ CASES = (
     Case("a range is answered with 200 and the whole body", cut_then_whole, 2, DONE, "", 2),
     Case("Content-Length is too large", length(+10), 1, DONE, "announced", 2),
     Case("Content-Length is too small", length(-10), 1, DONE, "announced", 2),
-    Case("Content-Length is too large", length(+10), 0, FAILED, "300010 bytes were announced, and 300000 expected", 3),
+    Case(
+        "Content-Length is too large", length(+10), 0, FAILED, "{longer} bytes were announced, and {size} expected", 3
+    ),
     Case("Content-Md5 is missing", without_md5, 0, DONE, "", 1),
     Case(
         "Content-Md5 is another than the manifest's", other_md5, 0, FAILED, "the service says that the MD5 is 0000", 3
@@ -191,7 +194,7 @@ CASES = (
     Case("HTML page with status 200", html, 0, FAILED, "a page of type text/html", 3),
     Case("HTML page announced as the data", html_as_data, 1, DONE, "the MD5 is", 2),
     Case("more bytes than the manifest says", longer, 1, DONE, "longer", 2),
-    Case("206 with other bytes than asked for", wrong_range, 2, DONE, "asked for bytes from 150001", 3),
+    Case("206 with other bytes than asked for", wrong_range, 2, DONE, "asked for bytes from {middle}", 3),
     Case("416 to a range that exists", no_such_range, 2, DONE, "no bytes after", 3),
     Case("403, not tried again", status(403), 0, FAILED, "HTTP 403", 1),
     Case("401, not tried again", status(401), 0, FAILED, "HTTP 401", 1),

@@ -24,7 +24,7 @@ from deeplrhe_utils.core.errors import ParameterError, RunError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.cli import main
 from deeplrhe_utils.running.download import Wish, fetch_manifest, succeeded
-from tests.faults.download_faults import CASES, SIZE, TIMEOUT_S, Case, cut, cut_then_nothing, status
+from tests.faults.download_faults import CASES, LARGE, SIZE, TIMEOUT_S, Case, cut, cut_then_nothing, status
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered
 
 QUICK = Patience(attempts=4, first_wait_s=0.01, longest_wait_s=0.02, timeout_s=TIMEOUT_S)
@@ -92,14 +92,17 @@ def note(fault: str, manner: str, report: pd.DataFrame, number: int = 0) -> None
     FOUND[fault, manner] = f"{row['status']}{ending} | {code}"
 
 
+@pytest.mark.parametrize("size", [SIZE, LARGE], ids=["short", "long"])  # long ones are read in another way
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name} ({c.manner})")
-def test_a_fault_of_the_service(case: Case, service, place):
-    victim, other = service.files
+def test_a_fault_of_the_service(case: Case, size: int, service, place):
+    other = service.files[1]
+    victim = service.files[0] = offered(names(1)[0], content(0, size))
+    service.manifest(place / "manifest.txt")
     service.faults.append(case.on(victim.file_id))
     report = run(place, service)
     row = report.iloc[0]
     assert row["status"] == case.outcome, row["reason"]
-    assert case.said in row["reason"]
+    assert case.said.format(size=size, longer=size + 10, middle=size // 2 + 1) in row["reason"]
     assert report.iloc[1]["status"] == "verified"
     expected = {other.file_id} | ({victim.file_id} if case.outcome != "failed" else set())
     assert nothing_doubtful(place / "slides", service.files) == expected
