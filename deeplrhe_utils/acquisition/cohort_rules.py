@@ -83,13 +83,17 @@ RULES: Final = {
             preparations=("frozen",), known=("subtype",),
         ),
         CohortRule(
+            "coudray-luad", "frozen adenocarcinomas, DeepPATH's slides for ten genes", sample_codes=("01", "02"),
+            preparations=("frozen",), projects=("TCGA-LUAD",), known=("subtype",),
+        ),
+        CohortRule(
             "smallest", "the ten smallest slides of lung tumours, of ten patients", n_slides=10, slides_per_patient=1,
             sample_codes=("01", "02"), known=("project_id",), smallest_first=True,
         ),
         CohortRule("all", "every slide whose name is a barcode"),
     )
 }  # fmt: skip
-"""Rules by name. ``coudray`` and ``all`` keep all slides of a patient, so that splits must be by patient."""
+"""Rules by name. ``coudray``, ``coudray-luad`` and ``all`` keep all slides of a patient, so that splits must be by patient."""
 
 
 def named_rule(name: str, *, genes: Sequence[str] = (), seed: int | None = None, n: int | None = None) -> CohortRule:

@@ -31,6 +31,45 @@ def ledger(frame: pd.DataFrame, keep: pd.Series, reason: str = "reason") -> pd.D
     return pd.DataFrame(rows, columns=["outcome", "count"])
 
 
+def run_flow(
+    slides: pd.DataFrame, labels: pd.DataFrame, tissue: Mapping[str, str], before: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """What became of every file of a run, in the steps of a flow diagram.
+
+    Parameters
+    ----------
+    slides, labels : DataFrame
+        Tables SLIDES and LABELS.
+    tissue : mapping
+        patient_id → ``adenocarcinoma``, ``squamous`` or else; counted as LUAD and LUSC.
+    before : DataFrame, optional
+        Steps that led to the files, such as the flow of a cohort; the first step here then says what was fetched.
+
+    Returns
+    -------
+    DataFrame
+        step, slides, patients, LUAD, LUSC (slides), dropped, reason. What a step dropped is what it has less than the
+        step before.
+    """
+    usable = slides[slides["status"] == "ok"]
+    labelled = usable[usable["patient_id"].isin(labels.loc[labels["status"].notna(), "patient_id"])]
+    offered = len(slides) if before is None else int(before["slides"].iloc[-1])
+    steps = (
+        ("files found" if before is None else "fetched and verified", slides, offered, "could not be fetched"),
+        ("usable slides", usable, len(slides), "excluded with a reason in table slides"),
+        ("slides of a patient with a label", labelled, len(usable), "no label of the patient"),
+    )
+    rows = []
+    for step, kept, had, why in steps:
+        kinds = kept["patient_id"].map(dict(tissue))
+        counts = [int((kinds == kind).sum()) for kind in ("adenocarcinoma", "squamous")]
+        dropped = had - len(kept)
+        reason = f"{why}: {dropped}" if dropped else ""
+        rows.append((step, len(kept), kept["patient_id"].nunique(), *counts, dropped, reason))
+    flow = pd.DataFrame(rows, columns=["step", "slides", "patients", "LUAD", "LUSC", "dropped", "reason"])
+    return flow if before is None else pd.concat([before, flow], ignore_index=True)
+
+
 def file_ledger(slides: pd.DataFrame, tiles: pd.DataFrame, reasons: Mapping[str, str]) -> pd.DataFrame:
     """One row per file that was found: its fate, the reason, and its tiles (candidates, kept, selected).
 

@@ -88,11 +88,13 @@ def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
 
 def _box_text(row: dict[str, Any], first: bool) -> str:
     others = row["slides"] - row["LUAD"] - row["LUSC"]
-    projects = f"LUAD {row['LUAD']:,}, LUSC {row['LUSC']:,}" + (f", project not known {others:,}" if others else "")
+    known = [f"LUAD {row['LUAD']:,}, LUSC {row['LUSC']:,}"] if row["LUAD"] + row["LUSC"] else []
+    projects = ", ".join([*known, f"neither {others:,}"] if others and known else known)
     counts = f"{row['slides']:,} slides of {row['patients']:,} patients"
     none = [] if first or row["dropped"] else ["(none left out)"]
     step = str(row["step"])
-    return "\n".join([textwrap.fill(step[:1].upper() + step[1:], _CHARACTERS), counts, projects, *none])
+    lines = [textwrap.fill(step[:1].upper() + step[1:], _CHARACTERS), counts, projects, *none]
+    return "\n".join(line for line in lines if line)
 
 
 def _note_text(row: dict[str, Any]) -> str:

@@ -158,7 +158,8 @@ def _add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "cohort file, a manifest to download, labels, clinical data, and who was left out and why.",
     )
     add = command.add_argument
-    add("rule", metavar="RULE", help="paper (180 slides of 180 patients), coudray, smallest or all")
+    add("--drivers", type=Path, default=None, metavar="FILE", help="gene,protein_change: only these changes count")
+    add("rule", metavar="RULE", help="paper (180 slides), coudray, coudray-luad, smallest or all")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     add("--genes", default="", metavar="GENE[,GENE]", help="default: the paper's eight")
     add("--seed", type=int, default=None, metavar="N", help="of the draw (default: 0)")

@@ -179,7 +179,7 @@ def _profiles() -> int:
 
     for name in profile_names(places.PROFILES):
         profile = load_profile(name, places.PROFILES)
-        print(f"{name:<12} {profile.title}" + ("  (declared, cannot run yet)" if profile.missing else ""))
+        print(f"{name:<12} {profile.title}")
     return OK
 
 

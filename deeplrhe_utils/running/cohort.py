@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,6 +15,7 @@ from deeplrhe_utils.acquisition.cohort_files import write_cohort
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule, named_rule
 from deeplrhe_utils.acquisition.gdc import ENDPOINT as GDC
 from deeplrhe_utils.acquisition.synthetic_genes import GENES
+from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
@@ -74,6 +75,7 @@ class Wish:
     manifest: Path | None = None
     gdc: str = ""
     cbioportal: str = ""
+    drivers: Path | None = None
 
     def sources(self) -> Tables | Services:
         """Where the data come from.
@@ -94,7 +96,7 @@ class Wish:
         return Tables(self.tables, self.manifest)
 
 
-def gather(sources: Tables | Services, genes: Sequence[str] = GENES) -> Gathered:
+def gather(sources: Tables | Services, genes: Sequence[str] = GENES, drivers: Path | None = None) -> Gathered:
     """Read, or ask for, the slides on offer, the patients' mutation labels and their clinical data.
 
     Parameters
@@ -102,6 +104,9 @@ def gather(sources: Tables | Services, genes: Sequence[str] = GENES) -> Gathered
     sources : Tables or Services
     genes : sequence of str
         Whose labels are wanted.
+    drivers : Path, optional
+        List of changes (:func:`~deeplrhe_utils.acquisition.variants.read_drivers`): only these count as mutations,
+        instead of every non-silent one.
 
     Returns
     -------
@@ -115,10 +120,13 @@ def gather(sources: Tables | Services, genes: Sequence[str] = GENES) -> Gathered
     ServiceError
         A service cannot be reached, or refuses.
     """
-    return _from_tables(sources, genes) if isinstance(sources, Tables) else _from_services(sources, genes)
+    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
+    found = _from_tables(sources, genes, rule) if isinstance(sources, Tables) else _from_services(sources, genes, rule)
+    listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
+    return replace(found, source={**found.source, "genes_asked": list(genes), "drivers": listed})
 
 
-def _from_tables(sources: Tables, genes: Sequence[str]) -> Gathered:
+def _from_tables(sources: Tables, genes: Sequence[str], rule: VariantRule) -> Gathered:
     from deeplrhe_utils.acquisition.clinical import read_cdr
     from deeplrhe_utils.acquisition.manifest import read_manifest
     from deeplrhe_utils.acquisition.tcga_slides import from_manifest, read_join
@@ -130,14 +138,15 @@ def _from_tables(sources: Tables, genes: Sequence[str]) -> Gathered:
         listed = from_manifest(read_manifest(offered), clinical.projects)
     else:
         listed = read_join(offered, clinical.projects)
-    calls = by_gene_calls(sources.folder / CALLS_TSV, list(genes))
+    calls = by_gene_calls(sources.folder / CALLS_TSV, list(genes), rule=rule)
     used = {path.name: sha256_file(path) for path in (offered, sources.folder / CALLS_TSV, cdr)}
     notes = [*listed.notes, *calls.notes, *clinical.notes]
-    return Gathered(listed.files, calls.labels, clinical.table, "none stated: published tables",
-                    {"tables": used, "genes_asked": list(genes)}, notes)  # fmt: skip
+    return Gathered(
+        listed.files, calls.labels, clinical.table, "none stated: published tables", {"tables": used}, notes
+    )
 
 
-def _from_services(sources: Services, genes: Sequence[str]) -> Gathered:
+def _from_services(sources: Services, genes: Sequence[str], rule: VariantRule) -> Gathered:
     from deeplrhe_utils.acquisition.cbioportal import CBioPortal, labels
     from deeplrhe_utils.acquisition.gdc import Gdc, read_query
     from deeplrhe_utils.acquisition.web import Service
@@ -150,10 +159,9 @@ def _from_services(sources: Services, genes: Sequence[str]) -> Gathered:
         if (after := gdc.release()) != release:
             gdc.notes.append(f"The data release changed while it was read, from {release} to {after}.")
     with Service(sources.cbioportal) as service:
-        calls = labels(CBioPortal(service), STUDIES, list(genes))
+        calls = labels(CBioPortal(service), STUDIES, list(genes), rule)
     source = {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES), "query": query}
-    return Gathered(files, calls.labels, clinical, release, source | {"genes_asked": list(genes)},
-                    [*gdc.notes, *calls.notes])  # fmt: skip
+    return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
 
 
 def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
@@ -229,7 +237,7 @@ def cohort(wish: Wish, say: Callable[[str], None] = print) -> Cohort:
     """
     genes = tuple(text.strip() for text in wish.genes.split(",") if text.strip()) or GENES
     rule, sources = named_rule(wish.rule, genes=genes, seed=wish.seed, n=wish.n), wish.sources()
-    gathered = gather(sources, genes)
+    gathered = gather(sources, genes, wish.drivers)
     made = make_cohort(gathered, rule, wish.out)
     _draw(gathered, made, wish.out)
     for line in _report(gathered, made):

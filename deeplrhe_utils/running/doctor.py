@@ -123,8 +123,6 @@ def needs(profile: Profile, machine: dict[str, Any]) -> str:
         short = expect["gpu"] == "recommended" and not machine["gpu"]
         parts.append(f"GPU {expect['gpu']}" + (" SHORT (none)" if short else " ok"))
     parts += [f"-p {key}=… ({meaning})" for key, meaning in profile.required.items()]
-    if profile.missing:
-        parts.append(f"cannot run yet: {profile.missing}")
     return ", ".join(parts) or "nothing declared"
 
 

@@ -90,8 +90,7 @@ class Pipeline:
     def listing(self) -> str:
         """What would run, and every parameter; starts nothing."""
         plan = make_plan(self._profile, self._stages, self.request, self.places.repository, demand=False)
-        note = f"\n\nNot available yet: {self._profile.missing}" if self._profile.missing else ""
-        return describe(plan, self._profile) + note
+        return describe(plan, self._profile)
 
     def run(self) -> Path:
         """Run the stages; return the report page.
@@ -106,8 +105,6 @@ class Pipeline:
             After Ctrl-C or SIGTERM, with the kernel ended and the way to resume printed.
         """
         plan = make_plan(self._profile, self._stages, self.request, self.places.repository)
-        if self._profile.missing:
-            raise RunError(f"Profile {self.profile} cannot run yet", expected=self._profile.missing)
         self._check_out()
         with RunLock(self.root, self.command) as lock:
             if lock.killed:

@@ -16,7 +16,6 @@ _KEYS: dict[str, type] = {
     "expect": dict,
     "required": dict,
     "skip": list,
-    "missing": str,
     "common": dict,
     "stages": dict,
     "seconds": dict,
@@ -45,7 +44,6 @@ class Profile:
     expect: dict[str, Any] = field(default_factory=dict)
     required: dict[str, str] = field(default_factory=dict)
     skip: tuple[Skip, ...] = ()
-    missing: str = ""
     common: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -95,7 +93,6 @@ def _build(name: str, content: dict[str, Any], where: str) -> Profile:
         expect=_expect(content.get("expect", {}), where),
         required={str(k): str(v) for k, v in content.get("required", {}).items()},
         skip=tuple(_skip(entry, where) for entry in content.get("skip", [])),
-        missing=content.get("missing", "").strip(),
         common=content.get("common", {}),
         stages=_by_stage(content.get("stages", {}), dict, where),
         seconds=_by_stage(content.get("seconds", {}), (int, float), where),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +47,7 @@ def scan_slides(
     mpp_csv: str = "",
     annotations_dir: str = "",
     hash_files: bool = True,
+    only: Collection[Path] | None = None,
     spread: Spread = _in_turn,
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
@@ -73,6 +74,8 @@ def scan_slides(
         each slide.
     hash_files : bool
         Whether to compute SHA-256 of each file (reads it once).
+    only : collection of Path, optional
+        Files below the folder that count, as if there were no others: a folder may hold more than a cohort.
     spread : callable
         How the files are shared among processes (:data:`Spread`); one after the other by default.
 
@@ -95,6 +98,9 @@ def scan_slides(
         raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
     overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
     files, sidecars = find_files(slides_dir) if slides_dir.is_dir() else ([slides_dir], 0)
+    if only is not None:
+        wanted = {Path(path).resolve() for path in only}
+        files, sidecars = [path for path in files if path in wanted], 0
     if not files:
         raise InputError(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"

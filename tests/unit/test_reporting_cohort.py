@@ -67,7 +67,7 @@ def test_the_flow_prints_in_grey():
 
 def test_slides_of_no_project_are_shown():
     table = flow(1).assign(LUAD=1600)
-    assert "project not known 8" in "\n".join(texts(flow_figure(table)))
+    assert "neither 8" in "\n".join(texts(flow_figure(table)))
 
 
 def sites(n, genes=("TP53", "EGFR")):

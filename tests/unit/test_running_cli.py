@@ -24,7 +24,6 @@ def where(tmp_path):
     cell = nbformat.v4.new_code_cell("seed: int = 1  # [none] the seed", metadata={"tags": ["parameters"]})
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "01-data.ipynb")
     (tmp_path / "profiles" / "demo.yml").write_text("title: T\ninput: tiles\n")
-    (tmp_path / "profiles" / "later.yml").write_text("title: T\ninput: tiles\nmissing: the real data\n")
     return Places(tmp_path / "notebooks", tmp_path / "profiles", tmp_path, tmp_path / "package")
 
 
@@ -37,8 +36,6 @@ def where(tmp_path):
         (["run", "dmo"], 2, "Did you mean demo?"),
         (["run", "demo", "-p", "sed=1"], 2, "Did you mean seed?"),
         (["run", "demo", "--list"], 0, "seed: int = 1  [none] the seed"),
-        (["run", "later"], 1, "the real data"),
-        (["run", "later", "--list"], 0, "Not available yet: the real data"),
     ],
 )
 def test_exit_codes(where, capsys, arguments, code, text):

@@ -220,3 +220,24 @@ def test_the_real_tables_today(tmp_path, shared_data, capsys):
     assert table.xs(CHOSEN, level="group").loc[WHOLE, "profiled"].eq(180).all()
     again = gather(Tables(shared_data / "tables"))
     assert named_rule("paper").n_slides == 180 and len(again.files) == 3220
+
+
+def test_drivers_alone_can_count(published, tmp_path, capsys):
+    """R158L is the only change of the table: as a driver of one gene it counts there and nowhere else."""
+    drivers = tmp_path / "drivers.csv"
+    drivers.write_text(f"gene,protein_change\n{GENES[0]},R158L\n")
+    run(
+        capsys,
+        "all",
+        "--tables",
+        published,
+        "--genes",
+        ",".join(GENES),
+        "--out",
+        tmp_path / "all",
+        "--drivers",
+        drivers,
+    )
+    run(capsys, "all", "--tables", published, "--genes", ",".join(GENES), "--out", tmp_path / "plain")
+    some, every = (pd.read_csv(tmp_path / name / "cohort-labels.csv") for name in ("all", "plain"))
+    assert some[GENES[0]].equals(every[GENES[0]]) and every[GENES[1]].sum() > 0 == some[GENES[1]].sum()
