@@ -52,7 +52,7 @@ class CohortRule:
     genes: tuple[str, ...] = ()
     needs_labels: bool = False
     smallest_first: bool = False
-    seed: int = 0
+    seed: int = 1
     allow_fewer: bool = False
     left_out: tuple[tuple[str, str], ...] = ()
 

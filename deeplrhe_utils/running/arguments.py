@@ -162,7 +162,7 @@ def _add_cohort(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("rule", metavar="RULE", help="paper (180 slides), coudray, coudray-luad, smallest or all")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     add("--genes", default="", metavar="GENE[,GENE]", help="default: the paper's eight")
-    add("--seed", type=int, default=None, metavar="N", help="of the draw (default: 0)")
+    add("--seed", type=int, default=None, metavar="N", help="of the draw (default: 1, as in notebook 01)")
     add("--n", type=int, default=None, metavar="N", help="slides (default: the rule's)")
     add("--tables", type=Path, default=None, metavar="DIR", help="published tables instead of the services")
     add("--manifest", type=Path, default=None, metavar="FILE", help="with --tables: offer the files of this manifest")
