@@ -3,9 +3,10 @@
     deeplrhe synth smoke --out build/rehearsal
     python -m tests.stand_ins.rehearsal build/rehearsal
 
-It prints two addresses, and serves until it is stopped. Every slide becomes a patient of its own, in turn of TCGA-LUAD
-and TCGA-LUSC, frozen and diagnostic; labels and clinical data are those of the synthetic patient. Names begin with SYNT
-instead of TCGA, so that nobody takes the tables of a rehearsal for real ones.
+It prints two addresses, and serves until it is stopped. Slides become patients of their own, in turn of TCGA-LUAD and
+TCGA-LUSC, frozen and diagnostic; every sixth is offered as frozen normal tissue of the patient before. Labels and
+clinical data are those of the synthetic patient. Names begin with SYNT instead of TCGA, so that nobody takes the tables
+of a rehearsal for real ones.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class Rehearsal(ExitStack):
         clinical = pd.read_csv(folder / "clinical.csv").set_index("patient_id").to_dict("index")
         files, cases, own = [], [], []
         for number, path in enumerate(slides):
-            patient, file = disguised(number, path)
-            files.append(file)
-            source = patient_of_slide(path.stem)
-            cases.append(case(patient, file.project, clinical.get(source, {})))
-            mine = labels[labels["patient_id"] == source]
-            own.append(mine.assign(patient_id=patient, project=file.project))
+            files.append(disguised(number, path, files[-1] if files else None))
+            patient, project = files[-1].case, files[-1].project
+            if patient not in {known["submitter_id"] for known in cases}:
+                source = patient_of_slide(path.stem)
+                cases.append(case(patient, project, clinical.get(source, {})))
+                own.append(labels[labels["patient_id"] == source].assign(patient_id=patient, project=project))
         known = pd.concat(own, ignore_index=True)
         studies = [
             study_from_labels(known[known["project"] == project], name, cancer_type=name[:4])
@@ -65,13 +66,16 @@ class Rehearsal(ExitStack):
         return self
 
 
-def disguised(number: int, path: Path) -> tuple[str, Offered]:
-    """The patient and the file that a synthetic slide is offered as; its site is kept."""
+def disguised(number: int, path: Path, before: Offered | None) -> Offered:
+    """The file that a synthetic slide is offered as; its site is kept."""
+    end = f".{number:08d}-0000-4000-8000-000000000000.svs"
+    if number % 6 == 5 and before is not None:
+        name = f"{before.case}-11A-01-TS1{end}"
+        return offered(name, path, case=before.case, project=before.project, strategy="Tissue Slide")
     patient = f"SYNT-{path.stem.split('-')[1]}-{number:04d}"
     frozen, project = number % 2 == 1, list(STUDIES)[number // 2 % 2]
     kind, strategy = ("01A-01-TS1", "Tissue Slide") if frozen else ("01Z-00-DX1", "Diagnostic Slide")
-    name = f"{patient}-{kind}.{number:08d}-0000-4000-8000-000000000000.svs"
-    return patient, offered(name, path, case=patient, project=project, strategy=strategy)
+    return offered(f"{patient}-{kind}{end}", path, case=patient, project=project, strategy=strategy)
 
 
 def case(patient: str, project: str, told: dict[str, object]) -> dict[str, object]:
