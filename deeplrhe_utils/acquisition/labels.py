@@ -20,6 +20,7 @@ _IDENTIFIERS: Final = ("patient_id", "slide_id")
 _PATIENT_CHARACTERS: Final = 12
 BARCODE: Final = re.compile(r"^([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])")
 """Structure of a TCGA barcode: group 1 the patient, group 2 the tissue source site."""
+_SAMPLE_UNIT: Final = re.compile(r"([A-Z0-9]{4}-[A-Z0-9]{2}-[A-Z0-9]{4})-[0-9]{2}")
 
 
 class LabelMatch(NamedTuple):
@@ -177,6 +178,16 @@ def patient_of_slide(slide_id: str) -> str:
     ('TCGA-21-5784', 'case 7')
     """
     return slide_id[:_PATIENT_CHARACTERS] if BARCODE.match(slide_id) else slide_id
+
+
+def person_of(unit: str) -> str:
+    """The patient behind a unit of prediction: of a TCGA sample (patient and two digits) the patient, else the unit.
+
+    >>> person_of("TCGA-05-4244-11"), person_of("TCGA-05-4244"), person_of("TCGA-05-4244-01Z-00-DX1_3_4")
+    ('TCGA-05-4244', 'TCGA-05-4244', 'TCGA-05-4244-01Z-00-DX1_3_4')
+    """
+    match = _SAMPLE_UNIT.fullmatch(unit)
+    return match[1] if match else unit
 
 
 def patients_of(labels_csv: Path) -> dict[str, str]:

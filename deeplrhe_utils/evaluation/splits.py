@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from deeplrhe_utils.acquisition.labels import patient_of_slide
+from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 
@@ -252,7 +252,7 @@ def _people(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Number of the person behind each row (n,), in the order of the rows, and whether a person is positive."""
     import pandas as pd
 
-    person, names = pd.factorize(np.array([patient_of_slide(str(unit)) for unit in wide.index], object))
+    person, names = pd.factorize(np.array([person_of(str(unit)) for unit in wide.index], object))
     positive = np.zeros((len(names), wide.shape[1]), bool)
     np.logical_or.at(positive, person, (wide == 1).fillna(False).to_numpy(dtype=bool))
     return person, positive

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
@@ -256,8 +257,12 @@ def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
 
 
 def hash_patient(patient_id: str) -> str:
-    """First 16 hex characters of SHA-256: lets a model card name its patients without listing them."""
-    return hashlib.sha256(patient_id.encode()).hexdigest()[:16]
+    """First 16 hex characters of SHA-256: lets a model card name its patients without listing them.
+
+    Samples of one TCGA patient (``TCGA-05-4244-01`` and ``-11``) have the hash of the patient, so that a network that
+    saw the tumour is not asked about the normal tissue.
+    """
+    return hashlib.sha256(person_of(patient_id).encode()).hexdigest()[:16]
 
 
 def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:

@@ -54,6 +54,12 @@ def test_leak_alarm_damage_and_foreign_files(tmp_path):
     with pytest.raises(ModelError, match="trained on 1 patients it is asked to score"):
         models.load_model(path, score_patients=["P2", "PATIENT-ONE"])
     assert b"PATIENT-ONE" not in path.read_bytes()
+    tumour = tmp_path / "tumour.safetensors"
+    network = models.DeepLrhe(models.NetworkConfig(("X",)))
+    models.save_model(network, tumour, trained_on=["TCGA-05-4244-01"], card={})
+    for unit in ("TCGA-05-4244-11", "TCGA-05-4244"):  # normal tissue of the same patient, or the patient
+        with pytest.raises(ModelError, match="asked to score"):
+            models.load_model(tumour, score_patients=[unit])
     (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04\x95 not a safetensors file")
     with pytest.raises(ModelError, match="never opened"):
         models.load_model(tmp_path / "pickle.safetensors")
