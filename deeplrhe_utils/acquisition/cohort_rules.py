@@ -93,7 +93,7 @@ RULES: Final = {
         CohortRule("all", "every slide whose name is a barcode"),
     )
 }  # fmt: skip
-"""Rules by name. ``coudray``, ``coudray-luad`` and ``all`` keep all slides of a patient, so that splits must be by patient."""
+"""Rules by name. Those that draw nothing keep all slides of a patient, so that splits must be by patient."""
 
 
 def named_rule(name: str, *, genes: Sequence[str] = (), seed: int | None = None, n: int | None = None) -> CohortRule:
