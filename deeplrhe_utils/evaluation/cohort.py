@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.labels import person_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -41,7 +43,8 @@ def run_flow(
     slides, labels : DataFrame
         Tables SLIDES and LABELS.
     tissue : mapping
-        patient_id → ``adenocarcinoma``, ``squamous`` or else; counted as LUAD and LUSC.
+        patient_id → ``adenocarcinoma``, ``squamous`` or else; counted as LUAD and LUSC. In a TCGA run the project's
+        tumour, as in the steps `before`, also for normal tissue.
     before : DataFrame, optional
         Steps that led to the files, such as the flow of a cohort; the first step here then says what was fetched.
 
@@ -65,7 +68,8 @@ def run_flow(
         counts = [int((kinds == kind).sum()) for kind in ("adenocarcinoma", "squamous")]
         dropped = had - len(kept)
         reason = f"{why}: {dropped}" if dropped else ""
-        rows.append((step, len(kept), kept["patient_id"].nunique(), *counts, dropped, reason))
+        people = kept["patient_id"].map(person_of).nunique()
+        rows.append((step, len(kept), people, *counts, dropped, reason))
     flow = pd.DataFrame(rows, columns=["step", "slides", "patients", "LUAD", "LUSC", "dropped", "reason"])
     return flow if before is None else pd.concat([before, flow], ignore_index=True)
 

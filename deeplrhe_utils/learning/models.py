@@ -257,11 +257,7 @@ def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
 
 
 def hash_patient(patient_id: str) -> str:
-    """First 16 hex characters of SHA-256: lets a model card name its patients without listing them.
-
-    Samples of one TCGA patient (``TCGA-05-4244-01`` and ``-11``) have the hash of the patient, so that a network that
-    saw the tumour is not asked about the normal tissue.
-    """
+    """First 16 hex characters of SHA-256 of the patient, also of a sample: cards name patients without listing them."""
     return hashlib.sha256(person_of(patient_id).encode()).hexdigest()[:16]
 
 

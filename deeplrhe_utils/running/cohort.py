@@ -13,10 +13,11 @@ from deeplrhe_utils.acquisition.cbioportal import ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.cohort import Cohort, build, mutation_by_site
 from deeplrhe_utils.acquisition.cohort_files import write_cohort
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule, named_rule
+from deeplrhe_utils.acquisition.download import amount
 from deeplrhe_utils.acquisition.gdc import ENDPOINT as GDC
 from deeplrhe_utils.acquisition.synthetic_genes import GENES
 from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
-from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
 
@@ -39,6 +40,11 @@ class Tables:
 
     folder: Path
     manifest: Path | None = None
+
+    @property
+    def offered(self) -> Path:
+        """The list of slides."""
+        return self.manifest or self.folder / SLIDES_TSV
 
 
 @dataclass(frozen=True)
@@ -122,8 +128,28 @@ def gather(sources: Tables | Services, genes: Sequence[str] = GENES, drivers: Pa
     """
     rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
     found = _from_tables(sources, genes, rule) if isinstance(sources, Tables) else _from_services(sources, genes, rule)
+    return replace(found, source=source_of(sources, genes, drivers))
+
+
+def source_of(sources: Tables | Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:
+    """What a cohort file says of its sources: SHA-256 of tables, or addresses and query; genes asked for; drivers.
+
+    Raises
+    ------
+    InputError
+        A table is missing.
+    """
     listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
-    return replace(found, source={**found.source, "genes_asked": list(genes), "drivers": listed})
+    asked = {"genes_asked": list(genes), "drivers": listed}
+    if isinstance(sources, Tables):
+        paths = (sources.offered, sources.folder / CALLS_TSV, sources.folder / CDR_CSV)
+        if lost := [path.name for path in paths if not path.is_file()]:
+            raise InputError(f"{sources.folder} lacks tables", got=", ".join(lost))
+        return {"tables": {path.name: sha256_file(path) for path in paths}, **asked}
+    from deeplrhe_utils.acquisition.gdc import read_query
+
+    return {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES),
+            "query": read_query(sources.query), **asked}  # fmt: skip
 
 
 def _from_tables(sources: Tables, genes: Sequence[str], rule: VariantRule) -> Gathered:
@@ -132,18 +158,14 @@ def _from_tables(sources: Tables, genes: Sequence[str], rule: VariantRule) -> Ga
     from deeplrhe_utils.acquisition.tcga_slides import from_manifest, read_join
     from deeplrhe_utils.acquisition.tcga_tables import by_gene_calls
 
-    cdr, offered = sources.folder / CDR_CSV, sources.manifest or sources.folder / SLIDES_TSV
-    clinical = read_cdr(cdr)
+    clinical = read_cdr(sources.folder / CDR_CSV)
     if sources.manifest:
-        listed = from_manifest(read_manifest(offered), clinical.projects)
+        listed = from_manifest(read_manifest(sources.offered), clinical.projects)
     else:
-        listed = read_join(offered, clinical.projects)
+        listed = read_join(sources.offered, clinical.projects)
     calls = by_gene_calls(sources.folder / CALLS_TSV, list(genes), rule=rule)
-    used = {path.name: sha256_file(path) for path in (offered, sources.folder / CALLS_TSV, cdr)}
     notes = [*listed.notes, *calls.notes, *clinical.notes]
-    return Gathered(
-        listed.files, calls.labels, clinical.table, "none stated: published tables", {"tables": used}, notes
-    )
+    return Gathered(listed.files, calls.labels, clinical.table, "none stated: published tables", notes=notes)
 
 
 def _from_services(sources: Services, genes: Sequence[str], rule: VariantRule) -> Gathered:
@@ -160,8 +182,7 @@ def _from_services(sources: Services, genes: Sequence[str], rule: VariantRule) -
             gdc.notes.append(f"The data release changed while it was read, from {release} to {after}.")
     with Service(sources.cbioportal) as service:
         calls = labels(CBioPortal(service), STUDIES, list(genes), rule)
-    source = {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES), "query": query}
-    return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
+    return Gathered(files, calls.labels, clinical, release, notes=[*gdc.notes, *calls.notes])
 
 
 def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
@@ -235,15 +256,16 @@ def cohort(wish: Wish, say: Callable[[str], None] = print) -> Cohort:
     CompendiumError
         As :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
     """
-    genes = tuple(text.strip() for text in wish.genes.split(",") if text.strip()) or GENES
+    typed = tuple(text.strip() for text in wish.genes.split(",") if text.strip())
+    genes = typed or named_rule(wish.rule).genes or GENES
     rule, sources = named_rule(wish.rule, genes=genes, seed=wish.seed, n=wish.n), wish.sources()
     gathered = gather(sources, genes, wish.drivers)
     made = make_cohort(gathered, rule, wish.out)
     _draw(gathered, made, wish.out)
     for line in _report(gathered, made):
         say(line)
-    size = made.chosen["bytes"].sum() / 1e9
-    say(f"{wish.out / COHORT}: {len(made.chosen)} slides of {len(made.patients)} patients, {size:.1f} GB")
+    size = amount(made.chosen["bytes"].sum())
+    say(f"{wish.out / COHORT}: {len(made.chosen)} slides of {len(made.patients)} patients, {size}")
     say(f"To fetch them: deeplrhe download {wish.out / 'manifest.txt'} --out DIR")
     return made
 

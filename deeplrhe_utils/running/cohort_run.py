@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
+
+import pandas as pd
 
 from deeplrhe_utils.acquisition.cohort import Cohort
-from deeplrhe_utils.acquisition.cohort_files import read_cohort
+from deeplrhe_utils.acquisition.cohort_files import BESIDE, read_cohort, read_cohort_files
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
-from deeplrhe_utils.acquisition.download import Settings, all_done, download
+from deeplrhe_utils.acquisition.download import DONE, Settings, download
 from deeplrhe_utils.acquisition.gdc import Gdc
 from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
+from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES
 from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.running.cohort import COHORT, Services, Tables, gather, make_cohort
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deeplrhe_utils.running.cohort import COHORT, Services, Tables, gather, make_cohort, source_of
 
 CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 NOTES: Final = "notes.txt"
+_MEMORY: Final = ["file_id", "id", "how", "filename", "md5", "size", "md5_differs"]
 
 
 class Fetched(NamedTuple):
-    """The report of the download, the paths of the slides that are here, and what became of old identifiers."""
+    """A row per slide of the cohort, the paths of those that are here by file_id, and which identifiers were replaced.
+
+    `report` has the cohort's file_id beside the columns of
+    :class:`~deeplrhe_utils.acquisition.download.Row`; `repairs` has file_id, how it was found, and what differs.
+    """
 
     report: pd.DataFrame
     paths: dict[str, Path]
@@ -37,11 +44,13 @@ class Fetched(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What is to be predicted: table LABELS, table CLINICAL of the same units, and the unit of every file name."""
+    """What is to be predicted: tables LABELS and CLINICAL of the same units, each file's unit, each unit's tumour."""
 
     labels: pd.DataFrame
     clinical: pd.DataFrame
     unit_of: dict[str, str]
+    tumour: dict[str, str]
+    note: str
 
 
 def ready(
@@ -60,11 +69,12 @@ def ready(
     Parameters
     ----------
     folder : Path
-        Where the run keeps its cohort (``cohort.json`` and the tables beside it).
+        Where the run keeps its cohort (``cohort.json`` and the tables beside it), and nothing else.
     rule : CohortRule
     sources : Tables or Services
     given : Path, optional
-        A cohort file that somebody shared; its rule is its own.
+        A cohort file that somebody shared, with the tables beside it; they are copied. Its rule and sources are its
+        own; of its genes, `rule` says which are used.
     drivers : Path, optional
         As for :func:`~deeplrhe_utils.running.cohort.gather`.
 
@@ -76,26 +86,62 @@ def ready(
     Raises
     ------
     ParameterError
-        The standing cohort was chosen by another rule.
+        Another cohort stands there, or one from other sources; the given one lacks a gene.
     CompendiumError
         As :func:`~deeplrhe_utils.running.cohort.gather` and `make_cohort`.
     """
-    if given is not None:
-        return read_cohort(given)
     standing = folder / COHORT
     if not standing.exists():
-        gathered = gather(sources, rule.genes, drivers)
-        made = make_cohort(gathered, rule, folder)
-        write_text(folder / NOTES, "\n".join([f"Data release: {gathered.release}", *gathered.notes]) + "\n")
-        return replace(made, notes=[*_notes(folder), *made.notes])
-    found = read_cohort(standing)
-    if asdict(found.rule) != asdict(replace(rule, genes=found.rule.genes)) or set(found.rule.genes) != set(rule.genes):
+        _make_aside(folder, partial(_copy, given, rule) if given else partial(_choose, rule, sources, drivers))
+    found, facts = read_cohort(standing), read_cohort_files(standing)[1]
+    if given is not None:
+        theirs = read_cohort_files(given)[1]["signature"]
+        _must_match({"signature": facts["signature"]}, {"signature": theirs})
+    else:
+        asked = {"rule": asdict(replace(rule, genes=found.rule.genes)), "genes": sorted(rule.genes)}
+        own = {"rule": asdict(found.rule), "genes": sorted(found.rule.genes)}
+        source = {"sources": facts["source"]}, {"sources": source_of(sources, rule.genes, drivers)}
+        _must_match({**own, **source[0]}, {**asked, **source[1]})
+    labels = found.labels[found.labels["gene"].isin(rule.genes)].reset_index(drop=True)
+    return replace(found, labels=labels, notes=[*_notes(folder), *found.notes])
+
+
+def _must_match(standing: Mapping[str, object], asked: Mapping[str, object]) -> None:
+    if other := [name for name in standing if standing[name] != asked[name]]:
         raise ParameterError(
-            f"The cohort of this run was chosen by rule {found.rule.name}, seed {found.rule.seed}",
-            got=f"rule {rule.name}, seed {rule.seed}, genes {', '.join(rule.genes)}",
+            f"The cohort of this run was chosen with another {' and '.join(other)}",
+            got="; ".join(str(asked[name])[:120] for name in other),
+            expected="; ".join(str(standing[name])[:120] for name in other),
             fix="Give another folder with --out, or start again with --fresh",
         )  # fmt: skip
-    return replace(found, notes=[*_notes(folder), *found.notes])
+
+
+def _make_aside(folder: Path, make: Callable[[Path], None]) -> None:
+    """Fill a folder completely, or not at all: a run that was killed meanwhile begins again."""
+    aside = folder.with_name(f".{folder.name}.making")
+    for leftover in (aside, folder):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    aside.mkdir(parents=True)
+    make(aside)
+    aside.replace(folder)
+
+
+def _choose(rule: CohortRule, sources: Tables | Services, drivers: Path | None, folder: Path) -> None:
+    gathered = gather(sources, rule.genes, drivers)
+    make_cohort(gathered, rule, folder)
+    write_text(folder / NOTES, "\n".join([f"Data release: {gathered.release}", *gathered.notes]) + "\n")
+
+
+def _copy(given: Path, rule: CohortRule, folder: Path) -> None:
+    found = read_cohort(given)
+    if lost := sorted(set(rule.genes) - set(found.rule.genes)):
+        raise ParameterError(f"The cohort {given} has no labels of some genes", got=", ".join(lost),
+                             expected=", ".join(found.rule.genes), fix="Leave them out of `genes`")  # fmt: skip
+    shutil.copyfile(given, folder / COHORT)
+    for name in (*BESIDE, "prevalence.csv", "sites.csv", NOTES):
+        if (given.parent / name).is_file():
+            shutil.copyfile(given.parent / name, folder / name)
 
 
 def _notes(folder: Path) -> list[str]:
@@ -108,13 +154,16 @@ def fetch(
     folder: Path,
     endpoint: str,
     settings: Settings,
+    memory: Path,
     *,
     allow_missing: bool = False,
+    accept_changed: bool = False,
     say: Callable[[str], None] = print,
 ) -> Fetched:
-    """Bring the slides of a cohort to the disk, each verified; nothing is asked for that is here.
+    """Bring the slides of a cohort to the disk, each verified; a service is asked only if one is not here.
 
-    Identifiers that the service no longer knows are replaced first, because a cohort may be years old.
+    Identifiers that the service no longer knows are replaced first, because a cohort may be years old, and the
+    replacements are remembered.
 
     Parameters
     ----------
@@ -124,41 +173,91 @@ def fetch(
     endpoint : str
         Of the GDC.
     settings : Settings
+    memory : Path
+        CSV of the replacements; made when there are some.
     allow_missing : bool
-        Go on when some slides could not be had; they are listed in the report.
+        Go on when some slides could not be had; the report lists them.
+    accept_changed : bool
+        Take files whose content (MD5) is another today than when the cohort was signed.
     say : callable
 
     Returns
     -------
     Fetched
-        `repairs` has a row per identifier that was out of date.
 
     Raises
     ------
     RunError
-        Slides are missing; the report in the folder says why.
+        Slides are missing, or are others than those that were signed.
     CompendiumError
         As :func:`~deeplrhe_utils.acquisition.download.download`.
     """
-    manifest = cohort.chosen.rename(columns={"file_id": "id", "file_name": "filename", "bytes": "size"})
-    manifest = manifest[["id", "filename", "md5", "size"]].assign(state="")
+    known = pd.read_csv(memory, dtype=str, keep_default_na=False) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
+    wanted = _wanted(cohort, known)
     with Service(endpoint, connections=settings.jobs + 1) as service:
-        here = [(folder / i / n).is_file() for i, n in zip(manifest["id"], manifest["filename"], strict=True)]
-        repaired = None if all(here) else repair(manifest, Gdc(service))
-        if repaired is not None:
-            manifest = repaired.manifest
+        here = [(folder / i / n).is_file() for i, n in zip(wanted["id"], wanted["filename"], strict=True)]
+        if not all(here):
+            known = _replaced(cohort, wanted, known, Gdc(service))
+            wanted = _wanted(cohort, known)
+        changed = known[known["md5_differs"] == "True"]
+        if len(changed) and not accept_changed:
+            raise RunError(
+                f"{len(changed)} of {len(cohort.chosen)} slides have another content (MD5) today than when the cohort "
+                f"was signed: {shortened(list(changed['filename']), 3)}",
+                fix="Take today's files with -p accept_changed=true; the run then lists them, and says so",
+            )  # fmt: skip
+        if len(known):
+            write_text(memory, known.to_csv(index=False))
+        manifest = wanted.drop_duplicates("id", ignore_index=True)
         report = download(manifest, folder, service, settings, say)
-    repairs = manifest.iloc[:0] if repaired is None else repaired.repairs[repaired.repairs["how"] != UNCHANGED]
-    if not all_done(report["status"]) and not allow_missing:
-        lost = report[~report["status"].isin(("verified", "resumed", "present"))]
+    return _fetched(wanted, report, known, folder, allow_missing)
+
+
+def _wanted(cohort: Cohort, known: pd.DataFrame) -> pd.DataFrame:
+    """A row per slide of the cohort: file_id as signed; id, filename, md5 and size [bytes] as they are today."""
+    rows = cohort.chosen.rename(columns={"file_name": "filename", "bytes": "size"}).assign(id=cohort.chosen["file_id"])
+    rows = rows[["file_id", "id", "filename", "md5", "size"]].astype({"size": "int64"}).set_index("file_id")
+    for row in known.to_dict("records"):
+        if row["file_id"] in rows.index:
+            rows.loc[row["file_id"]] = [row["id"], row["filename"], row["md5"], int(row["size"])]
+    return rows.reset_index().assign(state="")
+
+
+def _replaced(cohort: Cohort, wanted: pd.DataFrame, known: pd.DataFrame, gdc: Gdc) -> pd.DataFrame:
+    """`known`, and what else is out of date now."""
+    found = repair(wanted[["id", "filename", "md5", "size", "state"]], gdc)
+    today = found.manifest.set_index("id")
+    signed = cohort.chosen.set_index("file_id")
+    rows = known[~known["file_id"].isin(wanted["file_id"])].to_dict("records")
+    before = known.set_index("file_id")
+    for old, told in zip(wanted.to_dict("records"), found.repairs.to_dict("records"), strict=True):
+        fresh = bool(told["new_id"]) and told["how"] != UNCHANGED
+        if not fresh and old["file_id"] not in before.index:
+            continue
+        new = today.loc[told["new_id"]] if fresh else before.loc[old["file_id"]]
+        how = told["how"] if fresh else new["how"]
+        rows.append({"file_id": old["file_id"], "id": told["new_id"] if fresh else new["id"], "how": how,
+                     "filename": new["filename"], "md5": new["md5"], "size": str(new["size"]),
+                     "md5_differs": str(new["md5"] != signed.loc[old["file_id"], "md5"])})  # fmt: skip
+    return pd.DataFrame(rows, columns=_MEMORY)
+
+
+def _fetched(
+    wanted: pd.DataFrame, report: pd.DataFrame, known: pd.DataFrame, folder: Path, allow_missing: bool
+) -> Fetched:
+    both = wanted[["file_id", "id"]].assign(asked=wanted["id"], name=wanted["filename"])
+    report = report.assign(asked=[str(i) for i in wanted.drop_duplicates("id")["id"]]).drop(columns="id")
+    rows = both.merge(report, on="asked", how="left").drop(columns=["asked", "name"])
+    lost = rows[~rows["status"].isin(DONE)]
+    if len(lost) and not allow_missing:
         raise RunError(
-            f"{len(lost)} of {len(report)} slides could not be fetched: {shortened(list(lost['filename']), 3)}",
+            f"{len(lost)} of {len(rows)} slides could not be fetched: {shortened(list(lost['filename']), 3)}",
             got=str(lost["reason"].iloc[0]),
             fix="Repeat the command: what is here is kept. Or go on without them: -p allow_missing=true",
         )
-    done = report[report["path"] != ""]
-    paths = {name: folder.resolve() / path for name, path in zip(done["filename"], done["path"], strict=True)}
-    return Fetched(report, paths, repairs)
+    done = rows[rows["status"].isin(DONE)]
+    paths = {file_id: folder.resolve() / path for file_id, path in zip(done["file_id"], done["path"], strict=True)}
+    return Fetched(rows, paths, known)
 
 
 def targets(cohort: Cohort, kind: str) -> Targets:
@@ -177,15 +276,15 @@ def targets(cohort: Cohort, kind: str) -> Targets:
     ParameterError
         Another kind.
     """
-    import pandas as pd
-
     chosen = cohort.chosen
+    tumours = chosen["project_id"].map(SUBTYPES).fillna("")
     if kind == "genes":
-        names = zip(chosen["file_name"], chosen["patient_id"], strict=True)
-        return Targets(cohort.labels, cohort.clinical, {str(n): str(p) for n, p in names})
+        unit_of = dict(zip(chosen["file_id"], chosen["patient_id"], strict=True))
+        tumour = dict(zip(chosen["patient_id"], tumours, strict=True))
+        return Targets(cohort.labels, cohort.clinical, unit_of, tumour, "")
     if kind != "classes":
         raise ParameterError("Unknown targets", got=kind, expected="genes | classes")
-    units = chosen["patient_id"] + "-" + chosen["sample_code"]
+    units = (chosen["patient_id"] + "-" + chosen["sample_code"]).astype(str)
     of = pd.DataFrame({"unit": units, "patient_id": chosen["patient_id"], "class": chosen["subtype"]})
     of = of.drop_duplicates("unit").reset_index(drop=True)
     rows = [(u, name, int(own == name), "cohort") for u, own in zip(of["unit"], of["class"], strict=True)
@@ -193,14 +292,21 @@ def targets(cohort: Cohort, kind: str) -> Targets:
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"])
     clinical = of.merge(cohort.clinical, on="patient_id", how="inner")
     clinical = clinical.assign(patient_id=clinical["unit"], histology=clinical["class"]).drop(columns=["unit", "class"])
-    unit_of = dict(zip(chosen["file_name"].astype(str), units.astype(str), strict=True))
-    return Targets(conform(labels, LABELS), conform(clinical, CLINICAL), unit_of)
+    twice = int(of["patient_id"].duplicated(keep=False).sum())
+    note = (f"Targets are tissue classes, so what is called a patient from here on is a sample: {len(of)} samples "
+            f"of {of['patient_id'].nunique()} patients. Folds keep a patient's samples together; intervals count "
+            f"samples as independent, though {twice} of them share their patient with another.")  # fmt: skip
+    unit_of = dict(zip(chosen["file_id"].astype(str), units, strict=True))
+    tumour = dict(zip(units, tumours, strict=True))
+    return Targets(conform(labels, LABELS), conform(clinical, CLINICAL), unit_of, tumour, note)
 
 
-def with_targets(slides: pd.DataFrame, cohort: Cohort, unit_of: Mapping[str, str]) -> pd.DataFrame:
+def with_targets(
+    slides: pd.DataFrame, cohort: Cohort, unit_of: Mapping[str, str], paths: Mapping[str, Path]
+) -> pd.DataFrame:
     """Table SLIDES with what the cohort knows of each file: unit of the targets, site, preparation, tissue class."""
-    chosen = cohort.chosen.set_index("file_name")
-    names = slides["path"].map(lambda path: Path(path).name)
-    known = {"site_id": "site_id", "sample_type": "sample_type", "subtype": "subtype"}
-    columns = {ours: names.map(chosen[theirs]).astype("string") for ours, theirs in known.items()}
-    return slides.assign(patient_id=names.map(dict(unit_of)).astype("string"), **columns)
+    chosen = cohort.chosen.set_index("file_id")
+    file_of = {str(path): file_id for file_id, path in paths.items()}
+    files = slides["path"].map(file_of)
+    known = {name: files.map(chosen[name]).astype("string") for name in ("site_id", "sample_type", "subtype")}
+    return slides.assign(patient_id=files.map(dict(unit_of)).astype("string"), **known)

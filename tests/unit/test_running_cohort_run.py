@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.cohort import check_flow
 from deeplrhe_utils.acquisition.cohort_rules import named_rule
 from deeplrhe_utils.acquisition.download import Settings
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
+from deeplrhe_utils.evaluation.cohort import run_flow
 from deeplrhe_utils.evaluation.splits import patient_folds
 from deeplrhe_utils.running.cohort import Services
 from deeplrhe_utils.running.cohort_run import fetch, ready, targets, with_targets
@@ -57,7 +59,7 @@ def test_a_cohort_is_chosen_once(services, sources, rule, tmp_path):
     pd.testing.assert_frame_equal(
         again.labels[["patient_id", "gene", "status"]], first.labels[["patient_id", "gene", "status"]]
     )
-    with pytest.raises(ParameterError, match="chosen by rule smallest"):
+    with pytest.raises(ParameterError, match="chosen with another rule"):
         ready(tmp_path, named_rule("smallest", genes=GENES, n=5), sources)
     given = ready(tmp_path / "other", named_rule("paper"), sources, given=tmp_path / "cohort.json")
     pd.testing.assert_frame_equal(given.chosen, first.chosen)
@@ -73,19 +75,19 @@ def test_an_edited_cohort_is_refused(sources, rule, tmp_path):
 
 def test_what_is_here_is_not_asked_for(services, sources, rule, tmp_path):
     cohort = ready(tmp_path / "cohort", rule, sources)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET)
+    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert found.report["status"].eq("verified").all() and found.repairs.empty and len(found.paths) == 4
     services.gdc.stop()
-    again = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET)
+    again = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert again.report["status"].eq("present").all() and again.paths == found.paths
 
 
 def test_identifiers_of_an_old_cohort_are_replaced(services, sources, rule, tmp_path):
     cohort = ready(tmp_path / "cohort", rule, sources)
     services.gdc.files[:] = [replace(f, file_id=f"{i:08d}{f.file_id[8:]}") for i, f in enumerate(services.gdc.files)]
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET)
+    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert found.repairs["how"].eq("file name").all() and len(found.repairs) == len(found.paths) == 4
-    assert set(found.paths) == set(cohort.chosen["file_name"])
+    assert set(found.paths) == set(cohort.chosen["file_id"])
 
 
 def test_missing_slides_stop_the_run_unless_they_may_be_missing(services, sources, rule, tmp_path):
@@ -93,20 +95,20 @@ def test_missing_slides_stop_the_run_unless_they_may_be_missing(services, source
     gone = cohort.chosen["file_id"].iloc[0]
     services.gdc.files[:] = [f for f in services.gdc.files if f.file_id != gone]
     with pytest.raises(RunError, match=r"1 of 4 slides could not be fetched.*404.*allow_missing"):
-        fetch(cohort, tmp_path / "slides", sources.gdc, QUIET)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, allow_missing=True)
+        fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv", allow_missing=True)
     assert sorted(found.report["status"]) == ["failed", "present", "present", "present"] and len(found.paths) == 3
 
 
 def test_slides_know_what_the_cohort_knows(sources, rule, tmp_path):
     cohort = ready(tmp_path / "cohort", rule, sources)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET)
+    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     stranger = tmp_path / "slides" / "another" / "other.svs"
     stranger.parent.mkdir()
     stranger.write_bytes(next(iter(found.paths.values())).read_bytes())
     slides = scan_slides(tmp_path / "slides", only=found.paths.values())
     assert len(slides) == 4 and slides["status"].eq("ok").all()
-    told = with_targets(slides, cohort, targets(cohort, "genes").unit_of)
+    told = with_targets(slides, cohort, targets(cohort, "genes").unit_of, found.paths)
     assert set(told["patient_id"]) == set(cohort.patients) and told["subtype"].notna().all()
 
 
@@ -122,3 +124,84 @@ def test_classes_belong_to_samples_and_folds_to_patients(sources, tmp_path):
     assert (folds["unit_id"].nunique(), person.nunique()) == (6, 5)
     with pytest.raises(ParameterError, match="targets"):
         targets(cohort, "stages")
+
+
+def test_replacements_are_remembered_so_that_the_next_run_needs_no_network(services, sources, rule, tmp_path):
+    """New identifiers, and a new name: the slides are the cohort's, whatever the service calls them today."""
+    cohort = ready(tmp_path / "cohort", rule, sources)
+    services.gdc.newer = {f.file_id: f"{i:08d}{f.file_id[8:]}" for i, f in enumerate(services.gdc.files)}
+    services.gdc.files[:] = [
+        replace(f, file_id=services.gdc.newer[f.file_id], file_name=f.file_name.replace(".svs", ".v2.svs"))
+        for f in services.gdc.files
+    ]
+    first = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    assert first.repairs["how"].eq("newest version").all() and (first.repairs["md5_differs"] == "False").all()
+    services.gdc.stop()
+    again = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    assert again.paths == first.paths and again.report["status"].eq("present").all()
+    slides = scan_slides(tmp_path / "slides", only=again.paths.values())
+    told = with_targets(slides, cohort, targets(cohort, "genes").unit_of, again.paths)
+    assert set(told["patient_id"]) == set(cohort.patients)
+
+
+def test_other_content_than_was_signed_must_be_accepted(services, sources, rule, tmp_path):
+    cohort = ready(tmp_path / "cohort", rule, sources)
+    victim = cohort.chosen["file_id"].iloc[0]
+    other = next(f for f in services.gdc.files if f.file_id not in set(cohort.chosen["file_id"]))
+    services.gdc.files[:] = [
+        replace(f, content=other.content, md5="") if f.file_id == victim else f for f in services.gdc.files
+    ]
+    arguments = (cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    with pytest.raises(RunError, match=r"1 of 4 slides have another content.*accept_changed"):
+        fetch(*arguments)
+    assert not (tmp_path / "slides" / victim).exists()
+    for _ in range(3):  # and it stays so
+        found = fetch(*arguments, accept_changed=True)
+        assert len(found.paths) == 4 and found.repairs["file_id"].tolist() == [victim]
+    with pytest.raises(RunError, match="another content"):
+        fetch(*arguments)
+    assert found.paths[victim].read_bytes() == other.bytes(), "a refusal throws nothing away"
+
+
+def test_a_cohort_is_bound_to_its_sources(services, sources, rule, tmp_path):
+    ready(tmp_path / "cohort", rule, sources)
+    drivers = tmp_path / "drivers.csv"
+    drivers.write_text("gene,protein_change\nTP53,R158L\n")
+    with pytest.raises(ParameterError, match="another sources"):
+        ready(tmp_path / "cohort", rule, sources, drivers=drivers)
+    with pytest.raises(ParameterError, match="another genes"):
+        ready(tmp_path / "cohort", named_rule("smallest", genes=GENES[:2], n=4), sources)
+    other = tmp_path / "other"
+    ready(other, named_rule("smallest", genes=GENES, n=3), sources)
+    with pytest.raises(ParameterError, match="another signature"):
+        ready(tmp_path / "cohort", rule, sources, given=other / "cohort.json")
+    with pytest.raises(ParameterError, match="no labels of some genes"):
+        ready(tmp_path / "third", named_rule("smallest", genes=("TP53", "NF1")), sources, given=other / "cohort.json")
+
+
+def test_a_cohort_that_was_half_written_is_made_again(services, sources, rule, tmp_path, monkeypatch):
+    from deeplrhe_utils.running import cohort_run
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(cohort_run, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ready(tmp_path / "cohort", rule, sources)
+    services.gdc.files.pop()  # the service answers differently now
+    assert len(ready(tmp_path / "cohort", rule, sources).chosen) == 4
+    assert (tmp_path / "cohort" / "prevalence.csv").is_file() and (tmp_path / "cohort" / "notes.txt").is_file()
+
+
+def test_the_flow_of_classes_counts_patients_and_tumours_as_the_cohort_does(sources, tmp_path):
+    cohort = ready(tmp_path / "cohort", named_rule("all", genes=GENES), sources)
+    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    aim = targets(cohort, "classes")
+    slides = with_targets(scan_slides(tmp_path / "slides", only=found.paths.values()), cohort, aim.unit_of, found.paths)
+    flow = check_flow(run_flow(slides, aim.labels, aim.tumour, cohort.flow))
+    last, step = cohort.flow.iloc[-1], flow[flow["step"] == "fetched and verified"].iloc[0]
+    assert (
+        step[["slides", "patients", "LUAD", "LUSC"]].tolist() == last[["slides", "patients", "LUAD", "LUSC"]].tolist()
+    )
+    assert "6 samples of 5 patients" in aim.note
