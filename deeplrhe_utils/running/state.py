@@ -14,7 +14,8 @@ from deeplrhe_utils.running.outputs import expand, outputs_file
 from deeplrhe_utils.running.plan import Planned
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
-_NOT_IN_KEY = {"running/cli.py", "running/doctor.py", "running/page.py", "__main__.py"}
+_PAGES = ("page", "page_heat", "page_html", "page_methods", "page_sections")
+_NOT_IN_KEY = {"__main__.py", *(f"running/{name}.py" for name in ("arguments", "cli", "doctor", *_PAGES))}
 
 
 @dataclass

@@ -30,7 +30,6 @@ IMPORTED_AS = {  # import name → distribution, where the two differ
 NEVER_IMPORTED = {  # distribution → why it is needed all the same
     "jupyterlab": "`make lab` and Binder",
     "openslide-bin": "the OpenSlide library that openslide-python loads",
-    "plotly": "interactive twins of figures (not used yet)",
 }
 NEVER_IMPORTED_DEV = {
     "imagecodecs": "tifffile writes JPEG through it",

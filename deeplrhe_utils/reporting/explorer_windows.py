@@ -1,0 +1,137 @@
+"""What the explorer shows without a kernel: the surest windows in their surroundings, and scores inside outlines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.reporting.heatmaps import accumulate, overlay
+from deeplrhe_utils.reporting.slide_views import Pixels, SlideView
+from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, tumour_fractions, tumour_outline
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDE_PX: Final = 224
+AROUND: Final = 3
+"""The surroundings of a window are so many windows wide."""
+INSIDE: Final = 0.5
+"""A window counts as inside an outline from this share of its area on."""
+NO_OUTLINE: Final = "none"
+_ENDS: Final = 2
+
+
+class Rows(NamedTuple):
+    """Pictures, one row per slide: heat map, highest windows, lowest windows; and the titles of the rows."""
+
+    pictures: list[list[NDArray[np.uint8]]]
+    titles: list[str]
+
+
+def surroundings(view: SlideView, pixels: Pixels, place: int, side_px: int = SIDE_PX) -> NDArray[np.uint8]:
+    """A window framed in what lies around it, :data:`AROUND` windows wide: (side_px, side_px, 3), uint8 RGB.
+
+    Raises
+    ------
+    SlideError
+        The pixels cannot be decoded.
+    """
+    x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
+    margin = side * (AROUND - 1) / 2
+    picture = pixels.region(x - margin, y - margin, AROUND * side, side_px).copy()
+    first, last = side_px // AROUND, (AROUND - 1) * side_px // AROUND
+    for colour, width in (((255, 255, 255), 4), ((17, 17, 17), 2)):
+        cv2.rectangle(picture, (first, first), (last, last), colour, width)
+    return picture
+
+
+def window_rows(views: Sequence[SlideView], gene: str, *, palette: str = "paper", opacity: float = 0.5) -> Rows:
+    """Heat map, two highest and two lowest windows of each slide.
+
+    Parameters
+    ----------
+    views : sequence of SlideView
+    gene : str
+        A column of their windows. A slide without a score for it is left out.
+    palette, opacity : str, float
+        Of the heat map.
+
+    Returns
+    -------
+    Rows
+        Windows of equal score come in the order of the table; none is shown twice.
+    """
+    pictures, titles = [], []
+    for view in views:
+        scores = view.windows[gene].to_numpy(float)
+        order = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
+        if order:
+            chosen = order[:_ENDS] + order[_ENDS:][-_ENDS:]
+            pictures.append([heat_square(view, scores, palette, opacity), *_pictures(view, chosen)])
+            titles.append(view.slide_id)
+    return Rows(pictures, titles)
+
+
+def _pictures(view: SlideView, chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
+    with Pixels(view) as pixels:
+        return [surroundings(view, pixels, place) for place in chosen]
+
+
+def heat_square(view: SlideView, scores: NDArray[np.float64], palette: str, opacity: float) -> NDArray[np.uint8]:
+    """The slide's heat map over its thumbnail, centred on a white square: uint8 RGB."""
+    high, wide = view.thumbnail.shape[:2]
+    heat = accumulate(view.windows, scores, view.width_l0_px, view.height_l0_px, (high, wide))
+    side = max(high, wide)
+    square = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - high) // 2, (side - wide) // 2
+    square[top : top + high, left : left + wide] = overlay(view.thumbnail, heat, palette=palette, opacity=opacity)
+    return square
+
+
+def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Mapping[str, Path]) -> pd.DataFrame:
+    """Scores inside and outside the tumour's outline.
+
+    Parameters
+    ----------
+    views : sequence of SlideView
+    gene : str
+        A column of their windows, or "" for none.
+    drawn : Path
+        Folder of outlines drawn in the viewer; they come before those that are given.
+    given : mapping
+        slide_id → annotation file.
+
+    Returns
+    -------
+    DataFrame
+        slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside, mean_outside (null
+        where there is nothing to average), note (why an outline that is there could not be used). One row per view.
+    """
+    import pandas as pd
+
+    columns = ["slide_id", "outline", "n_inside", "n_outside", "mean_inside", "mean_outside", "note"]
+    return pd.DataFrame([_compared(view, gene, drawn, given) for view in views], columns=columns)
+
+
+def _compared(view: SlideView, gene: str, drawn: Path, given: Mapping[str, Path]) -> dict[str, Any]:
+    row: dict[str, Any] = {"slide_id": view.slide_id, "outline": NO_OUTLINE, "note": ""}
+    try:
+        path = (find_annotation(drawn, view.slide_id) if drawn.is_dir() else None) or given.get(view.slide_id)
+        if path is None or not path.is_file():
+            return row
+        outline = tumour_outline(read_annotation(path, slide_px=(view.width_l0_px, view.height_l0_px)))
+    except CompendiumError as error:
+        return {**row, "note": str(error)}
+    place = (view.windows[name] for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
+    inside = tumour_fractions(outline, *place) >= INSIDE
+    scores = view.windows[gene].to_numpy(float) if gene in view.windows else np.full(len(inside), np.nan)
+    sides = {"inside": scores[inside], "outside": scores[~inside]}
+    counts = {f"n_{name}": len(own) for name, own in sides.items()}
+    means = {f"mean_{name}": np.nanmean(own) if (~np.isnan(own)).any() else np.nan for name, own in sides.items()}
+    return {**row, "outline": path.name, **counts, **means}
