@@ -5,10 +5,10 @@ The folder is laid out as by the GDC's transfer tool, ``<out>/<id>/<file name>``
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -18,8 +18,8 @@ from typing import Final
 import pandas as pd
 
 from deeplrhe_utils.acquisition.download_folder import DownloadFolder
-from deeplrhe_utils.acquisition.manifest import name_problem
-from deeplrhe_utils.acquisition.part import DiskFullError, Pace, Stopped
+from deeplrhe_utils.acquisition.manifest import name_problem, quoted
+from deeplrhe_utils.acquisition.part import FULL, DiskFullError, Meter, Pace, Stopped, amount
 from deeplrhe_utils.acquisition.transfer import Fetched, Wanted, fetch
 from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, ServiceError
@@ -29,7 +29,6 @@ REPORT: Final = "download.csv"
 DONE: Final = ("verified", "resumed", "present")
 MARGIN: Final = 64 << 20
 """Bytes of the disk that are left alone."""
-_WINDOW_S: Final = 30.0
 _REPORT_EVERY_S: Final = 5.0
 
 
@@ -38,7 +37,8 @@ class Row:
     """What happened to one file of the manifest.
 
     `status` is ``verified`` (fetched now), ``resumed`` (the same, continued from an unfinished file), ``present`` (was
-    there already), ``failed``, or ``unfinished`` (stopped before its turn or its end).
+    there already), ``failed``, or ``unfinished`` (stopped before its turn or its end). Bytes and failures are counted
+    whatever became of it. `http_status` is that of a refusal, 404 for an id that the service does not know; else 0.
     """
 
     id: str
@@ -50,6 +50,7 @@ class Row:
     kept_bytes: int = 0
     received_bytes: int = 0
     failures: int = 0
+    http_status: int = 0
     path: str = ""
 
 
@@ -114,11 +115,45 @@ def download(
         After the report was written.
     """
     with DownloadFolder(out, recheck=settings.recheck) as folder:
-        job = _Job(folder, service, Pace(settings.limit_rate), manifest)
-        job.report()
-        job.check_space()
+        return download_into(folder, manifest, service, settings, say)
+
+
+def download_into(
+    folder: DownloadFolder,
+    manifest: pd.DataFrame,
+    service: Service,
+    settings: Settings,
+    say: Callable[[str], None],
+    ended: Callable[[pd.DataFrame], None] = lambda _: None,
+) -> pd.DataFrame:
+    """:func:`download` into a folder that is held already.
+
+    Parameters
+    ----------
+    folder : DownloadFolder
+        Entered.
+    manifest, service, settings, say
+        As there.
+    ended : callable
+        Takes the report however the work ended, also after Ctrl-C, and when the report cannot be written.
+
+    Raises
+    ------
+    DiskFullError, InputError, KeyboardInterrupt
+        As there; also when the report cannot be written at the end.
+    """
+    job = _Job(folder, service, Pace(settings.limit_rate), manifest)
+    job.report()
+    job.check_space()
+    try:
         _work(job, settings, say)
-        return job.report()
+    except BaseException:
+        with contextlib.suppress(CompendiumError):
+            job.report()
+        ended(job.frame())
+        raise
+    ended(job.frame())
+    return job.report()
 
 
 class _Job:
@@ -132,7 +167,7 @@ class _Job:
         for row in self.rows:
             row.reason = name_problem(row.id, row.filename)
             if row.reason:  # written as text that no program takes for a path or a formula
-                row.status, row.id, row.filename = "failed", repr(row.id[:80]), repr(row.filename[:80])
+                row.status, row.id, row.filename = "failed", quoted(row.id), quoted(row.filename)
         self.full = threading.Event()
 
     def open_rows(self) -> list[int]:
@@ -164,8 +199,19 @@ class _Job:
         except DiskFullError as cause:
             self.full.set()
             row.status, row.reason = "failed", str(cause)
-        except (CompendiumError, OSError) as cause:
-            row.status, row.reason = "failed", _reason(cause)
+        except Exception as cause:  # one file must not end the others
+            self._fail(row, cause)
+
+    def _fail(self, row: Row, cause: Exception) -> None:
+        if self.pace.stop.is_set() and not isinstance(cause, CompendiumError):
+            row.reason = "stopped before its end"
+            return
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            self.full.set()
+        known = isinstance(cause, CompendiumError | OSError)
+        row.status = "failed"
+        row.reason = " ".join((str(cause) if known else f"{type(cause).__name__}: {cause}").split())
+        row.http_status = (cause.status or 0) if isinstance(cause, ServiceError) else 0
 
     def _do(self, row: Row, wanted: Wanted) -> None:
         note = self.folder.prepare(wanted, self.pace.stop.is_set)
@@ -174,15 +220,22 @@ class _Job:
         else:
             if wanted.size - self.folder.here(wanted) > shutil.disk_usage(self.folder.out).free:
                 raise DiskFullError("The disk is full", fix="Free some space, then repeat the same command")
-            done = fetch(self.service, wanted, self.folder.part(wanted), self.pace)
+            done = Fetched(kept=self.folder.here(wanted))
+            try:
+                fetch(self.service, wanted, self.folder.part(wanted), self.pace, done)
+            finally:
+                row.kept_bytes, row.received_bytes, row.failures = done.kept, done.received, done.failures
             self.folder.finish(wanted)
             row.status, row.reason = _told(done, note)
-            row.kept_bytes, row.received_bytes, row.failures = done.kept, done.received, done.failures
         row.path = str(self.folder.place(wanted).relative_to(self.folder.out))
 
+    def frame(self) -> pd.DataFrame:
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
     def report(self) -> pd.DataFrame:
-        frame = pd.DataFrame([asdict(row) for row in self.rows])
-        write_text(self.folder.out / REPORT, frame.to_csv(index=False))
+        frame = self.frame()
+        with self.folder.saving(REPORT) as path:
+            write_text(path, frame.to_csv(index=False))
         return frame
 
 
@@ -192,22 +245,19 @@ def _told(done: Fetched, note: str) -> tuple[str, str]:
     return ("resumed" if done.kept else "verified"), "; ".join(reasons)
 
 
-def _reason(cause: Exception) -> str:
-    stale = isinstance(cause, ServiceError) and "HTTP 404" in str(cause)
-    return " ".join(str(cause).split()) + (" The id may be stale: repeat with --repair." if stale else "")
-
-
 def _work(job: _Job, settings: Settings, say: Callable[[str], None]) -> None:
-    """All open rows, `jobs` at a time; Ctrl-C stops them at their next piece, and is raised again at the end."""
+    """All open rows, `jobs` at a time; Ctrl-C breaks their connections, and is raised again when they have ended."""
     meter = Meter(job.pace, job.missing(), len(job.rows))
     with ThreadPoolExecutor(max(1, settings.jobs), thread_name_prefix="download") as pool:
         waiting: set[Future[None]] = {pool.submit(job.do, number) for number in job.open_rows()}
         try:
             _watch(waiting, job, meter, settings.progress_s, say)
-        except BaseException:
+        except BaseException as cause:
             job.pace.stop.set()
+            job.service.abort()
+            if isinstance(cause, KeyboardInterrupt):
+                say("Stopping …")
             wait(waiting)
-            job.report()
             raise
 
 
@@ -222,66 +272,9 @@ def _watch(waiting: set[Future[None]], job: _Job, meter: Meter, every_s: float, 
             say(meter.line(sum(row.status != "unfinished" for row in job.rows)))
             told = now
         if finished and now - written >= _REPORT_EVERY_S:
-            job.report()
+            with contextlib.suppress(DiskFullError):  # the last one says so
+                job.report()
             written = now
-
-
-class Meter:
-    """Rate over the last half minute and the time that is left, by a clock that never jumps.
-
-    Parameters
-    ----------
-    pace : Pace
-        Counts what arrives.
-    missing : int
-        Bytes to come at the start.
-    files : int
-        Files of the manifest.
-    """
-
-    def __init__(self, pace: Pace, missing: int, files: int) -> None:
-        self.pace, self.missing, self.files = pace, missing, files
-        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), pace.received)])
-
-    def line(self, finished: int) -> str:
-        """One line of progress."""
-        now, received = time.monotonic(), self.pace.received
-        self._seen.append((now, received))
-        while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_S:
-            self._seen.popleft()
-        (then, before), left = self._seen[0], max(0, self.missing - received)
-        rate = (received - before) / (now - then) if now > then else 0.0
-        eta = duration(left / rate) + " left" if rate else "waiting"
-        return (
-            f"{finished} of {self.files} files, {amount(received)} of {amount(self.missing)}, {amount(rate)}/s, {eta}"
-        )
-
-
-def amount(count: float) -> str:
-    """Bytes in a readable unit.
-
-    >>> amount(412_000_000_000), amount(999)
-    ('412 GB', '999 B')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units.
-
-    >>> duration(59), duration(3700), duration(200_000)
-    ('59 s', '1 h 2 min', '2 d 8 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if hours < 1:
-        return f"{minutes} min"
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def parse_rate(text: str) -> float:

@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from filelock import FileLock, Timeout
 
+from deeplrhe_utils.acquisition.part import FULL, DiskFullError
 from deeplrhe_utils.acquisition.transfer import Wanted, checked
 from deeplrhe_utils.core.errors import InputError, RunError
 
@@ -36,19 +37,21 @@ class DownloadFolder:
     Raises
     ------
     InputError
-        The folder cannot be made or written.
+        The folder cannot be made or written, or its journal or lock is a link or no file.
     RunError
         On entering: another download works in it.
     """
 
     def __init__(self, out: Path, *, recheck: bool = False) -> None:
-        self.out = Path(out).resolve()
         try:
+            self.out = Path(out).resolve()
             self.out.mkdir(parents=True, exist_ok=True)
-            with (self.out / _JOURNAL).open("ab"):
+            for name in (_JOURNAL, _LOCK):
+                _check_own(self.out / name)
+            with open(self.out / _JOURNAL, "ab", opener=_not_a_link):
                 pass
-        except OSError as cause:
-            raise InputError(f"The folder {self.out} cannot be written ({cause})", fix="Name another folder") from cause
+        except (OSError, RuntimeError) as cause:  # the latter for links in a circle
+            raise InputError(f"The folder {out} cannot be written ({cause})", fix="Name another folder") from cause
         self._lock = FileLock(self.out / _LOCK, timeout=0)
         self._mutex = threading.Lock()
         self._known: dict[str, Any] = {}
@@ -61,6 +64,8 @@ class DownloadFolder:
             raise RunError(
                 f"Another download works in {self.out}", fix="Wait for it, or name another folder"
             ) from cause
+        except OSError as cause:
+            raise InputError(f"The folder {self.out} cannot be locked ({cause})", fix="Name another folder") from cause
         self._known = {} if self._recheck else _journal(self.out / _JOURNAL)
         return self
 
@@ -68,6 +73,27 @@ class DownloadFolder:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lock.release()
+
+    @contextlib.contextmanager
+    def saving(self, name: str) -> Iterator[Path]:
+        """The path of a report in the folder, to be written atomically.
+
+        Raises
+        ------
+        DiskFullError, InputError
+            It could not be written; what was fetched is as it was.
+        """
+        path = self.out / name
+        try:
+            yield path
+        except (RunError, OSError) as cause:
+            reason = cause.__cause__ if isinstance(cause, RunError) else cause
+            if isinstance(reason, OSError) and reason.errno in FULL:
+                raise DiskFullError(
+                    f"{path} could not be written, as the disk is full: it may be missing or out of date",
+                    fix="Free some space, then repeat the same command: verified files are not fetched again",
+                ) from cause
+            raise InputError(f"{path} cannot be written ({cause})", fix="Move what lies there away") from cause
 
     def place(self, wanted: Wanted) -> Path:
         """Where the finished file lies."""
@@ -94,7 +120,8 @@ class DownloadFolder:
         Raises
         ------
         InputError
-            Something else than a folder and a regular file lies there.
+            Something else than a folder and a regular file lies there; or a file that was verified against another
+            manifest, which is never thrown away.
         """
         final, folder = self.place(wanted), self.out / wanted.file_id
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -102,8 +129,14 @@ class DownloadFolder:
         folder.mkdir(exist_ok=True)
         if not final.exists() and not final.is_symlink():
             return ""
-        if not final.is_symlink() and self._known.get(wanted.file_id) == _state(final, wanted):
+        known = self._known.get(wanted.file_id)
+        if not final.is_symlink() and known == _state(final, wanted):
             return None
+        if known and not final.is_symlink() and known == {**_state(final, wanted), "md5": known.get("md5")}:
+            raise InputError(
+                f"Another content of {final.name} was verified here before", got=f"MD5 {known['md5']}",
+                expected=wanted.md5, fix="Fetch into another folder, or move that file away",
+            )  # fmt: skip
         if not (wrong := checked(final, wanted, stop)):
             self._record(wanted)
             return None
@@ -121,7 +154,7 @@ class DownloadFolder:
 
     def _record(self, wanted: Wanted) -> None:
         line = json.dumps({"id": wanted.file_id, **_state(self.place(wanted), wanted)})
-        with self._mutex, (self.out / _JOURNAL).open("a", encoding="utf-8") as stream:
+        with self._mutex, open(self.out / _JOURNAL, "a", encoding="utf-8", opener=_not_a_link) as stream:
             stream.write(f"\n{line}\n")  # a line of its own, even after one that was cut short
 
 
@@ -134,11 +167,20 @@ def _state(final: Path, wanted: Wanted) -> dict[str, Any]:
     return {"name": wanted.file_name, "md5": wanted.md5, "bytes": found.st_size, "changed_ns": found.st_mtime_ns}
 
 
+def _check_own(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{path} is a link, or no file", fix="Move it away")
+
+
+def _not_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
+
+
 def _journal(path: Path) -> dict[str, Any]:
     """The last entry of every id; lines that cannot be read are left out."""
     known = {}
     for line in path.read_bytes().splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             entry = json.loads(line)
             known[entry.pop("id")] = entry
     return known

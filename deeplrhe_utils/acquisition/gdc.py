@@ -13,6 +13,7 @@ from typing import Any, Final
 import pandas as pd
 
 from deeplrhe_utils.acquisition import gdc_tables
+from deeplrhe_utils.acquisition.manifest import UUID
 from deeplrhe_utils.acquisition.web import Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
@@ -33,6 +34,8 @@ _FILTERS: Final = {
 
 def read_query(path: Path) -> dict[str, Any]:
     """A query that lies in a file, with the date and the data release it was made for.
+
+    To ask for less (one project, one kind of slide), give it to :func:`narrowed`.
 
     Raises
     ------
@@ -130,13 +133,10 @@ class Gdc:
             try:
                 page, warnings = answer["data"], answer.get("warnings") or {}
                 total, hits = int(page["pagination"]["total"]), page["hits"]
-                if any("id" not in hit for hit in hits):
-                    raise KeyError("id")
-            except (KeyError, TypeError, ValueError) as cause:
-                raise ServiceError(
-                    f"{self.service.endpoint}/{query['endpoint']} answers in another form",
-                    got=shown(json.dumps(answer)), expected="data.hits and data.pagination",
-                ) from cause  # fmt: skip
+                if not all(isinstance(hit, dict) and isinstance(hit["id"], str) for hit in hits):
+                    raise TypeError("hits")
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
+                raise self.other_form(query["endpoint"], answer, "data.hits and data.pagination") from cause
             note = f"The GDC warns: {shown(json.dumps(warnings))}"
             if warnings and note not in self.notes:
                 self.notes.append(note)
@@ -144,6 +144,11 @@ class Gdc:
             start += len(hits)
             if not hits:
                 return
+
+    def other_form(self, path: str, answer: Any, expected: str) -> ServiceError:
+        """What to raise when JSON comes that is not what the GDC's guide describes."""
+        what = f"{self.service.endpoint}/{path} answers in another form"
+        return ServiceError(what, got=shown(json.dumps(answer)), expected=expected)
 
     def slide_files(self, query: Mapping[str, Any]) -> pd.DataFrame:
         """The files of a query as table SLIDE_FILES; what is odd about them goes into `notes`."""
@@ -178,20 +183,35 @@ class Gdc:
         return found
 
     def latest(self, ids: Sequence[str]) -> dict[str, str]:
-        """The id of the newest version of each file, as ``files/versions`` knows it; unknown ones are left out."""
+        """The id of the newest version of each file, as ``files/versions`` knows it; unknown ones are left out.
+
+        Only UUIDs are asked for, as the others would change the address. A refusal (404) does not say which id of
+        several is unknown, so that they are asked for in halves then: two requests per unknown id at worst.
+
+        Raises
+        ------
+        ServiceError
+            Refused otherwise, or an answer of another form.
+        """
         found: dict[str, str] = {}
-        for batch in _batches(ids, _IN_AN_ADDRESS):
-            try:
-                answer = self.service.get(f"files/versions/{','.join(batch)}")
-            except ServiceError as cause:
-                if "HTTP 404" not in str(cause):
-                    raise
-                continue
-            if not isinstance(answer, list) or not all(isinstance(entry, dict) for entry in answer):
-                got = shown(json.dumps(answer))
-                raise ServiceError(f"{self.service.endpoint}/files/versions answers in another form", got=got)
-            found |= {str(e["id"]).lower(): str(e["latest_id"]).lower() for e in answer if e.get("latest_id")}
+        for batch in _batches((i for i in ids if UUID.fullmatch(i)), _IN_AN_ADDRESS):
+            found |= self._versions(batch)
         return {old: found[old] for old in ids if old in found}
+
+    def _versions(self, batch: list[str]) -> dict[str, str]:
+        try:
+            answer = self.service.get(f"files/versions/{','.join(batch)}")
+        except ServiceError as cause:
+            if cause.status != 404:
+                raise
+            half = len(batch) // 2
+            return {**self._versions(batch[:half]), **self._versions(batch[half:])} if half else {}
+        try:
+            entries = [answer] if isinstance(answer, dict) else answer  # the guide shows no answer for one id alone
+            pairs = [(entry["id"], entry.get("latest_id") or "") for entry in entries]
+            return {str.lower(old): str.lower(new) for old, new in pairs if new}
+        except (KeyError, TypeError, AttributeError) as cause:
+            raise self.other_form("files/versions", answer, "a list with id and latest_id") from cause
 
 
 def _batches(values: Iterable[str], most: int) -> Iterator[list[str]]:

@@ -14,8 +14,8 @@ from deeplrhe_utils.core.files import write_text
 
 COLUMNS: Final = ("id", "filename", "md5", "size", "state")
 _NEEDED: Final = COLUMNS[:4]
-_MD5: Final = re.compile(r"[0-9a-f]{32}")
-_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+MD5: Final = re.compile(r"[0-9a-f]{32}")
+UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
 LONGEST_NAME: Final = 200
 _ENDINGS: Final = (".part", ".partial", ".", " ")
@@ -75,7 +75,7 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     frame["id"], frame["md5"] = frame["id"].str.lower(), frame["md5"].str.lower()
     wrong = (
         ("size", ~frame["size"].str.fullmatch(r"[0-9]{1,15}"), "bytes"),
-        ("md5", ~frame["md5"].str.fullmatch(_MD5), "32 hexadecimal digits"),
+        ("md5", ~frame["md5"].str.fullmatch(MD5), "32 hexadecimal digits"),
         ("id", frame["id"].eq(""), "a UUID"),
     )
     for column, bad, expected in wrong:
@@ -103,13 +103,18 @@ def name_problem(file_id: str, file_name: str) -> str:
     >>> name_problem("0000b231-7c05-4e2e-8c9e-6d0675bfbb34", "../TS1.svs")
     "the name '../TS1.svs' is no plain file name"
     """
-    if not _UUID.fullmatch(file_id):
+    if not UUID.fullmatch(file_id):
         return f"the id {file_id[:60]!r} is no UUID"
     if len(file_name) > LONGEST_NAME:
         return f"the name has {len(file_name)} characters, and {LONGEST_NAME} are the most"
     if not _NAME.fullmatch(file_name) or file_name.lower().endswith(_ENDINGS):
         return f"the name {file_name[:60]!r} is no plain file name"
     return ""
+
+
+def quoted(text: str) -> str:
+    """The beginning of a text that must not become a path, as no program takes it for a path or a formula."""
+    return repr(text[:80])
 
 
 def write_manifest(path: Path, files: pd.DataFrame) -> Path:

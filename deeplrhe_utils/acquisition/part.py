@@ -8,6 +8,8 @@ import os
 import queue
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +19,9 @@ from deeplrhe_utils.core.errors import CompendiumError
 CHUNK: Final = 1 << 20
 _BUFFERS: Final = 8
 _SETTLE: Final = 16 * CHUNK
+_WINDOW_S: Final = 30.0
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a full disk."""
 
 
 class Stopped(Exception):
@@ -36,10 +41,13 @@ class Part:
     Parameters
     ----------
     path : Path
-        Where it lies; made if missing, and hashed if not. A link is refused.
+        Where it lies; made if missing, and hashed on entering if not. A link is refused.
+    stop : callable
+        Ends that hashing (:class:`Stopped`).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: Callable[[], bool] = lambda: False) -> None:
+        self._stop = stop
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
         self._digest = hashlib.md5(usedforsecurity=False)
@@ -52,9 +60,15 @@ class Part:
 
     def __enter__(self) -> Self:
         self._hasher.start()
-        while count := self._file.readinto(self._buffer):
-            self._pass_on(count)
-            self.size += count
+        try:
+            while count := self._file.readinto(self._buffer):
+                if self._stop():
+                    raise Stopped
+                self._pass_on(count)
+                self.size += count
+        except BaseException:
+            self._close()
+            raise
         return self
 
     def __exit__(
@@ -64,9 +78,12 @@ class Part:
             if not isinstance(value, (DiskFullError, OSError)):
                 self._flush()
         finally:
-            self._full.put(None)
-            self._hasher.join()
-            self._file.close()
+            self._close()
+
+    def _close(self) -> None:
+        self._full.put(None)
+        self._hasher.join()
+        self._file.close()
 
     def _hash(self) -> None:
         while (work := self._full.get()) is not None:
@@ -105,7 +122,7 @@ class Part:
             while left:
                 left = left[self._file.write(left) or 0 :]
         except OSError as cause:
-            if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            if cause.errno in FULL:
                 raise DiskFullError("The disk is full", fix="Free some space, then repeat the same command") from cause
             raise
         self._unsettled += self._used
@@ -167,3 +184,61 @@ class Pace:
         """Sleep, unless the transfers are asked to stop (:class:`Stopped`)."""
         if self.stop.wait(seconds):
             raise Stopped
+
+
+class Meter:
+    """Rate over the last half minute and the time that is left, by a clock that never jumps.
+
+    Parameters
+    ----------
+    pace : Pace
+        Counts what arrives.
+    missing : int
+        Bytes to come at the start.
+    files : int
+        Files of the manifest.
+    """
+
+    def __init__(self, pace: Pace, missing: int, files: int) -> None:
+        self.pace, self.missing, self.files = pace, missing, files
+        self._seen: deque[tuple[float, int]] = deque([(time.monotonic(), pace.received)])
+
+    def line(self, finished: int) -> str:
+        """One line of progress."""
+        now, received = time.monotonic(), self.pace.received
+        self._seen.append((now, received))
+        while len(self._seen) > 2 and now - self._seen[0][0] > _WINDOW_S:
+            self._seen.popleft()
+        (then, before), left = self._seen[0], max(0, self.missing - received)
+        rate = (received - before) / (now - then) if now > then else 0.0
+        eta = duration(left / rate) + " left" if rate else "waiting"
+        return (
+            f"{finished} of {self.files} files, {amount(received)} of {amount(self.missing)}, {amount(rate)}/s, {eta}"
+        )
+
+
+def amount(count: float) -> str:
+    """Bytes in a readable unit.
+
+    >>> amount(412_000_000_000), amount(999)
+    ('412 GB', '999 B')
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in readable units.
+
+    >>> duration(59), duration(3700), duration(200_000)
+    ('59 s', '1 h 2 min', '2 d 8 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours < 1:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -22,7 +22,8 @@ from deeplrhe_utils.acquisition.web import Passing, Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
 
 _WRONG_ANSWERS: Final = 3
-_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _PAGES: Final = ("text/html", "application/json", "text/plain")
 
 
@@ -42,7 +43,7 @@ class Wanted:
 
 @dataclass
 class Fetched:
-    """What it took: bytes kept from before, bytes received now, failures and the last one's words."""
+    """What it took so far: bytes kept from before, bytes received now, failures and the last one's words."""
 
     kept: int = 0
     received: int = 0
@@ -72,7 +73,7 @@ class _Tally:
         return self.failures >= self.attempts or self.wrong >= _WRONG_ANSWERS
 
 
-def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace) -> Fetched:
+def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetched | None = None) -> Fetched:
     """Fetch ``data/<id>`` until the file at `place` has the size and MD5 that are wanted.
 
     What lies at `place` already is continued, and hashed once to that end. A service that ignores ranges is read
@@ -85,10 +86,13 @@ def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace) -> Fetched:
     place : Path
         The unfinished file; the caller renames it.
     pace : Pace
+    done : Fetched, optional
+        Kept up to date while it goes on, so that it is also right when an error ends it.
 
     Returns
     -------
     Fetched
+        `done`.
 
     Raises
     ------
@@ -97,15 +101,19 @@ def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace) -> Fetched:
     DiskFullError, Stopped, OSError
         The unfinished file stays, and can be continued.
     """
-    with Part(place) as part:
+    done = Fetched() if done is None else done
+    with Part(place, pace.stop.is_set) as part:
         if part.size > wanted.size:
             part.reset()
-        tally = _Tally(part, service.patience.attempts, best=part.size, done=Fetched(kept=part.size))
+        done.kept = part.size
+        tally = _Tally(part, service.patience.attempts, best=part.size, done=done)
 
         def attempt() -> None:
             try:
-                _continue(service, wanted, part, pace, tally.done)
+                _continue(service, wanted, part, pace, done)
             except Passing as cause:
+                if pace.stop.is_set():  # the connection was broken on purpose
+                    raise Stopped from cause
                 tally.note(cause)
                 raise
 
@@ -121,7 +129,7 @@ def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace) -> Fetched:
         except Passing as cause:
             raise ServiceError(f"{wanted.file_name} could not be fetched", got=_sentence(tally, cause)) from cause
         part.settle()
-    return tally.done
+    return done
 
 
 def _failure(state: tenacity.RetryCallState) -> BaseException | None:
@@ -139,7 +147,7 @@ def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fe
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
-        with _answer(service, wanted, headers, part) as response:
+        with _answer(service, wanted, headers, part, done) as response:
             skip = _skip(response, wanted, part)
             for data in _pieces(response, service.patience.timeout_s):
                 done.received += len(data)
@@ -151,20 +159,27 @@ def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fe
     if part.size < wanted.size:
         raise Passing(f"the connection ended at byte {part.size} of {wanted.size}")
     if (found := part.md5()) != wanted.md5:
-        part.reset()
+        _discard(part, done)
         raise WrongAnswer(f"the MD5 is {found}, and {wanted.md5} was expected")
 
 
+def _discard(part: Part, done: Fetched) -> None:
+    part.reset()
+    done.kept = 0  # nothing of it is in the file that comes of this
+
+
 @contextmanager
-def _answer(service: Service, wanted: Wanted, headers: dict[str, str], part: Part) -> Iterator[httpx.Response]:
+def _answer(
+    service: Service, wanted: Wanted, headers: dict[str, str], part: Part, done: Fetched
+) -> Iterator[httpx.Response]:
     """The answer to a request for data; 416 (nothing there to continue) means that we hold something else."""
     try:
         with service.stream("GET", f"data/{wanted.file_id}", headers) as response:
             yield response
     except ServiceError as cause:
-        if "HTTP 416" not in str(cause) or not part.size:
+        if cause.status != 416 or not part.size:
             raise
-        part.reset()
+        _discard(part, done)
         raise WrongAnswer("the service has no bytes after those that are here") from cause
 
 
@@ -178,8 +193,8 @@ def _pieces(response: httpx.Response, timeout_s: float) -> Iterator[bytes]:
     pieces = response.iter_raw()
     first = next(pieces, b"")
     yield first
-    length, stream = response.headers.get("Content-Length", ""), response.extensions.get("network_stream")
-    left = int(length) - len(first) if length.isdecimal() else 0
+    length, stream = _length(response), response.extensions.get("network_stream")
+    left = 0 if length is None else length - len(first)
     if stream is None or left < CHUNK or response.http_version != "HTTP/1.1" or "Transfer-Encoding" in response.headers:
         yield from pieces
         return
@@ -194,6 +209,12 @@ def _pieces(response: httpx.Response, timeout_s: float) -> Iterator[bytes]:
         yield data
 
 
+def _length(response: httpx.Response) -> int | None:
+    """``Content-Length``, if it is a number that a file can have."""
+    text = response.headers.get("Content-Length", "")
+    return int(text) if _LENGTH.fullmatch(text) else None
+
+
 def _skip(response: httpx.Response, wanted: Wanted, part: Part) -> int:
     """How many bytes of the body are here already; raises WrongAnswer if it cannot be the file."""
     start = 0
@@ -201,7 +222,8 @@ def _skip(response: httpx.Response, wanted: Wanted, part: Part) -> int:
         found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         start = int(found[1]) if found else -1
         if not found or start != part.size or found[3] not in ("*", str(wanted.size)):
-            raise WrongAnswer(f"asked for bytes from {part.size}, got {response.headers.get('Content-Range')!r}")
+            got = shown(response.headers.get("Content-Range", ""))
+            raise WrongAnswer(f"asked for bytes from {part.size}, got {got!r}")
     _check_headers(response, wanted, wanted.size - start)
     return part.size - start
 
@@ -212,13 +234,13 @@ def _check_headers(response: httpx.Response, wanted: Wanted, expected: int) -> N
     if kind in _PAGES and not wanted.file_name.lower().endswith((".html", ".json", ".txt")):
         raise WrongAnswer(f"a page of type {kind} came instead of the file")
     if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
-        raise WrongAnswer(f"the answer is encoded as {coding}, which was not asked for")
-    length = response.headers.get("Content-Length", "")
-    if length.isdecimal() and int(length) != expected:
+        raise WrongAnswer(f"the answer is encoded as {shown(coding)}, which was not asked for")
+    length = _length(response)
+    if length is not None and length != expected:
         raise WrongAnswer(f"{length} bytes were announced, and {expected} expected")
     said = response.headers.get("Content-Md5", "").strip().lower()
     if len(said) == 32 and said != wanted.md5:
-        raise WrongAnswer(f"the service says that the MD5 is {said}, and the manifest {wanted.md5}")
+        raise WrongAnswer(f"the service says that the MD5 is {shown(said)}, and the manifest {wanted.md5}")
 
 
 def checked(path: Path, wanted: Wanted, stop: Callable[[], bool] = lambda: False) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 import email.utils
 import json
 import random
+import socket
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +26,9 @@ from deeplrhe_utils.core.errors import ParameterError, ServiceError
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOST_REDIRECTS: Final = 5
+_WRONG_ANSWERS: Final = 3
+_LONGEST_CONNECT_S: Final = 10.0  # nothing can interrupt it
+_LONGEST_PAUSE_S: Final = 1e9
 _SHOWN: Final = 160
 
 
@@ -40,7 +46,7 @@ class Patience:
     longest_retry_after_s : float
         A service that asks for a longer pause (``Retry-After``) is not waited for [s].
     timeout_s : float
-        To connect, and for the next byte to arrive [s].
+        To connect (10 s at most), and for the next byte to arrive [s].
     """
 
     attempts: int = 8
@@ -56,6 +62,10 @@ class Passing(Exception):
     def __init__(self, what: str, after_s: float | None = None) -> None:
         super().__init__(what)
         self.after_s = after_s
+
+
+class NoJson(Passing):
+    """An answer that is no JSON: a page of something else, or one that was cut short."""
 
 
 class Service:
@@ -97,7 +107,10 @@ class Service:
                 raise ParameterError("The token holds characters that no token has", fix="Check the token file")
             headers["X-Auth-Token"] = token
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.Client(headers=headers, timeout=patience.timeout_s, limits=limits)
+        timeout = httpx.Timeout(patience.timeout_s, connect=min(patience.timeout_s, _LONGEST_CONNECT_S))
+        self._client = httpx.Client(headers=headers, timeout=timeout, limits=limits)
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._mutex, self._aborted = threading.Lock(), False
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +123,21 @@ class Service:
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+    def abort(self) -> None:
+        """Break all connections, from any thread: requests under way end at once as :class:`Passing`, for good."""
+        with self._mutex:
+            self._aborted = True
+            for connected in self._sockets:
+                _break(connected)
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        """Learns from httpcore of every new connection; closing one does not wake a thread that reads from it."""
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            with self._mutex:
+                self._sockets.add(connected := info["return_value"].get_extra_info("socket"))
+                if self._aborted:
+                    _break(connected)
 
     def get(self, path: str, **params: Any) -> Any:
         """The JSON answer to GET ``<endpoint>/<path>?<params>``.
@@ -136,23 +164,37 @@ class Service:
                 response.read()
             try:
                 return response.json()
-            except ValueError as cause:
-                raise Passing(f"the answer is no JSON but begins {shown(response.text)!r}") from cause
+            except (ValueError, RecursionError) as cause:
+                kind = shown(response.headers.get("Content-Type", "")) or "of no stated type"
+                raise NoJson(f"{kind} that begins {shown(response.text)!r}") from cause
+
+        wrong: list[int] = []
+
+        def spent(state: tenacity.RetryCallState) -> bool:
+            if state.outcome and isinstance(state.outcome.exception(), NoJson):
+                wrong.append(state.attempt_number)
+            return state.attempt_number >= self.patience.attempts or len(wrong) >= _WRONG_ANSWERS
 
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Passing),
-            stop=tenacity.stop_after_attempt(self.patience.attempts),
+            stop=spent,
             wait=self.wait,
             sleep=self._sleep,
             reraise=True,
         )
         try:
             return tries(attempt)
+        except NoJson as cause:
+            raise ServiceError(
+                f"{self.endpoint}/{path} does not answer with JSON",
+                got=f"{len(wrong)} × {cause}", expected="JSON",
+                fix="Check the address, and whether a page to sign in or a proxy answers in its place",
+            ) from cause  # fmt: skip
         except Passing as cause:
             raise ServiceError(
                 f"{self.endpoint}/{path} did not answer",
                 got=f"{cause} (attempt {self.patience.attempts} of {self.patience.attempts})",
-                fix="Repeat the command later; what was fetched is kept",
+                fix="Repeat the command later",
             ) from cause
 
     def wait(self, state: tenacity.RetryCallState) -> float:
@@ -173,7 +215,7 @@ class Service:
             raise ServiceError(
                 f"{self.endpoint} asks to come back in {asked_s:.0f} s",
                 expected=f"at most {patience.longest_retry_after_s:.0f} s",
-                fix="Repeat the command then; what was fetched is kept",
+                fix="Repeat the command then",
             )
         doubled = min(patience.longest_wait_s, patience.first_wait_s * 2.0 ** min(failures - 1, 30))
         return max(asked_s or 0.0, doubled + random.uniform(0, patience.first_wait_s))
@@ -202,7 +244,9 @@ class Service:
         given = {name: value for name, value in (params or {}).items() if value is not None}
         url = f"{self.endpoint}/{path.lstrip('/')}"
         try:
-            request = self._client.build_request(method, url, params=given, headers=dict(headers), content=content)
+            request = self._client.build_request(
+                method, url, params=given, headers=dict(headers), content=content, extensions={"trace": self._trace}
+            )
             response = self._follow(request)
             try:
                 _check_status(response, url)
@@ -241,9 +285,14 @@ def _check_address(endpoint: str) -> None:
         )
 
 
+def _break(connected: socket.socket) -> None:
+    with suppress(OSError):  # it may be closed by now
+        socket.socket.shutdown(connected, socket.SHUT_RDWR)  # an SSLSocket's own would go on without encryption
+
+
 def _same_place(first: httpx.URL, then: httpx.URL) -> bool:
-    """Same host, and the same door or the safer one."""
-    upgraded = first.scheme == "http" and then.scheme == "https"
+    """Same host, and the same door, or the usual safe one instead of the usual open one (their ports are None)."""
+    upgraded = (first.scheme, first.port, then.scheme, then.port) == ("http", None, "https", None)
     return first.host == then.host and (upgraded or (first.scheme, first.port) == (then.scheme, then.port))
 
 
@@ -255,7 +304,7 @@ def _check_status(response: httpx.Response, url: str) -> None:
     if status in _PASSING:
         raise Passing(f"HTTP {status}{said}", _retry_after(response))
     fix = {401: "Get a new token", 403: "Open-access files need no token; for others, get access and a token"}
-    raise ServiceError(f"{url} is refused", got=f"HTTP {status}{said}", fix=fix.get(status, ""))
+    raise ServiceError(f"{url} is refused", got=f"HTTP {status}{said}", fix=fix.get(status, ""), status=status)
 
 
 def _message(response: httpx.Response) -> str:
@@ -264,7 +313,7 @@ def _message(response: httpx.Response) -> str:
         text = next(response.iter_bytes(4096), b"").decode("utf-8", "replace")
     except httpx.HTTPError:
         return ""
-    with suppress(ValueError, KeyError, TypeError):
+    with suppress(ValueError, KeyError, TypeError, RecursionError):
         text = str(json.loads(text)["message"])
     return f": {shown(text)}" if text.strip() else ""
 
@@ -279,8 +328,9 @@ def _retry_after(response: httpx.Response) -> float | None:
     """``Retry-After`` in seconds; a date is compared with the service's own clock, as ours may be wrong."""
     text = response.headers.get("Retry-After", "").strip()
     if text.isdecimal():
-        return float(text)
-    until, now = (email.utils.parsedate_tz(value) for value in (text, response.headers.get("Date", "")))
-    if until is None or now is None:
-        return None
-    return max(0.0, float(email.utils.mktime_tz(until) - email.utils.mktime_tz(now)))
+        return min(float(text), _LONGEST_PAUSE_S)
+    with suppress(ValueError, TypeError, OverflowError, LookupError):  # a date that is none, or of no year we know
+        until, now = (email.utils.parsedate_tz(value) for value in (text, response.headers.get("Date", "")))
+        if until is not None and now is not None:
+            return max(0.0, float(email.utils.mktime_tz(until) - email.utils.mktime_tz(now)))
+    return None

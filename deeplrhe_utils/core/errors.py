@@ -53,7 +53,21 @@ class LabelError(InputError):
 
 
 class ServiceError(CompendiumError):
-    """A web service cannot be reached, refuses, or answers what it must not."""
+    """A web service cannot be reached, refuses, or answers what it must not.
+
+    Parameters
+    ----------
+    what, got, expected, fix
+        As for every :class:`CompendiumError`.
+    status : int, optional
+        The HTTP status of a refusal. Texts also hold what the service said, and must not be searched for it.
+    """
+
+    def __init__(
+        self, what: str, *, got: object = None, expected: str = "", fix: str = "", status: int | None = None
+    ) -> None:
+        super().__init__(what, got=got, expected=expected, fix=fix)
+        self.status = status
 
 
 class SchemaError(CompendiumError):

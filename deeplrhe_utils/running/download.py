@@ -9,15 +9,23 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.download import REPORT, Settings, all_done, amount, download, parse_rate
+from deeplrhe_utils.acquisition.download import DONE, REPORT, Settings, all_done, download_into, parse_rate
+from deeplrhe_utils.acquisition.download_folder import DownloadFolder
 from deeplrhe_utils.acquisition.gdc import ENDPOINT, Gdc
-from deeplrhe_utils.acquisition.manifest import read_manifest, write_manifest
+from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
+from deeplrhe_utils.acquisition.part import amount
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
 from deeplrhe_utils.acquisition.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import write_text
 
 _SHOWN: Final = 10
+_UNKNOWN: Final = 404
+_WORDS: Final = {
+    "metadata": "with another size or MD5",
+    "newest version": "replaced by the newest version",
+    "file name": "found by name",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,9 @@ def fetch_manifest(wish: Wish, say: Callable[[str], None], patience: Patience | 
     ParameterError
         The manifest, the token file or a value cannot be used.
     ServiceError, DiskFullError, RunError, InputError
-        Nothing could be begun.
+        Nothing could be begun, or a report could not be written.
+    KeyboardInterrupt
+        After the summary was said.
     """
     if wish.jobs < 1 or wish.retries < 1 or not wish.timeout > 0:
         raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")
@@ -67,11 +77,21 @@ def fetch_manifest(wish: Wish, say: Callable[[str], None], patience: Patience | 
         say(f"{manifest.attrs['repeated']} repeated rows of the manifest were merged.")
     patience = patience or replace(Patience(), timeout_s=wish.timeout, attempts=wish.retries)
     with Service(wish.endpoint, patience, token=_token(wish.token), connections=wish.jobs + 1) as service:
+        try:
+            return _fetch(manifest, service, settings, wish, say)
+        except KeyboardInterrupt:
+            say("Repeat the same command to continue.")
+            raise
+
+
+def _fetch(
+    manifest: pd.DataFrame, service: Service, settings: Settings, wish: Wish, say: Callable[[str], None]
+) -> pd.DataFrame:
+    """Both steps under one lock: nobody else writes their reports in between."""
+    with DownloadFolder(wish.out, recheck=settings.recheck) as folder:
         if wish.repair:
-            manifest = _repaired(manifest, Gdc(service), wish.out, say)
-        report = download(manifest, wish.out, service, settings, say)
-    _summary(report, wish.out, say)
-    return report
+            manifest = _repaired(manifest, Gdc(service), folder, say)
+        return download_into(folder, manifest, service, settings, say, lambda report: _summary(report, wish, say))
 
 
 def succeeded(report: pd.DataFrame) -> bool:
@@ -102,21 +122,30 @@ def _token(path: Path | None) -> str:
         raise ParameterError(f"The token file {path} cannot be read ({cause})") from cause
 
 
-def _repaired(manifest: pd.DataFrame, gdc: Gdc, out: Path, say: Callable[[str], None]) -> pd.DataFrame:
+def _repaired(manifest: pd.DataFrame, gdc: Gdc, folder: DownloadFolder, say: Callable[[str], None]) -> pd.DataFrame:
     found = repair(manifest, gdc)
-    write_text(out / "repairs.csv", found.repairs.to_csv(index=False))
-    write_manifest(out / "manifest-repaired.txt", found.manifest)
+    listed = [not name_problem(i, n) for i, n in zip(found.manifest["id"], found.manifest["filename"], strict=True)]
+    with folder.saving("repairs.csv") as path:
+        write_text(path, found.repairs.to_csv(index=False))
+    with folder.saving("manifest-repaired.txt") as path:
+        write_manifest(path, found.manifest[listed])
     changed = found.repairs[found.repairs["how"] != UNCHANGED]
-    counts = ", ".join(f"{count} by {how}" for how, count in changed["how"].value_counts().items())
-    say(f"{len(changed)} of {len(manifest)} rows of the manifest were out of date ({counts or 'none'}): repairs.csv.")
+    counts = ", ".join(f"{count} {_WORDS.get(how, f'({how})')}" for how, count in changed["how"].value_counts().items())
+    say(f"{len(changed)} of {len(manifest)} rows of the manifest were not as the service has them today"
+        f"{': ' if counts else ''}{counts}. See {folder.out / 'repairs.csv'}.")  # fmt: skip
+    if lacks := len(listed) - sum(listed):
+        say(f"manifest-repaired.txt lacks {lacks} of {len(listed)} files, whose ids or names must not become paths.")
     return found.manifest
 
 
-def _summary(report: pd.DataFrame, out: Path, say: Callable[[str], None]) -> None:
-    bad = report[~report["status"].isin(("verified", "resumed", "present"))]
+def _summary(report: pd.DataFrame, wish: Wish, say: Callable[[str], None]) -> None:
+    bad = report[~report["status"].isin(DONE)]
     for row in bad.head(_SHOWN).to_dict("records"):
         say(f"{row['status']}: {row['filename']}: {row['reason']}")
     if len(bad) > _SHOWN:
         say(f"… and {len(bad) - _SHOWN} more")
+    unknown = int((report["http_status"] == _UNKNOWN).sum())
+    if unknown and not wish.repair:
+        say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
     counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
-    say(f"{len(report)} files: {counts}; {amount(report['received_bytes'].sum())} received. See {out / REPORT}.")
+    say(f"{len(report)} files: {counts}; {amount(report['received_bytes'].sum())} received. See {wish.out / REPORT}.")

@@ -51,6 +51,18 @@ def status(code: int, **headers: str) -> Fault:
     return fault
 
 
+def says(code: int, words: str) -> Fault:
+    """A good beginning, then a refusal whose words speak of another status."""
+
+    def fault(handler: Handler, file: Offered, start: int) -> bool:
+        if not start:
+            return cut(0.5)(handler, file, 0)
+        handler.json({"message": words}, code)
+        return True
+
+    return fault
+
+
 def after_date(handler: Handler, file: Offered, start: int) -> bool:
     """A pause until a date, from a service whose clock is years off."""
     dates = {"Retry-After": "Wed, 01 Jan 2003 00:00:01 GMT", "Date": "Wed, 01 Jan 2003 00:00:00 GMT"}
@@ -151,6 +163,14 @@ def wrong_range(handler: Handler, file: Offered, start: int) -> bool:
     return True
 
 
+def long_range(handler: Handler, file: Offered, start: int) -> bool:
+    """A number that no program may read."""
+    if not start:
+        return cut(0.5)(handler, file, 0)
+    handler.serve(file, start, headers={"Content-Range": f"bytes {'9' * 5000}-{file.size - 1}/{file.size}"})
+    return True
+
+
 def no_such_range(handler: Handler, file: Offered, start: int) -> bool:
     return cut(0.5)(handler, file, 0) if not start else status(416)(handler, file, start)
 
@@ -163,6 +183,11 @@ def elsewhere(handler: Handler, file: Offered, start: int) -> bool:
     return status(302, Location=f"http://localhost:{handler.stand_in.port}/data/{file.file_id}")(handler, file, start)
 
 
+def other_door(handler: Handler, file: Offered, start: int) -> bool:
+    """The same host, encrypted, but at a port of its own: it may belong to somebody else."""
+    return status(302, Location=f"https://127.0.0.1:{handler.stand_in.port + 1}/data/x")(handler, file, start)
+
+
 DONE, GONE_ON, FAILED = "verified", "resumed", "failed"
 CASES = (
     Case("503", status(503), 3, DONE, "HTTP 503", 4),
@@ -170,6 +195,12 @@ CASES = (
     Case("504", status(504), 3, DONE, "HTTP 504", 4),
     Case("429 with Retry-After in seconds", status(429, Retry_After="1"), 1, DONE, "HTTP 429", 2),
     Case("503 with Retry-After as a date, by a clock years off", after_date, 1, DONE, "HTTP 503", 2),
+    Case(
+        "503 with Retry-After as no date", status(503, Retry_After="Fri, 32 Dec 99999 00:00:00 GMT"), 1, DONE, "503", 2
+    ),
+    Case(
+        "503 with Retry-After of 5,000 digits", status(503, Retry_After="9" * 5000), 0, FAILED, "asks to come back", 1
+    ),
     Case("503 with Retry-After of a day", status(503, Retry_After="86400"), 0, FAILED, "asks to come back in 86400", 1),
     Case("reset before the first byte", cut(0.0), 1, DONE, "", 2),
     Case("reset after a third of the bytes", cut(0.33), 1, DONE, "", 2),
@@ -194,10 +225,13 @@ CASES = (
     Case("HTML page with status 200", html, 0, FAILED, "a page of type text/html", 3),
     Case("HTML page announced as the data", html_as_data, 1, DONE, "the MD5 is", 2),
     Case("more bytes than the manifest says", longer, 1, DONE, "longer", 2),
-    Case("206 with other bytes than asked for", wrong_range, 2, DONE, "asked for bytes from {middle}", 3),
+    Case("206 with other bytes than asked for", wrong_range, 2, DONE, "asked for bytes from {middle},", 3),
+    Case("206 with a position of 5,000 digits", long_range, 2, DONE, "asked for bytes from {middle},", 3),
+    Case("400 that speaks of HTTP 416", says(400, "not HTTP 416"), 0, FAILED, "HTTP 400", 2),
     Case("416 to a range that exists", no_such_range, 2, DONE, "no bytes after", 3),
     Case("403, not tried again", status(403), 0, FAILED, "HTTP 403", 1),
     Case("401, not tried again", status(401), 0, FAILED, "HTTP 401", 1),
     Case("redirects in a circle", in_a_circle, 0, FAILED, "redirects in a circle", 6),
+    Case("redirect to another port, encrypted", other_door, 0, FAILED, "redirects to another host", 1),
     Case("redirect to another host", elsewhere, 0, FAILED, "redirects to another host", 1),
 )

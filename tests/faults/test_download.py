@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import os
@@ -19,8 +20,10 @@ import pytest
 
 from deeplrhe_utils.acquisition import download as downloads
 from deeplrhe_utils.acquisition import part
+from deeplrhe_utils.acquisition.download_folder import DownloadFolder
+from deeplrhe_utils.acquisition.manifest import read_manifest
 from deeplrhe_utils.acquisition.web import Patience
-from deeplrhe_utils.core.errors import ParameterError, RunError, ServiceError
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.cli import main
 from deeplrhe_utils.running.download import Wish, fetch_manifest, succeeded
@@ -62,9 +65,9 @@ def place(tmp_path, service):
     assert {p.name for p in tmp_path.iterdir()} <= {"outside", "manifest.txt", "slides"}
 
 
-def run(place: Path, service: GdcStandIn, **wish: object) -> pd.DataFrame:
+def run(place: Path, service: GdcStandIn, said: list[str] | None = None, **wish: object) -> pd.DataFrame:
     asked = Wish(place / "manifest.txt", place / "slides", endpoint=service.url, **wish)
-    return fetch_manifest(asked, lambda _: None, QUICK)
+    return fetch_manifest(asked, ([] if said is None else said).append, QUICK)
 
 
 def nothing_doubtful(folder: Path, files: list[Offered]) -> set[str]:
@@ -102,11 +105,12 @@ def test_a_fault_of_the_service(case: Case, size: int, service, place):
     report = run(place, service)
     row = report.iloc[0]
     assert row["status"] == case.outcome, row["reason"]
-    assert case.said.format(size=size, longer=size + 10, middle=size // 2 + 1) in row["reason"]
+    asked = [r for r in service.log if r.file_id == victim.file_id]
+    middle = next((r.start for r in asked if r.start), 0)  # a reset may cost bytes that were on their way
+    assert case.said.format(size=size, longer=size + 10, middle=middle) in row["reason"]
     assert report.iloc[1]["status"] == "verified"
     expected = {other.file_id} | ({victim.file_id} if case.outcome != "failed" else set())
     assert nothing_doubtful(place / "slides", service.files) == expected
-    asked = [r for r in service.log if r.file_id == victim.file_id]
     assert case.requests in (0, len(asked))
     note(case.name, case.manner, report)
     log = len(service.log)
@@ -126,21 +130,22 @@ def test_a_second_call_continues_where_the_first_gave_up(service, place):
     victim = service.files[0]
     service.faults.append(Case("", cut_then_nothing, 0, "").on(victim.file_id))
     first = run(place, service)
-    assert first.iloc[0]["status"] == "failed"
+    assert first.iloc[0]["status"] == "failed" and first.iloc[0]["failures"] == QUICK.attempts
     service.faults.clear()
     log = len(service.log)
     second = run(place, service)
     assert second["status"].tolist() == ["resumed", "present"] and succeeded(second)
     (last,) = service.log[log:]
-    assert last.start == second.iloc[0]["kept_bytes"] > SIZE // 2
+    assert last.start == second.iloc[0]["kept_bytes"] == first.iloc[0]["received_bytes"] > SIZE // 2
     assert second.iloc[0]["received_bytes"] == SIZE - last.start
 
 
 def test_an_unknown_id(service, place):
     service.files.pop(0)
-    report = run(place, service)
-    assert report["status"].tolist() == ["failed", "verified"]
-    assert "HTTP 404" in report.iloc[0]["reason"] and "--repair" in report.iloc[0]["reason"]
+    report = run(place, service, said := [])
+    assert report["status"].tolist() == ["failed", "verified"] and report["http_status"].tolist() == [404, 0]
+    assert "HTTP 404" in report.iloc[0]["reason"] and "--repair" not in report.iloc[0]["reason"]
+    assert "Unknown to the service: 1. If the manifest is old, repeat with --repair." in said
     assert len([r for r in service.log if r.status == 404]) == 1
     note("404 of a stale id, not tried again", "always", report)
 
@@ -165,7 +170,11 @@ def test_a_file_that_cannot_be_repaired_stays_visible(service, place):
     lost, twice = service.files
     copies = [Offered(f"{i}" * 8 + "-1111-4111-8111-111111111111", twice.file_name, content(i)) for i in (3, 4)]
     service.files[:] = copies
-    report = run(place, service, repair=True)
+    report = run(place, service, said := [], repair=True)
+    assert not any("--repair" in line for line in said)
+    assert said[0].startswith(
+        "2 of 2 rows of the manifest were not as the service has them today: 1 (not found), 1 (2 f"
+    )
     repairs = pd.read_csv(place / "slides" / "repairs.csv")
     assert repairs["how"].tolist() == ["not found", "2 files have this name"]
     assert report["status"].tolist() == ["failed", "failed"] and report["id"].tolist() == [lost.file_id, twice.file_id]
@@ -195,6 +204,56 @@ def test_names_never_choose_paths(kind, service, place):
     assert {r.file_id for r in service.log} == {other.file_id}, "it was not even asked for"
     assert pd.read_csv(place / "slides" / "download.csv")["filename"][0].startswith("'")
     note(kind, "in the manifest", report)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_one_name_that_must_not_become_a_path_does_not_hinder_the_repair_of_others(kind, service, place):
+    victim, other = service.files
+    file_id, name = HOSTILE[kind]
+    service.files[0] = Offered(file_id or victim.file_id, name, victim.content)
+    service.manifest(place / "manifest.txt")
+    service.files[:] = [Offered("11111111-1111-4111-8111-111111111111", other.file_name, other.content)]
+    report = run(place, service, said := [], repair=True)
+    assert report["status"].tolist() == ["failed", "verified"]
+    assert read_manifest(place / "slides" / "manifest-repaired.txt")["id"].tolist() == [service.files[0].file_id]
+    assert any("manifest-repaired.txt lacks 1 of 2 files" in line for line in said)
+    repairs = pd.read_csv(place / "slides" / "repairs.csv")
+    assert repairs["how"].tolist() == ["unusable id or name", "file name"] and repairs["id"][0].startswith("'")
+
+
+def test_names_that_the_service_gives_are_not_believed_either(service, place):
+    moved, other = service.files
+    service.files[0] = Offered("11111111-1111-4111-8111-111111111111", "../../outside/x.svs", moved.content)
+    service.newer[moved.file_id] = service.files[0].file_id
+    report = run(place, service, repair=True)
+    assert report["id"].tolist() == [moved.file_id, other.file_id]
+    assert report["status"].tolist() == ["failed", "verified"]
+    repairs = pd.read_csv(place / "slides" / "repairs.csv")
+    assert repairs["how"].tolist() == ["unusable id or name at the GDC", "unchanged"]
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_a_folder_that_cannot_be_written(repair, service, place):
+    (place / "slides").write_text("a file")
+    for out in (place / "slides", place / "slides" / "below"):
+        wish = Wish(place / "manifest.txt", out, endpoint=service.url, repair=repair)
+        with pytest.raises(InputError, match="cannot be written"):
+            fetch_manifest(wish, lambda _: None, QUICK)
+    assert not service.log and not service.searches
+
+
+def test_an_error_nobody_thought_of_is_that_of_one_file(service, place, monkeypatch):
+    real = downloads.fetch
+
+    def fetch(asked, wanted, *more):
+        if wanted.file_id == service.files[0].file_id:
+            raise ValueError("nobody thought of it")
+        return real(asked, wanted, *more)
+
+    monkeypatch.setattr(downloads, "fetch", fetch)
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "verified"]
+    assert report["reason"][0] == "ValueError: nobody thought of it"
 
 
 def test_two_files_of_one_name(service, place):
@@ -279,8 +338,34 @@ def test_the_disk_fills_up_half_way(service, place, monkeypatch):
         log = len(service.log)
         assert run(place, service)["status"].isin(["verified", "resumed", "present"]).all()
         assert not {r.file_id for r in service.log[log:]} & here
+        FOUND["disk so full that not even the report can be written", "–"] = full_to_the_last_byte(service, place)
     finally:
         subprocess.run(["umount", str(slides)], check=True)
+
+
+def full_to_the_last_byte(service: GdcStandIn, place: Path) -> str:
+    """Somebody takes all space while the second file is fetched; what is told then."""
+    slides = place / "slides"
+    first, second = names(6)[4:]
+    service.files[:] = [offered(first, content(4, 4_000_000)), offered(second, content(5, 4_000_000))]
+    service.manifest(place / "manifest.txt")
+
+    def fill(_handler, file, _start) -> bool:
+        if file.file_name == second:
+            with contextlib.suppress(OSError), (slides / ".filler").open("ab", buffering=0) as filler:
+                while True:
+                    filler.write(bytes(4096))
+        return False
+
+    service.faults.append(fill)
+    said: list[str] = []
+    with pytest.raises(part.DiskFullError, match=r"download\.csv could not be written.*verified files are not fetched"):
+        run(place, service, said, jobs=1)
+    assert "1 verified" in said[-1] and "1 failed" in said[-1] and "The disk is full" in said[0]
+    assert not any("stage" in line for line in said)
+    service.faults.clear()
+    (slides / ".filler").unlink()
+    return "failed; nothing under its name; the rest is told on the screen | 1"
 
 
 def test_a_full_disk_while_writing_keeps_what_is_there(service, place, monkeypatch):
@@ -304,10 +389,12 @@ def test_a_full_disk_while_writing_keeps_what_is_there(service, place, monkeypat
     assert succeeded(run(place, service))
 
 
-def start(place: Path, service: GdcStandIn) -> subprocess.Popen[bytes]:
+def start(place: Path, service: GdcStandIn, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
     words = ["download", str(place / "manifest.txt"), "--out", str(place / "slides"), "--endpoint", service.url]
     command = [sys.executable, "-m", "deeplrhe_utils", *words, "--limit-rate", "8M", "--jobs", "2"]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background; a child inherits it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=subprocess.DEVNULL)
 
 
 def test_killed_at_twenty_random_moments_and_resumed(service, place):
@@ -397,6 +484,18 @@ def test_damage_that_leaves_size_and_time_is_found_on_demand(service, place):
     assert run(place, service, recheck=True)["status"].tolist() == ["present", "verified"]
 
 
+def test_a_file_that_was_verified_is_never_thrown_away_for_another_content(service, place):
+    """Two manifests of different years share a folder, and the file was changed under its old id."""
+    run(place, service)
+    first = service.files[0]
+    path = place / "slides" / first.file_id / first.file_name
+    service.files[0] = Offered(first.file_id, first.file_name, content(8))
+    service.manifest(place / "manifest.txt")
+    report = run(place, service)
+    assert report["status"].tolist() == ["failed", "present"] and "verified here before" in report["reason"][0]
+    assert path.read_bytes() == first.bytes()
+
+
 def test_a_damaged_journal_costs_time_only(service, place):
     run(place, service)
     journal = place / "slides" / ".verified.jsonl"
@@ -440,10 +539,11 @@ def test_controlled_access_needs_the_token_and_gets_it(service, place, tmp_path_
 
 
 def test_one_download_at_a_time_in_a_folder(service, place):
-    from deeplrhe_utils.acquisition.download_folder import DownloadFolder
-
-    with DownloadFolder(place / "slides"), pytest.raises(RunError, match="Another download"):
-        run(place, service)
+    with DownloadFolder(place / "slides"):
+        for repair in (False, True):
+            with pytest.raises(RunError, match="Another download"):
+                run(place, service, repair=repair)
+    assert not service.searches and not list((place / "slides").glob("[!.]*"))
 
 
 def test_ctrl_c_keeps_what_has_arrived_and_writes_the_report(service, place):
@@ -460,6 +560,59 @@ def test_ctrl_c_keeps_what_has_arrived_and_writes_the_report(service, place):
     assert report["status"].eq("unfinished").any() and len(report) == 3
     nothing_doubtful(place / "slides", service.files)
     assert succeeded(run(place, service))
+
+
+@pytest.mark.parametrize("after", [None, 100_000, 1_500_000], ids=["no head", "in the first piece", "in the body"])
+def test_ctrl_c_does_not_wait_for_a_service_that_stalls(after, service, place):
+    service.files[:] = [offered(name, content(i, LARGE)) for i, name in enumerate(names(3))]
+    service.manifest(place / "manifest.txt")
+    over = threading.Event()
+
+    def stall(handler, file, first) -> bool:
+        if after is not None:
+            handler.serve(file, first, upto=after)
+            handler.wfile.flush()
+        over.wait(50)
+        handler.close_connection = True
+        return True
+
+    service.faults.append(stall)
+    process = start(place, service, subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while (len(service.log) < 2 or sum(r.sent for r in service.log) < 2 * (after or 0)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)
+    stopped = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=45)[0].decode()
+    over.set()
+    assert process.returncode == 130 and time.monotonic() - stopped < 5, said
+    assert "Stopping …" in said and said.endswith("Repeat the same command to continue.\n")
+    assert f"3 files: 3 unfinished; {part.amount(2 * (after or 0))} received" in said
+    report = pd.read_csv(place / "slides" / "download.csv")
+    assert report["received_bytes"].tolist() == [after or 0, after or 0, 0]
+    nothing_doubtful(place / "slides", service.files)
+
+
+def test_hashing_what_is_there_can_be_stopped(tmp_path):
+    (tmp_path / "a.part").write_bytes(content(0))
+    threads = threading.active_count()
+    with pytest.raises(part.Stopped), part.Part(tmp_path / "a.part", lambda: True):
+        pytest.fail("it was hashed to the end")
+    assert threading.active_count() == threads and (tmp_path / "a.part").read_bytes() == content(0)
+
+
+@pytest.mark.parametrize("name", [".verified.jsonl", ".download.lock", "download.csv", "repairs.csv"])
+def test_files_of_the_folder_that_are_links_change_nothing_outside(name, service, place):
+    slides = place / "slides"
+    slides.mkdir()
+    (slides / name).symlink_to(place / "outside" / "untouched.txt")
+    if name.startswith("."):
+        with pytest.raises(InputError, match="is a link"):
+            run(place, service, repair=True)
+        assert not service.log
+    else:
+        assert succeeded(run(place, service, repair=True)) and not (slides / name).is_symlink()
 
 
 def test_the_rate_is_limited(service, place):

@@ -80,7 +80,11 @@ class Request:
 
 @dataclass
 class GdcStandIn:
-    """The server; a context manager. `url` is its address, `log` what was asked of ``data``."""
+    """The server; a context manager. `url` is its address, `log` what was asked of ``data``.
+
+    With `strict_versions`, ``files/versions`` answers 404 if one of several identifiers is unknown; `gets` are all
+    paths that were asked for with GET.
+    """
 
     files: list[Offered]
     cases: list[dict[str, Any]] = field(default_factory=list)
@@ -88,12 +92,14 @@ class GdcStandIn:
     faults: list[Fault] = field(default_factory=list)
     release: str = "Data Release 0.0 - stand-in"
     token: str = ""
+    strict_versions: bool = False
     page_fault: Callable[[Handler], bool] | None = None
     port: int = 0
 
     def __post_init__(self):
         self.log: list[Request] = []
         self.searches: list[dict[str, Any]] = []
+        self.gets: list[str] = []
         self.lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
 
@@ -158,6 +164,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path).strip("/")
+        self.stand_in.gets.append(path)
         if path == "status":
             self.json({"commit": "0", "status": "OK", "tag": "stand-in", "version": 1,
                        "data_release": self.stand_in.release})  # fmt: skip
@@ -196,6 +203,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def versions(self, ids: list[str]) -> None:
         answer = []
+        if self.stand_in.strict_versions and any(
+            self.stand_in.file(self.stand_in.newer.get(i, i)) is None for i in ids
+        ):
+            self.json({"message": "no such file"}, 404)
+            return
         for old in ids:
             new = self.stand_in.file(self.stand_in.newer.get(old, old))
             if new is not None:

@@ -7,10 +7,11 @@ import json
 import re
 from pathlib import Path
 
+import httpx
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition import gdc_tables
+from deeplrhe_utils.acquisition import gdc_tables, web
 from deeplrhe_utils.acquisition.gdc import PAGE, QUERIES, Gdc, narrowed, read_query
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.repair import repair
@@ -96,8 +97,8 @@ def failing(times: int, answer):
     return fault
 
 
-def send(handler, body: bytes, **headers: str) -> None:
-    handler.send_response(200)
+def send(handler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
     for name, value in headers.items():
         handler.send_header(name.replace("_", "-"), value)
     handler.send_header("Content-Length", str(len(body)))
@@ -111,6 +112,7 @@ ANSWERS = {
     "HTML with status 200": lambda h: send(h, b"<html>login</html>", Content_Type="text/html"),
     "truncated gzip": lambda h: send(h, gzip.compress(b"{}" * 4000)[:20], Content_Encoding="gzip"),
     "truncated JSON": lambda h: send(h, b'{"data": {"hits": ['),
+    "JSON too deep": lambda h: send(h, b"[" * 200_000),
     "reset": lambda h: h.reset(),
 }
 
@@ -121,11 +123,48 @@ def test_what_passes_is_waited_for(kind, gdc, lung):
     assert len(gdc.slide_files(read_query(LUNG))) == 2 * PAGE + 7
 
 
-@pytest.mark.parametrize("kind", ANSWERS)
+NO_JSON = {"HTML with status 200": "text/html", "truncated JSON": "of no stated type", "JSON too deep": "of no stated",
+           "truncated gzip": "of no stated"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", sorted(set(ANSWERS) - set(NO_JSON)))
 def test_what_does_not_pass_ends_with_its_reason(kind, gdc, lung):
     lung.page_fault = failing(99, ANSWERS[kind])
     with pytest.raises(ServiceError, match=r"did not answer.*attempt 3 of 3"):
         gdc.slide_files(read_query(LUNG))
+
+
+@pytest.mark.parametrize("kind", NO_JSON)
+def test_what_is_no_json_is_asked_for_three_times(kind, lung):
+    asked = []
+    lung.page_fault = lambda handler: asked.append(1) or ANSWERS[kind](handler) or True
+    patience = Patience(attempts=8, first_wait_s=0.01, longest_wait_s=0.02, timeout_s=0.5)
+    with Service(lung.url, patience) as service, pytest.raises(ServiceError, match="not answer with JSON") as caught:
+        Gdc(service).slide_files(read_query(LUNG))
+    assert len(asked) == 3 and f"3 × {NO_JSON[kind]}" in str(caught.value) and "kept" not in str(caught.value)
+
+
+def test_the_words_of_a_refusal_may_be_nested_deeply(gdc, lung):
+    lung.page_fault = failing(1, lambda h: send(h, b"[" * 4096, status=400))
+    with pytest.raises(ServiceError, match="HTTP 400") as caught:
+        gdc.slide_files(read_query(LUNG))
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "same"),
+    [
+        ("http://h/a", "https://h/b", True),
+        ("http://h:8461/a", "http://h:8461/b", True),
+        ("http://h:8461/a", "https://h:9999/b", False),
+        ("http://h/a", "https://h:9999/b", False),
+        ("http://h:8461/a", "https://h/b", False),
+        ("https://h/a", "http://h/b", False),
+        ("http://h/a", "https://h.evil/b", False),
+    ],
+)
+def test_where_a_redirect_may_lead(first, then, same):
+    assert web._same_place(httpx.URL(first), httpx.URL(then)) is same
 
 
 def test_refusals_are_final(gdc, lung):
@@ -134,7 +173,15 @@ def test_refusals_are_final(gdc, lung):
         gdc.slide_files(read_query(LUNG))
 
 
-@pytest.mark.parametrize("answer", [[], {"data": {}}, {"data": {"hits": [{}], "pagination": {"total": 1}}}, "no"])
+def page(*hits: object, total: object = 1) -> dict[str, object]:
+    return {"data": {"hits": list(hits), "pagination": {"total": total}}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [[], {"data": {}}, page({}), "no", page("idle"), page({"id": ["x"]}), page(total=float("inf")),
+     {**page(), "warnings": ["x"], "data": {"hits": 3, "pagination": {"total": 1}}}],
+)  # fmt: skip
 def test_json_of_another_form_is_an_error(answer, gdc, lung):
     lung.page_fault = failing(1, lambda h: h.json(answer))
     with pytest.raises(ServiceError, match="another form"):
@@ -242,6 +289,64 @@ def test_recorded_versions_are_understood(shared_data):
         ids[0]: "76b3f4d8-c6b7-4662-ac42-1d27d4684281",
         ids[1]: "de0ce84d-c286-405c-a556-39dac14c7c74",
     }
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_one_unknown_id_does_not_hide_the_others(strict, gdc, lung):
+    lung.strict_versions = strict
+    old = [f.file_id for f in lung.files[:90]]
+    unknown = [f"{i:08d}-1111-4111-8111-111111111111" for i in (1, 2)]
+    assert gdc.latest([*old, *unknown]) == {i: i for i in old}
+    assert len(lung.gets) == 3 if not strict else 3 < len(lung.gets) < 30
+
+
+def test_only_uuids_enter_an_address(gdc, lung):
+    assert gdc.latest(["../../status?x=", "../status", "a/b", "", lung.files[0].file_id + "?x"]) == {}
+    assert not lung.gets
+
+
+class Scripted(Gdc):
+    """A GDC that answers what it is told to."""
+
+    def __init__(self, versions=(), hits=()):
+        self.service, self.notes, self.endpoint = self, [], "scripted"
+        self.versions, self.hits = versions, hits
+
+    def get(self, _path):
+        if isinstance(self.versions, Exception):
+            raise self.versions
+        return self.versions
+
+    def files(self, _field, _values):
+        return self.hits
+
+
+ID = "0000b231-7c05-4e2e-8c9e-6d0675bfbb34"
+
+
+@pytest.mark.parametrize("answer", [[{}], [{"latest_id": ID}], "no", 3, [3], {"message": "?"},
+                                    [{"id": 1, "latest_id": ID}], [{"id": ID, "latest_id": 3}]])  # fmt: skip
+def test_versions_of_another_form_are_an_error(answer):
+    with pytest.raises(ServiceError, match=r"files/versions answers in another form"):
+        Scripted(answer).latest([ID])
+
+
+def test_the_status_decides_and_not_the_words():
+    with pytest.raises(ServiceError, match="HTTP 404"):
+        Scripted(ServiceError("refused", got="HTTP 400: not HTTP 404", status=400)).latest([ID])
+    assert Scripted(ServiceError("refused", got="gone", status=404)).latest([ID]) == {}
+
+
+@pytest.mark.parametrize(
+    "change", [{"md5sum": None}, {"md5sum": "x"}, {"file_size": "3"}, {"file_size": -1}, {"file_size": 10**30},
+               {"file_size": True}, {"file_name": None}, {"file_id": 3}]
+)  # fmt: skip
+def test_files_of_another_form_are_an_error(change):
+    file = slides(2)[1]
+    manifest = pd.DataFrame([file.row()], columns=["id", "filename", "md5", "size", "state"])
+    assert repair(manifest, Scripted([], [file.hit()])).repairs["how"].tolist() == ["unchanged"]
+    with pytest.raises(ServiceError, match="files answers in another form"):
+        repair(manifest, Scripted([], [{**file.hit(), **change}]))
 
 
 def test_the_real_manifest_of_2017_is_repaired_by_name(shared_data):
