@@ -8,7 +8,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.clinical import OLDEST_YEARS, PLACEHOLDER, stage_of
+from deeplrhe_utils.acquisition.clinical import PLACEHOLDER, age_of, stage_of, word_of
 from deeplrhe_utils.acquisition.gdc_tables import Table
 from deeplrhe_utils.acquisition.labels import BARCODE, shortened
 from deeplrhe_utils.core.schemas import CLINICAL
@@ -27,17 +27,9 @@ _VITAL: Final = {"0:living": "alive", "living": "alive", "alive": "alive", "1:de
 _NOTHING: Final = re.compile(r"na|n/a|none|", re.IGNORECASE)
 
 
-def _age(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 < value <= OLDEST_YEARS else None
-
-
 _READERS: Final[Mapping[str, tuple[tuple[str, ...], Callable[[str], object]]]] = {
-    "age_years": (("AGE",), _age),
-    "sex": (("SEX", "GENDER"), lambda text: text.lower() if text.lower() in ("female", "male") else None),
+    "age_years": (("AGE",), age_of),
+    "sex": (("SEX", "GENDER"), lambda text: word_of(text, "female", "male")),
     "histology": (("CANCER_TYPE_ACRONYM",), lambda text: HISTOLOGY.get(text.lower())),
     "stage": (("AJCC_PATHOLOGIC_TUMOR_STAGE", "PATH_STAGE", "STAGE"), stage_of),
     "smoking": (

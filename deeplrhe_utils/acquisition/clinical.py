@@ -56,6 +56,29 @@ def stage_of(text: str) -> str | None:
     return match and match[1].upper()
 
 
+def age_of(text: str) -> float | None:
+    """An age [years] above 0 and at most :data:`OLDEST_YEARS`; None for anything else.
+
+    >>> [age_of(text) for text in ("70.0", "0", "[Not Available]", "")]
+    [70.0, None, None, None]
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if 0 < value <= OLDEST_YEARS else None
+
+
+def word_of(value: object, *words: str) -> str | None:
+    """`value` in small letters if it is one of `words`, else None.
+
+    >>> word_of("MALE", "female", "male"), word_of(None, "female", "male")
+    ('male', None)
+    """
+    text = str(value).lower()
+    return text if text in words else None
+
+
 def read_cdr(path: Path) -> Clinical:
     """Read TCGA-CDR's rows of lung cancer.
 
@@ -101,20 +124,9 @@ def _patients(texts: pd.Series, path: Path) -> list[str]:
     return texts.tolist()
 
 
-def _age(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if 0 < value <= OLDEST_YEARS else None
-
-
-def _word(*words: str) -> Callable[[str], str | None]:
-    return lambda text: text.lower() if text.lower() in words else None
-
-
 _READERS: Final[dict[str, Callable[[str], object]]] = {
-    "age_years": _age, "sex": _word("female", "male"), "stage": stage_of, "vital_status": _word("alive", "dead"),
+    "age_years": age_of, "sex": lambda text: word_of(text, "female", "male"), "stage": stage_of,
+    "vital_status": lambda text: word_of(text, "alive", "dead"),
     "histology": lambda text: SUBTYPES.get(f"TCGA-{text}"),
 }  # fmt: skip
 

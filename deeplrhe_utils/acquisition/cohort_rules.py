@@ -72,6 +72,8 @@ class CohortRule:
 
 DEEPPATH_GENES: Final = ("STK11", "EGFR", "FAT1", "SETBP1", "KRAS", "TP53", "KEAP1", "LRP1B", "FAT4", "NF1")
 """The ten genes of Coudray 2018."""
+USUAL_GENES: Final = {"coudray": DEEPPATH_GENES, "coudray-luad": DEEPPATH_GENES}
+"""Genes of a rule's paper, where nobody names others; the rules themselves take any."""
 RULES: Final = {
     rule.name: rule
     for rule in (
@@ -82,11 +84,11 @@ RULES: Final = {
         ),
         CohortRule(
             "coudray", "frozen slides of normal tissue, LUAD and LUSC, as in DeepPATH's manifest of 2017",
-            preparations=("frozen",), known=("subtype",), genes=DEEPPATH_GENES,
+            preparations=("frozen",), known=("subtype",),
         ),
         CohortRule(
             "coudray-luad", "frozen adenocarcinomas, DeepPATH's slides for ten genes", sample_codes=("01", "02"),
-            preparations=("frozen",), projects=("TCGA-LUAD",), known=("subtype",), genes=DEEPPATH_GENES,
+            preparations=("frozen",), projects=("TCGA-LUAD",), known=("subtype",),
         ),
         CohortRule(
             "smallest", "the ten smallest slides of lung tumours, of ten patients", n_slides=10, slides_per_patient=1,

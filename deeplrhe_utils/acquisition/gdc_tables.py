@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.clinical import OLDEST_YEARS, PLACEHOLDER, stage_of
+from deeplrhe_utils.acquisition.clinical import OLDEST_YEARS, PLACEHOLDER, stage_of, word_of
 from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES, add_fields, notes_of
 from deeplrhe_utils.core.errors import ServiceError
@@ -93,11 +93,11 @@ def _patient(case: Mapping[str, Any]) -> dict[str, Any]:
         "patient_id": patient,
         "site_id": patient.split("-")[1] if patient.count("-") == 2 else None,
         "age_years": _first(days, lambda d: float(d) / _DAYS_PER_YEAR if 0 < float(d) < OLDEST_YEARS * 366 else None),
-        "sex": _word(person.get("sex_at_birth") or person.get("gender"), "female", "male"),
+        "sex": word_of(person.get("sex_at_birth") or person.get("gender"), "female", "male"),
         "histology": SUBTYPES.get((case.get("project") or {}).get("project_id", "")),
         "stage": _first(diagnosis.get("ajcc_pathologic_stage"), stage_of),
         "smoking": smoked.pop() if len(smoked) == 1 else None,
-        "vital_status": _word(person.get("vital_status"), "alive", "dead"),
+        "vital_status": word_of(person.get("vital_status"), "alive", "dead"),
     }
 
 
@@ -110,10 +110,6 @@ def _diagnosis(diagnoses: list[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _smoking(exposure: Mapping[str, Any]) -> str | None:
     status = str(exposure.get("tobacco_smoking_status") or "").lower()
     return next((ours for theirs, ours in _SMOKING.items() if status.startswith(theirs)), None)
-
-
-def _word(value: Any, *words: str) -> str | None:
-    return str(value).lower() if str(value).lower() in words else None
 
 
 def _first(value: Any, read: Callable[[Any], Any]) -> Any:

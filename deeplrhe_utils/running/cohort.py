@@ -12,7 +12,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.cbioportal import ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.cohort import Cohort, build, mutation_by_site
 from deeplrhe_utils.acquisition.cohort_files import write_cohort
-from deeplrhe_utils.acquisition.cohort_rules import CohortRule, named_rule
+from deeplrhe_utils.acquisition.cohort_rules import USUAL_GENES, CohortRule, named_rule
 from deeplrhe_utils.acquisition.download import amount
 from deeplrhe_utils.acquisition.gdc import ENDPOINT as GDC
 from deeplrhe_utils.acquisition.synthetic_genes import GENES
@@ -257,7 +257,7 @@ def cohort(wish: Wish, say: Callable[[str], None] = print) -> Cohort:
         As :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
     """
     typed = tuple(text.strip() for text in wish.genes.split(",") if text.strip())
-    genes = typed or named_rule(wish.rule).genes or GENES
+    genes = typed or USUAL_GENES.get(wish.rule, GENES)
     rule, sources = named_rule(wish.rule, genes=genes, seed=wish.seed, n=wish.n), wish.sources()
     gathered = gather(sources, genes, wish.drivers)
     made = make_cohort(gathered, rule, wish.out)
