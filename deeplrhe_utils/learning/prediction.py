@@ -101,12 +101,25 @@ class ScoreTask:
     tiles : its rows of table TILES that are to be scored
     model : file written by notebook 05; its normalizer lies in ``04`` beside ``05``
     scorer : SlideScorer
+    between : further windows to score, after `tiles` and without any influence on their scores
     """
 
     slide: dict[str, Any]
     tiles: pd.DataFrame
     model: Path
     scorer: SlideScorer
+    between: pd.DataFrame | None = None
+
+    @property
+    def windows(self) -> list[pd.DataFrame]:
+        """What is scored: the tiles, then the windows between them."""
+        return [self.tiles] if self.between is None else [self.tiles, self.between]
+
+    @property
+    def batches(self) -> list[pd.DataFrame]:
+        """The windows in batches; none holds tiles and windows between them, so that these change no tile's score."""
+        size = self.scorer.batch_size
+        return [part.iloc[start : start + size] for part in self.windows for start in range(0, len(part), size)]
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ class Scored:
 
     Attributes
     ----------
-    scores : probabilities, float32 (n, T), a row per tile of the task and in its order
+    scores : probabilities, float32 (n, T), a row per tile of the task, then per window between, in its order
         NaN for tiles that could not be read and for genes that the network could not learn.
     genes : names of the T columns
     status : "scored", "refused" (the network was trained on the patient) or "failed"
@@ -149,7 +162,7 @@ def in_turn(
 
 def not_scored(task: ScoreTask, reason: str, status: str = FAILED) -> Scored:
     """What :func:`score_slide` gives for a slide without scores: NaN for every tile, in no column."""
-    return Scored(np.full((len(task.tiles), 0), np.nan, np.float32), status=status, reason=reason)
+    return Scored(np.full((sum(map(len, task.windows)), 0), np.nan, np.float32), status=status, reason=reason)
 
 
 def score_slide(task: ScoreTask) -> Scored:
@@ -184,14 +197,14 @@ def score_slide(task: ScoreTask) -> Scored:
 
 
 def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer: Normalizer | None) -> Scored:
-    scorer, tiles, genes = task.scorer, task.tiles, model.config.targets
+    scorer, genes = task.scorer, model.config.targets
     model = ready(model, scorer.device)
     low = scoring_precision(card.get("recipe", {}).get("precision", "float32")) == "bfloat16"
     with _single_threads(scorer.threads) as pool:
         plan = pool.submit(_plan, task, normalizer).result()
 
-        def batch(start: int) -> tuple[NDArray[np.float32], list[InputError]]:
-            found = _read(task.slide, tiles.iloc[start : start + scorer.batch_size], scorer.tile_px)
+        def batch(rows: pd.DataFrame) -> tuple[NDArray[np.float32], list[InputError]]:
+            found = _read(task.slide, rows, scorer.tile_px)
             good = {i: tile for i, tile in enumerate(found) if not isinstance(tile, InputError)}
             scores = np.full((len(found), len(genes)), np.nan, np.float32)
             if good:
@@ -199,13 +212,14 @@ def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer
                 scores[list(good)] = probabilities(model, np.stack(seen), low)
             return scores, [tile for tile in found if isinstance(tile, InputError)]
 
-        done = list(pool.map(batch, range(0, len(tiles), scorer.batch_size)))
+        done = list(pool.map(batch, task.batches))
         faults = [fault for _, found in done for fault in found]
-        if len(faults) == len(tiles):
+        count = sum(map(len, task.windows))
+        if len(faults) == count:
             return not_scored(task, f"no tile could be read: {faults[0]}" if faults else "there is no tile to score")
         scores = np.concatenate([part for part, _ in done])
         example = pool.submit(_example, task, plan, int(np.argmax(np.isfinite(scores[:, 0])))).result()
-    notes = [f"{len(faults)} of {len(tiles)} tiles could not be read: {faults[0]}"] if faults else []
+    notes = [f"{len(faults)} of {count} tiles could not be read: {faults[0]}"] if faults else []
     notes += [f"colours {plan.note}"] if plan.note.startswith("left unchanged") else []
     scores[:, ~np.asarray(card["usable"], bool)] = np.nan
     digest = sha256_file(task.model)[:16]
@@ -232,7 +246,8 @@ def _read(slide: dict[str, Any], rows: pd.DataFrame, tile_px: int) -> list[Tile 
 
 
 def _example(task: ScoreTask, plan: Plan, number: int) -> tuple[Tile, Tile]:
-    (raw,) = read_pixels(task.slide, task.tiles.iloc[[number]], task.scorer.tile_px)
+    row = task.windows[-1].iloc[[number - len(task.tiles)]] if number >= len(task.tiles) else task.tiles.iloc[[number]]
+    (raw,) = read_pixels(task.slide, row, task.scorer.tile_px)
     return shrink(raw, EXAMPLE_PX), shrink(plan(raw), EXAMPLE_PX)
 
 

@@ -104,6 +104,33 @@ def windows_in(windows: pd.DataFrame, slide_id: str, gene: str) -> GeneWindows:
     return windows_of(own.assign(slide_id=slide_id, kept=True), long, slide_id, gene)
 
 
+def networks_in(dense: pd.DataFrame, slide_id: str, gene: str) -> GeneWindows:
+    """The same from all networks' scores (:attr:`deeplrhe_utils.learning.heat.SlideScores.dense`).
+
+    Parameters
+    ----------
+    dense : DataFrame
+        A row per window and network: tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px, network and a column per gene.
+    slide_id, gene : str
+
+    Returns
+    -------
+    GeneWindows
+        `folds` are the networks' numbers.
+
+    Raises
+    ------
+    InputError
+        As :func:`windows_of`.
+    """
+    own = dense[dense["slide_id"] == slide_id]
+    places = own.drop_duplicates("tile_id")[[*PLACE, "slide_id"]].assign(kept=True)
+    if gene not in own or gene in (*PLACE, "slide_id"):
+        raise InputError(f"Nobody scored {said(gene)} on slide {said(slide_id)}", expected="a gene of the run")
+    scores = own[["tile_id", "network", gene]].set_axis(["tile_id", "fold", "score"], axis=1)
+    return windows_of(places, scores.assign(slide_id=slide_id, gene=gene), slide_id, gene)
+
+
 def _kept(own: pd.DataFrame, slide_id: str) -> pd.DataFrame:
     if own.empty:
         raise InputError(f"There is no slide {said(slide_id)} among the tiles")

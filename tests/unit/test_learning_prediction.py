@@ -174,7 +174,7 @@ def test_maps_leave_out_what_has_no_scores_and_say_why(folder, model, spread):
     pairs = [rows_of(folder / f"{name}.svs", patient) for name, patient in patients.items()]
     slides = pd.DataFrame([slide for slide, _ in pairs])
     tiles = pd.concat([part for _, part in pairs], ignore_index=True)
-    found = heat.score_slides(slides, tiles, dict.fromkeys(patients.values(), model), GENES, SCORER, 3, spread)
+    found = heat.score_slides(slides, tiles, {name: [model] for name in patients.values()}, GENES, SCORER, 3, spread)
     assert [note.split(":")[0] for note in found.notes] == ["three", "four", "two-again"]
     assert "was trained on" in found.notes[0] and found.notes[2].endswith("not drawn (n_shown)")
     assert found.genes == ["TP53", "EGFR"] and found.windows["POLE"].isna().all()
@@ -183,10 +183,29 @@ def test_maps_leave_out_what_has_no_scores_and_say_why(folder, model, spread):
     assert np.array_equal(mine["TP53"].to_numpy(np.float32), score_slide(task_of(folder, model, "two")).scores[:, 0])
 
 
+def test_windows_between_tiles_and_further_networks_change_no_score(folder, model, tmp_path):
+    again = tmp_path / "05-seed-2" / model.name
+    again.parent.mkdir()
+    (tmp_path / "04").symlink_to(model.parents[1] / "04")
+    again.write_bytes(model.read_bytes())
+    slide, tiles = rows_of(folder / "two.svs", "P2")
+    alone, both = (
+        heat.score_slides(pd.DataFrame([slide]), tiles, {"P2": files}, GENES, SCORER, 1, steps=steps)
+        for files, steps in (([model], 1), ([model, again], 2))
+    )
+    pd.testing.assert_frame_equal(alone.windows, both.windows)
+    assert list(both.dense.groupby("network").size()) == [both.dense["tile_id"].nunique()] * 2
+    between = both.dense[~both.dense["on_grid"].astype(bool)]
+    assert len(between) and between["TP53"].notna().all() and len(alone.dense) == len(alone.windows)
+    assert both.dense.query("network == 1")["TP53"].tolist() == both.dense.query("network == 2")["TP53"].tolist()
+    both.save(tmp_path)
+    pd.testing.assert_frame_equal(heat.stored_scores(tmp_path).dense, both.dense, check_dtype=False)
+
+
 def test_a_wrong_model_is_told_before_a_slide_is_read(folder, model):
     slide, tiles = rows_of(folder / "one.svs", "P1")
     wrong = replace(SCORER, normalization="macenko")
     with pytest.raises(ModelError, match="other pixels"):
         heat.score_slides(
-            pd.DataFrame([slide]), tiles, {"P1": model}, GENES, wrong, 1, partial(map_surviving, workers=1)
+            pd.DataFrame([slide]), tiles, {"P1": [model]}, GENES, wrong, 1, partial(map_surviving, workers=1)
         )

@@ -1,0 +1,88 @@
+"""What one slide's scores become for other programs: tiles, the drawn map in every format, a picture to zoom into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.learning.heat import DAMAGED
+from deeplrhe_utils.reporting.export_folder import ExportFolder
+from deeplrhe_utils.reporting.heat_export import SlideMap, export_map
+from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
+from deeplrhe_utils.reporting.heat_scores import PLACE
+from deeplrhe_utils.reporting.heatmaps import Frame
+from deeplrhe_utils.reporting.interop import write_qupath
+from deeplrhe_utils.slides.pixels import open_row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALL_GENES: Final = ".geojson"
+ZOOM: Final = "-slide.dzi"
+
+
+def export_slide(
+    slide: Mapping[str, Any],
+    tiles: pd.DataFrame,
+    genes: Sequence[str],
+    one: SlideMap | None,
+    folder: ExportFolder,
+    formats: Sequence[str],
+    *,
+    map_px: int,
+    deep_zoom_px: int = 0,
+) -> list[Path]:
+    """Write the files of one slide.
+
+    Parameters
+    ----------
+    slide : mapping
+        Its row of table SLIDES, with an absolute path.
+    tiles : DataFrame
+        Its tiles: tile_id, x_l0_px, y_l0_px, size_l0_px and a column per gene (null: not scored).
+    genes : sequence of str
+        Columns that go into ``SLIDE.geojson``, which QuPath shows as tiles with measurements.
+    one : SlideMap, optional
+        The gene's map; it is computed again at the resolution of the exports. Without it there are tiles only.
+    folder : ExportFolder
+    formats : sequence of str
+        Of :data:`~deeplrhe_utils.reporting.heat_export.FORMATS`.
+    map_px, deep_zoom_px : int
+        Longer side [px] of the exported map, and of the slide's Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The
+        picture is held in memory, 3 bytes a pixel.
+
+    Returns
+    -------
+    list of Path
+        Files, and the tile folders of Deep Zoom pictures.
+
+    Raises
+    ------
+    InputError
+        A file of that name was not written by an export, or was changed since.
+    """
+    if map_px < 1 or deep_zoom_px < 0:
+        raise ParameterError("A picture has a side of at least one pixel", got=f"{map_px} and {deep_zoom_px}")
+    stem, written = safe_name(str(slide["slide_id"])), []
+    with open_row(slide) as opened:
+        corner = opened.bounds_l0_px[0], opened.bounds_l0_px[1]
+        size, mpp = opened.dimensions, float(slide["mpp"])
+        table = tiles[[*PLACE, *genes]]
+        written.append(folder.write(f"{stem}{ALL_GENES}", lambda path: write_qupath(table, path, origin_l0_px=corner)))
+        if one is not None:
+            picture = opened.thumbnail(map_px, damaged=DAMAGED)
+            frame = Frame.fit(*size, mpp, picture.shape[:2])
+            large = replace(one, frame=frame, picture=picture, origin_l0_px=corner)
+            written += export_map(large, folder, stem, formats)
+        if deep_zoom_px:
+            whole = opened.thumbnail(deep_zoom_px, damaged=DAMAGED)
+            frame = Frame.fit(*size, mpp, whole.shape[:2])
+            written.append(
+                folder.write(f"{stem}{ZOOM}", partial(write_deep_zoom, strips=[whole], frame=frame, quality=80))
+            )
+    return [*written, *(path.with_name(f"{path.stem}_files") for path in written if path.suffix == ".dzi")]
