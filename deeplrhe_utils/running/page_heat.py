@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from dataclasses import dataclass
@@ -148,13 +149,32 @@ def _html(root: Path, assets: str, slides: list[dict[str, Any]], genes: list[str
 
 def _static(root: Path, slides: list[dict[str, Any]]) -> str:
     """The same without a script: the figure of notebook 07, and files for other programs."""
-    written = [f"{safe_name(str(slide['name']))}.geojson" for slide in slides]
-    exports = [link(root, f"{HEATMAPS}/{name}", name) for name in written]
     figure = "figures/heatmaps.png"
-    shown = f'<figure><img src="{url(figure)}" alt="Slides above, their heat maps below" loading="lazy"></figure>'
-    listed = ", ".join(one for one in exports if one)
-    files = f'<p class="soft">For QuPath (drag onto the slide): {listed}.</p>' if listed else ""
+    shown = f'<figure><img src="{url(figure)}" alt="Slides and their heat maps" loading="lazy"></figure>'
+    rows = [
+        f'<tr><th scope="row">{text(slide["name"])}</th><td>{_exports(root, str(slide["name"]))}</td></tr>'
+        for slide in slides
+    ]
+    files = (
+        '<details><summary>Files for other programs</summary><p class="soft">Drag GeoJSON onto the slide in QuPath; '
+        "XML is for ImageScope, OME-TIFF for anything that reads it, CSV for DeepPATH's scripts.</p>"
+        f'<table><tbody>{"".join(rows)}</tbody></table></details>'
+    )  # fmt: skip
     return (f"<noscript>{shown}</noscript>" if (root / figure).is_file() else "") + files
+
+
+def _exports(root: Path, slide_id: str) -> str:
+    """Links to a slide's exports: tiles with all genes first, then the drawn maps."""
+    stem = safe_name(slide_id)
+    maps = sorted(
+        p.name for p in (root / HEATMAPS).glob(f"{glob.escape(stem)}+*") if p.is_file() and p.suffix != ".dzi"
+    )
+    names = {
+        f"{stem}.geojson": "all targets, tiles (.geojson)",
+        **{name: name.removeprefix(f"{stem}+") for name in maps},
+    }
+    found = [link(root, f"{HEATMAPS}/{name}", shown) for name, shown in names.items()]
+    return ", ".join(one for one in found if one) or "none"
 
 
 def _menu(name: str, label: str, values: list[str], labels: list[str]) -> str:

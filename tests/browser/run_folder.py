@@ -46,7 +46,8 @@ def make_run(root: Path) -> Path:
     with Slide(path) as slide:
         thumbnail = slide.thumbnail(480)
     drawn = windows()
-    stored = SlideScores(list(GENES), drawn, notes=[f"{HERE}: <b>a note</b>"])
+    dense = drawn.assign(patient_id=drawn["slide_id"].str[:12], on_grid=True, network=1, model_hash="0" * 16)
+    stored = SlideScores(list(GENES), drawn, dense, notes=[f"{HERE}: <b>a note</b>"])
     for name in (HERE, AWAY):
         stored.thumbnails[name], stored.sizes[name] = thumbnail, (WIDTH, HEIGHT)
         stored.examples[name] = (PICTURE, PICTURE)

@@ -237,7 +237,7 @@ def test_the_ramp_is_that_of_the_overlay():
 
 
 def _scores(view: SlideView) -> SlideScores:
-    return SlideScores(["TP53"], view.windows, {"s1": view.thumbnail}, {"s1": (WIDTH, HEIGHT)})
+    return SlideScores(["TP53"], view.windows, view.windows, {"s1": view.thumbnail}, {"s1": (WIDTH, HEIGHT)})
 
 
 def _slides(**other) -> pd.DataFrame:
