@@ -28,7 +28,10 @@ from deeplrhe_utils.reporting.heatmaps import Frame
 
 Pixels = NDArray[Any]
 TILE_PX: Final = 256
+MOST_PIXELS: Final = 100_000_000
+"""Largest picture that :func:`read_deep_zoom` holds in memory (300 MB)."""
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FACTS: Final = re.compile(r'(TileSize|Overlap|Format|Width|Height)="(\w+)"')
 _TILE_FILE: Final = re.compile(r"\d+/\d+_\d+\.(jpg|png)")
 
 
@@ -76,6 +79,51 @@ def write_deep_zoom(
         "</Image>\n"
     )
     return write_text(path, text)
+
+
+def deep_zoom_facts(path: Path) -> dict[str, str]:
+    """TileSize, Overlap, Format, Width and Height of a Deep Zoom file, of any writer.
+
+    Raises
+    ------
+    InputError
+        It says something else, or cannot be read.
+    """
+    try:
+        found = dict(_FACTS.findall(path.read_text(encoding="utf-8")[:2000]))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+    numbers = [found.get(name, "") for name in ("TileSize", "Overlap", "Width", "Height")]
+    if found.get("Format") not in ("jpg", "jpeg", "png") or not all(re.fullmatch(r"\d{1,7}", number) for number in numbers):
+        raise InputError(f"{path} describes no Deep Zoom picture", fix="Write it again with notebook 07")
+    return found
+
+
+def read_deep_zoom(path: Path) -> NDArray[np.uint8]:
+    """The full picture of a file that :func:`write_deep_zoom` wrote, (height, width, 3) uint8 RGB.
+
+    Raises
+    ------
+    InputError
+        The picture is damaged, of another writer, or larger than :data:`MOST_PIXELS`.
+    """
+    facts = deep_zoom_facts(path)
+    width, height = int(facts["Width"]), int(facts["Height"])
+    if facts["TileSize"] != str(TILE_PX) or facts["Overlap"] != "0" or not 0 < width * height <= MOST_PIXELS:
+        got = f"{width} × {height} px, tiles of {facts['TileSize']} px"
+        raise InputError(f"{path} is not read into memory", got=got,
+                         expected=f"at most {MOST_PIXELS} px, tiles of {TILE_PX} px without overlap")  # fmt: skip
+    folder = path.with_name(f"{path.stem}_files") / str(len(level_sizes(width, height)) - 1)
+    picture = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            tile = cv2.imread(str(folder / f"{left // TILE_PX}_{top // TILE_PX}.{facts['Format']}"))
+            place = picture[top : top + TILE_PX, left : left + TILE_PX]
+            if tile is None or tile.shape != place.shape:
+                raise InputError(f"A tile of {path} is missing or damaged", got=f"column {left // TILE_PX}, row "
+                                 f"{top // TILE_PX}", fix="Write it again with notebook 07")  # fmt: skip
+            place[:] = cv2.cvtColor(tile, cv2.COLOR_BGR2RGB)
+    return picture
 
 
 def _replace(tiles: Path, path: Path) -> None:

@@ -15,7 +15,10 @@ from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
+from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.reporting.heat_pyramid import read_deep_zoom
 from deeplrhe_utils.reporting.heatmaps import PALETTES
+from deeplrhe_utils.reporting.slide_exports import ZOOM
 from deeplrhe_utils.slides.opening import open_handle
 
 if TYPE_CHECKING:
@@ -81,7 +84,9 @@ class SlideView:
         return replace(self, path=None)
 
 
-def slide_views(scores: SlideScores, slides: pd.DataFrame, fold_of: Mapping[str, str]) -> list[SlideView]:
+def slide_views(
+    scores: SlideScores, slides: pd.DataFrame, fold_of: Mapping[str, str], folder: Path | None = None
+) -> list[SlideView]:
     """The slides that were scored, in the order of the table.
 
     Parameters
@@ -92,6 +97,9 @@ def slide_views(scores: SlideScores, slides: pd.DataFrame, fold_of: Mapping[str,
         Table SLIDES with absolute paths; a path that is no file on this machine becomes None.
     fold_of : mapping
         patient_id → fold that held the patient out.
+    folder : Path, optional
+        Where notebook 07 left Deep Zoom pictures (:mod:`~deeplrhe_utils.reporting.slide_exports`); of a slide that is
+        not on this machine, they show more than its thumbnail.
 
     Raises
     ------
@@ -106,13 +114,15 @@ def slide_views(scores: SlideScores, slides: pd.DataFrame, fold_of: Mapping[str,
                          expected="every scored slide once in the table", fix="Run notebook 07 again")  # fmt: skip
     parts = {str(name): part for name, part in scores.windows.groupby("slide_id", sort=False)}
     return [
-        _view(row, parts[str(row["slide_id"])], scores, fold_of)
+        _view(row, parts[str(row["slide_id"])], scores, fold_of, folder)
         for row in slides.to_dict("records")
         if str(row["slide_id"]) in parts
     ]
 
 
-def _view(row: dict[Any, Any], windows: pd.DataFrame, scores: SlideScores, fold_of: Mapping[str, str]) -> SlideView:
+def _view(
+    row: dict[Any, Any], windows: pd.DataFrame, scores: SlideScores, fold_of: Mapping[str, str], folder: Path | None
+) -> SlideView:
     import pandas as pd
 
     name, path = str(row["slide_id"]), Path(str(row["path"]))
@@ -123,8 +133,12 @@ def _view(row: dict[Any, Any], windows: pd.DataFrame, scores: SlideScores, fold_
                          expected=f"{size}", fix="Run notebook 07 again")  # fmt: skip
     mpp = None if pd.isna(row["mpp"]) else float(row["mpp"])
     patient = str(row["patient_id"])
+    zoom = folder / f"{safe_name(name)}{ZOOM}" if folder is not None else None
+    here = path if path.is_file() else None
+    larger = here is None and zoom is not None and zoom.is_file()
+    picture = read_deep_zoom(zoom) if larger and zoom is not None else scores.thumbnails[name]
     return SlideView(name, patient, str(fold_of.get(patient, "")), *size, mpp, windows.reset_index(drop=True),
-                     scores.thumbnails[name], path if path.is_file() else None)  # fmt: skip
+                     picture, here)  # fmt: skip
 
 
 class Pixels:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,7 +21,6 @@ MOST_WINDOWS: Final = 60_000
 """Windows of one slide that the page draws; a browser stays smooth below that."""
 _PLACE: Final = ["x_l0_px", "y_l0_px", "size_l0_px"]
 _NOT_GENES: Final = {"tile_id", "slide_id", *_PLACE}
-_DZI: Final = re.compile(r'(TileSize|Overlap|Format|Width|Height)="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -105,11 +103,15 @@ def _source(root: Path, picture: Path) -> dict[str, Any]:
 
     The description is given in the page, because a page opened from disk may not read the ``.dzi`` itself.
     """
+    from deeplrhe_utils.reporting.heat_pyramid import (
+        deep_zoom_facts,
+    )  # late: the command line must start without OpenCV
+
     described = picture.with_suffix(".dzi")
     if not described.is_file():
         address = quote(picture.relative_to(root).as_posix())
         return {"type": "image", "url": address, "buildPyramid": False}
-    found = dict(_DZI.findall(described.read_text(encoding="utf-8")))
+    found = deep_zoom_facts(described)
     tiles = quote(described.with_name(f"{described.stem}_files").relative_to(root).as_posix())
     return {"Image": {"xmlns": "http://schemas.microsoft.com/deepzoom/2008", "Url": f"{tiles}/",
                       "Format": found["Format"], "Overlap": found["Overlap"], "TileSize": found["TileSize"],

@@ -20,7 +20,7 @@ from deeplrhe_utils.reporting import heat_picture, interop
 from deeplrhe_utils.reporting.contours import Contour, map_contours, window_contours
 from deeplrhe_utils.reporting.export_folder import INDEX, ExportFolder, file_stems, map_stem
 from deeplrhe_utils.reporting.heat_export import FORMATS, MapStyle, SlideMap, export_map
-from deeplrhe_utils.reporting.heat_pyramid import halved, level_sizes, write_deep_zoom
+from deeplrhe_utils.reporting.heat_pyramid import halved, level_sizes, read_deep_zoom, write_deep_zoom
 from deeplrhe_utils.reporting.heat_scores import GeneWindows
 from deeplrhe_utils.reporting.heat_tiff import write_overlay_tiff, write_score_tiff
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
@@ -130,11 +130,31 @@ def test_deep_zoom_without_loss_and_its_levels(tmp_path):
         column, row = map(int, file.stem.split("_"))
         page.paste(Image.open(file), (256 * column, 256 * row))
     np.testing.assert_array_equal(np.asarray(page), picture)
+    np.testing.assert_array_equal(read_deep_zoom(tmp_path / "a.dzi"), picture)
     assert {f.name for f in (tmp_path / "a_files" / "0").iterdir()} == {"0_0.png"}
     write_deep_zoom(tmp_path / "a.dzi", [picture], frame)  # ours is replaced, whole
     assert not list(tmp_path.rglob("*.png"))
     with pytest.raises(ParameterError):
         write_deep_zoom(tmp_path / "a.dzi", [picture], frame, encoding="gif")
+
+
+def test_damaged_and_hostile_deep_zoom_is_not_read(tmp_path):
+    frame = Frame.fit(300, 10, 0.5, (10, 300))
+    path = write_deep_zoom(tmp_path / "a.dzi", [np.zeros((10, 300, 3), np.uint8)], frame)
+    (tmp_path / "a_files" / "9" / "1_0.jpg").write_bytes(b"no picture")
+    with pytest.raises(InputError, match="column 1, row 0"):
+        read_deep_zoom(path)
+    whole = path.read_text()
+    for old, new, match in (
+        ('Height="10"', 'Height="9999999"', "not read into memory"), ('Width="300"', 'Width="0"', "into memory"),
+        ('Format="jpg"', 'Format="exe"', "no Deep Zoom"), ('TileSize="256"', 'TileSize="1"', "into memory"),
+        (whole, "", "no Deep Zoom"),
+    ):  # fmt: skip
+        path.write_text(whole.replace(old, new))
+        with pytest.raises(InputError, match=match):
+            read_deep_zoom(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_deep_zoom(tmp_path / "none.dzi")
 
 
 def test_a_folder_of_somebody_else_is_not_replaced_by_deep_zoom(tmp_path):

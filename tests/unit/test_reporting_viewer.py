@@ -18,7 +18,8 @@ from deeplrhe_utils.learning.heat import SlideScores
 from deeplrhe_utils.reporting import explorer_figures
 from deeplrhe_utils.reporting.explorer_points import highest_window, roc_points, window_points
 from deeplrhe_utils.reporting.explorer_windows import heat_square, inside_outline, surroundings, window_rows
-from deeplrhe_utils.reporting.heatmaps import overlay
+from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
+from deeplrhe_utils.reporting.heatmaps import Frame, overlay
 from deeplrhe_utils.reporting.outlines import outline_file, outline_rings, save_outline
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, overview_jpeg, ramp, slide_views
 from deeplrhe_utils.reporting.viewer import window_facts, window_picture
@@ -254,6 +255,15 @@ def test_views_join_scores_and_slides_or_say_what_does_not_fit(view):
         slide_views(_scores(view), pd.concat([_slides(), _slides(path="b.svs")]), {})
     with pytest.raises(InputError, match="another size"):
         slide_views(_scores(view), _slides(width_l0_px=WIDTH + 1), {})
+
+
+def test_a_slide_that_is_elsewhere_is_seen_by_its_deep_zoom_picture(view, tmp_path):
+    picture = np.full((HEIGHT // 2, WIDTH // 2, 3), 90, np.uint8)
+    frame = Frame.fit(WIDTH, HEIGHT, 0.25, picture.shape[:2])
+    write_deep_zoom(tmp_path / "s1-slide.dzi", [picture], frame, encoding="png")
+    (seen,), (away,) = (slide_views(_scores(view), _slides(), {}, folder) for folder in (tmp_path, tmp_path / "none"))
+    np.testing.assert_array_equal(seen.thumbnail, picture)
+    np.testing.assert_array_equal(away.thumbnail, view.thumbnail)
 
 
 def test_static_figures_draw_hostile_and_empty_tables(view):
