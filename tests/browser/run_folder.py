@@ -12,6 +12,7 @@ from deeplrhe_utils.core import schemas
 from deeplrhe_utils.core.files import write_json
 from deeplrhe_utils.core.tables import conform, write_table
 from deeplrhe_utils.learning.heat import SlideScores
+from deeplrhe_utils.learning.models import NetworkConfig, build_network, save_model
 from deeplrhe_utils.slides.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
@@ -46,7 +47,9 @@ def make_run(root: Path) -> Path:
     with Slide(path) as slide:
         thumbnail = slide.thumbnail(480)
     drawn = windows()
-    dense = drawn.assign(patient_id=drawn["slide_id"].str[:12], on_grid=True, network=1, model_hash="0" * 16)
+    patient = drawn["slide_id"].map({HERE: "P1", AWAY: "P2"})
+    digests = {p: _model(root, fold, other) for fold, (p, other) in enumerate((("P1", "P2"), ("P2", "P1")))}
+    dense = drawn.assign(patient_id=patient, on_grid=True, network=1, model_hash=patient.map(digests))
     stored = SlideScores(list(GENES), drawn, dense, notes=[f"{HERE}: <b>a note</b>"])
     for name in (HERE, AWAY):
         stored.thumbnails[name], stored.sizes[name] = thumbnail, (WIDTH, HEIGHT)
@@ -56,6 +59,14 @@ def make_run(root: Path) -> Path:
     _tables(root, drawn)
     _numbers(root)
     return root
+
+
+def _model(root: Path, fold: int, trained_on: str) -> str:
+    """A network of the fold, whose card knows its patient; its hash."""
+    network = build_network(NetworkConfig(GENES, kernels=2, stages=1))
+    path = root / "models" / "05" / f"fold-{fold}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return save_model(network, path, trained_on=[trained_on], card={"fold": fold})
 
 
 def _tables(root: Path, drawn: pd.DataFrame) -> None:
@@ -79,7 +90,7 @@ def _tables(root: Path, drawn: pd.DataFrame) -> None:
     _write(root, schemas.SPLITS, splits)
     long = drawn.melt(id_vars=["tile_id", "slide_id"], value_vars=list(GENES), var_name="gene", value_name="score")
     patients = long["slide_id"].map({HERE: "P1", AWAY: "P2"})
-    long = long.assign(patient_id=patients, fold=0, model_hash="0")
+    long = long.assign(patient_id=patients, fold=patients.map({"P1": 0, "P2": 1}), model_hash="0")
     _write(root, schemas.PREDICTIONS, long)
     (root / "tables" / "auc_table.csv").write_text(
         "gene,status,auc,ci_low,ci_high,ci_method,n_pos,n_neg,p,p_holm,reason\n"

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import shapely
 
@@ -28,6 +29,8 @@ SETTINGS = {  # every cell stays in the page, seen or not; no question pops up
     "notebook-extension/tracker.jupyterlab-settings": {"windowingMode": "none"},
     "apputils-extension/notification.jupyterlab-settings": {"fetchNews": "false", "checkForUpdates": False},
 }
+DRAWN = [(400.0, 300.0), (1500.0, 350.0), (1400.0, 1200.0), (500.0, 1100.0)]
+"""The outline that is drawn [level-0 px]."""
 TOKEN = "only-for-this-test"
 PATIENCE_MS = 150_000
 OPENED = "() => (window.jupyterapp?.shell.currentWidget?.content?.model?.cells.length ?? 0) > 3"
@@ -153,6 +156,7 @@ def test_07_and_the_explorer_in_a_real_jupyterlab(lab, watch, finished_run):
     seen.shot("lab-click")
     _outline(page, finished_run / "outlines")
     seen.shot("lab-outline")
+    _notebooks_use_it(finished_run)
     _other_slide(page)
     seen.shot("lab-thumbnail")
     _linked_plots(page)
@@ -230,7 +234,7 @@ def _click(page) -> None:
 
 
 def _outline(page, folder: Path) -> None:
-    wanted = [(400.0, 300.0), (1500.0, 350.0), (1400.0, 1200.0), (500.0, 1100.0)]
+    wanted = DRAWN
     page.get_by_role("button", name="Draw the tumour").click()
     for corner in wanted:
         _at(page, *corner)
@@ -246,6 +250,35 @@ def _outline(page, folder: Path) -> None:
     assert outline.hausdorff_distance(expected) <= pixel, "corners lie where they were clicked"
     assert tumour_fractions(outline, [512, 0], [512, 0], [512, 256]).round(2).tolist() == [1.0, 0.0]
     page.get_by_role("button", name="Draw the tumour").click()
+
+
+def _notebooks_use_it(run: Path) -> None:
+    """Notebooks 01 and 02, run for real with the folder of outlines: tiles inside are kept, the others are not."""
+    command = [
+        sys.executable,
+        "-m",
+        "deeplrhe_utils",
+        "run",
+        "slides",
+        "--to",
+        "02",
+        "--out",
+        str(run / "with-outline"),
+    ]
+    settings = {"slides_dir": run / "work" / "slides", "annotations_dir": run / "outlines", "tile_px": SIDE // 2,
+                "max_background": 1.0, "min_tumour": 0.5}  # fmt: skip
+    chosen = [word for name, value in settings.items() for word in ("-p", f"{name}={value}")]
+    done = subprocess.run([*command, *chosen], capture_output=True, text=True, cwd=REPOSITORY, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tiles = pd.read_parquet(run / "with-outline" / "tables" / "candidates.parquet").set_index(["column", "row"])
+    assert set(tiles["slide_id"]) == {HERE} and len(tiles) == (WIDTH // SIDE) * (HEIGHT // SIDE)
+    expected = shapely.Polygon(DRAWN)
+    for (column, row), tile in tiles.iterrows():
+        square = shapely.box(column * SIDE, row * SIDE, (column + 1) * SIDE, (row + 1) * SIDE)
+        share = square.intersection(expected).area / square.area
+        assert tile["tumour_fraction"] == pytest.approx(share, abs=0.02)
+        assert tile["kept"] == (tile["tumour_fraction"] >= 0.5)
+    assert 0 < tiles["kept"].sum() < len(tiles)
 
 
 def _other_slide(page) -> None:
