@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError, StainError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.learning.models import TileNetwork, load_model
+from deeplrhe_utils.learning.models import TileNetwork, load_model, read_card
 from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.recipe import scoring_precision
 from deeplrhe_utils.learning.scoring import probabilities, ready
@@ -194,6 +194,30 @@ def score_slide(task: ScoreTask) -> Scored:
         return _score(task, model, card, normalizer)
     except (InputError, StainError) as error:
         return not_scored(task, str(error))
+
+
+def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[Tile]:
+    """Tiles as the task's network sees them: read, normalized and shrunk as for :func:`score_slide`.
+
+    Parameters
+    ----------
+    task : ScoreTask
+    rows : DataFrame
+        Some of the task's tiles.
+
+    Returns
+    -------
+    list of uint8 RGB (store_px, store_px, 3), in the order of `rows`
+
+    Raises
+    ------
+    SlideError, InputError
+        A tile cannot be read.
+    ModelError
+        The model or its normalizer cannot be read, or was trained on other pixels.
+    """
+    plan = _plan(task, task.scorer.normalizer_for(task.model, read_card(task.model)))
+    return [shrink(plan(tile), task.scorer.store_px) for tile in read_pixels(task.slide, rows, task.scorer.tile_px)]
 
 
 def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer: Normalizer | None) -> Scored:

@@ -94,7 +94,8 @@ def deep_zoom_facts(path: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
     numbers = [found.get(name, "") for name in ("TileSize", "Overlap", "Width", "Height")]
-    if found.get("Format") not in ("jpg", "jpeg", "png") or not all(re.fullmatch(r"\d{1,7}", number) for number in numbers):
+    whole = all(re.fullmatch(r"\d{1,7}", number) for number in numbers)
+    if not whole or found.get("Format") not in ("jpg", "jpeg", "png"):
         raise InputError(f"{path} describes no Deep Zoom picture", fix="Write it again with notebook 07")
     return found
 

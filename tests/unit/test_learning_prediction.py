@@ -15,7 +15,7 @@ from deeplrhe_utils.learning import heat, prediction
 from deeplrhe_utils.learning.models import NetworkConfig, build_network, load_model, save_model
 from deeplrhe_utils.learning.normalizing import fold_folder, normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, not_scored, score_slide
-from deeplrhe_utils.learning.scoring import as_input
+from deeplrhe_utils.learning.scoring import as_input, probabilities, ready
 from deeplrhe_utils.running.engine import map_surviving
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.pixels import read_pixels, shrink
@@ -200,6 +200,19 @@ def test_windows_between_tiles_and_further_networks_change_no_score(folder, mode
     assert both.dense.query("network == 1")["TP53"].tolist() == both.dense.query("network == 2")["TP53"].tolist()
     both.save(tmp_path)
     pd.testing.assert_frame_equal(heat.stored_scores(tmp_path).dense, both.dense, check_dtype=False)
+
+
+def test_tiles_can_be_seen_as_the_network_sees_them(folder, model):
+    task = task_of(folder, model, "two")
+    rows = task.tiles.iloc[[3, 0]]
+    seen = prediction.seen_tiles(task, rows)
+    network, _ = load_model(model)
+    scores = probabilities(ready(network, "cpu"), np.stack(seen), False)
+    expected = score_slide(task).scores[[3, 0]]
+    usable = np.isfinite(expected).all(axis=0)
+    assert usable.any() and np.allclose(scores[:, usable], expected[:, usable], atol=0.01)
+    with pytest.raises(ModelError, match="other pixels"):
+        prediction.seen_tiles(task_of(folder, model, scorer=replace(SCORER, store_px=64)), rows)
 
 
 def test_a_wrong_model_is_told_before_a_slide_is_read(folder, model):

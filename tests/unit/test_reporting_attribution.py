@@ -1,0 +1,104 @@
+"""Figures of attributions draw what they are given, on the scale that they say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, Cam, Integrated
+from deeplrhe_utils.learning.attribution_sanity import SanityCheck
+from deeplrhe_utils.reporting.attribution_figures import attribution_rows, similarity_curves
+
+SIDE = 64
+
+
+def made(number, empty=False):
+    random = np.random.default_rng(number)
+    signed = np.zeros((SIDE, SIDE), np.float32) if empty else random.normal(0, 0.01, (SIDE, SIDE)).astype(np.float32)
+    cells = np.zeros((4, 4), np.float32) if empty else random.normal(0, 0.1, (4, 4)).astype(np.float32)
+    picture = np.kron(np.maximum(cells, 0), np.ones((16, 16), np.float32))
+    gradients = Integrated(signed, "white", 0.0, 0.0, 0.0, 9, True)
+    return Attribution("TP53", 0.8364, 1.63, gradients, Cam(picture, cells, "blocks", "even"))
+
+
+def check_of(count):
+    others = [made(100 + i) for i in range(count)]
+    return SanityCheck(pd.DataFrame(), [o.integrated.map for o in others], [0.1 * o.cam.map for o in others],
+                       ("classify",), (), 5)  # fmt: skip
+
+
+@pytest.fixture
+def tiles():
+    return [np.random.default_rng(9).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)] * 2
+
+
+def panels(figure):
+    return [strip.axes for strip in figure.subfigs]
+
+
+def test_a_row_per_tile_and_two_columns_per_method(tiles, tmp_path):
+    found = [made(0), made(1)]
+    figure = attribution_rows(tiles, found, ["slide A, x 512, y 1024", "slide B"], check_of(2))
+    figure.savefig(tmp_path / "rows.png")
+    rows = panels(figure)
+    assert [len(row) for row in rows] == [5, 5]
+    assert figure.subfigs[0].get_suptitle() == "TP53 score 0.836 · slide A, x 512, y 1024"
+    labels = [axes.get_xlabel().replace("\n", " ") for axes in rows[0]]
+    assert labels[0] == "tile, 64 × 64 px" and labels[1].startswith("integrated gradients ±")
+    assert [("random weights" in text) for text in labels] == [False, False, False, True, True]
+    np.testing.assert_array_equal(rows[0][0].images[0].get_array(), tiles[0])
+
+
+def test_colours_are_symmetric_and_the_number_below_is_their_end(tiles):
+    figure = attribution_rows(tiles[:1], [made(0)], ["A"], check_of(1))
+    gradients, cam, random, random_cam = panels(figure)[0][1:]
+    low, high = gradients.images[0].get_clim()
+    sums = made(0).integrated.map.reshape(16, 4, 16, 4).sum((1, 3))
+    assert low == -high and f"±{high:.2g} logit per 4 × 4 px" in gradients.get_xlabel()
+    np.testing.assert_allclose(gradients.images[0].get_array(), sums, rtol=1e-5)
+    assert (np.abs(sums) > high).mean() <= 0.01  # one square in 200 at most is drawn in the end colour, and one more
+    assert cam.images[1].get_clim() == (0, pytest.approx(made(0).cam.map.max()))
+    assert random.images[0].get_clim()[1] != high and random_cam.images[1].get_clim()[1] < cam.images[1].get_clim()[1]
+    shared = panels(attribution_rows(tiles[:1], [made(0)], ["A"], check_of(1), shared=True))[0]
+    assert shared[3].images[0].get_clim() == (low, high) and shared[4].images[1].get_clim() == cam.images[1].get_clim()
+
+
+def test_little_is_drawn_too(tiles, tmp_path):
+    one = made(0)
+    alone = Attribution("TP53", 0.5, 0.0, one.integrated, None)
+    assert [len(row) for row in panels(attribution_rows(tiles[:1], [alone], ["A"]))] == [2]
+    figure = attribution_rows(tiles[:1], [made(0, empty=True)], ["A"], check_of(1))
+    figure.savefig(tmp_path / "empty.png")
+    assert panels(figure)[0][1].images[0].get_clim() == (-1, 1)
+
+
+def test_hostile_places_are_text_and_long_ones_are_cut(tiles, tmp_path):
+    figure = attribution_rows(tiles, [made(0), made(1)], ["$\\frac{ <b>../x", "word " * 90])
+    figure.savefig(tmp_path / "hostile.png")
+    assert "$\\frac{ <b>../x" in figure.subfigs[0].get_suptitle() and len(figure.subfigs[1].get_suptitle()) < 140
+
+
+def test_what_does_not_belong_together_is_refused(tiles):
+    for found, places in (([made(0)], ["A", "B"]), ([made(0), made(1)], ["A"])):
+        with pytest.raises(InputError, match="its attribution and its place"):
+            attribution_rows(tiles, found, places)
+    with pytest.raises(InputError):
+        attribution_rows([], [], [])
+    with pytest.raises(InputError, match="random weights"):
+        attribution_rows(tiles, [made(0), made(1)], ["A", "B"], check_of(1))
+
+
+def test_curves_have_a_line_per_method_and_reading_and_the_bound(tmp_path):
+    rows = [{"method": method, "stage": stage, "block": block, "layers": stage, "spearman_size": 1 - 0.3 * stage,
+             "spearman_abs": 1 - 0.45 * stage} for method in (CAM, GRADIENTS)
+            for stage, block in enumerate(("", "classify", "blocks.2", "stem"))]  # fmt: skip
+    figure = similarity_curves(pd.DataFrame(rows), 0.4)
+    figure.savefig(tmp_path / "curves.png")
+    axes = figure.axes[0]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == [
+        f"{m}, {r}" for m in (CAM, GRADIENTS) for r in ("sign and size", "size alone")
+    ]
+    lines = [line.get_ydata() for line in axes.lines]
+    np.testing.assert_allclose(lines[0], [1, 0.7, 0.4, 0.1])
+    assert list(lines[-1]) == [0.4, 0.4] and axes.get_ylim()[0] <= -0.35
+    assert [t.get_text() for t in axes.get_xticklabels()] == ["0\nnone", "1\nclassify", "2\nblocks.2", "3\nstem"]
