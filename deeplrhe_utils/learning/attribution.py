@@ -155,7 +155,7 @@ def attribute(
 
 
 def _attribute(probe: Probe, tile: Tile, methods: Sequence[str], baseline: str, limits: _Limits) -> Attribution:
-    inputs = as_input(tile[None]).to(probe.device)
+    inputs = as_input(np.array(tile[None])).to(probe.device)
     logit = float(probe.logits(inputs))
     integrated = _integrated(probe, tile, baseline, limits) if GRADIENTS in methods else None
     cam = cam_of(probe, inputs) if CAM in methods else None
@@ -238,7 +238,7 @@ def baseline_of(tile: Tile, baseline: str) -> Tensor:
     """The picture that integrated gradients start from, float32 (1, 3, h, w) in [0, 1]."""
     if baseline not in BASELINES:
         raise ParameterError("There is no such baseline", got=baseline, expected=" | ".join(BASELINES))
-    whole = as_input(tile[None])
+    whole = as_input(np.array(tile[None]))
     if baseline == "white":
         return torch.ones_like(whole)
     blurred = cv2.GaussianBlur(tile.astype(np.float32) / 255, (0, 0), BLUR_SHARE * min(tile.shape[:2]))
@@ -257,7 +257,7 @@ def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[n
 
 
 def _integrated(probe: Probe, tile: Tile, baseline: str, limits: _Limits) -> Integrated:
-    start, end = (x.to(probe.device) for x in (baseline_of(tile, baseline), as_input(tile[None])))
+    start, end = (x.to(probe.device) for x in (baseline_of(tile, baseline), as_input(np.array(tile[None]))))
     low, high = float(probe.logits(start)), float(probe.logits(end))
     change, steps = high - low, 9
     total = sum_gradients(probe, start, end, (np.arange(steps) + 0.5) / steps, limits.batch_size)

@@ -116,7 +116,7 @@ def sanity_check(
 
     _check(tiles, found, {"draws": (draws, 1), "stages": (stages, 2), "steps": (steps, 1)})
     given = Probe(network, found[0].target)
-    inputs = torch.cat([as_input(tile[None]) for tile in tiles]).to(given.device)
+    inputs = torch.cat([as_input(np.array(tile[None])) for tile in tiles]).to(given.device)
     blocks, unused = blocks_of(given.network, inputs[:1])
     counts = np.unique(np.linspace(1, len(blocks), min(stages, len(blocks))).round().astype(int)).tolist()
     before = _ranked([_Pair.of(one) for one in found])
@@ -169,7 +169,7 @@ class _Pair:
 def _pairs(probe: Probe, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution], steps: int) -> list[_Pair]:
     pairs = []
     for tile, one in zip(tiles, found, strict=True):
-        end = as_input(tile[None]).to(probe.device)
+        end = as_input(np.array(tile[None])).to(probe.device)
         gradients = None
         if one.integrated:
             start = baseline_of(tile, one.integrated.baseline).to(probe.device)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
+from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.paths import REPORTS
 from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES
 from deeplrhe_utils.core.tables import read_table
@@ -15,6 +16,9 @@ from deeplrhe_utils.evaluation import planted
 from deeplrhe_utils.evaluation.auc import DELONG
 from deeplrhe_utils.evaluation.roc import gene_metrics
 from deeplrhe_utils.evaluation.splits import check_split
+from deeplrhe_utils.learning.heat import stored_scores
+from deeplrhe_utils.learning.models import read_card
+from deeplrhe_utils.reporting.heat_scores import check_cards
 
 DEMO = REPORTS / "demo"
 TOLERANCE = 1e-9  # the same arithmetic on the same table: only the last bits may differ between machines
@@ -53,6 +57,19 @@ def test_nobody_was_scored_by_a_network_that_knew_them(tables):
     tested = tables["splits"].query("role == 'test'").set_index("unit_id")["fold"]
     scored = tables["predictions"]
     assert (scored["fold"] == scored["patient_id"].map(tested)).all()
+
+
+def test_no_heat_map_shows_a_score_of_a_network_that_knew_the_patient(tables):
+    stored = stored_scores(DEMO / "heatmaps")
+    files = sorted((DEMO / "models").glob("05*/fold-*.safetensors"))
+    cards = {sha256_file(file)[:16]: read_card(file) for file in files}
+    check_cards(stored.dense.assign(score=stored.dense[stored.genes].max(axis=1)), cards)
+    assert set(stored.dense["network"]) == {1, 2} and stored.dense["tile_id"].nunique() > len(stored.windows)
+    shared = stored.windows.melt(["tile_id"], ["TP53"], value_name="map").merge(
+        tables["predictions"].query("gene == 'TP53'")[["tile_id", "score"]]
+    )
+    assert len(shared) > 20
+    np.testing.assert_allclose(shared["map"], shared["score"], atol=1e-3)  # other batches: the last digits
 
 
 def test_planted_effects_rank_above_the_controls(tables):

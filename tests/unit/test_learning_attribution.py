@@ -526,6 +526,14 @@ def test_a_sanity_check_of_the_wrong_things_is_refused():
             sanity_check(network, tiles, found, seed=1, **wrong)
 
 
+@pytest.mark.filterwarnings("error")
+def test_tiles_that_cannot_be_written_are_read():
+    tile = picture()
+    tile.flags.writeable = False  # as a memory map or a picture file gives them
+    found = attribute(demo(), [tile], "TP53", most_steps=9)
+    assert len(sanity_check(demo(), [tile], found, seed=1, draws=1, stages=2).random) == 1
+
+
 def test_block_sums_keep_the_sum():
     values = np.arange(35, dtype=np.float32).reshape(5, 7)
     sums = block_sums(values, 4)
