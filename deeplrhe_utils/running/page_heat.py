@@ -157,6 +157,10 @@ def _static(root: Path, slides: list[dict[str, Any]]) -> str:
         f'<tr><th scope="row">{text(slide["name"])}</th><td>{_exports(root, str(slide["name"]))}</td></tr>'
         for slide in slides
     ]
+    sheets = sorted(p.name for p in (root / HEATMAPS).glob("contact_sheet_*.pdf"))
+    if sheets:
+        links = ", ".join(link(root, f"{HEATMAPS}/{name}", name) for name in sheets)
+        rows.append(f'<tr><th scope="row">all slides on one sheet</th><td>{links}</td></tr>')
     files = (
         '<details><summary>Files for other programs</summary><p class="soft">Drag GeoJSON onto the slide in QuPath; '
         "XML is for ImageScope, OME-TIFF for anything that reads it, CSV for DeepPATH's scripts.</p>"

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser.lab import chromium, find_chromium
 from tests.browser.run_folder import make_run
-
-FLAGS = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--no-first-run"]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, found on the search path or named by the variable CHROMIUM."""
-    driver = pytest.importorskip("playwright.sync_api", reason="Playwright, which drives the browser, is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    if not program or not Path(program).exists():
+    pytest.importorskip("playwright.sync_api", reason="Playwright, which drives the browser, is not installed")
+    program = find_chromium()
+    if program is None:
         pytest.skip("no Chromium on this machine (set CHROMIUM to its path), so nothing was tried in a browser")
-    root = hasattr(os, "geteuid") and os.geteuid() == 0
-    with driver.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=FLAGS + ["--no-sandbox"] * root)
+    with chromium(program) as opened:
         yield opened
-        opened.close()
 
 
 class Watched:
