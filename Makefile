@@ -25,7 +25,7 @@ test: environment  ## build .venv if needed, run linter, formatter check, type c
 demo: environment  ## 180 synthetic slides through every notebook (about an hour on two cores)
 	@$(RUN) -m deeplrhe_utils run demo
 
-smoke: environment  ## a dozen synthetic slides through every notebook (about six minutes)
+smoke: environment  ## a dozen synthetic slides through every notebook (about seven minutes)
 	@$(RUN) -m deeplrhe_utils run smoke
 
 lab: environment  ## open the notebooks in JupyterLab
