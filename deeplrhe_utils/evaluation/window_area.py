@@ -46,10 +46,17 @@ def disjoint(x: Floats, y: Floats, size: Floats) -> NDArray[np.object_]:
     top, below = np.searchsorted(down, y), np.searchsorted(down, y + size)
     for row, column, sign in ((top, first, 1), (below, last, 1), (top, last, -1), (below, first, -1)):
         np.add.at(change, (row, column), sign)
-    covered = np.pad(change.cumsum(axis=0).cumsum(axis=1) > 0, ((0, 0), (1, 0)))
+    covered = np.pad(_summed(change) > 0, ((0, 0), (1, 0)))
     edge = np.diff(covered.astype(np.int8), axis=1)
     (rows, begin), end = np.nonzero(edge == 1), np.nonzero(edge == -1)[1]
     return np.asarray(shapely.box(across[begin], down[rows], across[end], down[rows + 1]))
+
+
+def _summed(change: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sums along both axes, in place: NumPy's own would be of 64 bits, twice."""
+    for axis in (0, 1):
+        np.cumsum(change, axis=axis, dtype=np.int32, out=change)
+    return change
 
 
 def shared_area(areas: NDArray[np.object_], outline: BaseGeometry) -> float:

@@ -119,12 +119,13 @@ def _judged(values: pd.Series, bound: float, method: str, reading: str) -> dict[
     mean, undefined = float(values.mean()), int(values.isna().sum())
     passes = bool(mean < bound)  # False for NaN, too
     facts = {"similarity": mean, "largest": float(values.max()), "n": len(values), "undefined": undefined}
+    counted = f"mean of {len(values) - undefined} comparisons, largest {facts['largest']:.2f}; bound {bound:g}"
     if undefined == len(values):
         said = "cannot be judged: in every comparison a map was constant"
     elif passes:
-        said = f"passes: with random weights the maps agree with the network's by {mean:.2f} only (bound {bound:g})"
+        said = f"passes: with random weights the maps agree with the network's by {mean:.2f} only ({counted})"
     else:
-        said = f"FAILS: with random weights the maps still agree with the network's by {mean:.2f} (bound {bound:g}), " \
+        said = f"FAILS: with random weights the maps still agree with the network's by {mean:.2f} ({counted}), " \
                "so what they show is the tile as much as what was learned"  # fmt: skip
     said += f"; {undefined} of {len(values)} comparisons left out, a map was constant" if undefined else ""
     return {**facts, "bound": bound, "passes": passes, "statement": f"{method}, {reading}: {said}."}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.files import atomic_path, read_json, safe_name, write_json
-from deeplrhe_utils.learning.models import read_card, refuse_leak
+from deeplrhe_utils.learning.cards import DENSE_FACTS, check_dense, hash_patient, read_card, refuse_leak
 from deeplrhe_utils.learning.prediction import Scored, ScoreTask, SlideScorer, Spread, in_turn, not_scored, score_slide
 from deeplrhe_utils.slides.between import windows_between
 from deeplrhe_utils.slides.pixels import open_row
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 THUMBNAIL_PX: Final = 480
+PICTURES: Final = ("slide", "tile", "normalized")
 DAMAGED: Final = (200, 0, 0)
 """Colour of places of a thumbnail that cannot be decoded."""
 _COORDINATES = ["tile_id", "slide_id", "x_l0_px", "y_l0_px", "size_l0_px"]
-_FACTS: Final = ["patient_id", "on_grid", "network", "model_hash"]
 
 
 @dataclass
@@ -45,6 +46,7 @@ class SlideScores:
     thumbnails : slide_id → uint8 RGB (h, w, 3)
     sizes : slide_id → (width, height) [level-0 px]
     examples : slide_id → one tile before and after normalization
+    cards : hash of a model → ``{"patients": hashes of those it was trained on}``, of every network in `dense`
     notes : what was left out, and why
     stored : read back from a folder; then :meth:`save` writes nothing, because JPEGs lose a little each time
     """
@@ -55,33 +57,31 @@ class SlideScores:
     thumbnails: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     examples: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = field(default_factory=dict)
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     stored: bool = False
 
     def save(self, folder: Path) -> list[Path]:
         """Write everything to `folder`, so that maps can be drawn where the slides are not; return the files."""
+        tables = [folder / "windows.parquet", folder / "dense.parquet"]
+        pictures = [heat_file(folder, name, f"-{kind}.jpg") for name in self.thumbnails for kind in PICTURES]
         if self.stored:
-            return sorted(p for p in folder.iterdir() if p.is_file())
-        written = [
-            _write_table(folder / "windows.parquet", self.windows),
-            _write_table(folder / "dense.parquet", self.dense),
-            write_json(folder / "slides.json", {"genes": self.genes, "sizes": self.sizes, "notes": self.notes}),
-        ]
+            return [*tables, folder / "slides.json", *pictures]
+        for path, table in zip(tables, (self.windows, self.dense), strict=True):
+            with atomic_path(path) as part:
+                table.to_parquet(part, index=False)
+        facts = {"genes": self.genes, "sizes": self.sizes, "cards": self.cards, "notes": self.notes}
+        written = [*tables, write_json(folder / "slides.json", facts)]
         for name, picture in self.thumbnails.items():
-            pictures = {"slide": picture, "tile": self.examples[name][0], "normalized": self.examples[name][1]}
-            written += [_write_jpeg(heat_file(folder, name, f"-{kind}.jpg"), image) for kind, image in pictures.items()]
+            images = (picture, *self.examples[name])
+            for kind, image in zip(PICTURES, images, strict=True):
+                written.append(_write_jpeg(heat_file(folder, name, f"-{kind}.jpg"), image))
         return written
 
 
 def heat_file(folder: Path, slide_id: str, ending: str) -> Path:
     """A file that belongs to one slide's heat map."""
     return folder / f"{safe_name(slide_id)}{ending}"
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> Path:
-    with atomic_path(path) as part:
-        table.to_parquet(part, index=False)
-    return path
 
 
 def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> Path:
@@ -91,21 +91,88 @@ def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> Path:
 
 
 def stored_scores(folder: Path) -> SlideScores:
-    """Read what :meth:`SlideScores.save` wrote."""
+    """Read what :meth:`SlideScores.save` wrote; `windows` is taken from the table of all scores.
+
+    Raises
+    ------
+    InputError
+        There is nothing, or it is of an earlier version.
+    LeakError, ModelError
+        A score is of a network that was trained on its patient, or of one without a card.
+    """
     import pandas as pd
 
-    if not all((folder / name).is_file() for name in ("slides.json", "windows.parquet", "dense.parquet")):
+    if not all((folder / name).is_file() for name in ("slides.json", "dense.parquet")):
         raise InputError(f"There are no stored heat-map scores in {folder}", fix="Run notebook 07 where the slides are")
-    facts = read_json(folder / "slides.json")
-    windows, dense = (pd.read_parquet(folder / f"{name}.parquet") for name in ("windows", "dense"))
-    stored = SlideScores(facts["genes"], windows, dense, notes=facts["notes"], stored=True)
+    facts, dense = read_json(folder / "slides.json"), pd.read_parquet(folder / "dense.parquet")
+    check_dense(dense, facts)
+    stored = SlideScores(facts["genes"], _first(dense), dense, cards=facts["cards"], notes=facts["notes"], stored=True)
     for name, size in facts["sizes"].items():
-        kinds = [
-            np.asarray(Image.open(heat_file(folder, name, f"-{kind}.jpg"))) for kind in ("slide", "tile", "normalized")
-        ]
+        kinds = [np.asarray(Image.open(heat_file(folder, name, f"-{kind}.jpg"))) for kind in PICTURES]
         stored.thumbnails[name], stored.sizes[name] = kinds[0], (int(size[0]), int(size[1]))
         stored.examples[name] = (kinds[1], kinds[2])
     return stored
+
+
+def _first(dense: pd.DataFrame) -> pd.DataFrame:
+    """The tiles' scores by the first network."""
+    first = dense[dense["on_grid"].astype(bool) & (dense["network"] == 1)]
+    return first.drop(columns=DENSE_FACTS).reset_index(drop=True)
+
+
+def networks_of_run(models: Path, splits: pd.DataFrame, n_seeds: int) -> dict[str, tuple[Path, ...]]:
+    """Which networks of a run may score whom: those of the fold that held the patient out, the first seed's first.
+
+    Parameters
+    ----------
+    models : Path
+        Holds ``05`` and ``05-seed-2`` … as notebook 05 leaves them.
+    splits : DataFrame
+        Table SPLITS, units are patients or samples.
+    n_seeds : int
+        Networks per fold.
+
+    Returns
+    -------
+    dict
+        unit_id → files. Empty where the fold's first network is missing: the others do not stand in for it.
+    """
+    folders = [models / "05", *(models / f"05-seed-{k}" for k in range(2, n_seeds + 1))]
+    tested = splits.loc[splits["role"] == "test", ["unit_id", "fold"]].drop_duplicates()
+    found = {}
+    for unit, fold in zip(tested["unit_id"].astype(str), tested["fold"], strict=True):
+        files = [folder / f"fold-{fold}.safetensors" for folder in folders]
+        found[unit] = tuple(f for f in files if f.is_file()) if files[0].is_file() else ()
+    return found
+
+
+def networks_that_may(path: Path, patients: Iterable[str]) -> dict[str, tuple[Path, ...]]:
+    """Which of some given networks may score whom.
+
+    Parameters
+    ----------
+    path : Path
+        A model file, or a folder with ``fold-*.safetensors``.
+    patients : iterable of str
+
+    Returns
+    -------
+    dict
+        patient → files whose card does not know the patient, in the order of their names. With a single file every
+        patient gets it, so that a refusal is told slide by slide.
+
+    Raises
+    ------
+    InputError
+        The folder holds no network.
+    """
+    if not path.is_dir():
+        return dict.fromkeys(patients, (path,))
+    cards = {file: set(read_card(file)["patients"]) for file in sorted(path.glob("fold-*.safetensors"))}
+    if not cards:
+        raise InputError(f"The folder {path} holds no network", expected="files fold-*.safetensors",
+                         fix="Give a folder such as models/05 of a run, or a single file")  # fmt: skip
+    return {p: tuple(file for file, seen in cards.items() if hash_patient(p) not in seen) for p in patients}
 
 
 def score_slides(
@@ -157,7 +224,7 @@ def score_slides(
             tasks += [ScoreTask(row, kept, file.resolve(), scorer, between) for file in files]
     for file in sorted({task.model for task in tasks}):
         scorer.normalizer_for(file, card_of(file))  # a wrong model ends the run before any slide is read
-    result = SlideScores([], _no_scores(genes), _no_scores([*_FACTS, *genes]))
+    result = SlideScores([], _no_scores(genes), _no_scores([*DENSE_FACTS, *genes]))
     parts: list[pd.DataFrame] = []
     for task, found in zip(tasks, spread(score_slide, tasks, not_scored), strict=True):
         name, files = str(task.slide["slide_id"]), models_of[str(task.slide["patient_id"])]
@@ -166,16 +233,19 @@ def score_slides(
         notes[name] += said if number == 1 else [f"network {number}: {note}" for note in said]
         if found.example is None:
             continue
+        if number > 1 and name not in result.sizes:
+            notes[name].append(f"scores of network {number} are left out, because the first gave none")
+            continue
         parts.append(_scores_of(task, found, number))
-        if name not in result.sizes:
+        result.cards[found.model_hash] = {"patients": card_of(task.model)["patients"]}
+        if number == 1:
             with open_row(task.slide) as slide:
-                result.thumbnails[name] = slide.thumbnail(THUMBNAIL_PX, damaged=DAMAGED)
+                result.thumbnails[name] = slide.thumbnail(_thumbnail_px(task), damaged=DAMAGED)
             result.examples[name] = found.example
             result.sizes[name] = (int(task.slide["width_l0_px"]), int(task.slide["height_l0_px"]))
     if parts:
         result.dense = pd.concat(parts, ignore_index=True)
-        first = result.dense[result.dense["on_grid"] & (result.dense["network"] == 1)]
-        result.windows = first.drop(columns=_FACTS).reset_index(drop=True)
+        result.windows = _first(result.dense)
     scored = [g for g in result.windows.columns if g not in _COORDINATES and result.windows[g].notna().any()]
     result.genes = [g for g in genes if g in scored] or scored
     result.notes = [f"{name}: {note}" for name, found in notes.items() for note in found]
@@ -186,6 +256,12 @@ def _no_scores(columns: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame(columns=[*_COORDINATES, *columns])
+
+
+def _thumbnail_px(task: ScoreTask) -> int:
+    """Longer side of a slide's picture: a map pixel must not be wider than half a window, or windows would vanish."""
+    longest = max(int(task.slide["width_l0_px"]), int(task.slide["height_l0_px"]))
+    return max(THUMBNAIL_PX, min(longest, math.ceil(2 * longest / float(task.tiles["size_l0_px"].min()))))
 
 
 def _scores_of(task: ScoreTask, found: Scored, number: int) -> pd.DataFrame:

@@ -7,23 +7,24 @@ output layer; depth, strides and n are ours and are parameters.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deeplrhe_utils.acquisition.labels import person_of
-from deeplrhe_utils.core.errors import LeakError, ModelError
+from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
 from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_state
+from deeplrhe_utils.learning.cards import hash_patient as hash_patient
+from deeplrhe_utils.learning.cards import read_card as read_card
+from deeplrhe_utils.learning.cards import refuse_leak as refuse_leak
 from deeplrhe_utils.learning.weights import Loaded, load_weights, shown_name
 
 
@@ -256,11 +257,6 @@ def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
     return rows
 
 
-def hash_patient(patient_id: str) -> str:
-    """First 16 hex characters of SHA-256 of the patient, also of a sample: cards name patients without listing them."""
-    return hashlib.sha256(person_of(patient_id).encode()).hexdigest()[:16]
-
-
 def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:
     """Write weights and model card as one safetensors file, atomically.
 
@@ -291,29 +287,6 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
     with atomic_path(path) as part:
         part.write_bytes(save(weights, metadata={"card": json.dumps(full, sort_keys=True)}))
     return sha256_file(path)[:16]
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """The model card of a file written by :func:`save_model`."""
-    try:
-        with safe_open(path, framework="pt") as stream:
-            card: dict[str, Any] = json.loads((stream.metadata() or {}).get("card", "{}"))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"The model {path} cannot be read ({error})",
-                         expected="a .safetensors file written by notebook 05", fix="Train again with notebook 05, or "
-                         "give another file; pickled checkpoints are never opened") from error  # fmt: skip
-    if card.get("kind") != "deeplrhe":
-        raise ModelError(f"{path} holds no tile network", got=card.get("kind"),
-                         fix="Give a file that notebook 05 wrote")  # fmt: skip
-    return card
-
-
-def refuse_leak(card: Mapping[str, Any], score_patients: Iterable[str], name: str) -> None:
-    """Raise :class:`LeakError` when the card of model `name` has a patient who is about to be scored."""
-    seen = set(card["patients"])
-    if leaked := [p for p in score_patients if hash_patient(p) in seen]:
-        raise LeakError(f"The model {name} was trained on {len(leaked)} patients it is asked to score (first: "
-                        f"{leaked[0]})", fix="Score them with the fold that held them out")  # fmt: skip
 
 
 def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileNetwork, dict[str, Any]]:

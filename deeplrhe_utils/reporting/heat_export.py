@@ -138,7 +138,9 @@ def _overlay_tiff(one: SlideMap, path: Path) -> None:
 
 
 def _png(one: SlideMap, path: Path) -> None:
-    write_png(path, one.overlaid(), one.frame, gene=one.gene, slide_id=one.slide_id, palette=one.style.palette)
+    how = f"{one.style.weights} weights, {len(one.windows.folds)} network{'s' * (len(one.windows.folds) != 1)}"
+    write_png(path, one.overlaid(), one.frame, gene=one.gene, slide_id=one.slide_id, palette=one.style.palette,
+              label=f"probability ({how})")  # fmt: skip
 
 
 def _svg(one: SlideMap, path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from deeplrhe_utils.reporting.figures import new_figure
@@ -48,20 +49,24 @@ def finer_maps(rows: Sequence[Compared]) -> Figure:
         axes.set_title(title, fontsize=9)
     grid[-1][0].axis("off")
     scales = [(PALETTES["paper"], 1.0, "score"), (PALETTES["perceptual"], 1.0, "score"),
-              (UNCERTAINTY, SD_LIMIT, "standard deviation of the score")]  # fmt: skip
-    if rows:
-        scales[0] = (PALETTES[rows[0].paper.style.palette], 1.0, "score")
-        scales[1] = (PALETTES[rows[0].finer.style.palette], 1.0, "score")
+              (UNCERTAINTY, SD_LIMIT, "standard deviation")]  # fmt: skip
+    for place, one in enumerate((rows[0].paper, rows[0].finer) if rows else ()):
+        scales[place] = (PALETTES[one.style.palette], 1.0, f"score, {one.style.opacity:.0%} opaque on the slide")
     for axes, (palette, limit, label) in zip(grid[-1][1:], scales, strict=True):
         scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, limit), palette)
-        figure.colorbar(scale, cax=axes, orientation="horizontal", label=label)
+        ends = "max" if limit < 1 else "neither"
+        bar = figure.colorbar(scale, cax=axes, orientation="horizontal", extend=ends)
+        bar.set_label(label, fontsize=9)
+        bar.set_ticks([0, limit / 2, limit])
     return figure
 
 
 def _titles(rows: Sequence[Compared]) -> list[str]:
+    finer = rows[0].finer if rows else None
     networks = max((len(row.finer.windows.folds) for row in rows), default=0)
-    weights = rows[0].finer.style.weights if rows else ""
-    return ["slide", "the paper's recipe", f"finer ({weights} weights)", f"{networks} networks: standard deviation"]
+    denser = any(len(row.finer.windows.table) > len(row.paper.windows.table) for row in rows)
+    how = f"finer ({finer.style.weights if finer else ''} weights)" if denser else "the same windows, mean of networks"
+    return ["slide", "the paper's recipe", how, f"spread of {networks} network{'s' * (networks != 1)}"]
 
 
 def _panel(axes: matplotlib.axes.Axes, image: NDArray[np.uint8]) -> None:
@@ -81,6 +86,7 @@ def _uncertainty(axes: matplotlib.axes.Axes, one: SlideMap) -> None:
     colours = matplotlib.colormaps[UNCERTAINTY](np.clip(np.nan_to_num(sd) / SD_LIMIT, 0, 1), bytes=True)[..., :3]
     colours[np.isnan(sd)] = 255
     _panel(axes, colours)
+    axes.set_xlabel(f"largest {np.nanmax(sd):.2f}", fontsize=7, labelpad=1)
 
 
 def _scale_bar(axes: matplotlib.axes.Axes, one: SlideMap) -> None:
@@ -88,4 +94,5 @@ def _scale_bar(axes: matplotlib.axes.Axes, one: SlideMap) -> None:
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length, y = um / (frame.step_x * frame.mpp), frame.rows * 0.95
     axes.plot([frame.columns * 0.04, frame.columns * 0.04 + length], [y, y], color="black", lw=2, solid_capstyle="butt")
-    axes.text(frame.columns * 0.04, frame.rows * 0.92, length_text(um), fontsize=7, va="bottom")
+    text = axes.text(frame.columns * 0.04, frame.rows * 0.92, length_text(um), fontsize=7, va="bottom")
+    text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])

@@ -5,14 +5,13 @@ Everything is checked before anything is drawn: a map of wrong windows looks as 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import InputError, LeakError, ModelError
+from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.units import exact_ratio
 
 if TYPE_CHECKING:
@@ -214,7 +213,7 @@ def check_held_out(predictions: pd.DataFrame, splits: pd.DataFrame, *, scheme: s
     -----
     :func:`deeplrhe_utils.learning.heat.score_slides` and :func:`deeplrhe_utils.learning.models.load_model` raise this
     alarm from the model card when scores are made; scores read back from a table have no such guard but this one and
-    :func:`check_cards`.
+    :func:`~deeplrhe_utils.learning.cards.check_cards`.
     """
     unit = {"patient": "patient_id", "site": "patient_id", "slide": "slide_id", "tile": "tile_id"}.get(scheme)
     if unit is None or not (splits["scheme"] == scheme).any():
@@ -228,34 +227,3 @@ def check_held_out(predictions: pd.DataFrame, splits: pd.DataFrame, *, scheme: s
         raise LeakError(f"{len(leaked)} {unit.removesuffix('_id')}s have scores of a fold that did not hold them out",
                         got=f"{said(first[unit])} is {first['role']} in fold {first['fold']}",
                         expected="role test", fix="Draw scores of the fold that held the patient out")  # fmt: skip
-
-
-def check_cards(predictions: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Leak alarm by model: no score is of a model that was trained on its patient.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        Table PREDICTIONS.
-    cards : mapping
-        model_hash → model card (:func:`deeplrhe_utils.learning.models.read_card`).
-
-    Raises
-    ------
-    LeakError
-        A patient is on the card of the model that scored it.
-    ModelError
-        The card of a model is not among `cards`: what it was trained on is not known.
-    """
-    from deeplrhe_utils.learning.models import refuse_leak
-
-    known = predictions[predictions["score"].notna()]
-    for model, patients in known.groupby("model_hash")["patient_id"]:
-        if model not in cards:
-            raise ModelError("It is not known on whom a model was trained, so its scores are not drawn",
-                             got=said(model), expected="its model card")  # fmt: skip
-        refuse_leak(cards[str(model)], _unique(patients), str(model))
-
-
-def _unique(patients: pd.Series[Any]) -> Iterable[str]:
-    return [str(p) for p in patients.drop_duplicates()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import safe_name
 from deeplrhe_utils.learning.heat import DAMAGED
 from deeplrhe_utils.reporting.export_folder import ExportFolder
-from deeplrhe_utils.reporting.heat_export import SlideMap, export_map
+from deeplrhe_utils.reporting.heat_export import FORMATS, SlideMap, export_map
 from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
 from deeplrhe_utils.reporting.heat_scores import PLACE
 from deeplrhe_utils.reporting.heatmaps import Frame
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 
 ALL_GENES: Final = ".geojson"
 ZOOM: Final = "-slide.dzi"
+
+
+def check_exports(formats: Sequence[str], map_px: int, deep_zoom_px: int) -> None:
+    """Raise :class:`ParameterError` unless :func:`export_slide` can write these; ask before scores are made."""
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ParameterError("There is no such export", got=", ".join(unknown), expected=", ".join(FORMATS))
+    if map_px < 1 or deep_zoom_px < 0:
+        raise ParameterError("A picture has a side of at least one pixel", got=f"{map_px} and {deep_zoom_px}")
 
 
 def export_slide(
@@ -53,8 +62,8 @@ def export_slide(
     formats : sequence of str
         Of :data:`~deeplrhe_utils.reporting.heat_export.FORMATS`.
     map_px, deep_zoom_px : int
-        Longer side [px] of the exported map, and of the slide's Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The
-        picture is held in memory, 3 bytes a pixel.
+        Longer side [px] of the exported map (more, where windows would be smaller than its pixels), and of the slide's
+        Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The picture is held in memory, 3 bytes a pixel.
 
     Returns
     -------
@@ -66,8 +75,7 @@ def export_slide(
     InputError
         A file of that name was not written by an export, or was changed since.
     """
-    if map_px < 1 or deep_zoom_px < 0:
-        raise ParameterError("A picture has a side of at least one pixel", got=f"{map_px} and {deep_zoom_px}")
+    check_exports(formats, map_px, deep_zoom_px)
     stem, written = safe_name(str(slide["slide_id"])), []
     with open_row(slide) as opened:
         corner = opened.bounds_l0_px[0], opened.bounds_l0_px[1]
@@ -75,7 +83,8 @@ def export_slide(
         table = tiles[[*PLACE, *genes]]
         written.append(folder.write(f"{stem}{ALL_GENES}", lambda path: write_qupath(table, path, origin_l0_px=corner)))
         if one is not None:
-            picture = opened.thumbnail(map_px, damaged=DAMAGED)
+            side = float(one.windows.table["size_l0_px"].min())  # map pixels wider than windows would lose some
+            picture = opened.thumbnail(max(map_px, math.ceil(max(size) / side)), damaged=DAMAGED)
             frame = Frame.fit(*size, mpp, picture.shape[:2])
             large = replace(one, frame=frame, picture=picture, origin_l0_px=corner)
             written += export_map(large, folder, stem, formats)

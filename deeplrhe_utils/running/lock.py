@@ -113,7 +113,10 @@ class RunLock:
         self._write(kernel=_identity(pid) if pid is not None else None)
 
     def _write(self, **more: Any) -> None:
-        write_json(self.root / _HOLDER, {**_identity(os.getpid()), "command": self.command, **more})
+        write_json(
+            self.root / _HOLDER,
+            {**_identity(os.getpid()), "command": self.command, "folder": str(self.root.resolve()), **more},
+        )
 
 
 def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
@@ -127,7 +130,9 @@ def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
     list of int
         Process ids that were killed.
     """
-    kernel = _state(root).get("kernel") or {}
+    state = _state(root)
+    copied = state.get("folder", str(root.resolve())) != str(root.resolve())  # then the kernel works for another folder
+    kernel = {} if copied else state.get("kernel") or {}
     found = {p.pid: p for p in _marked(root, own_kernels)}
     if _alive(kernel):
         found[kernel["pid"]] = psutil.Process(kernel["pid"])

@@ -68,9 +68,14 @@ def heat_section(root: Path, assets: str) -> Heat:
 def _slides(root: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     import pandas as pd
 
-    facts = read_json(folder / "slides.json")
-    windows = pd.read_parquet(folder / "windows.parquet")
-    genes = [str(gene) for gene in facts["genes"] if gene in windows.columns and gene not in _NOT_GENES]
+    from deeplrhe_utils.learning.cards import DENSE_FACTS, check_dense
+
+    facts, dense = read_json(folder / "slides.json"), pd.read_parquet(folder / "dense.parquet")
+    check_dense(dense, facts)  # the leak alarm of the model cards holds for stored scores, too
+    windows = dense[dense["on_grid"].astype(bool) & (dense["network"] == 1)]
+    genes = [
+        str(gene) for gene in facts["genes"] if gene in windows.columns and gene not in {*_NOT_GENES, *DENSE_FACTS}
+    ]
     slides = []
     for name, own in windows.groupby("slide_id", sort=True):
         width, height = (int(value) for value in facts["sizes"][name])

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deeplrhe_utils.core.errors import RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
@@ -55,6 +55,10 @@ def fingerprint(path: Path) -> Any:
         return "missing"
     files = sorted(p for p in path.rglob("*") if p.is_file())
     return sha256_text(to_json([_stat(p.relative_to(path).as_posix(), p) for p in files]))
+
+
+CHANGED: Final = "changed-by-hand"
+"""Folder of a run that keeps outputs that somebody changed, when their stage runs again."""
 
 
 def _stat(name: str, path: Path) -> list[Any]:
@@ -113,7 +117,7 @@ def begin(root: Path, planned: Planned, key: str) -> None:
     record, tried = load_record(root, number), last_key(root, number)
     if tried == key and record is not None and record.key == key:
         for name in damaged(root, record):  # a damaged file must not be resumed from
-            (root / name).unlink(missing_ok=True)
+            _set_aside(root, name)
     if tried != key:
         forget(root, number)
     else:
@@ -130,9 +134,14 @@ def last_key(root: Path, number: str) -> str:
 
 
 def forget(root: Path, number: str) -> None:
-    """Delete a stage's record, every output it declared and its partial results."""
+    """Delete a stage's record, every output it declared and its partial results.
+
+    A file that is no longer as the stage left it may hold somebody's work; it is moved to :data:`CHANGED`.
+    """
     record = load_record(root, number)
     declared = list(record.outputs) if record else []
+    for name in damaged(root, record) if record else []:
+        _set_aside(root, name)
     with contextlib.suppress(OSError, ValueError):
         declared += read_json(outputs_file(root, number))
     for name in declared:
@@ -143,10 +152,30 @@ def forget(root: Path, number: str) -> None:
         path.unlink(missing_ok=True)
 
 
+def _inside(root: Path, name: str) -> bool:
+    """Whether a name is below the run folder: a hand-edited record must not reach outside."""
+    path = (root / name).resolve()
+    return path.is_relative_to(root.resolve()) and path != root.resolve()
+
+
+def _set_aside(root: Path, name: str) -> None:
+    """Move a changed file to the same place below :data:`CHANGED`, under a name that is free."""
+    source = root / name
+    if not _inside(root, name) or not source.is_file() or source.is_symlink():
+        return
+    target, number = root / CHANGED / name, 1
+    while target.exists():
+        number += 1
+        target = (root / CHANGED / name).with_name(f"{source.stem}-{number}{source.suffix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.replace(target)
+    print(f"{name} was changed after it was written; what it held is now in {target.relative_to(root)}")
+
+
 def _delete(root: Path, name: str) -> None:
     path = (root / name).resolve()
-    if not path.is_relative_to(root.resolve()) or path == root.resolve():
-        return  # a hand-edited record must not reach outside the run folder
+    if not _inside(root, name):
+        return
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

@@ -14,7 +14,8 @@ def windows_between(kept: pd.DataFrame, steps: int) -> pd.DataFrame:
     """Windows that lie between kept tiles, at 1 / `steps` of their distance.
 
     A window is taken when kept tiles cover all of it: both neighbours of one that is moved along a row or column, all
-    four of one that is moved along both. So it holds nothing that a filter has refused, and it needs no filter.
+    four of one that is moved along both; tiles that lie apart cover nothing between them. So it holds nothing that a
+    filter has refused, and it needs no filter.
 
     Parameters
     ----------
@@ -52,11 +53,11 @@ def _moved(kept: pd.DataFrame, right: int, down: int, steps: int) -> pd.DataFram
         wanted = pd.MultiIndex.from_arrays([kept["column"] + c, kept["row"] + r])
         covered &= wanted.isin(places.index)
     found = kept[covered]
-    far = places.loc[pd.MultiIndex.from_arrays([found["column"] + to_right, found["row"] + below])].set_axis(
-        found.index
-    )
+    neighbours = pd.MultiIndex.from_arrays([found["column"] + to_right, found["row"] + below])
     near = found[["x_l0_px", "y_l0_px"]].astype("int64")
-    gap = far.astype("int64") - near
+    gap = places.loc[neighbours].set_axis(found.index).astype("int64") - near
+    touching = (gap.max(axis=1) <= found["size_l0_px"] + 1).to_numpy(bool)  # tiles apart leave something uncovered
+    found, near, gap = found[touching], near[touching], gap[touching]
     return found.assign(
         x_l0_px=near["x_l0_px"] + gap["x_l0_px"] * right // steps,
         y_l0_px=near["y_l0_px"] + gap["y_l0_px"] * down // steps,

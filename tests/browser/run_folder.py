@@ -11,6 +11,7 @@ import pandas as pd
 from deeplrhe_utils.core import schemas
 from deeplrhe_utils.core.files import write_json
 from deeplrhe_utils.core.tables import conform, write_table
+from deeplrhe_utils.learning.cards import hash_patient
 from deeplrhe_utils.learning.heat import SlideScores
 from deeplrhe_utils.learning.models import NetworkConfig, build_network, save_model
 from deeplrhe_utils.slides.reader import Slide
@@ -51,6 +52,9 @@ def make_run(root: Path) -> Path:
     digests = {p: _model(root, fold, other) for fold, (p, other) in enumerate((("P1", "P2"), ("P2", "P1")))}
     dense = drawn.assign(patient_id=patient, on_grid=True, network=1, model_hash=patient.map(digests))
     stored = SlideScores(list(GENES), drawn, dense, notes=[f"{HERE}: <b>a note</b>"])
+    stored.cards = {
+        name: {"patients": [hash_patient(other)]} for name, other in zip(digests.values(), ("P2", "P1"), strict=True)
+    }
     for name in (HERE, AWAY):
         stored.thumbnails[name], stored.sizes[name] = thumbnail, (WIDTH, HEIGHT)
         stored.examples[name] = (PICTURE, PICTURE)

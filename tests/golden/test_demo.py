@@ -18,7 +18,6 @@ from deeplrhe_utils.evaluation.roc import gene_metrics
 from deeplrhe_utils.evaluation.splits import check_split
 from deeplrhe_utils.learning.heat import stored_scores
 from deeplrhe_utils.learning.models import read_card
-from deeplrhe_utils.reporting.heat_scores import check_cards
 
 DEMO = REPORTS / "demo"
 TOLERANCE = 1e-9  # the same arithmetic on the same table: only the last bits may differ between machines
@@ -60,10 +59,10 @@ def test_nobody_was_scored_by_a_network_that_knew_them(tables):
 
 
 def test_no_heat_map_shows_a_score_of_a_network_that_knew_the_patient(tables):
-    stored = stored_scores(DEMO / "heatmaps")
+    stored = stored_scores(DEMO / "heatmaps")  # the leak alarm rings here, too
     files = sorted((DEMO / "models").glob("05*/fold-*.safetensors"))
     cards = {sha256_file(file)[:16]: read_card(file) for file in files}
-    check_cards(stored.dense.assign(score=stored.dense[stored.genes].max(axis=1)), cards)
+    assert {name: {"patients": cards[name]["patients"]} for name in stored.cards} == stored.cards
     assert set(stored.dense["network"]) == {1, 2} and stored.dense["tile_id"].nunique() > len(stored.windows)
     shared = stored.windows.melt(["tile_id"], ["TP53"], value_name="map").merge(
         tables["predictions"].query("gene == 'TP53'")[["tile_id", "score"]]

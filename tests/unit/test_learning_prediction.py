@@ -10,7 +10,7 @@ import pytest
 import tifffile
 import torch
 
-from deeplrhe_utils.core.errors import ModelError, ParameterError
+from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError
 from deeplrhe_utils.learning import heat, prediction
 from deeplrhe_utils.learning.models import NetworkConfig, build_network, load_model, save_model
 from deeplrhe_utils.learning.normalizing import fold_folder, normalizer_of_model, statistics_rows
@@ -200,6 +200,45 @@ def test_windows_between_tiles_and_further_networks_change_no_score(folder, mode
     assert both.dense.query("network == 1")["TP53"].tolist() == both.dense.query("network == 2")["TP53"].tolist()
     both.save(tmp_path)
     pd.testing.assert_frame_equal(heat.stored_scores(tmp_path).dense, both.dense, check_dtype=False)
+
+
+def test_which_networks_may_score_whom(folder, model, tmp_path):
+    splits = pd.DataFrame(
+        [("P1", 0, "test"), ("P2", 1, "test"), ("P3", 0, "train")], columns=["unit_id", "fold", "role"]
+    )
+    for place in ("05/fold-0", "05-seed-2/fold-0", "05-seed-2/fold-1", "05-seed-3/fold-0"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{place}.safetensors").write_bytes(model.read_bytes())
+    found = heat.networks_of_run(tmp_path, splits, 2)
+    assert {k: [f.parent.name for f in v] for k, v in found.items()} == {"P1": ["05", "05-seed-2"], "P2": []}
+    given = heat.networks_that_may(tmp_path / "05-seed-2", ["P1", "P9"])
+    assert [len(given["P1"]), given["P9"]] == [2, ()], "every network of the folder was trained on P9"
+    assert heat.networks_that_may(model, ["P9"]) == {"P9": (model,)}, "a refusal is told slide by slide"
+    with pytest.raises(InputError, match="holds no network"):
+        heat.networks_that_may(folder, ["P1"])
+
+
+def test_stored_scores_ring_the_alarm_and_come_from_one_table(folder, model, tmp_path):
+    slide, tiles = rows_of(folder / "two.svs", "P2")
+    found = heat.score_slides(pd.DataFrame([slide]), tiles, {"P2": [model]}, GENES, SCORER, 1, steps=2)
+    (tmp_path / "a colleague's notes.txt").write_text("keep")
+    found.save(tmp_path)
+    stored = heat.stored_scores(tmp_path)
+    pd.testing.assert_frame_equal(stored.windows, found.windows, check_dtype=False)
+    assert {p.name for p in stored.save(tmp_path)} == {p.name for p in found.save(tmp_path)}
+    for patient, card, match in (("P9", None, "was trained on"), ("P2", {}, "not known on whom")):
+        found.dense["patient_id"] = patient
+        found.cards = found.cards if card is None else card
+        found.save(tmp_path)
+        with pytest.raises((LeakError, ModelError), match=match):
+            heat.stored_scores(tmp_path)
+
+
+def test_pictures_are_fine_enough_for_small_windows_on_large_slides(folder, model):
+    task = task_of(folder, model)
+    wide = replace(task, slide={**task.slide, "width_l0_px": 120_000, "height_l0_px": 9_000},
+                   tiles=task.tiles.assign(size_l0_px=224.0))  # fmt: skip
+    assert 120_000 / heat._thumbnail_px(wide) <= 112 and heat._thumbnail_px(task) == heat.THUMBNAIL_PX
 
 
 def test_tiles_can_be_seen_as_the_network_sees_them(folder, model):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.learning.models import hash_patient
+from deeplrhe_utils.learning.cards import check_cards, hash_patient
 from deeplrhe_utils.reporting import heat_scores, heatmaps
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
 from deeplrhe_utils.slides.grid import make_grid
@@ -285,11 +285,11 @@ def test_the_leak_alarm_rings_for_stored_scores():
 
 def test_the_leak_alarm_rings_for_the_models_card():
     _, predictions = tables()
-    heat_scores.check_cards(predictions, {"m": {"patients": [hash_patient("p2")]}})
+    check_cards(predictions, {"m": {"patients": [hash_patient("p2")]}})
     with pytest.raises(LeakError, match=r"trained on 1 patients.*p1"):
-        heat_scores.check_cards(predictions, {"m": {"patients": [hash_patient("p1")]}})
+        check_cards(predictions, {"m": {"patients": [hash_patient("p1")]}})
     with pytest.raises(ModelError, match="not known on whom"):
-        heat_scores.check_cards(predictions, {})
+        check_cards(predictions, {})
 
 
 def test_the_committed_demo_passes_its_alarms_and_its_scale():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.paths import PROFILES, REPOSITORY
+from deeplrhe_utils.learning.cards import hash_patient
 from deeplrhe_utils.running import page_heat
 from deeplrhe_utils.running.page import write_page
 from deeplrhe_utils.running.page_html import STATIC
@@ -18,7 +19,7 @@ from tests.browser.run_folder import AWAY, GENES, HERE, SIDE, make_run, report, 
 DAMAGED = [
     ("heatmaps/slides.json", b"{not json", "cannot be shown"),
     ("heatmaps/slides.json", b"[]", "cannot be shown"),
-    ("heatmaps/windows.parquet", b"PAR1", "cannot be shown"),
+    ("heatmaps/dense.parquet", b"PAR1", "cannot be shown"),
     ("tables/auc_table.csv", b"\xff\xfe\x00gene", "auc_table.csv cannot be read"),
     ("tables/claims.csv", b"\xff\xfe\x00id", "claims.csv cannot be read"),
     ("numbers/06-roc-analysis.json", b"{", "is no number file"),
@@ -105,6 +106,18 @@ def test_a_pyramid_of_tiles_is_preferred_to_the_thumbnail(root):
     (found,) = [json.loads(t.partition(", ")[2].removesuffix(");\n")) for t in texts if f'"name":"{HERE}"' in t]
     assert found["source"]["Image"]["Url"] == f"heatmaps/{HERE}-slide_files/"
     assert found["source"]["Image"]["Size"] == {"Width": "2048", "Height": "1536"}
+
+
+def test_scores_of_a_network_that_knew_the_patient_are_not_shown(root):
+    facts = json.loads((root / "heatmaps" / "slides.json").read_text())
+    for cards, words in (
+        ({}, "not known on whom"),
+        ({k: {"patients": [hash_patient("P1")]} for k in facts["cards"]}, "trained on"),
+    ):
+        (root / "heatmaps" / "slides.json").write_text(json.dumps(facts | {"cards": cards}))
+        told = " ".join(written(root).words)
+        assert "stored heat maps cannot be shown" in told and words in told
+        assert not list((root / "page").glob("slide-*.js"))
 
 
 @pytest.mark.parametrize(("name", "content", "words"), DAMAGED)

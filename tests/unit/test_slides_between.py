@@ -29,7 +29,7 @@ def test_a_block_of_four_has_five_windows_between_at_half_a_tile():
 
 def test_no_window_is_made_of_one_tile_of_diagonal_neighbours_or_of_no_steps():
     kept = grid()
-    assert windows_between(kept.iloc[:1], 4).empty
+    assert windows_between(kept.iloc[:1], 4).empty and windows_between(grid(stride=1024), 2).empty
     assert windows_between(kept.query("column == row and row < 2"), 2).empty
     assert windows_between(kept, 1).empty and list(windows_between(kept, 1)) == list(kept)
     assert windows_between(kept.iloc[:0], 3).empty
@@ -41,7 +41,7 @@ def test_no_window_is_made_of_one_tile_of_diagonal_neighbours_or_of_no_steps():
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(1, 5),
-    st.sampled_from([0, 300, 512]),
+    st.sampled_from([0, 300, 512, 600, 1024]),
     st.sampled_from(["inside", "cover"]),
     st.floats(0.2, 0.6),
     st.integers(0, 2**32 - 1),

@@ -8,6 +8,7 @@ function render({ model, el }) {
   const view = { x: 0, y: 0, scale: 1 };
   const tiles = new Map(), waiting = new Set(), failed = new Set();
   let slide = null, windows = [], heat = null, overview = null, draft = [], dirty = false, drag = null;
+  let fitted = true; // the whole slide is shown: it stays so when the window gets another size
 
   el.classList.add("deeplrhe-viewer");
   el.setAttribute("data-lm-suppress-shortcuts", "true");
@@ -101,6 +102,7 @@ function render({ model, el }) {
     const { width, height } = box();
     Object.assign(view, { x: slide.width / 2, y: slide.height / 2 });
     view.scale = 0.96 * Math.min(width / slide.width, height / slide.height);
+    fitted = true;
     redraw();
   }
 
@@ -117,6 +119,7 @@ function render({ model, el }) {
   function move(x, y) { view.x += x / view.scale; view.y += y / view.scale; keep(); }
 
   function keep() {
+    fitted = false;
     view.x = Math.max(0, Math.min(slide.width, view.x));
     view.y = Math.max(0, Math.min(slide.height, view.y));
     redraw();
@@ -296,7 +299,7 @@ function render({ model, el }) {
   };
   for (const name of ["opacity", "threshold", "ramp", "known", "rings", "chosen"]) watched[`change:${name}`] = redraw;
   for (const [event, act] of Object.entries(watched)) model.on(event, act);
-  const sized = new ResizeObserver(redraw);
+  const sized = new ResizeObserver(() => (fitted && slide ? whole() : redraw()));
   sized.observe(canvas);
   opened();
   requestAnimationFrame(whole); // only now the canvas has its size
