@@ -60,7 +60,8 @@ class Layout:
         ipywidgets.jslink((draw, "value"), (canvas, "drawing"))
         self._told, self._head = ipywidgets.HTML(), ipywidgets.HTML()
         self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(display="none"))
-        rows = [ipywidgets.HBox([self.menus[name] for name in names]) for names in
+        wrapped = ipywidgets.Layout(flex_flow="row wrap")  # on a narrow page menus go on below
+        rows = [ipywidgets.HBox([self.menus[name] for name in names], layout=wrapped) for names in
                 (("fold", "slide", "gene"), ("palette", "opacity", "threshold"))]  # fmt: skip
         self.box = ipywidgets.VBox(
             [*rows, ipywidgets.HBox([draw, self.undo, self.save]), canvas, self._told, self._head, self._picture]
