@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGE_BYTES = 120_000
+WIDEST_PX = 1000
 
 
 def show(path: Path) -> Shown:
-    """The figure at `path` (PNG) for display; photographs above 120 kB are shown as JPEG, quality 80."""
+    """The figure at `path` (PNG) for display; above 120 kB as JPEG of quality 80, at most 1,000 px wide."""
     from IPython.display import Image as Picture
 
     data = path.read_bytes()
@@ -26,7 +27,9 @@ def show(path: Path) -> Shown:
         return Picture(data=data, format="png")
     buffer = io.BytesIO()
     with Image.open(path) as image:
-        image.convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
+        shown = image.convert("RGB")
+        shown.thumbnail((WIDEST_PX, image.height))
+        shown.save(buffer, "JPEG", quality=80, optimize=True)
     return Picture(data=buffer.getvalue(), format="jpeg")
 
 

@@ -136,10 +136,11 @@ class Run:
             frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
         return self.declare(path)
 
-    def figure(self, name: str, fig: Figure) -> Path:
+    def figure(self, name: str, fig: Figure, *, exact: bool = False) -> Path:
         """Write ``figures/<name>.png`` and ``.svg``, the same bytes for the same figure; return the PNG.
 
-        The figure stays open, so the notebook can show it.
+        The figure stays open, so the notebook can show it. With `exact` a large PNG keeps all its colours: a palette
+        fitted to tissue would tint colour scales.
         """
         import matplotlib as mpl
 
@@ -149,7 +150,8 @@ class Run:
         png = self._own(svg.with_suffix(".png"))
         with atomic_path(png) as part:
             fig.savefig(part, dpi=FIGURE_DPI, bbox_inches="tight", metadata={"Software": None})
-            compact_png(part)
+            if not exact:
+                compact_png(part)
         # without a fixed salt matplotlib names the clip paths at random
         with mpl.rc_context({"svg.hashsalt": "deeplrhe"}), atomic_path(svg) as part:
             fig.savefig(part, bbox_inches="tight", metadata={"Date": None})
