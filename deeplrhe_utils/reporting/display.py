@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LARGE_BYTES = 120_000
-WIDEST_PX = 1000
+WIDEST_PX = 800
 
 
 def show(path: Path) -> Shown:
-    """The figure at `path` (PNG) for display; above 120 kB as JPEG of quality 80, at most 1,000 px wide."""
+    """The figure at `path` (PNG) for display; above 120 kB as JPEG of quality 80, at most 800 px wide."""
     from IPython.display import Image as Picture
 
     data = path.read_bytes()
