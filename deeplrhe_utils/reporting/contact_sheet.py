@@ -18,6 +18,7 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, safe_name
+from deeplrhe_utils.learning.heat import DAMAGED, THUMBNAIL_PX
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_map
 from deeplrhe_utils.reporting.sheet_page import DPI, Cell, Look, draw_page, short_name
@@ -32,8 +33,6 @@ ORDERS: Final = {
     "id": "by name",
 }
 """Key of :func:`sheet_order` → what the page says of it."""
-THUMBNAIL_PX: Final = 480
-DAMAGED: Final = (200, 0, 0)
 _STATUS: Final = {1: "mutated", 0: "wild type"}
 _QUALITY: Final = 90
 

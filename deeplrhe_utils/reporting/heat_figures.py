@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.reporting.figures import new_figure
 from deeplrhe_utils.reporting.heat_export import SlideMap
 from deeplrhe_utils.reporting.heat_picture import length_text, scale_bar_um
-from deeplrhe_utils.reporting.heatmaps import PALETTES, UNCERTAINTY
+from deeplrhe_utils.reporting.heatmaps import PALETTES, UNCERTAINTY, colour_map
 
 SD_LIMIT: Final = 0.25
 """Upper end of the scale of standard deviations; two networks at 0.25 and 0.6 give that."""
@@ -83,9 +83,7 @@ def _uncertainty(axes: matplotlib.axes.Axes, one: SlideMap) -> None:
             0.5, 0.5, "not measured:\none network", transform=axes.transAxes, ha="center", va="center", fontsize=9
         )
         return
-    colours = matplotlib.colormaps[UNCERTAINTY](np.clip(np.nan_to_num(sd) / SD_LIMIT, 0, 1), bytes=True)[..., :3]
-    colours[np.isnan(sd)] = 255
-    _panel(axes, colours)
+    _panel(axes, colour_map(sd, "uncertainty", 0.0, SD_LIMIT))
     axes.set_xlabel(f"largest {np.nanmax(sd):.2f}", fontsize=7, labelpad=1)
 
 
