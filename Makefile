@@ -4,6 +4,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 VENV := .venv
 RUN := $(VENV)/bin/python
+PEERS := .venv-bench
 UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
@@ -31,10 +32,18 @@ smoke: environment  ## a dozen synthetic slides through every notebook (about se
 lab: environment  ## open the notebooks in JupyterLab
 	@GOMP_SPINCOUNT=10000 $(RUN) -m jupyterlab notebooks
 
-bench: environment  ## run every script of benchmarks/
-	@found=no; for script in benchmarks/[a-z]*.py; do \
-		if [ -f "$$script" ]; then found=yes; echo "$$script"; $(RUN) "$$script" || exit 1; fi; \
-	done; [ $$found = yes ] || echo "There is no benchmark yet: benchmarks/ holds no script."
+bench: environment  ## run every script of benchmarks/, with the peers in an environment of their own
+	@$(MAKE) --no-print-directory $(PEERS)/.installed
+	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PEERS)/bin/python "$$script" || exit 1; done
+
+# It sees the packages of $(VENV) by a .pth file; pip installs the peers without what they ask for and replaces nothing.
+$(PEERS)/.installed: benchmarks/requirements.txt $(wildcard $(VENV)/.installed)
+	@echo "Installing the peers of benchmarks/requirements.txt into $(PEERS)"
+	@rm -rf $(PEERS) && $(RUN) -m venv $(PEERS)
+	@purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(RUN) -c "$$purelib")')" > "$$($(PEERS)/bin/python -c "$$purelib")/seen.pth"
+	@$(PEERS)/bin/python -m pip --quiet --disable-pip-version-check --no-input install --no-deps -r benchmarks/requirements.txt
+	@touch $@
 
 html:  ## print where the report of PROFILE (default: demo) is, and open it on a desktop
 	@page="$(CURDIR)/reports/$(PROFILE)/index.html"; \
@@ -80,10 +89,10 @@ clean:  ## remove runs and caches; the committed files of reports/demo stay
 	done
 	@for name in work stages logs html .lock .runner.json; do rm -rf "reports/demo/$$name"; done
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dask-worker-space
-	@find . -path ./$(VENV) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print \
+	@find . -path './$(VENV)*' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print \
 		| while IFS= read -r folder; do rm -rf "$$folder"; done
 	@echo "Removed runs and caches; reports/demo keeps its committed files, $(VENV) is kept"
 
-distclean: clean  ## the same, and .venv
-	@rm -rf $(VENV)
-	@echo "Removed $(VENV)"
+distclean: clean  ## the same, and .venv and .venv-bench
+	@rm -rf $(VENV) $(PEERS)
+	@echo "Removed $(VENV) and $(PEERS)"

@@ -25,6 +25,7 @@ from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_s
 from deeplrhe_utils.learning.cards import hash_patient as hash_patient
 from deeplrhe_utils.learning.cards import read_card as read_card
 from deeplrhe_utils.learning.cards import refuse_leak as refuse_leak
+from deeplrhe_utils.learning.pointwise import guard_pointwise
 from deeplrhe_utils.learning.weights import Loaded, load_weights, shown_name
 
 
@@ -232,6 +233,7 @@ def build_network(config: NetworkConfig, *, pretrained: bool = True) -> TileNetw
         Unknown architecture, or weights that are absent, damaged or of another network.
     """
     network = DeepLrhe(config) if config.architecture == "deeplrhe" else BackboneNetwork(config)
+    guard_pointwise(network)
     if pretrained:
         network.loaded = load_weights(network, config.weights)
     return network

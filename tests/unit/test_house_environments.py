@@ -99,8 +99,19 @@ def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else(
     assert set(RUN) - used == set(NEVER_IMPORTED), "declared and never imported: use it, drop it or say why here"
 
 
+def peer_pins() -> dict[str, str]:
+    """Name → exact version of the benchmarks' peers."""
+    lines = (REPOSITORY / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return dict(re.fullmatch(r"([a-z0-9-]+)==([0-9.]+)( ;.*)?", line).groups()[:2] for line in lines if line[0] != "#")
+
+
+def test_benchmark_peers_are_pinned_and_replace_nothing_of_the_lock():
+    locked = re.findall(r"^([a-z0-9._-]+)==", (REPOSITORY / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    assert len(peer_pins()) >= 4 and not set(peer_pins()) & set(locked)
+
+
 def test_what_the_tests_and_benchmarks_import_is_declared():
-    peers = (REPOSITORY / "benchmarks" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    peers = peer_pins()
     own = {path.stem.replace("_", "-").lower() for path in (REPOSITORY / "benchmarks").glob("_*.py")}
     used = imports(python_sources("tests")) | imports(python_sources("benchmarks")) - own - set(peers)
     assert used - set(RUN) - set(DEV) == set(), "imported by tests, but declared nowhere"
