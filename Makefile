@@ -9,7 +9,7 @@ UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --py
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test demo smoke lab bench html doctor docs lint format lock environment clean distclean
+.PHONY: help reproduce test demo smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -83,11 +83,21 @@ environment:  ## build .venv from requirements.lock; does nothing when it is up 
 		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), and 3.11 or newer is needed. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) .ci/build_venv.py
 
+size:  ## lines of code, docstrings and modules, room by room
+	@$(PYTHON) .ci/size.py
+
+release:  ## pack the whole folder of PROFILE's run into one archive with checksums (dist/)
+	@$(PYTHON) .ci/release.py $(PROFILE)
+
+lean: environment  ## reduce the folder of PROFILE's run to what is committed
+	@$(RUN) .ci/lean.py $(PROFILE)
+
 clean:  ## remove runs and caches; the committed files of reports/demo stay
 	@for folder in reports/*/; do \
 		case "$$folder" in reports/demo/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
 	done
-	@for name in work stages logs html .lock .runner.json; do rm -rf "reports/demo/$$name"; done
+	@cd reports/demo 2>/dev/null && rm -rf work stages logs html .lock .runner.json models/*-seed-* \
+		heatmaps/*_files heatmaps/*.dzi heatmaps/*+* heatmaps/contact_sheet* || true
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dask-worker-space
 	@find . -path './$(VENV)*' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print \
 		| while IFS= read -r folder; do rm -rf "$$folder"; done

@@ -1,0 +1,45 @@
+"""Make a finished run small enough to be committed: ``make lean PROFILE=demo``.
+
+Deletes what readers of the repository can do without (pages of the executed notebooks, SVG that only wraps pixels,
+Deep Zoom trees, heat maps for other programs, networks of further seeds), and writes report page, documents and
+RO-Crate again, so that nothing links to a file that is gone. The rest is as the run left it; ``make release`` packs a
+whole run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from deeplrhe_utils.core.files import read_json
+from deeplrhe_utils.core.paths import PROFILES, REPORTS
+from deeplrhe_utils.running.closing import close_run
+from deeplrhe_utils.running.profiles import load_profile
+
+DISPENSABLE = (
+    "html",
+    "heatmaps/*_files",
+    "heatmaps/*.dzi",
+    "heatmaps/*+*",
+    "heatmaps/contact_sheet*",
+    "models/*-seed-*",
+)
+
+
+def lean(root: Path, profile: str) -> tuple[int, int]:
+    """Files and bytes that are left of the run in `root`."""
+    for pattern in DISPENSABLE:
+        for path in root.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for path in (root / "figures").glob("*.svg"):
+        if b"<image" in path.read_bytes():
+            path.unlink()
+    close_run(root, load_profile(profile, PROFILES), read_json(root / "run.json"))
+    left = [path for path in root.rglob("*") if path.is_file()]
+    return len(left), sum(path.stat().st_size for path in left)
+
+
+if __name__ == "__main__":
+    files, size = lean(REPORTS / sys.argv[1], sys.argv[1])
+    print(f"reports/{sys.argv[1]}: {files} files, {size / 1e6:.1f} MB")
