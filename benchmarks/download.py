@@ -41,10 +41,12 @@ def make(path: Path) -> None:
 FETCH = """
 import sys, time
 from pathlib import Path
-from deeplrhe_utils.running.download import Wish, fetch_manifest, succeeded
+from deeplrhe_utils.running.download import DownloadOptions, fetch_manifest
+from deeplrhe_utils.acquisition.download import all_done
 folder = Path(sys.argv[1])
 start = time.perf_counter()
-assert succeeded(fetch_manifest(Wish(folder / "manifest.txt", folder / "ours", sys.argv[2]), lambda _: None))
+report = fetch_manifest(DownloadOptions(folder / "manifest.txt", folder / "ours", sys.argv[2]), lambda _: None)
+assert all_done(report["status"])
 print(time.perf_counter() - start)
 """
 

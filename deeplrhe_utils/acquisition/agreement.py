@@ -49,35 +49,6 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = 
     return table.rename_axis(columns=None).reset_index()
 
 
-def disagreements(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = ()) -> pd.DataFrame:
-    """Patients on whom two sources disagree.
-
-    Parameters
-    ----------
-    first, second : DataFrame
-        Tables LABELS.
-    genes : sequence of str
-        As in :func:`agreement`.
-
-    Returns
-    -------
-    DataFrame
-        gene, patient_id, kind (``first_only`` or ``second_only`` mutated), variant_class of the source that says so.
-
-    Raises
-    ------
-    LabelError
-        As :func:`agreement`.
-    """
-    pairs = _pairs(first, second, genes)
-    own = pairs[pairs["kind"].isin(("first_only", "second_only"))]
-    classes = own["variant_class_first"].where(own["kind"].eq("first_only"), own["variant_class_second"])
-    table = own[["gene", "patient_id", "kind"]].assign(variant_class=classes).astype("string")
-    order = {gene: i for i, gene in enumerate(dict.fromkeys(pairs["gene"]))}
-    rank = table["gene"].map(order)
-    return table.assign(rank=rank).sort_values(["rank", "kind", "patient_id"], ignore_index=True).drop(columns="rank")
-
-
 def _pairs(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
     """A row per gene and patient of either source: both statuses and the kind."""
     left, right = conform(first, LABELS), conform(second, LABELS)

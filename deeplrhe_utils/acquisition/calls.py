@@ -9,13 +9,13 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.acquisition.variants import VariantRule, judge
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import shortened
 
-VARIANT_COLUMNS: Final = ("sample_id", "patient_id", "gene", "protein_change", "variant_class", "driver", "origin")
+VARIANT_COLUMNS: Final = ("sample_id", "patient_id", "gene", "protein_change", "variant_class", "origin")
 PROFILED_COLUMNS: Final = ("sample_id", "patient_id", "gene", "profiled")
 BETWEEN_CHANGES: Final = " | "
 """Stands between the variants of a patient in the column `variant_class`."""

@@ -11,18 +11,17 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.attributes import ATTRIBUTES, clinical_of_attributes
 from deeplrhe_utils.acquisition.calls import PROFILED_COLUMNS, VARIANT_COLUMNS, Calls, call_patients, no_variants
-from deeplrhe_utils.acquisition.gdc_tables import Table
-from deeplrhe_utils.acquisition.labels import shortened
-from deeplrhe_utils.acquisition.study_folder import WHOLE_EXOME
 from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule
 from deeplrhe_utils.core.errors import LabelError, ServiceError
+from deeplrhe_utils.core.text import shortened
 
 ENDPOINT: Final = "https://www.cbioportal.org/api"
 PAGE: Final = 100_000
 """Mutations asked for at a time: a study's ten genes fit on one page."""
 _MUTATIONS: Final = "MUTATION_EXTENDED"
+WHOLE_EXOME: Final = frozenset({"WES", "WXS", "WGS", "WXS/WGS"})
+"""Names that studies use, in place of a panel, for samples in which every gene was profiled."""
 
 
 class Asks(Protocol):
@@ -53,14 +52,6 @@ class CBioPortal:
 
     def __init__(self, service: Asks, *, page: int = PAGE) -> None:
         self._service, self._page = service, page
-
-    def studies(self, keyword: str = "") -> list[dict[str, Any]]:
-        """Studies whose name or cancer type holds `keyword`; empty lists all."""
-        return _rows(self._service.get("studies", keyword=keyword or None), "studies", ("studyId", "name"))
-
-    def study(self, study: str) -> dict[str, Any]:
-        """One study: name, cancerTypeId, importDate, allSampleCount, sequencedSampleCount and more."""
-        return _rows([self._service.get(f"studies/{_part(study)}")], f"study {study}", ("studyId",))[0]
 
     def sample_lists(self, study: str) -> list[dict[str, Any]]:
         """Sample lists of a study; ``<study>_all`` and ``<study>_sequenced`` are the two that labels need."""
@@ -181,29 +172,6 @@ class CBioPortal:
         genes = _rows([self._service.get(path)], path, ("genes",))[0]["genes"]
         return {_integer(gene["entrezGeneId"], path) for gene in _rows(genes, path, ("entrezGeneId",))}
 
-    def clinical(self, study: str) -> Table:
-        """Clinical data of a study's patients.
-
-        Returns
-        -------
-        Table
-            Table CLINICAL, and notes: attributes that the study lacks, values not given or not understood.
-        """
-        path = f"studies/{_part(study)}"
-        kind = str(self.study(study).get("cancerTypeId") or "")
-        listed = _rows(self._service.get(f"{path}/clinical-attributes"), path, ("clinicalAttributeId",))
-        present = {a["clinicalAttributeId"] for a in listed if a.get("patientAttribute") is not False}
-        wanted = [name for name in ATTRIBUTES if name in present]
-        patients = [str(p["patientId"]) for p in _rows(self._service.get(f"{path}/patients"), path, ("patientId",))]
-        body = {"attributeIds": wanted, "ids": patients}
-        hits = self._service.post(f"{path}/clinical-data/fetch", body, clinicalDataType="PATIENT") if wanted else []
-        wide = pd.DataFrame(index=pd.Index(patients), columns=wanted, dtype="object")
-        for hit in _rows(hits, f"{path}/clinical-data/fetch", ("patientId", "clinicalAttributeId")):
-            if hit["patientId"] not in wide.index or hit["clinicalAttributeId"] not in wide:
-                raise ServiceError(f"{path}/clinical-data/fetch answers what nobody asked", got=_short(hit))
-            wide.loc[hit["patientId"], hit["clinicalAttributeId"]] = hit.get("value")
-        return clinical_of_attributes(wide, kind)
-
 
 def labels(portal: CBioPortal, studies: Sequence[str], genes: Sequence[str], rule: VariantRule = DEFAULT_RULE) -> Calls:
     """Mutation labels of the patients of studies.
@@ -293,7 +261,7 @@ def _variant(hit: Mapping[str, Any], symbol: Mapping[int, str], path: str) -> tu
         raise ServiceError(f"{path} answers a gene that nobody asked for", got=number)
     return (
         str(hit["sampleId"]), str(hit["patientId"]), symbol[number], hit.get("proteinChange"), hit.get("mutationType"),
-        hit.get("driverFilter"), hit.get("mutationStatus"),
+        hit.get("mutationStatus"),
     )  # fmt: skip
 
 

@@ -10,11 +10,11 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS, draw, ranks
 from deeplrhe_utils.acquisition.cohort_rules import PREPARATIONS, CohortRule
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.acquisition.manifest import name_problem
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.schemas import CLINICAL, LABELS, SLIDE_FILES
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import shortened
 
 NO_SOURCE: Final = "none"
 """`source` of a label row whose patient is in no label table: its status is null."""

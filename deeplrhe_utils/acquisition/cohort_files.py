@@ -20,7 +20,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.cohort import FLOW_COLUMNS, Cohort, check_flow
 from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
-from deeplrhe_utils.acquisition.labels import read_labels
+from deeplrhe_utils.acquisition.labels import read_labels, wide_labels
 from deeplrhe_utils.acquisition.manifest import write_manifest
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_file, write_json, write_text
@@ -95,8 +95,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _texts(cohort: Cohort) -> dict[str, str]:
-    wide = cohort.labels.pivot(index="patient_id", columns="gene", values="status").reindex(cohort.patients)
-    wide = wide[list(cohort.rule.genes)].rename_axis(columns=None).reset_index(names="patient_id")
+    wide = wide_labels(cohort.labels, cohort.rule.genes)
     excluded = cohort.files[~cohort.files["in_cohort"]].drop(columns="in_cohort")
     frames = {LABELS_CSV: wide, CLINICAL_CSV: cohort.clinical, FLOW_CSV: cohort.flow, EXCLUDED_CSV: excluded}
     return {name: frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()}

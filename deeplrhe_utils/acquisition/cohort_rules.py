@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.schemas import SLIDE_FILES
+from deeplrhe_utils.core.text import shortened
 
 PREPARATIONS: Final = ("frozen", "diagnostic")
 _COLUMNS: Final = {column.name for column in SLIDE_FILES.columns}

@@ -19,11 +19,12 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.download_folder import DownloadFolder
 from deeplrhe_utils.acquisition.manifest import name_problem, quoted
-from deeplrhe_utils.acquisition.part import FULL, DiskFullError, Meter, Pace, Stopped, amount
+from deeplrhe_utils.acquisition.part import FULL, DiskFullError, Meter, Pace, Stopped
 from deeplrhe_utils.acquisition.transfer import Fetched, Wanted, fetch
 from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, ServiceError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import human_size
 
 REPORT: Final = "download.csv"
 DONE: Final = ("verified", "resumed", "present")
@@ -55,7 +56,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Settings:
+class TransferOptions:
     """How to download.
 
     Parameters
@@ -80,7 +81,7 @@ def download(
     manifest: pd.DataFrame,
     out: Path,
     service: Service,
-    settings: Settings = Settings(),
+    options: TransferOptions = TransferOptions(),
     say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Fetch every file of a manifest, or say why not; the report is also written to ``<out>/download.csv``.
@@ -96,7 +97,7 @@ def download(
         Folder; made if missing. One download at a time.
     service : Service
         The GDC, or what speaks like it: ``data/<id>``.
-    settings : Settings
+    options : TransferOptions
     say : callable
         Takes lines of progress.
 
@@ -114,15 +115,15 @@ def download(
     KeyboardInterrupt
         After the report was written.
     """
-    with DownloadFolder(out, recheck=settings.recheck) as folder:
-        return download_into(folder, manifest, service, settings, say)
+    with DownloadFolder(out, recheck=options.recheck) as folder:
+        return download_into(folder, manifest, service, options, say)
 
 
 def download_into(
     folder: DownloadFolder,
     manifest: pd.DataFrame,
     service: Service,
-    settings: Settings,
+    options: TransferOptions,
     say: Callable[[str], None],
     ended: Callable[[pd.DataFrame], None] = lambda _: None,
 ) -> pd.DataFrame:
@@ -132,7 +133,7 @@ def download_into(
     ----------
     folder : DownloadFolder
         Entered.
-    manifest, service, settings, say
+    manifest, service, options, say
         As there.
     ended : callable
         Takes the report however the work ended, also after Ctrl-C, and when the report cannot be written.
@@ -142,11 +143,11 @@ def download_into(
     DiskFullError, InputError, KeyboardInterrupt
         As there; also when the report cannot be written at the end.
     """
-    job = _Job(folder, service, Pace(settings.limit_rate), manifest)
+    job = _Job(folder, service, Pace(options.limit_rate), manifest)
     job.report()
     job.check_space()
     try:
-        _work(job, settings, say)
+        _work(job, options, say)
     except BaseException:
         with contextlib.suppress(CompendiumError):
             job.report()
@@ -181,8 +182,8 @@ class _Job:
         missing, free = self.missing(), shutil.disk_usage(self.folder.out).free
         if missing and missing + MARGIN > free:
             raise DiskFullError(
-                f"{amount(missing)} are missing in {self.folder.out}, and {amount(free)} are free on its disk",
-                expected=f"{amount(missing + MARGIN)} free", fix="Free some space, or name another folder",
+                f"{human_size(missing)} are missing in {self.folder.out}, and {human_size(free)} are free on its disk",
+                expected=f"{human_size(missing + MARGIN)} free", fix="Free some space, or name another folder",
             )  # fmt: skip
 
     def do(self, number: int) -> None:
@@ -245,13 +246,13 @@ def _told(done: Fetched, note: str) -> tuple[str, str]:
     return ("resumed" if done.kept else "verified"), "; ".join(reasons)
 
 
-def _work(job: _Job, settings: Settings, say: Callable[[str], None]) -> None:
+def _work(job: _Job, options: TransferOptions, say: Callable[[str], None]) -> None:
     """All open rows, `jobs` at a time; Ctrl-C breaks their connections, and is raised again when they have ended."""
     meter = Meter(job.pace, job.missing(), len(job.rows))
-    with ThreadPoolExecutor(max(1, settings.jobs), thread_name_prefix="download") as pool:
+    with ThreadPoolExecutor(max(1, options.jobs), thread_name_prefix="download") as pool:
         waiting: set[Future[None]] = {pool.submit(job.do, number) for number in job.open_rows()}
         try:
-            _watch(waiting, job, meter, settings.progress_s, say)
+            _watch(waiting, job, meter, options.progress_s, say)
         except BaseException as cause:
             job.pace.stop.set()
             job.service.abort()

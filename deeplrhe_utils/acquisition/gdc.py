@@ -6,17 +6,21 @@ Source: the GDC API guide (endpoints ``status``, ``files``, ``cases``, ``files/v
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition import gdc_tables
 from deeplrhe_utils.acquisition.manifest import UUID
+from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES, add_fields, notes_of
 from deeplrhe_utils.acquisition.web import Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.schemas import CLINICAL
+from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import shortened
 
 ENDPOINT: Final = "https://api.gdc.cancer.gov"
 QUERIES: Final = REPOSITORY / "data" / "queries"
@@ -24,18 +28,27 @@ PAGE: Final = 500
 _BATCH: Final = 200
 _IN_AN_ADDRESS: Final = 40  # identifiers of 37 characters: long addresses are refused
 _WALKS: Final = 3
-_FILTERS: Final = {
-    "projects": "cases.project.project_id",
-    "sample_types": "cases.samples.sample_type",
-    "strategies": "experimental_strategy",
-    "access": "access",
-}
+_DAYS_PER_YEAR: Final = 365.25
+_SMOKING: Final = {
+    "lifelong non-smoker": "never", "current smoker": "current", "smoker at diagnosis": "current",
+    "current reformed smoker": "former",
+}  # fmt: skip
+"""First words of the GDC's smoking status, and ours; the codes of older releases are not guessed at."""
+PLACEHOLDER: Final = re.compile(r"\[[^\]]*\]|--|not reported|unknown", re.IGNORECASE)
+"""How TCGA's tables write that a value is not there, such as ``[Not Available]`` or ``[Discrepancy]``."""
+OLDEST_YEARS: Final = 120
+_STAGE: Final = re.compile(r"(?:stage\s+)?(IV|III|II|I)[ABC]?[0-9]?", re.IGNORECASE)
+
+
+class Noted(NamedTuple):
+    """A table, and a sentence for everything that is not as it should be."""
+
+    table: pd.DataFrame
+    notes: list[str]
 
 
 def read_query(path: Path) -> dict[str, Any]:
     """A query that lies in a file, with the date and the data release it was made for.
-
-    To ask for less (one project, one kind of slide), give it to :func:`narrowed`.
 
     Raises
     ------
@@ -50,22 +63,6 @@ def read_query(path: Path) -> dict[str, Any]:
     if not isinstance(query, dict) or not set(needed) <= set(query):
         raise InputError(f"The query {path} is incomplete", got=shown(json.dumps(query)), expected=", ".join(needed))
     return query
-
-
-def narrowed(query: Mapping[str, Any], **values: Sequence[str]) -> dict[str, Any]:
-    """A query that asks for less.
-
-    Parameters
-    ----------
-    query : mapping
-    values
-        ``projects``, ``sample_types`` (such as "Primary Tumor"), ``strategies`` ("Diagnostic Slide", "Tissue Slide")
-        or ``access``: the values that may be. Frozen slides are told apart (TS, MS, BS) by their names only.
-    """
-    more = [
-        {"op": "in", "content": {"field": _FILTERS[name], "value": list(wanted)}} for name, wanted in values.items()
-    ]
-    return {**query, "filters": {"op": "and", "content": [query["filters"], *more]}}
 
 
 class Gdc:
@@ -152,7 +149,7 @@ class Gdc:
 
     def slide_files(self, query: Mapping[str, Any]) -> pd.DataFrame:
         """The files of a query as table SLIDE_FILES; what is odd about them goes into `notes`."""
-        found = gdc_tables.slide_files(self.search(query))
+        found = slide_files(self.search(query))
         self.notes += found.notes
         return found.table
 
@@ -163,7 +160,7 @@ class Gdc:
             filters = {"op": "in", "content": {"field": "submitter_id", "value": batch}}
             expand = ("demographic", "diagnoses", "exposures", "project")
             cases += self.search({"endpoint": "cases", "filters": filters, "fields": (), "expand": expand})
-        found = gdc_tables.clinical(cases, patients)
+        found = clinical(cases, patients)
         self.notes += found.notes
         return found.table
 
@@ -218,3 +215,111 @@ def _batches(values: Iterable[str], most: int) -> Iterator[list[str]]:
     unique = sorted(set(values))
     for start in range(0, len(unique), most):
         yield unique[start : start + most]
+
+
+def slide_files(hits: Iterable[Mapping[str, Any]]) -> Noted:
+    """Hits of the endpoint ``files`` as table SLIDE_FILES.
+
+    The patient is that of the file's name; the project is that of the case. Where the two name other patients, the
+    file is listed in the notes.
+
+    Raises
+    ------
+    ServiceError
+        A hit lacks name, size or MD5.
+    """
+    rows, strangers = [], []
+    for hit in hits:
+        try:
+            row = {"file_id": hit["file_id"], "file_name": hit["file_name"], "md5": hit["md5sum"],
+                   "bytes": int(hit["file_size"]), "access": hit.get("access")}  # fmt: skip
+        except (KeyError, TypeError, ValueError) as cause:
+            raise ServiceError(f"A file of the GDC lacks {cause}", got=str(dict(hit))[:160]) from cause
+        cases = hit.get("cases") or [{}]
+        project, patient = (cases[0].get("project") or {}).get("project_id"), cases[0].get("submitter_id")
+        if len(cases) != 1 or (patient and not row["file_name"].startswith(patient)):
+            strangers.append(row["file_name"])
+        rows.append(row | {"project_id": project})
+    columns = ["file_id", "file_name", "md5", "bytes", "access", "project_id"]
+    files = add_fields(pd.DataFrame(rows, columns=columns))
+    notes = [f"{len(strangers)} files belong to other patients than their names say: {shortened(strangers)}."]
+    return Noted(files, (notes if strangers else []) + notes_of(files))
+
+
+def clinical(cases: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> Noted:
+    """Hits of the endpoint ``cases`` as table CLINICAL.
+
+    Age [years] is the age at diagnosis in days over 365.25. Of several diagnoses the primary one counts
+    (``classification_of_tumor``), else the first by its submitter_id.
+
+    Parameters
+    ----------
+    cases : iterable of mapping
+        With demographic, diagnoses, exposures and project.
+    wanted : iterable of str
+        Patients that were asked for; those without a case are named in the notes.
+    """
+    rows = [_patient(case) for case in cases]
+    frame = pd.DataFrame(rows, columns=[c.name for c in CLINICAL.columns])
+    missing = sorted(set(wanted) - set(frame["patient_id"]))
+    notes = [f"The GDC has no case of {len(missing)} patients: {shortened(missing)}."] if missing else []
+    if len(frame):
+        empty = {name: int(frame[name].isna().sum()) for name in frame.columns[2:]}
+        told = ", ".join(f"{name} {count}" for name, count in empty.items() if count)
+        notes += [f"Clinical values that the GDC does not give, of {len(frame)} patients: {told}."] if told else []
+    return Noted(conform(frame.sort_values("patient_id"), CLINICAL), notes)
+
+
+def _patient(case: Mapping[str, Any]) -> dict[str, Any]:
+    patient = str(case["submitter_id"])
+    person, diagnosis = case.get("demographic") or {}, _diagnosis(case.get("diagnoses") or [])
+    smoked = {_smoking(exposure) for exposure in case.get("exposures") or []} - {None}
+    days = diagnosis.get("age_at_diagnosis")
+    return {
+        "patient_id": patient,
+        "site_id": patient.split("-")[1] if patient.count("-") == 2 else None,
+        "age_years": _first(days, lambda d: float(d) / _DAYS_PER_YEAR if 0 < float(d) < OLDEST_YEARS * 366 else None),
+        "sex": word_of(person.get("sex_at_birth") or person.get("gender"), "female", "male"),
+        "histology": SUBTYPES.get((case.get("project") or {}).get("project_id", "")),
+        "stage": _first(diagnosis.get("ajcc_pathologic_stage"), stage_of),
+        "smoking": smoked.pop() if len(smoked) == 1 else None,
+        "vital_status": word_of(person.get("vital_status"), "alive", "dead"),
+    }
+
+
+def _diagnosis(diagnoses: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    ordered = sorted(diagnoses, key=lambda d: str(d.get("submitter_id")))
+    primary = [d for d in ordered if str(d.get("classification_of_tumor")).lower() == "primary"]
+    return (primary or ordered or [{}])[0]
+
+
+def _smoking(exposure: Mapping[str, Any]) -> str | None:
+    status = str(exposure.get("tobacco_smoking_status") or "").lower()
+    return next((ours for theirs, ours in _SMOKING.items() if status.startswith(theirs)), None)
+
+
+def _first(value: Any, read: Callable[[Any], Any]) -> Any:
+    """`value` as read, or None where there is none."""
+    if value is None or (isinstance(value, str) and PLACEHOLDER.fullmatch(value)):
+        return None
+    return read(value)
+
+
+def stage_of(text: str) -> str | None:
+    """Stage I to IV without its letter; None for anything else, Stage X and 0 included.
+
+    >>> [stage_of(text) for text in ("Stage IIIA", "Stage IB", "IV", "Stage X", "[Discrepancy]", "I/II NOS")]
+    ['III', 'I', 'IV', None, None, None]
+    """
+    match = _STAGE.fullmatch(text.strip())
+    return match and match[1].upper()
+
+
+def word_of(value: object, *words: str) -> str | None:
+    """`value` in small letters if it is one of `words`, else None.
+
+    >>> word_of("MALE", "female", "male"), word_of(None, "female", "male")
+    ('male', None)
+    """
+    text = str(value).lower()
+    return text if text in words else None

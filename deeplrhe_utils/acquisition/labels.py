@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +9,10 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
-from deeplrhe_utils.core.errors import InputError, LabelError
+from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import read_csv_text, shortened
 
 _STATUS: Final = {"0": 0, "1": 1, "": None}
 _IDENTIFIERS: Final = ("patient_id", "slide_id")
@@ -29,61 +28,6 @@ class LabelMatch(NamedTuple):
     unknown_patients: list[str]
     unlabelled_slides: list[str]
     sentence: str
-
-
-def read_csv_text(path: Path, error: type[InputError] = LabelError) -> pd.DataFrame:
-    """Read a CSV as text, cell by cell, without guessing.
-
-    UTF-8 with or without a byte order mark; lines may end with LF, CRLF or CR alone; cells are stripped;
-    an empty cell is an empty string; blank lines are skipped at the end only by what they hold (nothing).
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    error : type
-        What to raise.
-
-    Returns
-    -------
-    DataFrame
-        Strings, one column per header cell.
-
-    Raises
-    ------
-    InputError
-        Of the type `error`: missing, empty, not UTF-8 text, repeated or empty header, a row of another
-        length (the header is row 1).
-    """
-    rows = _read_rows(path, error)
-    if not rows:
-        raise error(f"{path} is empty", expected="a header and at least one row")
-    header = rows[0]
-    if "" in header or len(set(header)) < len(header):
-        raise error(f"{path} has an empty or repeated column name", got=",".join(header))
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise error(f"{path}, row {number}: {len(row)} cells", expected=f"{len(header)}, as in the header")
-    if len(rows) == 1:
-        raise error(f"{path} has a header and no rows", got=",".join(header))
-    return pd.DataFrame(rows[1:], columns=header, dtype="object")
-
-
-def _read_rows(path: Path, error: type[InputError]) -> list[list[str]]:
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as cause:
-        raise error(f"{path} is not there", fix="Check the path") from cause
-    except (OSError, UnicodeDecodeError) as cause:
-        raise error(f"{path} cannot be read as UTF-8 text ({cause})", fix="Save it as CSV UTF-8") from cause
-    if "\0" in text:
-        raise error(f"{path} is not a text file", fix="Save it as CSV UTF-8")
-    lines = io.StringIO(text.replace("\r\n", "\n").replace("\r", "\n"), newline="")
-    try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, strict=True)]
-    except csv.Error as cause:
-        raise error(f"{path} is not valid CSV ({cause})") from cause
-    return [row for row in rows if any(row)]
 
 
 def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
@@ -251,7 +195,14 @@ def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
     return LabelMatch(unknown, without, sentence)
 
 
-def shortened(names: list[str], most: int = 5) -> str:
-    """The first names, and how many more there are: for messages."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+def joined_labels(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables LABELS of several files as one: a patient and gene is 1 if any says so, else 0 if any does, else null."""
+    every = pd.concat(parts, ignore_index=True).sort_values("status", ascending=False, kind="stable")
+    first = every.drop_duplicates(["patient_id", "gene"])
+    return conform(first.sort_values(["patient_id", "gene"]), LABELS)
+
+
+def wide_labels(labels: pd.DataFrame, genes: Sequence[str]) -> pd.DataFrame:
+    """patient_id and a column per gene, as :func:`read_labels` takes it."""
+    wide = labels.pivot(index="patient_id", columns="gene", values="status")[list(genes)]
+    return wide.rename_axis(columns=None).reset_index()

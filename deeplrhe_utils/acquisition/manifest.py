@@ -8,9 +8,9 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import shortened
 
 COLUMNS: Final = ("id", "filename", "md5", "size", "state")
 _NEEDED: Final = COLUMNS[:4]

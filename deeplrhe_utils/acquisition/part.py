@@ -5,20 +5,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.core.text import human_size
 
 CHUNK: Final = 1 << 20
-_BUFFERS: Final = 8
-_SETTLE: Final = 16 * CHUNK
 _WINDOW_S: Final = 30.0
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
@@ -35,89 +32,36 @@ class DiskFullError(CompendiumError):
 class Part:
     """An unfinished file and the MD5 of what is in it; a context manager.
 
-    Writing and hashing run side by side, over a few buffers that go round: memory does not grow with the file, and a
-    slow hash holds the writer back. What is in a buffer is written before the part is left, whatever happens.
-
     Parameters
     ----------
-    path : Path
-        Where it lies; made if missing, and hashed on entering if not. A link is refused.
-    stop : callable
-        Ends that hashing (:class:`Stopped`).
+    path : where it lies; made if missing, and hashed on entering if not; a link is refused
+    stop : ends that hashing (:class:`Stopped`)
     """
 
     def __init__(self, path: Path, stop: Callable[[], bool] = lambda: False) -> None:
-        self._stop = stop
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
-        self._digest = hashlib.md5(usedforsecurity=False)
-        self._free: queue.Queue[bytearray] = queue.Queue()
-        self._full: queue.Queue[tuple[bytearray, int] | None] = queue.Queue()
-        for _ in range(_BUFFERS):
-            self._free.put(bytearray(CHUNK))
-        self._buffer, self._used, self.size, self._unsettled = self._free.get(), 0, 0, 0
-        self._hasher = threading.Thread(target=self._hash, daemon=True)
+        self._stop, self._digest, self.size = stop, hashlib.md5(usedforsecurity=False), 0
 
     def __enter__(self) -> Self:
-        self._hasher.start()
-        try:
-            while count := self._file.readinto(self._buffer):
-                if self._stop():
-                    raise Stopped
-                self._pass_on(count)
-                self.size += count
-        except BaseException:
-            self._close()
-            raise
+        while data := self._file.read(CHUNK):
+            if self._stop():
+                self._file.close()
+                raise Stopped
+            self._digest.update(data)
+            self.size += len(data)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if not isinstance(value, (DiskFullError, OSError)):
-                self._flush()
-        finally:
-            self._close()
-
-    def _close(self) -> None:
-        self._full.put(None)
-        self._hasher.join()
+    def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    def _hash(self) -> None:
-        while (work := self._full.get()) is not None:
-            buffer, count = work
-            self._digest.update(memoryview(buffer)[:count])
-            self._free.put(buffer)
-            self._full.task_done()
-
-    def _pass_on(self, count: int) -> None:
-        self._full.put((self._buffer, count))
-        self._buffer, self._used = self._free.get(), 0
 
     def md5(self) -> str:
         """Hex MD5 of what has been written."""
-        self._flush()
-        self._full.join()
         return self._digest.hexdigest()
 
     def write(self, data: bytes) -> None:
         """Append; a full disk becomes :class:`DiskFullError`."""
         left = memoryview(data)
-        while left:
-            piece = left[: CHUNK - self._used]
-            self._buffer[self._used : self._used + len(piece)] = piece
-            self._used += len(piece)
-            self.size += len(piece)
-            left = left[len(piece) :]
-            if self._used == CHUNK:
-                self._flush()
-
-    def _flush(self) -> None:
-        if not self._used:
-            return
-        left = memoryview(self._buffer)[: self._used]
         try:
             while left:
                 left = left[self._file.write(left) or 0 :]
@@ -125,23 +69,17 @@ class Part:
             if cause.errno in FULL:
                 raise DiskFullError("The disk is full", fix="Free some space, then repeat the same command") from cause
             raise
-        self._unsettled += self._used
-        if self._unsettled >= _SETTLE and hasattr(os, "posix_fadvise"):
-            # The disk begins now, instead of all at once at the end, and the cache is left to others.
-            os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            self._unsettled = 0
-        self._pass_on(self._used)
+        self._digest.update(data)
+        self.size += len(data)
 
     def reset(self) -> None:
         """Throw everything away."""
-        self._full.join()
         self._file.seek(0)
         self._file.truncate()
-        self.size, self._used, self._digest = 0, 0, hashlib.md5(usedforsecurity=False)
+        self.size, self._digest = 0, hashlib.md5(usedforsecurity=False)
 
     def settle(self) -> None:
         """Ask the system to bring everything to the disk."""
-        self._flush()
         os.fsync(self._file.fileno())
 
 
@@ -212,22 +150,8 @@ class Meter:
         (then, before), left = self._seen[0], max(0, self.missing - received)
         rate = (received - before) / (now - then) if now > then else 0.0
         eta = duration(left / rate) + " left" if rate else "waiting"
-        return (
-            f"{finished} of {self.files} files, {amount(received)} of {amount(self.missing)}, {amount(rate)}/s, {eta}"
-        )
-
-
-def amount(count: float) -> str:
-    """Bytes in a readable unit.
-
-    >>> amount(412_000_000_000), amount(999)
-    ('412 GB', '999 B')
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
+        come, all_of_it, pace = map(human_size, (received, self.missing, rate))
+        return f"{finished} of {self.files} files, {come} of {all_of_it}, {pace}/s, {eta}"
 
 
 def duration(seconds: float) -> str:

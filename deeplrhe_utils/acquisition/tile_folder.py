@@ -10,11 +10,11 @@ from typing import Any, Final
 import pandas as pd
 from PIL import Image
 
-from deeplrhe_utils.acquisition.labels import read_csv_text
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import LABELS, SLIDES, TILES
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import read_csv_text
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 _NEEDED: Final = ("filename", "label", "group_id")

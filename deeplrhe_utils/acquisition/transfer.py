@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import httpcore
 import httpx
 import tenacity
 
@@ -149,7 +148,7 @@ def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fe
             headers["Range"] = f"bytes={part.size}-"
         with _answer(service, wanted, headers, part, done) as response:
             skip = _skip(response, wanted, part)
-            for data in _pieces(response, service.patience.timeout_s):
+            for data in response.iter_raw():
                 done.received += len(data)
                 fresh, skip = data[skip:], max(0, skip - len(data))
                 if part.size + len(fresh) > wanted.size:
@@ -181,32 +180,6 @@ def _answer(
             raise
         _discard(part, done)
         raise WrongAnswer("the service has no bytes after those that are here") from cause
-
-
-def _pieces(response: httpx.Response, timeout_s: float) -> Iterator[bytes]:
-    """The body in large pieces.
-
-    httpx hands on what small reads of the socket gave, at the cost of a core per GB/s. A long body of known length
-    needs none of its care: after the first piece, which came with the headers, the rest is read from the network
-    stream. The connection is not used again then, and httpx closes it.
-    """
-    pieces = response.iter_raw()
-    first = next(pieces, b"")
-    yield first
-    length, stream = _length(response), response.extensions.get("network_stream")
-    left = 0 if length is None else length - len(first)
-    if stream is None or left < CHUNK or response.http_version != "HTTP/1.1" or "Transfer-Encoding" in response.headers:
-        yield from pieces
-        return
-    while left:
-        try:
-            data = stream.read(min(left, CHUNK), timeout_s)
-        except (httpcore.NetworkError, httpcore.TimeoutException) as cause:
-            raise Passing(f"{type(cause).__name__}: {shown(str(cause)) or 'no further word'}") from cause
-        if not data:
-            raise Passing(f"the connection was closed {left} bytes before the end")
-        left -= len(data)
-        yield data
 
 
 def _length(response: httpx.Response) -> int | None:

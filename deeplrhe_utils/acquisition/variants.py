@@ -10,8 +10,8 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import read_csv_text, shortened
 from deeplrhe_utils.core.errors import LabelError, ParameterError
+from deeplrhe_utils.core.text import read_csv_text, shortened
 
 NON_SILENT: Final = frozenset({
     "Frame_Shift_Del", "Frame_Shift_Ins", "In_Frame_Del", "In_Frame_Ins", "Missense_Mutation", "Nonsense_Mutation",
@@ -31,11 +31,9 @@ ANY: Final = "any"
 """In a list of drivers: every counted change of the gene."""
 BETWEEN_CLASSES: Final = "/"
 """Stands between classes of which one applies, where a protein change does not tell which."""
-PUTATIVE_DRIVER: Final = "Putative_Driver"
 _NO_ANNOTATION: Final = frozenset({"", "NA", "."})
 NOT_SOMATIC: Final = frozenset({"germline", "loh", "wildtype", "none"})
 """Values of ``Mutation_Status``, in small letters, that are no somatic mutation."""
-_UNKNOWN_CLASSES: Final = ("error", "null")
 
 
 @dataclass(frozen=True)
@@ -44,61 +42,31 @@ class VariantRule:
 
     Parameters
     ----------
-    classes : frozenset of str
-        Variant classes that count (1).
-    unclear : frozenset of str
-        Classes that leave a sample without a status (null), such as ``Synonymous_Change`` or ``Splice_Region``.
-    other_classes : frozenset of str
-        Names outside `KNOWN` that the source uses and that do not count.
-    drivers : frozenset of (gene, protein change), optional
-        Only these count, if their class counts as well; see :func:`read_drivers`.
-    annotated_drivers : bool
-        Only variants that the source itself marks as ``Putative_Driver`` count.
-    unknown_classes : str
-        ``error``, or ``null``: a sample whose only variant is of an unknown class has no status.
-    sample_codes : tuple of str
-        Two digits of the TCGA sample barcode: 01 primary tumour (the tissue that slides show), 02 recurrent,
+    classes : variant classes that count (1)
+    drivers : (gene, protein change) pairs: only these count, if their class counts as well (:func:`read_drivers`)
+    sample_codes : two digits of the TCGA sample barcode: 01 primary tumour (the tissue that slides show), 02 recurrent,
         06 metastatic. Empty takes all. Samples without such a code are always taken, and counted.
 
-    Raises
-    ------
-    ParameterError
-        A class that nobody uses, a class that both counts and is unclear, two ways to choose drivers, a sample
-        code that is not two digits.
+    Raises ParameterError for a class that nobody uses, no class at all, a code that is not two digits.
     """
 
     classes: frozenset[str] = NON_SILENT
-    unclear: frozenset[str] = frozenset()
-    other_classes: frozenset[str] = frozenset()
     drivers: frozenset[tuple[str, str]] | None = None
-    annotated_drivers: bool = False
-    unknown_classes: str = "error"
     sample_codes: tuple[str, ...] = PRIMARY_TUMOUR
 
     def __post_init__(self) -> None:
-        if strange := sorted((self.classes | self.unclear) - KNOWN - self.other_classes):
+        if strange := sorted(self.classes - KNOWN):
             raise ParameterError("Unknown variant class in the rule", got=", ".join(strange),
-                                 expected=", ".join(sorted(KNOWN)), fix="Or name it in `other_classes`")  # fmt: skip
-        if both := sorted(self.classes & self.unclear):
-            raise ParameterError("A class cannot both count and be unclear", got=", ".join(both))
+                                 expected=", ".join(sorted(KNOWN)))  # fmt: skip
         if not self.classes:
             raise ParameterError("The rule counts no class, so that nobody is mutated")
-        if self.drivers is not None and self.annotated_drivers:
-            raise ParameterError("Drivers come from a list or from the source's annotation, not from both")
-        if self.unknown_classes not in _UNKNOWN_CLASSES:
-            raise ParameterError("`unknown_classes` is not understood", got=self.unknown_classes,
-                                 expected=" | ".join(_UNKNOWN_CLASSES))  # fmt: skip
         if wrong := [c for c in self.sample_codes if not re.fullmatch(r"\d\d", c)]:
             raise ParameterError("A sample code is not two digits", got=wrong[0], expected="01, 02, 06 or the like")
 
     def sentence(self) -> str:
         """The rule in words, for reports."""
         which = "the nine non-silent classes" if self.classes == NON_SILENT else ", ".join(sorted(self.classes))
-        only = ""
-        if self.drivers is not None:
-            only = f", of a list of {len(self.drivers)} drivers only"
-        elif self.annotated_drivers:
-            only = f", only where the source says {PUTATIVE_DRIVER}"
+        only = f", of a list of {len(self.drivers)} drivers only" if self.drivers is not None else ""
         samples = f"samples {', '.join(self.sample_codes)}" if self.sample_codes else "all samples of a patient"
         return f"A gene counts as mutated by {which}{only}; {samples}."
 
@@ -112,40 +80,23 @@ def judge(variants: pd.DataFrame, rule: VariantRule) -> pd.DataFrame:
 
     Parameters
     ----------
-    variants : DataFrame
-        gene, protein_change, variant_class (one class, or several between ``/`` of which one applies), driver
-        (the source's annotation or null), origin (its ``Mutation_Status`` or null; germline variants never count).
-    rule : VariantRule
+    variants : gene, protein_change, variant_class (one class, or several between ``/`` of which one applies), origin
+        (the source's ``Mutation_Status`` or null; germline variants never count)
 
-    Returns
-    -------
-    DataFrame
-        Same index: `counts` (boolean; null where it cannot be told) and `fate` (why, in words).
-
-    Raises
-    ------
-    LabelError
-        A class that is not known, unless the rule allows it; drivers asked of a source without annotation.
+    Returns `counts` (boolean; null where it cannot be told) and `fate` (why, in words), by the same index. Raises
+    LabelError for a class that nobody defined.
     """
-    known = KNOWN | rule.other_classes
     classes = [_classes(text) for text in variants["variant_class"]]
     named = zip(classes, variants["protein_change"], strict=True)
-    strange = Counter(name for group, change in named for name in (group or {_nameless(change)}) if name not in known)
-    if strange and rule.unknown_classes == "error":
+    strange = Counter(name for group, change in named for name in (group or {_nameless(change)}) if name not in KNOWN)
+    if strange:
         raise LabelError(
             f"{sum(strange.values())} variants have a class that nobody defined",
-            got=shortened([f"{name} ({n})" for name, n in strange.most_common()]),
-            expected=", ".join(sorted(known)),
-            fix="Name it in the rule's `other_classes` or `classes`, or set `unknown_classes` to null",
-        )
-    _check_annotation(variants, rule)
-    rows = zip(classes, *(variants[c] for c in ("gene", "protein_change", "driver", "origin")), strict=True)
-    found = [
-        (False, f"not somatic: {origin}")
-        if _is_germline(origin)
-        else _verdict(group, gene, change, driver, rule, known)
-        for group, gene, change, driver, origin in rows
-    ]
+            got=shortened([f"{name} ({n})" for name, n in strange.most_common()]), expected=", ".join(sorted(KNOWN)),
+            fix="Correct them, or leave their gene out",
+        )  # fmt: skip
+    rows = zip(classes, variants["gene"], variants["protein_change"], variants["origin"], strict=True)
+    found = [_verdict(group, gene, change, origin, rule) for group, gene, change, origin in rows]
     frame = pd.DataFrame(found, columns=["counts", "fate"], index=variants.index)
     return frame.astype({"counts": "boolean", "fate": "string"})
 
@@ -158,58 +109,26 @@ def _nameless(change: object) -> str:
     return f"no class, change {plain_change(change) or 'not given'}"
 
 
-def _is_germline(origin: object) -> bool:
-    return isinstance(origin, str) and origin.strip().lower() in NOT_SOMATIC
-
-
-def _check_annotation(variants: pd.DataFrame, rule: VariantRule) -> None:
-    if not rule.annotated_drivers or variants.empty:
-        return
-    if variants["driver"].fillna("").isin(_NO_ANNOTATION).all():
-        raise LabelError(
-            "The source marks no variant as driver or passenger, so `annotated_drivers` would call everybody wild type",
-            fix="Give a list of drivers, or leave the option out",
-        )
-
-
 def _verdict(
-    group: frozenset[str], gene: str, change: object, driver: object, rule: VariantRule, known: frozenset[str]
+    group: frozenset[str], gene: str, change: object, origin: object, rule: VariantRule
 ) -> tuple[bool | None, str]:
-    if rule.drivers is not None and not _is_driver(gene, change, rule.drivers):
+    if isinstance(origin, str) and origin.strip().lower() in NOT_SOMATIC:
+        return False, f"not somatic: {origin}"
+    if rule.drivers is not None and not {(gene, ANY), (gene, plain_change(change))} & rule.drivers:
         return False, "not in the list of drivers"
-    if rule.annotated_drivers and driver != PUTATIVE_DRIVER:
-        return False, "not marked as driver"
-    if not group or group - known:
-        return None, "class unknown: no status"
     if group <= rule.classes:
         return True, "counted"
-    if group & (rule.classes | rule.unclear):
+    if group & rule.classes:
         return None, "class unclear: no status"
     return False, f"class not counted: {BETWEEN_CLASSES.join(sorted(group))}"
 
 
-def _is_driver(gene: str, change: object, drivers: frozenset[tuple[str, str]]) -> bool:
-    return (gene, ANY) in drivers or (gene, plain_change(change)) in drivers
-
-
 def read_drivers(path: Path) -> frozenset[tuple[str, str]]:
-    """Read a list of driver changes.
+    """Read a list of driver changes: a CSV with columns gene and protein_change, such as ``EGFR,L858R``.
 
-    Parameters
-    ----------
-    path : Path
-        CSV with columns gene and protein_change, such as ``EGFR,L858R``; ``p.`` is left out; ``any`` stands for
-        every counted change of the gene. Changes are compared as written, so frame shifts must be written as the
-        source does (``K139Rfs*31`` and ``K139fs`` are two changes).
-
-    Returns
-    -------
-    frozenset of (gene, protein change)
-
-    Raises
-    ------
-    LabelError
-        As `read_csv_text`; columns missing, an empty cell.
+    ``p.`` is left out; ``any`` stands for every counted change of the gene. Changes are compared as written, so frame
+    shifts must be written as the source does (``K139Rfs*31`` and ``K139fs`` are two changes). Raises LabelError as
+    `read_csv_text`, and for missing columns or an empty cell.
     """
     table = read_csv_text(Path(path))
     if missing := [c for c in ("gene", "protein_change") if c not in table]:
@@ -250,20 +169,9 @@ _PATTERNS: Final = tuple((re.compile(pattern), classes) for pattern, classes in 
 
 
 def classes_of_change(change: object) -> str:
-    """Variant class that a protein change can have; several, between ``/``, where it does not tell which.
+    """Variant class that a protein change (``L858R``, ``p.L858R``) can have; several, between ``/``, where it does not
+    tell which; empty where nothing can be told (``MUTATED``, promoter changes, notations not listed here).
 
-    Parameters
-    ----------
-    change : str
-        As in cBioPortal (``L858R``) or a MAF (``p.L858R``).
-
-    Returns
-    -------
-    str
-        Empty where nothing can be told (``MUTATED``, promoter changes, notations not listed here).
-
-    Examples
-    --------
     >>> [classes_of_change(text) for text in ("L858R", "X470_splice", "T125=", "R213*", "E746_A750del")]
     ['Missense_Mutation', 'Splice_Site', 'Synonymous_Change', 'Nonsense_Mutation', 'In_Frame_Del']
     >>> classes_of_change("p.K139Rfs*31"), classes_of_change("MUTATED")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import stats
 
-from deeplrhe_utils.acquisition.labels import read_csv_text
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.text import read_csv_text
 from deeplrhe_utils.evaluation.auc import delong
 from deeplrhe_utils.evaluation.controls import within_auc
 

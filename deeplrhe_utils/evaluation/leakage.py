@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.acquisition.tcga_tables import read_deeppath_labels
+from deeplrhe_utils.acquisition.mutation_files import read_deeppath_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc

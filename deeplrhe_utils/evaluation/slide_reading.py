@@ -16,8 +16,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
+from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.evaluation.auc import components
 from deeplrhe_utils.evaluation.window_area import disjoint, morans_i, shared_area
 from deeplrhe_utils.slides.annotations import Regions, tumour_fractions, tumour_outline

@@ -1,9 +1,9 @@
-"""``deeplrhe cohort``: TCGA's lung slides, labels and clinical data, from tables on disk or from the services."""
+"""``deeplrhe cohort``: TCGA's lung slides, labels and clinical data, from the GDC and cBioPortal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,38 +13,21 @@ from deeplrhe_utils.acquisition.cbioportal import ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.cohort import Cohort, build, mutation_by_site
 from deeplrhe_utils.acquisition.cohort_files import write_cohort
 from deeplrhe_utils.acquisition.cohort_rules import USUAL_GENES, CohortRule, named_rule
-from deeplrhe_utils.acquisition.download import amount
 from deeplrhe_utils.acquisition.gdc import ENDPOINT as GDC
 from deeplrhe_utils.acquisition.synthetic_genes import GENES
 from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
-from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.text import human_size
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDIES: Final = ("luad_tcga_pan_can_atlas_2018", "lusc_tcga_pan_can_atlas_2018")
 QUERY: Final = REPOSITORY / "data" / "queries" / "tcga-lung-slides.json"
-SLIDES_TSV, CALLS_TSV = "lung_slide_to_mutation_join.tsv", "cbioportal_luad_lusc_mutations_by_gene.tsv"
-CDR_CSV: Final = "tcga_cdr_luad_lusc_TCGA-CDR.csv"
-"""Names of the published tables in the folder of :class:`Tables`."""
 COHORT: Final = "cohort.json"
 PREVALENCE_COLUMNS: Final = ("project", "gene", "group", "mutated", "profiled", "percent", "ci_low", "ci_high")
 WHOLE, CHOSEN, EVERYBODY = "LUAD and LUSC", "cohort", "all profiled"
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Published tables in a folder; with `manifest` the files offered are those of that manifest."""
-
-    folder: Path
-    manifest: Path | None = None
-
-    @property
-    def offered(self) -> Path:
-        """The list of slides."""
-        return self.manifest or self.folder / SLIDES_TSV
 
 
 @dataclass(frozen=True)
@@ -69,7 +52,7 @@ class Gathered:
 
 
 @dataclass(frozen=True)
-class Wish:
+class CohortOptions:
     """What is asked of the command; see :func:`cohort`."""
 
     rule: str
@@ -77,102 +60,23 @@ class Wish:
     genes: str = ""
     seed: int | None = None
     n: int | None = None
-    tables: Path | None = None
-    manifest: Path | None = None
-    gdc: str = ""
-    cbioportal: str = ""
+    gdc: str = GDC
+    cbioportal: str = CBIOPORTAL
     drivers: Path | None = None
 
-    def sources(self) -> Tables | Services:
-        """Where the data come from.
 
-        Raises
-        ------
-        ParameterError
-            Tables and services are both named, the folder is none, or a manifest is given without tables.
-        """
-        if self.tables is None:
-            if self.manifest is not None:
-                raise ParameterError("--manifest needs --tables: the services list their files themselves")
-            return Services(self.gdc or GDC, self.cbioportal or CBIOPORTAL)
-        if self.gdc or self.cbioportal:
-            raise ParameterError("A cohort comes from --tables or from the services, not from both")
-        if not self.tables.is_dir():
-            raise ParameterError(f"{self.tables} is no folder", expected=f"a folder with {SLIDES_TSV} and others")
-        return Tables(self.tables, self.manifest)
+def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None = None) -> Gathered:
+    """Ask for the slides on offer, the patients' mutation labels and their clinical data.
 
-
-def gather(sources: Tables | Services, genes: Sequence[str] = GENES, drivers: Path | None = None) -> Gathered:
-    """Read, or ask for, the slides on offer, the patients' mutation labels and their clinical data.
-
-    Parameters
-    ----------
-    sources : Tables or Services
-    genes : sequence of str
-        Whose labels are wanted.
-    drivers : Path, optional
-        List of changes (:func:`~deeplrhe_utils.acquisition.variants.read_drivers`): only these count as mutations,
-        instead of every non-silent one.
-
-    Returns
-    -------
-    Gathered
-        `notes` say what is missing or odd.
-
-    Raises
-    ------
-    InputError, LabelError
-        A table is missing or not what it should be.
-    ServiceError
-        A service cannot be reached, or refuses.
+    `drivers` is a list of changes (:func:`~deeplrhe_utils.acquisition.variants.read_drivers`): only these count as
+    mutations, instead of every non-silent one. Raises ServiceError where a service cannot be reached, or refuses, and
+    InputError or LabelError where its answers are not what they should be.
     """
-    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
-    found = _from_tables(sources, genes, rule) if isinstance(sources, Tables) else _from_services(sources, genes, rule)
-    return replace(found, source=source_of(sources, genes, drivers))
-
-
-def source_of(sources: Tables | Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:
-    """What a cohort file says of its sources: SHA-256 of tables, or addresses and query; genes asked for; drivers.
-
-    Raises
-    ------
-    InputError
-        A table is missing.
-    """
-    listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
-    asked = {"genes_asked": list(genes), "drivers": listed}
-    if isinstance(sources, Tables):
-        paths = (sources.offered, sources.folder / CALLS_TSV, sources.folder / CDR_CSV)
-        if lost := [path.name for path in paths if not path.is_file()]:
-            raise InputError(f"{sources.folder} lacks tables", got=", ".join(lost))
-        return {"tables": {path.name: sha256_file(path) for path in paths}, **asked}
-    from deeplrhe_utils.acquisition.gdc import read_query
-
-    return {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES),
-            "query": read_query(sources.query), **asked}  # fmt: skip
-
-
-def _from_tables(sources: Tables, genes: Sequence[str], rule: VariantRule) -> Gathered:
-    from deeplrhe_utils.acquisition.clinical import read_cdr
-    from deeplrhe_utils.acquisition.manifest import read_manifest
-    from deeplrhe_utils.acquisition.tcga_slides import from_manifest, read_join
-    from deeplrhe_utils.acquisition.tcga_tables import by_gene_calls
-
-    clinical = read_cdr(sources.folder / CDR_CSV)
-    if sources.manifest:
-        listed = from_manifest(read_manifest(sources.offered), clinical.projects)
-    else:
-        listed = read_join(sources.offered, clinical.projects)
-    calls = by_gene_calls(sources.folder / CALLS_TSV, list(genes), rule=rule)
-    notes = [*listed.notes, *calls.notes, *clinical.notes]
-    return Gathered(listed.files, calls.labels, clinical.table, "none stated: published tables", notes=notes)
-
-
-def _from_services(sources: Services, genes: Sequence[str], rule: VariantRule) -> Gathered:
     from deeplrhe_utils.acquisition.cbioportal import CBioPortal, labels
     from deeplrhe_utils.acquisition.gdc import Gdc, read_query
     from deeplrhe_utils.acquisition.web import Service
 
+    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
     query = read_query(sources.query)
     with Service(sources.gdc) as service:
         gdc = Gdc(service)
@@ -182,7 +86,17 @@ def _from_services(sources: Services, genes: Sequence[str], rule: VariantRule) -
             gdc.notes.append(f"The data release changed while it was read, from {release} to {after}.")
     with Service(sources.cbioportal) as service:
         calls = labels(CBioPortal(service), STUDIES, list(genes), rule)
-    return Gathered(files, calls.labels, clinical, release, notes=[*gdc.notes, *calls.notes])
+    source = source_of(sources, genes, drivers)
+    return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
+
+
+def source_of(sources: Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:
+    """What a cohort file says of its sources: addresses and query, genes asked for, SHA-256 of the list of drivers."""
+    from deeplrhe_utils.acquisition.gdc import read_query
+
+    listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
+    return {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES),
+            "query": read_query(sources.query), "genes_asked": list(genes), "drivers": listed}  # fmt: skip
 
 
 def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
@@ -242,12 +156,12 @@ def _share(status: pd.Series) -> dict[str, float]:
     return {"mutated": mutated, "profiled": profiled, "percent": share, "ci_low": 100 * low, "ci_high": 100 * high}
 
 
-def cohort(wish: Wish, say: Callable[[str], None] = print) -> Cohort:
+def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort:
     """The command: gather, choose, write tables and figures, and tell what was done.
 
     Parameters
     ----------
-    wish : Wish
+    options : CohortOptions
     say : callable
         Takes lines for the user.
 
@@ -256,17 +170,17 @@ def cohort(wish: Wish, say: Callable[[str], None] = print) -> Cohort:
     CompendiumError
         As :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
     """
-    typed = tuple(text.strip() for text in wish.genes.split(",") if text.strip())
-    genes = typed or USUAL_GENES.get(wish.rule, GENES)
-    rule, sources = named_rule(wish.rule, genes=genes, seed=wish.seed, n=wish.n), wish.sources()
-    gathered = gather(sources, genes, wish.drivers)
-    made = make_cohort(gathered, rule, wish.out)
-    _draw(gathered, made, wish.out)
+    typed = tuple(text.strip() for text in options.genes.split(",") if text.strip())
+    genes = typed or USUAL_GENES.get(options.rule, GENES)
+    rule = named_rule(options.rule, genes=genes, seed=options.seed, n=options.n)
+    gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)
+    made = make_cohort(gathered, rule, options.out)
+    _draw(gathered, made, options.out)
     for line in _report(gathered, made):
         say(line)
-    size = amount(made.chosen["bytes"].sum())
-    say(f"{wish.out / COHORT}: {len(made.chosen)} slides of {len(made.patients)} patients, {size}")
-    say(f"To fetch them: deeplrhe download {wish.out / 'manifest.txt'} --out DIR")
+    size = human_size(made.chosen["bytes"].sum())
+    say(f"{options.out / COHORT}: {len(made.chosen)} slides of {len(made.patients)} patients, {size}")
+    say(f"To fetch them: deeplrhe download {options.out / 'manifest.txt'} --out DIR")
     return made
 
 

@@ -14,9 +14,8 @@ import pandas as pd
 from deeplrhe_utils.acquisition.cohort import Cohort
 from deeplrhe_utils.acquisition.cohort_files import BESIDE, read_cohort, read_cohort_files
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
-from deeplrhe_utils.acquisition.download import DONE, Settings, download
+from deeplrhe_utils.acquisition.download import DONE, TransferOptions, download
 from deeplrhe_utils.acquisition.gdc import Gdc
-from deeplrhe_utils.acquisition.labels import shortened
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
 from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES
 from deeplrhe_utils.acquisition.web import Service
@@ -24,14 +23,15 @@ from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.running.cohort import COHORT, Services, Tables, gather, make_cohort, source_of
+from deeplrhe_utils.core.text import shortened
+from deeplrhe_utils.running.cohort import COHORT, Services, gather, make_cohort, source_of
 
 CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 NOTES: Final = "notes.txt"
 _MEMORY: Final = ["file_id", "id", "how", "filename", "md5", "size", "md5_differs"]
 
 
-class Fetched(NamedTuple):
+class FetchedSlides(NamedTuple):
     """A row per slide of the cohort, the paths of those that are here by file_id, and which identifiers were replaced.
 
     `report` has the cohort's file_id beside the columns of
@@ -56,7 +56,7 @@ class Targets(NamedTuple):
 def ready(
     folder: Path,
     rule: CohortRule,
-    sources: Tables | Services,
+    sources: Services,
     *,
     given: Path | None = None,
     drivers: Path | None = None,
@@ -71,7 +71,7 @@ def ready(
     folder : Path
         Where the run keeps its cohort (``cohort.json`` and the tables beside it), and nothing else.
     rule : CohortRule
-    sources : Tables or Services
+    sources : Services
     given : Path, optional
         A cohort file that somebody shared, with the tables beside it; they are copied. Its rule and sources are its
         own; of its genes, `rule` says which are used.
@@ -127,7 +127,7 @@ def _make_aside(folder: Path, make: Callable[[Path], None]) -> None:
     aside.replace(folder)
 
 
-def _choose(rule: CohortRule, sources: Tables | Services, drivers: Path | None, folder: Path) -> None:
+def _choose(rule: CohortRule, sources: Services, drivers: Path | None, folder: Path) -> None:
     gathered = gather(sources, rule.genes, drivers)
     make_cohort(gathered, rule, folder)
     write_text(folder / NOTES, "\n".join([f"Data release: {gathered.release}", *gathered.notes]) + "\n")
@@ -153,13 +153,13 @@ def fetch(
     cohort: Cohort,
     folder: Path,
     endpoint: str,
-    settings: Settings,
+    options: TransferOptions,
     memory: Path,
     *,
     allow_missing: bool = False,
     accept_changed: bool = False,
     say: Callable[[str], None] = print,
-) -> Fetched:
+) -> FetchedSlides:
     """Bring the slides of a cohort to the disk, each verified; a service is asked only if one is not here.
 
     Identifiers that the service no longer knows are replaced first, because a cohort may be years old, and the
@@ -172,7 +172,7 @@ def fetch(
         Shared by all runs; ``<folder>/<id>/<file name>``.
     endpoint : str
         Of the GDC.
-    settings : Settings
+    options : TransferOptions
     memory : Path
         CSV of the replacements; made when there are some.
     allow_missing : bool
@@ -183,7 +183,7 @@ def fetch(
 
     Returns
     -------
-    Fetched
+    FetchedSlides
 
     Raises
     ------
@@ -194,7 +194,7 @@ def fetch(
     """
     known = pd.read_csv(memory, dtype=str, keep_default_na=False) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
     wanted = _wanted(cohort, known)
-    with Service(endpoint, connections=settings.jobs + 1) as service:
+    with Service(endpoint, connections=options.jobs + 1) as service:
         here = [(folder / i / n).is_file() for i, n in zip(wanted["id"], wanted["filename"], strict=True)]
         if not all(here):
             known = _replaced(cohort, wanted, known, Gdc(service))
@@ -209,8 +209,8 @@ def fetch(
         if len(known):
             write_text(memory, known.to_csv(index=False))
         manifest = wanted.drop_duplicates("id", ignore_index=True)
-        report = download(manifest, folder, service, settings, say)
-    return _fetched(wanted, report, known, folder, allow_missing)
+        report = download(manifest, folder, service, options, say)
+    return _fetched_slides(wanted, report, known, folder, allow_missing)
 
 
 def _wanted(cohort: Cohort, known: pd.DataFrame) -> pd.DataFrame:
@@ -242,9 +242,9 @@ def _replaced(cohort: Cohort, wanted: pd.DataFrame, known: pd.DataFrame, gdc: Gd
     return pd.DataFrame(rows, columns=_MEMORY)
 
 
-def _fetched(
+def _fetched_slides(
     wanted: pd.DataFrame, report: pd.DataFrame, known: pd.DataFrame, folder: Path, allow_missing: bool
-) -> Fetched:
+) -> FetchedSlides:
     both = wanted[["file_id", "id"]].assign(asked=wanted["id"], name=wanted["filename"])
     report = report.assign(asked=[str(i) for i in wanted.drop_duplicates("id")["id"]]).drop(columns="id")
     rows = both.merge(report, on="asked", how="left").drop(columns=["asked", "name"])
@@ -257,7 +257,7 @@ def _fetched(
         )
     done = rows[rows["status"].isin(DONE)]
     paths = {file_id: folder.resolve() / path for file_id, path in zip(done["file_id"], done["path"], strict=True)}
-    return Fetched(rows, paths, known)
+    return FetchedSlides(rows, paths, known)
 
 
 def targets(cohort: Cohort, kind: str) -> Targets:

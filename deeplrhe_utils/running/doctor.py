@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.profiles import Profile, load_profile, profile_names
 from deeplrhe_utils.running.provenance import cpu_model, gpu_name, memory_limit_bytes, usable_cores, versions
 
@@ -163,22 +164,17 @@ def examine_slides(
 
     for path in (*paths, *([mpp_csv] if mpp_csv else [])):
         if not path.exists():
-            raise ParameterError(f"{escaped(str(path))} is not there", fix="Check the path")
+            raise ParameterError(f"{on_one_line(str(path))} is not there", fix="Check the path")
     overrides = read_mpp_overrides(mpp_csv) if mpp_csv else {}
     files = list(_slide_files(paths))
     if not files:
-        raise InputError("There are no slides in what was given", got=", ".join(escaped(str(p)) for p in paths))
+        raise InputError("There are no slides in what was given", got=", ".join(on_one_line(str(p)) for p in paths))
     rows = [{"slide": name} | _examine(path, overrides.get(path.stem), estimate) for path, name in files]
     if csv:
         _write_csv(rows, csv)
     unused = sorted(set(overrides) - {path.stem for path, _ in files})
     text = "\n".join([*_table(rows), "", *_summary(rows, unused)])
     return text, all(row["status"] in (FINE, CONTRADICTION) for row in rows)
-
-
-def escaped(text: str) -> str:
-    """Text on one line: line breaks, control and direction characters, and backslashes as escapes."""
-    return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _slide_files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -262,7 +258,7 @@ def _cell(row: dict[str, Any], column: str) -> str:
         return f"{value:.4g}"
     if column == "verdict" and row.get("estimate"):
         value = f"{value}; {row['estimate']}"
-    return "–" if value is None else escaped(str(value))
+    return "–" if value is None else on_one_line(str(value))
 
 
 def _width(text: str) -> int:
@@ -282,7 +278,7 @@ def _summary(rows: list[dict[str, Any]], unused: list[str]) -> Iterator[str]:
     if count[CONTRADICTION]:
         yield "With contradictions: the resolution shown is used; if it is wrong, give the right one in mpp_csv."
     if unused:
-        yield f"The table of resolutions names slides that are not here: {escaped(', '.join(unused))}"
+        yield f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}"
     if count[UNRESOLVED]:
         yield "Without resolution: write the scanner's µm/px behind each comma, save as CSV, give it as mpp_csv:"
         yield "slide_id,mpp"
@@ -303,7 +299,7 @@ def _mixture(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _quoted(text: str) -> str:
-    text = escaped(text)
+    text = on_one_line(text)
     return '"' + text.replace('"', '""') + '"' if set(text) & set(',"') or text != text.strip() else text
 
 

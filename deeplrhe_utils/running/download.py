@@ -9,15 +9,15 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.download import DONE, REPORT, Settings, all_done, download_into, parse_rate
+from deeplrhe_utils.acquisition.download import DONE, REPORT, TransferOptions, download_into, parse_rate
 from deeplrhe_utils.acquisition.download_folder import DownloadFolder
 from deeplrhe_utils.acquisition.gdc import ENDPOINT, Gdc
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
-from deeplrhe_utils.acquisition.part import amount
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
 from deeplrhe_utils.acquisition.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import human_size
 
 _SHOWN: Final = 10
 _UNKNOWN: Final = 404
@@ -29,7 +29,7 @@ _WORDS: Final = {
 
 
 @dataclass(frozen=True)
-class Wish:
+class DownloadOptions:
     """What was asked for on the command line (see ``deeplrhe download --help``)."""
 
     manifest: Path
@@ -44,16 +44,18 @@ class Wish:
     retries: int = 8
 
 
-def fetch_manifest(wish: Wish, say: Callable[[str], None], patience: Patience | None = None) -> pd.DataFrame:
+def fetch_manifest(
+    options: DownloadOptions, say: Callable[[str], None], patience: Patience | None = None
+) -> pd.DataFrame:
     """Fetch the files of a manifest, with `repair` those that replace them.
 
     Parameters
     ----------
-    wish : Wish
+    options : DownloadOptions
     say : callable
         Takes lines for the user.
     patience : Patience, optional
-        Instead of the usual one with the wish's time-out and retries.
+        Instead of the usual one with the options's time-out and retries.
 
     Returns
     -------
@@ -69,34 +71,33 @@ def fetch_manifest(wish: Wish, say: Callable[[str], None], patience: Patience | 
     KeyboardInterrupt
         After the summary was said.
     """
-    if wish.jobs < 1 or wish.retries < 1 or not wish.timeout > 0:
+    if options.jobs < 1 or options.retries < 1 or not options.timeout > 0:
         raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")
-    settings = Settings(jobs=wish.jobs, limit_rate=_rate(wish.limit_rate), recheck=wish.recheck)
-    manifest = _manifest(wish.manifest)
+    settings = TransferOptions(jobs=options.jobs, limit_rate=_rate(options.limit_rate), recheck=options.recheck)
+    manifest = _manifest(options.manifest)
     if manifest.attrs["repeated"]:
         say(f"{manifest.attrs['repeated']} repeated rows of the manifest were merged.")
-    patience = patience or replace(Patience(), timeout_s=wish.timeout, attempts=wish.retries)
-    with Service(wish.endpoint, patience, token=_token(wish.token), connections=wish.jobs + 1) as service:
+    patience = patience or replace(Patience(), timeout_s=options.timeout, attempts=options.retries)
+    with Service(options.endpoint, patience, token=_token(options.token), connections=options.jobs + 1) as service:
         try:
-            return _fetch(manifest, service, settings, wish, say)
+            return _fetch(manifest, service, settings, options, say)
         except KeyboardInterrupt:
             say("Repeat the same command to continue.")
             raise
 
 
 def _fetch(
-    manifest: pd.DataFrame, service: Service, settings: Settings, wish: Wish, say: Callable[[str], None]
+    manifest: pd.DataFrame,
+    service: Service,
+    settings: TransferOptions,
+    options: DownloadOptions,
+    say: Callable[[str], None],
 ) -> pd.DataFrame:
     """Both steps under one lock: nobody else writes their reports in between."""
-    with DownloadFolder(wish.out, recheck=settings.recheck) as folder:
-        if wish.repair:
+    with DownloadFolder(options.out, recheck=settings.recheck) as folder:
+        if options.repair:
             manifest = _repaired(manifest, Gdc(service), folder, say)
-        return download_into(folder, manifest, service, settings, say, lambda report: _summary(report, wish, say))
-
-
-def succeeded(report: pd.DataFrame) -> bool:
-    """Whether every file is here and verified."""
-    return all_done(report["status"])
+        return download_into(folder, manifest, service, settings, say, lambda report: _summary(report, options, say))
 
 
 def _manifest(path: Path) -> pd.DataFrame:
@@ -138,14 +139,15 @@ def _repaired(manifest: pd.DataFrame, gdc: Gdc, folder: DownloadFolder, say: Cal
     return found.manifest
 
 
-def _summary(report: pd.DataFrame, wish: Wish, say: Callable[[str], None]) -> None:
+def _summary(report: pd.DataFrame, options: DownloadOptions, say: Callable[[str], None]) -> None:
     bad = report[~report["status"].isin(DONE)]
     for row in bad.head(_SHOWN).to_dict("records"):
         say(f"{row['status']}: {row['filename']}: {row['reason']}")
     if len(bad) > _SHOWN:
         say(f"… and {len(bad) - _SHOWN} more")
     unknown = int((report["http_status"] == _UNKNOWN).sum())
-    if unknown and not wish.repair:
+    if unknown and not options.repair:
         say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
     counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
-    say(f"{len(report)} files: {counts}; {amount(report['received_bytes'].sum())} received. See {wish.out / REPORT}.")
+    received = human_size(report["received_bytes"].sum())
+    say(f"{len(report)} files: {counts}; {received} received. See {options.out / REPORT}.")

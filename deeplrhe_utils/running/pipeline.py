@@ -16,11 +16,10 @@ from deeplrhe_utils.running import notebooks as books
 from deeplrhe_utils.running.closing import close_run
 from deeplrhe_utils.running.kernel import Execution, Failure
 from deeplrhe_utils.running.lock import RunLock
-from deeplrhe_utils.running.monitor import Peak
 from deeplrhe_utils.running.plan import Planned, Request, describe, make_plan
 from deeplrhe_utils.running.profiles import Profile, load_profile
 from deeplrhe_utils.running.provenance import shown_path
-from deeplrhe_utils.running.report import Report, now
+from deeplrhe_utils.running.report import Peak, Report, now
 from deeplrhe_utils.running.state import (
     Record,
     begin,

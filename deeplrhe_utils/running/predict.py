@@ -20,13 +20,12 @@ from filelock import FileLock, Timeout
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError, RunError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.learning.models import read_card
 from deeplrhe_utils.learning.prediction import FAILED, SCORED, Scored, ScoreTask, SlideScorer, score_slide
-from deeplrhe_utils.running.doctor import escaped
 from deeplrhe_utils.running.engine import map_surviving
 from deeplrhe_utils.running.lock import check_writable
-from deeplrhe_utils.running.restain_fit import counted
 from deeplrhe_utils.slides.inventory import scan_slides
 from deeplrhe_utils.slides.screening import ScreenRules, screen_or_reason
 from deeplrhe_utils.slides.tiling import TilingRules, select_tiles, tile_or_reason
@@ -42,7 +41,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class PredictOptions:
     """How slides are scored; only `mpp` and `mpp_csv` change a score.
 
     Attributes
@@ -79,7 +78,9 @@ class Treated(NamedTuple):
     scored: Scored
 
 
-def predict(slides: Path, model: Path, out: Path, settings: Settings | None = None, tell: Tell = print) -> pd.DataFrame:
+def predict(
+    slides: Path, model: Path, out: Path, options: PredictOptions | None = None, tell: Tell = print
+) -> pd.DataFrame:
     """Score every tissue tile of slides.
 
     Parameters
@@ -92,7 +93,7 @@ def predict(slides: Path, model: Path, out: Path, settings: Settings | None = No
     out : Path
         Made if missing. ``tiles.parquet`` receives a row per tile and gene: slide_id, tile_id, x_l0_px, y_l0_px,
         size_l0_px, gene, score (null: the tile cannot be read, or the network could not learn the gene).
-    settings : Settings, optional
+    options : PredictOptions, optional
     tell : callable
         Receives one line of text per slide without scores, and a summary.
 
@@ -112,20 +113,20 @@ def predict(slides: Path, model: Path, out: Path, settings: Settings | None = No
     RunError
         Another process writes there.
     """
-    settings, model = settings or Settings(), model.resolve()
+    options, model = options or PredictOptions(), model.resolve()
     card = read_card(model)
-    scorer = _scorer(card, settings)
+    scorer = _scorer(card, options)
     scorer.normalizer_for(model, card)
     check_writable(out)
     try:
         with FileLock(out / ".lock").acquire(timeout=0):
-            table = _score_all(slides, model, scorer, settings, card["config"]["targets"], out, tell)
+            table = _score_all(slides, model, scorer, options, card["config"]["targets"], out, tell)
     except Timeout as error:
         raise RunError(f"Another process scores into {out}", fix="Wait for it, or choose another --out") from error
     for row in table[table["status"] != SCORED].itertuples():
-        tell(escaped(f"{row.slide_id}  {row.status}: {row.reason}"))
+        tell(on_one_line(f"{row.slide_id}  {row.status}: {row.reason}"))
     count = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items())
-    tell(f"{counted(len(table), 'file')}: {count}. Tables: {escaped(str(out))}")
+    tell(f"{counted(len(table), 'file')}: {count}. Tables: {on_one_line(str(out))}")
     return table
 
 
@@ -134,37 +135,37 @@ def all_scored(table: pd.DataFrame) -> bool:
     return bool((table["status"] == SCORED).all())
 
 
-def _scorer(card: Mapping[str, Any], settings: Settings) -> SlideScorer:
+def _scorer(card: Mapping[str, Any], options: PredictOptions) -> SlideScorer:
     """Tiles of the field of view that the network was trained on."""
     if not card["input_mpp"]:
         raise ModelError("The model was trained on a folder of tiles, whose resolution is not known",
                          fix="Give a model that was trained on slides")  # fmt: skip
-    side = round(card["input_px"] * card["input_mpp"] / settings.mpp)
-    return SlideScorer(card["normalization"], side, card["input_px"], settings.mpp, device=settings.device)
+    side = round(card["input_px"] * card["input_mpp"] / options.mpp)
+    return SlideScorer(card["normalization"], side, card["input_px"], options.mpp, device=options.device)
 
 
 def _score_all(
-    slides: Path, model: Path, scorer: SlideScorer, settings: Settings, genes: Sequence[str], out: Path, tell: Tell
+    slides: Path, model: Path, scorer: SlideScorer, options: PredictOptions, genes: Sequence[str], out: Path, tell: Tell
 ) -> pd.DataFrame:
-    examine = partial(map_surviving, **settings.spread, label="files examined")
-    found = scan_slides(slides, mpp_csv=str(settings.mpp_csv or ""), hash_files=False, spread=examine)
+    examine = partial(map_surviving, **options.spread, label="files examined")
+    found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine)
     if unused := found.attrs["unused_overrides"]:
-        tell(f"The table of resolutions names slides that are not here: {escaped(', '.join(unused))}")
+        tell(f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}")
     files = found.to_dict("records")
-    treated = _treat_all(files, model, scorer, settings)
+    treated = _treat_all(files, model, scorer, options)
     told = {"model_hash": sha256_file(model)[:16]}
     table = pd.DataFrame([_row(row, treated.get(row["path"]), genes) | told for row in files])
     _write(treated, table, out)
     return table
 
 
-def _treat_all(found: Sequence[Row], model: Path, scorer: SlideScorer, settings: Settings) -> dict[str, Treated]:
+def _treat_all(found: Sequence[Row], model: Path, scorer: SlideScorer, options: PredictOptions) -> dict[str, Treated]:
     """What became of every usable slide, by its path."""
     usable = [row for row in found if row["status"] == "ok"]
-    busy = min(settings.spread["workers"], len(usable)) or 1
-    threads = max(1, (os.cpu_count() or 1) // busy) if not settings.scheduler else scorer.threads
+    busy = min(options.spread["workers"], len(usable)) or 1
+    threads = max(1, (os.cpu_count() or 1) // busy) if not options.scheduler else scorer.threads
     treat = partial(treat_slide, model=model, scorer=replace(scorer, threads=threads))
-    done = map_surviving(treat, usable, _lost, **settings.spread, label="slides scored")
+    done = map_surviving(treat, usable, _lost, **options.spread, label="slides scored")
     return {row["path"]: one for row, one in zip(usable, done, strict=True)}
 
 

@@ -15,9 +15,9 @@ from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
 from deeplrhe_utils.core.schemas import TABLES
 from deeplrhe_utils.core.tables import Table, read_table, write_table
+from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.core.truth_schemas import TRUTH_TABLES
 from deeplrhe_utils.running.lock import RUNNER_PID, check_free, check_writable
-from deeplrhe_utils.running.outputs import expand, outputs_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ def start_run(stage: str, run_dir: str = "") -> Run:
     check_free(root)
     shell = _shell()
     if shell is not None and RUNNER_PID not in os.environ:
-        from deeplrhe_utils.running.interactive import begin_by_hand
+        from deeplrhe_utils.running.state import begin_by_hand
 
         begin_by_hand(stage, root, shell.user_ns)
     return Run(stage, RunPaths(root))
@@ -201,7 +201,7 @@ class Run:
 
     def finish(self) -> None:
         """List the outputs in ``stages/<number>.outputs.json`` and show them as a small table."""
-        files = expand(self.paths.root, sorted(self._outputs))
+        files = declared_files(self.paths.root, sorted(self._outputs))
         write_json(outputs_file(self.paths.root, self.number), files)
         _show(_outputs_table(self.paths.root, sorted(self._outputs)))
 
@@ -213,6 +213,21 @@ class Run:
                 what = f"Stage {self.number} would overwrite {name}, an output of stage {listed.name[:2]}"
                 raise RunError(what, expected="one owner for every output", fix="Write it under another name")
         return path
+
+
+def outputs_file(root: Path, number: str) -> Path:
+    """Where a stage lists its outputs."""
+    return root / "stages" / f"{number}.outputs.json"
+
+
+def declared_files(root: Path, declared: list[str]) -> list[str]:
+    """Declared files and folders as one sorted list of files (POSIX, relative to `root`)."""
+    files: set[str] = set()
+    for name in declared:
+        path = root / name
+        found = path.rglob("*") if path.is_dir() else [path]
+        files |= {f.relative_to(root).as_posix() for f in found if f.is_file() and ".part" not in f.suffixes}
+    return sorted(files)
 
 
 def plain_value(value: Any) -> Any:
@@ -249,23 +264,10 @@ def _plain(name: str) -> str:
 def _outputs_table(root: Path, declared: list[str]) -> str:
     rows = ["| Output | Size |", "|---|---:|"]
     for name in declared:
-        files = [root / f for f in expand(root, [name])]
+        files = [root / f for f in declared_files(root, [name])]
         note = f" ({len(files)} files)" if name.endswith("/") else ""
         rows.append(f"| `{name}`{note} | {human_size(sum(f.stat().st_size for f in files))} |")
     return "\n".join(rows)
-
-
-def human_size(n_bytes: float) -> str:
-    """A size with a readable unit (decimal).
-
-    >>> human_size(1_234_567)
-    '1.2 MB'
-    """
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(n_bytes) < 1000:
-            return f"{n_bytes:.0f} {unit}" if unit == "B" else f"{n_bytes:.1f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} TB"
 
 
 def _shell() -> Any:

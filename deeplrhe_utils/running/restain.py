@@ -19,15 +19,16 @@ from filelock import FileLock, Timeout
 
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.core.files import safe_name, sha256_text
-from deeplrhe_utils.running.doctor import escaped
+from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.running.lock import check_writable
-from deeplrhe_utils.running.restain_fit import counted, is_ours, keep, prepare, request_of
-from deeplrhe_utils.running.restain_recipe import OME_TIFF, Recipe
+from deeplrhe_utils.running.restain_fit import is_ours, keep, prepare, request_of
 from deeplrhe_utils.running.restain_sources import (
     NORMALIZER,
+    OME_TIFF,
     TABLE,
+    NormalizeOptions,
+    PictureFolder,
     Source,
-    TileFolder,
     check_places,
     find_sources,
     reference_source,
@@ -58,7 +59,9 @@ Tell = Callable[[str], None]
 _NAMED: Final = 3
 
 
-def normalize(paths: Sequence[Path], out: Path, recipe: Recipe | None = None, tell: Tell = print) -> list[Row]:
+def normalize(
+    paths: Sequence[Path], out: Path, options: NormalizeOptions | None = None, tell: Tell = print
+) -> list[Row]:
     """Normalize slides and tile folders into `out`.
 
     Parameters
@@ -68,7 +71,7 @@ def normalize(paths: Sequence[Path], out: Path, recipe: Recipe | None = None, te
     out : Path
         Made if missing. Receives a folder of tiles or an OME-TIFF per slide, ``normalize.csv`` and the folder
         ``normalizer``, from which :func:`~deeplrhe_utils.stain.normalize.load_normalizer` reads.
-    recipe : Recipe, optional
+    options : NormalizeOptions, optional
     tell : callable
         Receives one line of text per slide, and some more.
 
@@ -87,32 +90,32 @@ def normalize(paths: Sequence[Path], out: Path, recipe: Recipe | None = None, te
     RunError
         Another process writes there, or the disk is full; what is finished stays.
     """
-    recipe = recipe or Recipe()
-    recipe.check()
+    options = options or NormalizeOptions()
+    options.check()
     found = find_sources(paths)
-    sources, unused = with_resolutions(found.sources, recipe.mpp_csv) if recipe.mpp_csv else (found.sources, [])
+    sources, unused = with_resolutions(found.sources, options.mpp_csv) if options.mpp_csv else (found.sources, [])
     check_places(sources, paths, out)
-    folders = [source.name for source in sources if isinstance(source, TileFolder)]
-    if folders and recipe.format == OME_TIFF:
+    folders = [source.name for source in sources if isinstance(source, PictureFolder)]
+    if folders and options.format == OME_TIFF:
         raise ParameterError("Tiles cannot be put together to a slide", got=f"the tile folder {folders[0]}",
                              fix="Leave out --format ome-tiff")  # fmt: skip
-    reference = _reference(recipe, sources) if recipe.reference else None
+    reference = _reference(options, sources) if options.reference else None
     for line in _left_out(found.left_out):
         tell(line)
     if unused:
-        tell(f"The table of resolutions names slides that are not here: {escaped(', '.join(unused))}")
+        tell(f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}")
     check_writable(out)
     try:
         with FileLock(out / ".lock").acquire(timeout=0):
-            return _Call(sources, out, recipe, reference, tell).run()
+            return _Call(sources, out, options, reference, tell).run()
     except Timeout as error:
         raise RunError(f"Another process normalizes into {out}", fix="Wait for it, or choose another --out") from error
 
 
-def _reference(recipe: Recipe, sources: Sequence[Source]) -> Source:
-    found = reference_source(recipe.reference, sources)
-    if recipe.mpp_csv:
-        ((found,), _) = with_resolutions([found], recipe.mpp_csv)
+def _reference(options: NormalizeOptions, sources: Sequence[Source]) -> Source:
+    found = reference_source(options.reference, sources)
+    if options.mpp_csv:
+        ((found,), _) = with_resolutions([found], options.mpp_csv)
     return found
 
 
@@ -120,7 +123,7 @@ def _left_out(files: Sequence[Path]) -> list[str]:
     """Files that were passed over, in a line."""
     if not files:
         return []
-    named = ", ".join(escaped(str(path)) for path in files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
+    named = ", ".join(on_one_line(str(path)) for path in files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
     return [f"Left out: {len(files)} that are neither slides nor tiles, or pictures beside slides ({named})"]
 
 
@@ -128,10 +131,10 @@ class _Call:
     """One call: the folder is held, everything has been checked that can be without reading pixels."""
 
     def __init__(
-        self, sources: Sequence[Source], out: Path, recipe: Recipe, reference: Source | None, tell: Tell
+        self, sources: Sequence[Source], out: Path, options: NormalizeOptions, reference: Source | None, tell: Tell
     ) -> None:
-        self.sources, self.out, self.recipe, self.reference, self.tell = sources, out, recipe, reference, tell
-        self.readings = Readings(recipe)
+        self.sources, self.out, self.options, self.reference, self.tell = sources, out, options, reference, tell
+        self.readings = Readings(options)
         self.earlier = self._read_earlier()
         self.rows: dict[str, Row] = {}
 
@@ -143,13 +146,15 @@ class _Call:
         for number, source in enumerate(self.sources, start=1):
             row, line = self._treat(source, normalizer)
             self._enter(source, row)
-            self.tell(f"{number:>{len(str(len(self.sources)))}}/{len(self.sources)}  {escaped(source.name)}  {line}")
+            self.tell(
+                f"{number:>{len(str(len(self.sources)))}}/{len(self.sources)}  {on_one_line(source.name)}  {line}"
+            )
         rows = list(self.rows.values())
         self.tell(_summary(rows, self.out / TABLE))
         return rows
 
     def _target(self, source: Source) -> Path:
-        whole = self.recipe.format == OME_TIFF
+        whole = self.options.format == OME_TIFF
         return self.out / (safe_name(source.name) + (".ome.tif" if whole else ""))
 
     def _read_earlier(self) -> dict[str, Row]:
@@ -157,7 +162,7 @@ class _Call:
         path = self.out / TABLE
         ours = is_ours(self.out / NORMALIZER)
         if not ours:
-            model = self.recipe.model.resolve() if self.recipe.model else None
+            model = self.options.model.resolve() if self.options.model else None
             others = [path, *(self._target(source) for source in self.sources)]
             others += [] if model == (self.out / NORMALIZER).resolve() else [self.out / NORMALIZER]
             if strangers := [other.name for other in others if other.exists()]:
@@ -177,7 +182,7 @@ class _Call:
         """The normalizer, saved; where there is none, every source has failed."""
         try:
             folder = self.out / NORMALIZER
-            made = prepare(self.sources, self.recipe, self.reference, self.readings, folder, self.tell)
+            made = prepare(self.sources, self.options, self.reference, self.readings, folder, self.tell)
         except RunError:
             raise
         except CompendiumError as error:
@@ -186,9 +191,11 @@ class _Call:
                     self._enter(source, _row(source, FAILED, f"no normalizer: {error}", 0.0))
             raise
         self._check_same(made.digest())
-        keep(made, self.out / NORMALIZER, request_of(self.sources, self.recipe, self.reference))
+        keep(made, self.out / NORMALIZER, request_of(self.sources, self.options, self.reference))
         told = made.facts.get("reference", "unknown")
-        self.tell(f"Method {self.recipe.method or made.method.name} ({made.digest()}), reference: {escaped(str(told))}")
+        self.tell(
+            f"Method {self.options.method or made.method.name} ({made.digest()}), reference: {on_one_line(str(told))}"
+        )
         return made
 
     def _check_same(self, digest: str) -> None:
@@ -205,7 +212,7 @@ class _Call:
     def _treat(self, source: Source, normalizer: Normalizer) -> tuple[Row, str]:
         """Row and line of one source."""
         target, started = self._target(source), time.monotonic()
-        request = _request(source, self.recipe, normalizer)
+        request = _request(source, self.options, normalizer)
         before = self.earlier.get(target.name, {})
         if before.get("request") == request and before["status"] != FAILED and target.exists():
             return before, f"kept ({before['status']} earlier)"
@@ -217,7 +224,7 @@ class _Call:
         except (CompendiumError, OSError, MemoryError) as error:
             stays = f" What an earlier call wrote to {target.name} is still there." if target.exists() else ""
             row = _row(source, FAILED, f"{error}{stays}", time.monotonic() - started)
-            return row, escaped(f"{FAILED}: {row['note']}")
+            return row, on_one_line(f"{FAILED}: {row['note']}")
         finally:
             self.readings.forget(source)
         warnings = [*plan.warnings, *self._of_resolution(normalizer, mpp), *done.notes]
@@ -235,11 +242,11 @@ class _Call:
         return row, "; ".join([f"{row['status']}, {done.what} in {seconds:.1f} s: {plan.note}", *warnings])
 
     def _write(self, source: Source, plan: Plan, target: Path) -> tuple[Written, float]:
-        if isinstance(source, TileFolder):
+        if isinstance(source, PictureFolder):
             return write_pictures(source, plan, target), 0.0
         examined = self.readings.examined(source)
-        if self.recipe.format == OME_TIFF:
-            done = write_slide(source, examined, plan, target, self.recipe)
+        if self.options.format == OME_TIFF:
+            done = write_slide(source, examined, plan, target, self.options)
         else:
             done = write_tiles(source, examined, plan, target)
         return done._replace(notes=[*examined.notes, *done.notes]), examined.mpp
@@ -268,14 +275,14 @@ def _row(source: Source, status: str, note: str, seconds: float) -> Row:
     return empty | {"slide": source.name, "status": status, "note": note, "seconds": f"{seconds:.2f}"}
 
 
-def _request(source: Source, recipe: Recipe, normalizer: Normalizer) -> str:
+def _request(source: Source, options: NormalizeOptions, normalizer: Normalizer) -> str:
     """Sixteen hex digits over everything that decides a result: its pixels, the normalizer and the parameters."""
-    told = [state_of(source), normalizer.digest(), recipe.format, recipe.wanted_mpp, recipe.tile_px, recipe.quality,
-            recipe.lossless, recipe.statistics_tiles, recipe.compiled]  # fmt: skip
+    told = [state_of(source), normalizer.digest(), options.format, options.wanted_mpp, options.tile_px, options.quality,
+            options.lossless, options.statistics_tiles, options.compiled]  # fmt: skip
     return sha256_text(json.dumps(told))[:16]
 
 
 def _summary(rows: Sequence[Row], table: Path) -> str:
     count = Counter(row["status"] for row in rows)
     told = [f"{count[status]} {status}" for status in (WRITTEN, UNCHANGED, FAILED) if count[status]]
-    return f"{counted(len(rows), 'slide')}: {', '.join(told)}. Table: {escaped(str(table))}"
+    return f"{counted(len(rows), 'slide')}: {', '.join(told)}. Table: {on_one_line(str(table))}"

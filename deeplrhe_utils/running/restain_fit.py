@@ -12,8 +12,8 @@ from typing import Final
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ModelError, ParameterError, RunError
 from deeplrhe_utils.core.files import read_json, sha256_text, write_json
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.running.restain_recipe import Recipe
-from deeplrhe_utils.running.restain_sources import Source, Tile, state_of
+from deeplrhe_utils.core.text import counted
+from deeplrhe_utils.running.restain_sources import NormalizeOptions, Source, Tile, state_of
 from deeplrhe_utils.running.restain_tissue import Readings, spread
 from deeplrhe_utils.stain.checks import check_colours, has_tissue, tissue_px
 from deeplrhe_utils.stain.dcgmm import Dcgmm
@@ -35,7 +35,7 @@ _REQUEST: Final = "request.json"
 
 def prepare(
     sources: Sequence[Source],
-    recipe: Recipe,
+    options: NormalizeOptions,
     reference: Source | None,
     readings: Readings,
     folder: Path,
@@ -52,25 +52,27 @@ def prepare(
     ParameterError
         The model has no network that could be compiled.
     """
-    if recipe.model is not None:
-        made = load_normalizer(recipe.model)
+    if options.model is not None:
+        made = load_normalizer(options.model)
         made = made if reference is None else _with_reference(made, reference, readings)
-        made = dataclasses.replace(made, on_thin_slide=recipe.thin_slide or made.on_thin_slide)
-    elif (earlier := _earlier(folder, request_of(sources, recipe, reference))) is not None:
+        made = dataclasses.replace(made, on_thin_slide=options.thin_slide or made.on_thin_slide)
+    elif (earlier := _earlier(folder, request_of(sources, options, reference))) is not None:
         made = earlier
     else:
-        tell(f"Fitting {recipe.method or METHODS[0]} on {counted(len(sources), 'slide')}")
+        tell(f"Fitting {options.method or METHODS[0]} on {counted(len(sources), 'slide')}")
         if len(sources) == 1 and reference in (None, *sources):
             tell("It is its own reference, so its colours stay: name another with --reference")
-        made = fit(sources, recipe, reference, readings)
-    if not recipe.compiled:
+        made = fit(sources, options, reference, readings)
+    if not options.compiled:
         return made
     if not isinstance(made.method, Dcgmm):
         raise ParameterError(f"{made.method.name} has no network that could be compiled", fix="Leave out --compile")
     return dataclasses.replace(made, method=dataclasses.replace(made.method, compiled=True))
 
 
-def fit(sources: Sequence[Source], recipe: Recipe, reference: Source | None, readings: Readings) -> Normalizer:
+def fit(
+    sources: Sequence[Source], options: NormalizeOptions, reference: Source | None, readings: Readings
+) -> Normalizer:
     """Fit over all sources, on at most 24 of their tiles; sources that cannot be read are passed over.
 
     Raises
@@ -78,7 +80,7 @@ def fit(sources: Sequence[Source], recipe: Recipe, reference: Source | None, rea
     InputError, StainError
         No source can be used, or the reference cannot.
     """
-    seed = recipe.seed or 0
+    seed = options.seed or 0
     ordered = sorted(sources, key=lambda source: source.name)
     drawn = [ordered[i] for i in generator(seed, "stain-fit").permutation(len(ordered))]
     colours, thin, pool = _colours_and_pool(drawn, readings)
@@ -87,12 +89,12 @@ def fit(sources: Sequence[Source], recipe: Recipe, reference: Source | None, rea
         reference = next(source for source in sources if source.name == chosen)
     facts = {
         "reference": reference.name, "fitted_on": sorted({name for _, name in pool}),
-        "mpp": recipe.wanted_mpp or None,
+        "mpp": options.wanted_mpp or None,
     }  # fmt: skip
     return make_normalizer(
-        recipe.method or METHODS[0], [tile for tile, _ in pool], [colours[name].scale for _, name in pool],
-        readings.tiles(reference), steps=recipe.fit_steps or DEFAULT_STEPS, seed=seed, white=recipe.white, facts=facts,
-        on_thin_slide=recipe.thin_slide or "error",
+        options.method or METHODS[0], [tile for tile, _ in pool], [colours[name].scale for _, name in pool],
+        readings.tiles(reference), steps=options.fit_steps or DEFAULT_STEPS, seed=seed, white=options.white,
+        facts=facts, on_thin_slide=options.thin_slide or "error",
     )  # fmt: skip
 
 
@@ -141,23 +143,14 @@ def _with_reference(normalizer: Normalizer, reference: Source, readings: Reading
     return dataclasses.replace(normalizer, reference=goal, facts={**normalizer.facts, "reference": reference.name})
 
 
-def counted(n: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "slide"), counted(2, "slide")
-    ('1 slide', '2 slides')
-    """
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def request_of(sources: Sequence[Source], recipe: Recipe, reference: Source | None) -> str:
+def request_of(sources: Sequence[Source], options: NormalizeOptions, reference: Source | None) -> str:
     """A hash of everything that decides what a fit gives: inputs, reference and parameters."""
     told = {
         "inputs": sorted([source.name, state_of(source)] for source in sources),
         "reference": None if reference is None else [reference.name, state_of(reference)],
-        "fit": [recipe.method or METHODS[0], recipe.fit_steps or DEFAULT_STEPS, recipe.seed or 0, recipe.white],
-        "pixels": [recipe.format, recipe.wanted_mpp, recipe.tile_px, recipe.statistics_tiles],
-        "thin": recipe.thin_slide or "error", "model": None if recipe.model is None else str(recipe.model.resolve()),
+        "fit": [options.method or METHODS[0], options.fit_steps or DEFAULT_STEPS, options.seed or 0, options.white],
+        "pixels": [options.format, options.wanted_mpp, options.tile_px, options.statistics_tiles],
+        "thin": options.thin_slide or "error", "model": None if options.model is None else str(options.model.resolve()),
     }  # fmt: skip
     return sha256_text(json.dumps(told, sort_keys=True))
 

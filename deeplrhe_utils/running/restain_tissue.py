@@ -10,8 +10,15 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.running.restain_recipe import OME_TIFF, Recipe
-from deeplrhe_utils.running.restain_sources import SlideFile, Source, Tile, TileFolder, read_picture
+from deeplrhe_utils.running.restain_sources import (
+    OME_TIFF,
+    NormalizeOptions,
+    PictureFolder,
+    SlideFile,
+    Source,
+    Tile,
+    read_picture,
+)
 from deeplrhe_utils.slides.pixels import squares_of
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Square
@@ -29,7 +36,7 @@ _READ_AT_MOST: Final = 8  # times the tiles wanted: how many pictures are opened
 _OFF: Final = 0.02  # of the resolution asked for, from which on another one is told
 
 
-class Frame(NamedTuple):
+class WholeFrame(NamedTuple):
     """What is written of a whole slide: level-0 px per px, size [px], resolution [µm/px]."""
 
     step_l0_px: float
@@ -45,14 +52,14 @@ class Examined(NamedTuple):
     side_px: int
     mpp: float
     notes: list[str]
-    frame: Frame | None
+    frame: WholeFrame | None
 
 
 class Readings:
-    """Sources as a recipe looks at them; what was found out about a slide is kept."""
+    """Sources as a options looks at them; what was found out about a slide is kept."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
+    def __init__(self, options: NormalizeOptions) -> None:
+        self._recipe = options
         self._known: dict[Path, Examined] = {}
 
     def examined(self, source: SlideFile) -> Examined:
@@ -68,7 +75,7 @@ class Readings:
     def tiles(self, source: Source) -> list[Tile]:
         """Tiles that a source's colour statistics come from, uint8 RGB (H, W, 3), the same at every call.
 
-        They are spread evenly over the tissue: as many as the recipe says, of small pictures as many as hold
+        They are spread evenly over the tissue: as many as the options says, of small pictures as many as hold
         400,000 px of tissue; of a slide that has less, all.
 
         Raises
@@ -77,7 +84,7 @@ class Readings:
             None of a slide's tiles can be read, or one of its pictures cannot.
         """
         most = self._recipe.statistics_tiles
-        return _of_pictures(source, most) if isinstance(source, TileFolder) else self._of_slide(source, most)
+        return _of_pictures(source, most) if isinstance(source, PictureFolder) else self._of_slide(source, most)
 
     def _of_slide(self, source: SlideFile, most: int) -> list[Tile]:
         examined = self.examined(source)
@@ -90,7 +97,7 @@ class Readings:
         return [_middle(tile) for tile in found if not isinstance(tile, SlideError)]
 
 
-def frame_of(slide: Slide, wanted_mpp: float) -> Frame:
+def frame_of(slide: Slide, wanted_mpp: float) -> WholeFrame:
     """Size and resolution at which whole pixels of a level are averaged, nearest to the one wanted (0: level 0).
 
     Raises
@@ -110,10 +117,10 @@ def frame_of(slide: Slide, wanted_mpp: float) -> Frame:
     if not rows or not tail.pixels.shape[1]:
         raise SlideError(f"Nothing is left of slide {slide.path.name} at {wanted_mpp:g} µm/px",
                          got=f"{slide.dimensions[0]} × {height} px", fix="Give a smaller --mpp")  # fmt: skip
-    return Frame(tail.step_l0_px, tail.pixels.shape[1], rows, slide.mpp * tail.step_l0_px)
+    return WholeFrame(tail.step_l0_px, tail.pixels.shape[1], rows, slide.mpp * tail.step_l0_px)
 
 
-def examine(source: SlideFile, recipe: Recipe) -> Examined:
+def examine(source: SlideFile, options: NormalizeOptions) -> Examined:
     """Find a slide's tissue by the rules of notebook 02 (:func:`~deeplrhe_utils.slides.tiling.tile_slide`).
 
     Raises
@@ -121,9 +128,9 @@ def examine(source: SlideFile, recipe: Recipe) -> Examined:
     SlideError, InputError
         The slide cannot be opened, has no resolution, or is smaller than one tile.
     """
-    wanted = recipe.wanted_mpp
+    wanted = options.wanted_mpp
     with source.open() as slide:
-        frame = frame_of(slide, wanted) if recipe.format == OME_TIFF else None
+        frame = frame_of(slide, wanted) if options.format == OME_TIFF else None
         own, note = slide.mpp, slide.resolution_note
     mpp = frame.mpp if frame else wanted or own
     notes = [note] if note else []
@@ -131,7 +138,7 @@ def examine(source: SlideFile, recipe: Recipe) -> Examined:
         notes.append(f"finer than the slide ({own:.4g} µm/px): tiles are interpolated")
     if frame and wanted and abs(mpp / wanted - 1) > _OFF:
         notes.append(f"written at {mpp:.4g} µm/px, the nearest that averages whole pixels")
-    side = _survey_side(frame) if frame else recipe.tile_px
+    side = _survey_side(frame) if frame else options.tile_px
     row = {"slide_id": source.name, "patient_id": source.name, "path": str(source.path), "annotation": None,
            "mpp": source.mpp}  # fmt: skip
     tiles = tile_slide(row, TilingRules(target_mpp=mpp, tile_px=side))
@@ -141,7 +148,7 @@ def examine(source: SlideFile, recipe: Recipe) -> Examined:
     return Examined(squares_of(tiles[tiles["kept"]]), side, mpp, notes, frame)
 
 
-def _survey_side(frame: Frame) -> int:
+def _survey_side(frame: WholeFrame) -> int:
     """Side of squares of which 64 and more lie on a slide, but neither tiny ones nor larger than tiles."""
     least, most = SURVEY_TILE_PX
     wanted = min(max(isqrt(frame.width_px * frame.height_px // 64), least), most)
@@ -162,7 +169,7 @@ def _middle(tile: Tile) -> Tile:
     return tile[top : top + STATISTICS_PX, left : left + STATISTICS_PX]
 
 
-def _of_pictures(source: TileFolder, most: int) -> list[Tile]:
+def _of_pictures(source: PictureFolder, most: int) -> list[Tile]:
     """Pictures with tissue until there are enough, in an order that is spread at every length."""
     found: list[Tile] = []
     tissue = 0.0

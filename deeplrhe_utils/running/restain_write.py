@@ -22,9 +22,8 @@ import numpy as np
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
 from deeplrhe_utils.core.files import atomic_path
-from deeplrhe_utils.running.restain_recipe import Recipe
-from deeplrhe_utils.running.restain_sources import SlideFile, Tile, TileFolder, read_picture
-from deeplrhe_utils.running.restain_tissue import Examined, Frame
+from deeplrhe_utils.running.restain_sources import NormalizeOptions, PictureFolder, SlideFile, Tile, read_picture
+from deeplrhe_utils.running.restain_tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.ome_tiff import write_ome_tiff
 from deeplrhe_utils.slides.pixels import read_ahead
 from deeplrhe_utils.slides.reader import Slide
@@ -99,7 +98,7 @@ def _row(square: Square, mpp: float) -> dict[str, Any]:
     return {"file": name, "x_l0_px": x, "y_l0_px": y, "size_l0_px": f"{size:.10g}", "mpp": f"{mpp:.10g}"}
 
 
-def write_pictures(source: TileFolder, plan: Plan, folder: Path) -> Written:
+def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
     """Normalize every picture of a tile folder into a folder of PNG files; ``tiles.csv`` tells which is which.
 
     Raises
@@ -125,7 +124,7 @@ def write_pictures(source: TileFolder, plan: Plan, folder: Path) -> Written:
     return Written(f"{len(rows)} tiles", len(rows), [])
 
 
-def write_slide(source: SlideFile, examined: Examined, plan: Plan, path: Path, recipe: Recipe) -> Written:
+def write_slide(source: SlideFile, examined: Examined, plan: Plan, path: Path, options: NormalizeOptions) -> Written:
     """Normalize a whole slide into a pyramidal OME-TIFF; places without tissue are passed through.
 
     Raises
@@ -137,14 +136,14 @@ def write_slide(source: SlideFile, examined: Examined, plan: Plan, path: Path, r
     """
     frame = examined.frame
     assert frame is not None
-    quality = None if recipe.lossless else recipe.quality or DEFAULT_QUALITY
-    rows = recipe.tile_px * max(1, BAND_PX // recipe.tile_px)
+    quality = None if options.lossless else options.quality or DEFAULT_QUALITY
+    rows = options.tile_px * max(1, BAND_PX // options.tile_px)
     with source.open() as slide:
         bands = _Bands(slide, frame, rows)
         strips = _painted_bands(bands, plan) if plan.changes else bands.all()
         write_ome_tiff(
             path, strips, width_px=frame.width_px, height_px=frame.height_px, mpp=frame.mpp, name=source.name,
-            tile_px=recipe.tile_px, quality=quality,
+            tile_px=options.tile_px, quality=quality,
         )  # fmt: skip
     share = bands.lost_px / (frame.width_px * frame.height_px)
     notes = [f"{share:.2%} of the slide cannot be decoded and is white"] if share else []
@@ -158,7 +157,7 @@ class _Bands:
     """The whole width of a slide, `rows` at a time [px of the frame]; counts what cannot be decoded."""
 
     slide: Slide
-    frame: Frame
+    frame: WholeFrame
     rows: int
     lost_px: int = 0
 

@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Wish:
+class ScoreOptions:
     """What is asked of a table of scores.
 
     Attributes
@@ -66,7 +66,7 @@ class Wish:
             raise ParameterError("An interval needs more draws", got=self.resamples, expected="100 or more")
 
 
-def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -> pd.DataFrame:
+def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: Tell = print) -> pd.DataFrame:
     """Score a table and write ``auc.csv``, ``ledger.csv``, ``roc.png``, ``calibration.png`` and ``index.html``.
 
     Parameters
@@ -75,7 +75,7 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
         A CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``.
     out : Path
         Folder of the results; files of those names in it are replaced.
-    wish : Wish, optional
+    options : ScoreOptions, optional
     tell : callable
         Receives lines of text.
 
@@ -88,10 +88,10 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
     InputError, LabelError, ParameterError
         As the readers; a unit that the file does not name.
     """
-    wish = wish or Wish()
-    scores = _read(path, wish)
+    options = options or ScoreOptions()
+    scores = _read(path, options)
     scores = _pooled(scores)
-    units = scores.units if wish.unit == "all" else (wish.unit,)
+    units = scores.units if options.unit == "all" else (options.unit,)
     if missing := [unit for unit in units if unit not in scores.units]:
         raise ParameterError(f"{path} names no {missing[0]}s", expected=" | ".join((*scores.units, "all")),
                              fix=f"Add a column {missing[0]}_id")  # fmt: skip
@@ -99,8 +99,8 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
         tell(f"Note: {note}")
     for row in scores.ledger.itertuples():
         tell(f"{row.rows:>9,} rows: {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
-    found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=wish.min_positives,
-                         resamples=wish.resamples, seed=wish.seed, rule=wish.rule)[COLUMNS]  # fmt: skip
+    found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=options.min_positives,
+                         resamples=options.resamples, seed=options.seed, rule=options.rule)[COLUMNS]  # fmt: skip
     for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
         tell(_sentence(row))
     out.mkdir(parents=True, exist_ok=True)
@@ -108,23 +108,23 @@ def score(path: Path, out: Path, wish: Wish | None = None, tell: Tell = print) -
         found.to_csv(part, index=False)
     with atomic_path(out / "ledger.csv") as part:
         scores.ledger.to_csv(part, index=False)
-    _draw(scores, found, units[0], wish, out)
-    write_text(out / "index.html", _page(path, scores, found, wish, out))
+    _draw(scores, found, units[0], options, out)
+    write_text(out / "index.html", _page(path, scores, found, options, out))
     tell(f"Results: {out / 'index.html'}")
     return found
 
 
-def _read(path: Path, wish: Wish) -> Scores:
+def _read(path: Path, options: ScoreOptions) -> Scores:
     if is_stats(path):
-        if wish.labels or wish.columns or wish.positive or wish.any_scale:
+        if options.labels or options.columns or options.positive or options.any_scale:
             raise ParameterError("DeepPATH's file carries its own labels and scores",
                                  fix="Leave --labels, --columns, --positive and --any-scale out")  # fmt: skip
-        return read_stats(path, read_classes(wish.classes) if wish.classes else ())
-    if wish.classes:
+        return read_stats(path, read_classes(options.classes) if options.classes else ())
+    if options.classes:
         raise ParameterError("--classes belongs to DeepPATH's out_filename_Stats.txt", got=path)
-    labels = read_labels(wish.labels) if wish.labels else None
-    return read_scores(path, columns=parse_columns(wish.columns), positive=wish.positive, labels=labels,
-                       any_scale=wish.any_scale)  # fmt: skip
+    labels = read_labels(options.labels) if options.labels else None
+    return read_scores(path, columns=parse_columns(options.columns), positive=options.positive, labels=labels,
+                       any_scale=options.any_scale)  # fmt: skip
 
 
 def _pooled(scores: Scores) -> Scores:
@@ -154,7 +154,7 @@ def _sentence(row: dict[str, object]) -> str:
     return head + f"AUC {row['auc']:.3f} {ends} ({row['n_pos']} positive, {row['n_neg']} negative; {row['ci_method']})"
 
 
-def _draw(scores: Scores, found: pd.DataFrame, unit: str, wish: Wish, out: Path) -> None:
+def _draw(scores: Scores, found: pd.DataFrame, unit: str, options: ScoreOptions, out: Path) -> None:
     """Figures of the genes that have an AUC; without one, older figures are removed: they would belong to others."""
     from deeplrhe_utils.evaluation.calibration import reliability
     from deeplrhe_utils.reporting import figures, precision_figures
@@ -164,14 +164,14 @@ def _draw(scores: Scores, found: pd.DataFrame, unit: str, wish: Wish, out: Path)
     best = found[(found["unit"] == unit) & (found["status"] == "estimated")].drop_duplicates("gene").head(_DRAWN)
     if best.empty:
         return
-    ranked = with_labels(align_folds(aggregate(scores.predictions, unit, wish.rule)), scores.labels)
-    curves = {_shown(g): curve(ranked[ranked["gene"] == g], resamples=200, seed=wish.seed) for g in best["gene"]}
+    ranked = with_labels(align_folds(aggregate(scores.predictions, unit, options.rule)), scores.labels)
+    curves = {_shown(g): curve(ranked[ranked["gene"] == g], resamples=200, seed=options.seed) for g in best["gene"]}
     title = "{gene}  AUC {auc:.2f} [{ci_low:.2f}, {ci_high:.2f}]\n{n_pos} positive, {n_neg} negative {unit}s".format
     titles = {_shown(row["gene"]): title(**row | {"gene": _shown(row["gene"])}) for row in best.to_dict("records")}
     _save(figures.roc(curves, titles), out / "roc.png")
     if scores.probabilities:
         panels = {}
-        plain = with_labels(aggregate(scores.predictions, "patient", wish.rule), scores.labels)
+        plain = with_labels(aggregate(scores.predictions, "patient", options.rule), scores.labels)
         for gene in best["gene"]:
             own = plain[plain["gene"] == gene]
             bins = reliability(own["label"].to_numpy(int), own["score"].to_numpy(float))
@@ -189,15 +189,15 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(part, dpi=150, format="png")
 
 
-def _page(path: Path, scores: Scores, found: pd.DataFrame, wish: Wish, out: Path) -> str:
+def _page(path: Path, scores: Scores, found: pd.DataFrame, options: ScoreOptions, out: Path) -> str:
     lines = [
         f"<h1>Scores of {text(Path(path).name)}</h1>",
-        f'<p class="soft">{wish.resamples:,} draws, seed {wish.seed}; intervals: 95 %. AUCs with fewer than '
-        f"{wish.min_positives} patients in a class are not estimable.</p>",
+        f'<p class="soft">{options.resamples:,} draws, seed {options.seed}; intervals: 95 %. AUCs with fewer than '
+        f"{options.min_positives} patients in a class are not estimable.</p>",
         *(f"<p>{text(note)}</p>" for note in scores.notes),
     ]  # fmt: skip
     if len(scores.units) > 1:
-        lines.append(f"<p>Scores of tiles or slides become a patient's score by the rule “{text(wish.rule)}”.</p>")
+        lines.append(f"<p>Scores of tiles or slides become a patient's score by the rule “{text(options.rule)}”.</p>")
     kept = found["gene"][found["status"] == "estimated"].nunique()
     drawn = f"; the first {_DRAWN} of {kept}" if kept > _DRAWN else ""
     for name, title, said in (

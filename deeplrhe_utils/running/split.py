@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide, read_csv_text, shortened
+from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide
 from deeplrhe_utils.core.errors import LabelError, ParameterError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import read_csv_text, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ _STATUS: Final = {"0": 0, "1": 1, "": None}
 
 
 @dataclass(frozen=True)
-class Wish:
+class SplitOptions:
     """What is asked of a split.
 
     Attributes
@@ -63,7 +64,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Cohort:
+class SplitLabels:
     """Labels as a split needs them: `labels` (table LABELS), `members` (their identifiers), `left_out` (why, who)."""
 
     labels: pd.DataFrame
@@ -71,14 +72,14 @@ class Cohort:
     left_out: str
 
 
-def split(labels_csv: Path, wish: Wish, say: Callable[[str], None] = print) -> Path:
+def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = print) -> Path:
     """Divide the units of a labels file, print the balance and write a signed split file.
 
     Parameters
     ----------
     labels_csv : Path
-        Long (patient_id, gene, status) or wide (one column per gene); see :func:`read_cohort`.
-    wish : Wish
+        Long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`.
+    options : SplitOptions
     say : callable
         Receives the report.
 
@@ -100,26 +101,26 @@ def split(labels_csv: Path, wish: Wish, say: Callable[[str], None] = print) -> P
 
     from deeplrhe_utils.evaluation import site_split, splits
 
-    if wish.scheme not in SCHEMES:
-        raise ParameterError("Unknown unit of a split", got=wish.scheme, expected=" | ".join(SCHEMES))
-    shares, n_folds = wish.numbers(), 2 if wish.folds is None else wish.folds
-    out = wish.out or Path(f"{labels_csv.stem}-{wish.scheme}-split.json")
-    cohort = read_cohort(labels_csv, wish)
+    if options.scheme not in SCHEMES:
+        raise ParameterError("Unknown unit of a split", got=options.scheme, expected=" | ".join(SCHEMES))
+    shares, n_folds = options.numbers(), 2 if options.folds is None else options.folds
+    out = options.out or Path(f"{labels_csv.stem}-{options.scheme}-split.json")
+    cohort = read_split_labels(labels_csv, options)
     labels, members, note, sites = cohort.labels, cohort.members, "", None
-    if wish.scheme == "site":
+    if options.scheme == "site":
         places = members[["patient_id", "site_id"]]
-        solved = (site_split.site_shares(labels, places, shares, wish.seed) if shares
-                  else site_split.site_folds(labels, places, n_folds, wish.seed))  # fmt: skip
+        solved = (site_split.site_shares(labels, places, shares, options.seed) if shares
+                  else site_split.site_folds(labels, places, n_folds, options.seed))  # fmt: skip
         frame, note = solved.splits, solved.sentence()
         sites = dict(places.astype(str).itertuples(index=False, name=None))
     elif shares:
-        frame = splits.unit_shares(members, labels, wish.scheme, shares, wish.seed)
+        frame = splits.unit_shares(members, labels, options.scheme, shares, options.seed)
     else:
-        frame = splits.unit_folds(members, labels, wish.scheme, n_folds, wish.seed)
+        frame = splits.unit_folds(members, labels, options.scheme, n_folds, options.seed)
     table = balance(frame, labels, members)
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
         say("\n".join(filter(None, [table.to_string(), note, cohort.left_out, _warning(frame, members)])))
-    signature = _write(out, frame, wish, sites, note, sorted(labels["gene"].unique()), shares or ())
+    signature = _write(out, frame, options, sites, note, sorted(labels["gene"].unique()), shares or ())
     say(f"{out}  signature {signature}")
     return out
 
@@ -176,13 +177,13 @@ def _warning(splits: pd.DataFrame, members: pd.DataFrame) -> str:
 
 
 def _write(
-    out: Path, splits: pd.DataFrame, wish: Wish, sites: dict[str, str] | None, note: str, genes: list[str],
+    out: Path, splits: pd.DataFrame, options: SplitOptions, sites: dict[str, str] | None, note: str, genes: list[str],
     shares: tuple[float, ...],
 ) -> str:  # fmt: skip
     """Write the file, unless another split stands there; return the signature."""
     from deeplrhe_utils.evaluation.split_files import read_split, write_split
 
-    salt = secrets.token_hex(16) if wish.hashed else None
+    salt = secrets.token_hex(16) if options.hashed else None
     if out.exists():
         raise ParameterError(f"{out} exists", got=_standing(out, read_split),
                              fix="Give another file as --out, or remove it")  # fmt: skip
@@ -199,7 +200,7 @@ def _standing(out: Path, read: Callable[[Path], pd.DataFrame]) -> str:
     return f"a split by {found['scheme'].iloc[0]} with seed {found['seed'].iloc[0]}"
 
 
-def read_cohort(path: Path, wish: Wish) -> Cohort:
+def read_split_labels(path: Path, options: SplitOptions) -> SplitLabels:
     """Read labels, long or wide, with their identifiers and sites.
 
     Parameters
@@ -209,11 +210,11 @@ def read_cohort(path: Path, wish: Wish) -> Cohort:
         else but identifiers. Wide: every column that is no identifier is a gene. Values are 0, 1 or empty. Where
         patient_id is missing it is taken from the TCGA barcode of slide_id; TCGA barcodes are cut to the patient's 12
         characters.
-    wish : Wish
+    options : SplitOptions
 
     Returns
     -------
-    Cohort
+    SplitLabels
         Without patients that have no known label, who are named in `left_out`.
 
     Raises
@@ -223,12 +224,12 @@ def read_cohort(path: Path, wish: Wish) -> Cohort:
         identifier that is empty, missing, or belongs to two patients.
     """
     table = read_csv_text(Path(path))
-    site_column = wish.sites if wish.sites in table.columns else ""
+    site_column = options.sites if options.sites in table.columns else ""
     if site_column not in ("", "site_id"):
         table = table.drop(columns="site_id", errors="ignore").rename(columns={site_column: "site_id"})
-    members = _members(table, path, wish.scheme)
+    members = _members(table, path, options.scheme)
     labels = _labels(table, members["patient_id"], path)
-    members = _with_sites(members, wish, site_column, path)
+    members = _with_sites(members, options, site_column, path)
     known = labels.dropna(subset=["status"])["patient_id"].unique()
     silent = sorted(set(labels["patient_id"]) - set(known))
     left_out = f"Left out: {len(silent)} patients without any known label ({shortened(silent)})." if silent else ""
@@ -236,7 +237,7 @@ def read_cohort(path: Path, wish: Wish) -> Cohort:
         raise LabelError(f"{path} holds no known label", expected="0 or 1 in some cell")
     labels = labels[labels["patient_id"].isin(known)].reset_index(drop=True)
     members = members[members["patient_id"].isin(known)].drop_duplicates(ignore_index=True)
-    return Cohort(labels, members, left_out)
+    return SplitLabels(labels, members, left_out)
 
 
 def _members(table: pd.DataFrame, path: Path, scheme: str) -> pd.DataFrame:
@@ -303,17 +304,17 @@ def _add(
                          expected="one value per patient and gene")  # fmt: skip
 
 
-def _with_sites(members: pd.DataFrame, wish: Wish, column: str, path: Path) -> pd.DataFrame:
+def _with_sites(members: pd.DataFrame, options: SplitOptions, column: str, path: Path) -> pd.DataFrame:
     """`members` with site_id, where it is asked for or known."""
-    if wish.sites and not column:
-        return _sites_of_file(members, wish.sites, path)
+    if options.sites and not column:
+        return _sites_of_file(members, options.sites, path)
     if "site_id" not in members:
         found = members["patient_id"].map(_site_of_barcode)
-        if wish.scheme != "site" and found.isna().any():
+        if options.scheme != "site" and found.isna().any():
             return members
         members = members.assign(site_id=found)
     members = members.assign(site_id=members["site_id"].replace("", None))
-    if wish.scheme == "site" and len(lost := sorted(set(members.loc[members["site_id"].isna(), "patient_id"]))):
+    if options.scheme == "site" and len(lost := sorted(set(members.loc[members["site_id"].isna(), "patient_id"]))):
         raise LabelError(f"The site of {len(lost)} patients is unknown", got=shortened(lost),
                          expected="a column site_id, --sites, or TCGA barcodes")  # fmt: skip
     return members

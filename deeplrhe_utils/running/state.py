@@ -8,14 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from deeplrhe_utils.core.errors import RunError
+from deeplrhe_utils.core import paths as places
+from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
-from deeplrhe_utils.running.outputs import expand, outputs_file
+from deeplrhe_utils.running.notebooks import read_stage
 from deeplrhe_utils.running.plan import Planned
+from deeplrhe_utils.running.record import declared_files, outputs_file
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
 _PAGES = ("page", "page_heat", "page_html", "page_methods", "page_sections")
-_NOT_IN_KEY = {"__main__.py", *(f"running/{name}.py" for name in ("arguments", "cli", "doctor", *_PAGES))}
+_NOT_IN_KEY = {"__main__.py", *(f"running/{name}.py" for name in ("cli", "doctor", *_PAGES))}
+_COMMANDS = "running/commands/"
 
 
 @dataclass
@@ -40,7 +43,9 @@ class Record:
 def package_hash(package: Path) -> str:
     """SHA-256 over all source files of the package that can change a result."""
     files = sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
-    return sha256_text(to_json([[f, sha256_file(package / f)] for f in files if f not in _NOT_IN_KEY]))
+    return sha256_text(
+        to_json([[f, sha256_file(package / f)] for f in files if f not in _NOT_IN_KEY and _COMMANDS not in f])
+    )
 
 
 def fingerprint(path: Path) -> Any:
@@ -185,7 +190,7 @@ def _delete(root: Path, name: str) -> None:
 def complete(root: Path, planned: Planned, record: Record) -> Record:
     """Write the record of a stage that has just succeeded, with the hashes of what it declared."""
     number = planned.stage.number
-    names = declared_files(root, planned)
+    names = _declared(root, planned)
     record.outputs = {name: sha256_file(root / name) for name in names}
     sizes = {name: _stat("", root / name)[1:] for name in names}
     record.large = {name: stat for name, stat in sizes.items() if stat[0] > LARGE_BYTES}
@@ -194,10 +199,49 @@ def complete(root: Path, planned: Planned, record: Record) -> Record:
     return record
 
 
-def declared_files(root: Path, planned: Planned) -> list[str]:
+def _declared(root: Path, planned: Planned) -> list[str]:
     """Files the stage declared; a declared file that is gone is an error."""
     path = outputs_file(root, planned.stage.number)
     declared = read_json(path) if path.is_file() else []
     if gone := [name for name in declared if not (root / name).exists()]:
         raise RunError(f"Stage {planned.stage.name} declared outputs that do not exist", got=", ".join(gone[:5]))
-    return expand(root, declared)
+    return declared_files(root, declared)
+
+
+def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:
+    """Drop ``work/NN`` and ``models/NN`` unless they were made by the same code, parameters and inputs.
+
+    Finished tables and figures stay: the notebook overwrites them as it goes.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the notebook without suffix.
+    root : Path
+        Run folder.
+    namespace : dict
+        The notebook's variables; its parameters are read from there.
+    """
+    number = stage[:2]
+    key = _key_by_hand(stage, root, namespace)
+    if key and last_key(root, number) == key:
+        return
+    for folder in (root / "work" / number, root / "models" / number):
+        shutil.rmtree(folder, ignore_errors=True)
+    record_file(root, number).unlink(missing_ok=True)
+    write_text(pending_file(root, number), key + "\n")
+
+
+def _key_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> str:
+    """The key the runner would use; "" when the notebook is not one of the repository's."""
+    try:
+        notebook = read_stage(places.NOTEBOOKS / f"{stage}.ipynb")
+        values = {n: p.check(namespace.get(n, p.default), stage) for n, p in notebook.parameters.items()}
+    except CompendiumError:
+        return ""
+    planned = Planned(notebook, values, frozenset())
+    inputs = input_fingerprints(planned, places.REPOSITORY)
+    records = {f"{n:02d}": load_record(root, f"{n:02d}") for n in range(int(notebook.number))}
+    earlier = {number: record.outputs for number, record in records.items() if record is not None}
+    package = package_hash(places.REPOSITORY / "deeplrhe_utils")
+    return stage_key(planned, package, inputs, earlier)

@@ -15,9 +15,10 @@ from deeplrhe_utils.acquisition import synthetic
 from deeplrhe_utils.acquisition.synthetic import GENES, PRESETS, CohortPlan, CohortSpec
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import read_json, write_text
+from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.engine import map_tasks
 from deeplrhe_utils.running.lock import check_writable
-from deeplrhe_utils.running.record import human_size, plain_value
+from deeplrhe_utils.running.record import plain_value
 
 BYTES_PER_PIXEL: Final = 0.35  # of a slide, generously: measured 0.1 (40×, much glass) to 0.28 (20×)
 _README: Final = """Synthetic H&E slides with a planted truth. No patient, no tissue. CC BY 4.0.

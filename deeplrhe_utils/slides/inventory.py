@@ -11,12 +11,12 @@ from typing import Any, Final
 import openslide
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import read_csv_text
 from deeplrhe_utils.acquisition.tcga_slides import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.schemas import SLIDES
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.text import read_csv_text
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides import dicom
 from deeplrhe_utils.slides.annotations import ANNOTATION_ENDINGS, find_annotation

@@ -15,7 +15,6 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, SlideError
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.slides.store import Pictures, pictures_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +37,7 @@ def squares_of(tiles: pd.DataFrame) -> list[Square]:
     return [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
 
 
-def read_pixels(
-    slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int, pictures_dir: Path | None = None
-) -> list[NDArray[np.uint8]]:
+def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
     """Tiles of one slide, in the order of `tiles`.
 
     Parameters
@@ -51,8 +48,6 @@ def read_pixels(
         Rows of the tiles table, all of this slide; rows with a `path` are image files of their own.
     tile_px : int
         Side of a tile read from a slide [px]; image files keep their size.
-    pictures_dir : Path, optional
-        Folder of kept pixels (:mod:`~deeplrhe_utils.slides.store`) to read instead of the slide.
 
     Returns
     -------
@@ -63,29 +58,12 @@ def read_pixels(
     SlideError
         A tile cannot be decoded.
     InputError
-        An image file or the kept pixels cannot be read.
+        An image file cannot be read.
     """
     if tiles["path"].notna().any():
         return [read_image(Path(path)) for path in tiles["path"]]
-    if pictures_dir is not None:
-        return _stored(Pictures(pictures_path(pictures_dir, str(slide["slide_id"]))), tiles, tile_px)
     with open_row(slide) as opened:
         return [_decoded(tile) for tile in opened.read_tiles(squares_of(tiles), tile_px)]
-
-
-def _stored(pictures: Pictures, tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
-    """Kept pixels, if they are those of the same squares at the same size."""
-    wanted = squares_of(tiles)
-    found = [pictures.square(str(name)) for name in tiles["tile_id"]]
-    side = pictures.about.get("tile_px")
-    if wanted != found or side != str(tile_px):
-        raise InputError(
-            f"The stored tiles {pictures.path.name} are those of another grid",
-            got=f"{side} px" if side != str(tile_px) else "other squares",
-            expected=f"{tile_px} px and the squares of the tiles table",
-            fix="Run notebook 03 again",
-        )
-    return pictures.read(tiles["tile_id"])
 
 
 def _decoded(tile: NDArray[np.uint8] | SlideError) -> NDArray[np.uint8]:
@@ -139,11 +117,9 @@ def _cross(side_px: int) -> NDArray[np.uint8]:
     return picture
 
 
-def read_group(
-    source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame, pictures_dir: Path | None = None
-) -> list[NDArray[np.uint8]]:
+def read_group(source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame) -> list[NDArray[np.uint8]]:
     """:func:`read_pixels` of the slide that `tiles` belongs to, looked up in `source` (slide_id → row)."""
-    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, tile_px, pictures_dir)
+    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, tile_px)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -7,10 +7,8 @@ keeps its row; a tile that was dropped carries the first reason.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import cv2
@@ -35,7 +33,6 @@ from deeplrhe_utils.slides.pixels import open_row, squares_of
 from deeplrhe_utils.slides.quality import BLUR_CUT, noise_ratio
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
-from deeplrhe_utils.slides.store import PNG, PictureWriter, pictures_path
 from deeplrhe_utils.slides.survey import glass_of, survey
 from deeplrhe_utils.slides.tissue import Glass
 
@@ -84,9 +81,6 @@ def screen_slide(
     slide_row: Mapping[str, Any],
     tiles: pd.DataFrame,
     rules: ScreenRules | None = None,
-    *,
-    pictures_dir: Path | None = None,
-    encoding: str = PNG,
 ) -> pd.DataFrame:
     """Look at a slide's kept tiles for ink, folds, bubbles, blur, blank areas and compression damage.
 
@@ -100,11 +94,6 @@ def screen_slide(
         Its rows of table TILES (:func:`tile_slide`).
     rules : ScreenRules, optional
         Quality rules.
-    pictures_dir : Path, optional
-        Where to keep the pixels of the tiles that stay kept, one file per slide
-        (:mod:`~deeplrhe_utils.slides.store`); none are kept by default.
-    encoding : str
-        ``png`` or ``jpeg``.
 
     Returns
     -------
@@ -124,12 +113,10 @@ def screen_slide(
     slide_id = str(slide_row["slide_id"])
     if len(foreign := tiles.loc[tiles["slide_id"] != slide_id, "slide_id"]):
         raise ParameterError(f"Tiles of another slide were given with slide {slide_id}", got=foreign.iloc[0])
-    about = {"slide_id": slide_id, "tile_px": str(rules.tile_px), "mpp": repr(rules.target_mpp)}
-    keep = PictureWriter(pictures_path(pictures_dir, slide_id), encoding, about) if pictures_dir else nullcontext()
-    with open_row(slide_row) as slide, keep as writer:
+    with open_row(slide_row) as slide:
         glass = glass_of(slide)
         _survey_artefacts(slide, tiles, glass, rules)
-        _look_closely(slide, tiles, glass, rules, writer)
+        _look_closely(slide, tiles, glass, rules)
         slide.check_unchanged()
     return conform(tiles, TILES)
 
@@ -150,14 +137,12 @@ def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: Sc
         _drop(tiles, found.index[found[name] > largest], name)
 
 
-def _look_closely(
-    slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules, writer: PictureWriter | None
-) -> None:
-    """Decode the tiles that are left, fill noise and compression damage, in place, drop, and keep pictures."""
+def _look_closely(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules) -> None:
+    """Decode the tiles that are left, fill noise and compression damage, in place, and drop."""
     kept = tiles[tiles["kept"]]
     squares, block_px = squares_of(kept), _block_px(slide, rules.target_mpp)
     measured, reasons = np.full((len(kept), 3), np.nan), np.full(len(kept), "", object)
-    for i, (square, pixels) in enumerate(zip(squares, slide.read_tiles(squares, rules.tile_px), strict=True)):
+    for i, pixels in enumerate(slide.read_tiles(squares, rules.tile_px)):
         if isinstance(pixels, SlideError):
             reasons[i] = "unreadable"
             continue
@@ -167,8 +152,6 @@ def _look_closely(
         damage = jpeg_damage(grey, block_px) if block_px >= LEAST_PX else np.nan
         measured[i] = noise.blur_fraction, noise.ratio, damage
         reasons[i] = "noise" if noise.ratio > rules.max_noise else "jpeg" if damage > rules.max_jpeg else ""
-        if writer is not None and not reasons[i]:
-            writer.add(str(kept["tile_id"].iloc[i]), *square, pixels)
     for column, name in enumerate(("blur_fraction", "noise_ratio", "jpeg_fraction")):
         tiles.loc[kept.index, name] = pd.array(measured[:, column], dtype="Float64")
     for reason in ("unreadable", "noise", "jpeg"):
@@ -274,10 +257,10 @@ SlideTiles = tuple[Mapping[str, Any], pd.DataFrame]
 """A row of table SLIDES and its rows of table TILES: one item for an engine that hands over single ones."""
 
 
-def screen_or_reason(pair: SlideTiles, **how: Any) -> tuple[pd.DataFrame, str]:
+def screen_or_reason(pair: SlideTiles, rules: ScreenRules | None = None) -> tuple[pd.DataFrame, str]:
     """:func:`screen_slide` of one slide, or its tiles as unreadable and the reason when the slide fails."""
     try:
-        return screen_slide(*pair, **how), ""
+        return screen_slide(*pair, rules), ""
     except SlideError as error:
         return not_screened(pair, str(error))
 

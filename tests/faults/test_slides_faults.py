@@ -11,7 +11,7 @@ import pytest
 import shapely
 import tifffile
 
-from deeplrhe_utils.core.errors import CompendiumError, SlideError
+from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.annotations import Region, write_geojson
 from deeplrhe_utils.slides.inventory import scan_slides
 from deeplrhe_utils.slides.reader import Slide
@@ -208,25 +208,8 @@ def test_names_of_every_kind_are_served(tmp_path, name):
     assert slides["status"].tolist() == ["ok"] and slides["slide_id"].iloc[0] == name
     row = slides.to_dict("records")[0]
     tiles, reason, _ = tile_or_reason(row, RULES)
-    screened, why = screen_or_reason((row, tiles), rules=SCREEN, pictures_dir=tmp_path / "p")
+    screened, why = screen_or_reason((row, tiles), rules=SCREEN)
     assert (reason, why) == ("", "") and screened["tile_id"].is_unique
-    assert len(list((tmp_path / "p").iterdir())) == 1
-
-
-def test_a_full_disk_ends_with_a_sentence_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
-    import errno
-
-    from deeplrhe_utils.slides.store import PictureWriter
-
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(PictureWriter, "_flush", full)
-    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE)
-    tiles = tile_slide(row_of(path), RULES)
-    with pytest.raises(CompendiumError, match="disk is full"):
-        screen_or_reason((row_of(path), tiles), rules=SCREEN, pictures_dir=tmp_path / "p")
-    assert not [p for p in (tmp_path / "p").iterdir()]
 
 
 def test_mutated_slides_are_refused_or_served_and_nothing_else(tmp_path, shared_data):

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.running.arguments import build_parser
-from deeplrhe_utils.running.cli import main
+from deeplrhe_utils.running.cli import build_parser, main
 from deeplrhe_utils.running.synth import make_spec, write_cohort
 from tests.stand_ins.rehearsal import Rehearsal
 

@@ -1,4 +1,4 @@
-"""A stand-in for cBioPortal's service on loopback: studies, sample lists, mutations, panels and clinical data.
+"""A stand-in for cBioPortal's service on loopback: studies, sample lists, mutations and panels.
 
 Answers have the form of the recorded ones. Genomic positions, alleles and counts of invented mutations are made up and
 say so (``center`` is ``stand-in``); nothing reads them but whoever looks.
@@ -12,7 +12,7 @@ import random
 import threading
 import urllib.parse
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,7 +42,6 @@ class Study:
     owners: dict[str, str]
     sequenced: list[str]
     mutations: list[dict[str, Any]] = field(default_factory=list)
-    clinical: dict[str, dict[str, str]] = field(default_factory=dict)
     panel_of: dict[str, str] = field(default_factory=dict)
     panels: dict[str, list[str]] = field(default_factory=dict)
     genes: list[str] = field(default_factory=list)
@@ -103,11 +102,11 @@ def gene(symbol: str) -> dict[str, Any]:
 
 def study_from_labels(
     labels: pd.DataFrame, study_id: str, *, cancer_type: str = "luad",
-    clinical: Mapping[str, dict[str, str]] | None = None, sample_code: str = "01",
+    sample_code: str = "01",
 ) -> Study:  # fmt: skip
     """A study that says what table LABELS says: one sample a patient; genes that are null are not on its panel."""
     genes = list(dict.fromkeys(labels["gene"]))
-    study = Study(study_id, {}, [], clinical=dict(clinical or {}), genes=genes, cancer_type=cancer_type)
+    study = Study(study_id, {}, [], genes=genes, cancer_type=cancer_type)
     for patient, own in labels.groupby("patient_id", sort=False):
         sample = f"{patient}-{sample_code}"
         study.owners[sample] = str(patient)
@@ -275,10 +274,6 @@ class Handler(BaseHTTPRequestHandler):
             case ["patients"]:
                 owners, name = dict.fromkeys(study.owners.values()), study.study_id
                 return [{"uniquePatientKey": key_of(p, name), "patientId": p, "studyId": name} for p in owners]
-            case ["clinical-attributes"]:
-                return self.attributes(study)
-            case ["clinical-data", "fetch"]:
-                return self.clinical(study, body)
         raise Refused(f"no such path: studies/{'/'.join(parts)}")
 
     def of_profile(self, profile: str, parts: list[str], body: Any, query: dict[str, str]) -> Any:
@@ -355,20 +350,6 @@ class Handler(BaseHTTPRequestHandler):
         if symbol is None:
             raise Refused(f"Gene not found: {number}")
         return gene(symbol)
-
-    def attributes(self, study: Study) -> list[dict[str, Any]]:
-        names = dict.fromkeys(name for values in study.clinical.values() for name in values)
-        return [{"clinicalAttributeId": n, "displayName": n.title(), "datatype": "STRING", "patientAttribute": True,
-                 "priority": "1", "studyId": study.study_id} for n in names]  # fmt: skip
-
-    def clinical(self, study: Study, body: dict[str, list[str]]) -> list[dict[str, Any]]:
-        return [
-            {"uniquePatientKey": key_of(patient, study.study_id), "patientId": patient, "studyId": study.study_id,
-             "clinicalAttributeId": name, "value": value}
-            for patient in body["ids"]
-            for name, value in study.clinical.get(patient, {}).items()
-            if name in body["attributeIds"]
-        ]  # fmt: skip
 
     def json(self, value: Any, status: int = 200) -> None:
         data = json.dumps(value).encode()

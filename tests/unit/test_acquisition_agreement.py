@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.agreement import KINDS, agreement, disagreements
+from deeplrhe_utils.acquisition.agreement import KINDS, agreement
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
@@ -31,12 +31,6 @@ def test_each_patient_is_one_of_nine_things():
     row = agreement(FIRST, SECOND).set_index("gene").loc["G"]
     assert row[list(KINDS)].tolist() == [1] * 9 and row["patients"] == 9 and row["agreeing"] == 0.5
     assert len(agreement(FIRST, SECOND)) == 1, "only genes that both name"
-
-
-def test_disagreements_name_patients_and_what_was_seen():
-    expected = [["G", "b", "first_only", "class of first"], ["G", "c", "second_only", "class of second"]]
-    assert disagreements(FIRST, SECOND).to_numpy().tolist() == expected
-    assert disagreements(FIRST, FIRST).empty
 
 
 def test_genes_that_are_not_in_both_are_refused():

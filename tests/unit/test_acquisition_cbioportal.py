@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.acquisition.cbioportal import CBioPortal, labels
-from deeplrhe_utils.acquisition.tcga_tables import by_gene_calls, read_calls
+from deeplrhe_utils.acquisition.mutation_files import by_gene_calls
 from deeplrhe_utils.acquisition.variants import VariantRule
 from deeplrhe_utils.acquisition.web import Patience, Service
 from deeplrhe_utils.core.errors import LabelError, ServiceError
-from deeplrhe_utils.core.schemas import CLINICAL, LABELS
+from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
 from tests.stand_ins.cbioportal import (
     CBioPortalStandIn,
@@ -133,21 +133,6 @@ def test_germline_variants_and_unknown_classes(served):
     assert statuses(labels(portal, [NAME], ["TP53"]))["2"] == 0, "germline does not count"
     with pytest.raises(LabelError, match=r"class that nobody defined.*Odd_Class \(1\)"):
         labels(portal, [NAME], ["EGFR"])
-    assert statuses(labels(portal, [NAME], ["EGFR"], VariantRule(unknown_classes="null")), "EGFR")["3"] is None
-    told = VariantRule(other_classes=frozenset({"Odd_Class"}))
-    assert statuses(labels(portal, [NAME], ["EGFR"], told), "EGFR")["3"] == 0
-
-
-def test_drivers_that_the_service_marks_or_that_it_does_not(served):
-    rule = VariantRule(annotated_drivers=True)
-    with pytest.raises(LabelError, match="marks no variant as driver"):
-        labels(served(small()), [NAME], ["TP53"], rule)
-    driver = found(1, "TP53", "R158L", "Missense_Mutation", driverFilter="Putative_Driver")
-    passenger = found(2, "TP53", "A1V", "Missense_Mutation", driverFilter="Putative_Passenger")
-    marked = small(mutations=[driver, passenger])
-    assert statuses(labels(served(marked), [NAME], ["TP53"], rule)) == {"1": 1, "2": 0, "3": 0, "4": None, "5": None}
-    listed = VariantRule(drivers=frozenset({("TP53", "A1V")}))
-    assert statuses(labels(served(marked), [NAME], ["TP53"], listed))["2"] == 1
 
 
 @pytest.mark.parametrize("page", [1, 2, 4, 5, 6])
@@ -189,9 +174,9 @@ def test_a_burst_of_503_passes_and_a_lasting_one_does_not(served):
 def test_404_names_the_study_and_identifiers_stay_in_their_place(served):
     portal = served(small())
     with pytest.raises(ServiceError, match="Study not found: nowhere"):
-        portal.study("nowhere")
+        portal.sample_lists("nowhere")
     with pytest.raises(ServiceError, match=r"Study not found: \.\./genes"):
-        portal.study("../genes")
+        portal.sample_lists("../genes")
     for name in ("", ".", ".."):
         with pytest.raises(LabelError, match="only dots"):
             portal.sample_ids(name)
@@ -206,7 +191,6 @@ def test_studies_are_asked_once_and_patients_are_in_one(served):
         labels(portal, [], ["TP53"])
     with pytest.raises(LabelError, match="5 patients are in several of the studies"):
         labels(portal, [NAME, "luad_other"], ["TP53"])
-    assert [s["studyId"] for s in portal.studies("OTHER")] == ["luad_other"] and len(portal.studies()) == 2
 
 
 @pytest.mark.parametrize(
@@ -237,27 +221,6 @@ def test_a_study_without_what_labels_need(served):
         labels(served(small(), override={f"studies/{NAME}/molecular-profiles": []}), [NAME], ["TP53"])
 
 
-def test_clinical_attributes_become_our_table_and_what_is_unknown_is_counted(served):
-    known = {
-        "TCGA-05-0001": {"AGE": "70", "SEX": "Male", "AJCC_PATHOLOGIC_TUMOR_STAGE": "STAGE IIIA",
-                         "OS_STATUS": "0:LIVING", "TOBACCO_SMOKING_HISTORY_INDICATOR": "1"},
-        "TCGA-05-0002": {"AGE": "[Not Available]", "SEX": "Female", "AJCC_PATHOLOGIC_TUMOR_STAGE": "STAGE X",
-                         "OS_STATUS": "1:DECEASED", "TOBACCO_SMOKING_HISTORY_INDICATOR": "4"},
-        "TCGA-05-0003": {"AGE": "-3", "SEX": "NA"},
-    }  # fmt: skip
-    table, notes = served(small(clinical=known)).clinical(NAME)
-    rows = conform(table, CLINICAL).set_index("patient_id").astype(object).where(lambda v: v.notna(), None)
-    assert list(rows.index) == [f"TCGA-05-000{i}" for i in range(1, 6)], "patients without any value stay"
-    assert rows.loc["TCGA-05-0001"].tolist() == ["05", 70, "male", "adenocarcinoma", "III", "never", "alive"]
-    assert rows.loc["TCGA-05-0002"].tolist() == ["05", None, "female", "adenocarcinoma", None, "former", "dead"]
-    assert rows.loc["TCGA-05-0003", ["age_years", "sex"]].tolist() == [None, None]
-    text = " ".join(notes)
-    assert "stage: null for 4 patients (AJCC_PATHOLOGIC_TUMOR_STAGE: 3 not given; not understood: STAGE X (1))" in text
-    assert "not understood: -3 (1)" in text and "adenocarcinoma, as the study's cancer type luad" in text
-    empty, notes = served(small()).clinical(NAME)
-    assert empty["age_years"].isna().all() and len(empty) == 5 and any("study has no AGE" in n for n in notes)
-
-
 STATUS = st.sampled_from([0, 1, None])
 
 
@@ -283,7 +246,10 @@ def test_the_stand_in_answers_as_the_recorded_service(served, shared_data):
     read = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")}
     portal = served(study_from_recorded(folder))
     service = portal._service
-    assert portal.study(RECORDED) == read["study"] and portal.sample_ids(f"{RECORDED}_sequenced") == read["sample_ids"]
+    assert (
+        service.get(f"studies/{RECORDED}") == read["study"]
+        and portal.sample_ids(f"{RECORDED}_sequenced") == read["sample_ids"]
+    )
     assert service.get(f"molecular-profiles/{RECORDED}_mutations") == read["profile"]
     assert service.get("genes/4233") == read["gene-4233"] and portal.genes(["MET"]) == {"MET": 4233}
     path = f"molecular-profiles/{RECORDED}_mutations/mutations"
@@ -303,14 +269,11 @@ def test_every_request_is_in_the_published_contract(served, shared_data):
     """Paths, query parameters, their values and the fields of bodies; the contract is read, not copied."""
     contract = json.loads((shared_data / "api" / "cbioportal_public_swagger.json").read_text(encoding="utf-8"))
     study = small(panel_of=dict.fromkeys(SAMPLES, "SMALL"), panels={"SMALL": ["TP53"]})
-    study.clinical = {"TCGA-05-0001": {"AGE": "70"}}
     portal = served(study, aliases={"TP53": "OLD"})
     labels(portal, [NAME], ["TP53"])
-    portal.clinical(NAME)
-    portal.studies("luad")
     with pytest.raises(LabelError):
         portal.genes(["OLD"])
-    assert len(portal.stand_in.log) == 14
+    assert len(portal.stand_in.log) == 9
     for method, place, body, query in portal.stand_in.log:
         pattern, operation = operation_of(contract, method, place)
         known = {p["name"]: p for p in operation["parameters"] if p["in"] == "query"}
@@ -342,7 +305,9 @@ def operation_of(contract, method, place):
 def test_recorded_mutations_make_the_labels_of_the_published_table(served, shared_data):
     """Two real sources: the service's 21 MET mutations, and the table by gene that was downloaded from it."""
     calls = labels(served(study_from_recorded(shared_data / "api" / "cbioportal_recorded")), [RECORDED], ["MET"])
-    table = read_calls(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv", ["MET"], [RECORDED])
+    table = by_gene_calls(
+        shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv", ["MET"], [RECORDED]
+    ).labels
     mine = calls.labels.set_index("patient_id")["status"]
     theirs = table.set_index("patient_id")["status"]
     assert len(mine) == 566 and mine.notna().all() and mine.sum() == theirs.sum() > 0

@@ -11,8 +11,8 @@ import httpx
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition import gdc_tables, web
-from deeplrhe_utils.acquisition.gdc import PAGE, QUERIES, Gdc, narrowed, read_query
+from deeplrhe_utils.acquisition import web
+from deeplrhe_utils.acquisition.gdc import PAGE, QUERIES, Gdc, clinical, read_query, slide_files, stage_of
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.repair import repair
 from deeplrhe_utils.acquisition.web import Patience, Service
@@ -55,12 +55,6 @@ def test_the_query_of_the_repository_finds_every_page_of_open_lung_slides(gdc, l
     assert files["subtype"].value_counts().to_dict() == {"normal": 335, "squamous": 336, "adenocarcinoma": 336}
     assert files["sample_type"].isin(["frozen", "diagnostic"]).all() and files["access"].eq("open").all()
     assert not gdc.notes
-
-
-def test_a_query_can_be_narrowed(gdc):
-    query = narrowed(read_query(LUNG), projects=["TCGA-LUAD"], strategies=["Diagnostic Slide"])
-    files = gdc.slide_files(query)
-    assert set(files["project_id"]) == {"TCGA-LUAD"} and set(files["slide_type"]) == {"DX"}
 
 
 def test_a_listing_that_changes_is_read_again(gdc, lung):
@@ -228,7 +222,7 @@ def test_patients_of_the_gdc():
     }  # fmt: skip
     bare = {"submitter_id": "TCGA-05-4245", "demographic": {"gender": "not reported"}, "diagnoses": None,
             "exposures": [{"tobacco_smoking_status": "4"}]}  # fmt: skip
-    found = gdc_tables.clinical([bare, case], ["TCGA-05-4244", "TCGA-05-4245", "TCGA-05-9999"])
+    found = clinical([bare, case], ["TCGA-05-4244", "TCGA-05-4245", "TCGA-05-9999"])
     row = found.table.set_index("patient_id").loc["TCGA-05-4244"]
     assert row["age_years"] == pytest.approx(25752 / 365.25)
     assert row[["site_id", "sex", "histology", "stage", "smoking", "vital_status"]].tolist() == [
@@ -247,9 +241,9 @@ def test_clinical_data_are_asked_for_by_barcode(gdc, lung):
 
 def test_files_of_another_patient_than_their_name_are_listed():
     hit = offered("TCGA-05-4244-01Z-00-DX1.svs", b"", case="TCGA-05-9999").hit()
-    assert "other patients than their names say: TCGA-05-4244" in gdc_tables.slide_files([hit]).notes[0]
+    assert "other patients than their names say: TCGA-05-4244" in slide_files([hit]).notes[0]
     with pytest.raises(ServiceError, match="md5sum"):
-        gdc_tables.slide_files([{k: v for k, v in hit.items() if k != "md5sum"}])
+        slide_files([{k: v for k, v in hit.items() if k != "md5sum"}])
 
 
 def answer_in_guide(shared_data: Path, after: str) -> object:
@@ -381,3 +375,10 @@ def test_manifests_survive_a_round_trip(tmp_path):
 )
 def test_names_that_must_not_become_paths(name):
     assert name_problem("0000b231-7c05-4e2e-8c9e-6d0675bfbb34", name)
+
+
+@pytest.mark.parametrize(
+    "text", ["Stage X", "Stage 0", "I/II NOS", "", "[Not Available]", "Stage IIIAB", "V", "stages I"]
+)
+def test_no_stage_is_guessed(text):
+    assert stage_of(text) is None

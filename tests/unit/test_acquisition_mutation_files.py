@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.acquisition.agreement import agreement
 from deeplrhe_utils.acquisition.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
-from deeplrhe_utils.acquisition.mutation_files import read_mutations
-from deeplrhe_utils.acquisition.study_folder import study_folder_clinical
-from deeplrhe_utils.acquisition.tcga_tables import by_gene_calls
+from deeplrhe_utils.acquisition.labels import read_labels
+from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_mutations
 from deeplrhe_utils.acquisition.variants import (
     NON_SILENT,
     VariantRule,
@@ -23,8 +22,9 @@ from deeplrhe_utils.acquisition.variants import (
 )
 from deeplrhe_utils.core.errors import CompendiumError, LabelError, ParameterError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.core.schemas import CLINICAL, LABELS
+from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.running.cli import main
 
 HEADER = "Hugo_Symbol\tTumor_Sample_Barcode\tVariant_Classification\tHGVSp_Short\tMutation_Status"
 MAF = "\n".join([
@@ -56,7 +56,7 @@ def statuses(calls, gene="TP53"):
 
 
 def variants(*rows):
-    table = [(f"{p}-01", p, gene, change, kind, None, None) for p, gene, change, kind in rows]
+    table = [(f"{p}-01", p, gene, change, kind, None) for p, gene, change, kind in rows]
     return pd.DataFrame(table, columns=list(VARIANT_COLUMNS))
 
 
@@ -74,9 +74,6 @@ def test_the_rule_counts_deeppaths_nine_classes():
     [
         ({"classes": frozenset({"Missense"})}, "Unknown variant class.*Missense"),
         ({"classes": frozenset()}, "counts no class"),
-        ({"unclear": frozenset({"Splice_Site"})}, "both count and be unclear"),
-        ({"drivers": frozenset({("A", "B")}), "annotated_drivers": True}, "not from both"),
-        ({"unknown_classes": "guess"}, "unknown_classes"),
         ({"sample_codes": ("1",)}, "two digits"),
     ],
 )
@@ -85,16 +82,11 @@ def test_rules_that_mean_nothing_are_refused(more, message):
         VariantRule(**more)
 
 
-def test_classes_that_nobody_defined_are_an_error_or_null_never_0():
+def test_classes_that_nobody_defined_are_an_error_never_0():
     table = variants(("a", "G", "p.X1", "Odd"), ("b", "G", "", None), ("c", "G", "A1V", "Missense_Mutation"))
     with pytest.raises(LabelError, match="2 variants have a class that nobody defined") as caught:
         judge(table, VariantRule())
     assert "Odd (1)" in str(caught.value) and "no class, change not given (1)" in str(caught.value)
-    assert judge(table, VariantRule(unknown_classes="null"))["counts"].isna().tolist() == [True, True, False]
-    everybody = all_profiled(["a-01", "b-01", "c-01"], ["a", "b", "c"], ["G"])
-    calls = call_patients(table, everybody, VariantRule(unknown_classes="null"), "x")
-    assert statuses(calls, "G") == {"a": None, "b": None, "c": 1}
-    assert any("2 variants cannot be judged" in note for note in calls.notes)
 
 
 def test_a_class_that_a_change_leaves_open_counts_only_if_all_readings_do():
@@ -141,20 +133,20 @@ def test_sample_codes():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("123"), st.sampled_from(["01", "02"]), st.booleans(),
-                          st.lists(st.sampled_from(["Missense_Mutation", "Silent", "Odd"]), max_size=2)),
+                          st.lists(st.sampled_from(["Missense_Mutation", "Silent", "Silent/Splice_Site"]), max_size=2)),
                 min_size=1, max_size=6, unique_by=lambda row: row[:2]))  # fmt: skip
 def test_the_label_of_a_patient_follows_from_its_samples(rows):
     """The oracle is the sentence in the docstring, sample by sample."""
     names = [f"TCGA-05-000{p}-{code}" for p, code, _, _ in rows]
-    found = [(name, name[:12], "G", "A1V", kind, None, None)
+    found = [(name, name[:12], "G", "A1V", kind, None)
              for name, (_, _, _, kinds) in zip(names, rows, strict=True) for kind in kinds]  # fmt: skip
     profiled = pd.DataFrame([(name, name[:12], "G", row[2]) for name, row in zip(names, rows, strict=True)],
                             columns=["sample_id", "patient_id", "gene", "profiled"])  # fmt: skip
     calls = call_patients(pd.DataFrame(found, columns=list(VARIANT_COLUMNS)), profiled,
-                          VariantRule(unknown_classes="null"), "x")  # fmt: skip
+                          VariantRule(), "x")  # fmt: skip
     expected: dict[str, int | None] = {}
     for name, (_, code, ready, kinds) in zip(names, rows, strict=True):
-        one = 1 if "Missense_Mutation" in kinds else None if "Odd" in kinds or not ready else 0
+        one = 1 if "Missense_Mutation" in kinds else None if "Silent/Splice_Site" in kinds or not ready else 0
         so_far = expected.setdefault(name[11], None)
         if code == "01" and one is not None:
             expected[name[11]] = max(one, so_far or 0)
@@ -271,7 +263,7 @@ def test_no_bytes_make_it_fail_in_another_way(tmp_path_factory, data, gz, header
     path = tmp_path_factory.mktemp("any") / "x.maf"
     path.write_bytes(gzip.compress(data) if gz else data)
     try:
-        calls = read_mutations(path, rule=VariantRule(unknown_classes="null"))
+        calls = read_mutations(path)
     except CompendiumError:
         return
     assert len(calls.labels)
@@ -285,8 +277,6 @@ def test_the_table_by_gene_and_its_contradictions(tmp_path):
     assert calls.form == "cBioPortal's table of mutations by gene"
     assert statuses(calls) == {"1": 1, "2": 0, "3": None} and statuses(calls, "EGFR") == {"1": 0, "2": 1, "3": None}
     assert any("1 patient × gene pairs are wild type although" in note and "TP53 1" in note for note in calls.notes)
-    unclear = VariantRule(unclear=frozenset({"Synonymous_Change"}))
-    assert statuses(by_gene_calls(write(tmp_path, BY_GENE), rule=unclear))["2"] is None
     counted = VariantRule(classes=NON_SILENT | {"Synonymous_Change"})
     assert statuses(by_gene_calls(write(tmp_path, BY_GENE), rule=counted))["2"] == 1
     for old, new, message in [("R158L X", "WT X", "contradicts itself"), ("R158L X", "NS X", "contradicts itself"),
@@ -308,85 +298,35 @@ def test_deeppaths_list_needs_to_be_told_who_was_profiled(tmp_path):
         read_mutations(path, rule=VariantRule(classes=frozenset({"Missense_Mutation"})))
 
 
-# ---- cBioPortal's study folder
-
-CLINICAL_PATIENT = (
-    "#Patient Identifier\tAge\tSex\tStage\n#x\tx\tx\tx\n#STRING\tNUMBER\tSTRING\tSTRING\n#1\t1\t1\t1\n"
-    "PATIENT_ID\tAGE\tSEX\tAJCC_PATHOLOGIC_TUMOR_STAGE\n"
-    "TCGA-05-0001\t70\tMale\tSTAGE IB\nTCGA-05-0002\t\tFemale\tSTAGE X\n"
-)
+# ---- the command
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Sample 3 is not sequenced; sample 4 is on a panel without EGFR."""
-    root = tmp_path / "study"
-    (root / "case_lists").mkdir(parents=True)
-    files = {
-        "meta_study.txt": "type_of_cancer: luad\ncancer_study_identifier: luad_x\nname: a: b\n",
-        "data_mutations.txt": MAF.replace("-06A-", "-01A-").replace("TP53\tTCGA-05-0003", "TTN\tTCGA-05-0002"),
-        "case_lists/cases_sequenced.txt": "stable_id: luad_x_sequenced\ncase_list_ids: TCGA-05-0001-01\tTCGA-05-0002-01"
-        "\tTCGA-05-0004-01\n",
-        "data_clinical_sample.txt": "#a\tb\n#a\tb\n#STRING\tSTRING\n#1\t1\nPATIENT_ID\tSAMPLE_ID\n"
-        + "".join(f"TCGA-05-000{i}\tTCGA-05-000{i}-01\n" for i in range(1, 5)),
-        "data_clinical_patient.txt": CLINICAL_PATIENT,
-        "data_gene_panel_matrix.txt": "SAMPLE_ID\tmutations\n" + "".join(
-            f"TCGA-05-000{i}-01\t{'WES' if i < 4 else 'SMALL'}\n" for i in range(1, 5)),
-        "data_gene_panel_small.txt": "stable_id: SMALL\ndescription: d\ngene_list: TP53\tKRAS\n",
-    }  # fmt: skip
-    for name, text in files.items():
-        (root / name).write_text(text, encoding="utf-8")
-    return root
+def label(capsys, *arguments, code=0):
+    assert main(["labels", *map(str, arguments)]) == code
+    said = capsys.readouterr()
+    return said.out + said.err
 
 
-def test_a_study_folder_tells_who_was_sequenced_and_on_which_panel(folder):
-    calls = read_mutations(folder, ["TP53", "EGFR"])
-    assert calls.form == "cBioPortal's study folder" and set(calls.labels["source"]) == {"luad_x"}
-    assert statuses(calls) == {"1": 1, "2": 0, "3": None, "4": 0}
-    assert statuses(calls, "EGFR") == {"1": 0, "2": 1, "3": None, "4": None}
-    notes = " ".join(calls.notes)
-    assert "1 samples are not in the list of sequenced ones" in notes and "Panel SMALL lacks EGFR" in notes
+def test_files_become_a_table_that_runs_take(tmp_path, capsys):
+    """A patient of two files is 1 if any says so; what nobody tells stays empty."""
+    first = write(tmp_path, MAF, "a.maf")
+    second = write(
+        tmp_path, MAF.replace("TP53\tTCGA-05-0002", "TTN\tTCGA-05-0002").replace("Germline", "Somatic"), "b.maf"
+    )
+    told = label(capsys, first, second, "--genes", "TP53,EGFR", "--out", tmp_path / "l.csv", "--compare", first)
+    assert "a MAF" in told and "not somatic: Germline" in told and "both_mutated" in told and "4 patients" in told
+    table = read_labels(tmp_path / "l.csv", ["TP53", "EGFR"])
+    own = table[table["gene"] == "TP53"].set_index("patient_id")["status"]
+    assert own.fillna(-1).tolist() == [1, 0, -1, 1], "4 is germline in the first file and somatic in the second"
+    assert "exists" in label(capsys, first, "--genes", "TP53", "--out", tmp_path / "l.csv", code=2)
 
 
-def test_a_study_folder_without_panels_or_samples(folder):
-    (folder / "data_gene_panel_small.txt").unlink()
-    calls = read_mutations(folder, ["TP53", "EGFR"])
-    assert statuses(calls)["4"] is None and any("No file tells the genes of panel SMALL" in n for n in calls.notes)
-    (folder / "data_gene_panel_matrix.txt").unlink()
-    (folder / "data_clinical_sample.txt").unlink()
-    assert statuses(read_mutations(folder, ["TP53", "EGFR"]), "EGFR") == {"1": 0, "2": 1, "4": 0}
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("meta_study.txt", None, "meta_study.txt is not there"),
-        ("meta_study.txt", "nonsense\n", "line 1: no 'key: value'"),
-        ("data_mutations.txt", None, "data_mutations.txt is not there"),
-        ("case_lists/cases_sequenced.txt", None, "cases_sequenced.txt is not there"),
-        ("case_lists/cases_sequenced.txt", "case_list_ids:\n", "lists no samples"),
-        ("case_lists/cases_sequenced.txt", "case_list_ids: X\n", "does not know 1 sequenced samples.*X"),
-        ("data_clinical_sample.txt", "PATIENT_ID\tSAMPLE_ID\na\tb\na\tb\n", "lists a sample twice"),
-        ("data_clinical_sample.txt", "#only\n#comments\n", "is empty"),
-        ("data_gene_panel_matrix.txt", "SAMPLE_ID\tcna\nx\ty\n", "lacks columns.*mutations"),
-    ],
-)
-def test_a_damaged_study_folder_is_refused(folder, name, text, message):
-    path = folder / name
-    path.unlink() if text is None else path.write_text(text, encoding="utf-8")
-    with pytest.raises(LabelError, match=message):
-        read_mutations(folder, ["TP53"])
-
-
-def test_the_clinical_table_of_a_study_folder(folder):
-    table, notes = study_folder_clinical(folder)
-    assert conform(table, CLINICAL).equals(table) and table["stage"].tolist()[0] == "I" and pd.isna(table["stage"][1])
-    assert table["age_years"].tolist()[0] == 70 and pd.isna(table["age_years"][1])
-    assert table["histology"].tolist() == ["adenocarcinoma"] * 2
-    assert any("STAGE X (1)" in note for note in notes) and any("smoking: the study has no" in note for note in notes)
-    (folder / "data_clinical_patient.txt").write_text("PATIENT_ID\tAGE\na\t1\na\t2\n")
-    with pytest.raises(LabelError, match="patient twice"):
-        study_folder_clinical(folder)
+def test_who_was_profiled_and_which_changes_count_can_be_given(tmp_path, capsys):
+    maf, names = write(tmp_path, MAF, "a.maf"), write(tmp_path, "TCGA-05-0002\nTCGA-05-0009\n", "names.txt")
+    drivers = write(tmp_path, "gene,protein_change\nTP53,R175H\n", "drivers.csv")
+    label(capsys, maf, "--genes", "TP53", "--out", tmp_path / "l.csv", "--profiled", names, "--drivers", drivers)
+    own = read_labels(tmp_path / "l.csv").set_index("patient_id")["status"].fillna(-1).to_dict()
+    assert own == {f"TCGA-05-000{i}": value for i, value in ((1, -1), (2, 0), (3, -1), (4, -1), (9, 0))}
 
 
 # ---- real files

@@ -11,25 +11,22 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from deeplrhe_utils.acquisition import cohort_files, tcga_slides
-from deeplrhe_utils.acquisition.clinical import read_cdr, stage_of
+from deeplrhe_utils.acquisition import cohort_files
 from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, mutation_by_site
 from deeplrhe_utils.acquisition.cohort_draw import draw, spread
 from deeplrhe_utils.acquisition.cohort_rules import RULES, CohortRule, named_rule
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.acquisition.manifest import read_manifest
-from deeplrhe_utils.acquisition.tcga_slides import add_fields, from_manifest, malformed, parse_name, read_join
-from deeplrhe_utils.acquisition.tcga_tables import read_calls
-from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, ParameterError
+from deeplrhe_utils.acquisition.mutation_files import by_gene_calls
+from deeplrhe_utils.acquisition.tcga_slides import add_fields, notes_of, parse_name
+from deeplrhe_utils.acquisition.variants import VariantRule
+from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 
 GENES = ("TP53", "EGFR")
 PAPER_GENES = ("TP53", "EGFR", "STK11", "POLE", "POLD1", "PBRM1", "DNMT3A", "KRAS")
-CDR_HEADER = (
-    "bcr_patient_barcode,type,age_at_initial_pathologic_diagnosis,gender,ajcc_pathologic_tumor_stage,vital_status"
-)
 
 
 def uuid(number):
@@ -85,107 +82,20 @@ def test_what_a_name_tells(name, expected):
 
 def test_malformed_names_stay_in_the_list_and_are_named():
     names = ["TCGA-05-4244-01A-01-TS1.svs", "notes.svs", "TCGA-05-4244-01A.svs", "TCGA-44-0001-01Z-00-DX1.svs"]
-    manifest = pd.DataFrame({"id": list("abcd"), "filename": names, "md5": "0" * 32, "size": 1, "state": "live"})
-    found = from_manifest(manifest, {"TCGA-05-4244": "TCGA-LUAD"})
-    assert found.files["file_name"].tolist() == names
-    assert malformed(found.files) == names[1:3]
-    assert any("2 of 4 names" in note and "notes.svs" in note for note in found.notes)
-    assert any("1 files have no subtype" in note and "TCGA-44-0001" in note for note in found.notes)
-    assert found.files["subtype"].tolist()[0] == "adenocarcinoma" and found.files["access"].isna().all()
+    projects = ["TCGA-LUAD", None, "TCGA-LUAD", None]
+    frame = pd.DataFrame({"file_id": list("abcd"), "file_name": names, "md5": "0" * 32, "bytes": 1})
+    files = add_fields(frame.assign(project_id=projects))
+    notes = notes_of(files)
+    assert files["file_name"].tolist() == names and files["access"].isna().all()
+    assert any("2 of 4 names" in note and "notes.svs" in note for note in notes)
+    assert any("1 files have no subtype" in note and "TCGA-44-0001" in note for note in notes)
+    assert files["subtype"].tolist()[0] == "adenocarcinoma"
 
 
 def test_subtypes_follow_the_sample_before_the_project():
     names = [f"TCGA-05-000{i}-{code}A-01-TS1.svs" for i, code in enumerate(("01", "11", "02", "20"))]
     frame = pd.DataFrame({"file_name": names, "file_id": names, "md5": "m", "bytes": 1, "project_id": "TCGA-LUSC"})
     assert add_fields(frame)["subtype"].fillna("?").tolist() == ["squamous", "normal", "squamous", "?"]
-
-
-def write_join(path, rows, header="file_id\tfile_name\tmd5sum\tfile_size\tproject"):
-    path.write_text("\n".join([header, *("\t".join(row) for row in rows)]) + "\n")
-    return path
-
-
-def test_the_join_table_is_read_and_its_gaps_are_filled(tmp_path):
-    rows = [("a", "TCGA-05-0001-01A-01-TS1.svs", "m", "10", ""), ("b", "TCGA-05-0002-01A-01-TS1.svs", "m", "11", "")]
-    found = read_join(write_join(tmp_path / "j.tsv", rows), {"TCGA-05-0001": "TCGA-LUSC"})
-    assert found.files["project_id"].fillna("?").tolist() == ["TCGA-LUSC", "?"]
-    assert "2 files of j.tsv have no project there; 1 still have none." in found.notes
-
-
-@pytest.mark.parametrize(
-    ("rows", "header", "says"),
-    [
-        ([("a", "x.svs", "m", "1", "")], "file_id\tfile_name\tmd5sum\tsize\tproject", "lacks columns"),
-        ([("a", "x.svs", "m", "1e3", "")], None, "is no number"),
-        ([("a", "x.svs", "m", "1", ""), ("a", "y.svs", "m", "1", "")], None, "repeats the file a"),
-        ([("a", "TCGA-05-0001-01A-01-TS1.svs", "m", "1", "TCGA-LUAD")], None, "contradicts the clinical table"),
-    ],
-)
-def test_a_join_table_that_is_not_right_is_refused(tmp_path, rows, header, says):
-    path = write_join(tmp_path / "j.tsv", rows, *([header] if header else []))
-    with pytest.raises(InputError, match=says):
-        read_join(path, {"TCGA-05-0001": "TCGA-LUSC"})
-
-
-def test_a_join_table_that_is_missing_empty_or_binary_is_refused(tmp_path):
-    for content in (None, b"", b"\xff\xfe\x00\x01"):
-        if content is not None:
-            (tmp_path / "j.tsv").write_bytes(content)
-        with pytest.raises(InputError, match="cannot be read"):
-            read_join(tmp_path / "j.tsv")
-
-
-def cdr(tmp_path, *rows):
-    path = tmp_path / "cdr.csv"
-    path.write_text("\n".join([CDR_HEADER, *rows]) + "\n")
-    return path
-
-
-def test_clinical_values_are_read_and_gaps_counted(tmp_path):
-    found = read_cdr(
-        cdr(
-            tmp_path,
-            "TCGA-05-0001,LUAD,70.0,MALE,Stage IIIA,Alive",
-            "TCGA-44-0002,LUSC,,FEMALE,[Discrepancy],Dead",
-            "TCGA-44-0003,LUSC,[Not Available],OTHER,[Discrepancy],[Unknown]",
-        )
-    )
-    table = found.table.set_index("patient_id")
-    columns = ["age_years", "sex", "stage", "histology", "vital_status", "site_id"]
-    assert table.loc["TCGA-05-0001", columns].tolist() == [70.0, "male", "III", "adenocarcinoma", "alive", "05"]
-    assert table["smoking"].isna().all() and table["stage"].isna().sum() == 2
-    said = {(r.column, r.said): r.patients for r in found.unknown.itertuples()}
-    assert said == {("age_years", ""): 1, ("age_years", "[Not Available]"): 1, ("sex", "OTHER"): 1,
-                    ("stage", "[Discrepancy]"): 2, ("vital_status", "[Unknown]"): 1}  # fmt: skip
-    assert any("not understood: OTHER" in note for note in found.notes)
-    assert found.projects["TCGA-44-0002"] == "TCGA-LUSC"
-
-
-@pytest.mark.parametrize(
-    "text", ["Stage X", "Stage 0", "I/II NOS", "", "[Not Available]", "Stage IIIAB", "V", "stages I"]
-)
-def test_no_stage_is_guessed(text):
-    assert stage_of(text) is None
-
-
-@pytest.mark.parametrize("age", ["nan", "inf", "-3", "0", "430", "seventy"])
-def test_no_age_is_guessed(tmp_path, age):
-    found = read_cdr(cdr(tmp_path, f"TCGA-05-0001,LUAD,{age},MALE,Stage I,Alive"))
-    assert found.table["age_years"].isna().all() and found.unknown["said"].tolist() == [age]
-
-
-@pytest.mark.parametrize(
-    ("rows", "says"),
-    [
-        (["TCGA-05-0001,LUAD,1,MALE,Stage I,Alive"] * 2, "repeats the patient"),
-        (["TCGA-05-0001-01,LUAD,1,MALE,Stage I,Alive"], "no TCGA patient"),
-        (["TCGA-05-0001,BRCA,1,MALE,Stage I,Alive"], "other cancers"),
-        (["TCGA-05-0001,LUAD,1"], "3 cells"),
-    ],
-)
-def test_a_clinical_table_that_is_not_right_is_refused(tmp_path, rows, says):
-    with pytest.raises(LabelError, match=says):
-        read_cdr(cdr(tmp_path, *rows))
 
 
 def units_of(draw):
@@ -500,54 +410,19 @@ def test_signatures_see_every_change():
     assert signed(document) == document
 
 
-@pytest.fixture(scope="module")
-def real(shared_data):
+def test_the_real_paper_cohort(shared_data):
+    """The slides of 2019 with the calls of cBioPortal, as published."""
     folder = shared_data / "tables"
-    clinical = read_cdr(folder / "tcga_cdr_luad_lusc_TCGA-CDR.csv")
-    files = read_join(folder / "lung_slide_to_mutation_join.tsv", clinical.projects).files
-    labels = read_calls(folder / "cbioportal_luad_lusc_mutations_by_gene.tsv", PAPER_GENES)
-    return files, labels, clinical, folder
-
-
-def test_the_real_manifest_has_the_counts_that_deeppath_prints(real):
-    """591 normal, 823 LUAD, 753 LUSC: DeepPATH's README; frozen all of them."""
-    *_, clinical, folder = real
-    listed = from_manifest(read_manifest(folder / "gdc_manifest_20170302_003611.txt"), clinical.projects)
-    assert listed.notes == []
-    counts = listed.files["subtype"].value_counts().to_dict()
-    assert counts == {"normal": 591, "adenocarcinoma": 823, "squamous": 753}
-    assert listed.files["sample_type"].eq("frozen").all()
-    assert listed.files["slide_type"].value_counts().to_dict() == {"TS": 1375, "BS": 792}
-
-
-def test_the_real_frozen_slides_of_today_are_those_of_2017(real):
-    files, labels, clinical, folder = real
-    today = build(files, labels, clinical.table, RULES["coudray"]).chosen
-    listed = from_manifest(read_manifest(folder / "gdc_manifest_20170302_003611.txt"), clinical.projects).files
-    then = build(listed, labels, clinical.table, RULES["coudray"])
-    assert len(then.chosen) == 2167 and then.flow["dropped"].sum() == 0
-    columns = ["file_name", "bytes", "subtype", "sample_type"]
-    pd.testing.assert_frame_equal(today[columns], then.chosen[columns])
-    assert not set(today["file_id"]) & set(then.chosen["file_id"])  # the ids of 2017 are gone
-
-
-def test_the_real_paper_cohort(real):
-    files, labels, clinical, _ = real
-    cohort = build(files, labels, clinical.table, named_rule("paper", genes=PAPER_GENES))
-    chosen = cohort.chosen
-    assert len(chosen) == len(cohort.patients) == 180 == cohort.labels["patient_id"].nunique()
-    assert chosen.groupby(["project_id", "sample_type"]).size().tolist() == [45] * 4
-    assert cohort.labels["status"].notna().all() and len(cohort.clinical) == 180
+    patients = pd.read_csv(folder / "tcga_cdr_luad_lusc_TCGA-CDR.csv", dtype=str).set_index("bcr_patient_barcode")
+    listed = pd.read_csv(folder / "lung_slide_to_mutation_join.tsv", sep="\t", dtype=str)
+    listed = listed.rename(columns={"md5sum": "md5", "file_size": "bytes"}).astype({"bytes": "int64"})
+    projects = listed["project"].fillna("TCGA-" + listed["file_name"].str[:12].map(patients["type"]))
+    files = add_fields(listed[["file_id", "file_name", "md5", "bytes"]].assign(project_id=projects))
+    rule = VariantRule(sample_codes=())
+    labels = by_gene_calls(folder / "cbioportal_luad_lusc_mutations_by_gene.tsv", PAPER_GENES, rule=rule).labels
+    clinical = conform(pd.DataFrame(columns=[c.name for c in CLINICAL.columns]), CLINICAL)
+    cohort = build(files, labels, clinical, named_rule("paper", genes=PAPER_GENES))
+    assert len(cohort.chosen) == len(cohort.patients) == 180 == cohort.labels["patient_id"].nunique()
+    assert cohort.chosen.groupby(["project_id", "sample_type"]).size().tolist() == [45] * 4
+    assert cohort.labels["status"].notna().all()
     assert cohort.flow["slides"].tolist()[0] == 3220 and cohort.flow["dropped"].sum() == 3040
-
-
-def test_the_real_clinical_table(real):
-    clinical = real[2]
-    assert clinical.unknown.groupby("column")["patients"].sum().to_dict() == {"age_years": 28, "stage": 12}
-    assert clinical.table["stage"].value_counts().to_dict() == {"I": 524, "II": 287, "III": 170, "IV": 33}
-    assert clinical.table["histology"].value_counts().to_dict() == {"adenocarcinoma": 522, "squamous": 504}
-
-
-def test_the_subtype_table_and_the_rules_agree():
-    assert set(tcga_slides.SUBTYPES) == {"TCGA-LUAD", "TCGA-LUSC"}
-    assert {rule.name for rule in RULES.values()} == set(RULES)

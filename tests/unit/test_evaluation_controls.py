@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.tcga_tables import call_status, read_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.mutation_files import call_status, read_calls, read_deeppath_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation import controls, covariates
 from deeplrhe_utils.evaluation.splits import patient_folds

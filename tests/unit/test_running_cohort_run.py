@@ -10,7 +10,7 @@ import pytest
 
 from deeplrhe_utils.acquisition.cohort import check_flow
 from deeplrhe_utils.acquisition.cohort_rules import named_rule
-from deeplrhe_utils.acquisition.download import Settings
+from deeplrhe_utils.acquisition.download import TransferOptions
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.evaluation.cohort import run_flow
@@ -22,7 +22,7 @@ from deeplrhe_utils.slides.inventory import scan_slides
 from tests.stand_ins.rehearsal import Rehearsal
 
 GENES = ("TP53", "EGFR", "KRAS")
-QUIET = Settings(progress_s=0)
+QUIET = TransferOptions(progress_s=0)
 
 
 @pytest.fixture(scope="module")

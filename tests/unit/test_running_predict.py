@@ -10,10 +10,10 @@ from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.learning.models import NetworkConfig, build_network, read_card, save_model
 from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.predict import Settings, all_scored, predict
+from deeplrhe_utils.running.predict import PredictOptions, all_scored, predict
 
 MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
-HERE = Settings(workers=1, device="cpu")
+HERE = PredictOptions(workers=1, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +84,8 @@ def test_a_patient_that_the_model_knows_is_refused(folder, tmp_path):
 
 def test_what_cannot_work_is_told_before_a_slide_is_read(folder, tmp_path):
     with pytest.raises(ModelError, match="other pixels"):
-        predict(folder, MODEL, tmp_path, Settings(mpp=2.0))
+        predict(folder, MODEL, tmp_path, PredictOptions(mpp=2.0))
     with pytest.raises(InputError, match="not there"):
         predict(tmp_path / "nowhere", MODEL, tmp_path, HERE)
     with pytest.raises(ParameterError, match="processes"):
-        Settings(workers=-1)
+        PredictOptions(workers=-1)

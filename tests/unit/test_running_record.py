@@ -13,11 +13,9 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, Sch
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.tables import write_table
 from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS
-from deeplrhe_utils.running.interactive import begin_by_hand
 from deeplrhe_utils.running.lock import RunLock, check_free
-from deeplrhe_utils.running.outputs import expand
-from deeplrhe_utils.running.record import run_folder, start_run
-from deeplrhe_utils.running.state import LARGE_BYTES, fingerprint
+from deeplrhe_utils.running.record import declared_files, run_folder, start_run
+from deeplrhe_utils.running.state import LARGE_BYTES, begin_by_hand, fingerprint
 
 matplotlib.use("Agg")
 
@@ -110,7 +108,7 @@ def test_outputs_are_listed_file_by_file(run, capsys):
     listed = json.loads((run.paths.stages / "02.outputs.json").read_text())
     assert listed == ["numbers/02-tiling.json", "work/slides/a.svs", "work/slides/b.svs"]
     assert "| `work/slides/` (2 files) | 4 B |" in capsys.readouterr().out
-    assert expand(run.paths.root, ["work/slides/"]) == listed[1:]
+    assert declared_files(run.paths.root, ["work/slides/"]) == listed[1:]
     for wrong in (run.paths.root.parent, run.paths.root, run.paths.work / "gone"):
         with pytest.raises(RunError):
             run.declare(wrong)

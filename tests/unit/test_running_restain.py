@@ -18,8 +18,13 @@ from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running import restain, restain_write
 from deeplrhe_utils.running.cli import main
 from deeplrhe_utils.running.restain import COLUMNS, normalize
-from deeplrhe_utils.running.restain_recipe import Recipe
-from deeplrhe_utils.running.restain_sources import SlideFile, TileFolder, find_sources, reference_source
+from deeplrhe_utils.running.restain_sources import (
+    NormalizeOptions,
+    PictureFolder,
+    SlideFile,
+    find_sources,
+    reference_source,
+)
 from deeplrhe_utils.running.restain_tissue import frame_of, spread
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Square
@@ -29,7 +34,7 @@ from tests.tiff_slides import write_jpeg_slide
 
 GLASS, TILE = 246, 128
 SMALL = {"tile_px": TILE, "mpp": 0.25}
-QUICK = Recipe(method="reinhard", **SMALL)  # needs no fit
+QUICK = NormalizeOptions(method="reinhard", **SMALL)  # needs no fit
 WHOLE = {"format": "ome-tiff", "tile_px": TILE}
 
 
@@ -89,7 +94,7 @@ def slides(tmp_path_factory):
 def fitted(slides, tmp_path_factory):
     """(out, rows, lines) of a DCGMM of 20 steps, tiles, fitted on both slides to the first."""
     out, lines = tmp_path_factory.mktemp("fitted") / "out", []
-    rows = normalize([slides], out, Recipe(fit_steps=20, reference="one", **SMALL), lines.append)
+    rows = normalize([slides], out, NormalizeOptions(fit_steps=20, reference="one", **SMALL), lines.append)
     return out, rows, lines
 
 
@@ -139,13 +144,16 @@ def test_tiles_are_those_of_the_saved_normalizer(fitted, slides):
 
 def test_a_model_is_used_as_it_is(fitted, slides, tmp_path):
     out, rows, _ = fitted
-    again = normalize([slides / "two.svs"], tmp_path / "out", Recipe(model=out / "normalizer", **SMALL), quiet)
+    again = normalize(
+        [slides / "two.svs"], tmp_path / "out", NormalizeOptions(model=out / "normalizer", **SMALL), quiet
+    )
     assert [(r["normalizer"], r["map"]) for r in again] == [(rows[1]["normalizer"], rows[1]["map"])]
     new, old = read_tiles(tmp_path / "out" / "two"), read_tiles(out / "two")
     assert new.keys() == old.keys() and all(np.array_equal(new[k], old[k]) for k in new)
     other = normalize(
-        [slides / "one.svs"], tmp_path / "ref", Recipe(model=out / "normalizer", reference=str(slides / "two.svs"),
-                                                       **SMALL), quiet)  # fmt: skip
+        [slides / "one.svs"], tmp_path / "ref",
+        NormalizeOptions(model=out / "normalizer", reference=str(slides / "two.svs"), **SMALL), quiet,
+    )  # fmt: skip
     assert other[0]["normalizer"] != rows[0]["normalizer"]
     goal, got = (tissue_colour(list(read_tiles(f).values())) for f in (out / "one", tmp_path / "ref" / "one"))
     assert np.abs(got - tissue_colour([read_slide(slides / "two.svs")])).max() < 0.05 < np.abs(got - goal).max()
@@ -153,7 +161,7 @@ def test_a_model_is_used_as_it_is(fitted, slides, tmp_path):
 
 def test_a_model_of_another_resolution_is_told(fitted, slides, tmp_path):
     out, _, _ = fitted
-    recipe = Recipe(model=out / "normalizer", tile_px=TILE, mpp=0.3)
+    recipe = NormalizeOptions(model=out / "normalizer", tile_px=TILE, mpp=0.3)
     (row,) = normalize([slides / "two.svs"], tmp_path / "out", recipe, quiet)
     assert "fitted at 0.25 µm/px, this is 0.3" in row["warnings"]
 
@@ -161,7 +169,7 @@ def test_a_model_of_another_resolution_is_told(fitted, slides, tmp_path):
 @pytest.mark.parametrize("method", ["reinhard", "macenko", "vahadane"])
 @pytest.mark.parametrize("how", [{"mpp": 0.25, "tile_px": TILE}, WHOLE | {"lossless": True}], ids=["tiles", "whole"])
 def test_the_classical_methods(slides, tmp_path, method, how):
-    recipe = Recipe(method=method, reference="one", **how)
+    recipe = NormalizeOptions(method=method, reference="one", **how)
     rows = normalize([slides], tmp_path / "out", recipe, quiet)
     assert [r["status"] for r in rows] == ["written", "written"]
     out = tmp_path / "out" / rows[1]["output"]
@@ -177,7 +185,7 @@ def test_the_classical_methods(slides, tmp_path, method, how):
 @pytest.fixture(scope="module")
 def whole(fitted, slides, tmp_path_factory):
     out = tmp_path_factory.mktemp("whole") / "out"
-    recipe = Recipe(model=fitted[0] / "normalizer", lossless=True, **WHOLE)
+    recipe = NormalizeOptions(model=fitted[0] / "normalizer", lossless=True, **WHOLE)
     return out, normalize([slides], out, recipe, quiet)
 
 
@@ -202,7 +210,7 @@ def plan_of(out, path):
     """The plan that the command made for a slide."""
     from deeplrhe_utils.running.restain_tissue import Readings
 
-    recipe = Recipe(model=out / "normalizer", lossless=True, **WHOLE)
+    recipe = NormalizeOptions(model=out / "normalizer", lossless=True, **WHOLE)
     tiles = Readings(recipe).tiles(SlideFile(path.stem, path))
     return load_normalizer(out / "normalizer").plan(tiles, path.stem)
 
@@ -227,7 +235,7 @@ def test_bare_glass_is_passed_through_bit_by_bit(whole, slides):
 
 
 def test_jpeg_keeps_colours_and_is_smaller(fitted, whole, slides, tmp_path):
-    recipe = Recipe(model=fitted[0] / "normalizer", quality=85, **WHOLE)
+    recipe = NormalizeOptions(model=fitted[0] / "normalizer", quality=85, **WHOLE)
     normalize([slides / "two.svs"], tmp_path, recipe, quiet)
     made, exact = (folder / "two.ome.tif" for folder in (tmp_path, whole[0]))
     assert made.stat().st_size < exact.stat().st_size / 2
@@ -235,7 +243,7 @@ def test_jpeg_keeps_colours_and_is_smaller(fitted, whole, slides, tmp_path):
 
 
 def test_another_resolution_averages_whole_pixels(slides, tmp_path):
-    recipe = Recipe(method="reinhard", mpp=0.55, lossless=True, **WHOLE)
+    recipe = NormalizeOptions(method="reinhard", mpp=0.55, lossless=True, **WHOLE)
     (row,) = normalize([slides / "one.svs"], tmp_path, recipe, quiet)
     assert row["mpp"] == "0.5" and "written at 0.5 µm/px, the nearest" in row["warnings"]
     source, new = read_slide(slides / "one.svs"), read_slide(tmp_path / "one.ome.tif")
@@ -291,7 +299,9 @@ def test_a_folder_of_pictures_is_one_slide_and_every_picture_comes_out(tmp_path)
     Image.fromarray(np.full((192, 192, 3), GLASS, np.uint8)).save(tmp_path / "in" / "B" / "glass.png")
     (tmp_path / "in" / "B" / "notes.xyz").write_text("no picture")
     lines = []
-    rows = normalize([tmp_path / "in"], tmp_path / "out", Recipe(method="reinhard", reference="A"), lines.append)
+    rows = normalize(
+        [tmp_path / "in"], tmp_path / "out", NormalizeOptions(method="reinhard", reference="A"), lines.append
+    )
     assert [(r["slide"], r["n_tiles"]) for r in rows] == [("in", 12), ("A", 12), ("B", 13)]
     assert lines[0].startswith("Left out: 1 that are neither") and "notes.xyz" in lines[0]
     new = read_tiles(tmp_path / "out" / "B")
@@ -307,7 +317,7 @@ def test_a_folder_of_pictures_is_one_slide_and_every_picture_comes_out(tmp_path)
 def test_one_picture_is_a_slide_and_another_may_be_the_reference(tmp_path):
     Image.fromarray(picture("lab 1")[100:676, 60:636]).save(tmp_path / "field.png")
     Image.fromarray(picture("lab 2", 40)[100:676, 60:636]).save(tmp_path / "goal.tif")
-    recipe = Recipe(method="reinhard", reference=str(tmp_path / "goal.tif"), thin_slide="cohort")
+    recipe = NormalizeOptions(method="reinhard", reference=str(tmp_path / "goal.tif"), thin_slide="cohort")
     (row,) = normalize([tmp_path / "field.png"], tmp_path / "out", recipe, quiet)
     assert (row["status"], row["n_tiles"]) == ("written", 1)
     (new,) = read_tiles(tmp_path / "out" / "field").values()
@@ -321,7 +331,7 @@ def test_a_picture_that_cannot_be_normalized_is_named(tmp_path):
     cut = tmp_path / "in" / "cut" / "tile 3.png"
     cut.write_bytes(cut.read_bytes()[:3000])
     Image.fromarray(np.full((64, 64), 9000, np.uint16)).save(tmp_path / "in" / "deep" / "tile 4.png")
-    recipe = Recipe(method="reinhard")
+    recipe = NormalizeOptions(method="reinhard")
     rows = {r["slide"]: r for r in normalize([tmp_path / "in"], tmp_path / "out", recipe, quiet)}
     assert [rows[n]["status"] for n in ("good", "cut", "deep", "tiny")] == ["written", "failed", "failed", "written"]
     assert "tile 3.png cannot be read" in rows["cut"]["note"]
@@ -352,7 +362,7 @@ def test_pictures_beside_slides_are_no_tiles(slides, tmp_path):
     (folder / "labels.csv").write_text("a sidecar")
     (folder / "Thumbs.db").write_bytes(b"\0\1")
     found = find_sources([folder, folder / "a.svs"])
-    assert [(type(s), s.name) for s in found.sources] == [(SlideFile, "a"), (SlideFile, "b"), (TileFolder, "tiles")]
+    assert [(type(s), s.name) for s in found.sources] == [(SlideFile, "a"), (SlideFile, "b"), (PictureFolder, "tiles")]
     assert sorted(p.name for p in found.left_out) == ["Thumbs.db", "tile 0.png", "tile 1.png"]
     assert [f.name for f in found.sources[2].files] == ["tile 0.png", "tile 1.png"]
 
@@ -422,7 +432,7 @@ def test_a_table_gives_the_resolutions_that_files_do_not_tell(tmp_path):
     (tmp_path / "mpp.csv").write_text("slide_id,mpp\nsilent,0.25\nnobody,1\n")
     lines = []
     for how in (SMALL, WHOLE):
-        recipe = Recipe(method="reinhard", mpp_csv=tmp_path / "mpp.csv", **how)
+        recipe = NormalizeOptions(method="reinhard", mpp_csv=tmp_path / "mpp.csv", **how)
         (row,) = normalize([path], tmp_path / how.get("format", "tiles"), recipe, lines.append)
         assert (row["status"], row["mpp"]) == ("written", "0.25")
     assert lines[0] == "The table of resolutions names slides that are not here: nobody"
@@ -448,7 +458,7 @@ def test_damaged_places_are_told(tmp_path):
     path.write_bytes(data)
     (row,) = normalize([path], tmp_path / "tiles", QUICK, quiet)
     assert row["status"] == "written" and "cannot be decoded" in row["warnings"]
-    (row,) = normalize([path], tmp_path / "whole", Recipe(method="reinhard", lossless=True, **WHOLE), quiet)
+    (row,) = normalize([path], tmp_path / "whole", NormalizeOptions(method="reinhard", lossless=True, **WHOLE), quiet)
     assert row["status"] == "written" and "7.45% of the slide cannot be decoded and is white" in row["warnings"]
     new = read_slide(tmp_path / "whole" / "a.ome.tif")
     assert (new[:256, :256] == 255).all() and (new[256:512, 60:256] < 200).any()
@@ -460,7 +470,7 @@ def test_what_cannot_be_normalized_is_written_unchanged_and_says_why(slides, tmp
     pixels = picture("lab 1")
     pixels = np.full_like(pixels, GLASS) if kind == "glass" else pixels.mean(-1, keepdims=True).astype(np.uint8)
     path = write_jpeg_slide(tmp_path / "odd.svs", np.broadcast_to(pixels, (800, 1100, 3)), rgb=True)
-    recipe = Recipe(method="reinhard", reference="one", lossless="format" in how, **how)
+    recipe = NormalizeOptions(method="reinhard", reference="one", lossless="format" in how, **how)
     rows = normalize([slides, path], tmp_path / "out", recipe, quiet)
     assert [r["status"] for r in rows] == ["written", "written", "unchanged"]
     assert rows[2]["map"] == "none" and ("no tissue" if kind == "glass" else "grey") in rows[2]["note"]
@@ -477,7 +487,7 @@ def test_what_cannot_be_normalized_is_written_unchanged_and_says_why(slides, tmp
 def test_a_thin_slide_is_left_alone_or_mapped_with_the_cohort(slide_factory, slides, tmp_path):
     thin = slide_factory(40)
     for rule, status in ((None, "unchanged"), ("error", "unchanged"), ("cohort", "written")):
-        recipe = Recipe(method="reinhard", tile_px=TILE, thin_slide=rule)
+        recipe = NormalizeOptions(method="reinhard", tile_px=TILE, thin_slide=rule)
         rows = normalize([slides, thin], tmp_path / str(rule), recipe, quiet)
         assert rows[2]["status"] == status and int(rows[2]["n_tiles"]) >= 2
         assert ("cohort statistics" if rule == "cohort" else "too little tissue") in rows[2]["note"]
@@ -487,7 +497,7 @@ def test_a_slide_smaller_than_a_tile_fails_as_tiles_and_passes_whole(slides, tmp
     small = write_jpeg_slide(tmp_path / "small.svs", picture("lab 2")[100:220, 60:180])
     rows = normalize([slides, small], tmp_path / "tiles", QUICK, quiet)
     assert rows[2]["status"] == "failed" and "Choose tile_px of at most 120" in rows[2]["note"]
-    rows = normalize([slides, small], tmp_path / "whole", Recipe(method="reinhard", **WHOLE), quiet)
+    rows = normalize([slides, small], tmp_path / "whole", NormalizeOptions(method="reinhard", **WHOLE), quiet)
     assert rows[2]["status"] == "unchanged" and read_slide(tmp_path / "whole" / "small.ome.tif").shape == (120, 120, 3)
 
 
@@ -500,7 +510,7 @@ def test_a_slide_that_is_replaced_meanwhile_leaves_nothing(slides, tmp_path, mon
         return paint(*arguments)
 
     monkeypatch.setattr(restain_write, "_painted", replaced)
-    rows = normalize([slides, path], tmp_path / "out", Recipe(method="reinhard", **WHOLE), quiet)
+    rows = normalize([slides, path], tmp_path / "out", NormalizeOptions(method="reinhard", **WHOLE), quiet)
     assert rows[2]["status"] == "failed" and "changed or replaced" in rows[2]["note"]
     assert not (tmp_path / "out" / "a.ome.tif").exists() and not leftovers(tmp_path / "out")
 
@@ -524,7 +534,7 @@ def test_a_full_disk_ends_the_call_and_keeps_what_is_finished(slides, tmp_path, 
 
 def test_finished_slides_are_kept_and_the_fit_is_not_repeated(slides, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    recipe = Recipe(fit_steps=10, method="density", **SMALL)
+    recipe = NormalizeOptions(fit_steps=10, method="density", **SMALL)
     first = normalize([slides], out, recipe, quiet)
     written = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     monkeypatch.setattr("deeplrhe_utils.running.restain_fit.fit", None)
@@ -540,7 +550,7 @@ def test_what_is_missing_or_has_changed_is_done_again(slides, tmp_path):
     for name in ("one", "two"):
         write(folder / f"{name}.svs", "lab 1")
     normalize([folder], out, QUICK, quiet)
-    model = Recipe(model=out / "normalizer", **SMALL)
+    model = NormalizeOptions(model=out / "normalizer", **SMALL)
 
     def status(recipe=model):
         lines.clear()
@@ -549,7 +559,7 @@ def test_what_is_missing_or_has_changed_is_done_again(slides, tmp_path):
 
     assert status() == ["kept", "kept"]
     with pytest.raises(ModelError, match="cannot be read"):
-        status(Recipe(model=tmp_path, **SMALL))
+        status(NormalizeOptions(model=tmp_path, **SMALL))
     assert status() == ["kept", "kept"]
     for file in (out / "two").iterdir():
         file.unlink()
@@ -557,10 +567,10 @@ def test_what_is_missing_or_has_changed_is_done_again(slides, tmp_path):
     assert status() == ["kept", "written"]
     os.utime(folder / "one.svs")
     assert status() == ["written", "kept"]
-    assert status(Recipe(model=out / "normalizer", mpp=0.25, tile_px=192)) == ["written", "written"]
+    assert status(NormalizeOptions(model=out / "normalizer", mpp=0.25, tile_px=192)) == ["written", "written"]
     assert {p.shape for p in read_tiles(out / "one").values()} == {(192, 192, 3)}
     (folder / "one.svs").write_bytes(b"broken meanwhile")
-    assert status(Recipe(model=out / "normalizer", mpp=0.25, tile_px=192)) == ["failed:", "kept"]
+    assert status(NormalizeOptions(model=out / "normalizer", mpp=0.25, tile_px=192)) == ["failed:", "kept"]
     assert "is still there" in table(out)["one"]["note"] and (out / "one").is_dir()
 
 
@@ -570,14 +580,14 @@ def test_one_folder_holds_one_normalization(slides, tmp_path):
     with pytest.raises(ParameterError, match=r"normalized in another way.*add slides with --model"):
         normalize([slides / "two.svs"], out, QUICK, quiet)
     assert list(table(out)) == ["one"]
-    (two,) = normalize([slides / "two.svs"], out, Recipe(model=out / "normalizer", **SMALL), quiet)
+    (two,) = normalize([slides / "two.svs"], out, NormalizeOptions(model=out / "normalizer", **SMALL), quiet)
     assert two["normalizer"] == one["normalizer"] and list(table(out)) == ["two", "one"]
 
 
 def test_a_call_without_the_model_fits_although_one_with_it_was_here(slides, tmp_path):
     normalize([slides / "one.svs"], tmp_path / "first", QUICK, quiet)
     out = tmp_path / "out"
-    with_model = normalize([slides], out, Recipe(model=tmp_path / "first" / "normalizer", **SMALL), quiet)
+    with_model = normalize([slides], out, NormalizeOptions(model=tmp_path / "first" / "normalizer", **SMALL), quiet)
     fitted_here = normalize([slides], out, QUICK, quiet)
     assert with_model[0]["normalizer"] != fitted_here[0]["normalizer"]
 
@@ -666,7 +676,7 @@ def test_the_command_writes_and_resumes(slides, tmp_path, capsys):
 def test_a_real_slide_comes_to_a_real_field(shared_data, tmp_path):
     slide = shared_data / "slides" / "CMU-1-Small-Region.svs"
     field = shared_data / "monuseg_tcga_lung" / "TCGA-21-5784-01Z-00-DX1.tif"
-    recipe = Recipe(reference=str(field), fit_steps=20, format="ome-tiff", lossless=True, tile_px=256)
+    recipe = NormalizeOptions(reference=str(field), fit_steps=20, format="ome-tiff", lossless=True, tile_px=256)
     (row,) = normalize([slide], tmp_path / "whole", recipe, quiet)
     assert row["status"] == "written" and row["warnings"] == ""
     source, new = read_slide(slide), read_slide(tmp_path / "whole" / row["output"])
@@ -682,7 +692,7 @@ def test_a_real_slide_comes_to_a_real_field(shared_data, tmp_path):
         for place in places:
             around = np.median(ratio[place - 12 : place + 11])
             assert abs(ratio[place - 1] / around - 1) < 0.1
-    tiles = Recipe(model=tmp_path / "whole" / "normalizer")
+    tiles = NormalizeOptions(model=tmp_path / "whole" / "normalizer")
     (row,) = normalize([slide], tmp_path / "tiles", tiles, quiet)
     assert (row["status"], int(row["n_tiles"])) == ("written", 10)
     assert np.abs(tissue_colour(list(read_tiles(tmp_path / "tiles" / row["output"]).values())) - goal).max() < 0.2

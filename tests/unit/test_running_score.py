@@ -14,7 +14,7 @@ from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stat
 from deeplrhe_utils.evaluation.score_file import read_scores
 from deeplrhe_utils.evaluation.units import aggregate
 from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.score import COLUMNS, Wish, score
+from deeplrhe_utils.running.score import COLUMNS, ScoreOptions, score
 
 
 def _table(patients=40, tiles=3, seed=0):
@@ -42,8 +42,8 @@ def csv(tmp_path):
 
 def test_the_published_marker_comes_out(shared_data, tmp_path):
     lines = []
-    wish = Wish(columns="label=outcome,score=ndka", positive="Poor", any_scale=True)
-    found = score(shared_data / "statistics" / "pROC_aSAH.csv", tmp_path / "out", wish, lines.append)
+    options = ScoreOptions(columns="label=outcome,score=ndka", positive="Poor", any_scale=True)
+    found = score(shared_data / "statistics" / "pROC_aSAH.csv", tmp_path / "out", options, lines.append)
     row = found[found["ci_method"] == DELONG].iloc[0]
     assert row["auc"] == pytest.approx(0.611957994579946, abs=1e-12)
     assert (row["n_pos"], row["n_neg"]) == (41, 72)
@@ -135,7 +135,7 @@ def test_one_class_one_patient_and_constant_scores(csv, tmp_path):
         found = pd.read_csv(tmp_path / name / "auc.csv")
         assert found["status"].eq("not estimable").all() and found["reason"].str.contains("at least 5").all()
         assert not (tmp_path / name / "roc.png").exists()
-    found = score(csv(table.assign(score=0.5)), tmp_path / "constant", Wish(resamples=100), lambda _: None)
+    found = score(csv(table.assign(score=0.5)), tmp_path / "constant", ScoreOptions(resamples=100), lambda _: None)
     assert found["auc"].isna().all() and found["reason"].str.contains("the same score").all()
 
 
@@ -145,7 +145,9 @@ def test_labels_of_another_file(csv, tmp_path):
     names = [f"P{i:02d}" for i in range(1, 45)]
     pd.DataFrame({"patient_id": names, "TP53": [int(i % 3 == 0) for i in range(1, 45)]}).to_csv(labels, index=False)
     lines = []
-    found = score(csv(table.drop(columns="label")), tmp_path / "out", Wish(labels=labels, resamples=100), lines.append)
+    found = score(
+        csv(table.drop(columns="label")), tmp_path / "out", ScoreOptions(labels=labels, resamples=100), lines.append
+    )
     assert any("5 labels belong to patients without a score, such as P40" in line for line in lines)
     assert any(re.search(r"3 rows: no label \(rows 2, 3, 4\)", line) for line in lines)
     assert found.iloc[0]["n_pos"] + found.iloc[0]["n_neg"] == 39
@@ -156,7 +158,7 @@ def test_folds_are_ranked_where_they_are_alike_and_pooled_where_not(csv, tmp_pat
     second = table["fold"].eq("second")
     shifted = table.assign(score=table["score"] * 0.4 + 0.5 * second)
     lines: list[str] = []
-    quiet = Wish(resamples=100)
+    quiet = ScoreOptions(resamples=100)
     aucs = [score(csv(t), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] for t in (table, shifted)]
     assert aucs[0] == aucs[1] and "ranked within their fold" in lines[0]
     perfect = table.assign(score=table["label"] * 0.8 + 0.1, fold=table["patient_id"])  # leave one out
@@ -213,7 +215,7 @@ def test_a_wish_that_makes_no_sense_is_refused(csv, tmp_path):
 
 def test_hostile_names_are_text_on_the_page(csv, tmp_path):
     table = _table().assign(gene="<script>$\\bad$</script>")
-    score(csv(table), tmp_path / "out", Wish(resamples=100), lambda _: None)
+    score(csv(table), tmp_path / "out", ScoreOptions(resamples=100), lambda _: None)
     page = (tmp_path / "out" / "index.html").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
 
@@ -290,8 +292,8 @@ def test_what_deeppath_writes_and_reads_back(tmp_path):
     assert len(both) == len(predictions) - 6
     np.testing.assert_allclose(both["score"], both["score_was"], atol=1e-7)
     assert (both["patient_id"] == both["patient_id_was"]).all()
-    found = score(path, tmp_path / "out", Wish(min_positives=2, resamples=100), lambda _: None)
+    found = score(path, tmp_path / "out", ScoreOptions(min_positives=2, resamples=100), lambda _: None)
     assert set(found["gene"]) == {"class 1", "class 2"} and found["status"].eq("estimated").all()
-    again = score(path, tmp_path / "out", Wish(min_positives=2, resamples=100, classes=tmp_path / "labels.txt"),
+    again = score(path, tmp_path / "out", ScoreOptions(min_positives=2, resamples=100, classes=tmp_path / "labels.txt"),
                   lambda _: None)  # fmt: skip
     assert set(again["gene"]) == {"TP53", "KRAS"}

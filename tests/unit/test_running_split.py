@@ -114,7 +114,7 @@ HEAD = "patient_id,gene,status\n"
 BAD = [
     ("", 1, "is empty"),
     (HEAD, 1, "a header and no rows"),
-    (b"\xff\xfe", 1, "cannot be read as UTF-8"),
+    (b"\xff\xfe", 1, "is not UTF-8 text"),
     (HEAD + "a,TP53,mutated\nb,TP53,0\n", 1, r"row 2, column status: the value is not a label"),
     (HEAD + "a,TP53,1.0\nb,TP53,0\n", 1, "the value is not a label"),
     (HEAD + "a,TP53,1\nb,TP53,0\na,TP53,0\n", 1, "row 4, column status: patient a contradicts row 2"),

@@ -24,7 +24,6 @@ from deeplrhe_utils.slides.screening import (
     screen_slide,
     surroundings,
 )  # fmt: skip
-from deeplrhe_utils.slides.store import ENCODINGS, PNG, Pictures, decode, encode, pictures_path
 from deeplrhe_utils.slides.survey import glass_of
 from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
@@ -161,12 +160,11 @@ def test_a_tile_that_only_fails_at_full_size_is_unreadable_but_one_with_ink_on_i
     table.loc["s_2_2", "pen"] = 0.9
     table.loc["s_3_2", ["noise", "jpeg"]] = 0.9
     plant(monkeypatch, decoded, table)
-    screened = screen_slide({**row, "path": str(path)}, tiles, CUTS, pictures_dir=tmp_path / "p")
+    screened = screen_slide({**row, "path": str(path)}, tiles, CUTS)
     reasons = screened.set_index("tile_id")["reason"].dropna().to_dict()
     assert reasons == {"s_2_2": "pen", "s_3_2": "unreadable", "s_2_3": "unreadable", "s_3_3": "unreadable"}
     lost = screened[screened["reason"] == "unreadable"]
     assert lost[MEASURED[3:]].isna().all(axis=None) and lost[MEASURED[:3]].notna().all(axis=None)
-    assert Pictures(pictures_path(tmp_path / "p", "s")).tile_ids == screened.loc[screened["kept"], "tile_id"].tolist()
 
 
 def test_what_was_dropped_before_keeps_its_reason_and_is_not_looked_at(row, tiles, decoded):
@@ -182,11 +180,11 @@ def test_what_was_dropped_before_keeps_its_reason_and_is_not_looked_at(row, tile
     pd.testing.assert_frame_equal(screened[rest], whole[rest])
 
 
-def test_a_slide_without_kept_tiles_is_passed_on_as_it_is(row, tiles, tmp_path, decoded):
+def test_a_slide_without_kept_tiles_is_passed_on_as_it_is(row, tiles, decoded):
     before = tiles.assign(kept=False, reason="background")
-    screened = screen_slide(row, before, RULES, pictures_dir=tmp_path)
+    screened = screen_slide(row, before, RULES)
     pd.testing.assert_frame_equal(screened, conform(before, TILES))
-    assert decoded == [] and len(Pictures(pictures_path(tmp_path, "s"))) == 0
+    assert decoded == []
 
 
 def test_rows_keep_their_order_whatever_it_is_and_the_callers_table_is_left_alone(row, tiles, half):
@@ -206,30 +204,6 @@ def test_the_result_keeps_the_contract_and_unknown_is_null_not_a_number_that_is_
     conform(screened, TILES)
     assert screened["noise_ratio"].isna().all() and (screened["noise_ratio"].array._mask).all()
     assert screened["kept"].dtype == "boolean" and screened["pen_fraction"].dtype == "Float64"
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("share", ["all", "half", "none"])
-def test_the_tiles_that_stay_kept_are_stored_and_no_others(row, tiles, half, tmp_path, encoding, share):
-    rules = replace(RULES, max_noise={"all": 1.0, "half": half, "none": -1.0}[share])
-    screened = screen_slide(row, tiles, rules, pictures_dir=tmp_path, encoding=encoding)
-    kept = screened[screened["kept"]]
-    assert len(kept) in {"all": (64,), "half": range(20, 45), "none": (0,)}[share]
-    pictures = Pictures(pictures_path(tmp_path, "s"))
-    assert (pictures.encoding, pictures.tile_ids) == (encoding, kept["tile_id"].tolist())
-    assert [p.name for p in tmp_path.iterdir()] == ["s.arrow"]
-    with Slide(row["path"], mpp=0.25) as slide:
-        for tile in kept.iloc[::7].itertuples():
-            exact = slide.read_tile(tile.x_l0_px, tile.y_l0_px, tile.size_l0_px, 64)
-            (stored,) = pictures.read([tile.tile_id])
-            assert np.array_equal(stored, exact if encoding == PNG else decode(encode(exact, encoding), encoding))
-
-
-def test_storing_does_not_change_the_table_and_nothing_is_stored_without_being_asked(row, tiles, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    plain = screen_slide(row, tiles, RULES)
-    assert not list(tmp_path.iterdir())
-    pd.testing.assert_frame_equal(screen_slide(row, tiles, RULES, pictures_dir=tmp_path / "p"), plain)
 
 
 def test_the_numbers_of_a_sharp_and_of_a_defocused_half_and_of_bare_glass(tmp_path):
@@ -286,12 +260,11 @@ def test_reading_everything_through_openslide_gives_the_same_within_a_hair(row, 
     assert np.abs(recut["background_fraction"] - tiles["background_fraction"]).max() < 0.05
 
 
-def test_tiles_of_another_slide_are_refused_before_anything_is_opened(row, tiles, tmp_path):
+def test_tiles_of_another_slide_are_refused_before_anything_is_opened(row, tiles):
     strange = tiles.copy()
     strange.loc[5, "slide_id"] = "t"
     with pytest.raises(ParameterError, match="another slide"):
-        screen_or_reason(({**row, "path": "/nowhere.svs"}, strange), rules=RULES, pictures_dir=tmp_path)
-    assert not list(tmp_path.iterdir())
+        screen_or_reason(({**row, "path": "/nowhere.svs"}, strange), rules=RULES)
 
 
 def test_a_slide_that_has_gone_costs_its_kept_tiles_with_the_reason(row, tiles, tmp_path):
@@ -299,8 +272,8 @@ def test_a_slide_that_has_gone_costs_its_kept_tiles_with_the_reason(row, tiles, 
     before.loc[[1, 2], "kept"] = False
     before.loc[[1, 2], "reason"] = "background"
     pair = ({**row, "path": str(tmp_path / "gone.svs")}, before.iloc[::-1])
-    found, reason = screen_or_reason(pair, rules=RULES, pictures_dir=tmp_path)
-    assert "gone.svs" in reason and not list(tmp_path.iterdir())
+    found, reason = screen_or_reason(pair, rules=RULES)
+    assert "gone.svs" in reason
     again, told = not_screened(pair, reason)
     pd.testing.assert_frame_equal(found, again)
     assert told == reason and found["tile_id"].tolist() == before["tile_id"].tolist()[::-1]
@@ -311,18 +284,13 @@ def test_a_slide_that_has_gone_costs_its_kept_tiles_with_the_reason(row, tiles, 
     pd.testing.assert_frame_equal(good, screen_slide(row, tiles, RULES))
 
 
-def test_a_slide_that_fails_on_the_way_leaves_no_pictures_and_those_of_before_alone(row, tiles, tmp_path, monkeypatch):
-    screen_slide(row, tiles.iloc[:3], RULES, pictures_dir=tmp_path)
-    before = pictures_path(tmp_path, "s").read_bytes()
-
+def test_a_slide_that_is_changed_on_the_way_fails_with_the_reason(row, tiles, monkeypatch):
     def changed(_):
         raise SlideError("Slide s.svs was changed or replaced while it was read")
 
     monkeypatch.setattr(Slide, "check_unchanged", changed)
-    _, reason = screen_or_reason((row, tiles), rules=RULES, pictures_dir=tmp_path)
-    assert "changed" in reason and pictures_path(tmp_path, "s").read_bytes() == before
-    _, reason = screen_or_reason((row, tiles), rules=RULES, pictures_dir=tmp_path / "new")
-    assert "changed" in reason and not list((tmp_path / "new").iterdir())
+    _, reason = screen_or_reason((row, tiles), rules=RULES)
+    assert "changed" in reason
 
 
 @pytest.mark.parametrize(("mpp", "target_mpp"), [(0.2, 0.5), (0.25, 0.75), (0.25, 1.0)])
@@ -331,11 +299,10 @@ def test_a_scan_so_fine_that_blocks_of_jpeg_cannot_be_seen_is_screened_for_all_e
     row = {"slide_id": "s", "patient_id": "p", "path": str(path), "mpp": mpp, "annotation": None}
     candidates = tile_slide(row, TilingRules(tile_px=64, target_mpp=target_mpp, max_background=1.0))
     rules = replace(RULES, target_mpp=target_mpp, max_jpeg=-1.0)
-    screened, reason = screen_or_reason((row, candidates), rules=rules, pictures_dir=tmp_path)
+    screened, reason = screen_or_reason((row, candidates), rules=rules)
     assert reason == "" and screened["kept"].all() and len(screened) == len(candidates)
     assert screened["jpeg_fraction"].isna().all(), "not assessed is not nought, and drops nothing"
     assert screened[MEASURED[:5]].notna().all(axis=None)
-    assert len(Pictures(pictures_path(tmp_path, "s"))) == len(candidates)
 
 
 def table_of(slides=("a", "b", "c"), columns=4, rows=4, size=100.0, **values):

@@ -1,0 +1,35 @@
+"""``deeplrhe cohort``: which slides of TCGA are studied."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deeplrhe_utils.running.commands import OK, Commands, as_options, say
+
+
+def add_parser(commands: Commands) -> None:
+    """What may be typed."""
+    parser = commands.add_parser(
+        "cohort",
+        help="choose TCGA lung slides, with labels and clinical data",
+        description="Choose slides of the GDC by a declared rule, with labels of cBioPortal, and write a signed cohort "
+        "file, a manifest to download, labels, clinical data, and who was left out and why.",
+    )
+    add = parser.add_argument
+    add("rule", metavar="RULE", help="paper (180 slides), coudray, coudray-luad, smallest or all")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add("--genes", default="", metavar="GENE[,GENE]", help="default: the paper's eight")
+    add("--seed", type=int, default=None, metavar="N", help="of the draw (default: 1, as in notebook 01)")
+    add("--n", type=int, default=None, metavar="N", help="slides (default: the rule's)")
+    add("--drivers", type=Path, default=None, metavar="FILE", help="gene,protein_change: only these changes count")
+    add("--gdc", default="https://api.gdc.cancer.gov", metavar="URL", help="default: the GDC")
+    add("--cbioportal", default="https://www.cbioportal.org/api", metavar="URL", help="default: cBioPortal")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the services, choose, and write."""
+    from deeplrhe_utils.running.cohort import CohortOptions, cohort
+
+    cohort(as_options(CohortOptions, options), say)
+    return OK

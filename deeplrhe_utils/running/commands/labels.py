@@ -1,0 +1,57 @@
+"""``deeplrhe labels``: a table of labels from files of mutations."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.running.commands import OK, Commands, say
+
+
+def add_parser(commands: Commands) -> None:
+    """What may be typed."""
+    parser = commands.add_parser(
+        "labels",
+        help="a table of labels from MAF files and the like",
+        description="Read mutations from a MAF (of the GDC or cBioPortal, plain or gzip), cBioPortal's table of "
+        "mutations by gene or DeepPATH's labels_r3.txt, and write patient_id and a column per gene: 1 mutated, 0 wild "
+        "type, empty not profiled. A patient of several files is 1 if any says so. docs/mutation-labels.md tells more.",
+    )
+    add = parser.add_argument
+    add("files", nargs="+", type=Path, metavar="FILE", help="files of mutations")
+    add("--genes", required=True, metavar="GENE[,GENE]", help="columns of the table")
+    add("--out", type=Path, required=True, metavar="FILE", help="CSV to write; nothing is written over")
+    add(
+        "--profiled", type=Path, default=None, metavar="FILE", help="patients or samples profiled for all, one per line"
+    )
+    add("--drivers", type=Path, default=None, metavar="FILE", help="gene,protein_change: only these changes count")
+    add("--compare", type=Path, default=None, metavar="FILE", help="another source; tell how far both agree")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, tell what was read and what was left out, and write."""
+    import pandas as pd
+
+    from deeplrhe_utils.acquisition.agreement import agreement
+    from deeplrhe_utils.acquisition.labels import joined_labels, wide_labels
+    from deeplrhe_utils.acquisition.mutation_files import read_mutations
+    from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
+    from deeplrhe_utils.core.files import write_text
+
+    if options.out.exists():
+        raise ParameterError(f"{options.out} exists", fix="Give another file as --out, or remove it")
+    genes = [text.strip() for text in options.genes.split(",") if text.strip()]
+    rule = VariantRule(drivers=read_drivers(options.drivers)) if options.drivers else DEFAULT_RULE
+    names = options.profiled.read_text(encoding="utf-8-sig").split() if options.profiled else None
+    found = [read_mutations(path, genes, rule, profiled=names) for path in options.files]
+    for path, calls in zip(options.files, found, strict=True):
+        say("\n".join([f"{path}: {calls.form}", *calls.notes, calls.ledger.to_string(index=False)]))
+    labels = joined_labels([calls.labels for calls in found])
+    if options.compare:
+        other = read_mutations(options.compare, genes, rule).labels
+        with pd.option_context("display.width", 200, "display.max_columns", None):
+            say(agreement(labels, other, genes).to_string(index=False))
+    write_text(options.out, wide_labels(labels, genes).to_csv(index=False, lineterminator="\n"))
+    say(f"{options.out}: {labels['patient_id'].nunique()} patients, {', '.join(genes)}")
+    return OK

@@ -1,0 +1,39 @@
+"""``deeplrhe score``: AUCs from a table of scores."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, say
+
+
+def add_parser(commands: Commands) -> None:
+    """What may be typed."""
+    parser = commands.add_parser(
+        "score",
+        help="AUCs with intervals from a table of scores, whoever made them",
+        description="Read a CSV (patient_id, label, score; optionally gene, slide_id, tile_id, fold) or DeepPATH's "
+        "out_filename_Stats.txt; write auc.csv, ROC and calibration figures and a page. docs/scoring.md tells more.",
+    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE", help="table of scores")
+    add("--out", type=Path, default=Path("scored"), metavar="DIR", help="folder of the results (default: scored)")
+    add("--unit", default="patient", metavar="UNIT", help="patient (default), slide, tile or all")
+    add("--rule", default="mean", metavar="RULE", help='of tiles: mean (default), "positive share" or top')
+    add("--labels", type=Path, default=None, metavar="FILE", help="patient_id and a column per gene, instead")
+    add("--classes", type=Path, default=None, metavar="FILE", help="DeepPATH's class names, one per line")
+    add("--columns", default="", metavar="OURS=THEIRS,…", help="such as label=outcome,score=ndka")
+    add("--positive", default="", metavar="VALUE", help="label that counts as 1 (default: labels are 0 and 1)")
+    add("--any-scale", action="store_true", help="take scores outside 0 to 1; they are ranked, not calibrated")
+    add("--min-positives", type=int, default=5, metavar="N", help="least patients in each class (default: 5)")
+    add("--resamples", type=int, default=2000, metavar="N", help="draws of the bootstrap (default: 2000)")
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score; 1 if no AUC could be estimated."""
+    from deeplrhe_utils.running.score import ScoreOptions, score
+
+    found = score(options.file, options.out, as_options(ScoreOptions, options), say)
+    return OK if (found["status"] == "estimated").any() else FAILED
