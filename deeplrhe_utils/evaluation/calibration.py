@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 from sklearn.isotonic import IsotonicRegression
@@ -13,9 +14,6 @@ from sklearn.linear_model import LogisticRegression
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -62,8 +60,6 @@ def reliability(label: Labels, score: Floats, bins: int = 10) -> pd.DataFrame:
     CohortError
         Scores that are no probabilities, or one class only.
     """
-    import pandas as pd
-
     check_scores(label, score)
     rows = []
     for number, part in enumerate(_bins(score, bins)):
@@ -244,8 +240,6 @@ def versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     missing : DataFrame
         gene, version, reason: what could not be recalibrated, and why.
     """
-    import pandas as pd
-
     parts, missing = [scored.assign(version=AS_IS)], []
     for gene, own in scored.groupby("gene", sort=False):
         for method in METHODS:
@@ -273,8 +267,6 @@ def calibration_table(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> p
         :data:`COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene that cannot be
         judged says so in `reason`, and the rest is null.
     """
-    import pandas as pd
-
     found = []
     for (gene, version), own in rows.groupby(["gene", "version"], sort=False):
         label, score = own["label"].to_numpy(np.int64), own["score"].to_numpy(np.float64)

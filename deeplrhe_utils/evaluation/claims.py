@@ -10,14 +10,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
 COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
@@ -98,8 +96,6 @@ def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
     InputError
         A claim that nobody judges, or a judge without its claim.
     """
-    import pandas as pd
-
     if differ := sorted(set(claims["id"]) ^ set(JUDGES)):
         raise InputError("The claims and their judges do not match", got=", ".join(differ))
     rows = []

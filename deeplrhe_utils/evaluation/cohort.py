@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import person_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:

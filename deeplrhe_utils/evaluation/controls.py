@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -14,11 +16,6 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import row_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -77,8 +74,6 @@ def site_scores(labels: pd.DataFrame, sites: pd.Series, splits: pd.DataFrame) ->
         patient_id, gene, fold, score in [0, 1]; of a site without training patients, the share among all.
         Ours: (mutated + share of all) / (patients + 1), so that a site of one patient says little.
     """
-    import pandas as pd
-
     known = labels.dropna(subset=["status"]).assign(
         site=lambda f: f["patient_id"].map(sites).astype("string").fillna("")
     )
@@ -112,7 +107,6 @@ def linear_scores(features: Floats, tiles: pd.DataFrame, labels: pd.DataFrame, s
     DataFrame
         tile_id, slide_id, patient_id, gene, fold, score: null where a fold's training patients are of one class.
     """
-    import pandas as pd
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -158,7 +152,6 @@ def site_from_features(
         patients_left_out, p (binomial, one-sided, against chance). NaN where fewer than two sites are large enough.
         Source: linear discriminant with shrinkage (Ledoit & Wolf), scikit-learn.
     """
-    import pandas as pd
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold
 
@@ -201,8 +194,6 @@ def mutation_by_site(labels: pd.DataFrame, sites: pd.Series, *, draws: int = 200
         gene, n_pos, n_neg, left_out, sites, cramers_v in [0, 1], p (χ² of the table, labels exchanged among patients)
         and p_holm. A gene of one class has null results.
     """
-    import pandas as pd
-
     rows = []
     for gene, own in labels.groupby("gene", sort=False):
         frame = own.assign(site=own["patient_id"].map(sites)).dropna(subset=["status", "site"])
@@ -286,8 +277,6 @@ def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int
         gene, given, given_status, auc, ci_low, ci_high (DeLong, logit scale), n_pos, n_neg; only pairs of genes of
         which either stratum can be estimated. Source: stratification as Dawood 2026 asks for.
     """
-    import pandas as pd
-
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     rows = []
     for gene, other in permutations(scored["gene"].unique(), 2):
@@ -324,8 +313,6 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
     CohortError
         Fewer than two genes.
     """
-    import pandas as pd
-
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     genes = list(labels["gene"].drop_duplicates())
     if len(genes) < 2:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.acquisition.labels import read_csv_text
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.evaluation.auc import delong
 from deeplrhe_utils.evaluation.controls import within_auc
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 THIRDS: Final = 3
 COLUMNS: Final = ["covariate", "gene", "patients", "missing", "auc_of_covariate", "covariate_low", "covariate_high",
@@ -29,8 +27,6 @@ def read_covariates(path: Path) -> pd.DataFrame:
     InputError
         Missing file, no patient_id, a repeated patient, a cell that is no number.
     """
-    import pandas as pd
-
     table = read_csv_text(Path(path), InputError)
     if "patient_id" not in table or table.shape[1] < 2:
         raise InputError(f"{path} is no table of covariates", got=", ".join(table.columns),
@@ -68,8 +64,6 @@ def covariate_table(
         (percentile bootstrap 95 %): the score's AUC over all pairs, and over pairs of one third of the covariate.
         Null where fewer than two patients of a class have a value.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     for name in [] if covariates is None else [c for c in covariates.columns if c != "patient_id"]:
         value = covariates.set_index("patient_id")[name]  # type: ignore[union-attr]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -21,11 +23,6 @@ from deeplrhe_utils.evaluation.auc import (
 )
 from deeplrhe_utils.evaluation.power import binormal, expected_counts
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]
@@ -106,8 +103,6 @@ def bootstraps(positive: Floats, negative: Floats, tiles: int, resamples: int, s
     dict
         :data:`~deeplrhe_utils.evaluation.resampling.PERCENTILE` and BCA to low and high, each (b,).
     """
-    import pandas as pd
-
     m, n = positive.shape[1], negative.shape[1]
     frame = pd.DataFrame({"patient_id": np.arange(m + n) // tiles, "label": np.r_[np.ones(m, int), np.zeros(n, int)]})
     frame.loc[m:, "patient_id"] += m  # the classes share nobody
@@ -205,8 +200,6 @@ def coverage_of_tiles(
 
 
 def _rows(base: dict[str, object], found: dict[str, Ends], truth: float) -> pd.DataFrame:
-    import pandas as pd
-
     rows = []
     for method, (low, high) in found.items():
         below, above = float((high < truth).mean()), float((low > truth).mean())
@@ -232,6 +225,4 @@ def grid(
     cells: Iterable[tuple[float, int, float]], simulate: Callable[[float, int, float], pd.DataFrame]
 ) -> pd.DataFrame:
     """One table of many cells (AUC, patients, prevalence), each simulated on its own."""
-    import pandas as pd
-
     return pd.concat([simulate(*cell) for cell in cells], ignore_index=True)

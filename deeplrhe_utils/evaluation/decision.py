@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
@@ -13,11 +15,6 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.calibration import check_scores
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -127,8 +124,6 @@ def judgeable(scored: pd.DataFrame, least: int = 2) -> tuple[pd.DataFrame, pd.Da
     left_out : DataFrame
         gene, n_pos, n_neg, reason.
     """
-    import pandas as pd
-
     rows = []
     for gene, own in scored.groupby("gene", sort=False):
         counts = own.groupby("fold")["label"].agg(["sum", "size"])
@@ -167,8 +162,6 @@ def operating_points(scored: pd.DataFrame, rules: Iterable[Rule]) -> pd.DataFram
     CohortError
         Scores that are no probabilities, one class only (also in the other folds), a patient twice.
     """
-    import pandas as pd
-
     _, label, score = _columns(scored)
     rows = []
     for rule in rules:
@@ -219,8 +212,6 @@ def decision_curve(
     ParameterError
         A threshold outside (0, 1).
     """
-    import pandas as pd
-
     _, label, score = _columns(scored)
     at = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, np.float64)
     if not ((at > 0) & (at < 1)).all():
@@ -266,8 +257,6 @@ def rule_out(
     ParameterError
         A sensitivity outside (0, 1].
     """
-    import pandas as pd
-
     fold, label, score = _columns(scored)
     weight = _drawn_within(fold, label, resamples, generator(seed, "rule-out"))
     rows = []

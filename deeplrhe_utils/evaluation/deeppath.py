@@ -9,20 +9,17 @@ Source: DeepPATH, 02_testing/xClasses/inception/nc_inception_eval.py and
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import BARCODE
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.evaluation.score_file import Scores
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
 
 BACKGROUND: Final = 0.5
 """A softmax tile with at least this much background counts as background: DeepPATH leaves it out, and so do we."""
@@ -79,8 +76,6 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
         Missing file, a line that cannot be read or holds no probabilities (its number is named), lines of different
         forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
     """
-    import pandas as pd
-
     try:
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as cause:
@@ -161,8 +156,6 @@ def _patients(
 def _long(
     frame: pd.DataFrame, score: np.ndarray, truth: np.ndarray, names: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    import pandas as pd
-
     keys = frame[["tile_id", "slide_id", "patient_id"]].reset_index(drop=True)
     predictions = [keys.assign(gene=name, fold=0, score=score[:, k]) for k, name in enumerate(names)]
     own = keys[["patient_id"]]

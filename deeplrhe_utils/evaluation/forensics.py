@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 
 def possible_auc(reported: str, n_pos: int, n_neg: int) -> bool:
@@ -73,8 +70,6 @@ def reported_by_chance(reported: pd.DataFrame, precision: Mapping[str, Mapping[s
         gene, reported_auc, n_pos, n_neg, ci_low, ci_high, null_high, arithmetic ("possible" or not with these counts)
         and above_chance: whether the reported value lies above the central 95 % of an AUC when nothing is there.
     """
-    import pandas as pd
-
     rows = []
     for row in reported.dropna(subset=["reported_auc"]).to_dict("records"):
         own = precision.get(row["gene"])

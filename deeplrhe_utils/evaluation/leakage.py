@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -21,9 +22,6 @@ from deeplrhe_utils.evaluation.optimism import MACRO
 from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
 from deeplrhe_utils.evaluation.units import place_among_negatives
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -46,8 +44,6 @@ def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame
         A row per fold: scheme, fold, patients (tested), shared (of them in training), units (tested rows of
         `members`), leaked (of them, of shared patients), share (leaked / units, 0–1).
     """
-    import pandas as pd
-
     rows = []
     for fold, part in roles_of(splits, members).groupby("fold"):
         test = part[part["role"] == "test"]
@@ -162,8 +158,6 @@ def inflation(
     ParameterError
         No such base.
     """
-    import pandas as pd
-
     if base not in arms:
         raise ParameterError("The arm to compare with is missing", got=base, expected=", ".join(arms))
     rows: list[dict[str, object]] = []
@@ -215,8 +209,6 @@ def _macro(
     genes: Mapping[str, Mapping[str, pd.DataFrame]], unit: str, base: str, resamples: int, seed: int
 ) -> list[dict[str, object]]:
     """Rows of the mean over genes; patients are drawn once for all genes, whatever their labels."""
-    import pandas as pd
-
     patients = sorted(set().union(*(own[base]["patient_id"] for own in genes.values())))
     n = len(patients)
     counts = generator(seed, "inflation").multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
@@ -279,8 +271,6 @@ def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
     InputError
         A file is missing, has other columns, or no slide belongs to a listed patient.
     """
-    import pandas as pd
-
     for path in (manifest, labels):
         if not Path(path).is_file():
             raise InputError(f"{path} is not there", fix="Give the folder with DeepPATH's manifest and labels_r3.txt")
@@ -332,8 +322,6 @@ def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weig
         A row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either (in train or
         valid, which chose the checkpoint).
     """
-    import pandas as pd
-
     tiles = slides[weight].to_numpy(np.float64) if weight else np.ones(len(slides))
     patient, names = slides["patient_id"].factorize()
     rows = []

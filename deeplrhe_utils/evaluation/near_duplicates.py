@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation.splits import roles_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float32]
 
@@ -163,8 +161,6 @@ def across(descriptors: Descriptors, splits: pd.DataFrame, tiles: pd.DataFrame, 
     CohortError
         Other descriptors than tiles.
     """
-    import pandas as pd
-
     if len(descriptors) != len(tiles):
         raise CohortError("Every tile needs one descriptor", got=f"{len(descriptors)} of {len(tiles)} tiles")
     names, patients = tiles["tile_id"].to_numpy(), tiles["patient_id"].to_numpy()

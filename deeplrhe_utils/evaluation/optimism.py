@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc
 from deeplrhe_utils.evaluation.units import align_folds, with_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
 
 MACRO = "mean over genes"
 
@@ -66,8 +62,6 @@ def mean_difference(
     CohortError
         The two methods are of other patients, scored nobody in common for a gene, or no gene has both classes.
     """
-    import pandas as pd
-
     if differ := set(first["patient_id"]) ^ set(second["patient_id"]):
         raise CohortError("The two methods scored other patients", got=f"{len(differ)} differ")
     key = ["patient_id", "gene"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, Effect, oracle_auc
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DRAWN: Final = {
     "nuclear_area": "nuclear_area_um2",
@@ -78,8 +76,6 @@ def recovery(
         a perfect pipeline would give here: the oracle, or `without_seeing`), auc, ci_low, ci_high, n_pos, n_neg,
         gap (expected − recovered).
     """
-    import pandas as pd
-
     known = labels.dropna(subset=["status"])[["patient_id", "gene"]]
     scored = predictions.dropna(subset=["score"])[["patient_id", "gene"]].drop_duplicates().merge(known)
     rows = []
@@ -111,8 +107,6 @@ def recovery(
 
 
 def _role(attribute: object, where: object, d: float) -> str:
-    import pandas as pd
-
     if pd.isna(attribute) or d == 0:
         return "control: nothing planted"
     place = {"tumour": "", "region": ", in a part of the tumour", "40x": ", at 40× only"}[str(where)]
@@ -172,8 +166,6 @@ def inside_outside(
         drawn in these tiles: what a perfect reader would reach), pointed (the highest tile lies inside), chance (share
         of tiles inside: what a random pointer would hit). Empty when nobody was scored for the gene.
     """
-    import pandas as pd
-
     one = predictions[(predictions["gene"] == gene) & predictions["score"].notna()]
     planted = truth_patients[truth_patients["gene"] == gene].set_index("patient_id")
     drawn = DRAWN[str(planted["attribute"].iloc[0])]
@@ -240,8 +232,6 @@ def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.Dat
         (share of the affected tiles that were dropped, for whatever reason). Null where the denominator is 0, or where
         the artefact is not looked for.
     """
-    import pandas as pd
-
     screened = tiles[tiles["pen_fraction"].notna()]
     shares = [f"{kind}_fraction" for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR)]
     truth = truth_tiles[["tile_id", *shares]].rename(columns={name: f"true_{name}" for name in shares})

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import delong_many, hanley_mcneil
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -246,8 +244,6 @@ def precision_table(
         gene's share among these patients. null_low, null_high: :func:`null_band`. A gene with fewer than two patients
         in a class, or without an AUC, says so in `reason`, and the rest is null.
     """
-    import pandas as pd
-
     tests = len(genes) if tests is None else tests
     rows = [_precision(str(row.gene), row.auc, int(row.n_pos), int(row.n_neg), half, tests, draws, seed)
             for row in genes.itertuples()]  # fmt: skip

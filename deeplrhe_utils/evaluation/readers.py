@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
@@ -14,9 +15,6 @@ from sklearn.metrics import cohen_kappa_score
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Calls = NDArray[np.int64]
@@ -51,8 +49,6 @@ def read_calls(path: Path | str, cut: float = 0.5) -> pd.DataFrame:
         names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice, a case
         with two truths. No row is dropped.
     """
-    import pandas as pd
-
     try:
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -65,8 +61,6 @@ def read_calls(path: Path | str, cut: float = 0.5) -> pd.DataFrame:
 
 
 def _checked(raw: pd.DataFrame, name: str, cut: float) -> pd.DataFrame:
-    import pandas as pd
-
     call = raw["call"].copy()
     bad: list[tuple[int, str]] = []
     if "score" in raw:
@@ -140,8 +134,6 @@ def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
         first, second, n_cases, agreed (share), kappa, ci_low, ci_high (percentile, 95 %), undefined: resamples without
         a κ, because both called all cases alike; they are left out of the interval.
     """
-    import pandas as pd
-
     weight = _resampled(len(wide), resamples, seed)
     rows = []
     for first, second in combinations(wide.columns[1:], 2):
@@ -187,8 +179,6 @@ def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> 
         measure counts), model, other, difference, ci_low, ci_high (percentile, 95 %), only_model and only_other:
         cases that one of them alone called right; p: exact two-sided McNemar test of these two counts (Dwyer 1991).
     """
-    import pandas as pd
-
     truth, weight = wide["truth"].to_numpy(np.int64), _resampled(len(wide), resamples, seed)
     base = wide.iloc[:, 1].to_numpy(np.int64) == truth
     rows = []
@@ -239,8 +229,6 @@ def error_overlap(wide: pd.DataFrame) -> pd.DataFrame:
         model's errors, how many did at least one reader make too; of the cases that at least one reader got wrong, how
         many did the model get right. NaN where nobody erred.
     """
-    import pandas as pd
-
     truth = wide["truth"].to_numpy(np.int64)[:, None]
     wrong = wide.iloc[:, 1:].to_numpy(np.int64) != truth
     model, anyone = wrong[:, 0], wrong[:, 1:].any(1)
@@ -282,8 +270,6 @@ def simulated_readers(
     ParameterError
         A value outside its range.
     """
-    import pandas as pd
-
     if not (readers >= 1 and 0 < sensitivity < 1 and 0 < specificity < 1 and 0 <= alike < 1):
         got = f"{readers} readers, sensitivity {sensitivity}, specificity {specificity}, alike {alike}"
         raise ParameterError("No such readers can be simulated", got=got)

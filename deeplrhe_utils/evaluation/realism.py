@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 JPEG_QUALITY: Final = 75
 DETAIL_SIZES_UM: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -83,8 +81,6 @@ def describe_fields(fields: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.DataF
         detail (standard deviation of the Laplacian of grey) [grey levels], jpeg_bytes_per_px. Percentiles are
         NaN in a field without tissue.
     """
-    import pandas as pd
-
     return pd.DataFrame([describe_field(name, field) for name, field in fields])
 
 
@@ -129,8 +125,6 @@ def colour_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.DataFra
         field, quantity (od_red, od_green, od_blue, hue), x (middle of a bin), value (share of the field's tissue
         pixels in the bin [0–1]). Density beyond the last bin counts in the last.
     """
-    import pandas as pd
-
     parts = []
     for name, field in fields:
         density, hue = tissue_colours(field)
@@ -142,8 +136,6 @@ def colour_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.DataFra
 
 def area_curves(areas: Mapping[str, NDArray[np.float64]]) -> pd.DataFrame:
     """Distribution of nuclear area [µm²] in each field, as :func:`colour_curves` (quantity ``area``, bins by ratio)."""
-    import pandas as pd
-
     return pd.concat([_curve(name, "area", values, _AREA_BINS) for name, values in areas.items()], ignore_index=True)
 
 
@@ -162,8 +154,6 @@ def detail_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]], mpp: float) -
         field, quantity (``detail``), x (width of stripes [µm], one of :data:`DETAIL_SIZES_UM`, at least two pixels),
         value (standard deviation of a difference of two Gaussians that passes this width best [grey levels]).
     """
-    import pandas as pd
-
     sizes = [size for size in DETAIL_SIZES_UM if size >= 2 * mpp * (1 - _ROUNDING)]
     rows = []
     for name, field in fields:
@@ -176,8 +166,6 @@ def detail_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]], mpp: float) -
 
 
 def _curve(name: str, quantity: str, values: NDArray[np.floating], edges: NDArray[np.float64]) -> pd.DataFrame:
-    import pandas as pd
-
     middle = np.sqrt(edges[1:] * edges[:-1]) if edges is _AREA_BINS else (edges[1:] + edges[:-1]) / 2
     share = np.histogram(values, edges)[0] / max(len(values), 1)
     return pd.DataFrame({"field": name, "quantity": quantity, "x": middle, "value": share})
@@ -215,8 +203,6 @@ def compare(real: pd.DataFrame, synthetic: pd.DataFrame) -> pd.DataFrame:
         quantity, n_real, real_low, real_median, real_high, n_synthetic, synthetic_low, synthetic_median,
         synthetic_high; overlap: share of synthetic fields inside the real range [0–1].
     """
-    import pandas as pd
-
     rows = []
     for quantity in real.select_dtypes("number").columns.intersection(synthetic.columns):
         row: dict[str, object] = {"quantity": quantity}

@@ -6,21 +6,18 @@ sums are counted once, exactly, and every resample is then one product of matric
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import bound, components, weighted_auc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 

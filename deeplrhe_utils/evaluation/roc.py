@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
@@ -15,11 +16,6 @@ from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
 from deeplrhe_utils.evaluation.resampling import bootstrap, bootstrap_aucs, permutation_p, row_weights
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, with_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,6 @@ def gene_metrics(
     ParameterError
         `min_positives` below 2.
     """
-    import pandas as pd
-
     if min_positives < 2:
         raise ParameterError("min_positives is too small for an interval", got=min_positives, expected="2 or more")
     rows = []
@@ -171,8 +165,6 @@ def paired_differences(
         gene, arm, auc, difference, ci_low, ci_high, n_pos, n_neg for every gene that all arms could score. The interval
         is that of the difference: percentile, 95 %, patients resampled within each class, the same ones in both arms.
     """
-    import pandas as pd
-
     frames = {name: with_labels(align_folds(aggregate(found)), labels) for name, found in arms.items()}
     rows = []
     for gene in labels["gene"].drop_duplicates():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 NEEDED: Final = ("patient_id", "label", "score")
 OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
@@ -102,8 +99,6 @@ def read_scores(
     ParameterError
         A column in `columns` that does not exist.
     """
-    import pandas as pd
-
     table, notes = _named(_read(Path(path)), dict(columns or {}), path, labels is not None)
     ledger = _Ledger()
     if labels is None:
@@ -140,8 +135,6 @@ def read_scores(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     try:
         table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError as cause:
@@ -193,8 +186,6 @@ def _named(
 
 def _labels(values: pd.Series, positive: str, path: Path) -> tuple[pd.Series, list[str]]:
     """1, 0 or null, and which words count as 0 because another was named."""
-    import pandas as pd
-
     text = values.str.lower()
     unknown = text.isin(_UNKNOWN)
     if positive:
@@ -227,8 +218,6 @@ def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
 
 
 def _numbers(values: pd.Series, path: Path) -> pd.Series:
-    import pandas as pd
-
     text = values.where(~values.str.lower().isin(_UNKNOWN))
     number = pd.to_numeric(text, errors="coerce").astype(float)
     if (wrong := number.isna() & text.notna()).any():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
@@ -18,9 +19,6 @@ from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits import checked_shares, parts_table, splits_table
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -174,8 +172,6 @@ def _site_of(patients: list[str], sites: pd.DataFrame) -> NDArray[np.str_]:
 
 
 def _balance(part: NDArray[np.intp], counts: Floats, shares: Sequence[float], rows: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     found = [
         {"part": p, "gene": name, "count": int(counts[part == p, g].sum()), "wanted": share * counts[:, g].sum()}
         for p, share in enumerate(shares) for g, name in enumerate(rows)

@@ -10,9 +10,10 @@ Source: ours; Dice's coefficient after Dice 1945 (Ecology 26:297).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
@@ -21,9 +22,6 @@ from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterErr
 from deeplrhe_utils.evaluation.auc import components
 from deeplrhe_utils.evaluation.window_area import disjoint, morans_i, shared_area
 from deeplrhe_utils.slides.annotations import Regions, tumour_fractions, tumour_outline
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 INSIDE: Final = 0.5
 """A window counts as inside an outline from this share of its area on."""
@@ -86,8 +84,6 @@ def extreme_tiles(
     from its end, one window each in turn, until they meet: none is on both sides, and none of the top has a lower
     score than one of the bottom.
     """
-    import pandas as pd
-
     if n < 1 or per_patient < 1:
         raise ParameterError("Extreme windows: at least one a side, and one a patient", got=(n, per_patient))
     scored = _placed(predictions, tiles, gene)
@@ -212,8 +208,6 @@ def slide_summary(
         There is no such gene; windows are of an unknown, excluded or ambiguous slide, stand twice, lie outside their
         slide, or have a score that is no probability.
     """
-    import pandas as pd
-
     if not 0 <= threshold <= 1:
         raise ParameterError("A threshold of scores must be a probability", got=threshold, expected="0 to 1")
     if gene not in windows.columns or gene in _NO_GENE:
@@ -240,8 +234,6 @@ def _summary(
     slide: Mapping[Any, Any], own: pd.DataFrame, gene: str, regions: Mapping[str, Regions | None] | None,
     threshold: float,
 ) -> dict[str, Any]:  # fmt: skip
-    import pandas as pd
-
     row: dict[str, Any] = dict.fromkeys(_SUMMARY, np.nan)
     score = _probabilities(own[gene], gene)
     x, y, size = (own[c].to_numpy(float)[~np.isnan(score)] for c in _PLACE)
@@ -328,8 +320,6 @@ def _ok(slide: Mapping[Any, Any]) -> bool:
 def _check_inside(
     slide: Mapping[Any, Any], x: NDArray[np.float64], y: NDArray[np.float64], size: NDArray[np.float64]
 ) -> None:
-    import pandas as pd
-
     sides = [np.inf if pd.isna(slide[c]) else float(slide[c]) for c in ("width_l0_px", "height_l0_px")]
     inside = (x >= 0) & (y >= 0) & (size > 0) & (x + size <= sides[0] + 1) & (y + size <= sides[1] + 1)
     if not inside.all():

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
@@ -35,9 +36,6 @@ from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.quality import BLUR_CUT, sharpness
 from deeplrhe_utils.slides.screening import ScreenRules, blank_of
 from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, Glass
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Rgb = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -136,8 +134,6 @@ def spike_in(
     ParameterError
         There are no fields, glasses or blocks are not one per field, or a kind is unknown.
     """
-    import pandas as pd
-
     if not len(fields):
         raise ParameterError("A spike-in needs at least one field", got=0)
     if unknown := sorted(set(kinds) - set(STRENGTHS)):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import pandas as pd
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_text, write_json
@@ -16,9 +18,6 @@ from deeplrhe_utils.core.schemas import SPLITS
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.splits import check_disjoint, check_split, hashed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KIND: Final = "deeplrhe split"
 VERSION: Final = 1
@@ -149,8 +148,6 @@ def _units(table: pd.DataFrame, sites: Mapping[str, str] | None) -> list[dict[st
 
 
 def _table(document: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     folds = len(document["units"][0]["roles"])
     rows = [
         {"scheme": document["scheme"], "fold": f, "unit_id": entry["unit"], "role": entry["roles"][f],
@@ -207,8 +204,6 @@ def _check_signature(path: Path, document: dict[str, Any]) -> None:
 
 
 def _check_sites(frame: pd.DataFrame, document: dict[str, Any]) -> None:
-    import pandas as pd
-
     places = [(entry["unit"], entry["site"]) for entry in document["units"] if "site" in entry]
     if places and document["scheme"] == "site":
         check_disjoint(frame, pd.DataFrame(places, columns=["patient_id", "site_id"]), "site_id")

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNIT_COLUMNS: Final = {"tile": "tile_id", "slide": "slide_id", "patient": "patient_id", "site": "patient_id"}
 """Scheme → the column of `unit_id`. Of a site split it is the patient, because patients are trained on and scored."""
@@ -46,8 +44,6 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     belong to samples (a tumour and normal tissue of one TCGA patient, ``TCGA-05-4244-01`` and ``-11``), all samples of
     a patient go together.
     """
-    import pandas as pd
-
     if n_folds < 2:
         raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
@@ -182,8 +178,6 @@ def _units(members: pd.DataFrame, labels: pd.DataFrame, scheme: str, least: int)
 
 def splits_table(scheme: str, units: np.ndarray, fold: np.ndarray, n_folds: int, seed: int) -> pd.DataFrame:
     """The splits table of units (n,) that are "test" in their `fold` (n,) and "train" in the others."""
-    import pandas as pd
-
     order = np.argsort(units.astype(str), kind="stable")
     parts = [
         pd.DataFrame({"scheme": scheme, "fold": f, "unit_id": units[order],
@@ -195,8 +189,6 @@ def splits_table(scheme: str, units: np.ndarray, fold: np.ndarray, n_folds: int,
 
 def parts_table(scheme: str, units: np.ndarray, part: np.ndarray, seed: int) -> pd.DataFrame:
     """The splits table of one division: units (n,), each with the number (n,) of its role in :data:`PARTS`."""
-    import pandas as pd
-
     order = np.argsort(units.astype(str), kind="stable")
     role = np.asarray(PARTS, object)[part[order]]
     return hashed(pd.DataFrame({"scheme": scheme, "fold": 0, "unit_id": units[order], "role": role, "seed": seed}))
@@ -250,8 +242,6 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
 
 def _people(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Number of the person behind each row (n,), in the order of the rows, and whether a person is positive."""
-    import pandas as pd
-
     person, names = pd.factorize(np.array([person_of(str(unit)) for unit in wide.index], object))
     positive = np.zeros((len(names), wide.shape[1]), bool)
     np.logical_or.at(positive, person, (wide == 1).fillna(False).to_numpy(dtype=bool))

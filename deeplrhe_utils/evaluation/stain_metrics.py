@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
@@ -18,8 +19,6 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.stain_masks import Mask, Tile, masked, require_rgb
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from deeplrhe_utils.stain.reference import SlideColour
 
 Floats = NDArray[np.float32]
@@ -42,8 +41,6 @@ _GOLDEN_ANGLE: Final = np.pi * (3 - np.sqrt(5))
 
 def mean_colours(colours: Mapping[str, SlideColour]) -> pd.DataFrame:
     """Mean tissue colour in 0–255 (unit, red, green, blue) of the units of a survey that hold tissue."""
-    import pandas as pd
-
     known = {name: 256 * np.exp(-colour.mean) - 1 for name, colour in colours.items() if np.isfinite(colour.mean).all()}
     frame = pd.DataFrame.from_dict(known, orient="index", columns=["red", "green", "blue"])
     return frame.rename_axis("unit").reset_index()

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -94,8 +91,6 @@ def characteristics(
     ParameterError
         A variable that is no column.
     """
-    import pandas as pd
-
     chosen, names = list(variables), dict(names or {})
     frame = _known(patients, chosen, id_column, unknown, categorical)
     own = frame[id_column].map(groups)
@@ -118,8 +113,6 @@ def _known(
     patients: pd.DataFrame, variables: list[str], id_column: str, unknown: Collection[str], categorical: Collection[str]
 ) -> pd.DataFrame:
     """The columns that are needed, with texts that mean "not there" as nulls, and amounts as numbers."""
-    import pandas as pd
-
     if absent := [v for v in (id_column, *variables) if v not in patients]:
         raise ParameterError("The table of patients lacks columns", got=", ".join(absent))
     if len(twice := patients.loc[patients[id_column].duplicated(), id_column]):
@@ -134,8 +127,6 @@ def _known(
 
 
 def _is_continuous(values: pd.Series, coded: bool) -> bool:
-    import pandas as pd
-
     return not coded and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
@@ -198,8 +189,6 @@ def smd_table(
     CohortError, ParameterError
         As :func:`characteristics`.
     """
-    import pandas as pd
-
     chosen = list(variables)
     frame = _known(patients, chosen, id_column, unknown, categorical)
     own = frame[id_column].map(groups)

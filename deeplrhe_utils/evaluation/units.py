@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNITS: Final = {"tile": ["tile_id", "patient_id"], "slide": ["slide_id", "patient_id"], "patient": ["patient_id"]}
 """Unit → the columns that name it, its own first."""
@@ -111,9 +111,6 @@ def place_among_negatives(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.Data
     DataFrame
         The rows whose label is known, with `label`; score is null in a fold without wild types of the gene.
     """
-    import numpy as np
-    import pandas as pd
-
     parts = []
     for _, own in with_labels(scores, labels).groupby(["gene", "fold"], sort=False):
         negative = np.sort(own.loc[own["label"] == 0, "score"].to_numpy(float))

@@ -5,14 +5,12 @@ Source: ours; Moran's I after Moran 1950 (Biometrika 37:17).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
+from shapely.geometry.base import BaseGeometry
 
 Floats = NDArray[np.float64]
 FEWEST: Final = 3

@@ -14,9 +14,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -28,9 +29,6 @@ from deeplrhe_utils.learning.attribution_probe import Probe, check_picture
 from deeplrhe_utils.learning.attribution_similarity import Ranked, alike
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Map = NDArray[np.float32]
 CALIBRATION_TILES: Final = 8
@@ -112,8 +110,6 @@ def sanity_check(
     ModelError
         As for :func:`~deeplrhe_utils.learning.attribution.attribute`.
     """
-    import pandas as pd
-
     _check(tiles, found, {"draws": (draws, 1), "stages": (stages, 2), "steps": (steps, 1)})
     given = Probe(network, found[0].target)
     inputs = torch.cat([as_input(np.array(tile[None])) for tile in tiles]).to(given.device)

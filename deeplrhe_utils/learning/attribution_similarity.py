@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from deeplrhe_utils.core.errors import ParameterError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Map = NDArray[np.float32]
 BOUND: Final = 0.5
@@ -102,8 +100,6 @@ def verdicts(table: pd.DataFrame, bound: float = BOUND) -> pd.DataFrame:
 
     Source: Adebayo 2018 for the comparison, which names no bound; 0.5 is ours.
     """
-    import pandas as pd
-
     if not 0 < bound < 1:
         raise ParameterError("Illegal bound of similarity", got=bound, expected="above 0 and below 1")
     last = table[(table["stage"] == table["stage"].max()) & (table["stage"] > 0)]

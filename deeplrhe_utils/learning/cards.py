@@ -9,15 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import LeakError, ModelError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DENSE_FACTS: Final = ["patient_id", "on_grid", "network", "model_hash"]
 """Columns that tell who scored a window, in the table of all scores of heat maps."""

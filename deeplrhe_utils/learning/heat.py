@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,9 +20,6 @@ from deeplrhe_utils.learning.cards import DENSE_FACTS, check_dense, hash_patient
 from deeplrhe_utils.learning.prediction import Scored, ScoreTask, SlideScorer, Spread, in_turn, not_scored, score_slide
 from deeplrhe_utils.slides.between import windows_between
 from deeplrhe_utils.slides.pixels import open_row
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 THUMBNAIL_PX: Final = 480
 PICTURES: Final = ("slide", "tile", "normalized")
@@ -100,8 +98,6 @@ def stored_scores(folder: Path) -> SlideScores:
     LeakError, ModelError
         A score is of a network that was trained on its patient, or of one without a card.
     """
-    import pandas as pd
-
     if not all((folder / name).is_file() for name in ("slides.json", "dense.parquet")):
         raise InputError(f"There are no stored heat-map scores in {folder}", fix="Run notebook 07 where the slides are")
     facts, dense = read_json(folder / "slides.json"), pd.read_parquet(folder / "dense.parquet")
@@ -208,8 +204,6 @@ def score_slides(
     ModelError
         A model cannot be read, or was trained on other pixels than the windows have.
     """
-    import pandas as pd
-
     card_of = cache(read_card)
     notes: dict[str, list[str]] = {}
     tasks: list[ScoreTask] = []
@@ -253,8 +247,6 @@ def score_slides(
 
 
 def _no_scores(columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(columns=[*_COORDINATES, *columns])
 
 
@@ -266,8 +258,6 @@ def _thumbnail_px(task: ScoreTask) -> int:
 
 def _scores_of(task: ScoreTask, found: Scored, number: int) -> pd.DataFrame:
     """Rows of :attr:`SlideScores.dense` by one network."""
-    import pandas as pd
-
     frame = pd.concat([part[_COORDINATES] for part in task.windows], ignore_index=True)
     facts = {"patient_id": str(task.slide["patient_id"]), "on_grid": frame.index < len(task.tiles), "network": number,
              "model_hash": found.model_hash}  # fmt: skip

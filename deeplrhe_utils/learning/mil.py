@@ -13,9 +13,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -25,9 +26,6 @@ from deeplrhe_utils.core.files import safe_name, sha256_file, sha256_text
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.mil_network import GatedAttention, MilConfig, load_mil, padded, save_mil, score_bags
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _DEAD: Final = 1e-6  # a feature of smaller spread is constant: dividing by it would blow up rounding
 
@@ -169,8 +167,6 @@ def _long(
     keys: pd.DataFrame, genes: Sequence[str], values: NDArray[np.float32], usable: NDArray[np.bool_], name: str
 ) -> pd.DataFrame:
     """One row per row of `keys` and gene, with its value (n, T); null where the gene is not usable."""
-    import pandas as pd
-
     known = np.where(usable, values, np.nan).astype(np.float64)
     return pd.concat([keys.assign(gene=gene, **{name: known[:, i]}) for i, gene in enumerate(genes)])
 
@@ -245,8 +241,6 @@ def cross_fit_bags(
     LabelError
         Tiles of one patient carry different labels.
     """
-    import pandas as pd
-
     fits, scores, attention = BagFit(pd.DataFrame(), pd.DataFrame()), [], []
     roles = splits.set_index(["fold", "unit_id"])["role"]
     for fold in sorted(splits["fold"].unique().tolist()):

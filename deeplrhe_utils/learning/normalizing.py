@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
@@ -21,9 +22,6 @@ from deeplrhe_utils.slides.pixels import read_ahead, shrink
 from deeplrhe_utils.stain.checks import has_tissue
 from deeplrhe_utils.stain.normalize import PROFILES, Normalizer, Plan, load_normalizer, make_normalizer
 from deeplrhe_utils.stain.reference import SlideColour, choose_reference, slide_colour
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Tile = NDArray[np.uint8]
 Reader = Callable[["pd.DataFrame"], list[Tile]]
@@ -134,8 +132,6 @@ def statistics_rows(part: pd.DataFrame, most: int) -> pd.DataFrame:
     most : int
         32 tiles give a slide's colours to a fraction of a grey level.
     """
-    import pandas as pd
-
     chosen = part[part["selected"]]
     rest = part[~part["selected"]].sort_values(["row", "column", "tile_id"])
     first, second = _evenly(chosen, most), _evenly(rest, most - len(chosen))
@@ -196,8 +192,6 @@ def store_units(
     -------
     Stored
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     stored = Stored(pd.DataFrame(), {key: {} for key in arms})
     parts = {name: statistics_rows(part, statistics_tiles) for name, part in groups.items()}

@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -28,9 +29,6 @@ from deeplrhe_utils.learning.scoring import probabilities, ready
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
 from deeplrhe_utils.stain.normalize import Normalizer
 from deeplrhe_utils.stain.plan import Plan
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Tile = NDArray[np.uint8]
 SCORED, REFUSED, FAILED = "scored", "refused", "failed"

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha256_text
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _OPEN: Final = 64
 

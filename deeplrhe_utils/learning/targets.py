@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def tile_targets(tiles: pd.DataFrame, labels: pd.DataFrame, genes: Sequence[str]) -> NDArray[np.float32]:
@@ -28,8 +25,6 @@ def prediction_rows(
     model_hash: str,
 ) -> pd.DataFrame:
     """Rows of the predictions table from a score matrix (n_tiles, n_genes); genes not `usable` get null scores."""
-    import pandas as pd
-
     known = np.where(usable, scores, np.nan).astype(np.float64)
     keys = tiles[["tile_id", "slide_id", "patient_id"]]
     parts = [

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
@@ -16,10 +19,6 @@ from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heatmaps import PALETTES
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from deeplrhe_utils.learning.attribution_sanity import SanityCheck
 
     Map = NDArray[np.float32]

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -23,9 +24,6 @@ from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_map
 from deeplrhe_utils.reporting.sheet_page import DPI, Cell, Look, draw_page, short_name
 from deeplrhe_utils.slides.pixels import open_row
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ORDERS: Final = {
     "score": "highest mean score first",
@@ -55,8 +53,6 @@ def label_text(status: object) -> str:
     >>> label_text(1), label_text(None)
     ('mutated', 'not profiled')
     """
-    import pandas as pd
-
     return "not profiled" if pd.isna(status) else _STATUS[int(status)]  # type: ignore[call-overload]
 
 
@@ -142,8 +138,6 @@ def _cell(
     one: Mapping[Any, Any], slide: Mapping[Any, Any], own: pd.DataFrame | None, gene: str,
     picture: NDArray[np.uint8] | None, reason: str,
 ) -> Cell:  # fmt: skip
-    import pandas as pd
-
     label = label_text(one["label"]) if "label" in one else ""
     mpp = None if pd.isna(slide["mpp"]) else float(slide["mpp"])
     sides = [0 if pd.isna(slide[c]) else int(slide[c]) for c in ("width_l0_px", "height_l0_px")]
@@ -190,8 +184,6 @@ def write_sheets(
     InputError
         There is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit its picture.
     """
-    import pandas as pd
-
     look, stem = look or Look(), f"contact_sheet_{safe_name(gene)}"
     pages: list[Path] = []
     ledger: list[dict[str, Any]] = []

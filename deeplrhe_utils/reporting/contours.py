@@ -7,18 +7,16 @@ map is constant between the edges of windows, so it is computed once for each fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.reporting.heatmaps import Frame
 from deeplrhe_utils.slides.annotation_masks import trace_edges
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST_FIELDS: Final = 50_000_000
 """Fields between the edges of windows that are computed one by one; windows on a grid have far fewer."""

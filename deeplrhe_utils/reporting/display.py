@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.figure import Figure
 from PIL import Image
 
 if TYPE_CHECKING:
     from IPython.display import Image as Shown
-    from matplotlib.figure import Figure
 
 LARGE_BYTES = 120_000
 WIDEST_PX = 800

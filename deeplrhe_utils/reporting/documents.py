@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,8 +12,6 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deeplrhe_utils.evaluation.claims import Numbers
 
 FOLDER: Final = "documents"

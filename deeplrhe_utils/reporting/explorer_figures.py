@@ -7,13 +7,13 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
+import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
     from plotly.graph_objects import FigureWidget
 
 _MARKS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.reporting.slide_views import SlideView, neighbours
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def window_points(views: Sequence[SlideView], gene: str) -> pd.DataFrame:
@@ -29,8 +26,6 @@ def window_points(views: Sequence[SlideView], gene: str) -> pd.DataFrame:
         slide_id, tile_id, score, around (null where no neighbour was scored), in the order of the slides. Windows
         without a score are left out; ``attrs["unscored"]`` says how many.
     """
-    import pandas as pd
-
     parts, unscored = [], 0
     for view in views:
         own = view.windows[gene].to_numpy(float) if gene in view.windows else np.full(len(view.windows), np.nan)
@@ -68,8 +63,6 @@ def roc_points(scored: pd.DataFrame) -> pd.DataFrame:
     InputError
         A class is missing, so there is no curve.
     """
-    import pandas as pd
-
     positives, negatives = int((scored["label"] == 1).sum()), int((scored["label"] == 0).sum())
     if not positives or not negatives:
         raise InputError(

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.reporting.heatmaps import accumulate, overlay
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView
 from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, tumour_fractions, tumour_outline
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SIDE_PX: Final = 224
 AROUND: Final = 3
@@ -113,8 +111,6 @@ def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Ma
         slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside, mean_outside (null
         where there is nothing to average), note (why an outline that is there could not be used). One row per view.
     """
-    import pandas as pd
-
     columns = ["slide_id", "outline", "n_inside", "n_outside", "mean_inside", "mean_outside", "note"]
     return pd.DataFrame([_compared(view, gene, drawn, given) for view in views], columns=columns)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -16,11 +19,6 @@ from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heat_picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.sheet_page import plain_text, short_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from xml.etree import ElementTree
 
 import cv2
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,9 +27,6 @@ from deeplrhe_utils.core.files import atomic_path, write_text
 from deeplrhe_utils.reporting.heat_pyramid import xml_text
 from deeplrhe_utils.reporting.heat_scores import PLACE, said
 from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READABLE_PX: Final = 480
 """Smaller maps are enlarged in PNGs, by a whole factor, until their larger side has this."""

@@ -6,16 +6,14 @@ Everything is checked before anything is drawn: a map of wrong windows looks as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.units import exact_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PLACE: Final = ["tile_id", "x_l0_px", "y_l0_px", "size_l0_px"]
 _STRANGE: Final = "unknown"
@@ -169,8 +167,6 @@ def _check_scores(scored: pd.DataFrame, own: pd.DataFrame, slide_id: str, gene: 
 
 def _ledger(kept: pd.DataFrame, scored: pd.DataFrame, known: NDArray[np.bool_]) -> pd.DataFrame:
     """Every kept window once, then every score of a window that was dropped."""
-    import pandas as pd
-
     named = kept["tile_id"].isin(scored["tile_id"]).to_numpy()
     drawn = known.any(axis=1)
     dropped = scored.loc[~scored["tile_id"].isin(kept["tile_id"]), "tile_id"].nunique()

@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PALETTES = {"paper": "RdBu_r", "perceptual": "viridis"}
 UNCERTAINTY: Final = "magma"

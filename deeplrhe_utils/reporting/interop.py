@@ -17,10 +17,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from shapely.geometry import mapping
 
@@ -30,9 +31,6 @@ from deeplrhe_utils.reporting.contours import Contour
 from deeplrhe_utils.reporting.heat_pyramid import xml_text
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS: Final = ("tile", "detection", "annotation")
 """QuPath's object types: tiles and detections are fast and can be coloured by a measurement; annotations be edited."""

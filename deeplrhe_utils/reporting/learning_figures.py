@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 
 def rivals(table: pd.DataFrame, base: str) -> Figure:

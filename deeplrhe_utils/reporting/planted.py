@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.reporting.figures import PALETTE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MARKS = {
     "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import pandas as pd
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import safe_name
@@ -19,9 +21,6 @@ from deeplrhe_utils.reporting.heat_scores import PLACE
 from deeplrhe_utils.reporting.heatmaps import Frame
 from deeplrhe_utils.reporting.interop import write_qupath
 from deeplrhe_utils.slides.pixels import open_row
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ALL_GENES: Final = ".geojson"
 ZOOM: Final = "-slide.dzi"

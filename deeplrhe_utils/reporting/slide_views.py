@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from openslide import AbstractSlide, ImageSlide
 from openslide.deepzoom import DeepZoomGenerator
@@ -22,8 +23,6 @@ from deeplrhe_utils.reporting.slide_exports import ZOOM
 from deeplrhe_utils.slides.opening import open_handle
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from deeplrhe_utils.learning.heat import SlideScores
 
 TILE_PX: Final = 254  # with one pixel of overlap on each side 256, which decodes well
@@ -123,8 +122,6 @@ def slide_views(
 def _view(
     row: dict[Any, Any], windows: pd.DataFrame, scores: SlideScores, fold_of: Mapping[str, str], folder: Path | None
 ) -> SlideView:
-    import pandas as pd
-
     name, path = str(row["slide_id"]), Path(str(row["path"]))
     size = scores.sizes[name]
     table = tuple(row[side] for side in ("width_l0_px", "height_l0_px"))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
@@ -22,7 +23,6 @@ from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, 
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ipywidgets import Widget
 
 

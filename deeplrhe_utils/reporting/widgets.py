@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.pixels import peek
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ipywidgets import Widget
 
 ANY = "any"

@@ -8,13 +8,11 @@ stain *type* from stain *amount*.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CHROMA_EPSILON: Final = 0.03
 """Added to the density before dividing: pure white gets chroma 0 instead of the red corner of the triangle."""
