@@ -81,10 +81,7 @@ def patient_means(
 
 
 def patient_log_loss(
-    scores: NDArray[np.float32],
-    targets: NDArray[np.float32],
-    patients: Sequence[str],
-    usable: NDArray[np.bool_],
+    scores: NDArray[np.float32], targets: NDArray[np.float32], patients: Sequence[str], usable: NDArray[np.bool_]
 ) -> float:
     """Mean −log probability of the known labels, each patient's probability being the mean over their tiles [nats].
 

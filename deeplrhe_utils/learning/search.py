@@ -281,12 +281,7 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
 
 
 def nested(
-    searcher: Searcher,
-    study: Study,
-    space: Space,
-    inner: Mapping[int, pd.DataFrame],
-    *,
-    range_tiles: int = 64,
+    searcher: Searcher, study: Study, space: Space, inner: Mapping[int, pd.DataFrame], *, range_tiles: int = 64
 ) -> tuple[Outcome, dict[int, Selection]]:
     """Select inside each outer fold's training patients, train the choice on them, score the held-out patients.
 

@@ -25,11 +25,7 @@ from deeplrhe_utils.reporting.heatmaps import Frame, heat_map
 from deeplrhe_utils.reporting.sheet_page import DPI, Cell, Look, draw_page, short_name
 from deeplrhe_utils.slides.pixels import open_row
 
-ORDERS: Final = {
-    "score": "highest mean score first",
-    "label": "mutated first, then by mean score",
-    "id": "by name",
-}
+ORDERS: Final = {"score": "highest mean score first", "label": "mutated first, then by mean score", "id": "by name"}
 """Key of :func:`sheet_order` → what the page says of it."""
 _STATUS: Final = {1: "mutated", 0: "wild type"}
 _QUALITY: Final = 90

@@ -19,12 +19,7 @@ from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
 from deeplrhe_utils.reporting.heat_scores import PLACE, GeneWindows
 from deeplrhe_utils.reporting.heat_tiff import write_overlay_tiff, write_score_tiff
 from deeplrhe_utils.reporting.heatmaps import Band, Frame, colour_map, heat_bands, overlay
-from deeplrhe_utils.reporting.interop import (
-    write_deeppath_areas,
-    write_imagescope,
-    write_qupath,
-    write_qupath_contours,
-)
+from deeplrhe_utils.reporting.interop import write_deeppath_areas, write_imagescope, write_qupath, write_qupath_contours
 
 
 @dataclass(frozen=True)

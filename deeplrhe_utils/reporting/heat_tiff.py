@@ -181,10 +181,7 @@ def _of_first(text: str, spool: _Spool, lower: int) -> dict[str, Any]:
     """What the full image has besides: the OME-XML, with the UUID of this content, and room for lower levels."""
     spool.digest.update(text.encode())
     made = uuid.uuid5(uuid.NAMESPACE_OID, spool.digest.hexdigest())
-    return {
-        "description": text.replace(_NO_UUID, str(made)).encode(),
-        "subifds": lower,
-    }
+    return {"description": text.replace(_NO_UUID, str(made)).encode(), "subifds": lower}
 
 
 def _tags(form: _Format, frame: Frame, scale: int) -> dict[str, Any]:

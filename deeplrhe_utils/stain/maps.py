@@ -75,11 +75,7 @@ class ColourMap:
 
 
 def map_to(
-    source: ColourStatistics,
-    reference: ColourStatistics,
-    config: DcgmmConfig = DEFAULT,
-    *,
-    white: bool = False,
+    source: ColourStatistics, reference: ColourStatistics, config: DcgmmConfig = DEFAULT, *, white: bool = False
 ) -> ColourMap:
     """The colour map that carries `source` onto `reference`, component by component.
 
