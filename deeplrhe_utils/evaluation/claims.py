@@ -61,10 +61,7 @@ class Finding:
 def read_numbers(folder: Path) -> Numbers:
     """All ``*.json`` below a run's folder of numbers.
 
-    Raises
-    ------
-    InputError
-        No number file, or one that is not JSON.
+    Raises InputError: no number file, or one that is not JSON.
     """
     stages = {}
     for path in sorted(Path(folder).glob("*.json")):
@@ -82,19 +79,11 @@ def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
 
     Parameters
     ----------
-    claims : DataFrame
-        id, source, statement, reported, needs: ``data/reference/claims.csv``.
-    numbers : Numbers
+    claims : id, source, statement, reported, needs: ``data/reference/claims.csv``
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
+    Returns DataFrame: :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
 
-    Raises
-    ------
-    InputError
-        A claim that nobody judges, or a judge without its claim.
+    Raises InputError: a claim that nobody judges, or a judge without its claim.
     """
     if differ := sorted(set(claims["id"]) ^ set(JUDGES)):
         raise InputError("The claims and their judges do not match", got=", ".join(differ))

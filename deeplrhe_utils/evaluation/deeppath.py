@@ -51,30 +51,20 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
-def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int | None = None) -> Scores:
+def read_stats(path: Path, classes: Sequence[str] = ()) -> Scores:
     """Read ``out_filename_Stats.txt``.
 
     Parameters
     ----------
-    path : Path
-    classes : sequence of str
-        Names of the classes 1, 2, …; default "class 1", ….
-    patient_characters : int, optional
-        The patient is that many characters of the slide's name; 0 makes each slide a patient. By default 12 where every
-        slide has a TCGA barcode, else 0, and that is noted.
+    classes : names of the classes 1, 2, …; default "class 1", …
 
-    Returns
-    -------
-    Scores
-        Softmax: one-vs-rest, probabilities renormalised to p_k / (1 − p_0). A patient whose slides are of several
-        classes (normal beside tumour) counts once per class, as in DeepPATH; that is noted. Tiles that stand twice
-        count once; background tiles are in the ledger.
+    Returns Scores: the patient is the first 12 characters of the slide's name where every slide has a TCGA barcode,
+    else each slide is its own, and that is noted. Softmax: one-vs-rest, probabilities renormalised to p_k / (1 − p_0).
+    A patient whose slides are of several classes (normal beside tumour) counts once per class, as in DeepPATH; that is
+    noted. Tiles that stand twice count once; background tiles are in the ledger.
 
-    Raises
-    ------
-    InputError
-        Missing file, a line that cannot be read or holds no probabilities (its number is named), lines of different
-        forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
+    Raises InputError: missing file, a line that cannot be read or holds no probabilities (its number is named), lines
+    of different forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
     """
     try:
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -101,7 +91,7 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     ledger = [("used", int(keep.sum()), ""), ("repeats another tile", int(again.sum()), ""),
               (f"background of {BACKGROUND:g} or more", int(empty.sum()), "")]  # fmt: skip
     ledger = [row for row in ledger if row[1] or row[0] == "used"]
-    frame, notes = _patients(tiles[keep], truth[keep], patient_characters, softmax)
+    frame, notes = _patients(tiles[keep], truth[keep], softmax)
     predictions, labels = _long(frame, score[keep][:, 1:], truth[keep][:, 1:], names)
     if (twice := labels.duplicated(["patient_id", "gene"])).any():
         torn = labels.loc[twice, "patient_id"].iloc[0]
@@ -133,15 +123,10 @@ def _line(line: str, where: str) -> tuple[str, str, list[float], list[float]]:
     return tile, match["slide"], brackets[0], truth
 
 
-def _patients(
-    tiles: pd.DataFrame, truth: np.ndarray, characters: int | None, softmax: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    notes = []
-    if characters is None:
-        characters = _PATIENT_CHARACTERS if tiles["slide_id"].str.match(BARCODE).all() else 0
-        if not characters:
-            notes.append("Slides have no TCGA barcodes: each counts as a patient of its own.")
-    patient = tiles["slide_id"].str[:characters] if characters else tiles["slide_id"]
+def _patients(tiles: pd.DataFrame, truth: np.ndarray, softmax: bool) -> tuple[pd.DataFrame, list[str]]:
+    barcodes = bool(tiles["slide_id"].str.match(BARCODE).all())
+    notes = [] if barcodes else ["Slides have no TCGA barcodes: each counts as a patient of its own."]
+    patient = tiles["slide_id"].str[:_PATIENT_CHARACTERS] if barcodes else tiles["slide_id"]
     classes = [" ".join(map(str, np.flatnonzero(row))) for row in truth]
     frame = tiles.assign(patient_id=patient, classes=classes)
     several = frame.groupby("patient_id")["classes"].transform("nunique") > 1
@@ -168,14 +153,10 @@ def write_stats(predictions: pd.DataFrame, labels: pd.DataFrame, path: Path) -> 
 
     Parameters
     ----------
-    predictions, labels : DataFrame
-        Tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``. A gene without any score is no class.
-    path : Path
+    predictions, labels : tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``. A gene without any score
+        is no class.
 
-    Returns
-    -------
-    int
-        Tiles that were left out, because the format has no sign for a label or a score that is not known.
+    Returns int: tiles that were left out, because the format has no sign for a label or a score that is not known.
     """
     genes = list(predictions.loc[predictions["score"].notna(), "gene"].drop_duplicates())
     score = predictions.pivot(index=["tile_id", "patient_id"], columns="gene", values="score")[genes]

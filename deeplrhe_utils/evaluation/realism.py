@@ -31,8 +31,7 @@ def tissue_colours(field: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArr
 
     Parameters
     ----------
-    field : ndarray, shape (height, width, 3), uint8
-        RGB.
+    field : ndarray, shape (height, width, 3), uint8: RGB
     """
     density = -np.log10((field.reshape(-1, 3).astype(np.float32) + 1) / 256)
     hue = 2.0 * cv2.cvtColor(field, cv2.COLOR_RGB2HSV).reshape(-1, 3)[:, 0].astype(np.float32)
@@ -71,15 +70,11 @@ def describe_fields(fields: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.DataF
 
     Parameters
     ----------
-    fields : iterable of (name, uint8 RGB)
-        All at one resolution, or the rows cannot be compared.
+    fields : iterable of (name, uint8 RGB): all at one resolution, or the rows cannot be compared
 
-    Returns
-    -------
-    DataFrame
-        field, tissue_share [0–1], od_<channel>_p5 … p95 (log10), hue_p5 … p95 [degrees, −180 to 180, red is 0],
-        detail (standard deviation of the Laplacian of grey) [grey levels], jpeg_bytes_per_px. Percentiles are
-        NaN in a field without tissue.
+    Returns DataFrame: field, tissue_share [0–1], od_<channel>_p5 … p95 (log10), hue_p5 … p95 [degrees, −180 to 180, red
+    is 0], detail (standard deviation of the Laplacian of grey) [grey levels], jpeg_bytes_per_px. Percentiles are NaN in
+    a field without tissue.
     """
     return pd.DataFrame([describe_field(name, field) for name, field in fields])
 
@@ -92,8 +87,7 @@ def dark_grain(field: NDArray[np.uint8]) -> float:
 
     Parameters
     ----------
-    field : ndarray, shape (height, width, 3), uint8
-        RGB.
+    field : ndarray, shape (height, width, 3), uint8: RGB
     """
     density = -np.log10((field[..., 0].astype(np.float32) + 1) / 256)
     smooth = cv2.blur(density, (5, 5))
@@ -119,11 +113,8 @@ def colour_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]]) -> pd.DataFra
     ----------
     fields : iterable of (name, uint8 RGB)
 
-    Returns
-    -------
-    DataFrame
-        field, quantity (od_red, od_green, od_blue, hue), x (middle of a bin), value (share of the field's tissue
-        pixels in the bin [0–1]). Density beyond the last bin counts in the last.
+    Returns DataFrame: field, quantity (od_red, od_green, od_blue, hue), x (middle of a bin), value (share of the
+    field's tissue pixels in the bin [0–1]). Density beyond the last bin counts in the last.
     """
     parts = []
     for name, field in fields:
@@ -145,14 +136,10 @@ def detail_curves(fields: Iterable[tuple[str, NDArray[np.uint8]]], mpp: float) -
     Parameters
     ----------
     fields : iterable of (name, uint8 RGB)
-    mpp : float
-        Resolution of all of them [µm/px].
+    mpp : resolution of all of them [µm/px]
 
-    Returns
-    -------
-    DataFrame
-        field, quantity (``detail``), x (width of stripes [µm], one of :data:`DETAIL_SIZES_UM`, at least two pixels),
-        value (standard deviation of a difference of two Gaussians that passes this width best [grey levels]).
+    Returns DataFrame: field, quantity (``detail``), x (width of stripes [µm], one of :data:`DETAIL_SIZES_UM`, at least
+    two pixels), value (standard deviation of a difference of two Gaussians that passes this width best [grey levels]).
     """
     sizes = [size for size in DETAIL_SIZES_UM if size >= 2 * mpp * (1 - _ROUNDING)]
     rows = []
@@ -176,13 +163,9 @@ def envelope(curves: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    curves : DataFrame
-        From :func:`colour_curves`, :func:`area_curves` or :func:`detail_curves`.
+    curves : from :func:`colour_curves`, :func:`area_curves` or :func:`detail_curves`
 
-    Returns
-    -------
-    DataFrame
-        quantity, x, low, middle, high.
+    Returns DataFrame: quantity, x, low, middle, high.
     """
     found = curves.groupby(["quantity", "x"])["value"].quantile([0.05, 0.5, 0.95]).unstack().reset_index()
     return found.set_axis(["quantity", "x", "low", "middle", "high"], axis=1)
@@ -193,15 +176,11 @@ def compare(real: pd.DataFrame, synthetic: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    real, synthetic : DataFrame
-        One row per field, such as :func:`describe_fields` gives; columns that are not numbers are left out. A NaN
-        counts as not measured.
+    real, synthetic : one row per field, such as :func:`describe_fields` gives; columns that are not numbers are left
+        out. A NaN counts as not measured.
 
-    Returns
-    -------
-    DataFrame
-        quantity, n_real, real_low, real_median, real_high, n_synthetic, synthetic_low, synthetic_median,
-        synthetic_high; overlap: share of synthetic fields inside the real range [0–1].
+    Returns DataFrame: quantity, n_real, real_low, real_median, real_high, n_synthetic, synthetic_low, synthetic_median,
+    synthetic_high; overlap: share of synthetic fields inside the real range [0–1].
     """
     rows = []
     for quantity in real.select_dtypes("number").columns.intersection(synthetic.columns):

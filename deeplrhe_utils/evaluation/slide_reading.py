@@ -44,52 +44,35 @@ class Extremes(NamedTuple):
 
 
 def extreme_tiles(
-    predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str, n: int, per_patient: int = 1, *,
+    predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str, n: int, *,
     slides: pd.DataFrame | None = None, labels: pd.DataFrame | None = None,
 ) -> Extremes:  # fmt: skip
     """The windows of a cohort with the highest and the lowest scores for a gene.
 
     Parameters
     ----------
-    predictions, tiles : DataFrame
-        Tables PREDICTIONS and TILES of one run.
-    gene : str
-    n : int
-        Windows on each side, as far as there are that many.
-    per_patient : int
-        Most windows of one patient on each side.
-    slides : DataFrame, optional
-        Table SLIDES, for the resolution.
-    labels : DataFrame, optional
-        Table LABELS.
+    predictions, tiles : tables PREDICTIONS and TILES of one run
+    n : windows on each side, as far as there are that many; at most one of a patient
+    slides : table SLIDES, for the resolution
+    labels : table LABELS
 
-    Returns
-    -------
-    Extremes
-        ``table``: side (``top`` or ``bottom``), rank (from 1, the most extreme first), tile_id, slide_id, patient_id,
-        label (1 mutated, 0 wild type, null not profiled; only with `labels`), score [0–1], x_l0_px, y_l0_px,
-        size_l0_px [level-0 px], x_um, y_um, size_um [µm] (null where the resolution is not known).
+    Returns Extremes: ``table``: side (``top`` or ``bottom``), rank (from 1, the most extreme first), tile_id, slide_id,
+    patient_id, label (1 mutated, 0 wild type, null not profiled; only with `labels`), score [0–1], x_l0_px, y_l0_px,
+    size_l0_px [level-0 px], x_um, y_um, size_um [µm] (null where the resolution is not known).
 
-    Raises
-    ------
-    ParameterError
-        `n` or `per_patient` is below 1.
-    InputError
-        Nobody scored the gene; a score is of a tile that does not exist, is of another slide or patient than its
-        tile, stands twice, or is no probability.
+    Raises ParameterError: `n` is below 1. InputError: nobody scored the gene; a score is of a tile that does not exist,
+    is of another slide or patient than its tile, stands twice, or is no probability.
 
-    Notes
-    -----
     All windows stand in one order, by score and then by tile_id. The top is taken from its beginning and the bottom
     from its end, one window each in turn, until they meet: none is on both sides, and none of the top has a lower
     score than one of the bottom.
     """
-    if n < 1 or per_patient < 1:
-        raise ParameterError("Extreme windows: at least one a side, and one a patient", got=(n, per_patient))
+    if n < 1:
+        raise ParameterError("Extreme windows: at least one a side", got=n)
     scored = _placed(predictions, tiles, gene)
     known, kept = scored["score"].notna().to_numpy(), scored["kept"].to_numpy(bool)
     order = scored[known & kept].sort_values(["score", "tile_id"], ascending=[False, True], ignore_index=True)
-    top, bottom = _ends(order["patient_id"], n, per_patient)
+    top, bottom = _ends(order["patient_id"], n)
     table = order.loc[[*top, *bottom]].reset_index(drop=True)
     table.insert(0, "side", ["top"] * len(top) + ["bottom"] * len(bottom))
     table.insert(1, "rank", [*range(1, len(top) + 1), *range(1, len(bottom) + 1)])
@@ -98,7 +81,7 @@ def extreme_tiles(
               "scored, but dropped by a filter": int((known & ~kept).sum()),
               "not scored (null)": int((~known).sum())}  # fmt: skip
     ledger = pd.DataFrame(list(counts.items()), columns=["outcome", "windows"])
-    return Extremes(table, ledger, _sentence(gene, order, table, per_patient))
+    return Extremes(table, ledger, _sentence(gene, order, table))
 
 
 def _placed(predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str) -> pd.DataFrame:
@@ -122,11 +105,11 @@ def _placed(predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str) -> pd.Dat
     return found.drop(columns=["slide_id_tile", "patient_id_tile"])
 
 
-def _ends(patients: pd.Series, n: int, per_patient: int) -> tuple[list[int], list[int]]:
+def _ends(patients: pd.Series, n: int) -> tuple[list[int], list[int]]:
     """Places of the top and of the bottom, most extreme first, in a table that is in order."""
-    forward = [int(i) for i in np.flatnonzero(patients.groupby(patients).cumcount() < per_patient)]
+    forward = [int(i) for i in np.flatnonzero(~patients.duplicated())]
     reverse = patients.iloc[::-1]
-    backward = [int(i) for i in reverse.index[reverse.groupby(reverse).cumcount() < per_patient]]
+    backward = [int(i) for i in reverse.index[~reverse.duplicated()]]
     top: list[int] = []
     bottom: list[int] = []
     for k in range(n):
@@ -158,11 +141,10 @@ def _in_um(table: pd.DataFrame, slides: pd.DataFrame | None) -> pd.DataFrame:
     return table.assign(**{name.replace("_l0_px", "_um"): table[name].to_numpy(float) * mpp for name in _PLACE})
 
 
-def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame, per_patient: int) -> str:
+def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame) -> str:
     n_top = int((table["side"] == "top").sum())
-    windows = "window" if per_patient == 1 else "windows"
     return (f"The {n_top} highest and the {len(table) - n_top} lowest of {len(order)} windows scored for "
-            f"{_said(gene)} ({order['patient_id'].nunique()} patients), at most {per_patient} {windows} of a patient "
+            f"{_said(gene)} ({order['patient_id'].nunique()} patients), at most 1 window of a patient "
             f"on each side: {table['patient_id'].nunique()} patients are shown.")  # fmt: skip
 
 
@@ -174,39 +156,24 @@ def slide_summary(
 
     Parameters
     ----------
-    windows : DataFrame
-        tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], and the gene's column of scores [0–1], null where
-        not scored (:attr:`deeplrhe_utils.learning.heat.SlideScores.windows`).
-    slides : DataFrame
-        Table SLIDES; every row of it is a row of the result.
-    gene : str
-        A column of `windows`.
-    regions : mapping, optional
-        slide_id → what is drawn on the slide [level-0 px] (:func:`deeplrhe_utils.slides.tiling.regions_of`).
-    threshold : float
-        A window is high from this score on.
-    labels : DataFrame, optional
-        Table LABELS.
+    windows : tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], and the gene's column of scores [0–1], null
+        where not scored (:attr:`deeplrhe_utils.learning.heat.SlideScores.windows`)
+    slides : table SLIDES; every row of it is a row of the result
+    gene : a column of `windows`
+    regions : slide_id → what is drawn on the slide [level-0 px] (:func:`deeplrhe_utils.slides.tiling.regions_of`)
+    threshold : a window is high from this score on
+    labels : table LABELS
 
-    Returns
-    -------
-    DataFrame
-        slide_id, patient_id, label (only with `labels`), n_windows, n_scored, mean, median, p10, p90 and share_high
-        of the scores, scored_mm2 (area under scored windows), moran_i (−1 to 1: how far touching windows agree;
-        −1 / (n − 1) is expected where place says nothing; windows that overlap agree because they share pixels),
-        n_inside, n_outside (scored windows with at least half, or less, of their area inside the tumour's outline),
-        outline_auroc (of windows inside against outside; 0.5 where scores know nothing of the outline), dice (of the
-        outline and the area of high windows, both as far as windows were scored), dice_if_all (the same if every
-        window were high), outline_scored (share of the outline under scored windows), outline_note, note (why a value
-        is null). In the order of `slides`.
+    Returns DataFrame: slide_id, patient_id, label (only with `labels`), n_windows, n_scored, mean, median, p10, p90 and
+    share_high of the scores, scored_mm2 (area under scored windows), moran_i (−1 to 1: how far touching windows agree;
+    −1 / (n − 1) is expected where place says nothing; windows that overlap agree because they share pixels), n_inside,
+    n_outside (scored windows with at least half, or less, of their area inside the tumour's outline), outline_auroc (of
+    windows inside against outside; 0.5 where scores know nothing of the outline), dice (of the outline and the area of
+    high windows, both as far as windows were scored), dice_if_all (the same if every window were high), outline_scored
+    (share of the outline under scored windows), outline_note, note (why a value is null). In the order of `slides`.
 
-    Raises
-    ------
-    ParameterError
-        The threshold is not from 0 to 1.
-    InputError
-        There is no such gene; windows are of an unknown, excluded or ambiguous slide, stand twice, lie outside their
-        slide, or have a score that is no probability.
+    Raises ParameterError: the threshold is not from 0 to 1. InputError: there is no such gene; windows are of an
+    unknown, excluded or ambiguous slide, stand twice, lie outside their slide, or have a score that is no probability.
     """
     if not 0 <= threshold <= 1:
         raise ParameterError("A threshold of scores must be a probability", got=threshold, expected="0 to 1")

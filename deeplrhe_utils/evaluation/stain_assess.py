@@ -36,25 +36,19 @@ def assess(
     masks : same nesting, mapping of str to bool (H, W)
         ``nuclei``, ``stroma``, ``glass`` and ``tissue`` of the *source* tiles
         (:mod:`deeplrhe_utils.evaluation.stain_masks`).
-    reference : sequence of (tile, masks)
-        Tiles of what was normalized to, as they are.
-    sample_px : int
-        Most tissue pixels per unit for the Wasserstein distance: 10,000 give it to 1–2 % on real fields. They are
-        drawn by `seed` and the unit's place, so that all methods are judged on the same ones.
+    reference : sequence of (tile, masks): tiles of what was normalized to, as they are
+    sample_px : most tissue pixels per unit for the Wasserstein distance: 10,000 give it to 1–2 % on real fields. They
+        are drawn by `seed` and the unit's place, so that all methods are judged on the same ones.
 
-    Returns
-    -------
-    dict of str to float
-        ``nmi_nuclei_sd``, ``nmi_nuclei_cv``, ``units_nuclei`` (how many units could be measured), ``lab_nuclei``,
-        and the same of stroma: NMI and its spread, spread of the mean colour [ΔE]. ``wasserstein``: tissue to that
-        of the reference [ΔE]. ``correlation``, ``correlation_p5``, ``ssim``, ``cs``: structure over all tiles.
-        ``glass_mean``, ``glass_p99`` [grey levels], ``clipped`` (share). The tiles of a unit are pooled, and units
-        weigh the same; those with fewer than 200 px of a class are left out of it, and what too few have is NaN.
+    Returns dict of str to float: ``nmi_nuclei_sd``, ``nmi_nuclei_cv``, ``units_nuclei`` (how many units could be
+    measured), ``lab_nuclei``, and the same of stroma: NMI and its spread, spread of the mean colour [ΔE].
+    ``wasserstein``: tissue to that of the reference [ΔE]. ``correlation``, ``correlation_p5``, ``ssim``, ``cs``:
+    structure over all tiles. ``glass_mean``, ``glass_p99`` [grey levels], ``clipped`` (share). The tiles of a unit are
+    pooled, and units weigh the same; those with fewer than 200 px of a class are left out of it, and what too few have
+    is NaN.
 
-    Raises
-    ------
-    StainError
-        The lists do not correspond, a mask is missing or does not fit, the reference has too little tissue.
+    Raises StainError: the lists do not correspond, a mask is missing or does not fit, the reference has too little
+    tissue.
     """
     _check_nesting(before, after, masks)
     template = _tissue([t for t, _ in reference], [m for _, m in reference], sample_px, seed, "reference")

@@ -57,14 +57,10 @@ def nmi(tile: Tile, mask: Mask) -> float:
     Parameters
     ----------
     tile : uint8, (..., 3)
-    mask : bool, (...)
-        Pixels of the class.
+    mask : bool, (...): pixels of the class
 
-    Returns
-    -------
-    float
-        In [0, 1]; NaN below 200 px, and where the class is black. Its :func:`spread` over images says how well they
-        agree; it also rewards flat pictures, so that :func:`structure` belongs beside it.
+    Returns float: in [0, 1]; NaN below 200 px, and where the class is black. Its :func:`spread` over images says how
+    well they agree; it also rewards flat pictures, so that :func:`structure` belongs beside it.
 
     Source: Basavanhally & Madabhushi 2013; Bejnordi 2016.
     """
@@ -126,15 +122,10 @@ def lab_spread(tiles: Sequence[Tile], masks: Sequence[Mask]) -> float:
 
     Parameters
     ----------
-    tiles : sequence of uint8, (..., 3)
-        One per image.
-    masks : sequence of bool, (...)
-        Pixels of the class. Images with fewer than 200 px of it are left out.
+    tiles : sequence of uint8, (..., 3): one per image
+    masks : sequence of bool, (...): pixels of the class. Images with fewer than 200 px of it are left out.
 
-    Returns
-    -------
-    float
-        ΔE, ≥ 0; NaN with fewer than two images.
+    Returns float: ΔE, ≥ 0; NaN with fewer than two images.
     """
     _corresponding(tiles, masks)
     return scatter([mean_lab(tile, mask) for tile, mask in zip(tiles, masks, strict=True)])
@@ -175,13 +166,9 @@ def sliced_wasserstein(pixels: Floats, reference_pixels: Floats, directions: int
     ----------
     pixels, reference_pixels : float, (n, 3) and (m, 3)
         L*a*b* colours; n and m may differ. Takes 8 × directions × (n + m) bytes of memory.
-    directions, seed : int
-        As for :func:`colour_slices`.
+    directions, seed : as for :func:`colour_slices`
 
-    Returns
-    -------
-    float
-        In ΔE, ≥ 0; a shift by v gives the mean of |v · direction|, about |v| / 2. NaN without pixels.
+    Returns float: in ΔE, ≥ 0; a shift by v gives the mean of |v · direction|, about |v| / 2. NaN without pixels.
 
     Source: Rabin 2011, Bonneel 2015 (sliced distance); ours: in L*a*b*, even directions.
     """
@@ -221,15 +208,11 @@ def structure(before: Sequence[Tile], after: Sequence[Tile]) -> dict[str, float]
 
     Parameters
     ----------
-    before, after : sequence of uint8, (H, W, 3)
-        The same tiles, at least one.
+    before, after : sequence of uint8, (H, W, 3): the same tiles, at least one
 
-    Returns
-    -------
-    dict
-        ``correlation`` (Pearson), ``ssim``, and ``cs``, the SSIM after giving the new brightness the mean and SD of
-        the old one (it leaves out the change that was wanted): means over tiles. ``correlation_p5``: 5th percentile.
-        A constant tile counts as correlation 1 when it stayed constant, else as 0.
+    Returns dict: ``correlation`` (Pearson), ``ssim``, and ``cs``, the SSIM after giving the new brightness the mean and
+    SD of the old one (it leaves out the change that was wanted): means over tiles. ``correlation_p5``: 5th percentile.
+    A constant tile counts as correlation 1 when it stayed constant, else as 0.
 
     Source: Wang 2004 for the SSIM; ``cs`` ours.
     """
@@ -251,13 +234,9 @@ def seam_error(pairs: Sequence[tuple[Tile, Tile]]) -> dict[str, float]:
 
     Parameters
     ----------
-    pairs : sequence of (uint8 (..., 3), uint8 (..., 3))
-        The overlap, cut out of either tile.
+    pairs : sequence of (uint8 (..., 3), uint8 (..., 3)): the overlap, cut out of either tile
 
-    Returns
-    -------
-    dict
-        ``mean`` over the pairs of their mean ΔE, and ``worst``, the largest of them.
+    Returns dict: ``mean`` over the pairs of their mean ΔE, and ``worst``, the largest of them.
     """
     if not len(pairs):
         raise StainError("There is no overlap to measure", expected="at least one pair of tiles")

@@ -36,13 +36,9 @@ def planted_versions(tile: Tile, n: int = 5, seed: int = 0) -> list[Tile]:
     Parameters
     ----------
     tile : uint8, (..., 3)
-    n, seed : int
-        Version i depends on `seed` and i alone: all tiles of a slide get the same changes.
+    n, seed : version i depends on `seed` and i alone: all tiles of a slide get the same changes
 
-    Returns
-    -------
-    list of uint8, shape of `tile`
-        Rounded and clipped to 0–255.
+    Returns list of uint8, shape of `tile`: rounded and clipped to 0–255.
 
     Source: ours. It favours methods whose model is two stains (Macenko): a test not to fail, not the goal.
     """
@@ -76,18 +72,11 @@ def planted_residual(before: Sequence[Tile], after: Sequence[Tile], mask: Mask) 
     ----------
     before, after : sequence of uint8, (..., 3)
         The versions of one tile (:func:`planted_versions`), and each of them normalized.
-    mask : bool, (...)
-        Pixels that count, tissue for instance; NaN below 200.
+    mask : bool, (...): pixels that count, tissue for instance; NaN below 200
 
-    Returns
-    -------
-    float
-        0 when all versions came out equal, 1 when nothing was gained.
+    Returns float: 0 when all versions came out equal, 1 when nothing was gained.
 
-    Raises
-    ------
-    StainError
-        Fewer than two versions, unequal numbers or shapes, or versions that did not differ before.
+    Raises StainError: fewer than two versions, unequal numbers or shapes, or versions that did not differ before.
     """
     if len(before) != len(after) or len(before) < 2:
         got = f"{len(before)} before, {len(after)} after"

@@ -26,13 +26,10 @@ def disjoint(x: Floats, y: Floats, size: Floats) -> NDArray[np.object_]:
 
     Parameters
     ----------
-    x, y, size : (n,)
-        Top left corners and sides [level-0 px]; they may overlap.
+    x, y, size : (n,): top left corners and sides [level-0 px]; they may overlap
 
-    Returns
-    -------
-    ndarray of shapely geometries [level-0 px]
-        Rectangles, one per run along x; the same place is in one of them at most.
+    Returns ndarray of shapely geometries [level-0 px]: rectangles, one per run along x; the same place is in one of
+    them at most.
     """
     if not len(x):
         return np.array([], dtype=object)
@@ -70,17 +67,12 @@ def morans_i(x: Floats, y: Floats, size: Floats, score: Floats) -> float:
 
     Parameters
     ----------
-    x, y, size : (n,)
-        Top left corners and sides [level-0 px]. Windows at most one pixel apart touch.
-    score : (n,)
-        Finite.
+    x, y, size : (n,): top left corners and sides [level-0 px]. Windows at most one pixel apart touch.
+    score : (n,): finite
 
-    Returns
-    -------
-    float
-        About 1 where neighbours agree, −1 / (n − 1) on average where scores are laid out by chance, below it where
-        neighbours differ more than others. Each pair of neighbours has weight 1; windows without neighbours are left
-        out. NaN where fewer than :data:`FEWEST` windows have neighbours, or all of these have one score.
+    Returns float: about 1 where neighbours agree, −1 / (n − 1) on average where scores are laid out by chance, below it
+    where neighbours differ more than others. Each pair of neighbours has weight 1; windows without neighbours are left
+    out. NaN where fewer than :data:`FEWEST` windows have neighbours, or all of these have one score.
     """
     half = TOUCHING_PX / 2
     wider = shapely.box(x - half, y - half, x + size + half, y + size + half)

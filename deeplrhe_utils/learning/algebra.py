@@ -16,15 +16,10 @@ def identity_gap(channels: int = 32, side_px: int = 16, seed: int = 0) -> float:
 
     Parameters
     ----------
-    channels, side_px : int
-        Of the input, whose values are random and not negative.
-    seed : int
+    channels, side_px : of the input, whose values are random and not negative
 
-    Returns
-    -------
-    float
-        Largest absolute difference between input and output, with and without batch normalization: 0 if the algebra
-        holds. Source: Yang 2021, *Residual Network*, with the printed indices put right.
+    Returns float: largest absolute difference between input and output, with and without batch normalization: 0 if the
+    algebra holds. Source: Yang 2021, *Residual Network*, with the printed indices put right.
     """
     random = torch.Generator().manual_seed(integer_seed(seed, "identity"))
     x = torch.rand((2, channels, side_px, side_px), generator=random)

@@ -61,15 +61,10 @@ def find_feature_map(network: nn.Module, inputs: Tensor) -> FeatureMap:
 
     Parameters
     ----------
-    network : Module
-        In evaluation mode. Its ``side_px``, if it has one, is the side that it resizes tiles to.
-    inputs : float (1, 3, H, W) in [0, 1]
-        One tile; the map may lie elsewhere for tiles of another size.
+    network : in evaluation mode. Its ``side_px``, if it has one, is the side that it resizes tiles to.
+    inputs : float (1, 3, H, W) in [0, 1]: one tile; the map may lie elsewhere for tiles of another size
 
-    Raises
-    ------
-    ModelError
-        The network works on tokens (a transformer or mixer) or never has such a map.
+    Raises ModelError: the network works on tokens (a transformer or mixer) or never has such a map.
     """
     if name := next((type(m).__name__ for m in network.modules() if "attention" in type(m).__name__.lower()), ""):
         _refuse(name)

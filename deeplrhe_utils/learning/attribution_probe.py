@@ -23,16 +23,11 @@ class Probe:
 
     Parameters
     ----------
-    network : TileNetwork
-        Copied unless `own`.
-    target : str
-    own : bool
-        The network may be changed: it goes to evaluation mode and its weights ask for no gradients.
+    network : copied unless `own`
+    own : the network may be changed: it goes to evaluation mode and its weights ask for no gradients
 
-    Raises
-    ------
-    ModelError
-        The target is unknown, a weight is not finite, or a softmax over one class has nothing to explain.
+    Raises ModelError: the target is unknown, a weight is not finite, or a softmax over one class has nothing to
+    explain.
     """
 
     def __init__(self, network: TileNetwork, target: str, own: bool = False) -> None:

@@ -41,14 +41,13 @@ class SanityCheck:
 
     Attributes
     ----------
-    table : DataFrame
-        A row per method × stage × draw × tile. ``method``; ``stage``: blocks randomized, 0 is the network as it was
+    table : a row per method × stage × draw × tile. ``method``; ``stage``: blocks randomized, 0 is the network as it was
         given; ``block``: the last of them; ``layers``: weight matrices and kernels randomized; ``draw``; ``tile``: its
-        place in the list; ``spearman``: rank correlation with the given network's map, signed values;
-        ``spearman_abs``: the same of absolute values; ``ssim``: structural similarity of the maps, each
-        divided by its largest absolute value. Null where a map is constant. Grad-CAM is compared cell by cell, before
-        negative evidence is cut off. At stage 0 integrated gradients are compared with those of `steps` gradients, as
-        the random ones are: what lies below 1 is the price of the short way.
+        place in the list; ``spearman``: rank correlation with the given network's map, signed values; ``spearman_abs``:
+        the same of absolute values; ``ssim``: structural similarity of the maps, each divided by its largest absolute
+        value. Null where a map is constant. Grad-CAM is compared cell by cell, before negative evidence is cut off. At
+        stage 0 integrated gradients are compared with those of `steps` gradients, as the random ones are: what lies
+        below 1 is the price of the short way.
     random : for each tile, integrated gradients of a network that is random throughout, float32 (h, w)
     random_cam : for each tile, its Grad-CAM, float32 (h, w), ≥ 0
     blocks : names of the blocks, from the classifier down
@@ -86,29 +85,19 @@ def sanity_check(
 
     Parameters
     ----------
-    network : TileNetwork
-        Not changed.
+    network : not changed
     tiles : sequence of uint8 RGB (h, w, 3), all of one size
-    found : sequence of Attribution
-        What :func:`~deeplrhe_utils.learning.attribution.attribute` gave for these tiles; all for one target.
-    seed : int
-        Of the random weights, with the number of the draw.
-    draws : int
-        Random networks, 1 or more.
-    stages : int
-        Most stages, 2 or more; with more blocks than that, stages take several blocks each. The first is always the
-        classifier alone, the last the whole network.
-    steps : int
-        Gradients per map of a random network. With 4 the demo network's own maps keep 0.95 of their ranks (stage 0).
+    found : what :func:`~deeplrhe_utils.learning.attribution.attribute` gave for these tiles; all for one target
+    seed : of the random weights, with the number of the draw
+    draws : random networks, 1 or more
+    stages : most stages, 2 or more; with more blocks than that, stages take several blocks each. The first is always
+        the classifier alone, the last the whole network.
+    steps : gradients per map of a random network. With 4 the demo network's own maps keep 0.95 of their ranks (stage
+        0).
 
-    Raises
-    ------
-    InputError
-        No tile, tiles of several sizes, or another number of attributions than tiles, or of several targets.
-    ParameterError
-        A number out of range.
-    ModelError
-        As for :func:`~deeplrhe_utils.learning.attribution.attribute`.
+    Raises InputError: no tile, tiles of several sizes, or another number of attributions than tiles, or of several
+    targets. ParameterError: a number out of range. ModelError: as for
+    :func:`~deeplrhe_utils.learning.attribution.attribute`.
     """
     _check(tiles, found, {"draws": (draws, 1), "stages": (stages, 2), "steps": (steps, 1)})
     given = Probe(network, found[0].target)
@@ -195,9 +184,7 @@ def blocks_of(network: TileNetwork, inputs: Tensor) -> tuple[list[Block], tuple[
     A block is a child of the network or of its trunk; a sequence of composite children gives a block for each. What
     holds no kernel or matrix (batch normalization) belongs to the block before it, and tensors of no block to the last.
 
-    Returns
-    -------
-    blocks, and the names of modules that hold weights but do not run in evaluation (auxiliary heads)
+    Returns blocks, and the names of modules that hold weights but do not run in evaluation (auxiliary heads).
     """
     parts = dict(_parts(network, network, ""))
     order: list[str] = []

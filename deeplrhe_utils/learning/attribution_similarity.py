@@ -70,12 +70,9 @@ def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Means over draws and tiles of the table of a sanity check: a row per method × stage.
 
-    Returns
-    -------
-    DataFrame
-        method, stage, block, layers; spearman (mean of the signed correlations), spearman_size (mean of their size: a
-        map with its colours exchanged is the same picture, and correlations of -0.9 and 0.9 must not cancel),
-        spearman_abs, ssim; n (comparisons), undefined (those of them in which a map was constant).
+    Returns DataFrame: method, stage, block, layers; spearman (mean of the signed correlations), spearman_size (mean of
+    their size: a map with its colours exchanged is the same picture, and correlations of -0.9 and 0.9 must not cancel),
+    spearman_abs, ssim; n (comparisons), undefined (those of them in which a map was constant).
     """
     sized = table.assign(spearman_size=table["spearman"].abs(), undefined=table["spearman"].isna())
     groups = sized.groupby(["method", "stage", "block", "layers"], sort=False)
@@ -88,15 +85,11 @@ def verdicts(table: pd.DataFrame, bound: float = BOUND) -> pd.DataFrame:
 
     Parameters
     ----------
-    bound : float
-        Largest mean rank correlation with which a method passes, above 0 and below 1.
+    bound : largest mean rank correlation with which a method passes, above 0 and below 1
 
-    Returns
-    -------
-    DataFrame
-        A row per method and reading (``sign and size``: signed values; ``size alone``: absolute values): method,
-        reading, similarity (mean over draws and tiles), largest (of one tile and draw), n, undefined, bound, passes,
-        statement (a sentence). What cannot be judged, because every map was constant, does not pass.
+    Returns DataFrame: a row per method and reading (``sign and size``: signed values; ``size alone``: absolute values):
+    method, reading, similarity (mean over draws and tiles), largest (of one tile and draw), n, undefined, bound,
+    passes, statement (a sentence). What cannot be judged, because every map was constant, does not pass.
 
     Source: Adebayo 2018 for the comparison, which names no bound; 0.5 is ours.
     """

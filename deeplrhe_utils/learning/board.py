@@ -11,9 +11,7 @@ from deeplrhe_utils.learning.trainer import Epoch
 def tensorboard(folder: Path) -> Callable[[Epoch], None] | None:
     """What writes every epoch's losses and learning rate below `folder`, one run per fold.
 
-    Returns
-    -------
-    callable, or None where the package tensorboard (extra `tensorboard`) is not installed
+    Returns callable, or None where the package tensorboard (extra `tensorboard`) is not installed.
     """
     try:
         import tensorboard  # noqa: F401 (without it torch's writer cannot be imported)

@@ -54,10 +54,8 @@ def save_state(
 
     Parameters
     ----------
-    fingerprint : str
-        Of data, labels, network and recipe; a state of another run is not resumed.
-    tensors : group → name → tensor
-        "model", and "ema" and "best" where there are any.
+    fingerprint : of data, labels, network and recipe; a state of another run is not resumed
+    tensors : group → name → tensor: "model", and "ema" and "best" where there are any
     """
     flat = {f"{group}/{name}": tensor.contiguous().cpu() for group, part in tensors.items()
             for name, tensor in part.items()}  # fmt: skip

@@ -54,10 +54,8 @@ def explain_memory(attempt: Callable[[int], None] | None, failed: int, batch_siz
     ----------
     attempt : callable, or None
         Runs one pass of so many tiles; raises when memory is too small. None where no attempt can be made.
-    failed : int
-        Tiles in one pass that did not fit.
-    batch_size : int
-        Tiles of a whole step, as the recipe has it.
+    failed : tiles in one pass that did not fit
+    batch_size : tiles of a whole step, as the recipe has it
     """
     what = f"Memory is too small for {failed} tiles in one pass"
     if attempt is None:

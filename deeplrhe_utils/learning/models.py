@@ -70,11 +70,9 @@ class TileNetwork(nn.Module):
 
     Attributes
     ----------
-    config : NetworkConfig
     feature_dim : width D of :meth:`features`
     side_px : side that tiles are resized to inside [px]; None takes them as they are
-    trunk : Module
-        What weights from elsewhere can fill.
+    trunk : what weights from elsewhere can fill
     classifiers : names inside `trunk` of layers that they must not fill
     loaded : what was filled, by :func:`build_network`
     """
@@ -222,14 +220,10 @@ def build_network(config: NetworkConfig, *, pretrained: bool = True) -> TileNetw
 
     Parameters
     ----------
-    pretrained : bool
-        Fill it with ``config.weights``; False leaves the random weights (torch's global generator), for files whose
-        weights come after.
+    pretrained : fill it with ``config.weights``; False leaves the random weights (torch's global generator), for files
+        whose weights come after
 
-    Raises
-    ------
-    ModelError
-        Unknown architecture, or weights that are absent, damaged or of another network.
+    Raises ModelError: unknown architecture, or weights that are absent, damaged or of another network.
     """
     network = DeepLrhe(config) if config.architecture == "deeplrhe" else BackboneNetwork(config)
     if pretrained:
@@ -265,16 +259,10 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
     trained_on : patient identifiers the weights were fitted on (stored hashed)
     card : any further JSON-able facts (fold, seed, trainable targets, input size …)
 
-    Returns
-    -------
-    str
-        First 16 hex characters of the file's SHA-256: the `model_hash` of the predictions table.
+    Returns str: first 16 hex characters of the file's SHA-256: the `model_hash` of the predictions table.
 
-    Raises
-    ------
-    ModelError
-        Training started from given weights and ``model.loaded`` does not say which; they, and the patients that they
-        saw, go on the card.
+    Raises ModelError: training started from given weights and ``model.loaded`` does not say which; they, and the
+    patients that they saw, go on the card.
     """
     if (model.config.weights == "none") != (model.loaded.source == "none"):
         raise ModelError("It is not known what weights this network started from", got=model.loaded.source,
@@ -292,16 +280,10 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
 def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileNetwork, dict[str, Any]]:
     """Read a model; refuse it when it was trained on a patient it is asked to score (leak alarm).
 
-    Returns
-    -------
-    model in evaluation mode, card
+    Returns model in evaluation mode, card.
 
-    Raises
-    ------
-    ModelError
-        The file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
-    LeakError
-        A patient of `score_patients` is on the card.
+    Raises ModelError: the file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
+    LeakError: a patient of `score_patients` is on the card.
     """
     card = read_card(path)
     refuse_leak(card, score_patients, path.name)

@@ -79,18 +79,13 @@ def fit_fold(
 
     Parameters
     ----------
-    recipe : StainRecipe
-        Its `reference` names a unit (any, if a person chose it); empty takes the medoid of the *training* units.
+    recipe : its `reference` names a unit (any, if a person chose it); empty takes the medoid of the *training* units
     colours, groups, read : survey, rows of the tiles table and pixels of every unit
     train : units that may be seen
-    trace : list, optional
-        Receives the loss per step.
+    trace : receives the loss per step
     statistics_tiles : most tiles the reference's statistics come from
 
-    Raises
-    ------
-    StainError
-        No training unit holds tissue, or the named reference is no unit.
+    Raises StainError: no training unit holds tissue, or the named reference is no unit.
     """
     known = {name: colours[name] for name in train if np.isfinite(colours[name].scale)}
     chosen = recipe.reference or choose_reference(known)
@@ -127,10 +122,8 @@ def statistics_rows(part: pd.DataFrame, most: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    part : DataFrame
-        Kept rows of table TILES, all of one unit.
-    most : int
-        32 tiles give a slide's colours to a fraction of a grey level.
+    part : kept rows of table TILES, all of one unit
+    most : 32 tiles give a slide's colours to a fraction of a grey level
     """
     chosen = part[part["selected"]]
     rest = part[~part["selected"]].sort_values(["row", "column", "tile_id"])
@@ -150,8 +143,7 @@ class Stored:
 
     Attributes
     ----------
-    records : DataFrame
-        unit, arm, fold, n_tiles, n_used, n_skipped, note, warnings, map.
+    records : unit, arm, fold, n_tiles, n_used, n_skipped, note, warnings, map
     colours : (arm, fold) → unit → SlideColour of the stored tiles
     """
 
@@ -178,19 +170,12 @@ def store_units(
 
     Parameters
     ----------
-    folder : Path
-        Receives a folder per arm and fold, each with one array per slide.
-    groups : unit → kept rows of table TILES
-        What is stored is the selected ones, in this order.
-    read : Reader
+    folder : receives a folder per arm and fold, each with one array per slide
+    groups : unit → kept rows of table TILES: what is stored is the selected ones, in this order
     arms : (arm, fold) → Normalizer, or None to leave colours as they are
     statistics_tiles : most tiles a unit's statistics come from
     store_px : side of a stored tile [px]; smaller ones stay as they are
     watched : tiles of each unit whose colour after normalization is kept
-
-    Returns
-    -------
-    Stored
     """
     rows: list[dict[str, Any]] = []
     stored = Stored(pd.DataFrame(), {key: {} for key in arms})

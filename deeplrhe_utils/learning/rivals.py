@@ -67,9 +67,7 @@ def ablations(
 ) -> tuple[pd.DataFrame, dict[str, list[float]]]:
     """The paper's two claims, switched off one at a time, everything else equal.
 
-    Returns
-    -------
-    rows of table RIVALS, and "method, fold n" → mean loss per epoch
+    Returns rows of table RIVALS, and "method, fold n" → mean loss per epoch.
     """
     rows: list[pd.DataFrame] = []
     curves: dict[str, list[float]] = {}
@@ -110,8 +108,7 @@ def inception(
 
     Parameters
     ----------
-    epochs, batch_size, tiles_each : int
-        Published: about 100 epochs of 400 tiles a step, all tiles of a patient.
+    epochs, batch_size, tiles_each : published: about 100 epochs of 400 tiles a step, all tiles of a patient
     precision : as in TrainConfig
     """
     recipe = replace(DEEPPATH, epochs=epochs, batch_size=batch_size, precision=precision)
@@ -131,12 +128,9 @@ def attention(
     networks : fold → model file, or NetworkConfig
         Whose features: the network that each fold trained (it saw training patients only), or one for all folds with
         weights from elsewhere.
-    label : str
-        Name of the features in the method's name.
+    label : name of the features in the method's name
 
-    Returns
-    -------
-    rows of table RIVALS; tile_id, gene, fold, weight of the attention
+    Returns rows of table RIVALS; tile_id, gene, fold, weight of the attention.
     """
     features, rows, weights = _Features(ground, networks), [], pd.DataFrame()
     seen = {fold: features.seen(fold) for fold in features}

@@ -69,9 +69,7 @@ class Selection:
     parameters : fields of network and recipe
     value : the winner's mean AUC, on the folds that chose it
     scores : the winner's held-out patient scores (see :class:`~deeplrhe_utils.learning.search_trial.Outcome`)
-    trace : DataFrame
-        A row per trial: scope, phase, the parameters, value (null when it diverged), fold values, note.
-    ranges : RangeTest
+    trace : a row per trial: scope, phase, the parameters, value (null when it diverged), fold values, note
     """
 
     parameters: dict[str, Any]
@@ -87,10 +85,8 @@ class Searcher:
 
     Attributes
     ----------
-    folder : Path
-        Receives Optuna's journal and the trials' patient scores.
-    workers : int
-        Trials at a time. Each has its own threads (:attr:`Study.threads`), so results do not depend on it.
+    folder : receives Optuna's journal and the trials' patient scores
+    workers : trials at a time. Each has its own threads (:attr:`Study.threads`), so results do not depend on it.
     quiet : print no line per trial
     """
 
@@ -105,15 +101,11 @@ class Searcher:
 
         Parameters
         ----------
-        name : str
-            Of this search; with the study's data it names the Optuna study.
+        name : of this search; with the study's data it names the Optuna study
         values : parameter → its values
         fixed : parameters that all points share
 
-        Raises
-        ------
-        RunError
-            Another process is searching in the same folder.
+        Raises RunError: another process is searching in the same folder.
         """
         grid = {key: list(options) for key, options in values.items()}
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -242,15 +234,10 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
 
     Parameters
     ----------
-    scope : str
-        Name of the patients it may see ("flat", or an outer fold); names the studies and the rows of the trace.
+    scope : name of the patients it may see ("flat", or an outer fold); names the studies and the rows of the trace
 
-    Raises
-    ------
-    CohortError
-        No trial gave a value.
-    ParameterError
-        The space holds one loss twice: under a softmax head "weighted_bce" is "bce".
+    Raises CohortError: no trial gave a value. ParameterError: the space holds one loss twice: under a softmax head
+    "weighted_bce" is "bce".
     """
     if study.network.head == "softmax" and "weighted_bce" in space.loss:
         raise ParameterError("A softmax head takes cross-entropy or its focal form, so a trial would be repeated",
@@ -287,20 +274,13 @@ def nested(
 
     Parameters
     ----------
-    study : Study
-        Its `splits` are the outer folds.
+    study : its `splits` are the outer folds
     inner : outer fold → splits of its training patients
 
-    Returns
-    -------
-    Outcome over the outer folds, and what each chose
+    Returns Outcome over the outer folds, and what each chose.
 
-    Raises
-    ------
-    ParameterError
-        Inner folds contain a patient that the outer fold tests.
-    ModelError
-        The choice of an outer fold diverged on all of its training patients.
+    Raises ParameterError: inner folds contain a patient that the outer fold tests. ModelError: the choice of an outer
+    fold diverged on all of its training patients.
     """
     values, rows, chosen = [], [], {}
     for fold, own in inner.items():

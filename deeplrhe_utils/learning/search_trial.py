@@ -33,13 +33,10 @@ class Study:
     Attributes
     ----------
     stores : fold → folder of that fold's tiles
-    tiles : DataFrame
-        tile_id, slide_id, patient_id of the selected tiles, in the stores' order.
+    tiles : tile_id, slide_id, patient_id of the selected tiles, in the stores' order
     targets : float32 (n_tiles, T)
-    splits : DataFrame
-        Columns fold, unit_id, role: the folds that this search is judged by.
-    use : bool (n_tiles,)
-        Tiles that take part.
+    splits : columns fold, unit_id, role: the folds that this search is judged by
+    use : bool (n_tiles,): tiles that take part
     network, recipe : what a trial starts from; its parameters replace some fields
     seed, threads : of every trial, so that the number of workers changes nothing
     """
@@ -63,9 +60,8 @@ class Outcome:
     ----------
     value : mean over folds and targets of the patient-level AUC on held-out patients; NaN where none can be had
     folds : the same per fold
-    scores : DataFrame
-        patient_id, gene, fold, score: held-out patients, mean over their tiles; null for a gene that the fold could
-        not learn.
+    scores : patient_id, gene, fold, score: held-out patients, mean over their tiles; null for a gene that the fold
+        could not learn
     note : why there is no value ("" when there is one)
     """
 
@@ -142,10 +138,7 @@ def patient_scores(
 def macro_auc(part: Part, scores: NDArray[np.float32], usable: NDArray[np.bool_], fold: int) -> float:
     """Mean patient-level AUC over the targets that were learned and have both classes here.
 
-    Raises
-    ------
-    CohortError
-        There is no such target.
+    Raises CohortError: there is no such target.
     """
     mean, truth = patient_means(scores, part.targets, part.patients)
     found = []

@@ -36,18 +36,13 @@ class TileStore:
 
     Parameters
     ----------
-    folder : Path
-        Written by :func:`write_tiles`.
-    tiles : DataFrame
-        Selected rows of the tiles table, grouped by slide; each slide's array holds its tiles in this order.
+    folder : written by :func:`write_tiles`
+    tiles : selected rows of the tiles table, grouped by slide; each slide's array holds its tiles in this order
 
     Attributes
     ----------
-    side_px : int
-        Side of a stored tile [px].
-    tile_ids : list of str
-        Name of each tile.
-    folder : Path
+    side_px : side of a stored tile [px]
+    tile_ids : name of each tile
     """
 
     def __init__(self, folder: Path, tiles: pd.DataFrame) -> None:
@@ -101,9 +96,7 @@ class ShuffledStore(TileStore):
 
     Parameters
     ----------
-    store : TileStore
-    seed : int
-        With a tile's name it fixes the order of its pixels, whoever reads it.
+    seed : with a tile's name it fixes the order of its pixels, whoever reads it
     """
 
     def __init__(self, store: TileStore, seed: int) -> None:

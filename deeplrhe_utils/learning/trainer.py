@@ -40,10 +40,8 @@ class Part:
 
     Attributes
     ----------
-    indices : int64 (n,)
-        Places in the store.
-    targets : float32 (n, T)
-        Label of each tile: 1, 0 or NaN (not profiled), the patient's label repeated.
+    indices : int64 (n,): places in the store
+    targets : float32 (n, T): label of each tile: 1, 0 or NaN (not profiled), the patient's label repeated
     patients : whose tile each is; needed for balancing and validation
     """
 

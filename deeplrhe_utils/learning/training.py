@@ -59,27 +59,15 @@ def train_fold(
 
     Parameters
     ----------
-    store : TileStore
-    train, valid : Part
-        Training tiles, and tiles of other patients that choose the epoch.
-    seed, fold : int
-        Together fix the weights, the order, the augmentation and the dropout.
-    report, watch : callable
-        Receive one line, and one :class:`Epoch`, per epoch (in the first process).
-    state_file, fingerprint : Path, str
-        Where the state is kept while training, and what it belongs to. None keeps none.
-    group : Group
-        Processes that share every step. Their number changes results by rounding only.
+    train, valid : training tiles, and tiles of other patients that choose the epoch
+    seed, fold : together fix the weights, the order, the augmentation and the dropout
+    report, watch : receive one line, and one :class:`Epoch`, per epoch (in the first process)
+    state_file, fingerprint : where the state is kept while training, and what it belongs to. None keeps none.
+    group : processes that share every step. Their number changes results by rounding only.
 
-    Raises
-    ------
-    CohortError
-        No tile, no target with both classes, or validation patients without a known label.
-    ModelError
-        The loss is not finite (the message names fold, epoch, step and tiles), or memory is too small (it names a
-        batch size that fits).
-    Stop
-        The process was told to end; the state is saved.
+    Raises CohortError: no tile, no target with both classes, or validation patients without a known label. ModelError:
+    the loss is not finite (the message names fold, epoch, step and tiles), or memory is too small (it names a batch
+    size that fits). Stop: the process was told to end; the state is saved.
     """
     run = Run(store, train, network, recipe, seed, fold, valid, device or device_of(), group)
     if state_file is not None and state_file.is_file():
@@ -160,21 +148,17 @@ def fit_or_load(
 
     Parameters
     ----------
-    file : Path
-        Model file of the fold, written atomically when training ends. While it lasts, ``state/<name>`` beside it is
+    file : model file of the fold, written atomically when training ends. While it lasts, ``state/<name>`` beside it is
         what a killed run goes on from; afterwards ``other/`` has the weights that were not chosen, if any.
     score_patients : patient identifiers
         About to be scored. One that was trained on, or chose the epoch, is a
         :class:`~deeplrhe_utils.core.errors.LeakError`; the card names them hashed.
-    view : dict
-        What the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the
-        network is not used at another magnification or in other colours.
-    arithmetic : str
-        How sums are shared among threads and processes, which decides their rounding; default: the threads of torch.
-    quiet : bool
-        Print no line per epoch.
-    finished : bool
-        The file must be there already; RunError otherwise.
+    view : what the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the network is
+        not used at another magnification or in other colours
+    arithmetic : how sums are shared among threads and processes, which decides their rounding; default: the threads of
+        torch
+    quiet : print no line per epoch
+    finished : the file must be there already; RunError otherwise
     others
         As in :func:`train_fold`.
     """

@@ -19,8 +19,7 @@ def schemes(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        As :func:`~deeplrhe_utils.evaluation.leakage.inflation` returns; at least one row.
+    table : as :func:`~deeplrhe_utils.evaluation.leakage.inflation` returns; at least one row
     """
     units, genes = list(table["unit"].drop_duplicates()), list(table["gene"].drop_duplicates())
     names = list(table["scheme"].drop_duplicates())

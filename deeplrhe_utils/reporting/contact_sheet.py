@@ -57,16 +57,11 @@ def sheet_order(summary: pd.DataFrame, by: str = "score") -> pd.DataFrame:
 
     Parameters
     ----------
-    summary : DataFrame
-        Of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`.
-    by : str
-        One of :data:`ORDERS`; ties by slide_id, slides without a score last, and within `label` the slides of
-        patients that were not profiled last.
+    summary : of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`
+    by : one of :data:`ORDERS`; ties by slide_id, slides without a score last, and within `label` the slides of patients
+        that were not profiled last
 
-    Raises
-    ------
-    ParameterError
-        There is no such order, or the summary has no labels to order by.
+    Raises ParameterError: there is no such order, or the summary has no labels to order by.
     """
     if by not in ORDERS or (by == "label" and "label" not in summary.columns):
         fix = "Give the labels to slide_summary" if by == "label" else ""
@@ -79,15 +74,9 @@ def sheet_order(summary: pd.DataFrame, by: str = "score") -> pd.DataFrame:
 def read_thumbnail(rows: Mapping[str, Mapping[str, Any]], slide_id: str, max_px: int = THUMBNAIL_PX) -> NDArray:
     """A slide's thumbnail from its file; `rows`: slide_id → row of table SLIDES with an absolute `path`.
 
-    Returns
-    -------
-    uint8 RGB (h, w, 3)
-        Longer side at most `max_px`; places that cannot be decoded are red.
+    Returns uint8 RGB (h, w, 3): longer side at most `max_px`; places that cannot be decoded are red.
 
-    Raises
-    ------
-    SlideError
-        The file is missing or cannot be read.
+    Raises SlideError: the file is missing or cannot be read.
     """
     with open_row(rows[slide_id]) as slide:
         return slide.thumbnail(max_px, damaged=DAMAGED)
@@ -101,20 +90,13 @@ def sheet_cells(
 
     Parameters
     ----------
-    ordered : DataFrame
-        Of :func:`sheet_order`.
-    windows, slides : DataFrame
-        What the summary was made of.
-    gene : str
-        A column of `windows`.
-    picture_of : callable
-        slide_id → uint8 RGB (h, w, 3) of the whole slide, or None where there is none: ``thumbnails.get`` of pictures
-        in memory, or :func:`read_thumbnail`. What it cannot read is told in the cell.
+    ordered : of :func:`sheet_order`
+    windows, slides : what the summary was made of
+    gene : a column of `windows`
+    picture_of : slide_id → uint8 RGB (h, w, 3) of the whole slide, or None where there is none: ``thumbnails.get`` of
+        pictures in memory, or :func:`read_thumbnail`. What it cannot read is told in the cell.
 
-    Yields
-    ------
-    Cell
-        In the order of `ordered`; where no map can be drawn, its `reason` is not empty.
+    Yields Cell: in the order of `ordered`; where no map can be drawn, its `reason` is not empty.
     """
     parts = {str(name): part for name, part in windows.groupby("slide_id", sort=False)}
     rows = slides.drop_duplicates("slide_id").set_index("slide_id").to_dict("index")
@@ -157,28 +139,16 @@ def write_sheets(
 
     Parameters
     ----------
-    cells : iterable of Cell
-        Taken a page at a time, in order (:func:`sheet_cells`).
-    folder : Path
-        ``contact_sheet_<gene>_001.png`` … and ``contact_sheet_<gene>.pdf`` are written here; pages of a longer sheet
-        of the same gene that was here before are removed.
-    gene : str
-        For the titles; any text.
-    total : int
-        How many slides there are; each gets a cell.
-    look : Look, optional
-        Rows, columns, scale and colours.
-    order : str
-        What the pages say about the order, such as a value of :data:`ORDERS`.
+    cells : taken a page at a time, in order (:func:`sheet_cells`)
+    folder : ``contact_sheet_<gene>_001.png`` … and ``contact_sheet_<gene>.pdf`` are written here; pages of a longer
+        sheet of the same gene that was here before are removed
+    gene : for the titles; any text
+    total : how many slides there are; each gets a cell
+    look : rows, columns, scale and colours
+    order : what the pages say about the order, such as a value of :data:`ORDERS`
 
-    Returns
-    -------
-    Sheets
-
-    Raises
-    ------
-    InputError
-        There is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit its picture.
+    Raises InputError: there is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit
+    its picture.
     """
     look, stem = look or Look(), f"contact_sheet_{safe_name(gene)}"
     pages: list[Path] = []

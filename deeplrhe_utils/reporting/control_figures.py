@@ -19,10 +19,8 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        arm, gene, auc, ci_low, ci_high, n_pos, n_neg; genes without any AUC are left out.
-    order : sequence of str
-        Arms from top to bottom; the first two see tissue.
+    table : arm, gene, auc, ci_low, ci_high, n_pos, n_neg; genes without any AUC are left out
+    order : arms from top to bottom; the first two see tissue
     """
     known = table[table["auc"].notna()]
     genes = list(known["gene"].drop_duplicates())
@@ -45,11 +43,9 @@ def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        gene, given, given_status, auc, ci_low, ci_high, as
-        :func:`~deeplrhe_utils.evaluation.controls.stratified_by_gene` returns.
-    overall : Series
-        AUC of all patients, by gene.
+    table : gene, given, given_status, auc, ci_low, ci_high, as
+        :func:`~deeplrhe_utils.evaluation.controls.stratified_by_gene` returns
+    overall : AUC of all patients, by gene
     """
     genes, others = list(table["gene"].drop_duplicates()), list(table["given"].drop_duplicates())
     figure, panels = _panels(len(genes), 0.8 + 0.3 * max(1, len(others)))

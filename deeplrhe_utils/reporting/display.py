@@ -38,12 +38,9 @@ def live_curve(batch: str = "DEEPLRHE_RUNNER_PID") -> Callable[[Any], None] | No
 
     Parameters
     ----------
-    batch : str
-        Environment variable that the runner sets for its kernels.
+    batch : environment variable that the runner sets for its kernels
 
-    Returns
-    -------
-    callable that takes an epoch (attributes fold, epoch, loss, valid), or None
+    Returns callable that takes an epoch (attributes fold, epoch, loss, valid), or None.
     """
     from IPython.core.getipython import get_ipython
     from IPython.display import display

@@ -50,23 +50,14 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
 
     Parameters
     ----------
-    templates : Path
-        Markdown texts, and checklists as CSV with the columns item, asks, answer, where.
-    numbers : Numbers
-        Of the run.
-    root : Path
-        Run folder.
-    synthetic : bool
-        Whether the run's slides are synthetic; every document then says so in its second line.
+    templates : Markdown texts, and checklists as CSV with the columns item, asks, answer, where
+    numbers : of the run
+    root : run folder
+    synthetic : whether the run's slides are synthetic; every document then says so in its second line
 
-    Returns
-    -------
-    The files, sorted
+    Returns The files, sorted.
 
-    Raises
-    ------
-    InputError
-        No template, or a checklist of other columns.
+    Raises InputError: no template, or a checklist of other columns.
     """
     written = []
     writers: dict[str, Callable[[Path], str]] = {".md": _text, ".csv": _checklist}

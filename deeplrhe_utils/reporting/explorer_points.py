@@ -16,15 +16,10 @@ def window_points(views: Sequence[SlideView], gene: str) -> pd.DataFrame:
 
     Parameters
     ----------
-    views : sequence of SlideView
-    gene : str
-        A column of their windows.
+    gene : a column of their windows
 
-    Returns
-    -------
-    DataFrame
-        slide_id, tile_id, score, around (null where no neighbour was scored), in the order of the slides. Windows
-        without a score are left out; ``attrs["unscored"]`` says how many.
+    Returns DataFrame: slide_id, tile_id, score, around (null where no neighbour was scored), in the order of the
+    slides. Windows without a score are left out; ``attrs["unscored"]`` says how many.
     """
     parts, unscored = [], 0
     for view in views:
@@ -49,19 +44,12 @@ def roc_points(scored: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, score, label (1 mutated, 0 wild type), one row per patient of one gene.
+    scored : patient_id, score, label (1 mutated, 0 wild type), one row per patient of one gene
 
-    Returns
-    -------
-    DataFrame
-        cut, fpr, tpr, patients (names joined by commas), from (0, 0) to (1, 1): one row per different score,
-        descending, after a first one without patients. A patient counts as positive from `cut` on.
+    Returns DataFrame: cut, fpr, tpr, patients (names joined by commas), from (0, 0) to (1, 1): one row per different
+    score, descending, after a first one without patients. A patient counts as positive from `cut` on.
 
-    Raises
-    ------
-    InputError
-        A class is missing, so there is no curve.
+    Raises InputError: a class is missing, so there is no curve.
     """
     positives, negatives = int((scored["label"] == 1).sum()), int((scored["label"] == 0).sum())
     if not positives or not negatives:

@@ -35,10 +35,7 @@ class Rows(NamedTuple):
 def surroundings(view: SlideView, pixels: Pixels, place: int, side_px: int = SIDE_PX) -> NDArray[np.uint8]:
     """A window framed in what lies around it, :data:`AROUND` windows wide: (side_px, side_px, 3), uint8 RGB.
 
-    Raises
-    ------
-    SlideError
-        The pixels cannot be decoded.
+    Raises SlideError: the pixels cannot be decoded.
     """
     x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
     margin = side * (AROUND - 1) / 2
@@ -54,16 +51,10 @@ def window_rows(views: Sequence[SlideView], gene: str, *, palette: str = "paper"
 
     Parameters
     ----------
-    views : sequence of SlideView
-    gene : str
-        A column of their windows. A slide without a score for it is left out.
-    palette, opacity : str, float
-        Of the heat map.
+    gene : a column of their windows. A slide without a score for it is left out.
+    palette, opacity : of the heat map
 
-    Returns
-    -------
-    Rows
-        Windows of equal score come in the order of the table; none is shown twice.
+    Returns Rows: windows of equal score come in the order of the table; none is shown twice.
     """
     pictures, titles = [], []
     for view in views:
@@ -97,19 +88,13 @@ def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Ma
 
     Parameters
     ----------
-    views : sequence of SlideView
-    gene : str
-        A column of their windows, or "" for none.
-    drawn : Path
-        Folder of outlines drawn in the viewer; they come before those that are given.
-    given : mapping
-        slide_id → annotation file.
+    gene : a column of their windows, or "" for none
+    drawn : folder of outlines drawn in the viewer; they come before those that are given
+    given : slide_id → annotation file
 
-    Returns
-    -------
-    DataFrame
-        slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside, mean_outside (null
-        where there is nothing to average), note (why an outline that is there could not be used). One row per view.
+    Returns DataFrame: slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside,
+    mean_outside (null where there is nothing to average), note (why an outline that is there could not be used). One
+    row per view.
     """
     columns = ["slide_id", "outline", "n_inside", "n_outside", "mean_inside", "mean_outside", "note"]
     return pd.DataFrame([_compared(view, gene, drawn, given) for view in views], columns=columns)

@@ -24,18 +24,11 @@ def file_stems(slide_ids: Sequence[str], keys: Sequence[str]) -> list[str]:
 
     Parameters
     ----------
-    slide_ids : sequence of str
-        Names of slides; any text.
-    keys : sequence of str
-        What tells slides of one name apart, such as their path or SHA-256.
+    slide_ids : names of slides; any text
+    keys : what tells slides of one name apart, such as their path or SHA-256
 
-    Raises
-    ------
-    InputError
-        Two slides have the same name and key.
+    Raises InputError: two slides have the same name and key.
 
-    Examples
-    --------
     >>> file_stems(["a", "b"], ["1", "2"])
     ['a', 'b']
     """
@@ -69,8 +62,7 @@ class ExportFolder:
 
     Parameters
     ----------
-    folder : Path
-        Made when the first file is written.
+    folder : made when the first file is written
     """
 
     def __init__(self, folder: Path) -> None:
@@ -79,10 +71,8 @@ class ExportFolder:
     def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
         """Let `writer` write the file `name`; return its path.
 
-        Raises
-        ------
-        InputError
-            The name is no plain file name, or a file of that name was not written by this class or was changed since.
+        Raises InputError: the name is no plain file name, or a file of that name was not written by this class or was
+        changed since.
         """
         if not _PLAIN.fullmatch(name) or name.casefold() == INDEX:
             raise InputError("This is no name for an export", got=said(name), expected="what file_stems gives")

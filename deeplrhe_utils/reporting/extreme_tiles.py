@@ -36,21 +36,13 @@ def wanted(chosen: pd.DataFrame, tiles: pd.DataFrame) -> dict[str, pd.DataFrame]
 
     Parameters
     ----------
-    chosen : DataFrame
-        ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`.
-    tiles : DataFrame
-        Table TILES.
+    chosen : ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`
+    tiles : table TILES
 
-    Returns
-    -------
-    dict
-        slide_id → its rows of `tiles`, as :func:`deeplrhe_utils.slides.pixels.peek` and
-        :func:`~deeplrhe_utils.slides.pixels.read_pixels` take them; slides in the order of `chosen`.
+    Returns dict: slide_id → its rows of `tiles`, as :func:`deeplrhe_utils.slides.pixels.peek` and
+    :func:`~deeplrhe_utils.slides.pixels.read_pixels` take them; slides in the order of `chosen`.
 
-    Raises
-    ------
-    InputError
-        A chosen tile is not in the table.
+    Raises InputError: a chosen tile is not in the table.
     """
     rows = tiles[tiles["tile_id"].isin(chosen["tile_id"])]
     if len(lost := chosen.loc[~chosen["tile_id"].isin(rows["tile_id"]), "tile_id"]):
@@ -67,31 +59,18 @@ def extreme_figure(
 
     Parameters
     ----------
-    chosen : DataFrame
-        ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`.
-    pictures : mapping
-        tile_id → uint8 RGB (h, w, 3). A tile without one is an empty place that says so.
-    thumbnails : mapping
-        slide_id → uint8 RGB (h, w, 3) of the whole slide; the same holds.
-    sizes : mapping
-        slide_id → (width, height) of the slide [level-0 px].
-    gene : str
-        For the title; any text.
-    columns : int
-        Windows side by side.
+    chosen : ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`
+    pictures : tile_id → uint8 RGB (h, w, 3). A tile without one is an empty place that says so.
+    thumbnails : slide_id → uint8 RGB (h, w, 3) of the whole slide; the same holds
+    sizes : slide_id → (width, height) of the slide [level-0 px]
+    gene : for the title; any text
+    columns : windows side by side
 
-    Returns
-    -------
-    Figure
-        Under each window its score, its patient's label (if `chosen` has it), its patient and its tile_id, shortened
-        so that no two have the same text. The place is framed on the thumbnail, and ringed where it is small.
+    Returns Figure: under each window its score, its patient's label (if `chosen` has it), its patient and its tile_id,
+    shortened so that no two have the same text. The place is framed on the thumbnail, and ringed where it is small.
 
-    Raises
-    ------
-    InputError
-        There is nothing to show, or a window lies outside its slide.
-    ParameterError
-        `columns` is below 1.
+    Raises InputError: there is nothing to show, or a window lies outside its slide. ParameterError: `columns` is below
+    1.
     """
     if columns < 1:
         raise ParameterError("A figure has at least one column", got=columns)

@@ -28,14 +28,10 @@ class MapStyle:
 
     Attributes
     ----------
-    weights : str
-        See :func:`~deeplrhe_utils.reporting.heatmaps.heat_bands`; ``uniform`` is the paper's.
-    palette : str
-        ``paper`` or ``perceptual``.
-    opacity : float
-        Of the map over the slide [0–1].
-    thresholds : tuple of float
-        Of the outlines.
+    weights : see :func:`~deeplrhe_utils.reporting.heatmaps.heat_bands`; ``uniform`` is the paper's
+    palette : ``paper`` or ``perceptual``
+    opacity : of the map over the slide [0–1]
+    thresholds : of the outlines
     """
 
     weights: str = "uniform"
@@ -50,15 +46,10 @@ class SlideMap:
 
     Attributes
     ----------
-    windows : GeneWindows
-        Windows and scores (:func:`~deeplrhe_utils.reporting.heat_scores.windows_of`).
-    frame : Frame
-        Where the map lies.
-    slide_id, gene : str
-        Names; any text.
-    picture : (rows, columns, 3), uint8, optional
-        The slide, of the frame's shape; without it overlays lie on white.
-    style : MapStyle
+    windows : windows and scores (:func:`~deeplrhe_utils.reporting.heat_scores.windows_of`)
+    frame : where the map lies
+    slide_id, gene : names; any text
+    picture : (rows, columns, 3), uint8, optional: the slide, of the frame's shape; without it overlays lie on white
     origin_l0_px : (x, y)
         Corner that QuPath counts from (:mod:`~deeplrhe_utils.reporting.interop`); other files use the full canvas.
     """
@@ -174,25 +165,14 @@ def export_map(one: SlideMap, folder: ExportFolder, stem: str, formats: Sequence
 
     Parameters
     ----------
-    one : SlideMap
-    folder : ExportFolder
-    stem : str
-        The slide's part of the file names (:func:`~deeplrhe_utils.reporting.export_folder.file_stems`).
-    formats : sequence of str
-        Endings of :data:`FORMATS`. A map of standard deviations (``.sd.ome.tiff``) needs scores of two folds or seeds
-        and is left out where there is one.
+    stem : the slide's part of the file names (:func:`~deeplrhe_utils.reporting.export_folder.file_stems`)
+    formats : endings of :data:`FORMATS`. A map of standard deviations (``.sd.ome.tiff``) needs scores of two folds or
+        seeds and is left out where there is one.
 
-    Returns
-    -------
-    list of Path
-        What was written, in the order of `formats`.
+    Returns list of Path: what was written, in the order of `formats`.
 
-    Raises
-    ------
-    ParameterError
-        There is no such format.
-    InputError
-        A file of that name is not ours; or as the map's own functions say.
+    Raises ParameterError: there is no such format. InputError: a file of that name is not ours; or as the map's own
+    functions say.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ParameterError("There is no such export", got=", ".join(unknown), expected=", ".join(FORMATS))

@@ -47,20 +47,12 @@ def write_deep_zoom(
 
     Parameters
     ----------
-    path : Path
-        Target, ``*.dzi``; a folder of that name is replaced when the new one is complete.
-    strips : iterable
-        uint8 (rows, columns, 3), from the top.
-    frame : Frame
-    encoding : str
-        ``jpeg`` (colour at full resolution) or ``png``.
-    quality : int
-        Of JPEG, 1 to 100.
+    path : target, ``*.dzi``; a folder of that name is replaced when the new one is complete
+    strips : uint8 (rows, columns, 3), from the top
+    encoding : ``jpeg`` (colour at full resolution) or ``png``
+    quality : of JPEG, 1 to 100
 
-    Returns
-    -------
-    Path
-        `path`.
+    Returns Path: `path`.
     """
     if encoding not in ("jpeg", "png") or not 1 <= quality <= 100:
         raise ParameterError("Deep Zoom cannot be written so", got=f"{encoding}, quality {quality}",
@@ -84,10 +76,7 @@ def write_deep_zoom(
 def deep_zoom_facts(path: Path) -> dict[str, str]:
     """TileSize, Overlap, Format, Width and Height of a Deep Zoom file, of any writer.
 
-    Raises
-    ------
-    InputError
-        It says something else, or cannot be read.
+    Raises InputError: it says something else, or cannot be read.
     """
     try:
         found = dict(_FACTS.findall(path.read_text(encoding="utf-8")[:2000]))
@@ -103,10 +92,7 @@ def deep_zoom_facts(path: Path) -> dict[str, str]:
 def read_deep_zoom(path: Path) -> NDArray[np.uint8]:
     """The full picture of a file that :func:`write_deep_zoom` wrote, (height, width, 3) uint8 RGB.
 
-    Raises
-    ------
-    InputError
-        The picture is damaged, of another writer, or larger than :data:`MOST_PIXELS`.
+    Raises InputError: the picture is damaged, of another writer, or larger than :data:`MOST_PIXELS`.
     """
     facts = deep_zoom_facts(path)
     width, height = int(facts["Width"]), int(facts["Height"])
@@ -197,10 +183,7 @@ class Level:
 def stream(strips: Iterable[Pixels], frame: Frame, levels: list[Level]) -> None:
     """Feed all rows of an image to its first level, and by it to the others.
 
-    Raises
-    ------
-    SlideError
-        A strip has another shape or type, or the strips do not add up to the frame.
+    Raises SlideError: a strip has another shape or type, or the strips do not add up to the frame.
     """
     for level, below in pairwise(levels):
         level.below = below

@@ -51,34 +51,19 @@ def write_score_tiff(
 
     Parameters
     ----------
-    path : Path
-        Target, by convention ``*.ome.tiff``; it appears when it is complete.
-    bands : iterable
-        Of :class:`~deeplrhe_utils.reporting.heatmaps.Band` (their mean is written) or of arrays (rows, columns), from
-        the top; NaN where nothing was measured.
-    frame : Frame
-        Where the map lies; bands must add up to its shape.
-    name : str
-        Name of the image, any text; characters that XML forbids are replaced.
-    kind : str
-        ``float32``: scores as they are, NaN where not measured. ``uint8``: 0 where not measured, and 1 to 255 for
+    path : target, by convention ``*.ome.tiff``; it appears when it is complete
+    bands : of :class:`~deeplrhe_utils.reporting.heatmaps.Band` (their mean is written) or of arrays (rows, columns),
+        from the top; NaN where nothing was measured
+    frame : where the map lies; bands must add up to its shape
+    name : name of the image, any text; characters that XML forbids are replaced
+    kind : ``float32``: scores as they are, NaN where not measured. ``uint8``: 0 where not measured, and 1 to 255 for
         scores 0 to 1 in steps of 1/254. A pixel of a lower level is the mean of those of its four that were measured.
-    about : mapping, optional
-        Facts for the file's annotations, such as gene and model.
+    about : facts for the file's annotations, such as gene and model
 
-    Returns
-    -------
-    Path
-        `path`.
+    Returns Path: `path`.
 
-    Raises
-    ------
-    ParameterError
-        No such kind, or a score outside 0 to 1 for ``uint8``.
-    SlideError
-        The bands do not add up to the frame.
-    RunError
-        The disk is full.
+    Raises ParameterError: no such kind, or a score outside 0 to 1 for ``uint8``. SlideError: the bands do not add up to
+    the frame. RunError: the disk is full.
     """
     if kind not in KINDS:
         raise ParameterError("A score map cannot be of this kind", got=kind, expected=" | ".join(KINDS))

@@ -19,9 +19,8 @@ def rivals(table: pd.DataFrame, base: str) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        Columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg, as
-        :func:`~deeplrhe_utils.evaluation.roc.paired_differences` returns.
+    table : columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg, as
+        :func:`~deeplrhe_utils.evaluation.roc.paired_differences` returns
     """
     shown = table[table["arm"] != base]
     genes, arms = list(shown["gene"].drop_duplicates()), list(shown["arm"].drop_duplicates())

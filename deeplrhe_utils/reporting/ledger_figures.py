@@ -15,9 +15,8 @@ def allowed(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        gene, reported_auc, ci_low, ci_high, null_high, n_pos, n_neg, as
-        :func:`~deeplrhe_utils.evaluation.forensics.reported_by_chance` returns.
+    table : gene, reported_auc, ci_low, ci_high, null_high, n_pos, n_neg, as
+        :func:`~deeplrhe_utils.evaluation.forensics.reported_by_chance` returns
     """
     figure = new_figure(6.4, 0.9 + 0.42 * len(table))
     axes = figure.subplots()

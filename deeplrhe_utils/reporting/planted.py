@@ -134,8 +134,7 @@ def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDAr
 
     Parameters
     ----------
-    panels : sequence of (title, picture, rings)
-        Picture: uint8 RGB; rings: outlines (n, 2) in picture px.
+    panels : sequence of (title, picture, rings): picture: uint8 RGB; rings: outlines (n, 2) in picture px
     """
     figure = _figure(2.9 * len(panels), 2.4)
     for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

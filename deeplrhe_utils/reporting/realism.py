@@ -37,9 +37,7 @@ class Panel:
     Attributes
     ----------
     image : uint8 RGB
-    title : str
-    mpp : float
-        Resolution of the picture [µm/px]; a bar shows it.
+    mpp : resolution of the picture [µm/px]; a bar shows it
     outlines : sequence of (name, ring)
         Names are those of :data:`OUTLINES`; rings are (n, 2) points (x, y) [px of the picture], closed.
     """
@@ -101,16 +99,11 @@ class Curves:
 
     Attributes
     ----------
-    real : DataFrame
-        field, x, value: one line per field.
-    synthetic : DataFrame
-        x, low, middle, high: a band and a line.
-    title, label : str
-        Above the panel, and below its axis.
-    by_ratio : bool
-        Whether x is drawn by ratio.
-    limits : (low, high), optional
-        Ends of the axis.
+    real : field, x, value: one line per field
+    synthetic : x, low, middle, high: a band and a line
+    title, label : above the panel, and below its axis
+    by_ratio : whether x is drawn by ratio
+    limits : (low, high), optional: ends of the axis
     """
 
     real: pd.DataFrame

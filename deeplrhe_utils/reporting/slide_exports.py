@@ -49,30 +49,18 @@ def export_slide(
 
     Parameters
     ----------
-    slide : mapping
-        Its row of table SLIDES, with an absolute path.
-    tiles : DataFrame
-        Its tiles: tile_id, x_l0_px, y_l0_px, size_l0_px and a column per gene (null: not scored).
-    genes : sequence of str
-        Columns that go into ``SLIDE.geojson``, which QuPath shows as tiles with measurements.
-    one : SlideMap, optional
-        The gene's map; it is computed again at the resolution of the exports. Without it there are tiles only.
-    folder : ExportFolder
-    formats : sequence of str
-        Of :data:`~deeplrhe_utils.reporting.heat_export.FORMATS`.
-    map_px, deep_zoom_px : int
-        Longer side [px] of the exported map (more, where windows would be smaller than its pixels), and of the slide's
-        Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The picture is held in memory, 3 bytes a pixel.
+    slide : its row of table SLIDES, with an absolute path
+    tiles : its tiles: tile_id, x_l0_px, y_l0_px, size_l0_px and a column per gene (null: not scored)
+    genes : columns that go into ``SLIDE.geojson``, which QuPath shows as tiles with measurements
+    one : the gene's map; it is computed again at the resolution of the exports. Without it there are tiles only.
+    formats : of :data:`~deeplrhe_utils.reporting.heat_export.FORMATS`
+    map_px, deep_zoom_px : longer side [px] of the exported map (more, where windows would be smaller than its pixels),
+        and of the slide's Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The picture is held in memory, 3 bytes a
+        pixel.
 
-    Returns
-    -------
-    list of Path
-        Files, and the tile folders of Deep Zoom pictures.
+    Returns list of Path: files, and the tile folders of Deep Zoom pictures.
 
-    Raises
-    ------
-    InputError
-        A file of that name was not written by an export, or was changed since.
+    Raises InputError: a file of that name was not written by an export, or was changed since.
     """
     check_exports(formats, map_px, deep_zoom_px)
     stem, written = safe_name(str(slide["slide_id"])), []

@@ -18,8 +18,7 @@ def filter_roc(table: pd.DataFrame, roc: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table, roc : DataFrame
-        Of :class:`~deeplrhe_utils.evaluation.spike.SpikeIn`.
+    table, roc : of :class:`~deeplrhe_utils.evaluation.spike.SpikeIn`
     """
     figure = new_figure(10.0, 0.26 * len(table) + 1.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))

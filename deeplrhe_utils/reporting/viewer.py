@@ -31,16 +31,11 @@ def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> lis
 
     Parameters
     ----------
-    windows : DataFrame
-        Of one slide (:class:`~deeplrhe_utils.reporting.slide_views.SlideView`).
-    place : int
-        Row number.
-    genes : sequence of str
-        Columns of scores.
+    windows : of one slide (:class:`~deeplrhe_utils.reporting.slide_views.SlideView`)
+    place : row number
+    genes : columns of scores
 
-    Returns
-    -------
-    list of (gene, score, rank, mean of neighbours), as text; "–" where nothing was scored
+    Returns list of (gene, score, rank, mean of neighbours), as text; "–" where nothing was scored.
     """
     around, rows = neighbours(windows, place), []
     for gene in genes:
@@ -67,33 +62,21 @@ class Explorer:
 
     Parameters
     ----------
-    views : sequence of SlideView
-        What can be shown; at least one.
-    genes : sequence of str
-        Targets with scores.
-    outlines_dir : Path
-        Where drawn outlines are saved as ``<slide_id>.geojson``; give it to notebook 01 as ``annotations_dir``, and
-        notebook 02 cuts tiles inside them.
-    known : mapping, optional
-        slide_id → the annotation file that the run already has.
-    palette, opacity : str, float
-        How the map looks at first.
+    views : what can be shown; at least one
+    genes : targets with scores
+    outlines_dir : where drawn outlines are saved as ``<slide_id>.geojson``; give it to notebook 01 as
+        ``annotations_dir``, and notebook 02 cuts tiles inside them
+    known : slide_id → the annotation file that the run already has
+    palette, opacity : how the map looks at first
 
     Attributes
     ----------
-    widget : Widget
-        Put it last in a cell.
-    canvas : SlideCanvas
-        The picture.
-    menus : mapping
-        ``fold``, ``slide``, ``gene``, ``palette``, ``opacity``, ``threshold``: widgets with a `value`.
-    view : SlideView
-        What is shown now.
+    widget : put it last in a cell
+    canvas : the picture
+    menus : ``fold``, ``slide``, ``gene``, ``palette``, ``opacity``, ``threshold``: widgets with a `value`
+    view : what is shown now
 
-    Raises
-    ------
-    InputError
-        There is no slide or no gene to show.
+    Raises InputError: there is no slide or no gene to show.
     """
 
     def __init__(
@@ -186,10 +169,7 @@ class Explorer:
     def choose(self, tile_id: str) -> None:
         """Show a window, wherever it is: its slide is opened and the view moves there.
 
-        Raises
-        ------
-        ParameterError
-            No slide has such a window.
+        Raises ParameterError: no slide has such a window.
         """
         for name, view in self._views.items():
             found = np.flatnonzero((view.windows["tile_id"] == tile_id).to_numpy())

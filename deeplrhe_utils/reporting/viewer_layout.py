@@ -18,17 +18,12 @@ class Layout:
 
     Parameters
     ----------
-    canvas : SlideCanvas
-    folds, slides, genes : sequence of str
-        What the menus offer.
-    palette, opacity : str, float
-        Values at first.
+    folds, slides, genes : what the menus offer
+    palette, opacity : values at first
 
     Attributes
     ----------
-    box : VBox
     menus : dict of widgets with a `value`
-    undo, save : Button
     """
 
     def __init__(

@@ -107,8 +107,6 @@ def clip_gamut(hsd: Any) -> Any:
     Laak's triangle, which shrinks to its centre at white because ε keeps chroma finite there. D is clipped first,
     then cx, then cy, so density is kept and hue is what gives way.
 
-    Notes
-    -----
     The released DCGMM code clips cx to [−1, 2] and neither cy nor D, so it hands out colours outside the triangle.
     """
     density = _between(hsd[..., 0], 0.0, np.inf)

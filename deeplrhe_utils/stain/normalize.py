@@ -48,7 +48,6 @@ class Normalizer:
 
     Attributes
     ----------
-    method : StainMethod
     reference, cohort : statistics of the method
     minimum_tiles, minimum_tissue_px : below these a slide is thin: its own statistics are not trusted
     on_thin_slide : {"error", "cohort"}, stop there, or map it with the cohort's statistics and say so
@@ -72,16 +71,11 @@ class Normalizer:
 
         Parameters
         ----------
-        tiles : sequence of uint8 RGB (H, W, 3)
-            32 tissue tiles of the slide, or all it has.
-        name : str
-            For messages.
+        tiles : sequence of uint8 RGB (H, W, 3): 32 tissue tiles of the slide, or all it has
+        name : for messages
 
-        Raises
-        ------
-        StainError
-            No 8-bit RGB; no H&E (grey); too little tissue, when ``on_thin_slide`` is "error"; no map possible. The
-            slide is named.
+        Raises StainError: no 8-bit RGB; no H&E (grey); too little tissue, when ``on_thin_slide`` is "error"; no map
+        possible. The slide is named.
         """
         try:
             return self._plan(tiles, name)
@@ -206,10 +200,7 @@ def fit_normalizer(
         A slide's name, or tiles of a picture of your own; empty takes the slide nearest to the cohort's median colour.
     options : as in :func:`make_normalizer`
 
-    Raises
-    ------
-    StainError
-        Unknown method or reference; no tissue; a reference too small or too uniform to be matched to.
+    Raises StainError: unknown method or reference; no tissue; a reference too small or too uniform to be matched to.
     """
     for tiles in slides.values():
         check_tiles(tiles)
@@ -248,13 +239,11 @@ def make_normalizer(
     pool, scales : uint8 RGB tiles (H, W, 3) and the density scale of each one's slide
         They fit the network, and stand for the cohort.
     target : tiles of the reference
-    config : DcgmmConfig, optional
-        Instead of the method's own profile.
+    config : instead of the method's own profile
     steps, seed : of the DCGMM fit
     white : take the glass off every slide (all must show some). The network is fitted on tiles as they are, and the
         cohort has one white level, that of `pool`: a thin slide is mapped with that one.
-    trace : list, optional
-        Receives the loss per step.
+    trace : receives the loss per step
     options : further attributes of :class:`Normalizer`
     """
     if method not in METHODS:

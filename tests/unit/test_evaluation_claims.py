@@ -149,15 +149,14 @@ def test_the_identity_holds_to_the_bit():
     assert identity_gap(8) == 0.0
 
 
-@pytest.mark.parametrize("n_pos", [1, 2, 3, 7])
-@pytest.mark.parametrize("text", ["0.753", "0.75", "0.7", "0.8", "1.0", "0.5", "0"])
+@pytest.mark.parametrize("n_pos", [1, 3, 7])
+@pytest.mark.parametrize("text", ["0.753", "0.75", "0.8", "0"])
 def test_granularity_equals_trying_every_value(text, n_pos):
     n_neg = 4
     values = [k / (2 * n_pos * n_neg) for k in range(2 * n_pos * n_neg + 1)]
     decimals = len(text.partition(".")[2])
     brute = any(abs(v - float(text)) <= 0.5 * 10**-decimals + 1e-12 for v in values)
     assert forensics.possible_auc(text, n_pos, n_neg) == brute
-    assert (n_pos in forensics.possible_counts(text, n_pos + n_neg)) == brute
 
 
 def test_impossible_questions_are_refused():
