@@ -11,7 +11,7 @@ from deeplrhe_utils.evaluation import table_one as t1
 def _patients():
     return pd.DataFrame({
         "patient_id": list("abcdefgh"), "age_years": pd.array([60, 70, 80, None, 50, 60, 70, 60], "Float64"),
-        "sex": pd.array(["f", "m", "m", "f", "f", "f", "f", None], "string"), "arm": list("11112222"),
+        "sex": pd.array(["f", "m", "m", "f", "f", "f", "f", None], "string"), "arm": list("iiiikkkk"),
     })  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_the_table_counts_everybody_and_what_is_missing():
     assert table.loc[("age_years", "missing"), ["overall", "x", "y"]].tolist() == ["1", "1", "0"]
     assert table.loc[("sex", "m"), ["overall", "x", "y"]].tolist() == ["2 (29 %)", "2 (50 %)", "0 (0 %)"]
     assert table.loc[("sex", "f"), "missing"] == 1 and table.loc[("sex", "f"), "smd_between"] == "x, y"
-    assert table.loc[("arm", "1"), "smd"] == np.inf
+    assert table.loc[("arm", "i"), "smd"] == np.inf
     assert ("arm", "missing") not in table.index
 
 
