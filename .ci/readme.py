@@ -1,4 +1,4 @@
-"""Tables inside Markdown files, rendered from data: ``python -m deeplrhe_utils.reporting.readme``.
+"""Tables inside Markdown files, rendered from data: ``python .ci/readme.py`` (``make docs``).
 
 A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed
 demo's AUC table), `reported` (the papers' values) and `dictionary` (the tables' contracts).
