@@ -22,7 +22,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.learning.attribution_probe import Probe, check_picture
+from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
 

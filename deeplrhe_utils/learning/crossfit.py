@@ -17,8 +17,7 @@ from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig, scoring_precision
 from deeplrhe_utils.learning.scoring import score_arrays
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.learning.targets import prediction_rows
+from deeplrhe_utils.learning.store import TileStore, prediction_rows
 from deeplrhe_utils.learning.trainer import Epoch
 from deeplrhe_utils.learning.training import Fitted
 

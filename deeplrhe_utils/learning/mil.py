@@ -206,7 +206,7 @@ def cross_fit_bags(
         Features of `tiles`, in the same order, by a network that did not see the fold's test patients.
     tiles : tile_id and patient_id
     targets : float32, (n_tiles, T)
-        1, 0 or NaN, as from :func:`~deeplrhe_utils.learning.targets.tile_targets`, in the order of `genes`.
+        1, 0 or NaN, as from :func:`~deeplrhe_utils.learning.store.tile_targets`, in the order of `genes`.
     splits : fold, unit_id (patient) and role; patients in no role are neither trained on nor scored
     genes : names of the targets
     folder : receives ``<name>-fold-<n>.safetensors``

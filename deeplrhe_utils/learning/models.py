@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
 from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_state
 from deeplrhe_utils.learning.cards import hash_patient as hash_patient
@@ -302,3 +303,28 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     start = {"left_out": (), **card.get("start", {})}
     model.loaded = Loaded(**{**start, "left_out": tuple(start["left_out"]), "patients": tuple(card["patients"])})
     return model.eval(), card
+
+
+def identity_gap(channels: int = 32, side_px: int = 16, seed: int = 0) -> float:
+    """How far a residual block is from the identity when its second convolution is zero.
+
+    With W[l+2] = 0 and A[l+2] = 0 the paper's block is C[l+2] = σ(C[l]) = C[l] for C[l] ≥ 0.
+
+    Parameters
+    ----------
+    channels, side_px : of the input, whose values are random and not negative
+
+    Returns float: largest absolute difference between input and output, with and without batch normalization: 0 if the
+    algebra holds. Source: Yang 2021, *Residual Network*, with the printed indices put right.
+    """
+    random = torch.Generator().manual_seed(integer_seed(seed, "identity"))
+    x = torch.rand((2, channels, side_px, side_px), generator=random)
+    gap = 0.0
+    for batch_norm in (True, False):
+        block = ResidualBlock(channels, channels, 1, residual=True, batch_norm=batch_norm).eval()
+        for module in (block.second, block.norm2):
+            for weight in module.parameters():
+                nn.init.zeros_(weight)
+        with torch.no_grad():
+            gap = max(gap, float((block(x) - x).abs().max()))
+    return gap

@@ -27,8 +27,7 @@ from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_m
 from deeplrhe_utils.learning.recipe import scoring_precision
 from deeplrhe_utils.learning.scoring import probabilities, ready
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
-from deeplrhe_utils.stain.normalize import Normalizer
-from deeplrhe_utils.stain.plan import Plan
+from deeplrhe_utils.stain.normalize import Normalizer, Plan
 
 Tile = NDArray[np.uint8]
 SCORED, REFUSED, FAILED = "scored", "refused", "failed"

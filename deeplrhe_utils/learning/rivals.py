@@ -24,8 +24,7 @@ from deeplrhe_utils.learning.features import cached_features, tile_features
 from deeplrhe_utils.learning.mil import MilConfig, cross_fit_bags
 from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
 from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.learning.targets import patient_rows
+from deeplrhe_utils.learning.store import TileStore, patient_rows
 from deeplrhe_utils.learning.weights import weights_digest
 
 ABLATIONS: Final[dict[str, dict[str, Any]]] = {

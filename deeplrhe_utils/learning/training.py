@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
-from deeplrhe_utils.learning.checkpoints import load_state, save_state
-from deeplrhe_utils.learning.interruption import Stop, stop_signal
+from deeplrhe_utils.learning.checkpoints import Stop, load_state, save_state, stop_signal
 from deeplrhe_utils.learning.losses import trainable_targets
-from deeplrhe_utils.learning.memory import kept_heap
 from deeplrhe_utils.learning.models import (
     NetworkConfig,
     TileNetwork,
@@ -32,7 +30,7 @@ from deeplrhe_utils.learning.models import (
 )
 from deeplrhe_utils.learning.processes import ALONE, Group
 from deeplrhe_utils.learning.recipe import TrainConfig, device_of, uses_bfloat16
-from deeplrhe_utils.learning.trainer import Epoch, Part, Run, Trained
+from deeplrhe_utils.learning.trainer import Epoch, Part, Run, Trained, kept_heap
 from deeplrhe_utils.learning.weights import weights_digest
 
 if TYPE_CHECKING:
@@ -225,3 +223,35 @@ def _save(trained: Trained, file: Path, patients: set[str], card: dict[str, Any]
             other = file.parent / "other" / f"{file.stem}.{name}.safetensors"
             save_model(model, other, trained_on=patients, card={**card, "fingerprint": "", "weights_of": name})
     save_model(trained.model, file, trained_on=patients, card=card)
+
+
+def tensorboard(folder: Path) -> Callable[[Epoch], None] | None:
+    """What writes every epoch's losses and learning rate below `folder`, one run per fold.
+
+    Returns callable, or None where the package tensorboard (extra `tensorboard`) is not installed.
+    """
+    try:
+        import tensorboard  # noqa: F401 (without it torch's writer cannot be imported)
+    except ModuleNotFoundError:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    def watch(epoch: Epoch) -> None:
+        with SummaryWriter(str(folder / f"fold-{epoch.fold}")) as writer:
+            writer.add_scalar("loss/training", epoch.loss, epoch.epoch)
+            writer.add_scalar("learning rate", epoch.learning_rate, epoch.epoch)
+            if epoch.valid is not None:
+                writer.add_scalar("loss/validation", epoch.valid, epoch.epoch)
+
+    return watch
+
+
+def together(*watchers: Callable[[Epoch], None] | None) -> Callable[[Epoch], None] | None:
+    """One function that hands every epoch to all `watchers` that are there; None when none is."""
+    present = [watch for watch in watchers if watch is not None]
+
+    def watch(epoch: Epoch) -> None:
+        for one in present:
+            one(epoch)
+
+    return watch if present else None

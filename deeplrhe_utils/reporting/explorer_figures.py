@@ -27,7 +27,7 @@ def agreement(points: pd.DataFrame, gene: str) -> Figure:
 
     Parameters
     ----------
-    points : slide_id, score, around (:func:`~deeplrhe_utils.reporting.explorer_points.window_points`)
+    points : slide_id, score, around (:func:`~deeplrhe_utils.reporting.explorer_windows.window_points`)
     gene : for the title
     """
     figure = new_figure(5.6, 4.2)
@@ -54,7 +54,7 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     Parameters
     ----------
-    curves : gene → DataFrame: fpr, tpr (:func:`~deeplrhe_utils.reporting.explorer_points.roc_points`)
+    curves : gene → DataFrame: fpr, tpr (:func:`~deeplrhe_utils.reporting.explorer_windows.roc_points`)
     """
     figure = new_figure(4.6, 4.2)
     axes = figure.subplots()

@@ -17,9 +17,9 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
 from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.reporting.heat_export import ZOOM
 from deeplrhe_utils.reporting.heat_pyramid import read_deep_zoom
 from deeplrhe_utils.reporting.heatmaps import PALETTES
-from deeplrhe_utils.reporting.slide_exports import ZOOM
 from deeplrhe_utils.slides.opening import open_handle
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def slide_views(
     scores : from notebook 07 (:func:`deeplrhe_utils.learning.heat.stored_scores`)
     slides : table SLIDES with absolute paths; a path that is no file on this machine becomes None
     fold_of : patient_id → fold that held the patient out
-    folder : where notebook 07 left Deep Zoom pictures (:mod:`~deeplrhe_utils.reporting.slide_exports`); of a slide that
+    folder : where notebook 07 left Deep Zoom pictures (:mod:`~deeplrhe_utils.reporting.heat_export`); of a slide that
         is not on this machine, they show more than its thumbnail
 
     Raises InputError: a scored slide is not in the table, is there twice, or has another size than when it was scored.

@@ -16,14 +16,20 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.reporting.explorer_points import highest_window
-from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, surroundings
+from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, highest_window, surroundings
 from deeplrhe_utils.reporting.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, ramp
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
+
+
+import html
+
+import ipywidgets
+
+from deeplrhe_utils.reporting.heatmaps import PALETTES
 
 
 def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -84,7 +90,7 @@ class Explorer:
         known: Mapping[str, Path] | None = None, palette: str = "paper", opacity: float = 0.5,
     ) -> None:  # fmt: skip
         from deeplrhe_utils.reporting.slide_canvas import SlideCanvas
-        from deeplrhe_utils.reporting.viewer_layout import Layout
+        from deeplrhe_utils.reporting.viewer import Layout
 
         if not views or not genes:
             raise InputError("There is nothing to explore", got=f"{len(views)} slides, {len(genes)} genes",
@@ -222,3 +228,73 @@ class Explorer:
         if self._pixels is not None:
             self._pixels.close()
             self._pixels = None
+
+
+Facts = Sequence[tuple[str, str, str, str]]
+
+
+class Layout:
+    """The widgets of one viewer.
+
+    Parameters
+    ----------
+    folds, slides, genes : what the menus offer
+    palette, opacity : values at first
+
+    Attributes
+    ----------
+    menus : dict of widgets with a `value`
+    """
+
+    def __init__(
+        self,
+        canvas: Any,
+        folds: Sequence[str],
+        slides: Sequence[str],
+        genes: Sequence[str],
+        palette: str,
+        opacity: float,
+    ) -> None:
+        def menu(name: str, values: Sequence[str]) -> Any:
+            return ipywidgets.Dropdown(options=list(values), description=name)
+
+        def slider(name: str, value: float) -> Any:
+            return ipywidgets.FloatSlider(value=value, min=0, max=1, step=0.01, description=name)
+
+        self.menus: dict[str, Any] = {
+            "fold": menu("fold", folds), "slide": menu("slide", slides), "gene": menu("gene", genes),
+            "palette": menu("colours", list(PALETTES)),
+            "opacity": slider("opacity", opacity), "threshold": slider("scores from", 0.0),
+        }  # fmt: skip
+        self.menus["palette"].value = palette
+        draw = ipywidgets.ToggleButton(description="Draw the tumour", tooltip="Clicks set corners of an outline")
+        self.undo = ipywidgets.Button(description="Remove last", tooltip="Takes the last closed outline back")
+        self.save = ipywidgets.Button(description="Save outline", tooltip="Writes <slide>.geojson")
+        for name in ("opacity", "threshold"):  # in the browser: no round trip to the kernel
+            ipywidgets.jslink((self.menus[name], "value"), (canvas, name))
+        ipywidgets.jslink((draw, "value"), (canvas, "drawing"))
+        self._told, self._head = ipywidgets.HTML(), ipywidgets.HTML()
+        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(display="none"))
+        wrapped = ipywidgets.Layout(flex_flow="row wrap")  # on a narrow page menus go on below
+        rows = [ipywidgets.HBox([self.menus[name] for name in names], layout=wrapped) for names in
+                (("fold", "slide", "gene"), ("palette", "opacity", "threshold"))]  # fmt: skip
+        self.box = ipywidgets.VBox(
+            [*rows, ipywidgets.HBox([draw, self.undo, self.save]), canvas, self._told, self._head, self._picture]
+        )
+
+    def tell(self, words: str) -> None:
+        """One line about the slide, or about what was saved."""
+        self._told.value = html.escape(words)
+
+    def describe(self, words: str, facts: Facts = (), gene: str = "", picture: bytes = b"") -> None:
+        """The chosen window: a line, a table of its scores with `gene` in bold, and a PNG."""
+        rows = "".join(_row(row, row[0] == gene) for row in facts)
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("target", "score", "rank", "around"))
+        self._head.value = html.escape(words) + (f"<table><tr>{head}</tr>{rows}</table>" if facts else "")
+        self._picture.value, self._picture.layout.display = picture, "" if picture else "none"
+
+
+def _row(cells: Sequence[str], strong: bool) -> str:
+    weight = "bold" if strong else "normal"
+    shown = "".join(f"<td style='padding:0 12px 0 0;font-weight:{weight}'>{html.escape(cell)}</td>" for cell in cells)
+    return f"<tr>{shown}</tr>"

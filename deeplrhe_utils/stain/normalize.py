@@ -26,7 +26,6 @@ from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
 from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig, load_net, save_net
-from deeplrhe_utils.stain.plan import Plan
 from deeplrhe_utils.stain.reference import REFERENCE_PX, choose_reference, survey
 from deeplrhe_utils.stain.statistics import MINIMUM_SHARE, density_scale
 
@@ -295,3 +294,36 @@ def check_reference(statistics: Any) -> None:
         raise StainError("A component is missing in the reference", got=f"shares {shares.round(3).tolist()}",
                          expected=f"{MINIMUM_SHARE:.0%} or more each",
                          fix="Choose a reference with nuclei and stroma, or fewer components")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one slide's tiles are normalized; call it with a tile.
+
+    Attributes
+    ----------
+    note : whose statistics are used, or why tiles are left unchanged
+    warnings : what is unusual about the slide
+    record : the map as JSON, or None where there is none
+    n_used, n_skipped : tiles that gave statistics, and that had too little tissue to
+    """
+
+    note: str
+    paint: Callable[[Tile], Tile]
+    warnings: tuple[str, ...] = ()
+    record: dict[str, Any] | None = None
+    n_used: int = 0
+    n_skipped: int = 0
+
+    def __call__(self, tile: Tile) -> Tile:
+        """The normalized tile, uint8 RGB (H, W, 3)."""
+        return self.paint(tile)
+
+    @property
+    def changes(self) -> bool:
+        """Whether tiles are changed at all."""
+        return self.record is not None
+
+    def digest(self) -> str:
+        """Sixteen hex digits of the map, "none" without one."""
+        return "none" if self.record is None else sha256_text(json.dumps(self.record, sort_keys=True))[:16]

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.slide_reading import extreme_tiles, slide_summary
-from deeplrhe_utils.evaluation.window_area import disjoint, morans_i, shared_area
+from deeplrhe_utils.evaluation.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
 from deeplrhe_utils.slides.annotations import Region, Regions
 from deeplrhe_utils.slides.grid import make_grid
 
