@@ -56,7 +56,7 @@ doctor: environment  ## versions, OpenSlide, GPU, disk, memory, and what each pr
 	@$(RUN) -m deeplrhe_utils doctor
 
 docs: environment  ## render tables into README.md and data/README.md
-	@$(RUN) -m deeplrhe_utils.reporting.readme
+	@$(RUN) .ci/readme.py
 
 lint: environment  ## linter, formatter check, type checker
 	@$(RUN) -m ruff check .

@@ -28,7 +28,7 @@ from _harness import compare, interleaved, one_core, show, timed, versions, writ
 
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.reporting.contours import window_contours
-from deeplrhe_utils.reporting.heat_tiff import write_score_tiff
+from deeplrhe_utils.reporting.heat_pyramid import write_score_tiff
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
 from deeplrhe_utils.reporting.interop import write_qupath
 from deeplrhe_utils.slides.between import windows_between

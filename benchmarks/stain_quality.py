@@ -16,10 +16,8 @@ import numpy as np
 import torch
 from _harness import versions, write
 
-from deeplrhe_utils.evaluation.stain_assess import assess
 from deeplrhe_utils.evaluation.stain_masks import neutral_masks, outline_masks
-from deeplrhe_utils.evaluation.stain_metrics import glass_change, seam_error
-from deeplrhe_utils.evaluation.stain_planted import planted_residual, planted_versions
+from deeplrhe_utils.evaluation.stain_metrics import assess, glass_change, planted_residual, planted_versions, seam_error
 from deeplrhe_utils.stain.baselines import Macenko, Reinhard, Vahadane
 from deeplrhe_utils.stain.checks import has_tissue, tissue_px
 from deeplrhe_utils.stain.dcgmm import Dcgmm

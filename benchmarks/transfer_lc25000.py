@@ -29,8 +29,7 @@ from deeplrhe_utils.evaluation.units import aggregate, align_folds
 from deeplrhe_utils.learning.crossfit import cross_fit
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.learning.store import TileStore, write_tiles
-from deeplrhe_utils.learning.targets import tile_targets
+from deeplrhe_utils.learning.store import TileStore, tile_targets, write_tiles
 from deeplrhe_utils.slides.pixels import read_image, shrink
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.learning import store, targets
+from deeplrhe_utils.learning import store
 
 
 def write_store(folder, random, n_slides=6, n_tiles=4):
@@ -29,7 +29,7 @@ def small_store(folder):
         ]
     )
     labels["status"] = labels["status"].astype("Int64")
-    return tiles, frame, targets.tile_targets(frame, labels, ["X", "Y", "Z"])
+    return tiles, frame, store.tile_targets(frame, labels, ["X", "Y", "Z"])
 
 
 def folds_of(frame):

@@ -14,6 +14,9 @@ Floats = NDArray[np.float64]
 
 DELONG: Final = "DeLong, logit scale"
 NEWCOMBE: Final = "Newcombe, method 5"
+TAIL: Final = (1 - 0.95) / 2
+"""Probability beyond either end of an interval; all of this room are of 95 %."""
+Z: Final = float(stats.norm.ppf(0.5 + 0.95 / 2))
 
 
 def components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
@@ -24,11 +27,8 @@ def components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     positive, negative : (..., m) and (..., n)
         Scores of the units with and without the mutation; leading axes are data sets.
 
-    Returns
-    -------
-    (..., m) and (..., n)
-        For each positive unit the share of negative ones that it outranks, for each negative one the share of
-        positive ones that outrank it, ties one half. The mean of either is the AUC.
+    Returns (..., m) and (..., n): for each positive unit the share of negative ones that it outranks, for each negative
+    one the share of positive ones that outrank it, ties one half. The mean of either is the AUC.
 
     Source: DeLong 1988; computed from mid-ranks after Sun & Xu 2014.
     """
@@ -39,39 +39,32 @@ def components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     return np.asarray(v10), np.asarray(v01)
 
 
-def delong(label: NDArray[np.int64], score: Floats, level: float = 0.95) -> tuple[float, float, float]:
+def delong(label: NDArray[np.int64], score: Floats) -> tuple[float, float, float]:
     """AUC with its DeLong interval on the logit scale.
 
     Parameters
     ----------
-    label, score : (n,)
-        0/1 labels of independent units (patients) and their scores; ties count one half.
-    level : float
+    label, score : (n,): 0/1 labels of independent units (patients) and their scores; ties count one half
 
-    Returns
-    -------
-    auc, low, high
-        At an AUC of exactly 0 or 1 the variance estimate is 0; the interval then ends as :func:`bound` says.
+    Returns auc, low, high: at an AUC of exactly 0 or 1 the variance estimate is 0; the interval then ends as
+    :func:`bound` says.
 
-    Raises
-    ------
-    CohortError
-        Fewer than two units of a class.
+    Raises CohortError: fewer than two units of a class.
     """
     positive, negative = score[label == 1], score[label == 0]
     if min(len(positive), len(negative)) < 2:
         got = f"{len(positive)} positive, {len(negative)} negative"
         raise CohortError("A DeLong interval needs two units of each class", got=got)
-    auc, low, high = delong_many(positive[None], negative[None], level)
+    auc, low, high = delong_many(positive[None], negative[None])
     return float(auc[0]), float(low[0]), float(high[0])
 
 
-def delong_many(positive: Floats, negative: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
+def delong_many(positive: Floats, negative: Floats) -> tuple[Floats, Floats, Floats]:
     """As :func:`delong` for many data sets at once: scores (b, m) and (b, n) to AUC, low and high, each (b,)."""
-    return interval_of(*components(positive, negative), level)
+    return interval_of(*components(positive, negative))
 
 
-def interval_of(v10: Floats, v01: Floats, level: float = 0.95) -> tuple[Floats, Floats, Floats]:
+def interval_of(v10: Floats, v01: Floats) -> tuple[Floats, Floats, Floats]:
     """AUC, low and high, each (b,), from structural components (b, m) and (b, n), on the logit scale.
 
     The components are those of :func:`components`, or their means over what belongs together (a patient's tiles).
@@ -81,59 +74,21 @@ def interval_of(v10: Floats, v01: Floats, level: float = 0.95) -> tuple[Floats, 
     inside = (auc > 0) & (auc < 1)
     safe = np.where(inside, auc, 0.5)
     error = np.sqrt(v10.var(-1, ddof=1) / m + v01.var(-1, ddof=1) / n)
-    half = stats.norm.ppf(0.5 + level / 2) * error / (safe * (1 - safe))
+    half = Z * error / (safe * (1 - safe))
     logit = np.log(safe / (1 - safe))
-    least = bound(1.0, min(m, n), level)[0]
+    least = bound(1.0, min(m, n))[0]
     low = np.where(inside, _expit(logit - half), np.where(auc == 1, least, 0.0))
     high = np.where(inside, _expit(logit + half), np.where(auc == 0, 1 - least, 1.0))
     return auc, low, high
 
 
-def bound(auc: float, fewest: int, level: float = 0.95) -> tuple[float, float]:
+def bound(auc: float, fewest: int) -> tuple[float, float]:
     """Interval for an AUC of exactly 0 or 1: it ends at 0.025^(1/k), or one minus it, k units in the smaller class.
 
     A convention of ours (the exact binomial bound of k successes in k), because zero width would be absurd.
     """
-    least = float(((1 - level) / 2) ** (1 / fewest))
+    least = float(TAIL ** (1 / fewest))
     return (least, 1.0) if auc == 1.0 else (0.0, 1.0 - least)
-
-
-def delong_difference(
-    label: NDArray[np.int64], first: Floats, second: Floats, level: float = 0.95
-) -> tuple[float, float, float, float]:
-    """AUC of `first` minus AUC of `second` on the same units, with interval and two-sided p.
-
-    Parameters
-    ----------
-    label, first, second : (n,)
-    level : float
-
-    Returns
-    -------
-    difference, low, high, p
-        Interval and p: DeLong's covariance of two correlated AUCs, normal approximation. Two scores that rank
-        alike give (0, 0, 0, 1); where both separate perfectly, one the wrong way, the variance estimate is 0 and
-        interval and p are NaN.
-
-    Raises
-    ------
-    CohortError
-        Fewer than two units of a class.
-    """
-    is_positive = label == 1
-    m, n = int(is_positive.sum()), int((~is_positive).sum())
-    if min(m, n) < 2:
-        raise CohortError("A DeLong interval needs two units of each class", got=f"{m} positive, {n} negative")
-    both = np.stack([first, second])
-    v10, v01 = components(both[:, is_positive], both[:, ~is_positive])
-    gain10, gain01 = v10[0] - v10[1], v01[0] - v01[1]
-    difference = float(gain10.mean())
-    error = float(np.sqrt(gain10.var(ddof=1) / m + gain01.var(ddof=1) / n))
-    half = stats.norm.ppf(0.5 + level / 2) * error
-    if error == 0 and difference != 0:
-        return difference, np.nan, np.nan, np.nan
-    p = 2 * stats.norm.sf(abs(difference) / error) if error > 0 else 1.0
-    return difference, difference - half, difference + half, float(p)
 
 
 def hanley_mcneil(auc: float, n_pos: float, n_neg: float) -> float:
@@ -151,39 +106,30 @@ def hanley_variance(auc: Floats, n_pos: float, n_neg: float) -> Floats:
     return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
 
 
-def newcombe_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> tuple[Floats, Floats]:
+def newcombe_interval(auc: Floats, n_pos: int, n_neg: int) -> tuple[Floats, Floats]:
     """The true AUCs that lie within z standard errors *of their own* from the estimate.
 
     Parameters
     ----------
-    auc : (b,)
-        Estimates in [0, 1].
-    n_pos, n_neg : int
-    level : float
+    auc : (b,): estimates in [0, 1]
 
-    Returns
-    -------
-    low, high : (b,) each
-        In [0, 1], and wider than a point also for an estimate of 0 or 1. Its coverage holds with few units of a class,
-        where DeLong's is too narrow, as long as both classes scatter alike (notebook 12). The standard error is Hanley
-        & McNeil's with both class sizes in its last two terms replaced by their mean. Source: Newcombe 2006, method 5;
-        solved by bisection.
+    Returns low, high : (b,) each: in [0, 1], and wider than a point also for an estimate of 0 or 1. Its coverage holds
+    with few units of a class, where DeLong's is too narrow, as long as both classes scatter alike (notebook 12). The
+    standard error is Hanley & McNeil's with both class sizes in its last two terms replaced by their mean. Source:
+    Newcombe 2006, method 5; solved by bisection.
     """
-    z = float(stats.norm.ppf(0.5 + level / 2))
-    low = _bisect(auc, np.zeros_like(auc), n_pos, n_neg, z)
-    high = _bisect(auc, np.ones_like(auc), n_pos, n_neg, z)
-    return low, high
+    return _bisect(auc, np.zeros_like(auc), n_pos, n_neg), _bisect(auc, np.ones_like(auc), n_pos, n_neg)
 
 
-def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int, z: float) -> Floats:
-    """The value between `auc` and `end` that is z of its own standard errors away from `auc`."""
+def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int) -> Floats:
+    """The value between `auc` and `end` that is :data:`Z` of its own standard errors away from `auc`."""
     near, far = auc.copy(), end
     mean = (n_pos + n_neg) / 2 - 1
     for _ in range(50):
         middle = (near + far) / 2
         spread = 1 + mean * ((1 - middle) / (2 - middle) + middle / (1 + middle))
         error = np.sqrt(middle * (1 - middle) * spread / (n_pos * n_neg))
-        beyond = np.abs(middle - auc) > z * error
+        beyond = np.abs(middle - auc) > Z * error
         near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
     return np.asarray((near + far) / 2)
 
@@ -194,13 +140,9 @@ def weighted_auc(label: NDArray[np.int64], score: Floats, weight: Floats) -> Flo
     Parameters
     ----------
     label, score : (n,)
-    weight : (b, n)
-        Multiplicity of each unit in each resample.
+    weight : (b, n): multiplicity of each unit in each resample
 
-    Returns
-    -------
-    (b,)
-        NaN where a weighting leaves a class empty.
+    Returns (b,): NaN where a weighting leaves a class empty.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])

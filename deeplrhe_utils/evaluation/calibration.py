@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.auc import Z
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -47,23 +46,13 @@ def reliability(label: Labels, score: Floats, bins: int = 10) -> pd.DataFrame:
 
     Parameters
     ----------
-    label, score : (n,)
-        Independent units (patients); probabilities.
-    bins : int
-        At most so many. Equal scores are never divided, so bins can be fewer and counts can differ.
+    label, score : (n,): independent units (patients); probabilities
+    bins : at most so many. Equal scores are never divided, so bins can be fewer and counts can differ.
 
-    Returns
-    -------
-    DataFrame
-        bin, n, positives, mean_score, observed, ci_low, ci_high (Wilson, 95 %).
+    Returns DataFrame: bin, n, positives, mean_score, observed, ci_low, ci_high (Wilson, 95 %).
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, or one class only.
+    Raises CohortError: scores that are no probabilities, or one class only.
     """
-    import pandas as pd
-
     check_scores(label, score)
     rows = []
     for number, part in enumerate(_bins(score, bins)):
@@ -93,12 +82,12 @@ def expected_calibration_error(label: Labels, score: Floats, bins: int = 10) -> 
     return float(sum(abs(label[p].mean() - score[p].mean()) * len(p) for p in _bins(score, bins)) / len(score))
 
 
-def calibrated_error(score: Floats, bins: int = 10, *, draws: int = 1000, seed: int = 0) -> float:
-    """Mean expected calibration error of these scores if they were true: labels drawn from them (n,), `draws` times.
+def calibrated_error(score: Floats, bins: int = 10, *, seed: int = 0) -> float:
+    """Mean expected calibration error of these scores if they were true: labels drawn from them (n,), 1,000 times.
 
     Source: consistency resampling, Bröcker & Smith 2007.
     """
-    label = generator(seed, "calibrated").random((draws, len(score))) < score
+    label = generator(seed, "calibrated").random((1000, len(score))) < score
     return float(sum(np.abs(label[:, p].mean(1) - score[p].mean()).mean() * len(p) for p in _bins(score, bins))
                  / len(score))  # fmt: skip
 
@@ -110,18 +99,12 @@ def brier(label: Labels, score: Floats) -> dict[str, float]:
     ----------
     label, score : (n,)
 
-    Returns
-    -------
-    dict
-        brier: mean squared distance of score and label. brier_scaled: 1 − brier / uncertainty; 0 is what the
-        prevalence alone would reach. miscalibration, discrimination, uncertainty: brier = miscalibration −
-        discrimination + uncertainty, exactly and without bins, by isotonic regression (CORP, Dimitriadis 2021). With
-        few units miscalibration is overestimated, because the isotonic curve follows chance.
+    Returns dict: brier: mean squared distance of score and label. brier_scaled: 1 − brier / uncertainty; 0 is what the
+    prevalence alone would reach. miscalibration, discrimination, uncertainty: brier = miscalibration − discrimination +
+    uncertainty, exactly and without bins, by isotonic regression (CORP, Dimitriadis 2021). With few units
+    miscalibration is overestimated, because the isotonic curve follows chance.
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, or one class only.
+    Raises CohortError: scores that are no probabilities, or one class only.
     """
     check_scores(label, score)
     own = float(((score - label) ** 2).mean())
@@ -136,29 +119,22 @@ def logits(score: Floats) -> Floats:
     return np.asarray(special.logit(np.clip(score, EDGE, 1 - EDGE)))
 
 
-def intercept_and_slope(label: Labels, score: Floats, level: float = 0.95) -> dict[str, float]:
+def intercept_and_slope(label: Labels, score: Floats) -> dict[str, float]:
     """Calibration intercept and slope.
 
     Parameters
     ----------
     label, score : (n,)
-    level : float
 
-    Returns
-    -------
-    dict
-        slope: coefficient of the score's log odds in a logistic regression of the label; 1 is right, below 1 the
-        scores are too extreme. intercept: what must be added to the log odds if the slope is left at 1; 0 is right,
-        below 0 the scores are too high. Each with `_low` and `_high` (Wald). NaN where the maximum likelihood is not
-        finite: classes that the score separates, or a constant score. Source: Van Calster 2019.
+    Returns dict: slope: coefficient of the score's log odds in a logistic regression of the label; 1 is right, below 1
+    the scores are too extreme. intercept: what must be added to the log odds if the slope is left at 1; 0 is right,
+    below 0 the scores are too high. Each with `_low` and `_high` (Wald). NaN where the maximum likelihood is not
+    finite: classes that the score separates, or a constant score. Source: Van Calster 2019.
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, or one class only.
+    Raises CohortError: scores that are no probabilities, or one class only.
     """
     check_scores(label, score)
-    x, z = logits(score), float(stats.norm.ppf(0.5 + level / 2))
+    x, z = logits(score), Z
     shift = float(optimize.brentq(lambda a: special.expit(a + x).sum() - label.sum(), -60, 60))
     fitted = special.expit(shift + x)
     error = 1 / np.sqrt((fitted * (1 - fitted)).sum())
@@ -179,24 +155,16 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, fold, label, score: held-out probabilities, one row per patient.
+    scored : patient_id, fold, label, score: held-out probabilities, one row per patient
     method : one of :data:`METHODS`
         "Platt": logistic regression on the log odds, targets as Platt 1999. "isotonic": the best rising step function.
 
-    Returns
-    -------
-    DataFrame
-        `scored` with new scores. The map that a patient meets was fitted on the held-out scores of the *other*
-        folds: with two folds, on scores of the other network. Platt's slope can be negative, where the other folds
-        rank in reverse; it is kept, because hiding it would hide that the network does not generalise.
+    Returns DataFrame: `scored` with new scores. The map that a patient meets was fitted on the held-out scores of the
+    *other* folds: with two folds, on scores of the other network. Platt's slope can be negative, where the other folds
+    rank in reverse; it is kept, because hiding it would hide that the network does not generalise.
 
-    Raises
-    ------
-    CohortError
-        A patient twice, fewer than two folds, or other folds that lack a class.
-    ParameterError
-        An unknown method.
+    Raises CohortError: a patient twice, fewer than two folds, or other folds that lack a class. ParameterError: an
+    unknown method.
     """
     if method not in METHODS:
         raise ParameterError("Unknown recalibration", got=method, expected=" | ".join(METHODS))
@@ -234,8 +202,7 @@ def versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, gene, fold, label, score.
+    scored : patient_id, gene, fold, label, score
 
     Returns
     -------
@@ -244,8 +211,6 @@ def versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     missing : DataFrame
         gene, version, reason: what could not be recalibrated, and why.
     """
-    import pandas as pd
-
     parts, missing = [scored.assign(version=AS_IS)], []
     for gene, own in scored.groupby("gene", sort=False):
         for method in METHODS:
@@ -262,19 +227,12 @@ def calibration_table(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> p
 
     Parameters
     ----------
-    rows : DataFrame
-        patient_id, gene, version, label, score, as :func:`versions` returns.
-    bins, seed : int
-        Of the expected calibration error.
+    rows : patient_id, gene, version, label, score, as :func:`versions` returns
+    bins, seed : of the expected calibration error
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene that cannot be
-        judged says so in `reason`, and the rest is null.
+    Returns DataFrame: :data:`COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene that
+    cannot be judged says so in `reason`, and the rest is null.
     """
-    import pandas as pd
-
     found = []
     for (gene, version), own in rows.groupby(["gene", "version"], sort=False):
         label, score = own["label"].to_numpy(np.int64), own["score"].to_numpy(np.float64)

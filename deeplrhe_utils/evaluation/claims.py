@@ -10,14 +10,12 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
 COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
@@ -63,10 +61,7 @@ class Finding:
 def read_numbers(folder: Path) -> Numbers:
     """All ``*.json`` below a run's folder of numbers.
 
-    Raises
-    ------
-    InputError
-        No number file, or one that is not JSON.
+    Raises InputError: no number file, or one that is not JSON.
     """
     stages = {}
     for path in sorted(Path(folder).glob("*.json")):
@@ -84,22 +79,12 @@ def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
 
     Parameters
     ----------
-    claims : DataFrame
-        id, source, statement, reported, needs: ``data/reference/claims.csv``.
-    numbers : Numbers
+    claims : id, source, statement, reported, needs: ``data/reference/claims.csv``
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
+    Returns DataFrame: :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
 
-    Raises
-    ------
-    InputError
-        A claim that nobody judges, or a judge without its claim.
+    Raises InputError: a claim that nobody judges, or a judge without its claim.
     """
-    import pandas as pd
-
     if differ := sorted(set(claims["id"]) ^ set(JUDGES)):
         raise InputError("The claims and their judges do not match", got=", ".join(differ))
     rows = []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import person_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 
 def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:
@@ -26,9 +23,9 @@ def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["gene", "mutated", "wild_type", "not_profiled", "prevalence_percent"])
 
 
-def ledger(frame: pd.DataFrame, keep: pd.Series, reason: str = "reason") -> pd.DataFrame:
+def ledger(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
     """Count in = count out: rows kept, and rows dropped by reason, with a total that must equal ``len(frame)``."""
-    dropped = frame.loc[~keep, reason].fillna("unstated").value_counts()
+    dropped = frame.loc[~keep, "reason"].fillna("unstated").value_counts()
     rows = [("kept", int(keep.sum())), *((str(r), int(n)) for r, n in dropped.items()), ("total", len(frame))]
     return pd.DataFrame(rows, columns=["outcome", "count"])
 
@@ -40,19 +37,13 @@ def run_flow(
 
     Parameters
     ----------
-    slides, labels : DataFrame
-        Tables SLIDES and LABELS.
-    tissue : mapping
-        patient_id → ``adenocarcinoma``, ``squamous`` or else; counted as LUAD and LUSC. In a TCGA run the project's
-        tumour, as in the steps `before`, also for normal tissue.
-    before : DataFrame, optional
-        Steps that led to the files, such as the flow of a cohort; the first step here then says what was fetched.
+    slides, labels : tables SLIDES and LABELS
+    tissue : patient_id → ``adenocarcinoma``, ``squamous`` or else; counted as LUAD and LUSC. In a TCGA run the
+        project's tumour, as in the steps `before`, also for normal tissue.
+    before : steps that led to the files, such as the flow of a cohort; the first step here then says what was fetched
 
-    Returns
-    -------
-    DataFrame
-        step, slides, patients, LUAD, LUSC (slides), dropped, reason. What a step dropped is what it has less than the
-        step before.
+    Returns DataFrame: step, slides, patients, LUAD, LUSC (slides), dropped, reason. What a step dropped is what it has
+    less than the step before.
     """
     usable = slides[slides["status"] == "ok"]
     labelled = usable[usable["patient_id"].isin(labels.loc[labels["status"].notna(), "patient_id"])]
@@ -79,8 +70,7 @@ def file_ledger(slides: pd.DataFrame, tiles: pd.DataFrame, reasons: Mapping[str,
 
     Parameters
     ----------
-    slides, tiles : DataFrame
-        The slides and tiles tables.
+    slides, tiles : the slides and tiles tables
     reasons : slide_id → why a usable slide yielded no candidate tile
     """
     rows = []

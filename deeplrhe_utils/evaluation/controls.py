@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -14,11 +16,6 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import row_weights
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
@@ -31,22 +28,13 @@ def exchange_within(labels: pd.DataFrame, strata: pd.Series, seed: int) -> pd.Da
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS.
-    strata : Series
-        Stratum (tissue source site) by patient_id; a null is a stratum of its own.
-    seed : int
+    labels : table LABELS
+    strata : stratum (tissue source site) by patient_id; a null is a stratum of its own
 
-    Returns
-    -------
-    DataFrame
-        Table LABELS; whole patients are exchanged, so prevalence, co-mutation and mutation × site stay as they are. A
-        patient who is alone in their stratum keeps their labels.
+    Returns DataFrame: table LABELS; whole patients are exchanged, so prevalence, co-mutation and mutation × site stay
+    as they are. A patient who is alone in their stratum keeps their labels.
 
-    Raises
-    ------
-    LabelError
-        A labelled patient has no entry in `strata`.
+    Raises LabelError: a labelled patient has no entry in `strata`.
     """
     patients = np.sort(labels["patient_id"].unique())
     if len(lost := sorted(set(patients) - set(strata.index))):
@@ -66,19 +54,12 @@ def site_scores(labels: pd.DataFrame, sites: pd.Series, splits: pd.DataFrame) ->
 
     Parameters
     ----------
-    labels, splits : DataFrame
-        Tables LABELS and SPLITS (units are patients).
-    sites : Series
-        Site by patient_id.
+    labels, splits : tables LABELS and SPLITS (units are patients)
+    sites : site by patient_id
 
-    Returns
-    -------
-    DataFrame
-        patient_id, gene, fold, score in [0, 1]; of a site without training patients, the share among all.
-        Ours: (mutated + share of all) / (patients + 1), so that a site of one patient says little.
+    Returns DataFrame: patient_id, gene, fold, score in [0, 1]; of a site without training patients, the share among
+    all. Ours: (mutated + share of all) / (patients + 1), so that a site of one patient says little.
     """
-    import pandas as pd
-
     known = labels.dropna(subset=["status"]).assign(
         site=lambda f: f["patient_id"].map(sites).astype("string").fillna("")
     )
@@ -100,19 +81,13 @@ def linear_scores(features: Floats, tiles: pd.DataFrame, labels: pd.DataFrame, s
 
     Parameters
     ----------
-    features : (n_tiles, k)
-        In the order of `tiles`.
-    tiles : DataFrame
-        patient_id and tile_id of each.
-    labels, splits : DataFrame
-        Tables LABELS and SPLITS (units are patients).
+    features : (n_tiles, k): in the order of `tiles`
+    tiles : patient_id and tile_id of each
+    labels, splits : tables LABELS and SPLITS (units are patients)
 
-    Returns
-    -------
-    DataFrame
-        tile_id, slide_id, patient_id, gene, fold, score: null where a fold's training patients are of one class.
+    Returns DataFrame: tile_id, slide_id, patient_id, gene, fold, score: null where a fold's training patients are of
+    one class.
     """
-    import pandas as pd
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -134,37 +109,28 @@ def linear_scores(features: Floats, tiles: pd.DataFrame, labels: pd.DataFrame, s
 
 
 def site_from_features(
-    features: Floats, patients: Sequence[str], sites: pd.Series, *, n_folds: int = 2, least: int = 4, seed: int = 0
+    features: Floats, patients: Sequence[str], sites: pd.Series, *, least: int = 4, seed: int = 0
 ) -> dict[str, Any]:
     """Can tiles tell the site? Nearest mean of sites, among patients that it has not seen.
 
     Parameters
     ----------
-    features : (n, k)
-        Of tiles; a patient is the mean of theirs.
-    patients : (n,)
-        Patient of each tile.
-    sites : Series
-        Site by patient_id.
-    n_folds, seed : int
-        Patients of each site are dealt to folds at random.
-    least : int
-        Sites with fewer patients are left out, and counted; at least `n_folds`.
+    features : (n, k): of tiles; a patient is the mean of theirs
+    patients : (n,): patient of each tile
+    sites : site by patient_id
+    seed : patients of each site are dealt to two folds at random
+    least : sites with fewer patients are left out, and counted; at least 2
 
-    Returns
-    -------
-    dict
-        accuracy, ci_low, ci_high (Wilson, patients), chance (share of the largest site), sites, patients,
-        patients_left_out, p (binomial, one-sided, against chance). NaN where fewer than two sites are large enough.
-        Source: linear discriminant with shrinkage (Ledoit & Wolf), scikit-learn.
+    Returns dict: accuracy, ci_low, ci_high (Wilson, patients), chance (share of the largest site), sites, patients,
+    patients_left_out, p (binomial, one-sided, against chance). NaN where fewer than two sites are large enough. Source:
+    linear discriminant with shrinkage (Ledoit & Wolf), scikit-learn.
     """
-    import pandas as pd
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.model_selection import StratifiedKFold
 
     mean = pd.DataFrame(features).groupby(np.asarray(patients)).mean()
     site = sites.reindex(mean.index).astype("string")
-    large = site.map(site.value_counts()).ge(max(least, n_folds)).fillna(False).to_numpy(dtype=bool)
+    large = site.map(site.value_counts()).ge(max(least, 2)).fillna(False).to_numpy(dtype=bool)
     found: dict[str, Any] = {"sites": int(site[large].nunique()), "patients": int(large.sum()),
                              "patients_left_out": int((~large).sum())}  # fmt: skip
     if found["sites"] < 2:
@@ -172,7 +138,7 @@ def site_from_features(
     x, y = mean[large].to_numpy(), site[large].to_numpy(dtype=str)
     random = int(generator(seed, "site folds").integers(2**31))
     right = np.zeros(len(y), bool)
-    for train, test in StratifiedKFold(n_folds, shuffle=True, random_state=random).split(x, y):
+    for train, test in StratifiedKFold(2, shuffle=True, random_state=random).split(x, y):
         centre, scale = x[train].mean(0), x[train].std(0) + 1e-12
         model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit((x[train] - centre) / scale, y[train])
         right[test] = model.predict((x[test] - centre) / scale) == y[test]
@@ -188,21 +154,13 @@ def mutation_by_site(labels: pd.DataFrame, sites: pd.Series, *, draws: int = 200
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS; null labels and patients without a site are left out, and counted.
-    sites : Series
-        Site by patient_id.
-    draws, seed : int
-        Of the permutation test.
+    labels : table LABELS; null labels and patients without a site are left out, and counted
+    sites : site by patient_id
+    draws, seed : of the permutation test
 
-    Returns
-    -------
-    DataFrame
-        gene, n_pos, n_neg, left_out, sites, cramers_v in [0, 1], p (χ² of the table, labels exchanged among patients)
-        and p_holm. A gene of one class has null results.
+    Returns DataFrame: gene, n_pos, n_neg, left_out, sites, cramers_v in [0, 1], p (χ² of the table, labels exchanged
+    among patients) and p_holm. A gene of one class has null results.
     """
-    import pandas as pd
-
     rows = []
     for gene, own in labels.groupby("gene", sort=False):
         frame = own.assign(site=own["patient_id"].map(sites)).dropna(subset=["status", "site"])
@@ -237,15 +195,10 @@ def within_auc(frame: pd.DataFrame, strata: str, *, resamples: int = 2000, seed:
 
     Parameters
     ----------
-    frame : DataFrame
-        patient_id, label, score and the column `strata`, one row per patient; a null stratum pairs with nobody.
-    resamples, seed : int
+    frame : patient_id, label, score and the column `strata`, one row per patient; a null stratum pairs with nobody
 
-    Returns
-    -------
-    dict
-        auc, ci_low, ci_high (percentile, 95 %, patients redrawn within each class), pairs (how many were compared),
-        share (of all pairs) and unknown (patients without a stratum). NaN where no stratum has both classes.
+    Returns dict: auc, ci_low, ci_high (percentile, 95 %, patients redrawn within each class), pairs (how many were
+    compared), share (of all pairs) and unknown (patients without a stratum). NaN where no stratum has both classes.
     """
     label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
     weight = np.vstack([np.ones(len(frame)), row_weights(frame, resamples, seed)])
@@ -273,21 +226,13 @@ def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, gene, label, score: one row per patient and gene.
-    labels : DataFrame
-        Table LABELS.
-    least : int
-        Patients of each class below which no AUC is given.
+    scored : patient_id, gene, label, score: one row per patient and gene
+    labels : table LABELS
+    least : patients of each class below which no AUC is given
 
-    Returns
-    -------
-    DataFrame
-        gene, given, given_status, auc, ci_low, ci_high (DeLong, logit scale), n_pos, n_neg; only pairs of genes of
-        which either stratum can be estimated. Source: stratification as Dawood 2026 asks for.
+    Returns DataFrame: gene, given, given_status, auc, ci_low, ci_high (DeLong, logit scale), n_pos, n_neg; only pairs
+    of genes of which either stratum can be estimated. Source: stratification as Dawood 2026 asks for.
     """
-    import pandas as pd
-
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     rows = []
     for gene, other in permutations(scored["gene"].unique(), 2):
@@ -310,22 +255,13 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : DataFrame
-        patient_id, gene, status; patients profiled for both genes count.
+    labels : patient_id, gene, status; patients profiled for both genes count
 
-    Returns
-    -------
-    DataFrame
-        first, second, both, first_only, second_only, neither, odds_ratio (conditional maximum likelihood, Fisher), p
-        and p_holm over all pairs.
+    Returns DataFrame: first, second, both, first_only, second_only, neither, odds_ratio (conditional maximum
+    likelihood, Fisher), p and p_holm over all pairs.
 
-    Raises
-    ------
-    CohortError
-        Fewer than two genes.
+    Raises CohortError: fewer than two genes.
     """
-    import pandas as pd
-
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     genes = list(labels["gene"].drop_duplicates())
     if len(genes) < 2:

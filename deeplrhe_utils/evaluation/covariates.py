@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.text import read_csv_text
 from deeplrhe_utils.evaluation.auc import delong
 from deeplrhe_utils.evaluation.controls import within_auc
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 THIRDS: Final = 3
 COLUMNS: Final = ["covariate", "gene", "patients", "missing", "auc_of_covariate", "covariate_low", "covariate_high",
@@ -24,13 +22,8 @@ COLUMNS: Final = ["covariate", "gene", "patients", "missing", "auc_of_covariate"
 def read_covariates(path: Path) -> pd.DataFrame:
     """Read patient_id and one column per covariate; empty cells are missing.
 
-    Raises
-    ------
-    InputError
-        Missing file, no patient_id, a repeated patient, a cell that is no number.
+    Raises InputError: missing file, no patient_id, a repeated patient, a cell that is no number.
     """
-    import pandas as pd
-
     table = read_csv_text(Path(path), InputError)
     if "patient_id" not in table or table.shape[1] < 2:
         raise InputError(f"{path} is no table of covariates", got=", ".join(table.columns),
@@ -54,22 +47,14 @@ def covariate_table(
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, gene, label, score: one row per patient and gene, both classes in every gene.
-    covariates : DataFrame, optional
-        patient_id and numbers; None gives an empty table.
-    resamples, seed : int
+    scored : patient_id, gene, label, score: one row per patient and gene, both classes in every gene
+    covariates : patient_id and numbers; None gives an empty table
 
-    Returns
-    -------
-    DataFrame
-        covariate, gene, patients (with a value), missing, auc_of_covariate (how the covariate itself ranks the
-        mutation; DeLong 95 %), correlation (Spearman, of score and covariate), auc_all and auc_within_thirds
-        (percentile bootstrap 95 %): the score's AUC over all pairs, and over pairs of one third of the covariate.
-        Null where fewer than two patients of a class have a value.
+    Returns DataFrame: covariate, gene, patients (with a value), missing, auc_of_covariate (how the covariate itself
+    ranks the mutation; DeLong 95 %), correlation (Spearman, of score and covariate), auc_all and auc_within_thirds
+    (percentile bootstrap 95 %): the score's AUC over all pairs, and over pairs of one third of the covariate. Null
+    where fewer than two patients of a class have a value.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     for name in [] if covariates is None else [c for c in covariates.columns if c != "patient_id"]:
         value = covariates.set_index("patient_id")[name]  # type: ignore[union-attr]

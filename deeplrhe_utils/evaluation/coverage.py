@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.evaluation.auc import (
-    DELONG,
-    NEWCOMBE,
-    components,
-    delong_many,
-    hanley_variance,
-    interval_of,
-    newcombe_interval,
-)
+from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, Z, delong_many, hanley_variance, newcombe_interval
 from deeplrhe_utils.evaluation.power import binormal, expected_counts
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Ends = tuple[Floats, Floats]
 
 HANLEY: Final = "Hanley and McNeil, normal"
 HANLEY_LOGIT: Final = "Hanley and McNeil, logit scale"
-NAIVE: Final = "DeLong over tiles, as if independent"
-CLUSTERED: Final = "DeLong over tiles, clustered by patient"
 PROMISE: Final = (0.93, 0.97)
 """Coverage of a nominal 95 % interval that we accept."""
 COLUMNS: Final = (
@@ -42,43 +27,31 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-def hanley_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
+def hanley_interval(auc: Floats, n_pos: int, n_neg: int) -> Ends:
     """AUC ± z standard errors of Hanley & McNeil 1982, cut to [0, 1]: estimates (b,) to low and high, each (b,)."""
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(hanley_variance(auc, n_pos, n_neg))
+    half = Z * np.sqrt(hanley_variance(auc, n_pos, n_neg))
     return np.maximum(auc - half, 0.0), np.minimum(auc + half, 1.0)
 
 
-def hanley_logit_interval(auc: Floats, n_pos: int, n_neg: int, level: float = 0.95) -> Ends:
+def hanley_logit_interval(auc: Floats, n_pos: int, n_neg: int) -> Ends:
     """The same on the logit scale; an AUC of 0 or 1 is first moved by half a pair, because its logit is infinite.
 
     Ours: the closed form that keeps inside [0, 1] without scores.
     """
     pairs = n_pos * n_neg
     inner = np.clip(auc, 0.5 / pairs, 1 - 0.5 / pairs)
-    half = stats.norm.ppf(0.5 + level / 2) * np.sqrt(hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
+    half = Z * np.sqrt(hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
     logit = np.log(inner / (1 - inner))
     return 1 / (1 + np.exp(half - logit)), 1 / (1 + np.exp(-half - logit))
 
 
-def clustered_interval(positive: Floats, negative: Floats, tiles: int, level: float = 0.95) -> Ends:
-    """Interval of the AUC over tiles that takes the patient as the unit, on the logit scale, without resampling.
-
-    Parameters
-    ----------
-    positive, negative : (b, m · tiles) and (b, n · tiles)
-        A patient's tiles are neighbours; every patient has equally many, and is of one class.
-    tiles : int
-    level : float
-
-    Returns
-    -------
-    low, high : (b,) each
-        At an AUC of 0 or 1 as for :func:`~deeplrhe_utils.evaluation.auc.delong_many`, of the patients. Source:
-        Obuchowski 1997, for patients of one class: DeLong's components are averaged within patients first.
-    """
-    v10, v01 = (v.reshape(len(v), -1, tiles).mean(-1) for v in components(positive, negative))
-    _, low, high = interval_of(v10, v01, level)
-    return low, high
+def simulated_counts(prevalence: float, patients: int) -> tuple[int, int]:
+    """Mutated and wild-type patients of a simulated data set; ParameterError for fewer than two of either."""
+    n_pos, n_neg = expected_counts(prevalence, patients)
+    if min(n_pos, n_neg) < 2:
+        got = f"{n_pos} positive, {n_neg} negative"
+        raise ParameterError("No interval can be simulated", got=got, expected="two or more patients of each class")
+    return n_pos, n_neg
 
 
 def closed_forms(positive: Floats, negative: Floats) -> dict[str, Ends]:
@@ -96,18 +69,11 @@ def bootstraps(positive: Floats, negative: Floats, tiles: int, resamples: int, s
 
     Parameters
     ----------
-    positive, negative : (b, m · tiles) and (b, n · tiles)
-        A patient's tiles are neighbours.
-    tiles, resamples, seed : int
-        Each data set has its own draws.
+    positive, negative : (b, m · tiles) and (b, n · tiles): a patient's tiles are neighbours
+    tiles, resamples, seed : each data set has its own draws
 
-    Returns
-    -------
-    dict
-        :data:`~deeplrhe_utils.evaluation.resampling.PERCENTILE` and BCA to low and high, each (b,).
+    Returns dict: :data:`~deeplrhe_utils.evaluation.resampling.PERCENTILE` and BCA to low and high, each (b,).
     """
-    import pandas as pd
-
     m, n = positive.shape[1], negative.shape[1]
     frame = pd.DataFrame({"patient_id": np.arange(m + n) // tiles, "label": np.r_[np.ones(m, int), np.zeros(n, int)]})
     frame.loc[m:, "patient_id"] += m  # the classes share nobody
@@ -125,34 +91,19 @@ def coverage_of_patients(
 
     Parameters
     ----------
-    auc : float
-        True AUC.
-    patients : int
-    prevalence : float
-        Share of mutated patients; the counts are fixed at their rounded expectation, at least 2 of each class.
-    draws, boots : int
-        Data sets for the closed forms, and for the bootstrap (the first of the same ones; 0 leaves it out).
-    resamples, seed : int
-    spread : float
-        Standard deviation of the scores of mutated patients in those of the others. Closed forms that use the AUC and
-        the counts only take it for granted that both classes scatter alike.
+    auc : true AUC
+    prevalence : share of mutated patients; the counts are fixed at their rounded expectation, at least 2 of each class
+    draws, boots : data sets for the closed forms, and for the bootstrap (the first of the same ones; 0 leaves it out)
+    spread : standard deviation of the scores of mutated patients in those of the others. Closed forms that use the AUC
+        and the counts only take it for granted that both classes scatter alike.
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`, a row per method. coverage [0-1] with its Monte Carlo standard error; missed_below: share of
-        intervals that lie wholly below the truth, missed_above: above; verdict: whether coverage is in
-        :data:`PROMISE`.
+    Returns DataFrame: :data:`COLUMNS`, a row per method. coverage [0-1] with its Monte Carlo standard error;
+    missed_below: share of intervals that lie wholly below the truth, missed_above: above; verdict: whether coverage is
+    in :data:`PROMISE`.
 
-    Raises
-    ------
-    ParameterError
-        Fewer than two patients of a class.
+    Raises ParameterError: fewer than two patients of a class.
     """
-    n_pos, n_neg = expected_counts(prevalence, patients)
-    if min(n_pos, n_neg) < 2:
-        got = f"{n_pos} positive, {n_neg} negative"
-        raise ParameterError("No interval can be simulated", got=got, expected="two or more patients of each class")
+    n_pos, n_neg = simulated_counts(prevalence, patients)
     random = generator(seed, "coverage", str(auc), patients, str(prevalence))
     positive, negative = binormal(auc, n_pos, n_neg, draws, random, spread=spread)
     found = closed_forms(positive, negative)
@@ -160,53 +111,11 @@ def coverage_of_patients(
         found |= bootstraps(positive[:boots], negative[:boots], 1, resamples, seed)
     base = {"design": "patients", "auc": auc, "patients": patients, "prevalence": prevalence, "n_pos": n_pos,
             "n_neg": n_neg, "tiles": 1, "within": 0.0, "spread": spread}  # fmt: skip
-    return _rows(base, found, auc)
+    return coverage_rows(base, found, auc)
 
 
-def coverage_of_tiles(
-    auc: float, patients: int, prevalence: float, *, tiles: int = 10, within: float = 0.5, draws: int = 500,
-    resamples: int = 1000, seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """The same for the AUC over tiles, whose true value is `auc`, when tiles of a patient are alike.
-
-    Parameters
-    ----------
-    auc, patients, prevalence, resamples, seed : as for :func:`coverage_of_patients`
-    tiles : int
-        Per patient.
-    within : float
-        Correlation of two tiles of one patient.
-    draws : int
-        Data sets, for all methods.
-
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`: DeLong over tiles as if each were a patient, DeLong's components summed by patient (Obuchowski
-        1997), and the bootstraps of patients.
-
-    Raises
-    ------
-    ParameterError
-        As :func:`coverage_of_patients`.
-    """
-    n_pos, n_neg = expected_counts(prevalence, patients)
-    if min(n_pos, n_neg) < 2:
-        got = f"{n_pos} positive, {n_neg} negative"
-        raise ParameterError("No interval can be simulated", got=got, expected="two or more patients of each class")
-    random = generator(seed, "coverage of tiles", str(auc), patients, str(prevalence), tiles)
-    positive, negative = binormal(auc, n_pos, n_neg, draws, random, tiles, within)
-    _, low, high = delong_many(positive, negative)
-    found = {NAIVE: (low, high), CLUSTERED: clustered_interval(positive, negative, tiles)}
-    found |= bootstraps(positive, negative, tiles, resamples, seed)
-    base = {"design": "tiles", "auc": auc, "patients": patients, "prevalence": prevalence, "n_pos": n_pos,
-            "n_neg": n_neg, "tiles": tiles, "within": within, "spread": 1.0}  # fmt: skip
-    return _rows(base, found, auc)
-
-
-def _rows(base: dict[str, object], found: dict[str, Ends], truth: float) -> pd.DataFrame:
-    import pandas as pd
-
+def coverage_rows(base: dict[str, object], found: dict[str, Ends], truth: float) -> pd.DataFrame:
+    """Rows of :data:`COLUMNS`: `base`, and what each method's ends (b,) and (b,) reached of the true AUC."""
     rows = []
     for method, (low, high) in found.items():
         below, above = float((high < truth).mean()), float((low > truth).mean())
@@ -226,12 +135,3 @@ def verdict(coverage: float) -> str:
     ('too narrow', 'as promised', 'too wide')
     """
     return "too narrow" if coverage < PROMISE[0] else "too wide" if coverage > PROMISE[1] else "as promised"
-
-
-def grid(
-    cells: Iterable[tuple[float, int, float]], simulate: Callable[[float, int, float], pd.DataFrame]
-) -> pd.DataFrame:
-    """One table of many cells (AUC, patients, prevalence), each simulated on its own."""
-    import pandas as pd
-
-    return pd.concat([simulate(*cell) for cell in cells], ignore_index=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
@@ -13,11 +15,6 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.calibration import check_scores
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -35,8 +32,7 @@ class Rule:
     ----------
     aim : {"youden", "sensitivity", "specificity"}
         The largest sensitivity + specificity; or the best other one while this one is at least `least`.
-    least : float
-        In (0, 1]; unused for "youden".
+    least : in (0, 1]; unused for "youden"
     """
 
     aim: str = "youden"
@@ -59,14 +55,9 @@ def choose_threshold(label: Labels, score: Floats, rule: Rule) -> float:
 
     Parameters
     ----------
-    label, score : (n,)
-        Both classes must be there.
-    rule : Rule
+    label, score : (n,): both classes must be there
 
-    Returns
-    -------
-    float
-        One of the scores, or infinity where nobody may be called positive. Of equally good ones the highest.
+    Returns float: one of the scores, or infinity where nobody may be called positive. Of equally good ones the highest.
     """
     fpr, tpr, threshold = roc_curve(label, score, drop_intermediate=False)
     if rule.aim == "youden":
@@ -82,14 +73,9 @@ def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> Floats:
 
     Parameters
     ----------
-    scored : DataFrame
-        fold, label, score; held-out probabilities of one gene, one row per patient.
-    rule : Rule
+    scored : fold, label, score; held-out probabilities of one gene, one row per patient
 
-    Raises
-    ------
-    CohortError
-        The other folds lack a class.
+    Raises CohortError: the other folds lack a class.
     """
     fold, label, score = _columns(scored)
     chosen = np.empty(len(score))
@@ -115,10 +101,8 @@ def judgeable(scored: pd.DataFrame, least: int = 2) -> tuple[pd.DataFrame, pd.Da
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, gene, fold, label, score.
-    least : int
-        Patients of each class, in all and also outside every fold that has to be judged (there at least 1).
+    scored : patient_id, gene, fold, label, score
+    least : patients of each class, in all and also outside every fold that has to be judged (there at least 1)
 
     Returns
     -------
@@ -127,8 +111,6 @@ def judgeable(scored: pd.DataFrame, least: int = 2) -> tuple[pd.DataFrame, pd.Da
     left_out : DataFrame
         gene, n_pos, n_neg, reason.
     """
-    import pandas as pd
-
     rows = []
     for gene, own in scored.groupby("gene", sort=False):
         counts = own.groupby("fold")["label"].agg(["sum", "size"])
@@ -150,25 +132,15 @@ def operating_points(scored: pd.DataFrame, rules: Iterable[Rule]) -> pd.DataFram
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, fold, label, score; held-out probabilities of one gene, one row per patient.
-    rules : iterable of Rule
+    scored : patient_id, fold, label, score; held-out probabilities of one gene, one row per patient
 
-    Returns
-    -------
-    DataFrame
-        Two rows per rule, by `chosen`: :data:`HONEST` (every patient judged by a threshold of the other folds) and
-        :data:`IN_SAMPLE`. Columns rule, chosen, threshold_low, threshold_high (they differ between folds), tp, fp, fn,
-        tn, and each of :data:`MEASURES` with `_low` and `_high` (Wilson, 95 %); NaN where nobody was called so.
-        Predictive values hold for the share of mutated patients in this cohort.
+    Returns DataFrame: two rows per rule, by `chosen`: :data:`HONEST` (every patient judged by a threshold of the other
+    folds) and :data:`IN_SAMPLE`. Columns rule, chosen, threshold_low, threshold_high (they differ between folds), tp,
+    fp, fn, tn, and each of :data:`MEASURES` with `_low` and `_high` (Wilson, 95 %); NaN where nobody was called so.
+    Predictive values hold for the share of mutated patients in this cohort.
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, one class only (also in the other folds), a patient twice.
+    Raises CohortError: scores that are no probabilities, one class only (also in the other folds), a patient twice.
     """
-    import pandas as pd
-
     _, label, score = _columns(scored)
     rows = []
     for rule in rules:
@@ -190,41 +162,24 @@ def _measures(truth: NDArray[np.bool_], call: NDArray[np.bool_]) -> dict[str, fl
     return row
 
 
-def decision_curve(
-    scored: pd.DataFrame, thresholds: Floats | None = None, *, resamples: int = 1000, seed: int = 0
-) -> pd.DataFrame:
+def decision_curve(scored: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Net benefit of testing those whose probability reaches a threshold.
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, fold, label, score; probabilities of one gene, one row per patient. They should be calibrated: a
-        threshold is a statement about risk.
-    thresholds : (t,), optional
-        Risks in (0, 1) at which somebody would just want the test; by default 0.01 to 0.99.
-    resamples, seed : int
-        Bootstrap of patients; the share of mutated ones varies too, because it enters the benefit.
+    scored : patient_id, fold, label, score; probabilities of one gene, one row per patient. They should be calibrated:
+        a threshold is a statement about risk.
+    resamples, seed : bootstrap of patients; the share of mutated ones varies too, because it enters the benefit
 
-    Returns
-    -------
-    DataFrame
-        threshold, net_benefit, ci_low, ci_high (pointwise, percentile, 95 %), treat_all, treat_none. Net benefit is
-        true positives minus false positives × threshold / (1 − threshold), per patient; the greatest possible is the
-        share of mutated patients. Source: Vickers & Elkin 2006.
+    Returns DataFrame: threshold (a risk at which somebody would just want the test, 0.01 to 0.99), net_benefit, ci_low,
+    ci_high (pointwise, percentile, 95 %), treat_all, treat_none. Net benefit is true positives minus false positives ×
+    threshold / (1 − threshold), per patient; the greatest possible is the share of mutated patients. Source: Vickers &
+    Elkin 2006.
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, one class only, a patient twice.
-    ParameterError
-        A threshold outside (0, 1).
+    Raises CohortError: scores that are no probabilities, one class only, a patient twice.
     """
-    import pandas as pd
-
     _, label, score = _columns(scored)
-    at = np.linspace(0.01, 0.99, 99) if thresholds is None else np.asarray(thresholds, np.float64)
-    if not ((at > 0) & (at < 1)).all():
-        raise ParameterError("Threshold of risk out of range", got=f"{at.min():g} to {at.max():g}", expected="(0, 1)")
+    at = np.linspace(0.01, 0.99, 99)
     call, cost = (score[:, None] >= at).astype(np.float64), at / (1 - at)
     n = len(label)
     counts = generator(seed, "net benefit").multinomial(n, np.full(n, 1 / n), resamples)
@@ -243,31 +198,19 @@ def rule_out(
 
     Parameters
     ----------
-    scored : DataFrame
-        patient_id, fold, label, score; held-out probabilities of one gene, one row per patient.
-    least : iterable of float
-        Sensitivities that the threshold must reach where it is chosen.
-    resamples, seed : int
-        Patients are redrawn within fold and class, and the threshold is chosen again in every resample, so that the
-        interval contains the choice.
+    scored : patient_id, fold, label, score; held-out probabilities of one gene, one row per patient
+    least : sensitivities that the threshold must reach where it is chosen
+    resamples, seed : patients are redrawn within fold and class, and the threshold is chosen again in every resample,
+        so that the interval contains the choice
 
-    Returns
-    -------
-    DataFrame
-        Two rows per sensitivity, by `chosen` as in :func:`operating_points`: least_sensitivity, chosen, avoided (share
-        of all patients below the threshold) and sensitivity (share of mutated patients at or above it), each with
-        `_low` and `_high` (percentile, 95 %), missed (mutated patients below), tests_avoided (patients below), n_pos,
-        n_neg. The honest sensitivity may fall short of the aim: that is its finding.
+    Returns DataFrame: two rows per sensitivity, by `chosen` as in :func:`operating_points`: least_sensitivity, chosen,
+    avoided (share of all patients below the threshold) and sensitivity (share of mutated patients at or above it), each
+    with `_low` and `_high` (percentile, 95 %), missed (mutated patients below), tests_avoided (patients below), n_pos,
+    n_neg. The honest sensitivity may fall short of the aim: that is its finding.
 
-    Raises
-    ------
-    CohortError
-        Scores that are no probabilities, one class only (also in the other folds), a patient twice.
-    ParameterError
-        A sensitivity outside (0, 1].
+    Raises CohortError: scores that are no probabilities, one class only (also in the other folds), a patient twice.
+    ParameterError: a sensitivity outside (0, 1].
     """
-    import pandas as pd
-
     fold, label, score = _columns(scored)
     weight = _drawn_within(fold, label, resamples, generator(seed, "rule-out"))
     rows = []

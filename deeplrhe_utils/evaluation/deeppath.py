@@ -9,20 +9,17 @@ Source: DeepPATH, 02_testing/xClasses/inception/nc_inception_eval.py and
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import BARCODE
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.evaluation.score_file import Scores
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
 
 BACKGROUND: Final = 0.5
 """A softmax tile with at least this much background counts as background: DeepPATH leaves it out, and so do we."""
@@ -54,33 +51,21 @@ def read_classes(path: Path) -> list[str]:
     return names
 
 
-def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int | None = None) -> Scores:
+def read_stats(path: Path, classes: Sequence[str] = ()) -> Scores:
     """Read ``out_filename_Stats.txt``.
 
     Parameters
     ----------
-    path : Path
-    classes : sequence of str
-        Names of the classes 1, 2, …; default "class 1", ….
-    patient_characters : int, optional
-        The patient is that many characters of the slide's name; 0 makes each slide a patient. By default 12 where every
-        slide has a TCGA barcode, else 0, and that is noted.
+    classes : names of the classes 1, 2, …; default "class 1", …
 
-    Returns
-    -------
-    Scores
-        Softmax: one-vs-rest, probabilities renormalised to p_k / (1 − p_0). A patient whose slides are of several
-        classes (normal beside tumour) counts once per class, as in DeepPATH; that is noted. Tiles that stand twice
-        count once; background tiles are in the ledger.
+    Returns Scores: the patient is the first 12 characters of the slide's name where every slide has a TCGA barcode,
+    else each slide is its own, and that is noted. Softmax: one-vs-rest, probabilities renormalised to p_k / (1 − p_0).
+    A patient whose slides are of several classes (normal beside tumour) counts once per class, as in DeepPATH; that is
+    noted. Tiles that stand twice count once; background tiles are in the ledger.
 
-    Raises
-    ------
-    InputError
-        Missing file, a line that cannot be read or holds no probabilities (its number is named), lines of different
-        forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
+    Raises InputError: missing file, a line that cannot be read or holds no probabilities (its number is named), lines
+    of different forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
     """
-    import pandas as pd
-
     try:
         lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as cause:
@@ -106,7 +91,7 @@ def read_stats(path: Path, classes: Sequence[str] = (), patient_characters: int 
     ledger = [("used", int(keep.sum()), ""), ("repeats another tile", int(again.sum()), ""),
               (f"background of {BACKGROUND:g} or more", int(empty.sum()), "")]  # fmt: skip
     ledger = [row for row in ledger if row[1] or row[0] == "used"]
-    frame, notes = _patients(tiles[keep], truth[keep], patient_characters, softmax)
+    frame, notes = _patients(tiles[keep], truth[keep], softmax)
     predictions, labels = _long(frame, score[keep][:, 1:], truth[keep][:, 1:], names)
     if (twice := labels.duplicated(["patient_id", "gene"])).any():
         torn = labels.loc[twice, "patient_id"].iloc[0]
@@ -138,15 +123,10 @@ def _line(line: str, where: str) -> tuple[str, str, list[float], list[float]]:
     return tile, match["slide"], brackets[0], truth
 
 
-def _patients(
-    tiles: pd.DataFrame, truth: np.ndarray, characters: int | None, softmax: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    notes = []
-    if characters is None:
-        characters = _PATIENT_CHARACTERS if tiles["slide_id"].str.match(BARCODE).all() else 0
-        if not characters:
-            notes.append("Slides have no TCGA barcodes: each counts as a patient of its own.")
-    patient = tiles["slide_id"].str[:characters] if characters else tiles["slide_id"]
+def _patients(tiles: pd.DataFrame, truth: np.ndarray, softmax: bool) -> tuple[pd.DataFrame, list[str]]:
+    barcodes = bool(tiles["slide_id"].str.match(BARCODE).all())
+    notes = [] if barcodes else ["Slides have no TCGA barcodes: each counts as a patient of its own."]
+    patient = tiles["slide_id"].str[:_PATIENT_CHARACTERS] if barcodes else tiles["slide_id"]
     classes = [" ".join(map(str, np.flatnonzero(row))) for row in truth]
     frame = tiles.assign(patient_id=patient, classes=classes)
     several = frame.groupby("patient_id")["classes"].transform("nunique") > 1
@@ -161,8 +141,6 @@ def _patients(
 def _long(
     frame: pd.DataFrame, score: np.ndarray, truth: np.ndarray, names: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    import pandas as pd
-
     keys = frame[["tile_id", "slide_id", "patient_id"]].reset_index(drop=True)
     predictions = [keys.assign(gene=name, fold=0, score=score[:, k]) for k, name in enumerate(names)]
     own = keys[["patient_id"]]
@@ -175,14 +153,10 @@ def write_stats(predictions: pd.DataFrame, labels: pd.DataFrame, path: Path) -> 
 
     Parameters
     ----------
-    predictions, labels : DataFrame
-        Tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``. A gene without any score is no class.
-    path : Path
+    predictions, labels : tables PREDICTIONS and LABELS; tile_id ends in ``_<column>_<row>``. A gene without any score
+        is no class.
 
-    Returns
-    -------
-    int
-        Tiles that were left out, because the format has no sign for a label or a score that is not known.
+    Returns int: tiles that were left out, because the format has no sign for a label or a score that is not known.
     """
     genes = list(predictions.loc[predictions["score"].notna(), "gene"].drop_duplicates())
     score = predictions.pivot(index=["tile_id", "patient_id"], columns="gene", values="score")[genes]

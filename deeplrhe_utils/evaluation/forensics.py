@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 
 def possible_auc(reported: str, n_pos: int, n_neg: int) -> bool:
@@ -21,19 +18,10 @@ def possible_auc(reported: str, n_pos: int, n_neg: int) -> bool:
 
     Parameters
     ----------
-    reported : str
-        As printed, so that its decimals are known, for example "0.753".
-    n_pos, n_neg : int
-        Units of each class, at least one.
+    reported : as printed, so that its decimals are known, for example "0.753"
+    n_pos, n_neg : units of each class, at least one
 
-    Returns
-    -------
-    bool
-
-    Raises
-    ------
-    ParameterError
-        No number in [0, 1], or an empty class.
+    Raises ParameterError: no number in [0, 1], or an empty class.
 
     Source: the idea of granularity tests, Brown & Heathers 2017.
 
@@ -52,29 +40,18 @@ def possible_auc(reported: str, n_pos: int, n_neg: int) -> bool:
     return bool((np.abs(nearest - value) <= 0.5 * 10.0**-decimals + 1e-12).any())
 
 
-def possible_counts(reported: str, total: int) -> list[int]:
-    """Numbers of positives among `total` units with which an AUC can be what was printed."""
-    return [n for n in range(1, total) if possible_auc(reported, n, total - n)]
-
-
 def reported_by_chance(reported: pd.DataFrame, precision: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Each reported AUC beside what its sample size allows.
 
     Parameters
     ----------
-    reported : DataFrame
-        gene, reported_auc (null where it was not reported).
-    precision : gene → n_pos, n_neg, ci_low, ci_high, null_high
-        As notebook 12 writes it.
+    reported : gene, reported_auc (null where it was not reported)
+    precision : gene → n_pos, n_neg, ci_low, ci_high, null_high: as notebook 12 writes it
 
-    Returns
-    -------
-    DataFrame
-        gene, reported_auc, n_pos, n_neg, ci_low, ci_high, null_high, arithmetic ("possible" or not with these counts)
-        and above_chance: whether the reported value lies above the central 95 % of an AUC when nothing is there.
+    Returns DataFrame: gene, reported_auc, n_pos, n_neg, ci_low, ci_high, null_high, arithmetic ("possible" or not with
+    these counts) and above_chance: whether the reported value lies above the central 95 % of an AUC when nothing is
+    there.
     """
-    import pandas as pd
-
     rows = []
     for row in reported.dropna(subset=["reported_auc"]).to_dict("records"):
         own = precision.get(row["gene"])

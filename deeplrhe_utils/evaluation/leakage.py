@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
@@ -22,9 +23,6 @@ from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
 from deeplrhe_utils.evaluation.units import place_among_negatives
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Floats = NDArray[np.float64]
 
 _CELLS: Final = 1 << 22
@@ -35,19 +33,12 @@ def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame
 
     Parameters
     ----------
-    splits : DataFrame
-        Table SPLITS of one scheme.
-    members : DataFrame
-        patient_id and the scheme's own column, such as table TILES; what the split does not list is not counted.
+    splits : table SPLITS of one scheme
+    members : patient_id and the scheme's own column, such as table TILES; what the split does not list is not counted
 
-    Returns
-    -------
-    DataFrame
-        A row per fold: scheme, fold, patients (tested), shared (of them in training), units (tested rows of
-        `members`), leaked (of them, of shared patients), share (leaked / units, 0–1).
+    Returns DataFrame: a row per fold: scheme, fold, patients (tested), shared (of them in training), units (tested rows
+    of `members`), leaked (of them, of shared patients), share (leaked / units, 0–1).
     """
-    import pandas as pd
-
     rows = []
     for fold, part in roles_of(splits, members).groupby("fold"):
         test = part[part["role"] == "test"]
@@ -68,14 +59,10 @@ def as_units(tiles: pd.DataFrame, scheme: str) -> pd.DataFrame:
 
     Parameters
     ----------
-    tiles : DataFrame
-        tile_id, slide_id, patient_id.
+    tiles : tile_id, slide_id, patient_id
     scheme : {"tile", "slide", "patient", "site"}
 
-    Raises
-    ------
-    CohortError
-        An unknown scheme.
+    Raises CohortError: an unknown scheme.
     """
     if scheme not in UNIT_COLUMNS:
         raise CohortError("Unknown unit of a split", got=scheme, expected=" | ".join(UNIT_COLUMNS))
@@ -85,10 +72,7 @@ def as_units(tiles: pd.DataFrame, scheme: str) -> pd.DataFrame:
 def with_patients(predictions: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
     """`predictions` of a frame made by :func:`as_units`, with the true patients again.
 
-    Raises
-    ------
-    CohortError
-        A tile is not in `tiles`.
+    Raises CohortError: a tile is not in `tiles`.
     """
     patients = tiles.set_index("tile_id")["patient_id"]
     own = predictions["tile_id"].map(patients)
@@ -107,14 +91,10 @@ def unit_scores(predictions: pd.DataFrame, labels: pd.DataFrame, unit: str) -> p
 
     Parameters
     ----------
-    predictions, labels : DataFrame
-        Tables PREDICTIONS and LABELS; null scores and unknown labels are left out.
+    predictions, labels : tables PREDICTIONS and LABELS; null scores and unknown labels are left out
     unit : {"patient", "tile"}
 
-    Returns
-    -------
-    DataFrame
-        unit_id, patient_id, gene, score, label.
+    Returns DataFrame: unit_id, patient_id, gene, score, label.
     """
     if unit not in ("patient", "tile"):
         raise ParameterError("Schemes are compared by patient or by tile", got=unit, expected="patient | tile")
@@ -138,32 +118,19 @@ def inflation(
 
     Parameters
     ----------
-    arms : scheme → predictions
-        Of the same tiles; patients as they are (:func:`with_patients`).
-    labels : DataFrame
-        The labels table.
-    base : str
-        The arm that the others are compared with.
+    arms : scheme → predictions: of the same tiles; patients as they are (:func:`with_patients`)
+    labels : the labels table
+    base : the arm that the others are compared with
     units : of "patient", "tile"
-    min_positives : int
-        Least number of patients of each class, of those that all arms scored.
-    resamples, seed : int
+    min_positives : least number of patients of each class, of those that all arms scored
 
-    Returns
-    -------
-    DataFrame
-        gene, unit, scheme, auc, ci_low, ci_high, inflation (auc − that of `base`), inflation_low, inflation_high,
-        n_pos, n_neg (patients). Intervals: percentile, 95 %, patients resampled, the same in all arms: within each
-        class for a gene; from all patients for the last rows, the mean over the genes above. They hold for the
-        networks that were trained; another seed trains others.
+    Returns DataFrame: gene, unit, scheme, auc, ci_low, ci_high, inflation (auc − that of `base`), inflation_low,
+    inflation_high, n_pos, n_neg (patients). Intervals: percentile, 95 %, patients resampled, the same in all arms:
+    within each class for a gene; from all patients for the last rows, the mean over the genes above. They hold for the
+    networks that were trained; another seed trains others.
 
-    Raises
-    ------
-    ParameterError
-        No such base.
+    Raises ParameterError: no such base.
     """
-    import pandas as pd
-
     if base not in arms:
         raise ParameterError("The arm to compare with is missing", got=base, expected=", ".join(arms))
     rows: list[dict[str, object]] = []
@@ -215,8 +182,6 @@ def _macro(
     genes: Mapping[str, Mapping[str, pd.DataFrame]], unit: str, base: str, resamples: int, seed: int
 ) -> list[dict[str, object]]:
     """Rows of the mean over genes; patients are drawn once for all genes, whatever their labels."""
-    import pandas as pd
-
     patients = sorted(set().union(*(own[base]["patient_id"] for own in genes.values())))
     n = len(patients)
     counts = generator(seed, "inflation").multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
@@ -237,24 +202,19 @@ def _weighted(frame: pd.DataFrame, patients: list[str], counts: Floats) -> Float
     return np.concatenate(parts)
 
 
-def card_drop(card: pd.DataFrame, level: float = 0.95) -> dict[str, float]:
+def card_drop(card: pd.DataFrame) -> dict[str, float]:
     """How far test AUCs lie below the validation AUCs by which the checkpoint was chosen.
 
     Parameters
     ----------
-    card : DataFrame
-        gene, auc_valid, auc_test.
-    level : float
+    card : gene, auc_valid, auc_test
 
-    Returns
-    -------
-    dict
-        mean, low, high (t interval over genes, as if they were independent: they share slides, so it is too narrow),
-        genes, lower (genes whose test AUC is the lower one).
+    Returns dict: mean, low, high (t interval over genes, as if they were independent: they share slides, so it is too
+    narrow), genes, lower (genes whose test AUC is the lower one).
     """
     drop = (card["auc_valid"] - card["auc_test"]).to_numpy(np.float64)
     n = len(drop)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * drop.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.5 + 0.95 / 2, n - 1) * drop.std(ddof=1) / np.sqrt(n))
     mean = float(drop.mean())
     return {"mean": mean, "low": mean - half, "high": mean + half, "genes": n, "lower": int((drop > 0).sum())}
 
@@ -264,23 +224,14 @@ def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    manifest : Path
-        GDC manifest: tab-separated id, filename, md5, size, state.
-    labels : Path
-        Lines "barcode, tab, gene"; they may end with CR alone.
+    manifest : GDC manifest: tab-separated id, filename, md5, size, state
+    labels : lines "barcode, tab, gene"; they may end with CR alone
 
-    Returns
-    -------
-    DataFrame
-        slide_id, patient_id, bytes; slides of normal tissue (sample codes 10–19) and of other patients are left out.
+    Returns DataFrame: slide_id, patient_id, bytes; slides of normal tissue (sample codes 10–19) and of other patients
+    are left out.
 
-    Raises
-    ------
-    InputError
-        A file is missing, has other columns, or no slide belongs to a listed patient.
+    Raises InputError: a file is missing, has other columns, or no slide belongs to a listed patient.
     """
-    import pandas as pd
-
     for path in (manifest, labels):
         if not Path(path).is_file():
             raise InputError(f"{path} is not there", fix="Give the folder with DeepPATH's manifest and labels_r3.txt")
@@ -297,16 +248,16 @@ def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
     return slides[mine].sort_values("slide_id", ignore_index=True)
 
 
-def greedy_fill(weight: Floats, random: np.random.Generator, share: float = 0.15) -> NDArray[np.str_]:
+def greedy_fill(weight: Floats, random: np.random.Generator) -> NDArray[np.str_]:
     """Roles (n,) that DeepPATH's sorter gives to units of `weight` tiles (n,) when no patient is asked for.
 
-    In shuffled order each unit goes to "test" while test holds at most `share` of the tiles so far, else to "valid" by
+    In shuffled order each unit goes to "test" while test holds at most 15 % of the tiles so far, else to "valid" by
     the same rule, else to "train". Source: 0d_SortTiles.py with PatientID=-1, nSplit=0, PercentTest=PercentValid=15.
     """
     role = np.empty(len(weight), "<U5")
     held, total = {"test": 0.0, "valid": 0.0}, 0.0
     for i in random.permutation(len(weight)):
-        name = next((part for part, tiles in held.items() if tiles <= share * total), "train")
+        name = next((part for part, tiles in held.items() if tiles <= 0.15 * total), "train")
         role[i] = name
         total += weight[i]
         if name in held:
@@ -319,21 +270,14 @@ def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weig
 
     Parameters
     ----------
-    slides : DataFrame
-        slide_id, patient_id, as of :func:`deeppath_slides`.
-    draws, seed : int
-        The sorter is not seeded, so its own split is one unknown draw of these.
-    weight : str
-        Column that stands for a slide's tiles (their numbers are not published), such as ``bytes``; empty: all alike.
+    slides : slide_id, patient_id, as of :func:`deeppath_slides`
+    draws, seed : the sorter is not seeded, so its own split is one unknown draw of these
+    weight : column that stands for a slide's tiles (their numbers are not published), such as ``bytes``; empty: all
+        alike
 
-    Returns
-    -------
-    DataFrame
-        A row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either (in train or
-        valid, which chose the checkpoint).
+    Returns DataFrame: a row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either
+    (in train or valid, which chose the checkpoint).
     """
-    import pandas as pd
-
     tiles = slides[weight].to_numpy(np.float64) if weight else np.ones(len(slides))
     patient, names = slides["patient_id"].factorize()
     rows = []

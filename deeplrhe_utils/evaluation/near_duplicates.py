@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation.splits import roles_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float32]
 
@@ -31,7 +29,7 @@ Chosen and measured on LC25000 (2,367 lung tiles, 592 fields, each in four versi
 16 % with 99.5 %, because most versions are turned by odd angles, which it does not claim to find. The colour cut was
 chosen on this set for that precision; the share that is missed is the honest warning: no duplicate found is no proof.
 """
-_SIDE, _THUMB, _LEVELS, _BLOCK = 64, 8, 15, 256
+_SIDE, _THUMB, _LEVELS, _BLOCK, _BATCH = 64, 8, 15, 256, 64
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,8 @@ class Descriptors:
 
     Attributes
     ----------
-    colour : float32 (n, 45)
-        15 quantiles (3 % to 97 %) of red, green and blue, 0–1.
-    layout : float32 (n, 8, 8, 3)
-        Thumbnail, 0–1.
+    colour : float32 (n, 45): 15 quantiles (3 % to 97 %) of red, green and blue, 0–1
+    layout : float32 (n, 8, 8, 3): thumbnail, 0–1
     """
 
     colour: Floats
@@ -56,10 +52,7 @@ class Descriptors:
 def describe(tiles: NDArray[np.uint8]) -> Descriptors:
     """Descriptors of tiles (n, H, W, 3), uint8 RGB, at least 8 px a side.
 
-    Raises
-    ------
-    ParameterError
-        Another shape or type.
+    Raises ParameterError: another shape or type.
     """
     if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8 or min(tiles.shape[1:3]) < _THUMB:
         raise ParameterError("Tiles cannot be described", got=f"{tiles.dtype} {tiles.shape}",
@@ -74,11 +67,9 @@ def describe(tiles: NDArray[np.uint8]) -> Descriptors:
     return Descriptors((colour / scale).astype(np.float32), (np.stack(thumbs) / scale).astype(np.float32))
 
 
-def describe_all(
-    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64], batch: int = 64
-) -> Descriptors:
-    """Descriptors of the tiles that ``read(numbers)`` returns; `batch` of them are in memory at a time (1 kB each)."""
-    parts = [describe(read(numbers[i : i + batch])) for i in range(0, len(numbers), batch)]
+def describe_all(read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64]) -> Descriptors:
+    """Descriptors of the tiles that ``read(numbers)`` returns; 64 of them are in memory at a time (1 kB each)."""
+    parts = [describe(read(numbers[i : i + _BATCH])) for i in range(0, len(numbers), _BATCH)]
     return Descriptors(np.concatenate([p.colour for p in parts]), np.concatenate([p.layout for p in parts]))
 
 
@@ -95,19 +86,14 @@ def pairs_between(
 
     Parameters
     ----------
-    descriptors : Descriptors
-    first, second : (a,) and (b,)
-        Numbers of tiles. A tile is not its own duplicate.
+    first, second : (a,) and (b,): numbers of tiles. A tile is not its own duplicate.
     kind : {"copy", "field"}
         "copy": the same picture, flipped, turned by quarters, compressed again or moved by a few pixels. "field": the
         same tissue turned by any angle, for collections in which every field has its own colours; within one slide,
         and after stain normalization, colours agree between different places, so there "field" finds too much.
 
-    Returns
-    -------
-    (k, 4)
-        Number in `first`'s and in `second`'s numbering of tiles, colour and layout distance. Candidates are found
-        with a tree over colours, block by block, so memory grows with the pairs that are found, not with a · b.
+    Returns (k, 4): number in `first`'s and in `second`'s numbering of tiles, colour and layout distance. Candidates are
+    found with a tree over colours, block by block, so memory grows with the pairs that are found, not with a · b.
     """
     if kind not in CUTS:
         raise ParameterError("Unknown kind of near-duplicate", got=kind, expected=" | ".join(CUTS))
@@ -145,26 +131,16 @@ def across(descriptors: Descriptors, splits: pd.DataFrame, tiles: pd.DataFrame, 
 
     Parameters
     ----------
-    descriptors : Descriptors
-        Of `tiles`, in their order.
-    splits : DataFrame
-        Table SPLITS of one scheme.
-    tiles : DataFrame
-        tile_id, patient_id and the scheme's own column.
+    descriptors : of `tiles`, in their order
+    splits : table SPLITS of one scheme
+    tiles : tile_id, patient_id and the scheme's own column
     kind : as for :func:`pairs_between`
 
-    Returns
-    -------
-    DataFrame
-        fold, tested, other (tile_id), role (of the other), same_patient, colour, layout; nearest layout first.
+    Returns DataFrame: fold, tested, other (tile_id), role (of the other), same_patient, colour, layout; nearest layout
+    first.
 
-    Raises
-    ------
-    CohortError
-        Other descriptors than tiles.
+    Raises CohortError: other descriptors than tiles.
     """
-    import pandas as pd
-
     if len(descriptors) != len(tiles):
         raise CohortError("Every tile needs one descriptor", got=f"{len(descriptors)} of {len(tiles)} tiles")
     names, patients = tiles["tile_id"].to_numpy(), tiles["patient_id"].to_numpy()
@@ -181,15 +157,3 @@ def across(descriptors: Descriptors, splits: pd.DataFrame, tiles: pd.DataFrame, 
                                        "layout": pairs[:, 3]}))  # fmt: skip
     found = [part for part in parts if len(part)] or parts[:1]
     return pd.concat(found, ignore_index=True).sort_values(["layout", "tested", "other"], ignore_index=True)
-
-
-def check_near_duplicates(
-    descriptors: Descriptors, splits: pd.DataFrame, tiles: pd.DataFrame, kind: str = "copy"
-) -> None:
-    """Raise :class:`CohortError` when :func:`across` finds near-duplicates on both sides of a split."""
-    found = across(descriptors, splits, tiles, kind)
-    if len(found):
-        shown = ", ".join(f"{a} and {b}" for a, b in found[["tested", "other"]].head(3).itertuples(index=False))
-        raise CohortError(f"{found['tested'].nunique()} tested tiles have a near-duplicate ({kind}) on the other side",
-                          got=f"{len(found)} pairs, first {shown}",
-                          fix="Give both the same patient or group, or leave one out")  # fmt: skip

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc
 from deeplrhe_utils.evaluation.units import align_folds, with_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
 
 MACRO = "mean over genes"
 
@@ -31,11 +27,8 @@ def optimism(
         Held-out patient scores of the settings that were chosen on the same folds, and of settings that were chosen
         without the patient.
 
-    Returns
-    -------
-    DataFrame
-        gene, auc_flat, auc_nested, optimism (flat minus nested), ci_low, ci_high, n_pos, n_neg, as
-        :func:`mean_difference`. The interval holds for the settings that were chosen and does not repeat the choice.
+    Returns DataFrame: gene, auc_flat, auc_nested, optimism (flat minus nested), ci_low, ci_high, n_pos, n_neg, as
+    :func:`mean_difference`. The interval holds for the settings that were chosen and does not repeat the choice.
     """
     found = mean_difference(flat, nested, labels, resamples=resamples, seed=seed)
     return found.rename(columns={"auc_first": "auc_flat", "auc_second": "auc_nested", "difference": "optimism"})
@@ -48,26 +41,18 @@ def mean_difference(
 
     Parameters
     ----------
-    first, second : DataFrame
-        patient_id, gene, fold, score: held-out patient scores; a null score is one that the fold could not give.
-    labels : DataFrame
-        Table LABELS.
+    first, second : patient_id, gene, fold, score: held-out patient scores; a null score is one that the fold could not
+        give
+    labels : table LABELS
 
-    Returns
-    -------
-    DataFrame
-        gene, auc_first, auc_second, difference (first minus second), ci_low, ci_high, n_pos, n_neg; the last row is the
-        mean over genes (counts there are patients). A gene's row is of the patients that both methods scored for
-        it, and counts those. Interval: percentile, 95 %, patients resampled, the same ones for
-        all genes and both methods.
+    Returns DataFrame: gene, auc_first, auc_second, difference (first minus second), ci_low, ci_high, n_pos, n_neg; the
+    last row is the mean over genes (counts there are patients). A gene's row is of the patients that both methods
+    scored for it, and counts those. Interval: percentile, 95 %, patients resampled, the same ones for all genes and
+    both methods.
 
-    Raises
-    ------
-    CohortError
-        The two methods are of other patients, scored nobody in common for a gene, or no gene has both classes.
+    Raises CohortError: the two methods are of other patients, scored nobody in common for a gene, or no gene has both
+    classes.
     """
-    import pandas as pd
-
     if differ := set(first["patient_id"]) ^ set(second["patient_id"]):
         raise CohortError("The two methods scored other patients", got=f"{len(differ)} differ")
     key = ["patient_id", "gene"]
@@ -105,16 +90,12 @@ def judging_genes(labels: pd.DataFrame, folds: Sequence[pd.DataFrame], least: in
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS; missing labels count for neither class.
-    folds : sequence of DataFrame
-        Columns fold, unit_id, role: outer folds, inner folds; none checks the counts alone.
-    least : int
-        Patients in each class, over all folds.
+    labels : table LABELS; missing labels count for neither class
+    folds : columns fold, unit_id, role: outer folds, inner folds; none checks the counts alone
+    least : patients in each class, over all folds
 
-    Returns
-    -------
-    Genes, in the labels' order, with `least` patients in each class and both classes in every train and test part
+    Returns Genes, in the labels' order, with `least` patients in each class and both classes in every train and test
+    part.
     """
     known = labels.dropna(subset=["status"])
     genes = _in_both(known, least)

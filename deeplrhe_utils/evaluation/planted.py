@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, Effect, oracle_auc
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DRAWN: Final = {
     "nuclear_area": "nuclear_area_um2",
@@ -36,10 +34,7 @@ def bayes_auc(d: float) -> float:
 def drawn_values(truth_tiles: pd.DataFrame, tiles: pd.DataFrame, attribute: str) -> pd.DataFrame:
     """How much of an attribute the patient's selected tiles hold: the mean of what was drawn in them.
 
-    Returns
-    -------
-    DataFrame
-        patient_id, value; patients whose tiles hold none (such as fine chromatin at 20×) are absent.
+    Returns DataFrame: patient_id, value; patients whose tiles hold none (such as fine chromatin at 20×) are absent.
     """
     column = DRAWN[attribute]
     chosen = tiles.loc[tiles["selected"], ["tile_id", "patient_id"]]
@@ -61,25 +56,18 @@ def recovery(
 
     Parameters
     ----------
-    headline : DataFrame
-        Patient-level rows of table METRICS with one interval per gene.
-    truth_patients, truth_tiles : DataFrame
-        Truth tables.
-    tiles, labels, predictions : DataFrame
-        What the pipeline used and said. Oracle and drawn AUC are those of the patients that were scored for the gene.
-    without_seeing : mapping
-        Gene → AUC expected of a reader who cannot see its effect (through neighbours, or the site); default 0.5.
+    headline : patient-level rows of table METRICS with one interval per gene
+    truth_patients, truth_tiles : truth tables
+    tiles, labels, predictions : what the pipeline used and said. Oracle and drawn AUC are those of the patients that
+        were scored for the gene.
+    without_seeing : gene → AUC expected of a reader who cannot see its effect (through neighbours, or the site);
+        default 0.5
 
-    Returns
-    -------
-    DataFrame
-        gene, role, d, bayes_auc (expectation), oracle_auc (the latent, these patients), drawn_auc (what the tiles
-        hold, these patients; null for controls and where nothing can be seen at this resolution), expected_auc (what
-        a perfect pipeline would give here: the oracle, or `without_seeing`), auc, ci_low, ci_high, n_pos, n_neg,
-        gap (expected − recovered).
+    Returns DataFrame: gene, role, d, bayes_auc (expectation), oracle_auc (the latent, these patients), drawn_auc (what
+    the tiles hold, these patients; null for controls and where nothing can be seen at this resolution), expected_auc
+    (what a perfect pipeline would give here: the oracle, or `without_seeing`), auc, ci_low, ci_high, n_pos, n_neg, gap
+    (expected − recovered).
     """
-    import pandas as pd
-
     known = labels.dropna(subset=["status"])[["patient_id", "gene"]]
     scored = predictions.dropna(subset=["score"])[["patient_id", "gene"]].drop_duplicates().merge(known)
     rows = []
@@ -111,8 +99,6 @@ def recovery(
 
 
 def _role(attribute: object, where: object, d: float) -> str:
-    import pandas as pd
-
     if pd.isna(attribute) or d == 0:
         return "control: nothing planted"
     place = {"tumour": "", "region": ", in a part of the tumour", "40x": ", at 40× only"}[str(where)]
@@ -122,10 +108,8 @@ def _role(attribute: object, where: object, d: float) -> str:
 def check_grid(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> None:
     """Make sure that the pipeline's tiles are the truth's: same names at the same places.
 
-    Raises
-    ------
-    CohortError
-        A tile is unknown to the truth, or lies elsewhere or has another size [level-0 px]; named with both.
+    Raises CohortError: a tile is unknown to the truth, or lies elsewhere or has another size [level-0 px]; named with
+    both.
     """
     keys = ["x_l0_px", "y_l0_px", "size_l0_px"]
     joined = tiles[["tile_id", *keys]].merge(truth_tiles[["tile_id", *keys]], on="tile_id", how="left",
@@ -165,15 +149,10 @@ def inside_outside(
     A tumour tile (half of it or more inside the tumour) is inside when half of it or more lies in the region. Slides
     without a tile on either side are left out.
 
-    Returns
-    -------
-    DataFrame
-        slide_id, patient_id, mutated, n_inside, n_outside, auroc, drawn_auroc (the same for the attribute that was
-        drawn in these tiles: what a perfect reader would reach), pointed (the highest tile lies inside), chance (share
-        of tiles inside: what a random pointer would hit). Empty when nobody was scored for the gene.
+    Returns DataFrame: slide_id, patient_id, mutated, n_inside, n_outside, auroc, drawn_auroc (the same for the
+    attribute that was drawn in these tiles: what a perfect reader would reach), pointed (the highest tile lies inside),
+    chance (share of tiles inside: what a random pointer would hit). Empty when nobody was scored for the gene.
     """
-    import pandas as pd
-
     one = predictions[(predictions["gene"] == gene) & predictions["score"].notna()]
     planted = truth_patients[truth_patients["gene"] == gene].set_index("patient_id")
     drawn = DRAWN[str(planted["attribute"].iloc[0])]
@@ -207,19 +186,15 @@ def inside_outside(
     return pd.DataFrame(rows, columns=names).astype({"mutated": bool, "pointed": bool, "auroc": float, "chance": float})
 
 
-def patient_mean(
-    frame: pd.DataFrame, column: str, *, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float, float, int]:
-    """Mean over patients of a per-slide value, with a 95 % percentile interval from resampling patients.
+def patient_mean(frame: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float, float, float, int]:
+    """Mean over patients of a per-slide value, with a 95 % percentile interval from resampling patients 2,000 times.
 
-    Returns
-    -------
-    mean, low, high, number of patients; NaN and 0 for an empty frame
+    Returns mean, low, high, number of patients; NaN and 0 for an empty frame.
     """
     values = frame.groupby("patient_id")[column].mean().to_numpy(float)
     if len(values) == 0:
         return float("nan"), float("nan"), float("nan"), 0
-    draws = generator(seed, "patient mean", column).integers(0, len(values), (resamples, len(values)))
+    draws = generator(seed, "patient mean", column).integers(0, len(values), (2000, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
     return float(values.mean()), float(low), float(high), len(values)
 
@@ -233,15 +208,10 @@ def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.Dat
     tissue in the measure for blur, of its area for the others. Holes are not looked for by name. *Dropped* is another
     matter: it needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
 
-    Returns
-    -------
-    DataFrame
-        artefact, looked_for, n_tiles, affected, seen, both, precision (both / seen), recall (both / affected), dropped
-        (share of the affected tiles that were dropped, for whatever reason). Null where the denominator is 0, or where
-        the artefact is not looked for.
+    Returns DataFrame: artefact, looked_for, n_tiles, affected, seen, both, precision (both / seen), recall (both /
+    affected), dropped (share of the affected tiles that were dropped, for whatever reason). Null where the denominator
+    is 0, or where the artefact is not looked for.
     """
-    import pandas as pd
-
     screened = tiles[tiles["pen_fraction"].notna()]
     shares = [f"{kind}_fraction" for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR)]
     truth = truth_tiles[["tile_id", *shares]].rename(columns={name: f"true_{name}" for name in shares})
@@ -272,10 +242,8 @@ def exchange_labels(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS.
-    seed : int
-        Seed of the exchange.
+    labels : table LABELS
+    seed : seed of the exchange
     """
     patients = np.sort(labels["patient_id"].unique())
     other = dict(zip(patients, generator(seed, "exchange labels").permutation(patients), strict=True))
@@ -290,18 +258,13 @@ def site_agreement(colours: NDArray[np.float64], site: NDArray[np.str_], patient
 
     Parameters
     ----------
-    colours : ndarray, shape (n, channels)
-        Mean colour of each slide.
-    site, patient : ndarray, shape (n,)
-        Its tissue source site and its patient.
+    colours : ndarray, shape (n, channels): mean colour of each slide
+    site, patient : ndarray, shape (n,): its tissue source site and its patient
 
-    Returns
-    -------
-    dict
-        between (standard deviation of sites' true means: of their observed means, less what chance adds), within
-        (pooled standard deviation of patients inside their site), both over all channels together; neighbour (share
-        of patients whose most similar patient is of the same site), chance (what that would be if colours knew nothing
-        of the site), sites and patients (how many counted). NaN where fewer than two sites have two patients.
+    Returns dict: between (standard deviation of sites' true means: of their observed means, less what chance adds),
+    within (pooled standard deviation of patients inside their site), both over all channels together; neighbour (share
+    of patients whose most similar patient is of the same site), chance (what that would be if colours knew nothing of
+    the site), sites and patients (how many counted). NaN where fewer than two sites have two patients.
     """
     names, who = np.unique(patient, return_inverse=True)
     means = np.stack([colours[who == i].mean(axis=0) for i in range(len(names))])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import delong_many, hanley_mcneil
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deeplrhe_utils.evaluation.auc import TAIL, Z, delong_many, hanley_mcneil
 
 Floats = NDArray[np.float64]
 
@@ -28,30 +26,22 @@ EXACT_PAIRS: Final = 20_000
 """Pairs of patients up to which the null band is computed exactly; more take minutes."""
 
 
-def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
+def wilson(count: int, total: int) -> tuple[float, float]:
     """Wilson's interval for a share.
 
     Parameters
     ----------
-    count, total : int
-        `count` of `total` independent units.
-    level : float
+    count, total : `count` of `total` independent units
 
-    Returns
-    -------
-    low, high
-        In [0, 1]; NaN twice when `total` is 0. Source: Wilson 1927, from SciPy.
+    Returns low, high: in [0, 1]; NaN twice when `total` is 0. Source: Wilson 1927, from SciPy.
 
-    Raises
-    ------
-    ParameterError
-        `count` is not between 0 and `total`.
+    Raises ParameterError: `count` is not between 0 and `total`.
     """
     if not 0 <= count <= total:
         raise ParameterError("A share needs a count within its total", got=f"{count} of {total}")
     if total == 0:
         return float("nan"), float("nan")
-    ends = stats.binomtest(count, total).proportion_ci(level, "wilson")
+    ends = stats.binomtest(count, total).proportion_ci(0.95, "wilson")
     return float(ends.low), float(ends.high)
 
 
@@ -63,27 +53,15 @@ def binormal(
 
     Parameters
     ----------
-    auc : float
-        True AUC of a unit (a tile, if there are several per patient), strictly between 0 and 1.
-    n_pos, n_neg, draws : int
-        Patients of each class and data sets.
-    random : numpy.random.Generator
-    tiles : int
-        Tiles per patient.
-    within : float
-        Correlation of two tiles of one patient, in [0, 1].
-    spread : float
-        Standard deviation of positive scores in those of negative ones, above 0.
+    auc : true AUC of a unit (a tile, if there are several per patient), strictly between 0 and 1
+    n_pos, n_neg, draws : patients of each class and data sets
+    tiles : tiles per patient
+    within : correlation of two tiles of one patient, in [0, 1]
+    spread : standard deviation of positive scores in those of negative ones, above 0
 
-    Returns
-    -------
-    (draws, n_pos · tiles) and (draws, n_neg · tiles)
-        A patient's tiles are neighbours.
+    Returns (draws, n_pos · tiles) and (draws, n_neg · tiles): a patient's tiles are neighbours.
 
-    Raises
-    ------
-    ParameterError
-        An AUC, a correlation or a spread outside its range.
+    Raises ParameterError: an AUC, a correlation or a spread outside its range.
     """
     if not (0 < auc < 1 and 0 <= within <= 1 and spread > 0):
         got = f"AUC {auc}, correlation {within}, spread {spread}"
@@ -102,13 +80,13 @@ def _clustered(n: int, draws: int, random: np.random.Generator, tiles: int, with
     return np.asarray(np.sqrt(within) * shared + np.sqrt(1 - within) * own).reshape(draws, n * tiles)
 
 
-def half_width(auc: float, n_pos: float, n_neg: float, level: float = 0.95) -> float:
+def half_width(auc: float, n_pos: float, n_neg: float) -> float:
     """Half the width that an AUC's interval has with these counts, from Hanley & McNeil's standard error [AUC].
 
     Normal approximation; with few patients its ends can leave [0, 1], which says that they are too few.
     """
     _check_counts(n_pos, n_neg)
-    return float(stats.norm.ppf(0.5 + level / 2)) * hanley_mcneil(auc, n_pos, n_neg)
+    return Z * hanley_mcneil(auc, n_pos, n_neg)
 
 
 def simulated_half_width(auc: float, n_pos: int, n_neg: int, *, draws: int = 500, seed: int = 0) -> float:
@@ -117,10 +95,7 @@ def simulated_half_width(auc: float, n_pos: int, n_neg: int, *, draws: int = 500
     Ours: Hanley & McNeil assume exponential scores and give a number without scores; this asks what the interval of
     the metrics table would show.
 
-    Raises
-    ------
-    CohortError
-        Fewer than two patients of a class.
+    Raises CohortError: fewer than two patients of a class.
     """
     _check_counts(n_pos, n_neg, 2)
     positive, negative = binormal(auc, n_pos, n_neg, draws, generator(seed, "half-width", n_pos, n_neg))
@@ -141,68 +116,48 @@ def power(auc: float, n_pos: float, n_neg: float, alpha: float = 0.05) -> float:
     return float(stats.norm.sf((reach - away) / error) + stats.norm.cdf((-reach - away) / error))
 
 
-def patients_needed(auc: float, prevalence: float, half: float = 0.05, level: float = 0.95) -> int:
+def patients_needed(auc: float, prevalence: float, half: float = 0.05) -> int:
     """Least number of patients at which Hanley & McNeil's interval is no wider than ± `half`.
 
     Parameters
     ----------
-    auc : float
-        In (0, 1).
-    prevalence : float
-        Share of mutated patients, in (0, 1); the cohort is taken to have exactly this share.
-    half, level : float
+    auc : in (0, 1)
+    prevalence : share of mutated patients, in (0, 1); the cohort is taken to have exactly this share
 
-    Returns
-    -------
-    int
-        Root of a quadratic equation, rounded up.
+    Returns int: root of a quadratic equation, rounded up.
 
-    Raises
-    ------
-    ParameterError
-        A share, an AUC or a width outside its range.
+    Raises ParameterError: a share, an AUC or a width outside its range.
     """
     if not (0 < prevalence < 1 and 0 < auc < 1 and 0 < half < 1):
         got = f"prevalence {prevalence}, AUC {auc}, half-width {half}"
         raise ParameterError("No number of patients answers this", got=got, expected="all strictly between 0 and 1")
     first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
     both = prevalence * (1 - prevalence)
-    a = both * (half / stats.norm.ppf(0.5 + level / 2)) ** 2
+    a = both * (half / Z) ** 2
     b = prevalence * first + (1 - prevalence) * second
     c = auc * (1 - auc) - first - second
     return int(np.ceil((b + np.sqrt(b**2 + 4 * a * c)) / (2 * a)))
 
 
-def null_band(n_pos: int, n_neg: int, level: float = 0.95) -> tuple[float, float]:
+def null_band(n_pos: int, n_neg: int) -> tuple[float, float]:
     """Central range of AUCs that scores without any information reach with these counts.
 
-    Parameters
-    ----------
-    n_pos, n_neg : int
-    level : float
+    Returns low, high: the least AUC that 97.5 % of all rankings does not exceed, and its mirror image; for scores
+    without ties. Exact tails from SciPy's Mann–Whitney test (Mann & Whitney 1947), but for more than
+    :data:`EXACT_PAIRS` pairs and at least 20 patients of each class the normal approximation, which then differs by
+    less than 0.002.
 
-    Returns
-    -------
-    low, high
-        The least AUC that a share (1 + level) / 2 of all rankings does not exceed, and its mirror image; for scores
-        without ties. Exact tails from SciPy's Mann–Whitney test (Mann & Whitney 1947), but for more than
-        :data:`EXACT_PAIRS` pairs and at least 20 patients of each class the normal approximation, which then differs by
-        less than 0.002.
-
-    Raises
-    ------
-    CohortError
-        A class without patients.
+    Raises CohortError: a class without patients.
     """
     _check_counts(n_pos, n_neg)
-    tail, total = (1 - level) / 2, n_pos * n_neg
+    total = n_pos * n_neg
     if total > EXACT_PAIRS and min(n_pos, n_neg) >= 20:
-        half = float(stats.norm.ppf(1 - tail)) * np.sqrt((n_pos + n_neg + 1) / (12 * total))
+        half = float(stats.norm.ppf(1 - TAIL)) * np.sqrt((n_pos + n_neg + 1) / (12 * total))
         return max(0.0, 0.5 - half), min(1.0, 0.5 + half)
     below, reached = total // 2 - 1, total  # P(U > below) exceeds the tail, P(U > reached) does not
     while reached - below > 1:
         middle = (below + reached) // 2
-        if _exceeds(middle, n_pos, n_neg) <= tail:
+        if _exceeds(middle, n_pos, n_neg) <= TAIL:
             reached = middle
         else:
             below = middle
@@ -228,26 +183,17 @@ def precision_table(
 
     Parameters
     ----------
-    genes : DataFrame
-        gene, auc (null where there is none), n_pos, n_neg: patients.
-    half : float
-        Wanted half-width.
-    tests : int, optional
-        Genes that are tested together; by default the rows.
-    draws, seed : int
-        Of the simulated half-width.
+    genes : gene, auc (null where there is none), n_pos, n_neg: patients
+    half : wanted half-width
+    tests : genes that are tested together; by default the rows
+    draws, seed : of the simulated half-width
 
-    Returns
-    -------
-    DataFrame
-        :data:`PRECISION_COLUMNS`, a row per gene. half_width, ci_low, ci_high: Hanley & McNeil, cut to [0, 1].
-        half_width_delong: simulated. power: two-sided test at 0.05. power_holm_least: the same at 0.05 / `tests`,
-        which Holm's procedure never falls below, whatever the other genes do. patients_needed: for ± `half` at the
-        gene's share among these patients. null_low, null_high: :func:`null_band`. A gene with fewer than two patients
-        in a class, or without an AUC, says so in `reason`, and the rest is null.
+    Returns DataFrame: :data:`PRECISION_COLUMNS`, a row per gene. half_width, ci_low, ci_high: Hanley & McNeil, cut to
+    [0, 1]. half_width_delong: simulated. power: two-sided test at 0.05. power_holm_least: the same at 0.05 / `tests`,
+    which Holm's procedure never falls below, whatever the other genes do. patients_needed: for ± `half` at the gene's
+    share among these patients. null_low, null_high: :func:`null_band`. A gene with fewer than two patients in a class,
+    or without an AUC, says so in `reason`, and the rest is null.
     """
-    import pandas as pd
-
     tests = len(genes) if tests is None else tests
     rows = [_precision(str(row.gene), row.auc, int(row.n_pos), int(row.n_neg), half, tests, draws, seed)
             for row in genes.itertuples()]  # fmt: skip

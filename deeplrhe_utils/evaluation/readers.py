@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
@@ -14,9 +15,6 @@ from sklearn.metrics import cohen_kappa_score
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 Calls = NDArray[np.int64]
@@ -28,31 +26,20 @@ SHOWN: Final = 5
 MEASURES: Final = ("correct", "sensitivity", "specificity")
 
 
-def read_calls(path: Path | str, cut: float = 0.5) -> pd.DataFrame:
+def read_calls(path: Path | str) -> pd.DataFrame:
     """Read a reader study from a CSV file.
 
     Parameters
     ----------
-    path : Path
-        Columns case_id, truth (0/1), reader, call (0/1); optionally score in [0, 1], from which an empty call is made.
-        The model is the reader named "model".
-    cut : float
-        Scores at or above it are calls of 1.
+    path : columns case_id, truth (0/1), reader, call (0/1); optionally score in [0, 1], from which an empty call is
+        made (1 from 0.5 on). The model is the reader named "model".
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`, truth and call as integers.
+    Returns DataFrame: :data:`COLUMNS`, truth and call as integers.
 
-    Raises
-    ------
-    InputError
-        A file that is missing or not a table, missing columns, or bad rows, each named by line and reason: empty
-        names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice, a case
-        with two truths. No row is dropped.
+    Raises InputError: a file that is missing or not a table, missing columns, or bad rows, each named by line and
+    reason: empty names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice,
+    a case with two truths. No row is dropped.
     """
-    import pandas as pd
-
     try:
         raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -61,19 +48,17 @@ def read_calls(path: Path | str, cut: float = 0.5) -> pd.DataFrame:
     if absent := [c for c in COLUMNS if c not in raw]:
         what = f"The reader study {Path(path).name} lacks columns"
         raise InputError(what, got=", ".join(absent), expected=", ".join(COLUMNS))
-    return _checked(raw.apply(lambda column: column.str.strip()), Path(path).name, cut)
+    return _checked(raw.apply(lambda column: column.str.strip()), Path(path).name)
 
 
-def _checked(raw: pd.DataFrame, name: str, cut: float) -> pd.DataFrame:
-    import pandas as pd
-
+def _checked(raw: pd.DataFrame, name: str) -> pd.DataFrame:
     call = raw["call"].copy()
     bad: list[tuple[int, str]] = []
     if "score" in raw:
         score = pd.to_numeric(raw["score"], errors="coerce")
         wrong = raw["score"].ne("") & ~score.between(0, 1)
         bad += [(i, f"score {raw.loc[i, 'score']!r} is not in [0, 1]") for i in raw.index[wrong]]
-        call = call.mask(call.eq("") & score.between(0, 1), (score >= cut).astype(int).astype(str))
+        call = call.mask(call.eq("") & score.between(0, 1), (score >= 0.5).astype(int).astype(str))
     bad += [(i, f"empty {c}") for c in ("case_id", "reader") for i in raw.index[raw[c].eq("")]]
     for column, values in (("truth", raw["truth"]), ("call", call)):
         bad += [(i, f"{column} {values[i]!r} is not 0 or 1") for i in raw.index[~values.isin(["0", "1"])]]
@@ -89,33 +74,27 @@ def _checked(raw: pd.DataFrame, name: str, cut: float) -> pd.DataFrame:
     return found.astype({"truth": np.int64, "call": np.int64})
 
 
-def shared_cases(calls: pd.DataFrame, base: str = MODEL) -> tuple[pd.DataFrame, list[str]]:
+def shared_cases(calls: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Calls of the cases that everybody called, side by side.
 
     Parameters
     ----------
-    calls : DataFrame
-        As :func:`read_calls` returns.
-    base : str
-        The reader whom others are compared with; it becomes the first column after truth.
+    calls : as :func:`read_calls` returns
 
     Returns
     -------
     wide : DataFrame
-        Indexed by case_id: truth and one column of calls per reader.
+        Indexed by case_id: truth and one column of calls per reader, the model first.
     left_out : list of str
         Cases that somebody did not call; to be shown.
 
-    Raises
-    ------
-    CohortError
-        `base` or every other reader is absent, or no case was called by all.
+    Raises CohortError: the model or every other reader is absent, or no case was called by all.
     """
     names = list(dict.fromkeys(calls["reader"]))
-    if base not in names or len(names) < 2:
-        got, expected = ", ".join(names), f"{base} and at least one more"
+    if MODEL not in names or len(names) < 2:
+        got, expected = ", ".join(names), f"{MODEL} and at least one more"
         raise CohortError("A reader study needs the model and a reader", got=got, expected=expected)
-    wide = calls.pivot(index="case_id", columns="reader", values="call")[[base, *(n for n in names if n != base)]]
+    wide = calls.pivot(index="case_id", columns="reader", values="call")[[MODEL, *(n for n in names if n != MODEL)]]
     whole = wide.dropna().astype(np.int64)
     if whole.empty:
         raise CohortError("No case was called by every reader", got=f"{len(wide)} cases, {len(names)} readers")
@@ -129,19 +108,12 @@ def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
 
     Parameters
     ----------
-    wide : DataFrame
-        As :func:`shared_cases` returns.
-    resamples, seed : int
-        Bootstrap of cases.
+    wide : as :func:`shared_cases` returns
+    resamples, seed : bootstrap of cases
 
-    Returns
-    -------
-    DataFrame
-        first, second, n_cases, agreed (share), kappa, ci_low, ci_high (percentile, 95 %), undefined: resamples without
-        a κ, because both called all cases alike; they are left out of the interval.
+    Returns DataFrame: first, second, n_cases, agreed (share), kappa, ci_low, ci_high (percentile, 95 %), undefined:
+    resamples without a κ, because both called all cases alike; they are left out of the interval.
     """
-    import pandas as pd
-
     weight = _resampled(len(wide), resamples, seed)
     rows = []
     for first, second in combinations(wide.columns[1:], 2):
@@ -175,20 +147,14 @@ def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> 
 
     Parameters
     ----------
-    wide : DataFrame
-        As :func:`shared_cases` returns.
-    resamples, seed : int
-        Bootstrap of cases, the same ones for both.
+    wide : as :func:`shared_cases` returns
+    resamples, seed : bootstrap of cases, the same ones for both
 
-    Returns
-    -------
-    DataFrame
-        reader, measure (one of :data:`MEASURES`; correct is the share of cases called right), n_cases (those that the
-        measure counts), model, other, difference, ci_low, ci_high (percentile, 95 %), only_model and only_other:
-        cases that one of them alone called right; p: exact two-sided McNemar test of these two counts (Dwyer 1991).
+    Returns DataFrame: reader, measure (one of :data:`MEASURES`; correct is the share of cases called right), n_cases
+    (those that the measure counts), model, other, difference, ci_low, ci_high (percentile, 95 %), only_model and
+    only_other: cases that one of them alone called right; p: exact two-sided McNemar test of these two counts (Dwyer
+    1991).
     """
-    import pandas as pd
-
     truth, weight = wide["truth"].to_numpy(np.int64), _resampled(len(wide), resamples, seed)
     base = wide.iloc[:, 1].to_numpy(np.int64) == truth
     rows = []
@@ -229,18 +195,12 @@ def error_overlap(wide: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    wide : DataFrame
-        As :func:`shared_cases` returns.
+    wide : as :func:`shared_cases` returns
 
-    Returns
-    -------
-    DataFrame
-        question, count, total, share, ci_low, ci_high (Wilson, 95 %). Both questions are those of Coudray 2018: of the
-        model's errors, how many did at least one reader make too; of the cases that at least one reader got wrong, how
-        many did the model get right. NaN where nobody erred.
+    Returns DataFrame: question, count, total, share, ci_low, ci_high (Wilson, 95 %). Both questions are those of
+    Coudray 2018: of the model's errors, how many did at least one reader make too; of the cases that at least one
+    reader got wrong, how many did the model get right. NaN where nobody erred.
     """
-    import pandas as pd
-
     truth = wide["truth"].to_numpy(np.int64)[:, None]
     wrong = wide.iloc[:, 1:].to_numpy(np.int64) != truth
     model, anyone = wrong[:, 0], wrong[:, 1:].any(1)
@@ -263,27 +223,14 @@ def simulated_readers(
 
     Parameters
     ----------
-    cases : DataFrame
-        case_id, truth (0/1).
-    readers : int
-    sensitivity, specificity : float
-        In (0, 1), the same for all.
-    alike : float
-        In [0, 1): correlation of two readers' latent difficulty of a case; 0 lets them err independently.
-    seed : int
+    cases : case_id, truth (0/1)
+    sensitivity, specificity : in (0, 1), the same for all
+    alike : in [0, 1): correlation of two readers' latent difficulty of a case; 0 lets them err independently
 
-    Returns
-    -------
-    DataFrame
-        :data:`COLUMNS`; every reader's name ends in "(SIMULATED)".
+    Returns DataFrame: :data:`COLUMNS`; every reader's name ends in "(SIMULATED)".
 
-    Raises
-    ------
-    ParameterError
-        A value outside its range.
+    Raises ParameterError: a value outside its range.
     """
-    import pandas as pd
-
     if not (readers >= 1 and 0 < sensitivity < 1 and 0 < specificity < 1 and 0 <= alike < 1):
         got = f"{readers} readers, sensitivity {sensitivity}, specificity {specificity}, alike {alike}"
         raise ParameterError("No such readers can be simulated", got=got)

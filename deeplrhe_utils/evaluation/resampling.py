@@ -6,21 +6,18 @@ sums are counted once, exactly, and every resample is then one product of matric
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import bound, components, weighted_auc
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    import pandas as pd
+from deeplrhe_utils.evaluation.auc import TAIL, bound, components, weighted_auc
 
 Floats = NDArray[np.float64]
 
@@ -38,10 +35,8 @@ class Pairs:
 
     Attributes
     ----------
-    wins : (p, n)
-        Tile pairs that positive patient i wins against negative patient j; ties count one half.
-    tiles_pos, tiles_neg : (p,) and (n,)
-        Tiles of each patient.
+    wins : (p, n): tile pairs that positive patient i wins against negative patient j; ties count one half
+    tiles_pos, tiles_neg : (p,) and (n,): tiles of each patient
     """
 
     wins: Floats
@@ -61,14 +56,10 @@ def count_pairs(score: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp]
     Parameters
     ----------
     score : (t,)
-    rows, columns : (t,)
-        Patient of the tile among the row patients and among the column patients, −1 where it is none.
+    rows, columns : (t,): patient of the tile among the row patients and among the column patients, −1 where it is none
     shape : (r, c)
 
-    Returns
-    -------
-    (r, c)
-        Ties count one half. Exact: counts stay below 2^53. Takes O(t · c) time in pieces of bounded memory.
+    Returns (r, c): ties count one half. Exact: counts stay below 2^53. Takes O(t · c) time in pieces of bounded memory.
     """
     _, level = np.unique(score, return_inverse=True)
     order = np.argsort(level, kind="stable")
@@ -168,15 +159,11 @@ def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0)
 
     Parameters
     ----------
-    frame : DataFrame
-        Columns patient_id, label (0/1, one per patient), score: one row per unit (tile, slide or patient).
-    resamples, seed : int
-        The same patients and the same seed give the same draws, whatever the scores: two arms are thereby paired.
+    frame : columns patient_id, label (0/1, one per patient), score: one row per unit (tile, slide or patient)
+    resamples, seed : the same patients and the same seed give the same draws, whatever the scores: two arms are thereby
+        paired
 
-    Raises
-    ------
-    CohortError
-        A patient with both labels, or one class only.
+    Raises CohortError: a patient with both labels, or one class only.
     """
     patients = _Patients.of(frame)
     return _redrawn(patients, patients.pairs() if patients.few else None, resamples, seed)
@@ -197,35 +184,26 @@ def row_weights(frame: pd.DataFrame, resamples: int, seed: int) -> Floats:
     return np.concatenate([weight[:, patients.code] for weight in patients.weights(resamples, seed)])
 
 
-def bootstrap(
-    frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
-) -> dict[str, tuple[float, float]]:
+def bootstrap(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> dict[str, tuple[float, float]]:
     """Intervals of the AUC from resampling patients within each class.
 
     Parameters
     ----------
     frame, resamples, seed : as for :func:`bootstrap_aucs`
-    level : float
 
-    Returns
-    -------
-    dict
-        :data:`PERCENTILE` and :data:`BCA` → low, high. BCa corrects bias and skewness with a jackknife over patients
-        (Efron 1987; strata as Davison & Hinkley 1997). At an AUC of 0 or 1, where every resample agrees, both end as
-        DeLong's interval does (:func:`~deeplrhe_utils.evaluation.auc.bound`), k being patients.
+    Returns dict: :data:`PERCENTILE` and :data:`BCA` → low, high. BCa corrects bias and skewness with a jackknife over
+    patients (Efron 1987; strata as Davison & Hinkley 1997). At an AUC of 0 or 1, where every resample agrees, both end
+    as DeLong's interval does (:func:`~deeplrhe_utils.evaluation.auc.bound`), k being patients.
 
-    Raises
-    ------
-    CohortError
-        As :func:`bootstrap_aucs`.
+    Raises CohortError: as :func:`bootstrap_aucs`.
     """
     patients = _Patients.of(frame)
     pairs = patients.pairs() if patients.few else None
     aucs = _redrawn(patients, pairs, resamples, seed)
     auc, fewest = _jackknife(patients, pairs)[1], min(patients.is_positive.sum(), (~patients.is_positive).sum())
     if auc in (0.0, 1.0):
-        return dict.fromkeys((PERCENTILE, BCA), bound(auc, int(fewest), level))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+        return dict.fromkeys((PERCENTILE, BCA), bound(auc, int(fewest)))
+    tails = np.array([TAIL, (1 + 0.95) / 2])
     corrected = _bca_tails(aucs, *_jackknife(patients, pairs), tails)
     ends = np.quantile(aucs, [tails, corrected])
     return {name: (float(low), float(high)) for name, (low, high) in zip((PERCENTILE, BCA), ends, strict=True)}
@@ -271,22 +249,13 @@ def permutation_p(frame: pd.DataFrame, *, draws: int = 2000, seed: int = 0, with
 
     Parameters
     ----------
-    frame : DataFrame
-        As for :func:`bootstrap_aucs`; with a column named `within`, of one value per patient, if that is given.
-    draws, seed : int
-    within : str
-        Labels are exchanged among patients that agree in this column (site, fold); empty exchanges them among all.
+    frame : as for :func:`bootstrap_aucs`; with a column named `within`, of one value per patient, if that is given
+    within : labels are exchanged among patients that agree in this column (site, fold); empty exchanges them among all
 
-    Returns
-    -------
-    float
-        (1 + draws at least as far from one half) / (1 + draws): never 0. Without `within` that is the distance from
-        one half; with it from the mean of the draws, for a stratum can itself rank.
+    Returns float: (1 + draws at least as far from one half) / (1 + draws): never 0. Without `within` that is the
+    distance from one half; with it from the mean of the draws, for a stratum can itself rank.
 
-    Raises
-    ------
-    CohortError
-        As :func:`bootstrap_aucs`, or a patient in two strata.
+    Raises CohortError: as :func:`bootstrap_aucs`, or a patient in two strata.
     """
     patients = _Patients.of(frame)
     n = len(patients.is_positive)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
@@ -15,11 +16,6 @@ from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
 from deeplrhe_utils.evaluation.resampling import bootstrap, bootstrap_aucs, permutation_p, row_weights
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, with_labels
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -68,35 +64,21 @@ def gene_metrics(
 
     Parameters
     ----------
-    predictions, labels : DataFrame
-        Tables PREDICTIONS and LABELS.
+    predictions, labels : tables PREDICTIONS and LABELS
     units : of "patient", "slide", "tile"
-    min_positives : int
-        Least number of patients in *each* class; at least 2.
-    resamples : int
-        Draws of the bootstrap, and of the exchanged labels.
-    seed : int
-    scheme : str
-        What the split never divided; it is only written down.
-    rule : str
-        How tiles become a unit's score, as in :func:`~deeplrhe_utils.evaluation.units.aggregate`.
+    min_positives : least number of patients in *each* class; at least 2
+    resamples : draws of the bootstrap, and of the exchanged labels
+    scheme : what the split never divided; it is only written down
+    rule : how tiles become a unit's score, as in :func:`~deeplrhe_utils.evaluation.units.aggregate`
 
-    Returns
-    -------
-    DataFrame
-        Table METRICS. Scores of several folds are aligned first
-        (:func:`~deeplrhe_utils.evaluation.units.align_folds`). Patient rows carry DeLong's and Newcombe's interval and
-        both bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent.
-        p (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and
-        Hochberg adjust the first over the estimable genes.
+    Returns DataFrame: table METRICS. Scores of several folds are aligned first
+    (:func:`~deeplrhe_utils.evaluation.units.align_folds`). Patient rows carry DeLong's and Newcombe's interval and both
+    bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent. p
+    (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and Hochberg
+    adjust the first over the estimable genes.
 
-    Raises
-    ------
-    ParameterError
-        `min_positives` below 2.
+    Raises ParameterError: `min_positives` below 2.
     """
-    import pandas as pd
-
     if min_positives < 2:
         raise ParameterError("min_positives is too small for an interval", got=min_positives, expected="2 or more")
     rows = []
@@ -160,19 +142,14 @@ def paired_differences(
     Parameters
     ----------
     arms : name → predictions table
-    labels : DataFrame
-        The labels table.
+    labels : the labels table
     base : the arm the others are compared with
     min_positives : least number of patients of each class
 
-    Returns
-    -------
-    DataFrame
-        gene, arm, auc, difference, ci_low, ci_high, n_pos, n_neg for every gene that all arms could score. The interval
-        is that of the difference: percentile, 95 %, patients resampled within each class, the same ones in both arms.
+    Returns DataFrame: gene, arm, auc, difference, ci_low, ci_high, n_pos, n_neg for every gene that all arms could
+    score. The interval is that of the difference: percentile, 95 %, patients resampled within each class, the same ones
+    in both arms.
     """
-    import pandas as pd
-
     frames = {name: with_labels(align_folds(aggregate(found)), labels) for name, found in arms.items()}
     rows = []
     for gene in labels["gene"].drop_duplicates():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
 
 NEEDED: Final = ("patient_id", "label", "score")
 OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
@@ -31,18 +28,12 @@ class Scores:
 
     Attributes
     ----------
-    predictions : DataFrame
-        tile_id, slide_id, patient_id, gene, fold, score: one row per row that counts.
-    labels : DataFrame
-        patient_id, gene, status (1, 0; patients without a label are in `ledger` only).
-    units : tuple of str
-        What the table can be counted by: patient, and slide and tile where it names them.
-    ledger : DataFrame
-        outcome, rows, examples: "used" and every reason for which a row was set aside; rows add up to the file's.
-    probabilities : bool
-        Whether all scores lie in [0, 1]; else they can be ranked but not calibrated.
-    notes : tuple of str
-        What a reader should know.
+    predictions : tile_id, slide_id, patient_id, gene, fold, score: one row per row that counts
+    labels : patient_id, gene, status (1, 0; patients without a label are in `ledger` only)
+    units : what the table can be counted by: patient, and slide and tile where it names them
+    ledger : outcome, rows, examples: "used" and every reason for which a row was set aside; rows add up to the file's
+    probabilities : whether all scores lie in [0, 1]; else they can be ranked but not calibrated
+    notes : what a reader should know
     """
 
     predictions: pd.DataFrame
@@ -75,35 +66,22 @@ def read_scores(
 
     Parameters
     ----------
-    path : Path
-        CSV, UTF-8, one row per patient, slide or tile and gene: patient_id, label, score, and optionally gene,
+    path : CSV, UTF-8, one row per patient, slide or tile and gene: patient_id, label, score, and optionally gene,
         slide_id, tile_id (names within its slide) and fold (of cross-validation; any names). Without a column
         patient_id every row is a patient of its own, and that is noted.
     columns : name here → name in the file
-    positive : str
-        The label that counts as 1, all others as 0; else labels are 0 and 1, or true and false. An empty label, NA
-        and null mean unknown.
-    labels : DataFrame, optional
-        patient_id, gene, status instead of the file's own labels.
-    any_scale : bool
-        Take scores outside [0, 1]; they are ranked, and never read as probabilities.
+    positive : the label that counts as 1, all others as 0; else labels are 0 and 1, or true and false. An empty label,
+        NA and null mean unknown.
+    labels : patient_id, gene, status instead of the file's own labels
+    any_scale : take scores outside [0, 1]; they are ranked, and never read as probabilities
 
-    Returns
-    -------
-    Scores
+    Returns Scores.
 
-    Raises
-    ------
-    InputError
-        Missing or unreadable file, no row, missing columns, scores that are no numbers or outside [0, 1], rows that
-        contradict each other, tile names or folds on some rows only, a patient in two folds.
-    LabelError
-        Labels that are neither 0 nor 1, or a patient with two labels for one gene.
-    ParameterError
-        A column in `columns` that does not exist.
+    Raises InputError: missing or unreadable file, no row, missing columns, scores that are no numbers or outside [0,
+    1], rows that contradict each other, tile names or folds on some rows only, a patient in two folds. LabelError:
+    labels that are neither 0 nor 1, or a patient with two labels for one gene. ParameterError: a column in `columns`
+    that does not exist.
     """
-    import pandas as pd
-
     table, notes = _named(_read(Path(path)), dict(columns or {}), path, labels is not None)
     ledger = _Ledger()
     if labels is None:
@@ -140,8 +118,6 @@ def read_scores(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
     try:
         table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=False)
     except FileNotFoundError as cause:
@@ -193,8 +169,6 @@ def _named(
 
 def _labels(values: pd.Series, positive: str, path: Path) -> tuple[pd.Series, list[str]]:
     """1, 0 or null, and which words count as 0 because another was named."""
-    import pandas as pd
-
     text = values.str.lower()
     unknown = text.isin(_UNKNOWN)
     if positive:
@@ -227,8 +201,6 @@ def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
 
 
 def _numbers(values: pd.Series, path: Path) -> pd.Series:
-    import pandas as pd
-
     text = values.where(~values.str.lower().isin(_UNKNOWN))
     number = pd.to_numeric(text, errors="coerce").astype(float)
     if (wrong := number.isna() & text.notna()).any():

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
@@ -19,14 +20,12 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits import checked_shares, parts_table, splits_table
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 Floats = NDArray[np.float64]
 
 NODES: Final = 4000
 """Branches after which the solver stops. A count, unlike seconds, gives the same split on every machine."""
 SECONDS: Final = 120.0
+"""Meant never to be reached."""
 PATIENTS: Final = "patients"
 """Name of the row that is balanced beside the genes: the number of patients."""
 
@@ -37,20 +36,13 @@ class SiteSplit:
 
     Attributes
     ----------
-    splits : DataFrame
-        Table SPLITS, scheme "site"; its units are patients, because patients are trained on and scored.
-    objective : float
-        Sum, over genes and patients, of |count in a part − its share of all| / all, over the parts.
-    bound : float
-        No split of these sites is better than this.
-    optimal : bool
-        Whether the solver proved that `objective` cannot be improved (by more than 1e-6).
-    balance : DataFrame
-        part (fold, or role), gene (or "patients"), count, wanted, deviation.
-    sites : dict
-        site → part.
-    stopped : str
-        What stopped the solver before the proof, empty when nothing did.
+    splits : table SPLITS, scheme "site"; its units are patients, because patients are trained on and scored
+    objective : sum, over genes and patients, of |count in a part − its share of all| / all, over the parts
+    bound : no split of these sites is better than this
+    optimal : whether the solver proved that `objective` cannot be improved (by more than 1e-6)
+    balance : part (fold, or role), gene (or "patients"), count, wanted, deviation
+    sites : site → part
+    stopped : what stopped the solver before the proof, empty when nothing did
     """
 
     splits: pd.DataFrame
@@ -74,64 +66,38 @@ class SiteSplit:
         return f"{len(self.sites)} sites, summed deviation {self.objective:.4f} of the totals, {proof}."
 
 
-def site_folds(
-    labels: pd.DataFrame, sites: pd.DataFrame, n_folds: int = 2, seed: int = 0, *, nodes: int = NODES,
-    seconds: float = SECONDS,
-) -> SiteSplit:  # fmt: skip
+def site_folds(labels: pd.DataFrame, sites: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> SiteSplit:
     """Assign every site to one test fold, balancing the positives of all genes and the patients.
 
     Parameters
     ----------
-    labels : DataFrame
-        The labels table; its patients are divided.
-    sites : DataFrame
-        patient_id, site_id; other patients are ignored.
-    n_folds, seed : int
-        Sites and folds reach the solver in seeded order. Among equally good splits it keeps the one it meets first,
-        so the seed decides (for one version of SciPy; a split file keeps what was found).
-    nodes, seconds : int, float
-        Limits of the solver. When they stop it, the result says so and by how much it may be short of the best.
-        Only `seconds` can make two machines differ; it is meant never to be reached.
+    labels : the labels table; its patients are divided
+    sites : patient_id, site_id; other patients are ignored
+    n_folds, seed : sites and folds reach the solver in seeded order. Among equally good splits it keeps the one it
+        meets first, so the seed decides (for one version of SciPy; a split file keeps what was found).
 
-    Returns
-    -------
-    SiteSplit
+    Raises CohortError: a patient of no site or of two, fewer sites than folds, or no split within the limits.
+    ParameterError: fewer than two folds.
 
-    Raises
-    ------
-    CohortError
-        A patient of no site or of two, fewer sites than folds, or no split within the limits.
-    ParameterError
-        Fewer than two folds.
-
-    Notes
-    -----
     Minimises Σ_g w_g Σ_f |n_gf − N_g / F| over assignments of sites to folds; g runs over the genes and the count of
     patients, w_g = 1 / N_g. Every fold receives at least one site.
     """
     if n_folds < 2:
         raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
-    return _split(labels, sites, [1 / n_folds] * n_folds, seed, nodes, seconds, folds=True)
+    return _split(labels, sites, [1 / n_folds] * n_folds, seed, folds=True)
 
 
 def site_shares(
-    labels: pd.DataFrame, sites: pd.DataFrame, shares: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0, *,
-    nodes: int = NODES, seconds: float = SECONDS,
-) -> SiteSplit:  # fmt: skip
+    labels: pd.DataFrame, sites: pd.DataFrame, shares: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0
+) -> SiteSplit:
     """Divide the sites once, into train, valid and test; everything else as in :func:`site_folds`.
 
-    Raises
-    ------
-    CohortError, ParameterError
-        As :func:`site_folds`; illegal shares.
+    Raises CohortError, ParameterError: as :func:`site_folds`; illegal shares.
     """
-    return _split(labels, sites, list(checked_shares(shares)), seed, nodes, seconds, folds=False)
+    return _split(labels, sites, list(checked_shares(shares)), seed, folds=False)
 
 
-def _split(
-    labels: pd.DataFrame, sites: pd.DataFrame, shares: list[float], seed: int, nodes: int, seconds: float, *,
-    folds: bool,
-) -> SiteSplit:  # fmt: skip
+def _split(labels: pd.DataFrame, sites: pd.DataFrame, shares: list[float], seed: int, *, folds: bool) -> SiteSplit:
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
     positive = (wide == 1).fillna(False).to_numpy(dtype=np.int64)
     place = _site_of(list(wide.index), sites)
@@ -144,7 +110,7 @@ def _split(
     counts: Floats = np.stack([np.bincount(code, weights=column).astype(np.float64) for column in columns], axis=1)
     random = generator(seed, "site-folds" if folds else "site-shares")
     problem = _Problem(counts, np.array([shares[i] for i in used]), random)
-    chosen, bound, stopped = problem.solve(nodes, seconds)
+    chosen, bound, stopped = problem.solve()
     part = np.asarray(used)[chosen]
     units = wide.index.to_numpy()
     balance = _balance(part, counts, shares, [*map(str, wide.columns), PATIENTS])
@@ -174,8 +140,6 @@ def _site_of(patients: list[str], sites: pd.DataFrame) -> NDArray[np.str_]:
 
 
 def _balance(part: NDArray[np.intp], counts: Floats, shares: Sequence[float], rows: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     found = [
         {"part": p, "gene": name, "count": int(counts[part == p, g].sum()), "wanted": share * counts[:, g].sum()}
         for p, share in enumerate(shares) for g, name in enumerate(rows)
@@ -202,12 +166,12 @@ class _Problem:
         have = np.stack([self.counts[part == p].sum(0) for p in range(len(self.shares))])
         return float((np.abs(have - self.shares[:, None] * self.total) * self.weight).sum())
 
-    def solve(self, nodes: int, seconds: float) -> tuple[NDArray[np.intp], float, str]:
+    def solve(self) -> tuple[NDArray[np.intp], float, str]:
         """Part of every site, a lower bound of the objective, and what stopped the solver (empty: nothing)."""
-        found = self._milp(nodes, seconds)
+        found = self._milp()
         if found.x is None:
             raise CohortError("No split by site was found within the limits of the solver", got=str(found.message),
-                              fix="Allow more nodes or seconds")  # fmt: skip
+                              fix="Ask for fewer parts, or split by patient")  # fmt: skip
         sites, parts = len(self.counts), len(self.shares)
         inside = np.asarray(found.x[: sites * parts]).reshape(sites, parts).argmax(1)
         chosen = np.empty(sites, np.intp)
@@ -215,7 +179,7 @@ class _Problem:
         spent = "" if found.status == 0 else f"stopped after {int(found.mip_node_count or 0):,} branches"
         return chosen, float(found.mip_dual_bound), spent
 
-    def _milp(self, nodes: int, seconds: float) -> OptimizeResult:
+    def _milp(self) -> OptimizeResult:
         """Variables: x (site, part) of 0 or 1, then d (K, part), the deviations."""
         counts = self.counts[self.order]
         (sites, kinds), parts = counts.shape, len(self.shares)
@@ -234,7 +198,7 @@ class _Problem:
             integrality=np.r_[np.ones(n_x), np.zeros(n_d)], bounds=Bounds(0, upper),
             constraints=[LinearConstraint(each.tocsr(), 1, 1), LinearConstraint(some.tocsr(), 1, np.inf),
                          LinearConstraint(edges.tocsr(), least.ravel(), np.inf)],
-            options={"node_limit": nodes, "time_limit": seconds, "mip_rel_gap": 0.0},
+            options={"node_limit": NODES, "time_limit": SECONDS, "mip_rel_gap": 0.0},
         )  # fmt: skip
 
     def _edges(self) -> tuple[Floats, Floats]:

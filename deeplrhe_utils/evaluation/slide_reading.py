@@ -10,25 +10,23 @@ Source: ours; Dice's coefficient after Dice 1945 (Ecology 26:297).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.evaluation.auc import components
-from deeplrhe_utils.evaluation.window_area import disjoint, morans_i, shared_area
 from deeplrhe_utils.slides.annotations import Regions, tumour_fractions, tumour_outline
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 INSIDE: Final = 0.5
 """A window counts as inside an outline from this share of its area on."""
 FEWEST: Final = 3
-"""Fewer windows on one side of an outline say nothing about the other."""
+"""Fewer windows on one side of an outline say nothing about the other, nor fewer with neighbours about agreement."""
 _PLACE: Final = ("x_l0_px", "y_l0_px", "size_l0_px")
 _NO_GENE: Final = ("tile_id", "slide_id", "patient_id", *_PLACE)
 
@@ -46,54 +44,35 @@ class Extremes(NamedTuple):
 
 
 def extreme_tiles(
-    predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str, n: int, per_patient: int = 1, *,
+    predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str, n: int, *,
     slides: pd.DataFrame | None = None, labels: pd.DataFrame | None = None,
 ) -> Extremes:  # fmt: skip
     """The windows of a cohort with the highest and the lowest scores for a gene.
 
     Parameters
     ----------
-    predictions, tiles : DataFrame
-        Tables PREDICTIONS and TILES of one run.
-    gene : str
-    n : int
-        Windows on each side, as far as there are that many.
-    per_patient : int
-        Most windows of one patient on each side.
-    slides : DataFrame, optional
-        Table SLIDES, for the resolution.
-    labels : DataFrame, optional
-        Table LABELS.
+    predictions, tiles : tables PREDICTIONS and TILES of one run
+    n : windows on each side, as far as there are that many; at most one of a patient
+    slides : table SLIDES, for the resolution
+    labels : table LABELS
 
-    Returns
-    -------
-    Extremes
-        ``table``: side (``top`` or ``bottom``), rank (from 1, the most extreme first), tile_id, slide_id, patient_id,
-        label (1 mutated, 0 wild type, null not profiled; only with `labels`), score [0–1], x_l0_px, y_l0_px,
-        size_l0_px [level-0 px], x_um, y_um, size_um [µm] (null where the resolution is not known).
+    Returns Extremes: ``table``: side (``top`` or ``bottom``), rank (from 1, the most extreme first), tile_id, slide_id,
+    patient_id, label (1 mutated, 0 wild type, null not profiled; only with `labels`), score [0–1], x_l0_px, y_l0_px,
+    size_l0_px [level-0 px], x_um, y_um, size_um [µm] (null where the resolution is not known).
 
-    Raises
-    ------
-    ParameterError
-        `n` or `per_patient` is below 1.
-    InputError
-        Nobody scored the gene; a score is of a tile that does not exist, is of another slide or patient than its
-        tile, stands twice, or is no probability.
+    Raises ParameterError: `n` is below 1. InputError: nobody scored the gene; a score is of a tile that does not exist,
+    is of another slide or patient than its tile, stands twice, or is no probability.
 
-    Notes
-    -----
     All windows stand in one order, by score and then by tile_id. The top is taken from its beginning and the bottom
     from its end, one window each in turn, until they meet: none is on both sides, and none of the top has a lower
     score than one of the bottom.
     """
-    import pandas as pd
-
-    if n < 1 or per_patient < 1:
-        raise ParameterError("Extreme windows: at least one a side, and one a patient", got=(n, per_patient))
+    if n < 1:
+        raise ParameterError("Extreme windows: at least one a side", got=n)
     scored = _placed(predictions, tiles, gene)
     known, kept = scored["score"].notna().to_numpy(), scored["kept"].to_numpy(bool)
     order = scored[known & kept].sort_values(["score", "tile_id"], ascending=[False, True], ignore_index=True)
-    top, bottom = _ends(order["patient_id"], n, per_patient)
+    top, bottom = _ends(order["patient_id"], n)
     table = order.loc[[*top, *bottom]].reset_index(drop=True)
     table.insert(0, "side", ["top"] * len(top) + ["bottom"] * len(bottom))
     table.insert(1, "rank", [*range(1, len(top) + 1), *range(1, len(bottom) + 1)])
@@ -102,7 +81,7 @@ def extreme_tiles(
               "scored, but dropped by a filter": int((known & ~kept).sum()),
               "not scored (null)": int((~known).sum())}  # fmt: skip
     ledger = pd.DataFrame(list(counts.items()), columns=["outcome", "windows"])
-    return Extremes(table, ledger, _sentence(gene, order, table, per_patient))
+    return Extremes(table, ledger, _sentence(gene, order, table))
 
 
 def _placed(predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str) -> pd.DataFrame:
@@ -126,11 +105,11 @@ def _placed(predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str) -> pd.Dat
     return found.drop(columns=["slide_id_tile", "patient_id_tile"])
 
 
-def _ends(patients: pd.Series, n: int, per_patient: int) -> tuple[list[int], list[int]]:
+def _ends(patients: pd.Series, n: int) -> tuple[list[int], list[int]]:
     """Places of the top and of the bottom, most extreme first, in a table that is in order."""
-    forward = [int(i) for i in np.flatnonzero(patients.groupby(patients).cumcount() < per_patient)]
+    forward = [int(i) for i in np.flatnonzero(~patients.duplicated())]
     reverse = patients.iloc[::-1]
-    backward = [int(i) for i in reverse.index[reverse.groupby(reverse).cumcount() < per_patient]]
+    backward = [int(i) for i in reverse.index[~reverse.duplicated()]]
     top: list[int] = []
     bottom: list[int] = []
     for k in range(n):
@@ -162,11 +141,10 @@ def _in_um(table: pd.DataFrame, slides: pd.DataFrame | None) -> pd.DataFrame:
     return table.assign(**{name.replace("_l0_px", "_um"): table[name].to_numpy(float) * mpp for name in _PLACE})
 
 
-def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame, per_patient: int) -> str:
+def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame) -> str:
     n_top = int((table["side"] == "top").sum())
-    windows = "window" if per_patient == 1 else "windows"
     return (f"The {n_top} highest and the {len(table) - n_top} lowest of {len(order)} windows scored for "
-            f"{_said(gene)} ({order['patient_id'].nunique()} patients), at most {per_patient} {windows} of a patient "
+            f"{_said(gene)} ({order['patient_id'].nunique()} patients), at most 1 window of a patient "
             f"on each side: {table['patient_id'].nunique()} patients are shown.")  # fmt: skip
 
 
@@ -178,42 +156,25 @@ def slide_summary(
 
     Parameters
     ----------
-    windows : DataFrame
-        tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], and the gene's column of scores [0–1], null where
-        not scored (:attr:`deeplrhe_utils.learning.heat.SlideScores.windows`).
-    slides : DataFrame
-        Table SLIDES; every row of it is a row of the result.
-    gene : str
-        A column of `windows`.
-    regions : mapping, optional
-        slide_id → what is drawn on the slide [level-0 px] (:func:`deeplrhe_utils.slides.tiling.regions_of`).
-    threshold : float
-        A window is high from this score on.
-    labels : DataFrame, optional
-        Table LABELS.
+    windows : tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], and the gene's column of scores [0–1], null
+        where not scored (:attr:`deeplrhe_utils.learning.heat.SlideScores.windows`)
+    slides : table SLIDES; every row of it is a row of the result
+    gene : a column of `windows`
+    regions : slide_id → what is drawn on the slide [level-0 px] (:func:`deeplrhe_utils.slides.tiling.regions_of`)
+    threshold : a window is high from this score on
+    labels : table LABELS
 
-    Returns
-    -------
-    DataFrame
-        slide_id, patient_id, label (only with `labels`), n_windows, n_scored, mean, median, p10, p90 and share_high
-        of the scores, scored_mm2 (area under scored windows), moran_i (−1 to 1: how far touching windows agree;
-        −1 / (n − 1) is expected where place says nothing; windows that overlap agree because they share pixels),
-        n_inside, n_outside (scored windows with at least half, or less, of their area inside the tumour's outline),
-        outline_auroc (of windows inside against outside; 0.5 where scores know nothing of the outline), dice (of the
-        outline and the area of high windows, both as far as windows were scored), dice_if_all (the same if every
-        window were high), outline_scored (share of the outline under scored windows), outline_note, note (why a value
-        is null). In the order of `slides`.
+    Returns DataFrame: slide_id, patient_id, label (only with `labels`), n_windows, n_scored, mean, median, p10, p90 and
+    share_high of the scores, scored_mm2 (area under scored windows), moran_i (−1 to 1: how far touching windows agree;
+    −1 / (n − 1) is expected where place says nothing; windows that overlap agree because they share pixels), n_inside,
+    n_outside (scored windows with at least half, or less, of their area inside the tumour's outline), outline_auroc (of
+    windows inside against outside; 0.5 where scores know nothing of the outline), dice (of the outline and the area of
+    high windows, both as far as windows were scored), dice_if_all (the same if every window were high), outline_scored
+    (share of the outline under scored windows), outline_note, note (why a value is null). In the order of `slides`.
 
-    Raises
-    ------
-    ParameterError
-        The threshold is not from 0 to 1.
-    InputError
-        There is no such gene; windows are of an unknown, excluded or ambiguous slide, stand twice, lie outside their
-        slide, or have a score that is no probability.
+    Raises ParameterError: the threshold is not from 0 to 1. InputError: there is no such gene; windows are of an
+    unknown, excluded or ambiguous slide, stand twice, lie outside their slide, or have a score that is no probability.
     """
-    import pandas as pd
-
     if not 0 <= threshold <= 1:
         raise ParameterError("A threshold of scores must be a probability", got=threshold, expected="0 to 1")
     if gene not in windows.columns or gene in _NO_GENE:
@@ -240,8 +201,6 @@ def _summary(
     slide: Mapping[Any, Any], own: pd.DataFrame, gene: str, regions: Mapping[str, Regions | None] | None,
     threshold: float,
 ) -> dict[str, Any]:  # fmt: skip
-    import pandas as pd
-
     row: dict[str, Any] = dict.fromkeys(_SUMMARY, np.nan)
     score = _probabilities(own[gene], gene)
     x, y, size = (own[c].to_numpy(float)[~np.isnan(score)] for c in _PLACE)
@@ -328,8 +287,6 @@ def _ok(slide: Mapping[Any, Any]) -> bool:
 def _check_inside(
     slide: Mapping[Any, Any], x: NDArray[np.float64], y: NDArray[np.float64], size: NDArray[np.float64]
 ) -> None:
-    import pandas as pd
-
     sides = [np.inf if pd.isna(slide[c]) else float(slide[c]) for c in ("width_l0_px", "height_l0_px")]
     inside = (x >= 0) & (y >= 0) & (size > 0) & (x + size <= sides[0] + 1) & (y + size <= sides[1] + 1)
     if not inside.all():
@@ -343,3 +300,75 @@ def _said(name: object) -> str:
     """A name for messages, which may come from anywhere."""
     text = str(name)
     return (text if text.isprintable() else ascii(text)[1:-1])[:60]
+
+
+Floats = NDArray[np.float64]
+MOST_FIELDS: Final = 50_000_000
+"""Fields between the edges of windows that are counted at once; windows on a grid have far fewer."""
+TOUCHING_PX: Final = 1.0
+"""Windows of a fractional pitch begin at whole pixels, so neighbours lie up to one level-0 pixel apart."""
+
+
+def disjoint(x: Floats, y: Floats, size: Floats) -> NDArray[np.object_]:
+    """What squares cover together, as areas that do not overlap: so that nothing is counted twice.
+
+    Parameters
+    ----------
+    x, y, size : (n,): top left corners and sides [level-0 px]; they may overlap
+
+    Returns ndarray of shapely geometries [level-0 px]: rectangles, one per run along x; the same place is in one of
+    them at most.
+    """
+    if not len(x):
+        return np.array([], dtype=object)
+    across, down = np.unique([x, x + size]), np.unique([y, y + size])
+    if len(across) * len(down) > MOST_FIELDS:  # windows on no grid: the same areas, but slower
+        return np.asarray(shapely.get_parts(shapely.union_all(shapely.box(x, y, x + size, y + size))))
+    change = np.zeros((len(down), len(across)), np.int32)
+    first, last = np.searchsorted(across, x), np.searchsorted(across, x + size)
+    top, below = np.searchsorted(down, y), np.searchsorted(down, y + size)
+    for row, column, sign in ((top, first, 1), (below, last, 1), (top, last, -1), (below, first, -1)):
+        np.add.at(change, (row, column), sign)
+    covered = np.pad(_summed(change) > 0, ((0, 0), (1, 0)))
+    edge = np.diff(covered.astype(np.int8), axis=1)
+    (rows, begin), end = np.nonzero(edge == 1), np.nonzero(edge == -1)[1]
+    return np.asarray(shapely.box(across[begin], down[rows], across[end], down[rows + 1]))
+
+
+def _summed(change: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sums along both axes, in place: NumPy's own would be of 64 bits, twice."""
+    for axis in (0, 1):
+        np.cumsum(change, axis=axis, dtype=np.int32, out=change)
+    return change
+
+
+def shared_area(areas: NDArray[np.object_], outline: BaseGeometry) -> float:
+    """Area that areas which do not overlap (of :func:`disjoint`) share with an outline [px²]."""
+    shapely.prepare(outline)
+    within = shapely.contains_properly(outline, areas)
+    across = areas[~within & shapely.intersects(outline, areas)]
+    return float(shapely.area(areas[within]).sum() + shapely.area(shapely.intersection(across, outline)).sum())
+
+
+def morans_i(x: Floats, y: Floats, size: Floats, score: Floats) -> float:
+    """Moran's I of window scores: agreement of windows that touch, at sides or corners, or overlap.
+
+    Parameters
+    ----------
+    x, y, size : (n,): top left corners and sides [level-0 px]. Windows at most one pixel apart touch.
+    score : (n,): finite
+
+    Returns float: about 1 where neighbours agree, −1 / (n − 1) on average where scores are laid out by chance, below it
+    where neighbours differ more than others. Each pair of neighbours has weight 1; windows without neighbours are left
+    out. NaN where fewer than :data:`FEWEST` windows have neighbours, or all of these have one score.
+    """
+    half = TOUCHING_PX / 2
+    wider = shapely.box(x - half, y - half, x + size + half, y + size + half)
+    first, second = shapely.STRtree(wider).query(wider, predicate="intersects")
+    first, second = first[first != second], second[first != second]
+    several = np.bincount(first, minlength=len(x)) > 0
+    z = score - score[several].mean() if several.any() else score
+    spread = float((z[several] ** 2).sum())
+    if several.sum() < FEWEST or np.ptp(score[several]) == 0:
+        return float("nan")
+    return float(several.sum() / len(first) * (z[first] * z[second]).sum() / spread)

@@ -10,34 +10,32 @@ The detectors are the run's own, each at its resolution: blur and JPEG look at t
 as wide as those of its scan (the field enlarged, without the finer detail of a true one); ink, folds and bubbles are
 painted at 1 µm/px and looked for at :data:`~deeplrhe_utils.slides.artefacts.ARTEFACT_MPP`.
 
-Sensitivity is the share of painted fields of which at least ``seen_share`` is called, a false alarm the same of twins,
-at the cuts of the run. The ROC moves one cut of the detector from strict to lenient (:data:`LADDERS`). Fields of one
-slide resemble one another, and the Wilson intervals do not know: read them as too narrow.
+Sensitivity is the share of painted fields of which at least :data:`SEEN_SHARE` is called, a false alarm the same of
+twins, at the cuts of the run. The ROC moves one cut of the detector from strict to lenient (:data:`LADDERS`). Fields of
+one slide resemble one another, and the Wilson intervals do not know: read them as too narrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.slides.artefacts import ARTEFACT_MPP, SurveyRules, artefact_masks, bubble_mask
 from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_PX, JPEG_RATIO, LEAST_PX, blockiness
 from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.quality import BLUR_CUT, sharpness
 from deeplrhe_utils.slides.screening import ScreenRules, blank_of
 from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, Glass
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Rgb = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -72,12 +70,10 @@ class SpikeIn:
 
     Attributes
     ----------
-    table : DataFrame
-        kind, strength, n (fields assessed), sensitivity, sensitivity_low, sensitivity_high, false_alarms,
-        false_alarms_low, false_alarms_high (shares with Wilson's 95 % intervals), auc (of the ladder; chance is
-        0.5). All but n are NaN where no field is assessed.
-    roc : DataFrame
-        kind, strength, cut, false_positive_rate, true_positive_rate: one row per step of the ladder.
+    table : kind, strength, n (fields assessed), sensitivity, sensitivity_low, sensitivity_high, false_alarms,
+        false_alarms_low, false_alarms_high (shares with Wilson's 95 % intervals), auc (of the ladder; chance is 0.5).
+        All but n are NaN where no field is assessed.
+    roc : kind, strength, cut, false_positive_rate, true_positive_rate: one row per step of the ladder
     """
 
     table: pd.DataFrame
@@ -102,8 +98,8 @@ class _Field(NamedTuple):
 
 def spike_in(
     fields: Sequence[Rgb], mpp: float, *, seed: int, glasses: Sequence[Glass] | None = None,
-    blocks_px: Sequence[float] | None = None, kinds: Sequence[str] = tuple(STRENGTHS), rules: SurveyRules | None = None,
-    blur_cut: float = BLUR_CUT, jpeg_excess: float = JPEG_EXCESS, seen_share: float = SEEN_SHARE,
+    blocks_px: Sequence[float] | None = None, rules: SurveyRules | None = None, blur_cut: float = BLUR_CUT,
+    kinds: Sequence[str] = tuple(STRENGTHS),
 ) -> SpikeIn:  # fmt: skip
     """Paint artefacts into clean fields and count what the detectors find.
 
@@ -111,44 +107,25 @@ def spike_in(
     ----------
     fields : sequence of ndarray, shape (side, side, 3), uint8
         RGB fields without artefacts, with tissue; folds and bubbles deserve 500 µm or more.
-    mpp : float
-        Resolution of the fields, that of the run's tiles [µm/px], up to 1.
-    seed : int
-        Seed; each field, kind and strength has its own stream.
-    glasses : sequence of Glass, optional
-        White level of each field's slide; without it :data:`~deeplrhe_utils.slides.tissue.GLASS_FALLBACK`.
-    blocks_px : sequence of float, optional
-        Side of a block of JPEG in each field [px]: 8 × the slide's resolution / `mpp`; 8 without it. Fields of
+    mpp : resolution of the fields, that of the run's tiles [µm/px], up to 1
+    seed : seed; each field, kind and strength has its own stream
+    glasses : white level of each field's slide; without it :data:`~deeplrhe_utils.slides.tissue.GLASS_FALLBACK`
+    blocks_px : side of a block of JPEG in each field [px]: 8 × the slide's resolution / `mpp`; 8 without it. Fields of
         blocks below :data:`~deeplrhe_utils.slides.blocks.LEAST_PX` are not assessed for JPEG, as in the run.
-    kinds : sequence of str
-        Of :data:`STRENGTHS`.
-    rules, blur_cut, jpeg_excess
-        Thresholds of the run: for background, ink, folds and bubbles; blur [sharpness]; and JPEG [grey levels].
-    seen_share : float
-        Share of a field that must be called [0–1].
+    rules, blur_cut
+        Thresholds of the run: for background, ink, folds and bubbles; and blur [sharpness].
 
-    Returns
-    -------
-    SpikeIn
-
-    Raises
-    ------
-    ParameterError
-        There are no fields, glasses or blocks are not one per field, or a kind is unknown.
+    Raises ParameterError: there are no fields, glasses or blocks are not one per field.
     """
-    import pandas as pd
-
     if not len(fields):
         raise ParameterError("A spike-in needs at least one field", got=0)
-    if unknown := sorted(set(kinds) - set(STRENGTHS)):
-        raise ParameterError("Unknown artefact", got=unknown, expected=" | ".join(STRENGTHS))
     glasses = [Glass(np.full(3, GLASS_FALLBACK), False)] * len(fields) if glasses is None else glasses
     blocks_px = [JPEG_PX] * len(fields) if blocks_px is None else blocks_px
     if not len(fields) == len(glasses) == len(blocks_px):
         raise ParameterError("Not one glass and block per field", got=(len(fields), len(glasses), len(blocks_px)))
     rules = rules or SurveyRules()
     cuts = {"blur": blur_cut, "pen": rules.pen_density, "fold": rules.fold_ratio, "bubble": rules.rim_density,
-            "jpeg": jpeg_excess}  # fmt: skip
+            "jpeg": JPEG_EXCESS}  # fmt: skip
     whole = [_Field(*one, i) for i, one in enumerate(zip(fields, [mpp] * len(fields), glasses, blocks_px, strict=True))]
     coarse = [one.reduced(_PAINT_MPP) for one in whole]
     closely = {"blur": whole, "jpeg": [one for one in whole if one.block_px >= LEAST_PX]}
@@ -159,10 +136,10 @@ def spike_in(
         ladder = sorted({*LADDERS[short], cuts[short]}, reverse=short != "blur")
         if short not in twins:
             twins[short] = _shares(clean, short, ladder, rules)
-        alarm = twins[short] >= seen_share
+        alarm = twins[short] >= SEEN_SHARE
         for strength in STRENGTHS[kind]:
             painted = (_painted(kind, one, strength, seed) for one in clean)
-            found = _shares(painted, short, ladder, rules) >= seen_share
+            found = _shares(painted, short, ladder, rules) >= SEEN_SHARE
             rows.append({"kind": kind, "strength": strength, **_row(found, alarm, ladder.index(cuts[short]))})
             rates = {"false_positive_rate": _rates(alarm), "true_positive_rate": _rates(found)}
             points.append(pd.DataFrame({"kind": kind, "strength": strength, "cut": ladder, **rates}))
@@ -183,8 +160,8 @@ def _row(found: NDArray[np.bool_], alarm: NDArray[np.bool_], step: int) -> dict[
     """Sensitivity and false alarms at the run's cut, AUC over the ladder."""
     row: dict[str, object] = {"n": (n := len(found))}
     for name, hits in (("sensitivity", found), ("false_alarms", alarm)):
-        interval = binomtest(int(hits[:, step].sum()), n).proportion_ci(method="wilson") if n else (np.nan, np.nan)
-        row |= {name: _rates(hits)[step], f"{name}_low": float(interval[0]), f"{name}_high": float(interval[1])}
+        interval = wilson(int(hits[:, step].sum()), n)
+        row |= {name: _rates(hits)[step], f"{name}_low": interval[0], f"{name}_high": interval[1]}
     # The score of a field is the number of steps that call it: the earlier it is called, the surer.
     score = np.concatenate([found.sum(axis=1), alarm.sum(axis=1)])
     return row | {"auc": float(roc_auc_score(np.repeat([1, 0], n), score)) if n else np.nan}
@@ -236,21 +213,15 @@ def paint(
 
     Parameters
     ----------
-    kind : str
-        Of :data:`STRENGTHS`, which also tells the unit of `strength`.
-    field : ndarray, shape (height, width, 3), uint8
-        RGB; not changed.
-    mpp, strength : float
-        Resolution [µm/px]; how strong.
-    rng : numpy Generator
-        Place, shape and hue.
+    kind : of :data:`STRENGTHS`, which also tells the unit of `strength`
+    field : ndarray, shape (height, width, 3), uint8: RGB; not changed
+    mpp, strength : resolution [µm/px]; how strong
+    rng : place, shape and hue
     glass, block_px
         White level; side of a block of JPEG in the field [px].
 
-    Returns
-    -------
-    picture, mask : ndarray, shape (height, width, 3), uint8, and (height, width), bool
-        The painted field, and where the artefact lies.
+    Returns picture, mask : ndarray, shape (height, width, 3), uint8, and (height, width), bool: the painted field, and
+    where the artefact lies.
     """
     painters: dict[str, Callable[..., tuple[Map, Map]]] = {"blur": _defocus, "fold": _fold, "bubble": _bubble}
     if kind in _INKS:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
+
+import pandas as pd
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_text, write_json
@@ -16,9 +18,6 @@ from deeplrhe_utils.core.schemas import SPLITS
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.splits import check_disjoint, check_split, hashed
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KIND: Final = "deeplrhe split"
 VERSION: Final = 1
@@ -42,40 +41,26 @@ def write_split(
     shares: Sequence[float] = (),
     sites: Mapping[str, str] | None = None,
     salt: str | None = None,
-    keep_salt: bool = True,
     note: str = "",
 ) -> str:
     """Write a split as signed JSON; the same split gives the same bytes.
 
     Parameters
     ----------
-    path : Path
-    splits : DataFrame
-        Table SPLITS of one scheme and one seed.
-    genes : sequence of str
-        What it was balanced for.
-    shares : three numbers, or none
-        Of train, valid and test, if it is one division and not folds.
+    splits : table SPLITS of one scheme and one seed
+    genes : what it was balanced for
+    shares : three numbers, or none: of train, valid and test, if it is one division and not folds
     sites : unit → site, optional
         With scheme "site": lets :func:`read_split` see that no site is divided. Left out of a pseudonymised file.
-    salt : str, optional
-        Units are written as :func:`pseudonym` of them. With `keep_salt` the file holds the salt, so whoever has the
-        same names can find them in it; otherwise pass the salt on separately.
-    note : str
-        A sentence for its readers, such as how well it is balanced.
+    salt : units are written as :func:`pseudonym` of them. The file holds the salt, so whoever has the same names can
+        find them in it.
+    note : a sentence for its readers, such as how well it is balanced
 
-    Returns
-    -------
-    str
-        The signature: SHA-256 over the whole content. It shows that a file is the one that was written, not who
-        wrote it: publish it elsewhere (in the paper) to make it count.
+    Returns str: the signature: SHA-256 over the whole content. It shows that a file is the one that was written, not
+    who wrote it: publish it elsewhere (in the paper) to make it count.
 
-    Raises
-    ------
-    CohortError
-        A unit with two roles in a fold, or tested twice, or without a role in some fold.
-    ParameterError
-        An empty salt.
+    Raises CohortError: a unit with two roles in a fold, or tested twice, or without a role in some fold.
+    ParameterError: an empty salt.
     """
     table = conform(splits, SPLITS)
     check_split(table, once=not len(shares))
@@ -87,7 +72,7 @@ def write_split(
     facts: dict[str, Any] = {
         "kind": KIND, "version": VERSION, "scheme": str(schemes[0]), "seed": int(seeds[0]), "note": note,
         "genes": sorted(genes), "shares": [float(s) for s in shares], "salted": salt is not None,
-        "salt": salt if keep_salt else None,
+        "salt": salt,
     }  # fmt: skip
     listed = table if salt is None else table.assign(unit_id=[pseudonym(u, salt) for u in table["unit_id"]])
     units = _units(listed, sites if salt is None else None)
@@ -96,31 +81,18 @@ def write_split(
     return str(signed(facts)["signature"])
 
 
-def read_split(path: Path, *, names: Iterable[str] = (), salt: str | None = None) -> pd.DataFrame:
+def read_split(path: Path, *, names: Iterable[str] = ()) -> pd.DataFrame:
     """Read a split file and check it.
 
     Parameters
     ----------
-    path : Path
-    names : iterable of str
-        For a pseudonymised file: unit names, among which all of its units must be. Without them the pseudonyms are
+    names : for a pseudonymised file: unit names, among which all of its units must be. Without them the pseudonyms are
         returned.
-    salt : str, optional
-        For a pseudonymised file that does not hold its salt.
 
-    Returns
-    -------
-    DataFrame
-        Table SPLITS, equal to the one that was written (units sorted within folds).
+    Returns DataFrame: table SPLITS, equal to the one that was written (units sorted within folds).
 
-    Raises
-    ------
-    InputError
-        The file is missing, is no split file, is of another version or was edited (the message says where).
-    CohortError
-        A unit has two roles, or a site is divided.
-    ParameterError
-        The salt is needed and missing, or is not that of the file; a unit is none of `names`.
+    Raises InputError: the file is missing, is no split file, is of another version or was edited (the message says
+    where). CohortError: a unit has two roles, or a site is divided. ParameterError: a unit is none of `names`.
     """
     document = _read(path)
     _check_signature(path, document)
@@ -128,7 +100,7 @@ def read_split(path: Path, *, names: Iterable[str] = (), salt: str | None = None
     check_split(frame, once=not document["shares"])
     _check_sites(frame, document)
     if document["salted"] and (wanted := sorted(set(map(str, names)))):
-        return _named(path, frame, wanted, document["salt"] if salt is None else salt)
+        return _named(path, frame, wanted, document["salt"])
     return conform(frame, SPLITS)
 
 
@@ -149,8 +121,6 @@ def _units(table: pd.DataFrame, sites: Mapping[str, str] | None) -> list[dict[st
 
 
 def _table(document: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     folds = len(document["units"][0]["roles"])
     rows = [
         {"scheme": document["scheme"], "fold": f, "unit_id": entry["unit"], "role": entry["roles"][f],
@@ -207,22 +177,18 @@ def _check_signature(path: Path, document: dict[str, Any]) -> None:
 
 
 def _check_sites(frame: pd.DataFrame, document: dict[str, Any]) -> None:
-    import pandas as pd
-
     places = [(entry["unit"], entry["site"]) for entry in document["units"] if "site" in entry]
     if places and document["scheme"] == "site":
         check_disjoint(frame, pd.DataFrame(places, columns=["patient_id", "site_id"]), "site_id")
 
 
-def _named(path: Path, frame: pd.DataFrame, names: list[str], salt: str | None) -> pd.DataFrame:
+def _named(path: Path, frame: pd.DataFrame, names: list[str], salt: str) -> pd.DataFrame:
     """The rows whose pseudonym is one of a name, under that name."""
-    if salt is None:
-        raise ParameterError(f"The split file {path} does not hold its salt", fix="Ask for it, and give it as `salt`")
     known = {pseudonym(name, salt): name for name in names}
     found = frame[frame["unit_id"].isin(list(known))]
     if found.empty:
         raise ParameterError(f"None of {len(names)} names stands in {path}", got=f"first: {names[0]}",
-                             fix="Check the names and the salt")  # fmt: skip
+                             fix="Check the names")  # fmt: skip
     if lost := frame["unit_id"].nunique() - found["unit_id"].nunique():
         what = f"{lost} units of {path} are none of the {len(names)} names"
         raise ParameterError(what, expected="all names of the split", fix="Give them all; a part of a split is none")

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 UNIT_COLUMNS: Final = {"tile": "tile_id", "slide": "slide_id", "patient": "patient_id", "site": "patient_id"}
 """Scheme → the column of `unit_id`. Of a site split it is the patient, because patients are trained on and scored."""
@@ -30,24 +28,15 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
 
     Parameters
     ----------
-    labels : DataFrame
-        The labels table (patient × gene).
-    n_folds, seed : int
+    labels : the labels table (patient × gene)
 
-    Returns
-    -------
-    DataFrame
-        The splits table, scheme "patient": each patient is "test" in one fold and "train" in the others.
+    Returns DataFrame: the splits table, scheme "patient": each patient is "test" in one fold and "train" in the others.
 
-    Notes
-    -----
     Iterative stratification (Sechidis 2011): genes are dealt from the rarest to the commonest, each positive
     patient to the fold that lacks most positives of that gene; then the rest, to the smallest fold. Where targets
     belong to samples (a tumour and normal tissue of one TCGA patient, ``TCGA-05-4244-01`` and ``-11``), all samples of
     a patient go together.
     """
-    import pandas as pd
-
     if n_folds < 2:
         raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
@@ -76,27 +65,16 @@ def unit_folds(
 
     Parameters
     ----------
-    members : DataFrame
-        patient_id and the scheme's own column (tile_id, slide_id); one row per unit, repetitions are merged.
-    labels : DataFrame
-        The labels table; every patient of `members` must stand in it.
+    members : patient_id and the scheme's own column (tile_id, slide_id); one row per unit, repetitions are merged
+    labels : the labels table; every patient of `members` must stand in it
     scheme : {"tile", "slide", "patient"}
         The unit that is never divided. Below the patient it leaks, and is meant as an exhibit.
-    n_folds, seed : int
-    stratify : bool
-        Balance the positives of all genes; otherwise deal at random, as both papers do.
+    stratify : balance the positives of all genes; otherwise deal at random, as both papers do
 
-    Returns
-    -------
-    DataFrame
-        The splits table. Patients, stratified, are divided as by :func:`patient_folds`.
+    Returns DataFrame: the splits table. Patients, stratified, are divided as by :func:`patient_folds`.
 
-    Raises
-    ------
-    CohortError
-        Fewer units than folds, a unit of two patients, or a patient without a row in `labels`.
-    ParameterError
-        An unknown scheme, or fewer than two folds.
+    Raises CohortError: fewer units than folds, a unit of two patients, or a patient without a row in `labels`.
+    ParameterError: an unknown scheme, or fewer than two folds.
 
     Source: DeepLRHE "Performance Evaluation": scheme "tile", two folds, not stratified.
     """
@@ -117,26 +95,17 @@ def unit_shares(
     scheme: str,
     shares: Sequence[float] = (0.7, 0.15, 0.15),
     seed: int = 0,
-    *,
-    stratify: bool = True,
 ) -> pd.DataFrame:
     """Divide tiles, slides or patients once, into train, valid and test.
 
     Parameters
     ----------
-    members, labels, scheme, seed, stratify : as for :func:`unit_folds`
-    shares : three numbers
-        Of train, valid and test, adding up to 1; valid may be 0.
+    members, labels, scheme, seed : as for :func:`unit_folds`
+    shares : three numbers: of train, valid and test, adding up to 1; valid may be 0
 
-    Returns
-    -------
-    DataFrame
-        The splits table with one fold, 0. Check it with ``check_split(splits, once=False)``.
+    Returns DataFrame: the splits table with one fold, 0. Check it with ``check_split(splits, once=False)``.
 
-    Raises
-    ------
-    CohortError, ParameterError
-        As :func:`unit_folds`; illegal shares.
+    Raises CohortError, ParameterError: as :func:`unit_folds`; illegal shares.
 
     Source: Coudray 2018 divides slides 70 / 15 / 15.
     """
@@ -144,11 +113,7 @@ def unit_shares(
     units, positive = _units(members, labels, scheme, sum(share > 0 for share in wanted))
     order = generator(seed, f"{scheme}-shares").permutation(len(units))
     used = [i for i, share in enumerate(wanted) if share > 0]
-    if stratify:
-        dealt = _deal(positive[order], [wanted[i] for i in used])
-    else:
-        ends = np.rint(np.cumsum([wanted[i] for i in used]) * len(units)).astype(int)
-        dealt = np.searchsorted(ends, np.arange(len(units)), side="right")
+    dealt = _deal(positive[order], [wanted[i] for i in used])
     return parts_table(scheme, units[order], np.asarray(used)[dealt], seed)
 
 
@@ -182,8 +147,6 @@ def _units(members: pd.DataFrame, labels: pd.DataFrame, scheme: str, least: int)
 
 def splits_table(scheme: str, units: np.ndarray, fold: np.ndarray, n_folds: int, seed: int) -> pd.DataFrame:
     """The splits table of units (n,) that are "test" in their `fold` (n,) and "train" in the others."""
-    import pandas as pd
-
     order = np.argsort(units.astype(str), kind="stable")
     parts = [
         pd.DataFrame({"scheme": scheme, "fold": f, "unit_id": units[order],
@@ -195,8 +158,6 @@ def splits_table(scheme: str, units: np.ndarray, fold: np.ndarray, n_folds: int,
 
 def parts_table(scheme: str, units: np.ndarray, part: np.ndarray, seed: int) -> pd.DataFrame:
     """The splits table of one division: units (n,), each with the number (n,) of its role in :data:`PARTS`."""
-    import pandas as pd
-
     order = np.argsort(units.astype(str), kind="stable")
     role = np.asarray(PARTS, object)[part[order]]
     return hashed(pd.DataFrame({"scheme": scheme, "fold": 0, "unit_id": units[order], "role": role, "seed": seed}))
@@ -214,22 +175,13 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
 
     Parameters
     ----------
-    splits, labels : DataFrame
-        Tables SPLITS (units are patients) and LABELS.
-    share : float
-        Of the training patients of each fold, above 0 and at most 0.5. DeepPATH's 70 / 15 / 15 is 0.15 / 0.85.
+    splits, labels : tables SPLITS (units are patients) and LABELS
+    share : of the training patients of each fold, above 0 and at most 0.5. DeepPATH's 70 / 15 / 15 is 0.15 / 0.85.
 
-    Returns
-    -------
-    DataFrame
-        Table SPLITS with the roles train, valid and test, and new hashes; nobody changes sides otherwise.
+    Returns DataFrame: table SPLITS with the roles train, valid and test, and new hashes; nobody changes sides
+    otherwise.
 
-    Raises
-    ------
-    ParameterError
-        An illegal share.
-    CohortError
-        A fold has too few training patients to set one aside.
+    Raises ParameterError: an illegal share. CohortError: a fold has too few training patients to set one aside.
     """
     if not 0 < share <= 0.5:
         raise ParameterError("Illegal share of validation patients", got=share, expected="above 0, at most 0.5")
@@ -250,8 +202,6 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
 
 def _people(wide: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Number of the person behind each row (n,), in the order of the rows, and whether a person is positive."""
-    import pandas as pd
-
     person, names = pd.factorize(np.array([person_of(str(unit)) for unit in wide.index], object))
     positive = np.zeros((len(names), wide.shape[1]), bool)
     np.logical_or.at(positive, person, (wide == 1).fillna(False).to_numpy(dtype=bool))
@@ -298,21 +248,13 @@ def roles_of(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    splits : DataFrame
-        Table SPLITS of one scheme.
-    members : DataFrame
-        patient_id and the scheme's own column (tile_id, slide_id), such as table TILES.
+    splits : table SPLITS of one scheme
+    members : patient_id and the scheme's own column (tile_id, slide_id), such as table TILES
 
-    Returns
-    -------
-    DataFrame
-        The rows of `members` once per fold in which their unit has a role, with the columns fold and role; members
-        whose unit the split does not list are absent.
+    Returns DataFrame: the rows of `members` once per fold in which their unit has a role, with the columns fold and
+    role; members whose unit the split does not list are absent.
 
-    Raises
-    ------
-    CohortError
-        Two schemes in one table.
+    Raises CohortError: two schemes in one table.
     """
     schemes = splits["scheme"].unique()
     if len(schemes) != 1:
@@ -328,8 +270,7 @@ def check_disjoint(splits: pd.DataFrame, members: pd.DataFrame, column: str = "p
     Parameters
     ----------
     splits, members : as for :func:`roles_of`
-    column : str
-        ``"site_id"`` asks whether sites stay whole.
+    column : ``"site_id"`` asks whether sites stay whole
     """
     pairs = roles_of(splits, members)[["fold", column, "role"]].drop_duplicates()
     torn = pairs[pairs.duplicated(["fold", column], keep=False)]

@@ -46,13 +46,9 @@ def require_rgb(pixels: Tile) -> Tile:
 
     Parameters
     ----------
-    pixels : uint8, (..., 3)
-        A tile (H, W, 3) or a list of pixels (n, 3).
+    pixels : uint8, (..., 3): a tile (H, W, 3) or a list of pixels (n, 3)
 
-    Raises
-    ------
-    StainError
-        Other type, other number of channels.
+    Raises StainError: other type, other number of channels.
     """
     pixels = np.asarray(pixels)
     if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[-1] != 3:
@@ -68,10 +64,7 @@ def require_rgb(pixels: Tile) -> Tile:
 def masked(tile: Tile, mask: Mask) -> Tile:
     """The pixels of a tile, uint8 (..., 3), that its mask, bool (...), names: uint8 (n, 3), in row order.
 
-    Raises
-    ------
-    StainError
-        The mask is not bool or of another size.
+    Raises StainError: the mask is not bool or of another size.
     """
     if mask.dtype != bool or mask.shape != require_rgb(tile).shape[:-1]:
         got = f"{mask.dtype} {mask.shape} for a tile of {tile.shape}"
@@ -92,17 +85,11 @@ def neutral_masks(tile: Tile) -> dict[str, Mask]:
     ----------
     tile : uint8, (H, W, 3)
 
-    Returns
-    -------
-    dict of str to bool (H, W)
-        ``nuclei``, ``stroma`` and ``glass`` (disjoint), and ``tissue``, which holds nuclei, stroma and what lies
-        between them. With less than 2,000 px of tissue all but ``glass`` are empty; without two classes in the
-        red (difference below 0.15) ``nuclei`` and ``stroma`` are.
+    Returns dict of str to bool (H, W): ``nuclei``, ``stroma`` and ``glass`` (disjoint), and ``tissue``, which holds
+    nuclei, stroma and what lies between them. With less than 2,000 px of tissue all but ``glass`` are empty; without
+    two classes in the red (difference below 0.15) ``nuclei`` and ``stroma`` are.
 
-    Raises
-    ------
-    StainError
-        No uint8 RGB image.
+    Raises StainError: no uint8 RGB image.
 
     Source: ours; the published masks come from the models that they judge. Threshold: Otsu 1979.
     """
@@ -147,22 +134,15 @@ def outline_masks(tile: Tile, polygons: Sequence[ArrayLike]) -> dict[str, Mask]:
 
     Parameters
     ----------
-    tile : uint8, (H, W, 3)
-        The source tile.
+    tile : uint8, (H, W, 3): the source tile
     polygons : sequence of float, (n, 2)
         Outlines of *all* nuclei, x before y [px of the tile; the middle of its first pixel is (0.5, 0.5)]. They may
         overlap and leave the tile; none at all says that there are no nuclei.
 
-    Returns
-    -------
-    dict of str to bool (H, W)
-        ``nuclei``: inside an outline or on it; ``stroma``: tissue more than 3 px away from all nuclei; ``glass``,
-        as far from them; ``tissue``: nuclei and all that is dense enough.
+    Returns dict of str to bool (H, W): ``nuclei``: inside an outline or on it; ``stroma``: tissue more than 3 px away
+    from all nuclei; ``glass``, as far from them; ``tissue``: nuclei and all that is dense enough.
 
-    Raises
-    ------
-    StainError
-        No uint8 RGB image; an outline is not a list of three or more finite points.
+    Raises StainError: no uint8 RGB image; an outline is not a list of three or more finite points.
     """
     _, tissue, glass = _densities(tile)
     filled = np.zeros(tissue.shape, np.uint8)

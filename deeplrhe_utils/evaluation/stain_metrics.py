@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
@@ -18,9 +19,13 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.stain_masks import Mask, Tile, masked, require_rgb
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from deeplrhe_utils.stain.reference import SlideColour
+
+
+from itertools import combinations
+
+from deeplrhe_utils.evaluation import stain_metrics as metrics
+from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 
 Floats = NDArray[np.float32]
 
@@ -42,8 +47,6 @@ _GOLDEN_ANGLE: Final = np.pi * (3 - np.sqrt(5))
 
 def mean_colours(colours: Mapping[str, SlideColour]) -> pd.DataFrame:
     """Mean tissue colour in 0–255 (unit, red, green, blue) of the units of a survey that hold tissue."""
-    import pandas as pd
-
     known = {name: 256 * np.exp(-colour.mean) - 1 for name, colour in colours.items() if np.isfinite(colour.mean).all()}
     frame = pd.DataFrame.from_dict(known, orient="index", columns=["red", "green", "blue"])
     return frame.rename_axis("unit").reset_index()
@@ -60,14 +63,10 @@ def nmi(tile: Tile, mask: Mask) -> float:
     Parameters
     ----------
     tile : uint8, (..., 3)
-    mask : bool, (...)
-        Pixels of the class.
+    mask : bool, (...): pixels of the class
 
-    Returns
-    -------
-    float
-        In [0, 1]; NaN below 200 px, and where the class is black. Its :func:`spread` over images says how well they
-        agree; it also rewards flat pictures, so that :func:`structure` belongs beside it.
+    Returns float: in [0, 1]; NaN below 200 px, and where the class is black. Its :func:`spread` over images says how
+    well they agree; it also rewards flat pictures, so that :func:`structure` belongs beside it.
 
     Source: Basavanhally & Madabhushi 2013; Bejnordi 2016.
     """
@@ -129,15 +128,10 @@ def lab_spread(tiles: Sequence[Tile], masks: Sequence[Mask]) -> float:
 
     Parameters
     ----------
-    tiles : sequence of uint8, (..., 3)
-        One per image.
-    masks : sequence of bool, (...)
-        Pixels of the class. Images with fewer than 200 px of it are left out.
+    tiles : sequence of uint8, (..., 3): one per image
+    masks : sequence of bool, (...): pixels of the class. Images with fewer than 200 px of it are left out.
 
-    Returns
-    -------
-    float
-        ΔE, ≥ 0; NaN with fewer than two images.
+    Returns float: ΔE, ≥ 0; NaN with fewer than two images.
     """
     _corresponding(tiles, masks)
     return scatter([mean_lab(tile, mask) for tile, mask in zip(tiles, masks, strict=True)])
@@ -178,13 +172,9 @@ def sliced_wasserstein(pixels: Floats, reference_pixels: Floats, directions: int
     ----------
     pixels, reference_pixels : float, (n, 3) and (m, 3)
         L*a*b* colours; n and m may differ. Takes 8 × directions × (n + m) bytes of memory.
-    directions, seed : int
-        As for :func:`colour_slices`.
+    directions, seed : as for :func:`colour_slices`
 
-    Returns
-    -------
-    float
-        In ΔE, ≥ 0; a shift by v gives the mean of |v · direction|, about |v| / 2. NaN without pixels.
+    Returns float: in ΔE, ≥ 0; a shift by v gives the mean of |v · direction|, about |v| / 2. NaN without pixels.
 
     Source: Rabin 2011, Bonneel 2015 (sliced distance); ours: in L*a*b*, even directions.
     """
@@ -224,15 +214,11 @@ def structure(before: Sequence[Tile], after: Sequence[Tile]) -> dict[str, float]
 
     Parameters
     ----------
-    before, after : sequence of uint8, (H, W, 3)
-        The same tiles, at least one.
+    before, after : sequence of uint8, (H, W, 3): the same tiles, at least one
 
-    Returns
-    -------
-    dict
-        ``correlation`` (Pearson), ``ssim``, and ``cs``, the SSIM after giving the new brightness the mean and SD of
-        the old one (it leaves out the change that was wanted): means over tiles. ``correlation_p5``: 5th percentile.
-        A constant tile counts as correlation 1 when it stayed constant, else as 0.
+    Returns dict: ``correlation`` (Pearson), ``ssim``, and ``cs``, the SSIM after giving the new brightness the mean and
+    SD of the old one (it leaves out the change that was wanted): means over tiles. ``correlation_p5``: 5th percentile.
+    A constant tile counts as correlation 1 when it stayed constant, else as 0.
 
     Source: Wang 2004 for the SSIM; ``cs`` ours.
     """
@@ -254,13 +240,9 @@ def seam_error(pairs: Sequence[tuple[Tile, Tile]]) -> dict[str, float]:
 
     Parameters
     ----------
-    pairs : sequence of (uint8 (..., 3), uint8 (..., 3))
-        The overlap, cut out of either tile.
+    pairs : sequence of (uint8 (..., 3), uint8 (..., 3)): the overlap, cut out of either tile
 
-    Returns
-    -------
-    dict
-        ``mean`` over the pairs of their mean ΔE, and ``worst``, the largest of them.
+    Returns dict: ``mean`` over the pairs of their mean ΔE, and ``worst``, the largest of them.
     """
     if not len(pairs):
         raise StainError("There is no overlap to measure", expected="at least one pair of tiles")
@@ -307,3 +289,197 @@ def _corresponding(first: Sequence[Tile], second: Sequence[NDArray[Any]]) -> Non
     if len(first) != len(second) or not len(first):
         got = f"{len(first)} and {len(second)}"
         raise StainError("Two lists of tiles or masks do not correspond", got=got, expected="as many, at least one")
+
+
+RUIFROK: Final = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11]])
+"""Optical density of haematoxylin and eosin in red, green and blue (Ruifrok & Johnston 2001)."""
+TURN_DEG: Final = 8.0
+"""Most that a version turns a stain's vector [degrees]."""
+SCALE: Final = (0.65, 1.5)
+"""Least and most of a stain in a version, of what the tile holds."""
+ILLUMINANT_OD: Final = 0.06
+"""Most that the light of a version adds to a channel [optical density]."""
+
+
+def planted_versions(tile: Tile, n: int = 5, seed: int = 0) -> list[Tile]:
+    """The tile as `n` laboratories might have stained and lit it: what normalization has to undo is then known.
+
+    Optical density is split into haematoxylin and eosin (:data:`RUIFROK`, least squares). In each version either
+    vector is turned by up to 8° in a random direction (and kept free of negative absorption), either amount is
+    scaled by 0.65–1.5 (even in the logarithm), and an illuminant of 0–0.06 OD per channel is laid over
+    everything, glass included. What two stains cannot explain is kept as it is, neither turned nor scaled.
+
+    Parameters
+    ----------
+    tile : uint8, (..., 3)
+    n, seed : version i depends on `seed` and i alone: all tiles of a slide get the same changes
+
+    Returns list of uint8, shape of `tile`: rounded and clipped to 0–255.
+
+    Source: ours. It favours methods whose model is two stains (Macenko): a test not to fail, not the goal.
+    """
+    stains = RUIFROK / np.linalg.norm(RUIFROK, axis=1, keepdims=True)
+    od = optical_density(require_rgb(tile)).astype(np.float64)
+    amounts = od @ np.linalg.pinv(stains)
+    rest = od - amounts @ stains
+    versions = []
+    for index in range(n):
+        random = generator(seed, "planted stain", index)
+        turned = np.stack([_turned(stain, random) for stain in stains])
+        scale = np.exp(random.uniform(np.log(SCALE[0]), np.log(SCALE[1]), size=2))
+        light = random.uniform(0, ILLUMINANT_OD, size=3)
+        versions.append(density_to_rgb((amounts * scale) @ turned + rest + light))
+    return versions
+
+
+def _turned(stain: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.float64]:
+    """A unit vector at most 8° away from `stain`; cutting negative parts brings it nearer, if anything."""
+    aside = random.normal(size=3)
+    aside -= (aside @ stain) * stain
+    angle = np.radians(TURN_DEG) * random.random()
+    turned = np.maximum(np.cos(angle) * stain + np.sin(angle) * aside / np.linalg.norm(aside), 0)
+    return np.asarray(turned / np.linalg.norm(turned))
+
+
+def planted_residual(before: Sequence[Tile], after: Sequence[Tile], mask: Mask) -> float:
+    """Share of a planted colour difference that is left: mean pairwise ΔE of versions, after over before.
+
+    Parameters
+    ----------
+    before, after : sequence of uint8, (..., 3)
+        The versions of one tile (:func:`planted_versions`), and each of them normalized.
+    mask : bool, (...): pixels that count, tissue for instance; NaN below 200
+
+    Returns float: 0 when all versions came out equal, 1 when nothing was gained.
+
+    Raises StainError: fewer than two versions, unequal numbers or shapes, or versions that did not differ before.
+    """
+    if len(before) != len(after) or len(before) < 2:
+        got = f"{len(before)} before, {len(after)} after"
+        raise StainError("A planted stain change needs versions to compare", got=got, expected="2 or more of each")
+    if np.count_nonzero(mask) < LEAST_PX:
+        return float("nan")
+    was, now = _pairwise(before, mask), _pairwise(after, mask)
+    if was == 0:
+        raise StainError("The versions of the tile were equal before normalization", fix="Use planted_versions")
+    return now / was
+
+
+def _pairwise(versions: Sequence[Tile], mask: Mask) -> float:
+    colours = [masked(version, mask) for version in versions]
+    return float(np.mean([delta_e(a, b).mean(dtype=np.float64) for a, b in combinations(colours, 2)]))
+
+
+Masks = Mapping[str, Mask]
+
+_MEASURED: Final = ("nuclei", "stroma")
+_MEANS: Final = ("wasserstein", "glass_mean", "glass_p99", "clipped")
+
+
+def assess(
+    before: Sequence[Sequence[Tile]],
+    after: Sequence[Sequence[Tile]],
+    masks: Sequence[Sequence[Masks]],
+    reference: Sequence[tuple[Tile, Masks]],
+    *,
+    sample_px: int = 10_000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Everything one method did to a cohort.
+
+    Parameters
+    ----------
+    before, after : sequence over units of sequences of uint8, (H, W, 3)
+        The tiles of each unit (slide, field) and the same tiles normalized; `before` twice is "no method".
+    masks : same nesting, mapping of str to bool (H, W)
+        ``nuclei``, ``stroma``, ``glass`` and ``tissue`` of the *source* tiles
+        (:mod:`deeplrhe_utils.evaluation.stain_masks`).
+    reference : sequence of (tile, masks): tiles of what was normalized to, as they are
+    sample_px : most tissue pixels per unit for the Wasserstein distance: 10,000 give it to 1–2 % on real fields. They
+        are drawn by `seed` and the unit's place, so that all methods are judged on the same ones.
+
+    Returns dict of str to float: ``nmi_nuclei_sd``, ``nmi_nuclei_cv``, ``units_nuclei`` (how many units could be
+    measured), ``lab_nuclei``, and the same of stroma: NMI and its spread, spread of the mean colour [ΔE].
+    ``wasserstein``: tissue to that of the reference [ΔE]. ``correlation``, ``correlation_p5``, ``ssim``, ``cs``:
+    structure over all tiles. ``glass_mean``, ``glass_p99`` [grey levels], ``clipped`` (share). The tiles of a unit are
+    pooled, and units weigh the same; those with fewer than 200 px of a class are left out of it, and what too few have
+    is NaN.
+
+    Raises StainError: the lists do not correspond, a mask is missing or does not fit, the reference has too little
+    tissue.
+    """
+    _check_nesting(before, after, masks)
+    template = _tissue([t for t, _ in reference], [m for _, m in reference], sample_px, seed, "reference")
+    if template is None:
+        shown = sum(int(marked["tissue"].sum()) for _, marked in reference)
+        raise StainError("The reference has too little tissue to compare colours with", got=f"{shown} px",
+                         expected=f"{metrics.LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
+    units = []
+    for index, (old, new, named) in enumerate(zip(before, after, masks, strict=True)):
+        tissue = _tissue(new, named, sample_px, seed, index)
+        far = float("nan") if tissue is None else metrics.slice_distance(tissue, template)
+        units.append({**_measure(old, new, named), "wasserstein": far})
+    return {**_summary(units), **metrics.structure(_flat(before), _flat(after))}
+
+
+def _check_nesting(*nested: Sequence[Sequence[Any]]) -> None:
+    counts = [[len(tiles) for tiles in units] for units in nested]
+    if not all(counts[0]) or not counts[0] or any(count != counts[0] for count in counts):
+        raise StainError(
+            "Tiles and masks do not correspond, or a unit has none",
+            got="; ".join(f"{len(count)} units of {sorted(set(count))} tiles" for count in counts),
+            expected="before, after and masks with the same number of tiles in the same units",
+        )
+
+
+def _flat(units: Sequence[Sequence[Tile]]) -> list[Tile]:
+    return [tile for tiles in units for tile in tiles]
+
+
+def _pooled(tiles: Sequence[Tile], masks: Sequence[Masks], name: str) -> Tile:
+    """Pixels of one class of all tiles of a unit, (n, 3)."""
+    for one in masks:
+        if name not in one:
+            raise StainError(f"A tile has no mask of {name}", got=", ".join(one), fix="Make it with neutral_masks")
+    return np.concatenate([masked(tile, one[name]) for tile, one in zip(tiles, masks, strict=True)])
+
+
+def _tissue(
+    tiles: Sequence[Tile], masks: Sequence[Masks], sample_px: int, seed: int, name: str | int
+) -> metrics.Floats | None:
+    """Sorted colours of a sample of a unit's tissue, or None without enough of it."""
+    pixels = _pooled(tiles, masks, "tissue") if tiles else np.empty((0, 3), np.uint8)
+    if len(pixels) < metrics.LEAST_PX:
+        return None
+    if len(pixels) > sample_px:
+        pixels = pixels[generator(seed, "tissue sample", name).choice(len(pixels), sample_px, replace=False)]
+    return metrics.colour_slices(metrics.lab(pixels), seed=seed)
+
+
+def _measure(before: Sequence[Tile], after: Sequence[Tile], masks: Sequence[Masks]) -> dict[str, Any]:
+    """What the pixels of one unit say, before units are compared."""
+    found: dict[str, Any] = {}
+    for name in _MEASURED:
+        pixels = _pooled(after, masks, name)
+        everywhere = np.ones(len(pixels), bool)
+        found[f"nmi_{name}"] = metrics.nmi(pixels, everywhere)
+        found[f"lab_{name}"] = metrics.mean_lab(pixels, everywhere)
+    old, new = (_pooled(tiles, masks, "glass") for tiles in (before, after))
+    glass = metrics.glass_change(old, new, np.ones(len(old), bool))
+    clipped = [metrics.clipped_share(a, b) for a, b in zip(before, after, strict=True)]
+    return {**found, "glass_mean": glass["mean"], "glass_p99": glass["p99"], "clipped": float(np.mean(clipped))}
+
+
+def _summary(units: Sequence[dict[str, Any]]) -> dict[str, float]:
+    column = {name: [unit[name] for unit in units] for name in units[0]}
+    row: dict[str, float] = {}
+    for name in _MEASURED:
+        row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"] = metrics.spread(column[f"nmi_{name}"])
+        row[f"units_{name}"] = float(np.count_nonzero(~np.isnan(column[f"nmi_{name}"])))
+        row[f"lab_{name}"] = metrics.scatter(column[f"lab_{name}"])
+    return row | {name: _mean(column[name]) for name in _MEANS}
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")

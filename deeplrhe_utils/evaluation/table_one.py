@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
-    import pandas as pd
 
 Floats = NDArray[np.float64]
 
 UNKNOWN: Final = ("[Not Available]", "[Not Applicable]", "[Not Evaluated]", "[Unknown]", "[Discrepancy]", "[Completed]")
 """How TCGA's clinical tables write that a value is not there."""
-LARGE: Final = 0.1
-"""Absolute standardised mean difference from which groups are usually called imbalanced (Austin 2009)."""
 OVERALL: Final = "overall"
 
 
-def role_groups(splits: pd.DataFrame, fold: int = 0) -> pd.Series:
-    """Role of each patient in one fold: table SPLITS to a series (role) indexed by patient_id.
+def role_groups(splits: pd.DataFrame) -> pd.Series:
+    """Role of each patient in the first fold: table SPLITS to a series (role) indexed by patient_id.
 
-    Raises
-    ------
-    ParameterError
-        The fold does not exist.
-    CohortError
-        A unit is on both sides.
+    Raises CohortError: a unit is on both sides.
     """
-    own = splits[splits["fold"] == fold]
-    if own.empty:
-        known = ", ".join(map(str, sorted(splits["fold"].unique())))
-        raise ParameterError("There is no such fold", got=fold, expected=known)
+    own = splits[splits["fold"] == 0]
     if len(twice := own.loc[own["unit_id"].duplicated(), "unit_id"]):
-        raise CohortError(f"Unit {twice.iloc[0]} is on both sides of fold {fold}")
+        raise CohortError(f"Unit {twice.iloc[0]} is on both sides of fold 0")
     return own.set_index("unit_id")["role"].rename("role")
 
 
 def label_groups(labels: pd.DataFrame, gene: str) -> pd.Series:
     """Status of each patient for one gene: table LABELS to a series indexed by patient_id, null where not profiled.
 
-    Raises
-    ------
-    ParameterError
-        The gene has no labels.
+    Raises ParameterError: the gene has no labels.
     """
     own = labels[labels["gene"] == gene].set_index("patient_id")["status"]
     if own.empty:
@@ -57,86 +41,57 @@ def label_groups(labels: pd.DataFrame, gene: str) -> pd.Series:
     return own.map({1: "mutated", 0: "wild type"}).rename(gene)
 
 
-def characteristics(
-    patients: pd.DataFrame, groups: pd.Series, variables: Iterable[str], *, id_column: str = "patient_id",
-    categorical: Collection[str] = (), unknown: Collection[str] = UNKNOWN, names: Mapping[str, str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
+def characteristics(patients: pd.DataFrame, groups: pd.Series, variables: Iterable[str]) -> pd.DataFrame:
     """Characteristics of patients, overall and group by group.
 
     Parameters
     ----------
-    patients : DataFrame
-        One row per patient: `id_column` and `variables`.
-    groups : Series
-        Patient to group; whoever is absent or null is counted in the first row's `missing` and in `overall` only.
-    variables : iterable of str
-        Numeric ones are summarised as mean ± SD, others as n (%).
-    id_column : str
-    categorical : collection of str
-        Numeric variables that are codes, not amounts.
-    unknown : collection of str
-        Texts that mean "not there".
-    names : mapping, optional
-        What to call variables in the table, with units.
+    patients : one row per patient: patient_id and `variables`
+    groups : patient to group; whoever is absent or null is counted in the first row's `missing` and in `overall` only
+    variables : numeric ones are summarised as mean ± SD, others as n (%)
 
-    Returns
-    -------
-    DataFrame
-        variable, level, overall, a column per group, missing (patients without the value, of all), smd, smd_between.
-        The first row counts patients. Percentages are of patients whose value is known; a row "missing" follows each
-        variable that lacks values. smd: the largest absolute :func:`smd` of two groups, and which two these are; in
-        the variable's first row.
+    Returns DataFrame: variable, level, overall, a column per group, missing (patients without the value, of all), smd,
+    smd_between. The first row counts patients. Percentages are of patients whose value is known; a row "missing"
+    follows each variable that lacks values. smd: the largest absolute :func:`smd` of two groups, and which two these
+    are; in the variable's first row.
 
-    Raises
-    ------
-    CohortError
-        A patient stands in two rows, or nobody has a group.
-    ParameterError
-        A variable that is no column.
+    Raises CohortError: a patient stands in two rows, or nobody has a group. ParameterError: a variable that is no
+    column.
     """
-    import pandas as pd
-
-    chosen, names = list(variables), dict(names or {})
-    frame = _known(patients, chosen, id_column, unknown, categorical)
-    own = frame[id_column].map(groups)
+    chosen = list(variables)
+    frame = _known(patients, chosen)
+    own = frame["patient_id"].map(groups)
     parts = {str(name): frame[own == name] for name in sorted(own.dropna().unique(), key=str)}
     if not parts:
         raise CohortError("No patient of the table has a group", got=f"{len(frame)} patients, {len(groups)} grouped")
     sizes = {OVERALL: str(len(frame)), **{g: str(len(f)) for g, f in parts.items()}}
     rows: list[dict[str, object]] = [{"variable": "patients", "level": "", **sizes, "missing": int(own.isna().sum())}]
-    differing = _largest(smd_table(patients, groups, chosen, id_column=id_column, categorical=categorical,
-                                   unknown=unknown))  # fmt: skip
+    differing = _largest(smd_table(patients, groups, chosen))
     for variable in chosen:
-        continuous = _is_continuous(frame[variable], variable in categorical)
+        continuous = _is_continuous(frame[variable])
         lines = _lines(frame[variable], {OVERALL: frame, **parts}, variable, continuous)
         lines[0] |= {"missing": int(frame[variable].isna().sum()), **differing[variable]}
-        rows += [{"variable": names.get(variable, variable), **line} for line in lines]
+        rows += [{"variable": variable, **line} for line in lines]
     return pd.DataFrame(rows, columns=["variable", "level", OVERALL, *parts, "missing", "smd", "smd_between"])
 
 
-def _known(
-    patients: pd.DataFrame, variables: list[str], id_column: str, unknown: Collection[str], categorical: Collection[str]
-) -> pd.DataFrame:
+def _known(patients: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
     """The columns that are needed, with texts that mean "not there" as nulls, and amounts as numbers."""
-    import pandas as pd
-
-    if absent := [v for v in (id_column, *variables) if v not in patients]:
+    if absent := [v for v in ("patient_id", *variables) if v not in patients]:
         raise ParameterError("The table of patients lacks columns", got=", ".join(absent))
-    if len(twice := patients.loc[patients[id_column].duplicated(), id_column]):
+    if len(twice := patients.loc[patients["patient_id"].duplicated(), "patient_id"]):
         what = "Table 1 counts patients, and one has two rows"
         raise CohortError(what, got=str(twice.iloc[0]), fix="Give one row per patient")
-    frame = patients[[id_column, *variables]].copy()
+    frame = patients[["patient_id", *variables]].copy()
     for variable in variables:
-        known = frame[variable].mask(frame[variable].isin(list(unknown)))
+        known = frame[variable].mask(frame[variable].isin(list(UNKNOWN)))
         numbers = pd.to_numeric(known, errors="coerce")  # a column of amounts with a text for "not there" is of text
-        frame[variable] = numbers if variable not in categorical and numbers.notna().eq(known.notna()).all() else known
+        frame[variable] = numbers if numbers.notna().eq(known.notna()).all() else known
     return frame
 
 
-def _is_continuous(values: pd.Series, coded: bool) -> bool:
-    import pandas as pd
-
-    return not coded and pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+def _is_continuous(values: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
 def _lines(
@@ -177,35 +132,25 @@ def _largest(differences: pd.DataFrame) -> dict[str, dict[str, object]]:
     return found
 
 
-def smd_table(
-    patients: pd.DataFrame, groups: pd.Series, variables: Iterable[str], *, id_column: str = "patient_id",
-    categorical: Collection[str] = (), unknown: Collection[str] = UNKNOWN,
-) -> pd.DataFrame:  # fmt: skip
+def smd_table(patients: pd.DataFrame, groups: pd.Series, variables: Iterable[str]) -> pd.DataFrame:
     """Standardised mean difference of every variable between every two groups.
 
     Parameters
     ----------
-    patients, groups, variables, id_column, categorical, unknown : as for :func:`characteristics`
+    patients, groups, variables : as for :func:`characteristics`
 
-    Returns
-    -------
-    DataFrame
-        variable, kind (continuous, categorical), first, second (groups, in order of their names), smd (see :func:`smd`;
-        NaN where a group has too few known values), n_first, n_second (known values), missing_first, missing_second.
+    Returns DataFrame: variable, kind (continuous, categorical), first, second (groups, in order of their names), smd
+    (see :func:`smd`; NaN where a group has too few known values), n_first, n_second (known values), missing_first,
+    missing_second.
 
-    Raises
-    ------
-    CohortError, ParameterError
-        As :func:`characteristics`.
+    Raises CohortError, ParameterError: as :func:`characteristics`.
     """
-    import pandas as pd
-
     chosen = list(variables)
-    frame = _known(patients, chosen, id_column, unknown, categorical)
-    own = frame[id_column].map(groups)
+    frame = _known(patients, chosen)
+    own = frame["patient_id"].map(groups)
     rows = []
     for variable in chosen:
-        continuous = _is_continuous(frame[variable], variable in categorical)
+        continuous = _is_continuous(frame[variable])
         for first, second in combinations(sorted(own.dropna().unique(), key=str), 2):
             a, b = frame.loc[own == first, variable], frame.loc[own == second, variable]
             rows.append({
@@ -223,16 +168,11 @@ def smd(first: pd.Series, second: pd.Series, continuous: bool) -> float:
 
     Parameters
     ----------
-    first, second : Series
-        Values of each group's patients.
-    continuous : bool
+    first, second : values of each group's patients
 
-    Returns
-    -------
-    float
-        Continuous: difference of means (first minus second) over the root of the mean of both variances; NaN with
-        fewer than two known values in a group. Categorical: Mahalanobis distance of the two groups' shares, never
-        negative (Yang & Dalton 2012); infinite where the groups have no level in common; NaN where one is empty.
+    Returns float: continuous: difference of means (first minus second) over the root of the mean of both variances; NaN
+    with fewer than two known values in a group. Categorical: Mahalanobis distance of the two groups' shares, never
+    negative (Yang & Dalton 2012); infinite where the groups have no level in common; NaN where one is empty.
     """
     a, b = first.dropna(), second.dropna()
     if continuous:

@@ -2,52 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
+
+import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 UNITS: Final = {"tile": ["tile_id", "patient_id"], "slide": ["slide_id", "patient_id"], "patient": ["patient_id"]}
 """Unit → the columns that name it, its own first."""
-RULES: Final = ("mean", "positive share", "top", "attention")
+RULES: Final = ("mean", "positive share", "top")
 """How the tiles of a unit become one score; `mean` is both papers' rule."""
+CUT: Final = 0.5
+"""A tile counts as positive from this probability on."""
+TOP: Final = 3
+"""Tiles of a unit that the rule "top" takes; a unit with fewer gives the mean of those it has."""
 
 
-def aggregate(
-    predictions: pd.DataFrame, unit: str = "patient", rule: str = "mean", *, cut: float = 0.5, k: int = 3,
-    attention: pd.DataFrame | None = None,
-) -> pd.DataFrame:  # fmt: skip
+def aggregate(predictions: pd.DataFrame, unit: str = "patient", rule: str = "mean") -> pd.DataFrame:
     """One score per unit and gene.
 
     Parameters
     ----------
-    predictions : DataFrame
-        The predictions table.
+    predictions : the predictions table
     unit : {"tile", "slide", "patient"}
     rule : one of :data:`RULES`
         "mean": the papers' average of tile probabilities. "positive share": share of tiles with a probability of
-        at least `cut` (DeepPATH's other rule). "top": mean of the `k` highest tiles. "attention": average with
-        weights.
-    cut : float
-        For "positive share"; in [0, 1].
-    k : int
-        For "top": tiles; a unit with fewer gives the mean of those it has.
-    attention : DataFrame, optional
-        For "attention": tile_id, gene, weight ≥ 0; a tile without weight is left out.
+        at least :data:`CUT` (DeepPATH's other rule). "top": mean of the :data:`TOP` highest tiles.
 
-    Returns
-    -------
-    DataFrame
-        Columns unit_id, patient_id, gene, fold, score; units without any score are absent.
+    Returns DataFrame: columns unit_id, patient_id, gene, fold, score; units without any score are absent.
 
-    Raises
-    ------
-    CohortError
-        An unknown unit.
-    ParameterError
-        An unknown rule, or one that lacks what it needs.
+    Raises CohortError: an unknown unit. ParameterError: an unknown rule.
     """
     if unit not in UNITS:
         raise CohortError("Unknown unit", got=unit, expected=" | ".join(UNITS))
@@ -57,28 +42,11 @@ def aggregate(
     scored = predictions.dropna(subset=["score"])
     by = [*keys, "gene", "fold"]
     if rule == "positive share":
-        if not 0 <= cut <= 1:
-            raise ParameterError("A cut outside [0, 1] calls all tiles alike", got=cut, expected="0 to 1")
-        scored = scored.assign(score=(scored["score"] >= cut).astype(float))
+        scored = scored.assign(score=(scored["score"] >= CUT).astype(float))
     elif rule == "top":
-        if k < 1:
-            raise ParameterError("The highest tiles need a number", got=k, expected="1 or more")
-        scored = scored.sort_values("score", ascending=False, kind="stable").groupby(by, sort=False).head(k)
-    elif rule == "attention":
-        scored = _attended(scored, attention, by)
+        scored = scored.sort_values("score", ascending=False, kind="stable").groupby(by, sort=False).head(TOP)
     mean = scored.groupby(by, as_index=False)["score"].mean()
     return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "fold", "score"]]
-
-
-def _attended(scored: pd.DataFrame, attention: pd.DataFrame | None, by: list[str]) -> pd.DataFrame:
-    """Scores multiplied so that their plain mean over a unit is the weighted one."""
-    if attention is None:
-        raise ParameterError("The rule attention needs weights", expected="columns tile_id, gene, weight")
-    known = attention.dropna(subset=["weight"])[["tile_id", "gene", "weight"]]
-    joined = scored.merge(known, on=["tile_id", "gene"], validate="many_to_one")
-    joined = joined[joined.groupby(by)["weight"].transform("sum") > 0]
-    share = joined["weight"] / joined.groupby(by)["weight"].transform("mean")
-    return joined.assign(score=joined["score"] * share)
 
 
 def align_folds(scores: pd.DataFrame) -> pd.DataFrame:
@@ -101,19 +69,12 @@ def place_among_negatives(scores: pd.DataFrame, labels: pd.DataFrame) -> pd.Data
 
     Parameters
     ----------
-    scores : DataFrame
-        patient_id, gene, fold, score.
-    labels : DataFrame
-        Table LABELS.
+    scores : patient_id, gene, fold, score
+    labels : table LABELS
 
-    Returns
-    -------
-    DataFrame
-        The rows whose label is known, with `label`; score is null in a fold without wild types of the gene.
+    Returns DataFrame: the rows whose label is known, with `label`; score is null in a fold without wild types of the
+    gene.
     """
-    import numpy as np
-    import pandas as pd
-
     parts = []
     for _, own in with_labels(scores, labels).groupby(["gene", "fold"], sort=False):
         negative = np.sort(own.loc[own["label"] == 0, "score"].to_numpy(float))

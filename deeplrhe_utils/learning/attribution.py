@@ -22,7 +22,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.learning.attribution_probe import Probe, check_picture
+from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
 
@@ -118,30 +118,19 @@ def attribute(
 
     Parameters
     ----------
-    network : TileNetwork
-        Not changed; its weights may be on any device.
+    network : not changed; its weights may be on any device
     tiles : sequence of uint8 RGB (h, w, 3)
         As the network was trained on them: normalized, at the stored size; sides of 32 px or more.
-    target : str
-        One of ``network.config.targets``.
-    methods : sequence of str
-        Of "integrated gradients" and "Grad-CAM".
+    target : one of ``network.config.targets``
+    methods : of "integrated gradients" and "Grad-CAM"
     baseline, tolerance, most_steps, batch_size
         As for :func:`integrated_gradients`.
 
-    Returns
-    -------
-    list of Attribution
-        One per tile, in order.
+    Returns list of Attribution: one per tile, in order.
 
-    Raises
-    ------
-    InputError
-        There is no tile, or one is no uint8 RGB picture.
-    ModelError
-        Unknown target, weights or output that are not finite, or Grad-CAM of a network without feature map.
-    ParameterError
-        Unknown method or baseline, or a number out of range.
+    Raises InputError: there is no tile, or one is no uint8 RGB picture. ModelError: unknown target, weights or output
+    that are not finite, or Grad-CAM of a network without feature map. ParameterError: unknown method or baseline, or a
+    number out of range.
     """
     if unknown := set(methods) - set(METHODS):
         raise ParameterError("There is no such method", got=", ".join(sorted(unknown)), expected=" | ".join(METHODS))
@@ -178,23 +167,16 @@ def integrated_gradients(
     ----------
     network, tile, target
         As for :func:`attribute`.
-    baseline : str
-        ``white``: glass without tissue, 1.0 in every channel. In transmitted light that is what "nothing there" looks
-        like, and glass in the tile then gets no attribution; the map explains tissue against no tissue. ``blur``: the
-        tile's own blur, which keeps colour and density; the map explains structure alone.
-    tolerance : float
-        Largest relative gap from completeness, above 0 and below 1; a gap of 0.001 logit is always accepted. Steps are
-        tripled from 9 until it is met (the midpoint rule: every gradient is used again), or until `most_steps`; then
-        the result says so.
-    most_steps : int
-        9 or more.
-    batch_size : int
-        Gradients at a time: bounds memory; may change the last digit.
+    baseline : ``white``: glass without tissue, 1.0 in every channel. In transmitted light that is what "nothing there"
+        looks like, and glass in the tile then gets no attribution; the map explains tissue against no tissue. ``blur``:
+        the tile's own blur, which keeps colour and density; the map explains structure alone.
+    tolerance : largest relative gap from completeness, above 0 and below 1; a gap of 0.001 logit is always accepted.
+        Steps are tripled from 9 until it is met (the midpoint rule: every gradient is used again), or until
+        `most_steps`; then the result says so.
+    most_steps : 9 or more
+    batch_size : gradients at a time: bounds memory; may change the last digit
 
-    Raises
-    ------
-    InputError, ModelError, ParameterError
-        As for :func:`attribute`.
+    Raises InputError, ModelError, ParameterError: as for :func:`attribute`.
     """
     (found,) = attribute(network, [tile], target, methods=(GRADIENTS,), baseline=baseline, tolerance=tolerance,
                          most_steps=most_steps, batch_size=batch_size)  # fmt: skip

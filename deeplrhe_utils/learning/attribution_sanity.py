@@ -14,23 +14,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import cv2
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, baseline_of, cam_of, sum_gradients
-from deeplrhe_utils.learning.attribution_probe import Probe, check_picture
-from deeplrhe_utils.learning.attribution_similarity import Ranked, alike
+from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Map = NDArray[np.float32]
 CALIBRATION_TILES: Final = 8
@@ -43,14 +42,13 @@ class SanityCheck:
 
     Attributes
     ----------
-    table : DataFrame
-        A row per method × stage × draw × tile. ``method``; ``stage``: blocks randomized, 0 is the network as it was
+    table : a row per method × stage × draw × tile. ``method``; ``stage``: blocks randomized, 0 is the network as it was
         given; ``block``: the last of them; ``layers``: weight matrices and kernels randomized; ``draw``; ``tile``: its
-        place in the list; ``spearman``: rank correlation with the given network's map, signed values;
-        ``spearman_abs``: the same of absolute values; ``ssim``: structural similarity of the maps, each
-        divided by its largest absolute value. Null where a map is constant. Grad-CAM is compared cell by cell, before
-        negative evidence is cut off. At stage 0 integrated gradients are compared with those of `steps` gradients, as
-        the random ones are: what lies below 1 is the price of the short way.
+        place in the list; ``spearman``: rank correlation with the given network's map, signed values; ``spearman_abs``:
+        the same of absolute values; ``ssim``: structural similarity of the maps, each divided by its largest absolute
+        value. Null where a map is constant. Grad-CAM is compared cell by cell, before negative evidence is cut off. At
+        stage 0 integrated gradients are compared with those of `steps` gradients, as the random ones are: what lies
+        below 1 is the price of the short way.
     random : for each tile, integrated gradients of a network that is random throughout, float32 (h, w)
     random_cam : for each tile, its Grad-CAM, float32 (h, w), ≥ 0
     blocks : names of the blocks, from the classifier down
@@ -88,32 +86,20 @@ def sanity_check(
 
     Parameters
     ----------
-    network : TileNetwork
-        Not changed.
+    network : not changed
     tiles : sequence of uint8 RGB (h, w, 3), all of one size
-    found : sequence of Attribution
-        What :func:`~deeplrhe_utils.learning.attribution.attribute` gave for these tiles; all for one target.
-    seed : int
-        Of the random weights, with the number of the draw.
-    draws : int
-        Random networks, 1 or more.
-    stages : int
-        Most stages, 2 or more; with more blocks than that, stages take several blocks each. The first is always the
-        classifier alone, the last the whole network.
-    steps : int
-        Gradients per map of a random network. With 4 the demo network's own maps keep 0.95 of their ranks (stage 0).
+    found : what :func:`~deeplrhe_utils.learning.attribution.attribute` gave for these tiles; all for one target
+    seed : of the random weights, with the number of the draw
+    draws : random networks, 1 or more
+    stages : most stages, 2 or more; with more blocks than that, stages take several blocks each. The first is always
+        the classifier alone, the last the whole network.
+    steps : gradients per map of a random network. With 4 the demo network's own maps keep 0.95 of their ranks (stage
+        0).
 
-    Raises
-    ------
-    InputError
-        No tile, tiles of several sizes, or another number of attributions than tiles, or of several targets.
-    ParameterError
-        A number out of range.
-    ModelError
-        As for :func:`~deeplrhe_utils.learning.attribution.attribute`.
+    Raises InputError: no tile, tiles of several sizes, or another number of attributions than tiles, or of several
+    targets. ParameterError: a number out of range. ModelError: as for
+    :func:`~deeplrhe_utils.learning.attribution.attribute`.
     """
-    import pandas as pd
-
     _check(tiles, found, {"draws": (draws, 1), "stages": (stages, 2), "steps": (steps, 1)})
     given = Probe(network, found[0].target)
     inputs = torch.cat([as_input(np.array(tile[None])) for tile in tiles]).to(given.device)
@@ -199,9 +185,7 @@ def blocks_of(network: TileNetwork, inputs: Tensor) -> tuple[list[Block], tuple[
     A block is a child of the network or of its trunk; a sequence of composite children gives a block for each. What
     holds no kernel or matrix (batch normalization) belongs to the block before it, and tensors of no block to the last.
 
-    Returns
-    -------
-    blocks, and the names of modules that hold weights but do not run in evaluation (auxiliary heads)
+    Returns blocks, and the names of modules that hold weights but do not run in evaluation (auxiliary heads).
     """
     parts = dict(_parts(network, network, ""))
     order: list[str] = []
@@ -274,3 +258,110 @@ def _measure_norms(network: nn.Module, tensors: set[str], inputs: Tensor) -> Non
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+BOUND: Final = 0.5
+"""Largest rank correlation at full randomization with which a method passes: a quarter of the variance of ranks."""
+_C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of values from -1 to 1
+
+
+class Ranked:
+    """A map with what every comparison with it needs.
+
+    Attributes
+    ----------
+    constant : whether all values are the same
+    signed, size : ranks of the values and of their absolute values, float64 (n,)
+    scaled : the values by the largest absolute one, float64 (h, w)
+    """
+
+    def __init__(self, values: Map) -> None:
+        size = np.abs(values)
+        self.constant = bool(np.ptp(values) == 0)
+        self.signed, self.size = (rankdata(v.ravel()) for v in (values, size))
+        self.scaled = values.astype(np.float64) / (float(size.max()) or 1.0)
+
+
+def similarity(first: Map, second: Map) -> dict[str, float]:
+    """How alike two maps (h, w) are: ``spearman``, ``spearman_abs`` and ``ssim`` (Wang 2004, of maps by their largest
+    absolute value).
+
+    NaN where a map is constant, or where its absolute values are, for the measure that this leaves undefined.
+    """
+    return alike(Ranked(first), Ranked(second))
+
+
+def alike(a: Ranked, b: Ranked) -> dict[str, float]:
+    """As :func:`similarity`, of maps that are compared several times."""
+    if a.constant or b.constant:
+        return dict.fromkeys(("spearman", "spearman_abs", "ssim"), float("nan"))
+    return {"spearman": _correlation(a.signed, b.signed), "spearman_abs": _correlation(a.size, b.size),
+            "ssim": _ssim(a.scaled, b.scaled)}  # fmt: skip
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
+
+
+def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    mean_a, mean_b = _blur(a), _blur(b)
+    var_a, var_b, cov = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2, _blur(a * b) - mean_a * mean_b
+    alike = (2 * mean_a * mean_b + _C1) * (2 * cov + _C2)
+    return float((alike / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
+
+
+def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(cv2.GaussianBlur(values, (11, 11), 1.5), np.float64)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over draws and tiles of the table of a sanity check: a row per method × stage.
+
+    Returns DataFrame: method, stage, block, layers; spearman (mean of the signed correlations), spearman_size (mean of
+    their size: a map with its colours exchanged is the same picture, and correlations of -0.9 and 0.9 must not cancel),
+    spearman_abs, ssim; n (comparisons), undefined (those of them in which a map was constant).
+    """
+    sized = table.assign(spearman_size=table["spearman"].abs(), undefined=table["spearman"].isna())
+    groups = sized.groupby(["method", "stage", "block", "layers"], sort=False)
+    means = groups[["spearman", "spearman_size", "spearman_abs", "ssim"]].mean()
+    return means.assign(n=groups.size(), undefined=groups["undefined"].sum()).reset_index()
+
+
+def verdicts(table: pd.DataFrame, bound: float = BOUND) -> pd.DataFrame:
+    """Whether the maps depend on what the network learned: the table of a sanity check, judged at full randomization.
+
+    Parameters
+    ----------
+    bound : largest mean rank correlation with which a method passes, above 0 and below 1
+
+    Returns DataFrame: a row per method and reading (``sign and size``: signed values; ``size alone``: absolute values):
+    method, reading, similarity (mean over draws and tiles), largest (of one tile and draw), n, undefined, bound,
+    passes, statement (a sentence). What cannot be judged, because every map was constant, does not pass.
+
+    Source: Adebayo 2018 for the comparison, which names no bound; 0.5 is ours.
+    """
+    if not 0 < bound < 1:
+        raise ParameterError("Illegal bound of similarity", got=bound, expected="above 0 and below 1")
+    last = table[(table["stage"] == table["stage"].max()) & (table["stage"] > 0)]
+    rows = []
+    for method, part in last.groupby("method", sort=False):
+        for reading, column in (("sign and size", "spearman"), ("size alone", "spearman_abs")):
+            values = part[column].abs() if column == "spearman" else part[column]
+            rows.append({"method": str(method), "reading": reading, **_judged(values, bound, str(method), reading)})
+    return pd.DataFrame(rows)
+
+
+def _judged(values: pd.Series, bound: float, method: str, reading: str) -> dict[str, Any]:
+    mean, undefined = float(values.mean()), int(values.isna().sum())
+    passes = bool(mean < bound)  # False for NaN, too
+    facts = {"similarity": mean, "largest": float(values.max()), "n": len(values), "undefined": undefined}
+    counted = f"mean of {len(values) - undefined} comparisons, largest {facts['largest']:.2f}; bound {bound:g}"
+    if undefined == len(values):
+        said = "cannot be judged: in every comparison a map was constant"
+    elif passes:
+        said = f"passes: with random weights the maps agree with the network's by {mean:.2f} only ({counted})"
+    else:
+        said = f"FAILS: with random weights the maps still agree with the network's by {mean:.2f} ({counted}), " \
+               "so what they show is the tile as much as what was learned"  # fmt: skip
+    said += f"; {undefined} of {len(values)} comparisons left out, a map was constant" if undefined else ""
+    return {**facts, "bound": bound, "passes": passes, "statement": f"{method}, {reading}: {said}."}

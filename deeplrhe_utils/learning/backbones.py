@@ -104,8 +104,7 @@ class Backbone:
 
     Attributes
     ----------
-    body : Module
-        Standardized float (N, 3, H, W) → (N, feature_dim); Inception v3 in training → (features, auxiliary logits).
+    body : standardized float (N, 3, H, W) → (N, feature_dim); Inception v3 in training → (features, auxiliary logits)
     feature_dim : width of the features
     side_px : side that tiles must have [px]; None takes any
     mean, std : of the input, per channel, for values in [0, 1]
@@ -129,15 +128,10 @@ def build_backbone(name: str, outputs: int) -> Backbone:
 
     Parameters
     ----------
-    name : str
-        A classifier of torchvision, or ``timm/<name>``.
-    outputs : int
-        Number of targets: width of Inception's auxiliary head.
+    name : a classifier of torchvision, or ``timm/<name>``
+    outputs : number of targets: width of Inception's auxiliary head
 
-    Raises
-    ------
-    ModelError
-        No such network, one whose classifier cannot be found, or timm is not installed.
+    Raises ModelError: no such network, one whose classifier cannot be found, or timm is not installed.
     """
     if name.startswith(TIMM):
         return _timm(name)

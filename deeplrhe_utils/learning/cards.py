@@ -9,15 +9,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import pandas as pd
 from safetensors import SafetensorError, safe_open
 
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import LeakError, ModelError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DENSE_FACTS: Final = ["patient_id", "on_grid", "network", "model_hash"]
 """Columns that tell who scored a window, in the table of all scores of heat maps."""
@@ -56,17 +54,11 @@ def check_cards(predictions: pd.DataFrame, cards: Mapping[str, Mapping[str, Any]
 
     Parameters
     ----------
-    predictions : DataFrame
-        Table PREDICTIONS.
-    cards : mapping
-        model_hash → model card (:func:`read_card`); ``patients`` is what is read.
+    predictions : table PREDICTIONS
+    cards : model_hash → model card (:func:`read_card`); ``patients`` is what is read
 
-    Raises
-    ------
-    LeakError
-        A patient is on the card of the model that scored it.
-    ModelError
-        The card of a model is not among `cards`: what it was trained on is not known.
+    Raises LeakError: a patient is on the card of the model that scored it. ModelError: the card of a model is not among
+    `cards`: what it was trained on is not known.
     """
     known = predictions[predictions["score"].notna()]
     for model, patients in known.groupby("model_hash")["patient_id"]:
@@ -81,10 +73,8 @@ def check_dense(dense: pd.DataFrame, facts: Mapping[str, Any]) -> None:
 
     Parameters
     ----------
-    dense : DataFrame
-        Its table of all scores.
-    facts : mapping
-        ``genes`` and ``cards`` of its ``slides.json``.
+    dense : its table of all scores
+    facts : ``genes`` and ``cards`` of its ``slides.json``
     """
     if "cards" not in facts:
         raise ModelError("The stored heat maps do not say whose networks scored them", fix="Run notebook 07 again")

@@ -7,7 +7,10 @@ random generators; the rest is weights, the optimiser's moments, the moving aver
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.learning.processes import Group
 
 _KIND: Final = "training-state"
 
@@ -54,10 +59,8 @@ def save_state(
 
     Parameters
     ----------
-    fingerprint : str
-        Of data, labels, network and recipe; a state of another run is not resumed.
-    tensors : group → name → tensor
-        "model", and "ema" and "best" where there are any.
+    fingerprint : of data, labels, network and recipe; a state of another run is not resumed
+    tensors : group → name → tensor: "model", and "ema" and "best" where there are any
     """
     flat = {f"{group}/{name}": tensor.contiguous().cpu() for group, part in tensors.items()
             for name, tensor in part.items()}  # fmt: skip
@@ -110,3 +113,29 @@ def load_state(file: Path, fingerprint: str) -> State | None:
         index, _, slot = key.partition("/")
         slots.setdefault(int(index), {})[slot] = value
     return State(Progress(**card["progress"]), tensors, slots)
+
+
+class Stop(CompendiumError):
+    """Training was told to end, and saved its state."""
+
+
+@contextmanager
+def stop_signal(wanted: bool, group: Group) -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGTERM has come; the former handler is put back afterwards.
+
+    Only the first process of a group listens. The others ignore the signal: were they to leave, the first would wait
+    for them in the middle of a step that it then cannot save.
+    """
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came = threading.Event()
+
+    def note(_number: int, _frame: Any) -> None:
+        came.set()
+
+    former = signal.signal(signal.SIGTERM, note if group.first else signal.SIG_IGN)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, former)

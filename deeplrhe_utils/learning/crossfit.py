@@ -17,8 +17,7 @@ from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig, scoring_precision
 from deeplrhe_utils.learning.scoring import score_arrays
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.learning.targets import prediction_rows
+from deeplrhe_utils.learning.store import TileStore, prediction_rows
 from deeplrhe_utils.learning.trainer import Epoch
 from deeplrhe_utils.learning.training import Fitted
 
@@ -29,8 +28,7 @@ class CrossFit:
 
     Attributes
     ----------
-    predictions : DataFrame
-        Rows of table PREDICTIONS for every tile of a tested patient.
+    predictions : rows of table PREDICTIONS for every tile of a tested patient
     history, valid : fold name → mean training loss, and validation loss, per epoch
     files : model files, one per trained fold
     untrained : folds whose training patients are all of one class, in every target
@@ -67,32 +65,22 @@ def cross_fit(
     ----------
     stores : fold → TileStore
         Pixels of `tiles`, in the same order, normalized by what was fitted on that fold's training patients.
-    tiles : DataFrame
-        Selected rows of table TILES.
-    targets : float32, (n_tiles, n_targets)
-        1, 0 or NaN, in the order of `tiles` and of ``network.targets``.
-    splits : DataFrame
-        Table SPLITS, units are patients; patients in no role are neither trained on nor scored. Patients of role
+    tiles : selected rows of table TILES
+    targets : float32, (n_tiles, n_targets): 1, 0 or NaN, in the order of `tiles` and of ``network.targets``
+    splits : table SPLITS, units are patients; patients in no role are neither trained on nor scored. Patients of role
         "valid" choose the epoch.
-    folder : Path
-        Receives ``fold-<n>.safetensors``; one process at a time.
+    folder : receives ``fold-<n>.safetensors``; one process at a time
     stains : fold → digest of its normalizer, optional
         Goes on the model's card, so that the network is not shown tiles of another.
-    use : bool, (n_tiles,), optional
-        Tiles that take part, in training and in scoring; default all.
-    launch : str
-        Command that starts the training processes, for example ``torchrun --standalone --nproc-per-node 2``;
-        empty trains in this process. Scores are always computed here.
+    use : bool, (n_tiles,), optional: tiles that take part, in training and in scoring; default all
+    launch : command that starts the training processes, for example ``torchrun --standalone --nproc-per-node 2``; empty
+        trains in this process. Scores are always computed here.
     quiet, watch : no line per epoch; a function that receives every epoch
     seed, view, device :
         As in :func:`~deeplrhe_utils.learning.training.fit_or_load`.
 
-    Raises
-    ------
-    CohortError
-        No fold has a target with both classes among its training patients.
-    RunError
-        Another process is training into `folder`, or the launched processes failed.
+    Raises CohortError: no fold has a target with both classes among its training patients. RunError: another process is
+    training into `folder`, or the launched processes failed.
     """
     job = Job(network, recipe, seed, view, dict(stains or {}), device, launch)
     folder.mkdir(parents=True, exist_ok=True)

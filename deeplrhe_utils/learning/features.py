@@ -38,27 +38,18 @@ def tile_features(
 
     Parameters
     ----------
-    network : TileNetwork
-        Its ``features``: float (n, 3, H, W) in [0, 1] → float (n, D). It is moved to `device` and left there, in
+    network : its ``features``: float (n, 3, H, W) in [0, 1] → float (n, D). It is moved to `device` and left there, in
         evaluation mode.
-    batches : Batches
-        ``batches(indices)`` delivers those tiles as uint8 RGB (n, H, W, 3).
-    count : int
-        Number of tiles.
+    batches : ``batches(indices)`` delivers those tiles as uint8 RGB (n, H, W, 3)
+    count : number of tiles
     batch_size : tiles per pass
     device : torch device name, or "auto"
     precision : as in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the result is float32 in any case
 
-    Returns
-    -------
-    float32, (count, D)
+    Returns float32, (count, D).
 
-    Raises
-    ------
-    InputError
-        No tile, or `batches` delivers another number than asked for.
-    ModelError
-        The features are no table of finite numbers with one row per tile.
+    Raises InputError: no tile, or `batches` delivers another number than asked for. ModelError: the features are no
+    table of finite numbers with one row per tile.
     """
     if count < 1:
         raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
@@ -90,21 +81,13 @@ def cached_features(file: Path, fingerprint: str, compute: Callable[[], NDArray[
 
     Parameters
     ----------
-    file : Path
-        Read when it is whole and carries the same `fingerprint`; else it is replaced.
-    fingerprint : str
-        Names all that the features depend on: network, pixels, order of the tiles, precision.
-    compute : callable
-        Delivers float32 (count, D).
+    file : read when it is whole and carries the same `fingerprint`; else it is replaced
+    fingerprint : names all that the features depend on: network, pixels, order of the tiles, precision
+    compute : delivers float32 (count, D)
 
-    Returns
-    -------
-    float32, (count, D)
+    Returns float32, (count, D).
 
-    Raises
-    ------
-    ModelError
-        `compute` delivers something else than a float32 table.
+    Raises ModelError: `compute` delivers something else than a float32 table.
     """
     if (kept := _stored(file, fingerprint)) is not None:
         return kept

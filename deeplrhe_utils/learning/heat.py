@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,9 +20,6 @@ from deeplrhe_utils.learning.cards import DENSE_FACTS, check_dense, hash_patient
 from deeplrhe_utils.learning.prediction import Scored, ScoreTask, SlideScorer, Spread, in_turn, not_scored, score_slide
 from deeplrhe_utils.slides.between import windows_between
 from deeplrhe_utils.slides.pixels import open_row
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 THUMBNAIL_PX: Final = 480
 PICTURES: Final = ("slide", "tile", "normalized")
@@ -37,12 +35,10 @@ class SlideScores:
     Attributes
     ----------
     genes : targets that have a score on at least one slide
-    windows : DataFrame
-        The tiles' scores by the first network: tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px and one column per gene
-        (null: no network could score it).
-    dense : DataFrame
-        All scores, of tiles and of windows between them, by all networks: a row per window and network with the same
-        columns and patient_id, on_grid (a tile), network (from 1) and model_hash.
+    windows : the tiles' scores by the first network: tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px and one column per
+        gene (null: no network could score it)
+    dense : all scores, of tiles and of windows between them, by all networks: a row per window and network with the
+        same columns and patient_id, on_grid (a tile), network (from 1) and model_hash
     thumbnails : slide_id → uint8 RGB (h, w, 3)
     sizes : slide_id → (width, height) [level-0 px]
     examples : slide_id → one tile before and after normalization
@@ -93,15 +89,9 @@ def _write_jpeg(path: Path, image: NDArray[np.uint8]) -> Path:
 def stored_scores(folder: Path) -> SlideScores:
     """Read what :meth:`SlideScores.save` wrote; `windows` is taken from the table of all scores.
 
-    Raises
-    ------
-    InputError
-        There is nothing, or it is of an earlier version.
-    LeakError, ModelError
-        A score is of a network that was trained on its patient, or of one without a card.
+    Raises InputError: there is nothing, or it is of an earlier version. LeakError, ModelError: a score is of a network
+    that was trained on its patient, or of one without a card.
     """
-    import pandas as pd
-
     if not all((folder / name).is_file() for name in ("slides.json", "dense.parquet")):
         raise InputError(f"There are no stored heat-map scores in {folder}", fix="Run notebook 07 where the slides are")
     facts, dense = read_json(folder / "slides.json"), pd.read_parquet(folder / "dense.parquet")
@@ -125,17 +115,11 @@ def networks_of_run(models: Path, splits: pd.DataFrame, n_seeds: int) -> dict[st
 
     Parameters
     ----------
-    models : Path
-        Holds ``05`` and ``05-seed-2`` … as notebook 05 leaves them.
-    splits : DataFrame
-        Table SPLITS, units are patients or samples.
-    n_seeds : int
-        Networks per fold.
+    models : holds ``05`` and ``05-seed-2`` … as notebook 05 leaves them
+    splits : table SPLITS, units are patients or samples
+    n_seeds : networks per fold
 
-    Returns
-    -------
-    dict
-        unit_id → files. Empty where the fold's first network is missing: the others do not stand in for it.
+    Returns dict: unit_id → files. Empty where the fold's first network is missing: the others do not stand in for it.
     """
     folders = [models / "05", *(models / f"05-seed-{k}" for k in range(2, n_seeds + 1))]
     tested = splits.loc[splits["role"] == "test", ["unit_id", "fold"]].drop_duplicates()
@@ -151,20 +135,12 @@ def networks_that_may(path: Path, patients: Iterable[str]) -> dict[str, tuple[Pa
 
     Parameters
     ----------
-    path : Path
-        A model file, or a folder with ``fold-*.safetensors``.
-    patients : iterable of str
+    path : a model file, or a folder with ``fold-*.safetensors``
 
-    Returns
-    -------
-    dict
-        patient → files whose card does not know the patient, in the order of their names. With a single file every
-        patient gets it, so that a refusal is told slide by slide.
+    Returns dict: patient → files whose card does not know the patient, in the order of their names. With a single file
+    every patient gets it, so that a refusal is told slide by slide.
 
-    Raises
-    ------
-    InputError
-        The folder holds no network.
+    Raises InputError: the folder holds no network.
     """
     if not path.is_dir():
         return dict.fromkeys(patients, (path,))
@@ -189,27 +165,18 @@ def score_slides(
 
     Parameters
     ----------
-    slides, tiles : DataFrame
-        The tables, with absolute slide paths.
+    slides, tiles : the tables, with absolute slide paths
     models_of : patient_id → model files
         The networks that may score the patient, the one whose scores count first; patients without one are noted and
         left out.
     genes : all targets of the run
-    scorer : SlideScorer
     n_shown : most slides that are scored, in the order of the table
-    spread : callable
-        How the slides are shared among processes (:data:`~deeplrhe_utils.learning.prediction.Spread`); one after the
-        other by default.
-    steps : int
-        Windows between tiles (:func:`~deeplrhe_utils.slides.between.windows_between`); 1 scores the tiles alone.
+    spread : how the slides are shared among processes (:data:`~deeplrhe_utils.learning.prediction.Spread`); one after
+        the other by default
+    steps : windows between tiles (:func:`~deeplrhe_utils.slides.between.windows_between`); 1 scores the tiles alone
 
-    Raises
-    ------
-    ModelError
-        A model cannot be read, or was trained on other pixels than the windows have.
+    Raises ModelError: a model cannot be read, or was trained on other pixels than the windows have.
     """
-    import pandas as pd
-
     card_of = cache(read_card)
     notes: dict[str, list[str]] = {}
     tasks: list[ScoreTask] = []
@@ -253,8 +220,6 @@ def score_slides(
 
 
 def _no_scores(columns: Sequence[str]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame(columns=[*_COORDINATES, *columns])
 
 
@@ -266,8 +231,6 @@ def _thumbnail_px(task: ScoreTask) -> int:
 
 def _scores_of(task: ScoreTask, found: Scored, number: int) -> pd.DataFrame:
     """Rows of :attr:`SlideScores.dense` by one network."""
-    import pandas as pd
-
     frame = pd.concat([part[_COORDINATES] for part in task.windows], ignore_index=True)
     facts = {"patient_id": str(task.slide["patient_id"]), "on_grid": frame.index < len(task.tiles), "network": number,
              "model_hash": found.model_hash}  # fmt: skip

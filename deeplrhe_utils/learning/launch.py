@@ -125,10 +125,7 @@ def lock_of(folder: Path) -> Path:
 def train_job(folder: Path, group: Group, device: torch.device) -> None:
     """Train the folds of a written job in this group of processes.
 
-    Raises
-    ------
-    InputError
-        `folder` holds no job.
+    Raises InputError: `folder` holds no job.
     """
     if not (folder / "job.json").is_file():
         raise InputError(f"There is no training job in {folder}", fix="Run notebook 05 with its parameter launch")
@@ -142,10 +139,7 @@ def train_job(folder: Path, group: Group, device: torch.device) -> None:
 def hold(folder: Path) -> Iterator[None]:
     """Keep others from training into `folder`.
 
-    Raises
-    ------
-    RunError
-        Another process does.
+    Raises RunError: another process does.
     """
     lock = lock_of(folder)
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -185,14 +179,10 @@ def run_elsewhere(launch: str, folder: Path, *, quiet: bool = False) -> None:
 
     Parameters
     ----------
-    launch : str
-        ``torchrun …``, alone or behind ``srun`` or ``mpirun``. It is run without a shell; a leading ``torchrun`` is
-        this Python's.
+    launch : ``torchrun …``, alone or behind ``srun`` or ``mpirun``. It is run without a shell; a leading ``torchrun``
+        is this Python's.
 
-    Raises
-    ------
-    RunError
-        The command does not exist, or ended with an error.
+    Raises RunError: the command does not exist, or ended with an error.
     """
     words = shlex.split(launch)
     if "torchrun" not in words:

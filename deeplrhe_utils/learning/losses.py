@@ -35,8 +35,7 @@ class Loss:
     kind : "bce", "weighted_bce" (positives weighted by negatives / positives) or "focal"; softmax heads always take
         cross-entropy, with "focal" its focal form
     head : "sigmoid" or "softmax"
-    usable : bool (T,)
-        Targets with both classes in training; others add nothing.
+    usable : bool (T,): targets with both classes in training; others add nothing
     positive_weight : float32 (T,)
     smoothing : share of the label that is spread evenly over the classes (sigmoid: towards 0.5)
     gamma : exponent of the focal loss
@@ -86,8 +85,7 @@ def make_loss(
 
     Parameters
     ----------
-    ceiling : float
-        Largest class weight of "weighted_bce". Uncapped, the rarest gene, which teaches least, is the loudest.
+    ceiling : largest class weight of "weighted_bce". Uncapped, the rarest gene, which teaches least, is the loudest.
     """
     if kind not in LOSSES:
         raise ParameterError("Unknown loss", got=kind, expected=" or ".join(LOSSES))

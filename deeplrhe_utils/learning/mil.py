@@ -13,9 +13,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -25,9 +26,6 @@ from deeplrhe_utils.core.files import safe_name, sha256_file, sha256_text
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.learning.losses import trainable_targets
 from deeplrhe_utils.learning.mil_network import GatedAttention, MilConfig, load_mil, padded, save_mil, score_bags
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _DEAD: Final = 1e-6  # a feature of smaller spread is constant: dividing by it would blow up rounding
 
@@ -68,25 +66,16 @@ def fit_bags(
     Parameters
     ----------
     features : float32, (n_tiles, D)
-    bags : int, (n_tiles,)
-        Index of each tile's patient in `targets`; every patient has a tile.
-    targets : float32, (n_patients, T)
-        1, 0 or NaN (not profiled; takes no part in the loss).
-    seed, fold : int
-        Together fix the weights, the order and the dropout.
-    report : callable
-        Receives one line when training ends.
+    bags : int, (n_tiles,): index of each tile's patient in `targets`; every patient has a tile
+    targets : float32, (n_patients, T): 1, 0 or NaN (not profiled; takes no part in the loss)
+    seed, fold : together fix the weights, the order and the dropout
+    report : receives one line when training ends
 
-    Returns
-    -------
-    model in evaluation mode, mean loss per epoch, usable (T,) bool: genes with both classes, which the loss held
+    Returns model in evaluation mode, mean loss per epoch, usable (T,) bool: genes with both classes, which the loss
+    held.
 
-    Raises
-    ------
-    CohortError
-        A patient without a tile, or no gene with both classes.
-    ModelError
-        The loss is not finite; the message names fold, epoch and batch.
+    Raises CohortError: a patient without a tile, or no gene with both classes. ModelError: the loss is not finite; the
+    message names fold, epoch and batch.
     """
     usable = trainable_targets(targets)
     if not usable.any():
@@ -129,11 +118,10 @@ class BagFit:
 
     Attributes
     ----------
-    scores : DataFrame
-        patient_id, gene, fold, method, score, model_hash: every tested patient and gene once. The score is a
+    scores : patient_id, gene, fold, method, score, model_hash: every tested patient and gene once. The score is a
         probability, or null where the fold cannot learn the gene or the patient has no tile.
-    attention : DataFrame
-        tile_id, gene, fold, weight: every tested tile and gene once; sums to 1 over a patient's tiles, null as above.
+    attention : tile_id, gene, fold, weight: every tested tile and gene once; sums to 1 over a patient's tiles, null as
+        above
     history : fold name → mean loss per epoch
     files : model files, one per trained fold
     untrained : folds whose training patients are all of one class, in every gene
@@ -169,8 +157,6 @@ def _long(
     keys: pd.DataFrame, genes: Sequence[str], values: NDArray[np.float32], usable: NDArray[np.bool_], name: str
 ) -> pd.DataFrame:
     """One row per row of `keys` and gene, with its value (n, T); null where the gene is not usable."""
-    import pandas as pd
-
     known = np.where(usable, values, np.nan).astype(np.float64)
     return pd.concat([keys.assign(gene=gene, **{name: known[:, i]}) for i, gene in enumerate(genes)])
 
@@ -218,35 +204,20 @@ def cross_fit_bags(
     ----------
     features_of : fold → float32, (n_tiles, D)
         Features of `tiles`, in the same order, by a network that did not see the fold's test patients.
-    tiles : DataFrame
-        tile_id and patient_id.
+    tiles : tile_id and patient_id
     targets : float32, (n_tiles, T)
-        1, 0 or NaN, as from :func:`~deeplrhe_utils.learning.targets.tile_targets`, in the order of `genes`.
-    splits : DataFrame
-        fold, unit_id (patient) and role; patients in no role are neither trained on nor scored.
+        1, 0 or NaN, as from :func:`~deeplrhe_utils.learning.store.tile_targets`, in the order of `genes`.
+    splits : fold, unit_id (patient) and role; patients in no role are neither trained on nor scored
     genes : names of the targets
-    config : MilConfig
-    folder : Path
-        Receives ``<name>-fold-<n>.safetensors``.
-    seed : int
-    name : str
-        Of the method; goes into the table and the file names.
+    folder : receives ``<name>-fold-<n>.safetensors``
+    name : of the method; goes into the table and the file names
     seen : fold → hashed patients, optional
         Whom the network behind the features had seen; they may not be scored either.
-    quiet : bool
-        Print no line per fold.
+    quiet : print no line per fold
 
-    Raises
-    ------
-    CohortError
-        No fold has a gene with both classes among its training patients.
-    InputError
-        Features, tiles, targets and genes do not match.
-    LabelError
-        Tiles of one patient carry different labels.
+    Raises CohortError: no fold has a gene with both classes among its training patients. InputError: features, tiles,
+    targets and genes do not match. LabelError: tiles of one patient carry different labels.
     """
-    import pandas as pd
-
     fits, scores, attention = BagFit(pd.DataFrame(), pd.DataFrame()), [], []
     roles = splits.set_index(["fold", "unit_id"])["role"]
     for fold in sorted(splits["fold"].unique().tolist()):

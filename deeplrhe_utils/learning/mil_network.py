@@ -70,7 +70,6 @@ class GatedAttention(nn.Module):
     Parameters
     ----------
     inputs, targets : number of features D and of genes T
-    config : MilConfig
     """
 
     def __init__(self, inputs: int, targets: int, config: MilConfig) -> None:
@@ -105,10 +104,7 @@ class GatedAttention(nn.Module):
 
         The attention sums to 1 over a bag's tiles and is 0 on padding.
 
-        Raises
-        ------
-        ModelError
-            A bag holds no tile.
+        Raises ModelError: a bag holds no tile.
         """
         if not bool(mask.any(1).all()):
             raise ModelError("A bag holds no tile", expected="at least one per patient")
@@ -123,20 +119,15 @@ def padded(bags: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], NDAr
 
     Parameters
     ----------
-    bags : int, (n_tiles,)
-        Index of each tile's patient.
-    count : int
-        Number of patients P.
+    bags : int, (n_tiles,): index of each tile's patient
+    count : number of patients P
 
     Returns
     -------
     rows : int, (P, K), tiles of each patient in their order; padding points at tile 0
     mask : bool, (P, K), false on padding
 
-    Raises
-    ------
-    CohortError
-        A patient without a tile, or a tile of no patient.
+    Raises CohortError: a patient without a tile, or a tile of no patient.
     """
     sizes = np.bincount(bags, minlength=count)
     if len(sizes) != count or not sizes.all():
@@ -155,10 +146,8 @@ def score_bags(
 
     Parameters
     ----------
-    model : GatedAttention
     features : float32, (n_tiles, D)
-    bags : int, (n_tiles,)
-        Index of each tile's patient, from 0 and without gaps.
+    bags : int, (n_tiles,): index of each tile's patient, from 0 and without gaps
 
     Returns
     -------
@@ -166,12 +155,8 @@ def score_bags(
         One patient at a time: a score does not depend on who else is scored.
     attention : float32, (n_tiles, T), sums to 1 over each patient's tiles
 
-    Raises
-    ------
-    CohortError
-        A patient index without a tile.
-    ModelError
-        Other features than the model was trained on, or features that are not finite.
+    Raises CohortError: a patient index without a tile. ModelError: other features than the model was trained on, or
+    features that are not finite.
     """
     if features.shape[1] != model.inputs or not np.isfinite(features).all():
         raise ModelError("The features do not fit the model", got=f"{features.shape[1]} features",
@@ -199,10 +184,7 @@ def save_mil(
     seen : hashed patients that the network behind the features had seen
     card : any further JSON-able facts (fold, seed, genes, usable …)
 
-    Returns
-    -------
-    str
-        First 16 hex characters of the file's SHA-256, the `model_hash` of score tables.
+    Returns str: first 16 hex characters of the file's SHA-256, the `model_hash` of score tables.
     """
     full = {**card, "kind": _KIND, "config": asdict(model.config), "inputs": model.inputs, "targets": model.targets,
             "patients": sorted({*map(hash_patient, trained_on), *seen})}  # fmt: skip
@@ -228,16 +210,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def load_mil(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[GatedAttention, dict[str, Any]]:
     """Read a bag network; refuse it when it was trained on a patient it is asked to score (leak alarm).
 
-    Returns
-    -------
-    model in evaluation mode, card
+    Returns model in evaluation mode, card.
 
-    Raises
-    ------
-    ModelError
-        Missing, damaged, of another kind, or its weights do not fit its card.
-    LeakError
-        It saw one of `score_patients`.
+    Raises ModelError: missing, damaged, of another kind, or its weights do not fit its card. LeakError: it saw one of
+    `score_patients`.
     """
     card, weights = _read(path)
     refuse_leak(card, score_patients, path.name)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
 from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_state
 from deeplrhe_utils.learning.cards import hash_patient as hash_patient
@@ -71,11 +72,9 @@ class TileNetwork(nn.Module):
 
     Attributes
     ----------
-    config : NetworkConfig
     feature_dim : width D of :meth:`features`
     side_px : side that tiles are resized to inside [px]; None takes them as they are
-    trunk : Module
-        What weights from elsewhere can fill.
+    trunk : what weights from elsewhere can fill
     classifiers : names inside `trunk` of layers that they must not fill
     loaded : what was filled, by :func:`build_network`
     """
@@ -223,14 +222,10 @@ def build_network(config: NetworkConfig, *, pretrained: bool = True) -> TileNetw
 
     Parameters
     ----------
-    pretrained : bool
-        Fill it with ``config.weights``; False leaves the random weights (torch's global generator), for files whose
-        weights come after.
+    pretrained : fill it with ``config.weights``; False leaves the random weights (torch's global generator), for files
+        whose weights come after
 
-    Raises
-    ------
-    ModelError
-        Unknown architecture, or weights that are absent, damaged or of another network.
+    Raises ModelError: unknown architecture, or weights that are absent, damaged or of another network.
     """
     network = DeepLrhe(config) if config.architecture == "deeplrhe" else BackboneNetwork(config)
     guard_pointwise(network)
@@ -267,16 +262,10 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
     trained_on : patient identifiers the weights were fitted on (stored hashed)
     card : any further JSON-able facts (fold, seed, trainable targets, input size …)
 
-    Returns
-    -------
-    str
-        First 16 hex characters of the file's SHA-256: the `model_hash` of the predictions table.
+    Returns str: first 16 hex characters of the file's SHA-256: the `model_hash` of the predictions table.
 
-    Raises
-    ------
-    ModelError
-        Training started from given weights and ``model.loaded`` does not say which; they, and the patients that they
-        saw, go on the card.
+    Raises ModelError: training started from given weights and ``model.loaded`` does not say which; they, and the
+    patients that they saw, go on the card.
     """
     if (model.config.weights == "none") != (model.loaded.source == "none"):
         raise ModelError("It is not known what weights this network started from", got=model.loaded.source,
@@ -294,16 +283,10 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
 def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileNetwork, dict[str, Any]]:
     """Read a model; refuse it when it was trained on a patient it is asked to score (leak alarm).
 
-    Returns
-    -------
-    model in evaluation mode, card
+    Returns model in evaluation mode, card.
 
-    Raises
-    ------
-    ModelError
-        The file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
-    LeakError
-        A patient of `score_patients` is on the card.
+    Raises ModelError: the file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
+    LeakError: a patient of `score_patients` is on the card.
     """
     card = read_card(path)
     refuse_leak(card, score_patients, path.name)
@@ -322,3 +305,28 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     start = {"left_out": (), **card.get("start", {})}
     model.loaded = Loaded(**{**start, "left_out": tuple(start["left_out"]), "patients": tuple(card["patients"])})
     return model.eval(), card
+
+
+def identity_gap(channels: int = 32, side_px: int = 16, seed: int = 0) -> float:
+    """How far a residual block is from the identity when its second convolution is zero.
+
+    With W[l+2] = 0 and A[l+2] = 0 the paper's block is C[l+2] = σ(C[l]) = C[l] for C[l] ≥ 0.
+
+    Parameters
+    ----------
+    channels, side_px : of the input, whose values are random and not negative
+
+    Returns float: largest absolute difference between input and output, with and without batch normalization: 0 if the
+    algebra holds. Source: Yang 2021, *Residual Network*, with the printed indices put right.
+    """
+    random = torch.Generator().manual_seed(integer_seed(seed, "identity"))
+    x = torch.rand((2, channels, side_px, side_px), generator=random)
+    gap = 0.0
+    for batch_norm in (True, False):
+        block = ResidualBlock(channels, channels, 1, residual=True, batch_norm=batch_norm).eval()
+        for module in (block.second, block.norm2):
+            for weight in module.parameters():
+                nn.init.zeros_(weight)
+        with torch.no_grad():
+            gap = max(gap, float((block(x) - x).abs().max()))
+    return gap

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
@@ -21,9 +22,6 @@ from deeplrhe_utils.slides.pixels import read_ahead, shrink
 from deeplrhe_utils.stain.checks import has_tissue
 from deeplrhe_utils.stain.normalize import PROFILES, Normalizer, Plan, load_normalizer, make_normalizer
 from deeplrhe_utils.stain.reference import SlideColour, choose_reference, slide_colour
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Tile = NDArray[np.uint8]
 Reader = Callable[["pd.DataFrame"], list[Tile]]
@@ -81,18 +79,13 @@ def fit_fold(
 
     Parameters
     ----------
-    recipe : StainRecipe
-        Its `reference` names a unit (any, if a person chose it); empty takes the medoid of the *training* units.
+    recipe : its `reference` names a unit (any, if a person chose it); empty takes the medoid of the *training* units
     colours, groups, read : survey, rows of the tiles table and pixels of every unit
     train : units that may be seen
-    trace : list, optional
-        Receives the loss per step.
+    trace : receives the loss per step
     statistics_tiles : most tiles the reference's statistics come from
 
-    Raises
-    ------
-    StainError
-        No training unit holds tissue, or the named reference is no unit.
+    Raises StainError: no training unit holds tissue, or the named reference is no unit.
     """
     known = {name: colours[name] for name in train if np.isfinite(colours[name].scale)}
     chosen = recipe.reference or choose_reference(known)
@@ -129,13 +122,9 @@ def statistics_rows(part: pd.DataFrame, most: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    part : DataFrame
-        Kept rows of table TILES, all of one unit.
-    most : int
-        32 tiles give a slide's colours to a fraction of a grey level.
+    part : kept rows of table TILES, all of one unit
+    most : 32 tiles give a slide's colours to a fraction of a grey level
     """
-    import pandas as pd
-
     chosen = part[part["selected"]]
     rest = part[~part["selected"]].sort_values(["row", "column", "tile_id"])
     first, second = _evenly(chosen, most), _evenly(rest, most - len(chosen))
@@ -154,8 +143,7 @@ class Stored:
 
     Attributes
     ----------
-    records : DataFrame
-        unit, arm, fold, n_tiles, n_used, n_skipped, note, warnings, map.
+    records : unit, arm, fold, n_tiles, n_used, n_skipped, note, warnings, map
     colours : (arm, fold) → unit → SlideColour of the stored tiles
     """
 
@@ -182,22 +170,13 @@ def store_units(
 
     Parameters
     ----------
-    folder : Path
-        Receives a folder per arm and fold, each with one array per slide.
-    groups : unit → kept rows of table TILES
-        What is stored is the selected ones, in this order.
-    read : Reader
+    folder : receives a folder per arm and fold, each with one array per slide
+    groups : unit → kept rows of table TILES: what is stored is the selected ones, in this order
     arms : (arm, fold) → Normalizer, or None to leave colours as they are
     statistics_tiles : most tiles a unit's statistics come from
     store_px : side of a stored tile [px]; smaller ones stay as they are
     watched : tiles of each unit whose colour after normalization is kept
-
-    Returns
-    -------
-    Stored
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     stored = Stored(pd.DataFrame(), {key: {} for key in arms})
     parts = {name: statistics_rows(part, statistics_tiles) for name, part in groups.items()}

@@ -105,10 +105,7 @@ def make_optimiser(
     params : parameters, or groups; a group's own weight decay stands
     lr, weight_decay : AdamW's decay is taken apart from the gradient, the others' is added to it
 
-    Raises
-    ------
-    ParameterError
-        Another name.
+    Raises ParameterError: another name.
     """
     if name == "adamw":
         return torch.optim.AdamW(params, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
@@ -134,19 +131,13 @@ def learning_rate(
 
     Parameters
     ----------
-    step : int
-        From 0 to `total_steps` - 1, over all epochs.
-    kind : str
-        "one_cycle": torch's OneCycleLR with its defaults. "cosine": a linear rise over the share `warm_up` of all
-        steps, then a cosine to 0. "step": × `factor` after every `every_epochs` epochs, in stairs (DeepPATH: 0.16
-        and 30). "constant".
-    peak : float
-        Highest rate.
+    step : from 0 to `total_steps` - 1, over all epochs
+    kind : "one_cycle": torch's OneCycleLR with its defaults. "cosine": a linear rise over the share `warm_up` of all
+        steps, then a cosine to 0. "step": × `factor` after every `every_epochs` epochs, in stairs (DeepPATH: 0.16 and
+        30). "constant".
+    peak : highest rate
 
-    Raises
-    ------
-    ParameterError
-        Another kind, or a step outside the run.
+    Raises ParameterError: another kind, or a step outside the run.
     """
     if not 0 <= step < total_steps:
         raise ParameterError("There is no such step", got=step, expected=f"0 to {total_steps - 1}")
@@ -192,10 +183,8 @@ class Ema:
 
     Parameters
     ----------
-    model : Module
-        The average starts at its weights.
-    decay : float
-        DeepPATH: 0.9999.
+    model : the average starts at its weights
+    decay : DeepPATH: 0.9999
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -224,10 +213,7 @@ class Ema:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from :meth:`state_dict`.
 
-        Raises
-        ------
-        ModelError
-            It is of another network.
+        Raises ModelError: it is of another network.
         """
         shadow: Mapping[str, Tensor] = state["shadow"]
         shapes = {name: tensor.shape for name, tensor in shadow.items()}

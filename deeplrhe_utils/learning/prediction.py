@@ -13,9 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -26,11 +27,7 @@ from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_m
 from deeplrhe_utils.learning.recipe import scoring_precision
 from deeplrhe_utils.learning.scoring import probabilities, ready
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
-from deeplrhe_utils.stain.normalize import Normalizer
-from deeplrhe_utils.stain.plan import Plan
-
-if TYPE_CHECKING:
-    import pandas as pd
+from deeplrhe_utils.stain.normalize import Normalizer, Plan
 
 Tile = NDArray[np.uint8]
 SCORED, REFUSED, FAILED = "scored", "refused", "failed"
@@ -70,10 +67,8 @@ class SlideScorer:
     def normalizer_for(self, file: Path, card: dict[str, Any]) -> Normalizer | None:
         """The normalizer that belongs to a model file, or None for colours as they are.
 
-        Raises
-        ------
-        ModelError
-            The network was trained at another magnification, in other colours, or with another normalizer.
+        Raises ModelError: the network was trained at another magnification, in other colours, or with another
+        normalizer.
         """
         mpp = self.target_mpp * self.tile_px / min(self.store_px, self.tile_px)
         if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != self.normalization:
@@ -100,7 +95,6 @@ class ScoreTask:
     slide : its row of table SLIDES, with an absolute path
     tiles : its rows of table TILES that are to be scored
     model : file written by notebook 05; its normalizer lies in ``04`` beside ``05``
-    scorer : SlideScorer
     between : further windows to score, after `tiles` and without any influence on their scores
     """
 
@@ -170,18 +164,8 @@ def score_slide(task: ScoreTask) -> Scored:
 
     What is wrong with the slide is a status and a reason; a tile that cannot be read costs itself alone.
 
-    Parameters
-    ----------
-    task : ScoreTask
-
-    Returns
-    -------
-    Scored
-
-    Raises
-    ------
-    ModelError
-        The model or its normalizer cannot be read, or was trained on other pixels: no slide could be scored.
+    Raises ModelError: the model or its normalizer cannot be read, or was trained on other pixels: no slide could be
+    scored.
     """
     try:
         model, card = load_model(task.model, score_patients=[str(task.slide["patient_id"])])
@@ -201,20 +185,12 @@ def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[Tile]:
 
     Parameters
     ----------
-    task : ScoreTask
-    rows : DataFrame
-        Some of the task's tiles.
+    rows : some of the task's tiles
 
-    Returns
-    -------
-    list of uint8 RGB (store_px, store_px, 3), in the order of `rows`
+    Returns list of uint8 RGB (store_px, store_px, 3), in the order of `rows`.
 
-    Raises
-    ------
-    SlideError, InputError
-        A tile cannot be read.
-    ModelError
-        The model or its normalizer cannot be read, or was trained on other pixels.
+    Raises SlideError, InputError: a tile cannot be read. ModelError: the model or its normalizer cannot be read, or was
+    trained on other pixels.
     """
     plan = _plan(task, task.scorer.normalizer_for(task.model, read_card(task.model)))
     return [shrink(plan(tile), task.scorer.store_px) for tile in read_pixels(task.slide, rows, task.scorer.tile_px)]

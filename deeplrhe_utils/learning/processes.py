@@ -59,10 +59,8 @@ ALONE = Group()
 def started_group(device: str = "auto") -> Iterator[tuple[Group, torch.device]]:
     """Join the processes that `torchrun` started: NCCL with one GPU each, or gloo on the CPU.
 
-    Raises
-    ------
-    ParameterError
-        This process was not started by torchrun, or there are more processes on this machine than GPUs.
+    Raises ParameterError: this process was not started by torchrun, or there are more processes on this machine than
+    GPUs.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         raise ParameterError("This process belongs to no group", fix="Start it with torchrun --nproc-per-node N -m …")

@@ -24,8 +24,7 @@ from deeplrhe_utils.learning.features import cached_features, tile_features
 from deeplrhe_utils.learning.mil import MilConfig, cross_fit_bags
 from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
 from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.learning.targets import patient_rows
+from deeplrhe_utils.learning.store import TileStore, patient_rows
 from deeplrhe_utils.learning.weights import weights_digest
 
 ABLATIONS: Final[dict[str, dict[str, Any]]] = {
@@ -67,9 +66,7 @@ def ablations(
 ) -> tuple[pd.DataFrame, dict[str, list[float]]]:
     """The paper's two claims, switched off one at a time, everything else equal.
 
-    Returns
-    -------
-    rows of table RIVALS, and "method, fold n" → mean loss per epoch
+    Returns rows of table RIVALS, and "method, fold n" → mean loss per epoch.
     """
     rows: list[pd.DataFrame] = []
     curves: dict[str, list[float]] = {}
@@ -110,8 +107,7 @@ def inception(
 
     Parameters
     ----------
-    epochs, batch_size, tiles_each : int
-        Published: about 100 epochs of 400 tiles a step, all tiles of a patient.
+    epochs, batch_size, tiles_each : published: about 100 epochs of 400 tiles a step, all tiles of a patient
     precision : as in TrainConfig
     """
     recipe = replace(DEEPPATH, epochs=epochs, batch_size=batch_size, precision=precision)
@@ -131,12 +127,9 @@ def attention(
     networks : fold → model file, or NetworkConfig
         Whose features: the network that each fold trained (it saw training patients only), or one for all folds with
         weights from elsewhere.
-    label : str
-        Name of the features in the method's name.
+    label : name of the features in the method's name
 
-    Returns
-    -------
-    rows of table RIVALS; tile_id, gene, fold, weight of the attention
+    Returns rows of table RIVALS; tile_id, gene, fold, weight of the attention.
     """
     features, rows, weights = _Features(ground, networks), [], pd.DataFrame()
     seen = {fold: features.seen(fold) for fold in features}

@@ -25,19 +25,14 @@ def epoch_order(
 
     Parameters
     ----------
-    targets : float32, (n, T)
-        Labels of the training tiles: 1, 0 or NaN.
-    patients : sequence of n names
-        Whose tile each is; needed for "patient".
-    balance : str
-        "none": every tile once. "patient": `tiles_per_patient` of each patient, so that nobody is louder for a larger
-        slide; who has fewer repeats some. "class": as many draws as tiles, with replacement; where exactly one target
-        holds in every row, each is drawn as often; else a tile's weight is the mean over its known targets of the
-        inverse frequency of its class, which makes rare positives more frequent, not half of all.
+    targets : float32, (n, T): labels of the training tiles: 1, 0 or NaN
+    patients : sequence of n names: whose tile each is; needed for "patient"
+    balance : "none": every tile once. "patient": `tiles_per_patient` of each patient, so that nobody is louder for a
+        larger slide; who has fewer repeats some. "class": as many draws as tiles, with replacement; where exactly one
+        target holds in every row, each is drawn as often; else a tile's weight is the mean over its known targets of
+        the inverse frequency of its class, which makes rare positives more frequent, not half of all.
 
-    Returns
-    -------
-    int64, (m,)
+    Returns int64, (m,).
     """
     if balance == "none":
         return random.permutation(len(targets))

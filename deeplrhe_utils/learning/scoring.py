@@ -36,10 +36,7 @@ def score_arrays(
 
     Parameters
     ----------
-    model : TileNetwork
-    batches : Batches
-    precision : str
-        As in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the classifier itself is always float32.
+    precision : as in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the classifier itself is always float32
     """
     model = ready(model, device)
     low = uses_bfloat16(precision, device_of(device))
@@ -58,11 +55,9 @@ def probabilities(model: TileNetwork, tiles: NDArray[np.uint8], low: bool = Fals
 
     Parameters
     ----------
-    model : TileNetwork
-        As :func:`ready` leaves it.
+    model : as :func:`ready` leaves it
     tiles : uint8 RGB (n, H, W, 3)
-    low : bool
-        Whether convolutions run in bfloat16.
+    low : whether convolutions run in bfloat16
     """
     place = next(model.parameters()).device
     with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=low):
@@ -81,10 +76,7 @@ def patient_means(
 
 
 def patient_log_loss(
-    scores: NDArray[np.float32],
-    targets: NDArray[np.float32],
-    patients: Sequence[str],
-    usable: NDArray[np.bool_],
+    scores: NDArray[np.float32], targets: NDArray[np.float32], patients: Sequence[str], usable: NDArray[np.bool_]
 ) -> float:
     """Mean −log probability of the known labels, each patient's probability being the mean over their tiles [nats].
 
@@ -93,10 +85,7 @@ def patient_log_loss(
     scores, targets : (n, T) probabilities, and labels 1, 0 or NaN, of tiles
     usable : bool (T,)
 
-    Raises
-    ------
-    CohortError
-        No patient has a known label of a usable target.
+    Raises CohortError: no patient has a known label of a usable target.
     """
     mean, truth = patient_means(scores, targets, patients)
     mean = np.clip(mean, 1e-6, 1 - 1e-6)

@@ -47,22 +47,12 @@ def range_test(
 
     Parameters
     ----------
-    tiles : int
-        Size of the small sample, drawn once (see :func:`draw_sample`).
-    smoothing : float
-        Share of the running mean that is kept at each step (corrected for its start).
+    tiles : size of the small sample, drawn once (see :func:`draw_sample`)
+    smoothing : share of the running mean that is kept at each step (corrected for its start)
 
-    Returns
-    -------
-    RangeTest
-        Its threshold is the rate of the lowest smoothed loss: above it, the loss rises.
+    Returns RangeTest: its threshold is the rate of the lowest smoothed loss: above it, the loss rises.
 
-    Raises
-    ------
-    ModelError
-        The loss was never finite.
-    CohortError
-        No target has both classes in `train`.
+    Raises ModelError: the loss was never finite. CohortError: no target has both classes in `train`.
     """
     random = generator(seed, "range-test")
     chosen = draw_sample(train.targets, tiles, random)
@@ -93,14 +83,10 @@ def draw_sample(targets: NDArray[np.float32], size: int, random: np.random.Gener
 
     Parameters
     ----------
-    targets : float32 (n, T)
-        Labels of the tiles: 1, 0 or NaN.
-    size : int
-        At least 2; less is returned where there are fewer tiles.
+    targets : float32 (n, T): labels of the tiles: 1, 0 or NaN
+    size : at least 2; less is returned where there are fewer tiles
 
-    Returns
-    -------
-    Positive and negative tiles in turn of the target whose rarer class is largest, then others at random
+    Returns Positive and negative tiles in turn of the target whose rarer class is largest, then others at random.
     """
     order = random.permutation(len(targets))
     if trainable_targets(targets).any():

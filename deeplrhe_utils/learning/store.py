@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha256_text
 from deeplrhe_utils.core.seeds import generator
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 _OPEN: Final = 64
 
@@ -39,18 +36,13 @@ class TileStore:
 
     Parameters
     ----------
-    folder : Path
-        Written by :func:`write_tiles`.
-    tiles : DataFrame
-        Selected rows of the tiles table, grouped by slide; each slide's array holds its tiles in this order.
+    folder : written by :func:`write_tiles`
+    tiles : selected rows of the tiles table, grouped by slide; each slide's array holds its tiles in this order
 
     Attributes
     ----------
-    side_px : int
-        Side of a stored tile [px].
-    tile_ids : list of str
-        Name of each tile.
-    folder : Path
+    side_px : side of a stored tile [px]
+    tile_ids : name of each tile
     """
 
     def __init__(self, folder: Path, tiles: pd.DataFrame) -> None:
@@ -104,9 +96,7 @@ class ShuffledStore(TileStore):
 
     Parameters
     ----------
-    store : TileStore
-    seed : int
-        With a tile's name it fixes the order of its pixels, whoever reads it.
+    seed : with a tile's name it fixes the order of its pixels, whoever reads it
     """
 
     def __init__(self, store: TileStore, seed: int) -> None:
@@ -123,3 +113,33 @@ class ShuffledStore(TileStore):
     def fingerprint(self) -> str:
         """As :meth:`TileStore.fingerprint`, and different from that of the store itself."""
         return sha256_text(f"{super().fingerprint()}\nshuffled pixels {self._seed}")
+
+
+def tile_targets(tiles: pd.DataFrame, labels: pd.DataFrame, genes: Sequence[str]) -> NDArray[np.float32]:
+    """(n_tiles, n_genes) of 1, 0 and NaN (not profiled, or a patient without labels), in the order of `tiles`."""
+    wide = labels.pivot(index="patient_id", columns="gene", values="status")
+    rows = wide.reindex(index=tiles["patient_id"], columns=list(genes))
+    return rows.to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def prediction_rows(
+    tiles: pd.DataFrame,
+    genes: Sequence[str],
+    scores: NDArray[np.float32],
+    usable: NDArray[np.bool_],
+    fold: int,
+    model_hash: str,
+) -> pd.DataFrame:
+    """Rows of the predictions table from a score matrix (n_tiles, n_genes); genes not `usable` get null scores."""
+    known = np.where(usable, scores, np.nan).astype(np.float64)
+    keys = tiles[["tile_id", "slide_id", "patient_id"]]
+    parts = [
+        keys.assign(gene=gene, fold=fold, score=known[:, i], model_hash=model_hash) for i, gene in enumerate(genes)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def patient_rows(predictions: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Rows of table RIVALS from table PREDICTIONS: the mean over each patient's tiles, null where none has a score."""
+    keys = ["patient_id", "gene", "fold", "model_hash"]
+    return predictions.groupby(keys, as_index=False)["score"].mean().assign(method=method)

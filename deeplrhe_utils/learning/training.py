@@ -16,10 +16,8 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
-from deeplrhe_utils.learning.checkpoints import load_state, save_state
-from deeplrhe_utils.learning.interruption import Stop, stop_signal
+from deeplrhe_utils.learning.checkpoints import Stop, load_state, save_state, stop_signal
 from deeplrhe_utils.learning.losses import trainable_targets
-from deeplrhe_utils.learning.memory import kept_heap
 from deeplrhe_utils.learning.models import (
     NetworkConfig,
     TileNetwork,
@@ -32,7 +30,7 @@ from deeplrhe_utils.learning.models import (
 )
 from deeplrhe_utils.learning.processes import ALONE, Group
 from deeplrhe_utils.learning.recipe import TrainConfig, device_of, uses_bfloat16
-from deeplrhe_utils.learning.trainer import Epoch, Part, Run, Trained
+from deeplrhe_utils.learning.trainer import Epoch, Part, Run, Trained, kept_heap
 from deeplrhe_utils.learning.weights import weights_digest
 
 if TYPE_CHECKING:
@@ -59,27 +57,15 @@ def train_fold(
 
     Parameters
     ----------
-    store : TileStore
-    train, valid : Part
-        Training tiles, and tiles of other patients that choose the epoch.
-    seed, fold : int
-        Together fix the weights, the order, the augmentation and the dropout.
-    report, watch : callable
-        Receive one line, and one :class:`Epoch`, per epoch (in the first process).
-    state_file, fingerprint : Path, str
-        Where the state is kept while training, and what it belongs to. None keeps none.
-    group : Group
-        Processes that share every step. Their number changes results by rounding only.
+    train, valid : training tiles, and tiles of other patients that choose the epoch
+    seed, fold : together fix the weights, the order, the augmentation and the dropout
+    report, watch : receive one line, and one :class:`Epoch`, per epoch (in the first process)
+    state_file, fingerprint : where the state is kept while training, and what it belongs to. None keeps none.
+    group : processes that share every step. Their number changes results by rounding only.
 
-    Raises
-    ------
-    CohortError
-        No tile, no target with both classes, or validation patients without a known label.
-    ModelError
-        The loss is not finite (the message names fold, epoch, step and tiles), or memory is too small (it names a
-        batch size that fits).
-    Stop
-        The process was told to end; the state is saved.
+    Raises CohortError: no tile, no target with both classes, or validation patients without a known label. ModelError:
+    the loss is not finite (the message names fold, epoch, step and tiles), or memory is too small (it names a batch
+    size that fits). Stop: the process was told to end; the state is saved.
     """
     run = Run(store, train, network, recipe, seed, fold, valid, device or device_of(), group)
     if state_file is not None and state_file.is_file():
@@ -160,21 +146,17 @@ def fit_or_load(
 
     Parameters
     ----------
-    file : Path
-        Model file of the fold, written atomically when training ends. While it lasts, ``state/<name>`` beside it is
+    file : model file of the fold, written atomically when training ends. While it lasts, ``state/<name>`` beside it is
         what a killed run goes on from; afterwards ``other/`` has the weights that were not chosen, if any.
     score_patients : patient identifiers
         About to be scored. One that was trained on, or chose the epoch, is a
         :class:`~deeplrhe_utils.core.errors.LeakError`; the card names them hashed.
-    view : dict
-        What the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the
-        network is not used at another magnification or in other colours.
-    arithmetic : str
-        How sums are shared among threads and processes, which decides their rounding; default: the threads of torch.
-    quiet : bool
-        Print no line per epoch.
-    finished : bool
-        The file must be there already; RunError otherwise.
+    view : what the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the network is
+        not used at another magnification or in other colours
+    arithmetic : how sums are shared among threads and processes, which decides their rounding; default: the threads of
+        torch
+    quiet : print no line per epoch
+    finished : the file must be there already; RunError otherwise
     others
         As in :func:`train_fold`.
     """
@@ -241,3 +223,35 @@ def _save(trained: Trained, file: Path, patients: set[str], card: dict[str, Any]
             other = file.parent / "other" / f"{file.stem}.{name}.safetensors"
             save_model(model, other, trained_on=patients, card={**card, "fingerprint": "", "weights_of": name})
     save_model(trained.model, file, trained_on=patients, card=card)
+
+
+def tensorboard(folder: Path) -> Callable[[Epoch], None] | None:
+    """What writes every epoch's losses and learning rate below `folder`, one run per fold.
+
+    Returns callable, or None where the package tensorboard (extra `tensorboard`) is not installed.
+    """
+    try:
+        import tensorboard  # noqa: F401 (without it torch's writer cannot be imported)
+    except ModuleNotFoundError:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    def watch(epoch: Epoch) -> None:
+        with SummaryWriter(str(folder / f"fold-{epoch.fold}")) as writer:
+            writer.add_scalar("loss/training", epoch.loss, epoch.epoch)
+            writer.add_scalar("learning rate", epoch.learning_rate, epoch.epoch)
+            if epoch.valid is not None:
+                writer.add_scalar("loss/validation", epoch.valid, epoch.epoch)
+
+    return watch
+
+
+def together(*watchers: Callable[[Epoch], None] | None) -> Callable[[Epoch], None] | None:
+    """One function that hands every epoch to all `watchers` that are there; None when none is."""
+    present = [watch for watch in watchers if watch is not None]
+
+    def watch(epoch: Epoch) -> None:
+        for one in present:
+            one(epoch)
+
+    return watch if present else None

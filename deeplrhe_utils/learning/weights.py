@@ -61,18 +61,13 @@ def load_weights(network: TileNetwork, spec: str, folder: Path | None = None) ->
 
     Parameters
     ----------
-    network : TileNetwork
-    spec : str
-        "none", "imagenet", or a file: .safetensors, or a state dict of torch (.pth, .pt).
-    folder : Path, optional
-        Where fetched weights are kept; default environment variable DEEPLRHE_WEIGHTS, else
-        ``~/.cache/deeplrhe/weights``.
+    spec : "none", "imagenet", or a file: .safetensors, or a state dict of torch (.pth, .pt)
+    folder : where fetched weights are kept; default environment variable DEEPLRHE_WEIGHTS, else
+        ``~/.cache/deeplrhe/weights``
 
-    Raises
-    ------
-    ModelError
-        The weights cannot be fetched or read, or are of another network: every tensor of the network must be there
-        under its name or, in a file of torch whose names are of another implementation, in its place with its shape.
+    Raises ModelError: the weights cannot be fetched or read, or are of another network: every tensor of the network
+    must be there under its name or, in a file of torch whose names are of another implementation, in its place with its
+    shape.
     """
     if spec == NONE:
         return Loaded()
@@ -125,10 +120,7 @@ def find_weights(spec: str, architecture: str, folder: Path | None = None) -> Pa
 def imagenet_url(architecture: str) -> str:
     """Where torchvision publishes the first ImageNet weights of a network.
 
-    Raises
-    ------
-    ModelError
-        It publishes none for this architecture.
+    Raises ModelError: it publishes none for this architecture.
     """
     from torchvision import models
 
@@ -180,10 +172,7 @@ def _download(url: str, path: Path, prefix: str) -> None:
 def read_state(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Tensors by name, without wrappers' prefixes, and the hashed patients on the card of a model of ours.
 
-    Raises
-    ------
-    ModelError
-        The file is damaged, or holds other things than tensors.
+    Raises ModelError: the file is damaged, or holds other things than tensors.
     """
     state, patients = _read_safetensors(file) if file.suffix == _SORTED else (_read_pickle(file), ())
     for wrapper in ("module.", "body."):

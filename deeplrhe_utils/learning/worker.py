@@ -13,7 +13,7 @@ import torch
 
 from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.core.files import read_json
-from deeplrhe_utils.learning.interruption import Stop
+from deeplrhe_utils.learning.checkpoints import Stop
 from deeplrhe_utils.learning.launch import FAILED, train_job
 from deeplrhe_utils.learning.processes import started_group
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
@@ -16,10 +19,6 @@ from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heatmaps import PALETTES
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from deeplrhe_utils.learning.attribution_sanity import SanityCheck
 
     Map = NDArray[np.float32]
@@ -49,25 +48,16 @@ def attribution_rows(
     Parameters
     ----------
     tiles : sequence of uint8 RGB (h, w, 3)
-    found : sequence of Attribution
-        Of these tiles; what was not computed has no column.
-    places : sequence of str
-        Where each tile is, for the line above its row; any text.
-    sanity : SanityCheck, optional
-        Gives the columns with random weights.
-    shared : bool
-        Draw random weights on the scale of the trained ones. By default each map has its own: an untrained network's
-        logits are of another size, and on a shared scale a map that has not changed would look empty, so changed.
-    size : float
-        Side of a panel [inches].
+    found : of these tiles; what was not computed has no column
+    places : where each tile is, for the line above its row; any text
+    sanity : gives the columns with random weights
+    shared : draw random weights on the scale of the trained ones. By default each map has its own: an untrained
+        network's logits are of another size, and on a shared scale a map that has not changed would look empty, so
+        changed.
+    size : side of a panel [inches]
 
-    Raises
-    ------
-    InputError
-        Tiles, attributions, places and random maps are not of one number, or there are none.
+    Raises InputError: tiles, attributions, places and random maps are not of one number, or there are none.
 
-    Notes
-    -----
     The numbers below the panels say what the end colours mean. Grad-CAM is the more opaque the higher it is.
     """
     if not len(tiles) or len({len(tiles), len(found), len(places)}) > 1:
@@ -139,10 +129,8 @@ def similarity_curves(means: pd.DataFrame, bound: float) -> Figure:
 
     Parameters
     ----------
-    means : DataFrame
-        As :func:`~deeplrhe_utils.learning.attribution_sanity.summary` returns; at least one row.
-    bound : float
-        Largest similarity at full randomization with which a method passes; drawn as a dotted line.
+    means : as :func:`~deeplrhe_utils.learning.attribution_sanity.summary` returns; at least one row
+    bound : largest similarity at full randomization with which a method passes; drawn as a dotted line
     """
     figure = new_figure(6.4, 3.2)
     axes = figure.subplots()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _COLOURS = {"tile": PALETTE[3], "slide": PALETTE[1], "patient": PALETTE[0], "site": PALETTE[2]}
 _MARKS = {"tile": "s", "slide": "D", "patient": "o", "site": "^"}
@@ -23,8 +22,7 @@ def schemes(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        As :func:`~deeplrhe_utils.evaluation.leakage.inflation` returns; at least one row.
+    table : as :func:`~deeplrhe_utils.evaluation.leakage.inflation` returns; at least one row
     """
     units, genes = list(table["unit"].drop_duplicates()), list(table["gene"].drop_duplicates())
     names = list(table["scheme"].drop_duplicates())
@@ -96,3 +94,165 @@ def shares(draws: pd.DataFrame) -> Figure:
     axes.legend(frameon=False, fontsize=8)
     sns.despine(figure)
     return figure
+
+
+def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
+    """AUC with its interval: a panel per gene, a row per arm; the first arm's colour differs from the controls'.
+
+    Parameters
+    ----------
+    table : arm, gene, auc, ci_low, ci_high, n_pos, n_neg; genes without any AUC are left out
+    order : arms from top to bottom; the first two see tissue
+    """
+    known = table[table["auc"].notna()]
+    genes = list(known["gene"].drop_duplicates())
+    figure, panels = _panels(len(genes), 0.8 + 0.28 * len(order))
+    for axes, gene in zip(panels, genes, strict=False):
+        part = known[known["gene"] == gene].set_index("arm").reindex(list(order))
+        n_pos, n_neg = part.loc[part["auc"].notna(), ["n_pos", "n_neg"]].iloc[0].astype(int)
+        axes.set_title(f"{gene} ({n_pos} / {n_neg})", fontsize=9)
+        for y, (_, row) in enumerate(part.iterrows()):
+            _interval(axes, row, y, PALETTE[0] if y < 2 else PALETTE[1])
+            if row[["n_pos", "n_neg"]].notna().all() and (row["n_pos"], row["n_neg"]) != (n_pos, n_neg):
+                axes.text(0.99, y + 0.32, f"{row['n_pos']:.0f} / {row['n_neg']:.0f}", ha="right", fontsize=6.5)
+        axes.set_yticks(range(len(order)), list(order), fontsize=8)
+    _finish(figure, panels, len(genes), len(order), "AUC, 95 % interval", "No gene can be estimated")
+    return figure
+
+
+def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
+    """AUC of each gene (panel) among patients without (blue) and with (orange) a mutation of another gene (row).
+
+    Parameters
+    ----------
+    table : gene, given, given_status, auc, ci_low, ci_high, as
+        :func:`~deeplrhe_utils.evaluation.controls.stratified_by_gene` returns
+    overall : AUC of all patients, by gene
+    """
+    genes, others = list(table["gene"].drop_duplicates()), list(table["given"].drop_duplicates())
+    figure, panels = _panels(len(genes), 0.8 + 0.3 * max(1, len(others)))
+    for axes, gene in zip(panels, genes, strict=False):
+        axes.axvline(float(overall[gene]), ls="--", color="0.3", lw=1)
+        for row in table[table["gene"] == gene].to_dict("records"):
+            shift = 0.14 if row["given_status"] else -0.14
+            _interval(axes, row, others.index(row["given"]) + shift, PALETTE[1 if row["given_status"] else 0])
+        axes.set_title(gene, fontsize=9)
+        axes.set_yticks(range(len(others)), others, fontsize=8)
+    _finish(
+        figure,
+        panels,
+        len(genes),
+        len(others),
+        "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row",
+        "No stratum can be estimated",
+    )
+    return figure
+
+
+def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
+    columns = min(3, max(1, count))
+    rows = -(-max(1, count) // columns)
+    figure = new_figure(2.6 + 2.1 * columns, 0.3 + rows * height)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel())
+
+
+def _interval(axes: Axes, row: Any, y: float, colour: Any) -> None:
+    if np.isnan(float(row["auc"])):
+        axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=7, color="0.45", style="italic")
+        return
+    ends = np.abs(np.array([[row["ci_low"]], [row["ci_high"]]], float) - float(row["auc"]))
+    axes.errorbar(float(row["auc"]), y, xerr=ends, fmt="o", ms=4, lw=1.3, color=colour)
+
+
+def _finish(figure: Figure, panels: Sequence[Axes], used: int, rows: int, label: str, empty: str) -> None:
+    for axes in panels[:used]:
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.axvline(0.5, ls=":", color="0.4", lw=1)
+        axes.set_xlim(0, 1)
+    for axes in panels[used:]:
+        axes.set_axis_off()
+    if used:
+        figure.supxlabel(label, fontsize=9)
+    else:
+        panels[0].text(0.5, 0.5, empty, ha="center", va="center", transform=panels[0].transAxes)
+    sns.despine(figure)
+
+
+def allowed(table: pd.DataFrame) -> Figure:
+    """Reported AUC, the interval that its counts allow, and what chance alone covers, a row per gene.
+
+    Parameters
+    ----------
+    table : gene, reported_auc, ci_low, ci_high, null_high, n_pos, n_neg, as
+        :func:`~deeplrhe_utils.evaluation.forensics.reported_by_chance` returns
+    """
+    figure = new_figure(6.4, 0.9 + 0.42 * len(table))
+    axes = figure.subplots()
+    for y, row in enumerate(table.to_dict("records")):
+        axes.barh(y, 2 * row["null_high"] - 1, left=1 - row["null_high"], height=0.62, color="0.88")
+        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=PALETTE[0], lw=2)
+        axes.plot(row["reported_auc"], y, "D", color=PALETTE[0], ms=6)
+    names = [f"{r['gene']}  ({r['n_pos']}/{r['n_neg']})" for r in table.to_dict("records")]
+    axes.set_yticks(range(len(table)), names, fontsize=9)
+    axes.axvline(0.5, ls=":", color="0.4", lw=1)
+    axes.set(xlim=(0, 1), xlabel="reported AUC; bar: what its counts allow; grey: chance (95 % each)")
+    axes.invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+def verdicts(counts: pd.Series) -> Figure:
+    """How many statements got each verdict (index: verdict), as bars with their number."""
+    figure = new_figure(6.0, 0.7 + 0.34 * len(counts))
+    axes = figure.subplots()
+    axes.barh(np.arange(len(counts)), counts.to_numpy(), color=PALETTE[0], height=0.6)
+    for y, value in enumerate(counts.to_numpy()):
+        axes.text(float(value) + 0.1, y, str(value), va="center", fontsize=9)
+    axes.set_yticks(range(len(counts)), list(counts.index), fontsize=9)
+    axes.set(xlabel="statements", xlim=(0, max(1, int(counts.max())) * 1.12))
+    axes.invert_yaxis()
+    sns.despine(figure)
+    return figure
+
+
+_UNITS = {"blur": "µm", "pen": "density", "fold": "× density", "bubble": "density", "jpeg": "quality"}
+
+
+def filter_roc(table: pd.DataFrame, roc: pd.DataFrame) -> Figure:
+    """Sensitivity by kind and strength with false alarms (left), and a ROC curve per kind (right).
+
+    Parameters
+    ----------
+    table, roc : of :class:`~deeplrhe_utils.evaluation.spike.SpikeIn`
+    """
+    figure = new_figure(10.0, 0.26 * len(table) + 1.2)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    _sensitivity(left, table)
+    kinds = list(dict.fromkeys(table["kind"]))
+    for colour, kind in zip(sns.color_palette("colorblind", len(kinds)), kinds, strict=True):
+        strengths = list(dict.fromkeys(table.loc[table["kind"] == kind, "strength"]))
+        middle = strengths[len(strengths) // 2]
+        own = roc[(roc["kind"] == kind) & (roc["strength"] == middle)].sort_values("false_positive_rate")
+        x, y = (np.concatenate([[0], own[c].to_numpy(float), [1]])
+                for c in ("false_positive_rate", "true_positive_rate"))  # fmt: skip
+        right.plot(x, np.maximum.accumulate(y), marker=".", ms=4, color=colour, label=f"{kind} {middle:g}")
+    right.plot([0, 1], [0, 1], ls=":", color="0.6")
+    right.set_xlabel("false alarms (share of untouched fields)")
+    right.set_ylabel("seen (share of painted fields)")
+    right.legend(frameon=False, fontsize=7, loc="lower right")
+    sns.despine(figure)
+    return figure
+
+
+def _sensitivity(axes: Axes, table: pd.DataFrame) -> None:
+    y = np.arange(len(table))
+    seen = table["sensitivity"].to_numpy(float)
+    low, high = (table[f"sensitivity_{end}"].to_numpy(float) for end in ("low", "high"))
+    axes.errorbar(seen, y, xerr=np.abs([seen - low, high - seen]), fmt="o", ms=4, color="C0", label="seen")
+    axes.plot(table["false_alarms"], y, "|", ms=9, color="0.5", label="false alarms")
+    names = [f"{k} {s:g} {_UNITS.get(k.split()[0], '')}" for k, s in zip(table["kind"], table["strength"], strict=True)]
+    axes.set_yticks(y, names, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_xlabel("share of fields")
+    axes.legend(frameon=False, fontsize=7, loc="center left")

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _LINE: Final = 0.165  # height of a line of text [inches]
 _MAIN: Final = (0.1, 3.6)  # left edge and width of the boxes [inches]
@@ -30,14 +28,10 @@ def flow_figure(flow: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    flow : DataFrame
-        A row per step, at least one: step, slides, patients, LUAD, LUSC (slides of the project), dropped, reason
+    flow : a row per step, at least one: step, slides, patients, LUAD, LUSC (slides of the project), dropped, reason
         (``why: count; why: count``). A step that dropped nothing says so in its own box.
 
-    Returns
-    -------
-    Figure
-        8 inches wide, and as high as its texts need. Black on white and pale grey.
+    Returns Figure: 8 inches wide, and as high as its texts need. Black on white and pale grey.
     """
     rows = flow.to_dict("records")
     boxes = [_box_text(row, first=i == 0) for i, row in enumerate(rows)]
@@ -111,15 +105,11 @@ def site_mutation_map(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        gene, site_id, positives, profiled, patients: every gene with every site, as
+    table : gene, site_id, positives, profiled, patients: every gene with every site, as
         :func:`~deeplrhe_utils.acquisition.cohort.mutation_by_site` returns it. Sites are drawn in its order.
 
-    Returns
-    -------
-    Figure
-        One shade for the share (pale 0 %, dark 100 %), "positives/profiled" in each cell, a dash where nobody is
-        profiled. More than 34 sites stand in several columns of panels.
+    Returns Figure: one shade for the share (pale 0 %, dark 100 %), "positives/profiled" in each cell, a dash where
+    nobody is profiled. More than 34 sites stand in several columns of panels.
     """
     genes, sites = list(table["gene"].drop_duplicates()), list(table["site_id"].drop_duplicates())
     panels = max(1, -(-len(sites) // _ROWS))
@@ -155,8 +145,7 @@ def prevalence_figure(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        project, gene, group, mutated, profiled, percent, ci_low, ci_high [%], as
+    table : project, gene, group, mutated, profiled, percent, ci_low, ci_high [%], as
         :func:`~deeplrhe_utils.running.cohort.prevalences` returns it. Where nobody is profiled (NaN), no mark is drawn.
     """
     projects, genes, groups = (list(table[name].drop_duplicates()) for name in ("project", "gene", "group"))

@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,14 +25,7 @@ from deeplrhe_utils.reporting.heatmaps import Frame, heat_map
 from deeplrhe_utils.reporting.sheet_page import DPI, Cell, Look, draw_page, short_name
 from deeplrhe_utils.slides.pixels import open_row
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-ORDERS: Final = {
-    "score": "highest mean score first",
-    "label": "mutated first, then by mean score",
-    "id": "by name",
-}
+ORDERS: Final = {"score": "highest mean score first", "label": "mutated first, then by mean score", "id": "by name"}
 """Key of :func:`sheet_order` → what the page says of it."""
 _STATUS: Final = {1: "mutated", 0: "wild type"}
 _QUALITY: Final = 90
@@ -55,8 +49,6 @@ def label_text(status: object) -> str:
     >>> label_text(1), label_text(None)
     ('mutated', 'not profiled')
     """
-    import pandas as pd
-
     return "not profiled" if pd.isna(status) else _STATUS[int(status)]  # type: ignore[call-overload]
 
 
@@ -65,16 +57,11 @@ def sheet_order(summary: pd.DataFrame, by: str = "score") -> pd.DataFrame:
 
     Parameters
     ----------
-    summary : DataFrame
-        Of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`.
-    by : str
-        One of :data:`ORDERS`; ties by slide_id, slides without a score last, and within `label` the slides of
-        patients that were not profiled last.
+    summary : of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`
+    by : one of :data:`ORDERS`; ties by slide_id, slides without a score last, and within `label` the slides of patients
+        that were not profiled last
 
-    Raises
-    ------
-    ParameterError
-        There is no such order, or the summary has no labels to order by.
+    Raises ParameterError: there is no such order, or the summary has no labels to order by.
     """
     if by not in ORDERS or (by == "label" and "label" not in summary.columns):
         fix = "Give the labels to slide_summary" if by == "label" else ""
@@ -87,15 +74,9 @@ def sheet_order(summary: pd.DataFrame, by: str = "score") -> pd.DataFrame:
 def read_thumbnail(rows: Mapping[str, Mapping[str, Any]], slide_id: str, max_px: int = THUMBNAIL_PX) -> NDArray:
     """A slide's thumbnail from its file; `rows`: slide_id → row of table SLIDES with an absolute `path`.
 
-    Returns
-    -------
-    uint8 RGB (h, w, 3)
-        Longer side at most `max_px`; places that cannot be decoded are red.
+    Returns uint8 RGB (h, w, 3): longer side at most `max_px`; places that cannot be decoded are red.
 
-    Raises
-    ------
-    SlideError
-        The file is missing or cannot be read.
+    Raises SlideError: the file is missing or cannot be read.
     """
     with open_row(rows[slide_id]) as slide:
         return slide.thumbnail(max_px, damaged=DAMAGED)
@@ -109,20 +90,13 @@ def sheet_cells(
 
     Parameters
     ----------
-    ordered : DataFrame
-        Of :func:`sheet_order`.
-    windows, slides : DataFrame
-        What the summary was made of.
-    gene : str
-        A column of `windows`.
-    picture_of : callable
-        slide_id → uint8 RGB (h, w, 3) of the whole slide, or None where there is none: ``thumbnails.get`` of pictures
-        in memory, or :func:`read_thumbnail`. What it cannot read is told in the cell.
+    ordered : of :func:`sheet_order`
+    windows, slides : what the summary was made of
+    gene : a column of `windows`
+    picture_of : slide_id → uint8 RGB (h, w, 3) of the whole slide, or None where there is none: ``thumbnails.get`` of
+        pictures in memory, or :func:`read_thumbnail`. What it cannot read is told in the cell.
 
-    Yields
-    ------
-    Cell
-        In the order of `ordered`; where no map can be drawn, its `reason` is not empty.
+    Yields Cell: in the order of `ordered`; where no map can be drawn, its `reason` is not empty.
     """
     parts = {str(name): part for name, part in windows.groupby("slide_id", sort=False)}
     rows = slides.drop_duplicates("slide_id").set_index("slide_id").to_dict("index")
@@ -142,8 +116,6 @@ def _cell(
     one: Mapping[Any, Any], slide: Mapping[Any, Any], own: pd.DataFrame | None, gene: str,
     picture: NDArray[np.uint8] | None, reason: str,
 ) -> Cell:  # fmt: skip
-    import pandas as pd
-
     label = label_text(one["label"]) if "label" in one else ""
     mpp = None if pd.isna(slide["mpp"]) else float(slide["mpp"])
     sides = [0 if pd.isna(slide[c]) else int(slide[c]) for c in ("width_l0_px", "height_l0_px")]
@@ -167,31 +139,17 @@ def write_sheets(
 
     Parameters
     ----------
-    cells : iterable of Cell
-        Taken a page at a time, in order (:func:`sheet_cells`).
-    folder : Path
-        ``contact_sheet_<gene>_001.png`` … and ``contact_sheet_<gene>.pdf`` are written here; pages of a longer sheet
-        of the same gene that was here before are removed.
-    gene : str
-        For the titles; any text.
-    total : int
-        How many slides there are; each gets a cell.
-    look : Look, optional
-        Rows, columns, scale and colours.
-    order : str
-        What the pages say about the order, such as a value of :data:`ORDERS`.
+    cells : taken a page at a time, in order (:func:`sheet_cells`)
+    folder : ``contact_sheet_<gene>_001.png`` … and ``contact_sheet_<gene>.pdf`` are written here; pages of a longer
+        sheet of the same gene that was here before are removed
+    gene : for the titles; any text
+    total : how many slides there are; each gets a cell
+    look : rows, columns, scale and colours
+    order : what the pages say about the order, such as a value of :data:`ORDERS`
 
-    Returns
-    -------
-    Sheets
-
-    Raises
-    ------
-    InputError
-        There is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit its picture.
+    Raises InputError: there is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit
+    its picture.
     """
-    import pandas as pd
-
     look, stem = look or Look(), f"contact_sheet_{safe_name(gene)}"
     pages: list[Path] = []
     ledger: list[dict[str, Any]] = []

@@ -7,18 +7,16 @@ map is constant between the edges of windows, so it is computed once for each fi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.reporting.heatmaps import Frame
 from deeplrhe_utils.slides.annotation_masks import trace_edges
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MOST_FIELDS: Final = 50_000_000
 """Fields between the edges of windows that are computed one by one; windows on a grid have far fewer."""
@@ -36,25 +34,15 @@ def window_contours(tiles: pd.DataFrame, scores: NDArray[np.float64], thresholds
 
     Parameters
     ----------
-    tiles : DataFrame
-        Columns x_l0_px, y_l0_px, size_l0_px [level-0 px].
-    scores : (n,)
-        Score of each window; NaN windows are left out.
-    thresholds : sequence of float
-        From 0 to 1, each once.
+    tiles : columns x_l0_px, y_l0_px, size_l0_px [level-0 px]
+    scores : (n,): score of each window; NaN windows are left out
+    thresholds : from 0 to 1, each once
 
-    Returns
-    -------
-    list of Contour
-        One per threshold, from the lowest. Edges that are less than a level-0 pixel apart are one (tiles of fractional
-        size begin at whole pixels), so an outline is displaced by less than one level-0 pixel.
+    Returns list of Contour: one per threshold, from the lowest. Edges that are less than a level-0 pixel apart are one
+    (tiles of fractional size begin at whole pixels), so an outline is displaced by less than one level-0 pixel.
 
-    Raises
-    ------
-    ParameterError
-        A threshold is not from 0 to 1 or stands twice; the windows lie on no grid, and there are too many.
-    AnnotationError
-        An outline has too many corners.
+    Raises ParameterError: a threshold is not from 0 to 1 or stands twice; the windows lie on no grid, and there are too
+    many. AnnotationError: an outline has too many corners.
     """
     known = ~np.isnan(scores)
     x, y, size = (tiles[c].to_numpy(float)[known] for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
@@ -79,14 +67,9 @@ def map_contours(mean: NDArray[np.floating], frame: Frame, thresholds: Sequence[
 
     Parameters
     ----------
-    mean : (rows, columns)
-        The map, NaN where nothing was measured.
-    frame : Frame
-    thresholds : sequence of float
+    mean : (rows, columns): the map, NaN where nothing was measured
 
-    Returns
-    -------
-    list of Contour, from the lowest threshold; cut at the slide's edge
+    Returns list of Contour, from the lowest threshold; cut at the slide's edge.
     """
     if mean.shape != frame.shape:
         raise InputError("A map does not fit its frame", got=mean.shape, expected=f"{frame.shape}")

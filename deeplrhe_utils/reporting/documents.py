@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,8 +12,6 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from deeplrhe_utils.evaluation.claims import Numbers
 
 FOLDER: Final = "documents"
@@ -51,23 +50,14 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
 
     Parameters
     ----------
-    templates : Path
-        Markdown texts, and checklists as CSV with the columns item, asks, answer, where.
-    numbers : Numbers
-        Of the run.
-    root : Path
-        Run folder.
-    synthetic : bool
-        Whether the run's slides are synthetic; every document then says so in its second line.
+    templates : Markdown texts, and checklists as CSV with the columns item, asks, answer, where
+    numbers : of the run
+    root : run folder
+    synthetic : whether the run's slides are synthetic; every document then says so in its second line
 
-    Returns
-    -------
-    The files, sorted
+    Returns The files, sorted.
 
-    Raises
-    ------
-    InputError
-        No template, or a checklist of other columns.
+    Raises InputError: no template, or a checklist of other columns.
     """
     written = []
     writers: dict[str, Callable[[Path], str]] = {".md": _text, ".csv": _checklist}

@@ -7,13 +7,13 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
+import pandas as pd
 import seaborn as sns
+from matplotlib.figure import Figure
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
     from plotly.graph_objects import FigureWidget
 
 _MARKS: Final = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
@@ -27,10 +27,8 @@ def agreement(points: pd.DataFrame, gene: str) -> Figure:
 
     Parameters
     ----------
-    points : DataFrame
-        slide_id, score, around (:func:`~deeplrhe_utils.reporting.explorer_points.window_points`).
-    gene : str
-        For the title.
+    points : slide_id, score, around (:func:`~deeplrhe_utils.reporting.explorer_windows.window_points`)
+    gene : for the title
     """
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
@@ -56,8 +54,7 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
     Parameters
     ----------
-    curves : gene → DataFrame
-        fpr, tpr (:func:`~deeplrhe_utils.reporting.explorer_points.roc_points`).
+    curves : gene → DataFrame: fpr, tpr (:func:`~deeplrhe_utils.reporting.explorer_windows.roc_points`)
     """
     figure = new_figure(4.6, 4.2)
     axes = figure.subplots()

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.reporting.heatmaps import accumulate, overlay
-from deeplrhe_utils.reporting.slide_views import Pixels, SlideView
+from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours
 from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, tumour_fractions, tumour_outline
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SIDE_PX: Final = 224
 AROUND: Final = 3
@@ -37,10 +35,7 @@ class Rows(NamedTuple):
 def surroundings(view: SlideView, pixels: Pixels, place: int, side_px: int = SIDE_PX) -> NDArray[np.uint8]:
     """A window framed in what lies around it, :data:`AROUND` windows wide: (side_px, side_px, 3), uint8 RGB.
 
-    Raises
-    ------
-    SlideError
-        The pixels cannot be decoded.
+    Raises SlideError: the pixels cannot be decoded.
     """
     x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
     margin = side * (AROUND - 1) / 2
@@ -56,16 +51,10 @@ def window_rows(views: Sequence[SlideView], gene: str, *, palette: str = "paper"
 
     Parameters
     ----------
-    views : sequence of SlideView
-    gene : str
-        A column of their windows. A slide without a score for it is left out.
-    palette, opacity : str, float
-        Of the heat map.
+    gene : a column of their windows. A slide without a score for it is left out.
+    palette, opacity : of the heat map
 
-    Returns
-    -------
-    Rows
-        Windows of equal score come in the order of the table; none is shown twice.
+    Returns Rows: windows of equal score come in the order of the table; none is shown twice.
     """
     pictures, titles = [], []
     for view in views:
@@ -99,22 +88,14 @@ def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Ma
 
     Parameters
     ----------
-    views : sequence of SlideView
-    gene : str
-        A column of their windows, or "" for none.
-    drawn : Path
-        Folder of outlines drawn in the viewer; they come before those that are given.
-    given : mapping
-        slide_id → annotation file.
+    gene : a column of their windows, or "" for none
+    drawn : folder of outlines drawn in the viewer; they come before those that are given
+    given : slide_id → annotation file
 
-    Returns
-    -------
-    DataFrame
-        slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside, mean_outside (null
-        where there is nothing to average), note (why an outline that is there could not be used). One row per view.
+    Returns DataFrame: slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside,
+    mean_outside (null where there is nothing to average), note (why an outline that is there could not be used). One
+    row per view.
     """
-    import pandas as pd
-
     columns = ["slide_id", "outline", "n_inside", "n_outside", "mean_inside", "mean_outside", "note"]
     return pd.DataFrame([_compared(view, gene, drawn, given) for view in views], columns=columns)
 
@@ -135,3 +116,65 @@ def _compared(view: SlideView, gene: str, drawn: Path, given: Mapping[str, Path]
     counts = {f"n_{name}": len(own) for name, own in sides.items()}
     means = {f"mean_{name}": np.nanmean(own) if (~np.isnan(own)).any() else np.nan for name, own in sides.items()}
     return {**row, "outline": path.name, **counts, **means}
+
+
+def window_points(views: Sequence[SlideView], gene: str) -> pd.DataFrame:
+    """Every scored window with the mean score of the windows that touch it.
+
+    Parameters
+    ----------
+    gene : a column of their windows
+
+    Returns DataFrame: slide_id, tile_id, score, around (null where no neighbour was scored), in the order of the
+    slides. Windows without a score are left out; ``attrs["unscored"]`` says how many.
+    """
+    parts, unscored = [], 0
+    for view in views:
+        own = view.windows[gene].to_numpy(float) if gene in view.windows else np.full(len(view.windows), np.nan)
+        around = [(int(i), neighbours(view.windows, int(i))) for i in np.flatnonzero(~np.isnan(own))]
+        names = view.windows["tile_id"].astype(str).to_numpy()
+        rows = [(view.slide_id, names[i], own[i], _mean(own[beside])) for i, beside in around]
+        parts += rows
+        unscored += len(own) - len(rows)
+    points = pd.DataFrame(parts, columns=["slide_id", "tile_id", "score", "around"])
+    points.attrs["unscored"] = unscored
+    return points
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def roc_points(scored: pd.DataFrame) -> pd.DataFrame:
+    """The corners of one ROC curve, each with the patients whose score it is.
+
+    Parameters
+    ----------
+    scored : patient_id, score, label (1 mutated, 0 wild type), one row per patient of one gene
+
+    Returns DataFrame: cut, fpr, tpr, patients (names joined by commas), from (0, 0) to (1, 1): one row per different
+    score, descending, after a first one without patients. A patient counts as positive from `cut` on.
+
+    Raises InputError: a class is missing, so there is no curve.
+    """
+    positives, negatives = int((scored["label"] == 1).sum()), int((scored["label"] == 0).sum())
+    if not positives or not negatives:
+        raise InputError(
+            "A ROC curve needs patients of both classes", got=f"{positives} mutated, {negatives} wild type"
+        )
+    by_cut = scored.sort_values(["score", "patient_id"]).groupby("score", sort=True)
+    steps = pd.DataFrame({
+        "hits": by_cut["label"].sum(), "all": by_cut.size(), "patients": by_cut["patient_id"].agg(", ".join),
+    }).iloc[::-1]  # fmt: skip
+    tpr, fpr = steps["hits"].cumsum() / positives, (steps["all"] - steps["hits"]).cumsum() / negatives
+    corners = pd.DataFrame({"cut": steps.index, "fpr": fpr.to_numpy(), "tpr": tpr.to_numpy(),
+                            "patients": steps["patients"].to_numpy()})  # fmt: skip
+    start = pd.DataFrame({"cut": [float("inf")], "fpr": [0.0], "tpr": [0.0], "patients": [""]})
+    return pd.concat([start, corners], ignore_index=True)
+
+
+def highest_window(views: Sequence[SlideView], patient_id: str, gene: str) -> str | None:
+    """tile_id of the patient's window with the highest score for `gene`; None when no slide of theirs was scored."""
+    points = window_points([view for view in views if view.patient_id == patient_id], gene)
+    return None if points.empty else str(points.loc[points["score"].idxmax(), "tile_id"])

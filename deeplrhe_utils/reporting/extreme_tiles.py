@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from matplotlib import patheffects
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
@@ -16,11 +19,6 @@ from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heat_picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.sheet_page import plain_text, short_name
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}
@@ -38,21 +36,13 @@ def wanted(chosen: pd.DataFrame, tiles: pd.DataFrame) -> dict[str, pd.DataFrame]
 
     Parameters
     ----------
-    chosen : DataFrame
-        ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`.
-    tiles : DataFrame
-        Table TILES.
+    chosen : ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`
+    tiles : table TILES
 
-    Returns
-    -------
-    dict
-        slide_id → its rows of `tiles`, as :func:`deeplrhe_utils.slides.pixels.peek` and
-        :func:`~deeplrhe_utils.slides.pixels.read_pixels` take them; slides in the order of `chosen`.
+    Returns dict: slide_id → its rows of `tiles`, as :func:`deeplrhe_utils.slides.pixels.peek` and
+    :func:`~deeplrhe_utils.slides.pixels.read_pixels` take them; slides in the order of `chosen`.
 
-    Raises
-    ------
-    InputError
-        A chosen tile is not in the table.
+    Raises InputError: a chosen tile is not in the table.
     """
     rows = tiles[tiles["tile_id"].isin(chosen["tile_id"])]
     if len(lost := chosen.loc[~chosen["tile_id"].isin(rows["tile_id"]), "tile_id"]):
@@ -69,31 +59,18 @@ def extreme_figure(
 
     Parameters
     ----------
-    chosen : DataFrame
-        ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`.
-    pictures : mapping
-        tile_id → uint8 RGB (h, w, 3). A tile without one is an empty place that says so.
-    thumbnails : mapping
-        slide_id → uint8 RGB (h, w, 3) of the whole slide; the same holds.
-    sizes : mapping
-        slide_id → (width, height) of the slide [level-0 px].
-    gene : str
-        For the title; any text.
-    columns : int
-        Windows side by side.
+    chosen : ``table`` of :func:`deeplrhe_utils.evaluation.slide_reading.extreme_tiles`
+    pictures : tile_id → uint8 RGB (h, w, 3). A tile without one is an empty place that says so.
+    thumbnails : slide_id → uint8 RGB (h, w, 3) of the whole slide; the same holds
+    sizes : slide_id → (width, height) of the slide [level-0 px]
+    gene : for the title; any text
+    columns : windows side by side
 
-    Returns
-    -------
-    Figure
-        Under each window its score, its patient's label (if `chosen` has it), its patient and its tile_id, shortened
-        so that no two have the same text. The place is framed on the thumbnail, and ringed where it is small.
+    Returns Figure: under each window its score, its patient's label (if `chosen` has it), its patient and its tile_id,
+    shortened so that no two have the same text. The place is framed on the thumbnail, and ringed where it is small.
 
-    Raises
-    ------
-    InputError
-        There is nothing to show, or a window lies outside its slide.
-    ParameterError
-        `columns` is below 1.
+    Raises InputError: there is nothing to show, or a window lies outside its slide. ParameterError: `columns` is below
+    1.
     """
     if columns < 1:
         raise ParameterError("A figure has at least one column", got=columns)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -20,9 +22,6 @@ from numpy.typing import NDArray
 from deeplrhe_utils.reporting.heatmaps import PALETTES
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-
     from deeplrhe_utils.evaluation.roc import Curve
 
 PALETTE = sns.color_palette("colorblind")

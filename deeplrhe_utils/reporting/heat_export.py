@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.files import read_json, safe_name, sha256_file, sha256_text, write_json
+from deeplrhe_utils.learning.heat import DAMAGED
 from deeplrhe_utils.reporting.contours import Contour, map_contours, window_contours
-from deeplrhe_utils.reporting.export_folder import ExportFolder, map_stem
 from deeplrhe_utils.reporting.heat_picture import write_png, write_scores, write_svg
-from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
-from deeplrhe_utils.reporting.heat_scores import PLACE, GeneWindows
-from deeplrhe_utils.reporting.heat_tiff import write_overlay_tiff, write_score_tiff
+from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom, write_overlay_tiff, write_score_tiff
+from deeplrhe_utils.reporting.heat_scores import PLACE, GeneWindows, said
 from deeplrhe_utils.reporting.heatmaps import Band, Frame, colour_map, heat_bands, overlay
-from deeplrhe_utils.reporting.interop import (
-    write_deeppath_areas,
-    write_imagescope,
-    write_qupath,
-    write_qupath_contours,
-)
+from deeplrhe_utils.reporting.interop import write_deeppath_areas, write_imagescope, write_qupath, write_qupath_contours
+from deeplrhe_utils.slides.pixels import open_row
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,10 @@ class MapStyle:
 
     Attributes
     ----------
-    weights : str
-        See :func:`~deeplrhe_utils.reporting.heatmaps.heat_bands`; ``uniform`` is the paper's.
-    palette : str
-        ``paper`` or ``perceptual``.
-    opacity : float
-        Of the map over the slide [0–1].
-    thresholds : tuple of float
-        Of the outlines.
+    weights : see :func:`~deeplrhe_utils.reporting.heatmaps.heat_bands`; ``uniform`` is the paper's
+    palette : ``paper`` or ``perceptual``
+    opacity : of the map over the slide [0–1]
+    thresholds : of the outlines
     """
 
     weights: str = "uniform"
@@ -55,15 +51,10 @@ class SlideMap:
 
     Attributes
     ----------
-    windows : GeneWindows
-        Windows and scores (:func:`~deeplrhe_utils.reporting.heat_scores.windows_of`).
-    frame : Frame
-        Where the map lies.
-    slide_id, gene : str
-        Names; any text.
-    picture : (rows, columns, 3), uint8, optional
-        The slide, of the frame's shape; without it overlays lie on white.
-    style : MapStyle
+    windows : windows and scores (:func:`~deeplrhe_utils.reporting.heat_scores.windows_of`)
+    frame : where the map lies
+    slide_id, gene : names; any text
+    picture : (rows, columns, 3), uint8, optional: the slide, of the frame's shape; without it overlays lie on white
     origin_l0_px : (x, y)
         Corner that QuPath counts from (:mod:`~deeplrhe_utils.reporting.interop`); other files use the full canvas.
     """
@@ -179,25 +170,14 @@ def export_map(one: SlideMap, folder: ExportFolder, stem: str, formats: Sequence
 
     Parameters
     ----------
-    one : SlideMap
-    folder : ExportFolder
-    stem : str
-        The slide's part of the file names (:func:`~deeplrhe_utils.reporting.export_folder.file_stems`).
-    formats : sequence of str
-        Endings of :data:`FORMATS`. A map of standard deviations (``.sd.ome.tiff``) needs scores of two folds or seeds
-        and is left out where there is one.
+    stem : the slide's part of the file names (:func:`~deeplrhe_utils.reporting.heat_export.file_stems`)
+    formats : endings of :data:`FORMATS`. A map of standard deviations (``.sd.ome.tiff``) needs scores of two folds or
+        seeds and is left out where there is one.
 
-    Returns
-    -------
-    list of Path
-        What was written, in the order of `formats`.
+    Returns list of Path: what was written, in the order of `formats`.
 
-    Raises
-    ------
-    ParameterError
-        There is no such format.
-    InputError
-        A file of that name is not ours; or as the map's own functions say.
+    Raises ParameterError: there is no such format. InputError: a file of that name is not ours; or as the map's own
+    functions say.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ParameterError("There is no such export", got=", ".join(unknown), expected=", ".join(FORMATS))
@@ -205,3 +185,151 @@ def export_map(one: SlideMap, folder: ExportFolder, stem: str, formats: Sequence
     chosen = [name for name in formats if several or name != ".sd.ome.tiff"]
     base = map_stem(stem, one.gene)
     return [folder.write(f"{base}{ending}", partial(FORMATS[ending], one)) for ending in chosen]
+
+
+ALL_GENES: Final = ".geojson"
+ZOOM: Final = "-slide.dzi"
+
+
+def check_exports(formats: Sequence[str], map_px: int, deep_zoom_px: int) -> None:
+    """Raise :class:`ParameterError` unless :func:`export_slide` can write these; ask before scores are made."""
+    if unknown := [name for name in formats if name not in FORMATS]:
+        raise ParameterError("There is no such export", got=", ".join(unknown), expected=", ".join(FORMATS))
+    if map_px < 1 or deep_zoom_px < 0:
+        raise ParameterError("A picture has a side of at least one pixel", got=f"{map_px} and {deep_zoom_px}")
+
+
+def export_slide(
+    slide: Mapping[str, Any],
+    tiles: pd.DataFrame,
+    genes: Sequence[str],
+    one: SlideMap | None,
+    folder: ExportFolder,
+    formats: Sequence[str],
+    *,
+    map_px: int,
+    deep_zoom_px: int = 0,
+) -> list[Path]:
+    """Write the files of one slide.
+
+    Parameters
+    ----------
+    slide : its row of table SLIDES, with an absolute path
+    tiles : its tiles: tile_id, x_l0_px, y_l0_px, size_l0_px and a column per gene (null: not scored)
+    genes : columns that go into ``SLIDE.geojson``, which QuPath shows as tiles with measurements
+    one : the gene's map; it is computed again at the resolution of the exports. Without it there are tiles only.
+    formats : of :data:`~deeplrhe_utils.reporting.heat_export.FORMATS`
+    map_px, deep_zoom_px : longer side [px] of the exported map (more, where windows would be smaller than its pixels),
+        and of the slide's Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The picture is held in memory, 3 bytes a
+        pixel.
+
+    Returns list of Path: files, and the tile folders of Deep Zoom pictures.
+
+    Raises InputError: a file of that name was not written by an export, or was changed since.
+    """
+    check_exports(formats, map_px, deep_zoom_px)
+    stem, written = safe_name(str(slide["slide_id"])), []
+    with open_row(slide) as opened:
+        corner = opened.bounds_l0_px[0], opened.bounds_l0_px[1]
+        size, mpp = opened.dimensions, float(slide["mpp"])
+        table = tiles[[*PLACE, *genes]]
+        written.append(folder.write(f"{stem}{ALL_GENES}", lambda path: write_qupath(table, path, origin_l0_px=corner)))
+        if one is not None:
+            side = float(one.windows.table["size_l0_px"].min())  # map pixels wider than windows would lose some
+            picture = opened.thumbnail(max(map_px, math.ceil(max(size) / side)), damaged=DAMAGED)
+            frame = Frame.fit(*size, mpp, picture.shape[:2])
+            large = replace(one, frame=frame, picture=picture, origin_l0_px=corner)
+            written += export_map(large, folder, stem, formats)
+        if deep_zoom_px:
+            whole = opened.thumbnail(deep_zoom_px, damaged=DAMAGED)
+            frame = Frame.fit(*size, mpp, whole.shape[:2])
+            written.append(
+                folder.write(f"{stem}{ZOOM}", partial(write_deep_zoom, strips=[whole], frame=frame, quality=80))
+            )
+    return [*written, *(path.with_name(f"{path.stem}_files") for path in written if path.suffix == ".dzi")]
+
+
+INDEX: Final = "exports.json"
+"""Name and SHA-256 of every file that was written to the folder."""
+MOST_CHARACTERS: Final = 150
+"""Of a stem, so that endings and temporary names fit into the 255 that file systems allow."""
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_+~-][A-Za-z0-9_+~.-]{0,199}")
+
+
+def file_stems(slide_ids: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """One stem of file names for every slide; `keys` tell slides apart whose names are one, or differ in case only.
+
+    Parameters
+    ----------
+    slide_ids : names of slides; any text
+    keys : what tells slides of one name apart, such as their path or SHA-256
+
+    Raises InputError: two slides have the same name and key.
+
+    >>> file_stems(["a", "b"], ["1", "2"])
+    ['a', 'b']
+    """
+    if len(set(zip(slide_ids, keys, strict=True))) < len(slide_ids):
+        raise InputError("A slide stands twice", fix="List every slide once")
+    plain = [safe_name(name) for name in slide_ids]
+    times = Counter(stem.casefold() for stem in plain)
+    stems = [
+        stem if times[stem.casefold()] == 1 else f"{stem}~{sha256_text(key)[:8]}"
+        for stem, key in zip(plain, keys, strict=True)
+    ]
+    if len({stem.casefold() for stem in stems}) < len(stems):  # a slide whose name looks like another's with its hash
+        raise InputError("Two slides would share one file", got=said(", ".join(stems)), fix="Rename one of them")
+    return stems
+
+
+def map_stem(slide_stem: str, gene: str) -> str:
+    """Stem of the files of one gene's map; different slides and genes never share one.
+
+    >>> map_stem("slide-1", "TP53")
+    'slide-1+TP53'
+    """
+    plain = f"{slide_stem}+{safe_name(gene)}"
+    if len(plain) <= MOST_CHARACTERS and "+" not in slide_stem + gene:
+        return plain
+    return f"{plain[:MOST_CHARACTERS]}~{sha256_text(chr(0).join((slide_stem, gene)))[:8]}"
+
+
+class ExportFolder:
+    """Writes files, remembers what it wrote, and replaces only what still is as it was written.
+
+    Parameters
+    ----------
+    folder : made when the first file is written
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def write(self, name: str, writer: Callable[[Path], Any]) -> Path:
+        """Let `writer` write the file `name`; return its path.
+
+        Raises InputError: the name is no plain file name, or a file of that name was not written by this class or was
+        changed since.
+        """
+        if not _PLAIN.fullmatch(name) or name.casefold() == INDEX:
+            raise InputError("This is no name for an export", got=said(name), expected="what file_stems gives")
+        path, known = self.folder / name, self._index()
+        if path.is_symlink() or (path.exists() and not (path.is_file() and known.get(name) == sha256_file(path))):
+            raise InputError(f"{path} was not written by this export, or was changed since, so it is not replaced",
+                             fix="Move it away, or export to another folder")  # fmt: skip
+        self.folder.mkdir(parents=True, exist_ok=True)
+        writer(path)
+        write_json(self.folder / INDEX, {**self._index(), name: sha256_file(path)})
+        return path
+
+    def _index(self) -> dict[str, str]:
+        file = self.folder / INDEX
+        if not file.is_file():
+            return {}
+        try:
+            found = read_json(file)
+        except (ValueError, OSError) as error:
+            raise InputError(f"{file} cannot be read ({said(error)})", fix="Move the folder away") from error
+        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+            raise InputError(f"{file} is no list of exports", fix="Move the folder away")
+        return found

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from xml.etree import ElementTree
 
 import cv2
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -26,9 +27,6 @@ from deeplrhe_utils.core.files import atomic_path, write_text
 from deeplrhe_utils.reporting.heat_pyramid import xml_text
 from deeplrhe_utils.reporting.heat_scores import PLACE, said
 from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 READABLE_PX: Final = 480
 """Smaller maps are enlarged in PNGs, by a whole factor, until their larger side has this."""
@@ -61,22 +59,14 @@ def write_png(
 
     Parameters
     ----------
-    path : Path
-    overlaid : (rows, columns, 3), uint8
-        The coloured map, over the slide or alone, of the frame's shape.
-    frame : Frame
-    gene, slide_id : str
-        For the title; any text.
+    overlaid : (rows, columns, 3), uint8: the coloured map, over the slide or alone, of the frame's shape
+    gene, slide_id : for the title; any text
     palette, limits
         Of the colour bar, as the map was coloured.
-    label : str
-        What the colours mean.
+    label : what the colours mean
 
-    Returns
-    -------
-    Path
-        `path`. The PNG's text chunks tell where the map lies in it: pixel (left + k · column, top + k · row) is the
-        corner of map pixel (row, column), k is ``enlarged``.
+    Returns Path: `path`. The PNG's text chunks tell where the map lies in it: pixel (left + k · column, top + k · row)
+    is the corner of map pixel (row, column), k is ``enlarged``.
     """
     if overlaid.shape != (*frame.shape, 3) or overlaid.dtype != np.uint8:
         raise InputError("An overlay does not fit its frame", got=f"{overlaid.dtype} {overlaid.shape}",
@@ -122,19 +112,12 @@ def write_svg(
 
     Parameters
     ----------
-    path : Path
-    overlaid : (rows, columns, 3), uint8
-        The coloured map of the frame's shape; it is embedded without loss.
-    frame : Frame
-    windows : DataFrame
-        tile_id, x_l0_px, y_l0_px, size_l0_px, score (null where none): outlines with a tooltip.
+    overlaid : (rows, columns, 3), uint8: the coloured map of the frame's shape; it is embedded without loss
+    windows : tile_id, x_l0_px, y_l0_px, size_l0_px, score (null where none): outlines with a tooltip
     gene, slide_id, palette, limits
         As for :func:`write_png`.
 
-    Returns
-    -------
-    Path
-        `path`.
+    Returns Path: `path`.
     """
     unit = max(frame.width_l0_px, frame.height_l0_px) / 40  # size of text
     height = frame.height_l0_px + 8 * unit
@@ -194,24 +177,13 @@ def write_scores(
 
     Parameters
     ----------
-    table : DataFrame
-        tile_id, x_l0_px, y_l0_px, size_l0_px and one column per gene (or ``score``), null where not scored.
-    path : Path
-    frame : Frame
-        The slide's size and resolution are written to the file's metadata (key ``deeplrhe``, JSON).
-    slide_id : str
-    about : mapping, optional
-        More facts, that JSON can hold.
+    table : tile_id, x_l0_px, y_l0_px, size_l0_px and one column per gene (or ``score``), null where not scored
+    frame : the slide's size and resolution are written to the file's metadata (key ``deeplrhe``, JSON)
+    about : more facts, that JSON can hold
 
-    Returns
-    -------
-    Path
-        `path`.
+    Returns Path: `path`.
 
-    Raises
-    ------
-    InputError
-        A column is missing.
+    Raises InputError: a column is missing.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

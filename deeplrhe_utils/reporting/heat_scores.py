@@ -6,16 +6,14 @@ Everything is checked before anything is drawn: a map of wrong windows looks as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.units import exact_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PLACE: Final = ["tile_id", "x_l0_px", "y_l0_px", "size_l0_px"]
 _STRANGE: Final = "unknown"
@@ -29,14 +27,10 @@ class GeneWindows:
 
     Attributes
     ----------
-    table : DataFrame
-        tile_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], score: the mean over folds or seeds, null where none.
-    scores : (n, k)
-        Score by each of k folds or seeds, NaN where it gave none.
-    folds : list
-        What the k columns are.
-    ledger : DataFrame
-        outcome, windows: every kept window and every score of the slide once.
+    table : tile_id, x_l0_px, y_l0_px, size_l0_px [level-0 px], score: the mean over folds or seeds, null where none
+    scores : (n, k): score by each of k folds or seeds, NaN where it gave none
+    folds : what the k columns are
+    ledger : outcome, windows: every kept window and every score of the slide once
     """
 
     table: pd.DataFrame
@@ -57,22 +51,15 @@ def windows_of(tiles: pd.DataFrame, predictions: pd.DataFrame, slide_id: str, ge
 
     Parameters
     ----------
-    tiles : DataFrame
-        Table TILES.
-    predictions : DataFrame
-        Table PREDICTIONS; where a tile was scored by several folds or seeds, one row each, told apart by `fold`.
-    slide_id, gene : str
+    tiles : table TILES
+    predictions : table PREDICTIONS; where a tile was scored by several folds or seeds, one row each, told apart by
+        `fold`
 
-    Returns
-    -------
-    GeneWindows
-        With as many rows as the slide has kept windows; scores of windows that were dropped are left out and counted.
+    Returns GeneWindows: with as many rows as the slide has kept windows; scores of windows that were dropped are left
+    out and counted.
 
-    Raises
-    ------
-    InputError
-        There is no such slide, or two of its name; no window was kept; nobody scored the gene; a score is of a tile
-        that does not exist, stands twice for one fold, or is no probability.
+    Raises InputError: there is no such slide, or two of its name; no window was kept; nobody scored the gene; a score
+    is of a tile that does not exist, stands twice for one fold, or is no probability.
     """
     own = tiles[tiles["slide_id"] == slide_id]
     kept = _kept(own, slide_id)
@@ -91,10 +78,7 @@ def windows_of(tiles: pd.DataFrame, predictions: pd.DataFrame, slide_id: str, ge
 def windows_in(windows: pd.DataFrame, slide_id: str, gene: str) -> GeneWindows:
     """The same from a table with a column per gene (:attr:`deeplrhe_utils.learning.heat.SlideScores.windows`).
 
-    Raises
-    ------
-    InputError
-        There is no such slide, or two of its name; nobody scored the gene; a score is no probability.
+    Raises InputError: there is no such slide, or two of its name; nobody scored the gene; a score is no probability.
     """
     own = _kept(windows[windows["slide_id"] == slide_id].assign(kept=True), slide_id)
     genes = [c for c in windows.columns if c not in (*PLACE, "slide_id")]
@@ -108,19 +92,11 @@ def networks_in(dense: pd.DataFrame, slide_id: str, gene: str) -> GeneWindows:
 
     Parameters
     ----------
-    dense : DataFrame
-        A row per window and network: tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px, network and a column per gene.
-    slide_id, gene : str
+    dense : a row per window and network: tile_id, slide_id, x_l0_px, y_l0_px, size_l0_px, network and a column per gene
 
-    Returns
-    -------
-    GeneWindows
-        `folds` are the networks' numbers.
+    Returns GeneWindows: `folds` are the networks' numbers.
 
-    Raises
-    ------
-    InputError
-        As :func:`windows_of`.
+    Raises InputError: as :func:`windows_of`.
     """
     own = dense[dense["slide_id"] == slide_id]
     places = own.drop_duplicates("tile_id")[[*PLACE, "slide_id"]].assign(kept=True)
@@ -169,8 +145,6 @@ def _check_scores(scored: pd.DataFrame, own: pd.DataFrame, slide_id: str, gene: 
 
 def _ledger(kept: pd.DataFrame, scored: pd.DataFrame, known: NDArray[np.bool_]) -> pd.DataFrame:
     """Every kept window once, then every score of a window that was dropped."""
-    import pandas as pd
-
     named = kept["tile_id"].isin(scored["tile_id"]).to_numpy()
     drawn = known.any(axis=1)
     dropped = scored.loc[~scored["tile_id"].isin(kept["tile_id"]), "tile_id"].nunique()
@@ -199,18 +173,12 @@ def check_held_out(predictions: pd.DataFrame, splits: pd.DataFrame, *, scheme: s
 
     Parameters
     ----------
-    predictions, splits : DataFrame
-        Tables PREDICTIONS and SPLITS.
-    scheme : str
-        The split scheme of the folds.
+    predictions, splits : tables PREDICTIONS and SPLITS
+    scheme : the split scheme of the folds
 
-    Raises
-    ------
-    LeakError
-        A score is of a fold that trained on, or chose its model by, the patient; or that does not know the patient.
+    Raises LeakError: a score is of a fold that trained on, or chose its model by, the patient; or that does not know
+    the patient.
 
-    Notes
-    -----
     :func:`deeplrhe_utils.learning.heat.score_slides` and :func:`deeplrhe_utils.learning.models.load_model` raise this
     alarm from the model card when scores are made; scores read back from a table have no such guard but this one and
     :func:`~deeplrhe_utils.learning.cards.check_cards`.

@@ -12,16 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PALETTES = {"paper": "RdBu_r", "perceptual": "viridis"}
 UNCERTAINTY: Final = "magma"
@@ -35,14 +33,10 @@ def accumulate(
 
     Parameters
     ----------
-    tiles : DataFrame
-        Columns x_l0_px, y_l0_px, size_l0_px: the windows [level-0 px].
-    scores : (n,)
-        One score per window; NaN windows are left out.
-    width_l0_px, height_l0_px : int
-        The slide [level-0 px].
-    shape : (height, width)
-        The map [px]; it spans the whole slide.
+    tiles : columns x_l0_px, y_l0_px, size_l0_px: the windows [level-0 px]
+    scores : (n,): one score per window; NaN windows are left out
+    width_l0_px, height_l0_px : the slide [level-0 px]
+    shape : (height, width): the map [px]; it spans the whole slide
 
     Returns
     -------
@@ -88,14 +82,10 @@ class Frame:
 
     Attributes
     ----------
-    width_l0_px, height_l0_px : int
-        The slide [level-0 px]: OpenSlide's full canvas, not the scanned part of it.
-    mpp : float
-        Resolution of level 0 [µm/px].
-    columns, rows : int
-        The map [px].
-    step_x, step_y : float
-        Level-0 pixels per map pixel.
+    width_l0_px, height_l0_px : the slide [level-0 px]: OpenSlide's full canvas, not the scanned part of it
+    mpp : resolution of level 0 [µm/px]
+    columns, rows : the map [px]
+    step_x, step_y : level-0 pixels per map pixel
     """
 
     width_l0_px: int
@@ -158,30 +148,17 @@ def heat_bands(
 
     Parameters
     ----------
-    tiles : DataFrame
-        Columns x_l0_px, y_l0_px, size_l0_px: the windows [level-0 px], in any order, overlapping or not.
-    scores : (n,) or (n, k)
-        Probability [0–1] of each window, by each of k folds or seeds; NaN where it was not scored.
-    frame : Frame
-    weights : str
-        ``uniform``: the paper's mean of the windows that cover a pixel. ``triangular``, ``gaussian``: windows count
-        most at their centre, so that overlapping windows leave no steps; the same where windows do not overlap.
-    band_px : int
-        Rows of a band.
+    tiles : columns x_l0_px, y_l0_px, size_l0_px: the windows [level-0 px], in any order, overlapping or not
+    scores : (n,) or (n, k): probability [0–1] of each window, by each of k folds or seeds; NaN where it was not scored
+    weights : ``uniform``: the paper's mean of the windows that cover a pixel. ``triangular``, ``gaussian``: windows
+        count most at their centre, so that overlapping windows leave no steps; the same where windows do not overlap.
+    band_px : rows of a band
 
-    Yields
-    ------
-    Band
-        Rows in order, each once. The mean over folds is that of the maps of those that scored the pixel.
+    Yields Band: rows in order, each once. The mean over folds is that of the maps of those that scored the pixel.
 
-    Raises
-    ------
-    InputError
-        A window is not inside the slide, a size is not positive, a score is no probability, or map pixels are
-        wider than the windows, so that some would vanish.
+    Raises InputError: a window is not inside the slide, a size is not positive, a score is no probability, or map
+    pixels are wider than the windows, so that some would vanish.
 
-    Notes
-    -----
     A map pixel takes part in a window when its centre lies inside, as in :func:`accumulate`. Weights are separable,
     so the windows of one height are summed along x first, and each sum is spread along y.
     Source: ours; the paper averages without weights.

@@ -17,10 +17,11 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from shapely.geometry import mapping
 
@@ -30,9 +31,6 @@ from deeplrhe_utils.reporting.contours import Contour
 from deeplrhe_utils.reporting.heat_pyramid import xml_text
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KINDS: Final = ("tile", "detection", "annotation")
 """QuPath's object types: tiles and detections are fast and can be coloured by a measurement; annotations be edited."""
@@ -48,22 +46,13 @@ def write_qupath(
 
     Parameters
     ----------
-    tiles : DataFrame
-        Columns tile_id, x_l0_px, y_l0_px, size_l0_px, and one column per gene with scores (NaN is left out).
-    path : Path
-    kind : str
-        One of :data:`KINDS`; annotations are locked.
-    origin_l0_px : (x, y)
-        Corner that QuPath counts from [level-0 px]; see the module.
-    colour_by : str
-        Gene whose score gives each object its colour; objects without a score get none.
-    palette : str
-        See :func:`~deeplrhe_utils.reporting.heatmaps.colour_map`.
+    tiles : columns tile_id, x_l0_px, y_l0_px, size_l0_px, and one column per gene with scores (NaN is left out)
+    kind : one of :data:`KINDS`; annotations are locked
+    origin_l0_px : (x, y): corner that QuPath counts from [level-0 px]; see the module
+    colour_by : gene whose score gives each object its colour; objects without a score get none
+    palette : see :func:`~deeplrhe_utils.reporting.heatmaps.colour_map`
 
-    Raises
-    ------
-    InputError
-        A column is missing or holds no finite numbers, or nobody scored `colour_by`.
+    Raises InputError: a column is missing or holds no finite numbers, or nobody scored `colour_by`.
     """
     if kind not in KINDS:
         raise ParameterError("QuPath has no such objects", got=kind, expected=" | ".join(KINDS))
@@ -114,12 +103,8 @@ def write_qupath_contours(
 
     Parameters
     ----------
-    contours : sequence of Contour
-        Of one gene.
-    path : Path
-    gene : str
-    mpp : float
-        Resolution of level 0 [µm/px], for areas [mm²].
+    contours : of one gene
+    mpp : resolution of level 0 [µm/px], for areas [mm²]
     origin_l0_px, palette
         As for :func:`write_qupath`.
     """
@@ -183,13 +168,8 @@ def write_deeppath_areas(
 
     Parameters
     ----------
-    contour : Contour
-        What counts as the class.
-    mean : (rows, columns)
-        The map, NaN where nothing was measured.
-    frame : Frame
-    path : Path
-    slide_id : str
+    contour : what counts as the class
+    mean : (rows, columns): the map, NaN where nothing was measured
     """
     known = ~np.isnan(mean)
     inside = int((mean[known] >= contour.threshold).sum())

@@ -24,10 +24,8 @@ Ring = Sequence[Sequence[float]]
 def outline_file(folder: Path, slide_id: str) -> Path:
     """``<slide_id>.geojson`` in a folder: the name that :func:`find_annotation` looks for.
 
-    Raises
-    ------
-    AnnotationError
-        The name of the slide is no file name: it could lead out of the folder, or to no file at all.
+    Raises AnnotationError: the name of the slide is no file name: it could lead out of the folder, or to no file at
+    all.
     """
     odd = any(letter in _FORBIDDEN or ord(letter) < 32 for letter in slide_id)
     if not slide_id.strip() or odd or slide_id.startswith(".") or len(slide_id.encode("utf-8")) > _LONGEST_NAME:
@@ -44,23 +42,15 @@ def save_outline(rings: Sequence[Ring], folder: Path, slide_id: str, size_l0_px:
     rings : sequence of rings
         Closed polygons as lists of (x, y) [level-0 px]. Lines that cross are repaired, and what reaches over the
         slide's edge is cut; a note in the file says so.
-    folder : Path
-        The ``annotations_dir`` of notebook 02.
-    slide_id : str
-        Name of the slide.
-    size_l0_px : (width, height)
-        The slide [level-0 px].
+    folder : the ``annotations_dir`` of notebook 02
+    slide_id : name of the slide
+    size_l0_px : (width, height): the slide [level-0 px]
 
-    Returns
-    -------
-    (Path, str)
-        The file, and what was repaired ("" when nothing was). The class is ``Tumor``, one region per ring.
+    Returns (Path, str): the file, and what was repaired ("" when nothing was). The class is ``Tumor``, one region per
+    ring.
 
-    Raises
-    ------
-    AnnotationError
-        There is no ring with an area inside the slide; the slide's name is no file name; or the folder has an
-        annotation of this slide that was not drawn here, which is never overwritten.
+    Raises AnnotationError: there is no ring with an area inside the slide; the slide's name is no file name; or the
+    folder has an annotation of this slide that was not drawn here, which is never overwritten.
     """
     target = outline_file(folder, slide_id)
     present = find_annotation(folder, slide_id)
@@ -98,10 +88,7 @@ def _ours(path: Path) -> bool:
 def outline_rings(path: Path, size_l0_px: tuple[int, int]) -> list[list[list[float]]]:
     """Rings of the tumour in an annotation file, holes among them: lists of [x, y] [level-0 px].
 
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, or shows no tumour.
+    Raises AnnotationError: the file cannot be read, or shows no tumour.
     """
     area = tumour_outline(read_annotation(path, slide_px=size_l0_px))
     rings = [ring for part in shapely.get_parts(area) for ring in (part.exterior, *part.interiors)]

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.reporting.figures import PALETTE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _MARKS = {
     "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
@@ -137,8 +134,7 @@ def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDAr
 
     Parameters
     ----------
-    panels : sequence of (title, picture, rings)
-        Picture: uint8 RGB; rings: outlines (n, 2) in picture px.
+    panels : sequence of (title, picture, rings): picture: uint8 RGB; rings: outlines (n, 2) in picture px
     """
     figure = _figure(2.9 * len(panels), 2.4)
     for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import cycle
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -25,9 +22,8 @@ def null_bands(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        Columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
-        :func:`~deeplrhe_utils.evaluation.power.precision_table` returns; nulls are left out of the drawing.
+    table : columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
+        :func:`~deeplrhe_utils.evaluation.power.precision_table` returns; nulls are left out of the drawing
     """
     figure = new_figure(6.4, 1.1 + 0.34 * max(1, len(table)))
     axes = figure.subplots()
@@ -53,13 +49,10 @@ def coverage(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float
 
     Parameters
     ----------
-    table : DataFrame
-        Columns patients, n_pos, method, coverage; several rows of a point (other AUCs) are drawn as their mean, their
-        range as a thin line.
-    names : mapping
-        Methods to draw, and what to call them.
-    promise : (low, high)
-        Accepted coverage, shaded.
+    table : columns patients, n_pos, method, coverage; several rows of a point (other AUCs) are drawn as their mean,
+        their range as a thin line
+    names : methods to draw, and what to call them
+    promise : (low, high): accepted coverage, shaded
     """
     totals = sorted(table["patients"].unique())
     figure = new_figure(1.2 + 2.7 * max(1, len(totals)), 3.3)
@@ -98,8 +91,7 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
 
     Parameters
     ----------
-    panels : gene → version → reliability table
-        Columns mean_score, observed, ci_low, ci_high.
+    panels : gene → version → reliability table: columns mean_score, observed, ci_low, ci_high
     """
     columns = min(3, max(1, len(panels)))
     rows = -(-max(1, len(panels)) // columns)
@@ -172,11 +164,9 @@ def readers(table: pd.DataFrame, title: str = "") -> Figure:
 
     Parameters
     ----------
-    table : DataFrame
-        Columns reader, measure, difference, ci_low, ci_high, n_cases, as
-        :func:`~deeplrhe_utils.evaluation.readers.differences` returns.
-    title : str
-        Says, among other things, whether the readers are simulated.
+    table : columns reader, measure, difference, ci_low, ci_high, n_cases, as
+        :func:`~deeplrhe_utils.evaluation.readers.differences` returns
+    title : says, among other things, whether the readers are simulated
     """
     measures, names = list(table["measure"].drop_duplicates()), list(table["reader"].drop_duplicates())
     figure = new_figure(8.2, 1.2 + 0.3 * max(1, len(names)))

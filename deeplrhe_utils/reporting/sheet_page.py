@@ -101,20 +101,13 @@ class Look:
 
     Attributes
     ----------
-    rows, columns : int
-        Cells on a page.
-    beside : bool
-        The map lies beside the slide; otherwise below it.
-    same_scale : bool
-        All slides of a page have one scale [µm/px]; otherwise each fills its place. Those of unknown resolution fill
-        their place always, and say so.
-    palette, opacity : str, float
-        Of the maps.
+    rows, columns : cells on a page
+    beside : the map lies beside the slide; otherwise below it
+    same_scale : all slides of a page have one scale [µm/px]; otherwise each fills its place. Those of unknown
+        resolution fill their place always, and say so.
+    palette, opacity : of the maps
 
-    Raises
-    ------
-    ParameterError
-        A value is out of range, or there is no room for so many cells.
+    Raises ParameterError: a value is out of range, or there is no room for so many cells.
     """
 
     rows: int = 4
@@ -162,21 +155,12 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8
 
     Parameters
     ----------
-    cells : sequence of Cell
-        At most rows × columns of them.
-    look : Look
-    title : str
-        Any text; printed as :func:`plain_text` has it.
+    cells : at most rows × columns of them
+    title : any text; printed as :func:`plain_text` has it
 
-    Returns
-    -------
-    uint8 RGB (1240, 1754, 3)
-        Less high where the last rows are empty.
+    Returns uint8 RGB (1240, 1754, 3): less high where the last rows are empty.
 
-    Raises
-    ------
-    InputError
-        A map and its picture differ in shape, or a picture is not RGB.
+    Raises InputError: a map and its picture differ in shape, or a picture is not RGB.
     """
     for cell in cells:
         _check(cell)

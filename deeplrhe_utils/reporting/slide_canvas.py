@@ -30,18 +30,13 @@ class SlideCanvas(anywidget.AnyWidget):
 
     Attributes
     ----------
-    opacity, threshold : float
-        Of the map over the slide [0–1]; windows with a lower score are not drawn.
-    ramp : list of str
-        256 colours from score 0 to 1.
-    drawing : bool
-        Whether clicks set corners of an outline; otherwise they choose windows.
+    opacity, threshold : of the map over the slide [0–1]; windows with a lower score are not drawn
+    ramp : 256 colours from score 0 to 1
+    drawing : whether clicks set corners of an outline; otherwise they choose windows
     rings, known : list of rings
         Outlines drawn here, and the one that the run already has: lists of [x, y] [level-0 px].
-    chosen : int
-        Number of the chosen window; -1 for none.
-    centre : [x, y]
-        Setting it moves the view there [level-0 px].
+    chosen : number of the chosen window; -1 for none
+    centre : [x, y]: setting it moves the view there [level-0 px]
     """
 
     _esm = _source("heat_layer.js", "viewer.js")

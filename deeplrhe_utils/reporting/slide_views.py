@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from openslide import AbstractSlide, ImageSlide
 from openslide.deepzoom import DeepZoomGenerator
@@ -16,14 +17,12 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
 from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.reporting.heat_export import ZOOM
 from deeplrhe_utils.reporting.heat_pyramid import read_deep_zoom
 from deeplrhe_utils.reporting.heatmaps import PALETTES
-from deeplrhe_utils.reporting.slide_exports import ZOOM
 from deeplrhe_utils.slides.opening import open_handle
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from deeplrhe_utils.learning.heat import SlideScores
 
 TILE_PX: Final = 254  # with one pixel of overlap on each side 256, which decodes well
@@ -35,10 +34,7 @@ _JPEG_QUALITY: Final = 80
 def ramp(palette: str) -> list[str]:
     """256 colours ``#rrggbb`` from score 0 to score 1.
 
-    Raises
-    ------
-    InputError
-        There is no such palette.
+    Raises InputError: there is no such palette.
     """
     import matplotlib
     from matplotlib.colors import to_hex
@@ -54,19 +50,12 @@ class SlideView:
 
     Attributes
     ----------
-    slide_id, patient_id : str
-    fold : str
-        The fold whose network, which never saw the patient, gave the scores; "" when a given model did.
-    width_l0_px, height_l0_px : int
-        The slide [level-0 px].
-    mpp : float or None
-        Resolution of level 0 [µm/px].
-    windows : DataFrame
-        tile_id, x_l0_px, y_l0_px, size_l0_px and one column per gene (null: not scored), index 0 … n - 1.
-    thumbnail : uint8 RGB (h, w, 3)
-        The whole slide.
-    path : Path or None
-        The slide, when it is on this machine; else the thumbnail is all there is to see.
+    fold : the fold whose network, which never saw the patient, gave the scores; "" when a given model did
+    width_l0_px, height_l0_px : the slide [level-0 px]
+    mpp : resolution of level 0 [µm/px]
+    windows : tile_id, x_l0_px, y_l0_px, size_l0_px and one column per gene (null: not scored), index 0 … n - 1
+    thumbnail : uint8 RGB (h, w, 3): the whole slide
+    path : the slide, when it is on this machine; else the thumbnail is all there is to see
     """
 
     slide_id: str
@@ -91,20 +80,13 @@ def slide_views(
 
     Parameters
     ----------
-    scores : SlideScores
-        From notebook 07 (:func:`deeplrhe_utils.learning.heat.stored_scores`).
-    slides : DataFrame
-        Table SLIDES with absolute paths; a path that is no file on this machine becomes None.
-    fold_of : mapping
-        patient_id → fold that held the patient out.
-    folder : Path, optional
-        Where notebook 07 left Deep Zoom pictures (:mod:`~deeplrhe_utils.reporting.slide_exports`); of a slide that is
-        not on this machine, they show more than its thumbnail.
+    scores : from notebook 07 (:func:`deeplrhe_utils.learning.heat.stored_scores`)
+    slides : table SLIDES with absolute paths; a path that is no file on this machine becomes None
+    fold_of : patient_id → fold that held the patient out
+    folder : where notebook 07 left Deep Zoom pictures (:mod:`~deeplrhe_utils.reporting.heat_export`); of a slide that
+        is not on this machine, they show more than its thumbnail
 
-    Raises
-    ------
-    InputError
-        A scored slide is not in the table, is there twice, or has another size than when it was scored.
+    Raises InputError: a scored slide is not in the table, is there twice, or has another size than when it was scored.
     """
     known = set(map(str, slides["slide_id"]))
     lost = sorted(set(map(str, scores.windows["slide_id"])) - known)
@@ -123,8 +105,6 @@ def slide_views(
 def _view(
     row: dict[Any, Any], windows: pd.DataFrame, scores: SlideScores, fold_of: Mapping[str, str], folder: Path | None
 ) -> SlideView:
-    import pandas as pd
-
     name, path = str(row["slide_id"]), Path(str(row["path"]))
     size = scores.sizes[name]
     table = tuple(row[side] for side in ("width_l0_px", "height_l0_px"))
@@ -146,8 +126,7 @@ class Pixels:
 
     Parameters
     ----------
-    view : SlideView
-        Its file is read when it is on this machine, else its thumbnail, which is then enlarged.
+    view : its file is read when it is on this machine, else its thumbnail, which is then enlarged
 
     Attributes
     ----------
@@ -155,10 +134,7 @@ class Pixels:
         Level-0 pixels per pixel of the picture that is read: 1 for a slide, more for a thumbnail. The two differ a
         little, because the sides of a thumbnail are whole pixels.
 
-    Raises
-    ------
-    SlideError
-        The file cannot be opened.
+    Raises SlideError: the file cannot be opened.
     """
 
     def __init__(self, view: SlideView) -> None:
@@ -189,12 +165,7 @@ class Pixels:
     def tile(self, level: int, column: int, row: int) -> bytes:
         """One tile as JPEG.
 
-        Raises
-        ------
-        ParameterError
-            There is no such tile.
-        SlideError
-            It cannot be decoded.
+        Raises ParameterError: there is no such tile. SlideError: it cannot be decoded.
         """
         try:
             picture = self._pyramid.get_tile(level, (column, row))
@@ -209,14 +180,10 @@ class Pixels:
 
         Parameters
         ----------
-        x_l0_px, y_l0_px, side_l0_px : float
-            Top left corner and side [level-0 px].
-        out_px : int
-            Side of the result [px].
+        x_l0_px, y_l0_px, side_l0_px : top left corner and side [level-0 px]
+        out_px : side of the result [px]
 
-        Returns
-        -------
-        uint8 RGB (out_px, out_px, 3)
+        Returns uint8 RGB (out_px, out_px, 3).
         """
         across, down = self.scale
         factor = max(1.0, side_l0_px / across / out_px)
@@ -249,13 +216,9 @@ def neighbours(windows: pd.DataFrame, place: int) -> NDArray[np.int64]:
 
     Parameters
     ----------
-    windows : DataFrame
-        x_l0_px, y_l0_px, size_l0_px [level-0 px].
-    place : int
-        Row number.
+    windows : x_l0_px, y_l0_px, size_l0_px [level-0 px]
+    place : row number
 
-    Notes
-    -----
     Windows of a grid with a fractional pitch lie up to a pixel apart; they still count as touching.
     """
     x, y, size = (windows[name].to_numpy(float) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))

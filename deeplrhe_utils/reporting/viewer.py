@@ -12,18 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.reporting.explorer_points import highest_window
-from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, surroundings
+from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, highest_window, surroundings
 from deeplrhe_utils.reporting.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, ramp
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ipywidgets import Widget
+
+
+import html
+
+import ipywidgets
+
+from deeplrhe_utils.reporting.heatmaps import PALETTES
 
 
 def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -31,16 +37,11 @@ def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> lis
 
     Parameters
     ----------
-    windows : DataFrame
-        Of one slide (:class:`~deeplrhe_utils.reporting.slide_views.SlideView`).
-    place : int
-        Row number.
-    genes : sequence of str
-        Columns of scores.
+    windows : of one slide (:class:`~deeplrhe_utils.reporting.slide_views.SlideView`)
+    place : row number
+    genes : columns of scores
 
-    Returns
-    -------
-    list of (gene, score, rank, mean of neighbours), as text; "–" where nothing was scored
+    Returns list of (gene, score, rank, mean of neighbours), as text; "–" where nothing was scored.
     """
     around, rows = neighbours(windows, place), []
     for gene in genes:
@@ -67,33 +68,21 @@ class Explorer:
 
     Parameters
     ----------
-    views : sequence of SlideView
-        What can be shown; at least one.
-    genes : sequence of str
-        Targets with scores.
-    outlines_dir : Path
-        Where drawn outlines are saved as ``<slide_id>.geojson``; give it to notebook 01 as ``annotations_dir``, and
-        notebook 02 cuts tiles inside them.
-    known : mapping, optional
-        slide_id → the annotation file that the run already has.
-    palette, opacity : str, float
-        How the map looks at first.
+    views : what can be shown; at least one
+    genes : targets with scores
+    outlines_dir : where drawn outlines are saved as ``<slide_id>.geojson``; give it to notebook 01 as
+        ``annotations_dir``, and notebook 02 cuts tiles inside them
+    known : slide_id → the annotation file that the run already has
+    palette, opacity : how the map looks at first
 
     Attributes
     ----------
-    widget : Widget
-        Put it last in a cell.
-    canvas : SlideCanvas
-        The picture.
-    menus : mapping
-        ``fold``, ``slide``, ``gene``, ``palette``, ``opacity``, ``threshold``: widgets with a `value`.
-    view : SlideView
-        What is shown now.
+    widget : put it last in a cell
+    canvas : the picture
+    menus : ``fold``, ``slide``, ``gene``, ``palette``, ``opacity``, ``threshold``: widgets with a `value`
+    view : what is shown now
 
-    Raises
-    ------
-    InputError
-        There is no slide or no gene to show.
+    Raises InputError: there is no slide or no gene to show.
     """
 
     def __init__(
@@ -101,7 +90,7 @@ class Explorer:
         known: Mapping[str, Path] | None = None, palette: str = "paper", opacity: float = 0.5,
     ) -> None:  # fmt: skip
         from deeplrhe_utils.reporting.slide_canvas import SlideCanvas
-        from deeplrhe_utils.reporting.viewer_layout import Layout
+        from deeplrhe_utils.reporting.viewer import Layout
 
         if not views or not genes:
             raise InputError("There is nothing to explore", got=f"{len(views)} slides, {len(genes)} genes",
@@ -186,10 +175,7 @@ class Explorer:
     def choose(self, tile_id: str) -> None:
         """Show a window, wherever it is: its slide is opened and the view moves there.
 
-        Raises
-        ------
-        ParameterError
-            No slide has such a window.
+        Raises ParameterError: no slide has such a window.
         """
         for name, view in self._views.items():
             found = np.flatnonzero((view.windows["tile_id"] == tile_id).to_numpy())
@@ -242,3 +228,73 @@ class Explorer:
         if self._pixels is not None:
             self._pixels.close()
             self._pixels = None
+
+
+Facts = Sequence[tuple[str, str, str, str]]
+
+
+class Layout:
+    """The widgets of one viewer.
+
+    Parameters
+    ----------
+    folds, slides, genes : what the menus offer
+    palette, opacity : values at first
+
+    Attributes
+    ----------
+    menus : dict of widgets with a `value`
+    """
+
+    def __init__(
+        self,
+        canvas: Any,
+        folds: Sequence[str],
+        slides: Sequence[str],
+        genes: Sequence[str],
+        palette: str,
+        opacity: float,
+    ) -> None:
+        def menu(name: str, values: Sequence[str]) -> Any:
+            return ipywidgets.Dropdown(options=list(values), description=name)
+
+        def slider(name: str, value: float) -> Any:
+            return ipywidgets.FloatSlider(value=value, min=0, max=1, step=0.01, description=name)
+
+        self.menus: dict[str, Any] = {
+            "fold": menu("fold", folds), "slide": menu("slide", slides), "gene": menu("gene", genes),
+            "palette": menu("colours", list(PALETTES)),
+            "opacity": slider("opacity", opacity), "threshold": slider("scores from", 0.0),
+        }  # fmt: skip
+        self.menus["palette"].value = palette
+        draw = ipywidgets.ToggleButton(description="Draw the tumour", tooltip="Clicks set corners of an outline")
+        self.undo = ipywidgets.Button(description="Remove last", tooltip="Takes the last closed outline back")
+        self.save = ipywidgets.Button(description="Save outline", tooltip="Writes <slide>.geojson")
+        for name in ("opacity", "threshold"):  # in the browser: no round trip to the kernel
+            ipywidgets.jslink((self.menus[name], "value"), (canvas, name))
+        ipywidgets.jslink((draw, "value"), (canvas, "drawing"))
+        self._told, self._head = ipywidgets.HTML(), ipywidgets.HTML()
+        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(display="none"))
+        wrapped = ipywidgets.Layout(flex_flow="row wrap")  # on a narrow page menus go on below
+        rows = [ipywidgets.HBox([self.menus[name] for name in names], layout=wrapped) for names in
+                (("fold", "slide", "gene"), ("palette", "opacity", "threshold"))]  # fmt: skip
+        self.box = ipywidgets.VBox(
+            [*rows, ipywidgets.HBox([draw, self.undo, self.save]), canvas, self._told, self._head, self._picture]
+        )
+
+    def tell(self, words: str) -> None:
+        """One line about the slide, or about what was saved."""
+        self._told.value = html.escape(words)
+
+    def describe(self, words: str, facts: Facts = (), gene: str = "", picture: bytes = b"") -> None:
+        """The chosen window: a line, a table of its scores with `gene` in bold, and a PNG."""
+        rows = "".join(_row(row, row[0] == gene) for row in facts)
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("target", "score", "rank", "around"))
+        self._head.value = html.escape(words) + (f"<table><tr>{head}</tr>{rows}</table>" if facts else "")
+        self._picture.value, self._picture.layout.display = picture, "" if picture else "none"
+
+
+def _row(cells: Sequence[str], strong: bool) -> str:
+    weight = "bold" if strong else "normal"
+    shown = "".join(f"<td style='padding:0 12px 0 0;font-weight:{weight}'>{html.escape(cell)}</td>" for cell in cells)
+    return f"<tr>{shown}</tr>"

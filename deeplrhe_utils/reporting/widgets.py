@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.pixels import peek
 
 if TYPE_CHECKING:
-    import pandas as pd
     from ipywidgets import Widget
 
 ANY = "any"
@@ -46,21 +46,14 @@ def choose_tiles(
 
     Parameters
     ----------
-    tiles, labels : DataFrame
-        Tables TILES (or candidates) and LABELS.
-    slide_id, gene, status, reason : str
-        What to keep; ``any`` keeps all. `status` is ``mutated``, ``wild type`` or ``not profiled``, of `gene`; a
-        patient without a status of the gene is not profiled, whether there is a row of LABELS or not.
+    tiles, labels : tables TILES (or candidates) and LABELS
+    slide_id, gene, status, reason : what to keep; ``any`` keeps all. `status` is ``mutated``, ``wild type`` or ``not
+        profiled``, of `gene`; a patient without a status of the gene is not profiled, whether there is a row of LABELS
+        or not.
 
-    Returns
-    -------
-    DataFrame
-        Rows of `tiles`, in their order.
+    Returns DataFrame: rows of `tiles`, in their order.
 
-    Raises
-    ------
-    ParameterError
-        A status is asked for, and no gene whose status it is.
+    Raises ParameterError: a status is asked for, and no gene whose status it is.
     """
     if gene == ANY and status != ANY:
         raise ParameterError("A status is that of a gene", got=f"status {status!r} of any gene", expected="a gene")
@@ -87,10 +80,8 @@ def tile_explorer(by_id: Mapping[str, Mapping[str, Any]], tiles: pd.DataFrame, l
 
     Parameters
     ----------
-    by_id : mapping
-        slide_id → row of table SLIDES with an absolute `path`.
-    tiles, labels : DataFrame
-        Tables TILES (or candidates) and LABELS.
+    by_id : slide_id → row of table SLIDES with an absolute `path`
+    tiles, labels : tables TILES (or candidates) and LABELS
     """
     import ipywidgets
 

@@ -144,7 +144,7 @@ class Run:
         """
         import matplotlib as mpl
 
-        from deeplrhe_utils.reporting.compact import compact_png, compact_svg
+        from deeplrhe_utils.reporting.display import compact_png, compact_svg
 
         svg = self._own(self.paths.figures / f"{_plain(name)}.svg")
         png = self._own(svg.with_suffix(".png"))

@@ -60,8 +60,8 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.unit not in (*UNITS, "all"):
             raise ParameterError("Unknown unit", got=self.unit, expected=" | ".join((*UNITS, "all")))
-        if self.rule not in RULES[:3]:
-            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(RULES[:3]))
+        if self.rule not in RULES:
+            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(RULES))
         if self.resamples < 100:
             raise ParameterError("An interval needs more draws", got=self.resamples, expected="100 or more")
 

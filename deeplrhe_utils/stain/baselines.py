@@ -39,16 +39,14 @@ class SlideColours:
 
     Attributes
     ----------
-    method : str
-        Name of the method.
+    method : name of the method
     colours : float64, (3,) or (2, 3)
         Reinhard: mean L*, a*, b* of tissue. Else the colours of haematoxylin and eosin, in this order: optical
         densities of red, green and blue, unit length.
     strengths : float64, (3,) or (2,)
         Reinhard: standard deviations of L*, a*, b*. Else the 99th percentile of each stain's amount over tissue
         [optical density].
-    tissue_px : float
-        Tissue pixels of the tiles [px].
+    tissue_px : tissue pixels of the tiles [px]
     """
 
     method: str
@@ -87,10 +85,8 @@ class _Baseline:
     def measure(self, tiles: Sequence[Tile]) -> SlideColours:
         """Statistics of one slide from its tiles, uint8 RGB (H, W, 3), whose sizes may differ.
 
-        Raises
-        ------
-        StainError
-            No tissue in any tile; or tissue of one colour, of one stain, or grey; or an array that is no RGB tile.
+        Raises StainError: no tissue in any tile; or tissue of one colour, of one stain, or grey; or an array that is no
+        RGB tile.
         """
         seen = [_checked(tile)[:: self.step, :: self.step].reshape(-1, 3) for tile in tiles]
         found = [pixels[optical_density(pixels).mean(axis=1) > TISSUE_DENSITY] for pixels in seen]

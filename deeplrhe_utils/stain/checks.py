@@ -49,20 +49,13 @@ def check_colours(tiles: Sequence[NDArray[np.uint8]], name: str = "this slide") 
     Parameters
     ----------
     tiles : sequence of uint8 RGB (H, W, 3)
-    name : str
-        For the message.
+    name : for the message
 
-    Returns
-    -------
-    list of str
-        Empty, or a sentence: hues that H&E does not have (brown of an immunostain, ink, cyan) over more than a quarter
-        of the tissue. Not an error, because yellow and blue lamps do that to real H&E too (one in twelve fields of
-        LC25000), and the normalization is there to undo it.
+    Returns list of str: empty, or a sentence: hues that H&E does not have (brown of an immunostain, ink, cyan) over
+    more than a quarter of the tissue. Not an error, because yellow and blue lamps do that to real H&E too (one in
+    twelve fields of LC25000), and the normalization is there to undo it.
 
-    Raises
-    ------
-    StainError
-        Greyscale: there is no hue to match.
+    Raises StainError: greyscale: there is no hue to match.
     """
     px = np.concatenate([tile[::_STEP, ::_STEP].reshape(-1, 3) for tile in tiles])
     od = optical_density(px)

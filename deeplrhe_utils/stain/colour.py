@@ -8,13 +8,11 @@ stain *type* from stain *amount*.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 CHROMA_EPSILON: Final = 0.03
 """Added to the density before dividing: pure white gets chroma 0 instead of the red corner of the triangle."""
@@ -109,8 +107,6 @@ def clip_gamut(hsd: Any) -> Any:
     Laak's triangle, which shrinks to its centre at white because ε keeps chroma finite there. D is clipped first,
     then cx, then cy, so density is kept and hue is what gives way.
 
-    Notes
-    -----
     The released DCGMM code clips cx to [−1, 2] and neither cy nor D, so it hands out colours outside the triangle.
     """
     density = _between(hsd[..., 0], 0.0, np.inf)

@@ -37,7 +37,6 @@ class Dcgmm:
 
     Attributes
     ----------
-    net : DcgmmNet
     compiled, bf16 : as in :class:`~deeplrhe_utils.stain.transform.StainTransform`
     white : take the glass off every slide and give all the reference's (all or none)
     """
@@ -81,7 +80,6 @@ def responsibilities(net: DcgmmNet, scale: float, tile: Tile) -> NDArray[np.floa
 
     Parameters
     ----------
-    net : DcgmmNet
     scale : density scale of the tile's slide [optical density]
     tile : uint8 RGB (H, W, 3)
     """

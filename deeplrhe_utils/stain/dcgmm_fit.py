@@ -78,18 +78,12 @@ def fit_responsibilities(
     tiles : sequence of uint8 RGB (H, W, 3)
         Two dozen are enough. Give training patients' tiles only: the fit sees pixels.
     scales : density scale of the slide of each tile [optical density]
-    config : DcgmmConfig
     steps, crop_px, batch, learning_rate, seed
         Optimiser steps; side of the random crops [px]; crops per step; peak of Adam's one-cycle rate; seed.
 
-    Returns
-    -------
-    net, loss trace [nats per pixel]
+    Returns net, loss trace [nats per pixel].
 
-    Raises
-    ------
-    StainError
-        No tiles, a tile without a usable scale, or a loss that is not finite.
+    Raises StainError: no tiles, a tile without a usable scale, or a loss that is not finite.
     """
     _check(tiles, scales)
     if steps < 1:

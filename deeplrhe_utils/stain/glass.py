@@ -31,10 +31,8 @@ class Glass:
 
     Attributes
     ----------
-    counts : int64, (3, 256)
-        Histogram of the red, green and blue values of glass pixels.
-    sampled_px : int
-        Pixels looked at, glass or not.
+    counts : int64, (3, 256): histogram of the red, green and blue values of glass pixels
+    sampled_px : pixels looked at, glass or not
     """
 
     counts: NDArray[np.int64]
@@ -99,10 +97,7 @@ def white_level(tiles: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
     Correct the white level of all slides of a cohort or of none: correcting some makes colours disagree more. So a
     slide without glass is an error here, not a slide left as it is.
 
-    Raises
-    ------
-    StainError
-        Less than 1 % of the sampled pixels is glass.
+    Raises StainError: less than 1 % of the sampled pixels is glass.
     """
     glass = sum((find_glass(tile) for tile in tiles), empty_glass())
     if (white := glass.white) is None:

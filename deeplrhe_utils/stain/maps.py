@@ -75,34 +75,22 @@ class ColourMap:
 
 
 def map_to(
-    source: ColourStatistics,
-    reference: ColourStatistics,
-    config: DcgmmConfig = DEFAULT,
-    *,
-    white: bool = False,
+    source: ColourStatistics, reference: ColourStatistics, config: DcgmmConfig = DEFAULT, *, white: bool = False
 ) -> ColourMap:
     """The colour map that carries `source` onto `reference`, component by component.
 
     Parameters
     ----------
-    source, reference : ColourStatistics
-        From the same network.
-    config : DcgmmConfig
-        Its covariance: "full" is the optimal transport between the two Gaussians,
-        A = S^-½ (S^½ T S^½)^½ S^-½; "diagonal" is the paper's (x − μ)/σ · σ' + μ'.
-    white : bool
-        The statistics were collected with the glass taken off: give the result the reference's glass.
+    source, reference : from the same network
+    config : its covariance: "full" is the optimal transport between the two Gaussians, A = S^-½ (S^½ T S^½)^½ S^-½;
+        "diagonal" is the paper's (x − μ)/σ · σ' + μ'
+    white : the statistics were collected with the glass taken off: give the result the reference's glass
 
-    Notes
-    -----
     A component that holds less than 1 % of the pixels of either side takes the share-weighted mean of the others'
     maps: its own moments say nothing. A source of one chroma (a single stain) gets a map of
     density alone: there is no second stain to match, and matching would paint one.
 
-    Raises
-    ------
-    StainError
-        Statistics of different networks; no component with enough pixels on both sides; glass unknown.
+    Raises StainError: statistics of different networks; no component with enough pixels on both sides; glass unknown.
     """
     if source.net != reference.net:
         raise StainError("Source and reference were measured with different networks",

@@ -26,7 +26,6 @@ from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
 from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig, load_net, save_net
-from deeplrhe_utils.stain.plan import Plan
 from deeplrhe_utils.stain.reference import REFERENCE_PX, choose_reference, survey
 from deeplrhe_utils.stain.statistics import MINIMUM_SHARE, density_scale
 
@@ -48,7 +47,6 @@ class Normalizer:
 
     Attributes
     ----------
-    method : StainMethod
     reference, cohort : statistics of the method
     minimum_tiles, minimum_tissue_px : below these a slide is thin: its own statistics are not trusted
     on_thin_slide : {"error", "cohort"}, stop there, or map it with the cohort's statistics and say so
@@ -72,16 +70,11 @@ class Normalizer:
 
         Parameters
         ----------
-        tiles : sequence of uint8 RGB (H, W, 3)
-            32 tissue tiles of the slide, or all it has.
-        name : str
-            For messages.
+        tiles : sequence of uint8 RGB (H, W, 3): 32 tissue tiles of the slide, or all it has
+        name : for messages
 
-        Raises
-        ------
-        StainError
-            No 8-bit RGB; no H&E (grey); too little tissue, when ``on_thin_slide`` is "error"; no map possible. The
-            slide is named.
+        Raises StainError: no 8-bit RGB; no H&E (grey); too little tissue, when ``on_thin_slide`` is "error"; no map
+        possible. The slide is named.
         """
         try:
             return self._plan(tiles, name)
@@ -206,10 +199,7 @@ def fit_normalizer(
         A slide's name, or tiles of a picture of your own; empty takes the slide nearest to the cohort's median colour.
     options : as in :func:`make_normalizer`
 
-    Raises
-    ------
-    StainError
-        Unknown method or reference; no tissue; a reference too small or too uniform to be matched to.
+    Raises StainError: unknown method or reference; no tissue; a reference too small or too uniform to be matched to.
     """
     for tiles in slides.values():
         check_tiles(tiles)
@@ -248,13 +238,11 @@ def make_normalizer(
     pool, scales : uint8 RGB tiles (H, W, 3) and the density scale of each one's slide
         They fit the network, and stand for the cohort.
     target : tiles of the reference
-    config : DcgmmConfig, optional
-        Instead of the method's own profile.
+    config : instead of the method's own profile
     steps, seed : of the DCGMM fit
     white : take the glass off every slide (all must show some). The network is fitted on tiles as they are, and the
         cohort has one white level, that of `pool`: a thin slide is mapped with that one.
-    trace : list, optional
-        Receives the loss per step.
+    trace : receives the loss per step
     options : further attributes of :class:`Normalizer`
     """
     if method not in METHODS:
@@ -306,3 +294,36 @@ def check_reference(statistics: Any) -> None:
         raise StainError("A component is missing in the reference", got=f"shares {shares.round(3).tolist()}",
                          expected=f"{MINIMUM_SHARE:.0%} or more each",
                          fix="Choose a reference with nuclei and stroma, or fewer components")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one slide's tiles are normalized; call it with a tile.
+
+    Attributes
+    ----------
+    note : whose statistics are used, or why tiles are left unchanged
+    warnings : what is unusual about the slide
+    record : the map as JSON, or None where there is none
+    n_used, n_skipped : tiles that gave statistics, and that had too little tissue to
+    """
+
+    note: str
+    paint: Callable[[Tile], Tile]
+    warnings: tuple[str, ...] = ()
+    record: dict[str, Any] | None = None
+    n_used: int = 0
+    n_skipped: int = 0
+
+    def __call__(self, tile: Tile) -> Tile:
+        """The normalized tile, uint8 RGB (H, W, 3)."""
+        return self.paint(tile)
+
+    @property
+    def changes(self) -> bool:
+        """Whether tiles are changed at all."""
+        return self.record is not None
+
+    def digest(self) -> str:
+        """Sixteen hex digits of the map, "none" without one."""
+        return "none" if self.record is None else sha256_text(json.dumps(self.record, sort_keys=True))[:16]

@@ -62,13 +62,9 @@ def choose_reference(colours: Mapping[str, SlideColour], rank: int = 0) -> str:
     Parameters
     ----------
     colours : name → SlideColour
-    rank : int
-        0 the nearest, 1 the next …, −1 the farthest: other references, to see how much the choice matters.
+    rank : 0 the nearest, 1 the next …, −1 the farthest: other references, to see how much the choice matters
 
-    Raises
-    ------
-    StainError
-        No slide holds tissue, or there are not so many.
+    Raises StainError: no slide holds tissue, or there are not so many.
     """
     known = sorted(name for name, colour in colours.items() if np.isfinite(colour.mean).all())
     # a slide with a scrap of tissue may lie in the middle by chance and could not be matched to

@@ -37,13 +37,9 @@ class ColourStatistics:
     ----------
     net : digest of the network whose responsibilities weighted the moments
     scale : what density was divided by for that network [optical density]
-    weight, first, second : float64, (K,), (K, 3), (K, 3, 3)
-        Σγ, Σγx and Σγxxᵀ of x = (D, cx, cy), D not scaled.
-    density : int64, (1120,)
-        Histogram of the density of tissue pixels, bins of 0.005 from 0.
-    tissue_px, foreign_px : float
-        Sum of tissue weights; pixels left out because the cohort has no such colour [px].
-    glass : Glass
+    weight, first, second : float64, (K,), (K, 3), (K, 3, 3): σγ, Σγx and Σγxxᵀ of x = (D, cx, cy), D not scaled
+    density : int64, (1120,): histogram of the density of tissue pixels, bins of 0.005 from 0
+    tissue_px, foreign_px : sum of tissue weights; pixels left out because the cohort has no such colour [px]
     """
 
     net: str
@@ -130,13 +126,9 @@ def density_histogram(tiles: Iterable[NDArray[np.uint8]], white: NDArray[np.floa
 
     Parameters
     ----------
-    tiles : iterable
-    white : (3,), optional
-        Optical density of the glass, subtracted first.
+    white : (3,), optional: optical density of the glass, subtracted first
 
-    Returns
-    -------
-    int64, (1120,), bins of 0.005 from 0.
+    Returns int64, (1120,), bins of 0.005 from 0.
     """
     counts = np.zeros(_BINS, np.int64)
     for tile in tiles:
@@ -166,24 +158,15 @@ def collect(
 
     Parameters
     ----------
-    net : DcgmmNet
     tiles : sequence of uint8 RGB (H, W, 3)
         Tissue tiles of one slide: 32 give the slide's own figures, 8 come within about one ΔE of them.
-    scale : float, optional
-        Density scale of the slide, when these tiles are only a part of it; default: theirs.
-    white : (3,), optional
-        Optical density of the slide's glass, subtracted from every pixel.
-    cohort : ColourStatistics, optional
-        Pixels far from every colour of the cohort (ink) are left out and counted.
-    with_glass : bool
-        Look for glass and its colour, too (needed to correct the white level).
-    pixel_step : int
-        Take every n-th pixel of each axis for the moments [px].
+    scale : density scale of the slide, when these tiles are only a part of it; default: theirs
+    white : (3,), optional: optical density of the slide's glass, subtracted from every pixel
+    cohort : pixels far from every colour of the cohort (ink) are left out and counted
+    with_glass : look for glass and its colour, too (needed to correct the white level)
+    pixel_step : take every n-th pixel of each axis for the moments [px]
 
-    Raises
-    ------
-    StainError
-        No tissue in any tile.
+    Raises StainError: no tissue in any tile.
     """
     histogram = density_histogram(tiles, white)
     scale = quantile(histogram) if scale is None else scale

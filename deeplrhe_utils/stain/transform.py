@@ -56,18 +56,12 @@ class StainTransform(nn.Module):
 
     Parameters
     ----------
-    net : DcgmmNet
-    colour_map : ColourMap
-        Made with statistics of this network.
-    compiled : bool
-        Compile the pixel arithmetic (about six seconds, once per process and size; needs a C++ compiler on a CPU).
-    bf16 : bool
-        Run the convolutions in bfloat16.
+    colour_map : made with statistics of this network
+    compiled : compile the pixel arithmetic (about six seconds, once per process and size; needs a C++ compiler on a
+        CPU)
+    bf16 : run the convolutions in bfloat16
 
-    Raises
-    ------
-    StainError
-        The map belongs to another network.
+    Raises StainError: the map belongs to another network.
     """
 
     table: Tensor

@@ -1,13 +1,14 @@
 """Intervals of the AUC against published formulas, and against what they promise in simulated data."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.evaluation import coverage as cv
-from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, hanley_mcneil, newcombe_interval
+from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, hanley_mcneil, newcombe_interval
 from deeplrhe_utils.evaluation.power import binormal
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
 
@@ -45,21 +46,7 @@ def test_logit_intervals_stay_inside():
     assert ((low > 0) & (high < 1) & (low < high)).all()
 
 
-def test_clustered_delong_is_delong_when_a_patient_has_one_tile():
-    random = np.random.default_rng(1)
-    positive, negative = random.normal(1, 1, (1, 12)), random.normal(0, 1, (1, 30))
-    low, high = cv.clustered_interval(positive, negative, 1)
-    label, score = np.r_[np.ones(12, np.int64), np.zeros(30, np.int64)], np.r_[positive[0], negative[0]]
-    assert (low[0], high[0]) == pytest.approx(delong(label, score)[1:])
-    copies = cv.clustered_interval(np.repeat(positive, 5, axis=1), np.repeat(negative, 5, axis=1), 5)
-    assert (copies[0][0], copies[1][0]) == pytest.approx((low[0], high[0]))  # copies of a tile teach nothing
-
-
 def test_the_simulated_bootstrap_is_the_one_of_the_package():
-    import pandas as pd
-
-    from deeplrhe_utils.core.seeds import integer_seed
-
     positive, negative = binormal(0.8, 6, 20, 2, generator(1, "x"), tiles=3, within=0.4)
     found = cv.bootstraps(positive, negative, 3, 200, seed=4)
     rows = [{"patient_id": f"{kind}{i // 3:02d}", "label": int(kind == "a"), "score": s}
@@ -88,21 +75,10 @@ def test_bootstraps_cover_with_enough_patients():
     assert table.loc[PERCENTILE, "draws"] == 150
 
 
-def test_tiles_taken_for_patients_break_the_promise_and_patients_keep_it():
-    table = cv.coverage_of_tiles(0.7, 80, 0.5, draws=150, resamples=300, seed=3).set_index("method")
-    low, high = _within(150)
-    naive = table.loc[cv.NAIVE]
-    assert naive["coverage"] < 0.75 and naive["verdict"] == "too narrow"
-    assert naive["mean_width"] < 0.6 * table.loc[PERCENTILE, "mean_width"]
-    for method in (cv.CLUSTERED, PERCENTILE, BCA):
-        assert low <= table.loc[method, "coverage"] <= high, method
-
-
 def test_the_same_seed_gives_the_same_table_and_a_class_needs_two():
     first = cv.coverage_of_patients(0.7, 40, 0.2, draws=50, boots=5, resamples=50, seed=9)
     assert first.equals(cv.coverage_of_patients(0.7, 40, 0.2, draws=50, boots=5, resamples=50, seed=9))
-    both = cv.grid([(0.7, 40, 0.2), (0.8, 40, 0.5)], lambda *cell: cv.coverage_of_patients(*cell, draws=20))
-    assert list(both.columns) == list(cv.COLUMNS) and both["auc"].nunique() == 2
+    assert list(first.columns) == list(cv.COLUMNS)
     with pytest.raises(ParameterError, match="1 positive"):
         cv.coverage_of_patients(0.7, 20, 0.03)
 

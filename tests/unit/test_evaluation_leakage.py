@@ -237,14 +237,12 @@ def test_near_duplicates_across_a_split_are_named():
     tiles, labels = cohort(10, tiles=2)
     pictures = scenes(20, 3)
     pictures[1] = np.rot90(pictures[0])  # both of P00
-    found = near_duplicates.describe_all(pictures.__getitem__, np.arange(20), batch=7)
+    found = near_duplicates.describe_all(pictures.__getitem__, np.arange(20))
     by_tile = pd.DataFrame({"scheme": "tile", "fold": 0, "unit_id": tiles["tile_id"],
                             "role": ["train", "test"] * 10})  # fmt: skip
     (row,) = near_duplicates.across(found, by_tile, tiles).to_dict("records")
     assert (row["tested"], row["other"], row["role"], row["same_patient"]) == ("P00-1_1", "P00-0_0", "train", True)
-    with pytest.raises(CohortError, match=r"1 tested tiles have a near-duplicate.*P00-1_1 and P00-0_0"):
-        near_duplicates.check_near_duplicates(found, by_tile, tiles)
-    near_duplicates.check_near_duplicates(found, splits.unit_folds(tiles, labels, "patient"), tiles)
+    assert near_duplicates.across(found, splits.unit_folds(tiles, labels, "patient"), tiles).empty
     with pytest.raises(CohortError, match="one descriptor"):
         near_duplicates.across(found, by_tile, tiles.iloc[1:])
     with pytest.raises(ParameterError, match="Unknown kind"):

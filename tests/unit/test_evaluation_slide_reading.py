@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.slide_reading import extreme_tiles, slide_summary
-from deeplrhe_utils.evaluation.window_area import disjoint, morans_i, shared_area
+from deeplrhe_utils.evaluation.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
 from deeplrhe_utils.slides.annotations import Region, Regions
 from deeplrhe_utils.slides.grid import make_grid
 
@@ -53,10 +52,6 @@ def test_the_extremes_of_a_small_cohort():
         "The 2 highest and the 2 lowest of 6 windows scored for TP53 (3 patients), at most 1 window of a patient on "
         "each side: 2 patients are shown."
     )
-    assert sides(extreme_tiles(predictions, tiles, "TP53", 2, per_patient=2).table) == [
-        ["A_0_0", "A_1_0"],
-        ["B_1_0", "A_2_0"],
-    ]
 
 
 def test_every_score_is_in_the_ledger_once_and_unknown_labels_stay_unknown():
@@ -70,14 +65,14 @@ def test_every_score_is_in_the_ledger_once_and_unknown_labels_stay_unknown():
     assert "label" not in extreme_tiles(predictions, tiles, "TP53", 1).table
 
 
-def by_definition(predictions, n, per_patient):
+def by_definition(predictions, n):
     """Slow and plain: pick one window a side in turn, always the most extreme that is still allowed."""
     order = sorted(predictions.itertuples(), key=lambda r: (-r.score, r.tile_id))
     top, bottom, high, low = [], [], -1, len(order)
     for _ in range(n):
         for chosen in (top, bottom):
             places = range(high + 1, low) if chosen is top else range(low - 1, high, -1)
-            mine = [i for i in places if sum(order[i].patient_id == order[j].patient_id for j in chosen) < per_patient]
+            mine = [i for i in places if all(order[i].patient_id != order[j].patient_id for j in chosen)]
             if mine:
                 chosen.append(mine[0])
                 high, low = (mine[0], low) if chosen is top else (high, mine[0])
@@ -87,17 +82,17 @@ def by_definition(predictions, n, per_patient):
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(st.sampled_from("ABCDEF"), st.lists(st.integers(0, 4), min_size=1, max_size=6), min_size=1),
-    st.integers(1, 6), st.integers(1, 3), st.randoms(use_true_random=False),
+    st.integers(1, 6), st.randoms(use_true_random=False),
 )  # fmt: skip
-def test_extremes_are_those_of_the_definition_whatever_the_order_of_rows(scores, n, per_patient, random):
+def test_extremes_are_those_of_the_definition_whatever_the_order_of_rows(scores, n, random):
     predictions, tiles = cohort({p: [s / 4 for s in own] for p, own in scores.items()})
-    expected = by_definition(predictions, n, per_patient)
+    expected = by_definition(predictions, n)
     places = list(range(len(predictions)))
     random.shuffle(places)
-    found = extreme_tiles(predictions.iloc[places], tiles.iloc[places[::-1]], "TP53", n, per_patient).table
+    found = extreme_tiles(predictions.iloc[places], tiles.iloc[places[::-1]], "TP53", n).table
     assert sides(found) == expected
     assert not found["tile_id"].duplicated().any()
-    assert found.groupby(["side", "patient_id"]).size().max() <= per_patient
+    assert found.groupby(["side", "patient_id"]).size().max() == 1
     top, bottom = (found.loc[found["side"] == s, "score"] for s in ("top", "bottom"))
     assert not len(bottom) or top.min() >= bottom.max()
 
@@ -138,9 +133,8 @@ def test_extremes_of_wrong_tables_are_refused(change, message):
 
 def test_extremes_refuse_wrong_numbers_unknown_slides_and_two_labels():
     tables = cohort({"A": [0.9, 0.8], "B": [0.7]})
-    for n, per_patient in ((0, 1), (1, 0)):
-        with pytest.raises(ParameterError, match="at least one"):
-            extreme_tiles(*tables, "TP53", n, per_patient)
+    with pytest.raises(ParameterError, match="at least one"):
+        extreme_tiles(*tables, "TP53", 0)
     with pytest.raises(InputError, match=r"Got: S-B\."):
         extreme_tiles(*tables, "TP53", 1, slides=slides_of("A"))
     twice = pd.DataFrame({"patient_id": ["A", "A"], "gene": "TP53", "status": [1, 0]})

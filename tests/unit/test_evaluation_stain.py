@@ -11,8 +11,7 @@ from scipy import stats
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.evaluation import stain_masks as masks
 from deeplrhe_utils.evaluation import stain_metrics as metrics
-from deeplrhe_utils.evaluation.stain_assess import assess
-from deeplrhe_utils.evaluation.stain_planted import RUIFROK, planted_residual, planted_versions
+from deeplrhe_utils.evaluation.stain_metrics import RUIFROK, assess, planted_residual, planted_versions
 from deeplrhe_utils.slides.annotations import read_annotation
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 

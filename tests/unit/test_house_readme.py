@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from pathlib import Path
 
@@ -9,16 +10,11 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.reporting.readme import (
-    DOCUMENTS,
-    REPORTED,
-    RESULTS,
-    refresh,
-    refreshed,
-    render,
-    reported_table,
-    results_table,
-)
+
+_SPEC = importlib.util.spec_from_file_location("readme", REPOSITORY / ".ci" / "readme.py")
+readme = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(readme)
+DOCUMENTS, REPORTED, RESULTS, refreshed = readme.DOCUMENTS, readme.REPORTED, readme.RESULTS, readme.refreshed
 
 HEADER = "gene,n_pos,n_neg,status,auc,ci_low,ci_high,ci_method,p,reason,p_holm,data\n"
 TP53 = "TP53,80,79,estimated,0.8765,0.8123,0.9214,DeLong,0.00001,,0.00008,SYNTHETIC\n"
@@ -33,7 +29,7 @@ def auc_csv(tmp_path: Path) -> Path:
 
 
 def test_results_are_labelled_synthetic_and_rounded(auc_csv):
-    text = results_table(auc_csv)
+    text = readme.results_table(auc_csv)
     assert text.startswith("**Synthetic data.**") and "DeLong" in text
     assert "| TP53 | 0.88 | 0.81–0.92 | 80 | 79 | < 0.001 | estimated |" in text
     assert "| PBRM1 | – | – | 2 | 150 | – | not estimable |" in text
@@ -42,29 +38,29 @@ def test_results_are_labelled_synthetic_and_rounded(auc_csv):
 def test_real_results_are_never_labelled_synthetic(auc_csv):
     auc_csv.write_text(HEADER + TP53 + PBRM1.replace("SYNTHETIC", "real"), encoding="utf-8")
     with pytest.raises(InputError, match=r"not synthetic.*Got: real"):
-        results_table(auc_csv)
+        readme.results_table(auc_csv)
 
 
 def test_without_a_run_the_table_says_how_to_make_one(tmp_path):
-    assert "make reproduce" in results_table(tmp_path / "none.csv")
+    assert "make reproduce" in readme.results_table(tmp_path / "none.csv")
 
 
 @pytest.mark.parametrize(("text", "word"), [("", "is empty"), (HEADER, "is empty"), ("gene\nTP53\n", "lacks auc")])
 def test_a_damaged_table_is_an_error(auc_csv, text, word):
     auc_csv.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=word):
-        results_table(auc_csv)
+        readme.results_table(auc_csv)
 
 
 def test_a_gene_without_a_reported_value_says_so():
-    text = reported_table(REPORTED)
+    text = readme.reported_table(REPORTED)
     assert "| TP53 | 0.87 |" in text and "| KRAS | not reported |" in text
 
 
 def test_blocks_are_replaced_and_nothing_else(tmp_path):
     path = tmp_path / "README.md"
     path.write_text("a\n\n<!-- reported:begin -->\nold\n<!-- reported:end -->\n\nb\n", encoding="utf-8")
-    assert refresh(path) and not refresh(path)
+    assert readme.refresh(path) and not readme.refresh(path)
     text = path.read_text(encoding="utf-8")
     assert text.startswith("a\n\n<!-- reported:begin -->\n\n| Gene ") and text.endswith("<!-- reported:end -->\n\nb\n")
     assert "old" not in text
@@ -75,7 +71,7 @@ def test_blocks_are_replaced_and_nothing_else(tmp_path):
 )
 def test_a_broken_block_is_an_error(text, word):
     with pytest.raises(InputError, match=word):
-        render(text, {"reported": lambda: "t"}, "README.md")
+        readme.render(text, {"reported": lambda: "t"}, "README.md")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())

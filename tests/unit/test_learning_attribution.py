@@ -12,12 +12,10 @@ from scipy.stats import spearmanr
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.evaluation.stain_metrics import ssim
-from deeplrhe_utils.learning import attribution, attribution_sanity, attribution_similarity
+from deeplrhe_utils.learning import attribution, attribution_sanity
 from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, attribute, block_sums, grad_cam, integrated_gradients
-from deeplrhe_utils.learning.attribution_places import EVEN, FOLLOWED, find_feature_map
-from deeplrhe_utils.learning.attribution_probe import Probe
-from deeplrhe_utils.learning.attribution_sanity import blocks_of, sanity_check
-from deeplrhe_utils.learning.attribution_similarity import similarity, summary, verdicts
+from deeplrhe_utils.learning.attribution_places import EVEN, FOLLOWED, Probe, find_feature_map
+from deeplrhe_utils.learning.attribution_sanity import blocks_of, sanity_check, similarity, summary, verdicts
 from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
 
 TWO = ("A", "B")
@@ -380,7 +378,7 @@ def test_similarities_are_those_of_others():
     one, other = (random.integers(0, 256, (40, 30), dtype=np.uint8) for _ in range(2))
     one[0, 0] = other[0, 0] = 255
     seen = similarity(one.astype(np.float32), other.astype(np.float32))["ssim"]
-    ours = attribution_similarity._ssim(one * (2 / 255), other * (2 / 255))
+    ours = attribution_sanity._ssim(one * (2 / 255), other * (2 / 255))
     assert ours == pytest.approx(ssim(*(np.repeat(x[..., None], 3, 2) for x in (one, other))), abs=1e-4)
     assert seen == pytest.approx(ours, abs=0.05)  # the same up to the constants
     assert np.isnan(list(similarity(a, np.zeros_like(a)).values())).all()

@@ -11,7 +11,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.schemas import TABLES
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.roc import paired_differences
-from deeplrhe_utils.learning import board, rivals
+from deeplrhe_utils.learning import rivals, training
 from deeplrhe_utils.learning.crossfit import cross_fit
 from deeplrhe_utils.learning.mil import MilConfig
 from deeplrhe_utils.learning.models import NetworkConfig
@@ -122,11 +122,11 @@ def test_search_figures_draw_what_they_are_given():
 def test_watchers_are_called_together_and_tensorboard_writes_when_it_is_there(tmp_path):
     seen = []
     epoch = SimpleNamespace(fold=0, epoch=1, loss=0.5, valid=None, learning_rate=0.1)
-    both = board.together(seen.append, None, seen.append)
+    both = training.together(seen.append, None, seen.append)
     both(epoch)
-    assert seen == [epoch, epoch] and board.together(None, None) is None
+    assert seen == [epoch, epoch] and training.together(None, None) is None
     if find_spec("tensorboard") is None:
-        assert board.tensorboard(tmp_path) is None
+        assert training.tensorboard(tmp_path) is None
     else:
-        board.tensorboard(tmp_path)(epoch)
+        training.tensorboard(tmp_path)(epoch)
         assert list(tmp_path.glob("fold-0/events*"))

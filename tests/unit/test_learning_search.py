@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
 from deeplrhe_utils.evaluation.optimism import MACRO, judging_genes, optimism
-from deeplrhe_utils.learning import search, search_range, search_trial
+from deeplrhe_utils.learning import search, search_range
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig
 from deeplrhe_utils.learning.trainer import Part
@@ -32,12 +32,12 @@ def study(tmp_path):
     y = np.stack([status, 1 - status], axis=1).astype(np.float32)
     names = sorted(frame["patient_id"].unique(), key=lambda n: int(n[1:]))
     recipe = TrainConfig(2, 8, crop_px=32, precision="float32")
-    return search_trial.Study({0: tiles.folder, 1: tiles.folder}, frame, y, folds(names), np.ones(len(frame), bool),
+    return search.Study({0: tiles.folder, 1: tiles.folder}, frame, y, folds(names), np.ones(len(frame), bool),
                               NetworkConfig(("X", "Y")), recipe, seed=5)  # fmt: skip
 
 
 def test_the_range_test_finds_where_the_loss_stops_falling(study):
-    store = search_trial.open_store(study, 0)
+    store = search.open_store(study, 0)
     at = np.arange(len(store))
     part = Part(at, study.targets, study.tiles["patient_id"].tolist())
     network = replace(study.network, kernels=8, stages=1, batch_norm=False)
@@ -170,7 +170,7 @@ def test_a_trial_that_diverges_is_recorded_and_never_wins(study, tmp_path):
 
 def test_an_auc_of_zero_is_not_a_divergence(study, tmp_path, monkeypatch):
     rows = pd.DataFrame({"patient_id": ["P0"], "gene": ["X"], "fold": [0], "score": [0.5]})
-    told = {4: search_trial.Outcome(0.0, (0.0,), rows), 2: search_trial.Outcome(float("nan"), (), rows, "diverged")}
+    told = {4: search.Outcome(0.0, (0.0,), rows), 2: search.Outcome(float("nan"), (), rows, "diverged")}
     monkeypatch.setattr(search, "evaluate", lambda _, parameters: told[parameters["kernels"]])
     best = search.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [2, 4]}, {}).best()
     assert best.params == {"kernels": 4} and best.value == 0
@@ -178,7 +178,7 @@ def test_an_auc_of_zero_is_not_a_divergence(study, tmp_path, monkeypatch):
 
 def test_an_outer_test_that_diverges_names_its_fold(study, tmp_path, monkeypatch):
     real = search.evaluate
-    gone = search_trial.Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id"]), "The loss is inf")
+    gone = search.Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id"]), "The loss is inf")
     monkeypatch.setattr(search, "evaluate", lambda s, p: gone if s.splits["fold"].nunique() == 1 else real(s, p))
     space = search.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
     inner = {1: folds(study.splits.query("fold == 1 and role == 'train'")["unit_id"].tolist())}
@@ -189,7 +189,7 @@ def test_an_outer_test_that_diverges_names_its_fold(study, tmp_path, monkeypatch
 def test_a_gene_that_a_fold_could_not_learn_has_no_scores():
     part = Part(np.arange(4), np.zeros((4, 2), np.float32), ["P0", "P0", "P1", "P1"])
     scores = np.array([[0.1, 0.5], [0.3, 0.5], [0.6, 0.5], [0.8, 0.5]], np.float32)
-    rows = search_trial.patient_scores(part, scores, ("X", "Y"), 1, np.array([True, False]))
+    rows = search.patient_scores(part, scores, ("X", "Y"), 1, np.array([True, False]))
     assert rows.groupby("gene")["score"].count().to_dict() == {"X": 2, "Y": 0} and len(rows) == 4
     np.testing.assert_allclose(rows.loc[rows["gene"] == "X", "score"], [0.2, 0.7], rtol=1e-6)
 
@@ -197,7 +197,7 @@ def test_a_gene_that_a_fold_could_not_learn_has_no_scores():
 def test_a_search_without_two_classes_says_so(study):
     constant = replace(study, targets=np.ones_like(study.targets))
     with pytest.raises(CohortError, match="both classes"):
-        search_trial.evaluate(constant, {"kernels": 4, "stages": 1})
+        search.evaluate(constant, {"kernels": 4, "stages": 1})
 
 
 def test_optimism_is_the_difference_on_the_same_patients():

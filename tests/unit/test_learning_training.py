@@ -15,14 +15,14 @@ from deeplrhe_utils.learning import (
     crossfit,
     launch,
     losses,
-    memory,
     models,
     processes,
     scoring,
     store,
+    trainer,
     training,
 )
-from deeplrhe_utils.learning.interruption import Stop
+from deeplrhe_utils.learning.checkpoints import Stop
 from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig, uses_bfloat16
 from deeplrhe_utils.learning.sampling import epoch_order
 from deeplrhe_utils.learning.trainer import Part, Run
@@ -179,10 +179,10 @@ def test_out_of_memory_says_which_batch_fits():
         if size > 3:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    error = memory.explain_memory(attempt, 16, 16)
+    error = trainer.explain_memory(attempt, 16, 16)
     assert "batch_size to 2" in str(error) and "accumulate to 8" in str(error)
-    assert "not even one" in str(memory.explain_memory(lambda n: attempt(9), 16, 16))
-    assert not memory.is_out_of_memory(RuntimeError("shapes differ"))
+    assert "not even one" in str(trainer.explain_memory(lambda n: attempt(9), 16, 16))
+    assert not trainer.is_out_of_memory(RuntimeError("shapes differ"))
 
 
 def test_memory_shortage_in_training_is_explained(small, monkeypatch):

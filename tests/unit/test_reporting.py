@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.reporting import compact, figures, heatmaps, interop
+from deeplrhe_utils.reporting import display, figures, heatmaps, interop
 
 
 def _tiles(boxes):
@@ -61,8 +61,8 @@ def test_compacting_keeps_line_art_and_shrinks_photographs(tmp_path):
     figure.savefig(tmp_path / "a.svg")
     png, svg = (tmp_path / f"a.{s}" for s in ("png", "svg"))
     before = png.stat().st_size, svg.stat().st_size
-    compact.compact_png(png)
-    compact.compact_svg(svg)
+    display.compact_png(png)
+    display.compact_svg(svg)
     assert png.stat().st_size < before[0] and svg.stat().st_size < before[1]
     with Image.open(png) as image:
         assert image.size[0] > 400

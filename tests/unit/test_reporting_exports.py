@@ -18,11 +18,25 @@ from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.reporting import heat_picture, interop
 from deeplrhe_utils.reporting.contours import Contour, map_contours, window_contours
-from deeplrhe_utils.reporting.export_folder import INDEX, ExportFolder, file_stems, map_stem
-from deeplrhe_utils.reporting.heat_export import FORMATS, MapStyle, SlideMap, export_map
-from deeplrhe_utils.reporting.heat_pyramid import halved, level_sizes, read_deep_zoom, write_deep_zoom
+from deeplrhe_utils.reporting.heat_export import (
+    FORMATS,
+    INDEX,
+    ExportFolder,
+    MapStyle,
+    SlideMap,
+    export_map,
+    file_stems,
+    map_stem,
+)
+from deeplrhe_utils.reporting.heat_pyramid import (
+    halved,
+    level_sizes,
+    read_deep_zoom,
+    write_deep_zoom,
+    write_overlay_tiff,
+    write_score_tiff,
+)
 from deeplrhe_utils.reporting.heat_scores import GeneWindows
-from deeplrhe_utils.reporting.heat_tiff import write_overlay_tiff, write_score_tiff
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
 from deeplrhe_utils.slides.annotations import read_annotation
 from deeplrhe_utils.slides.grid import make_grid

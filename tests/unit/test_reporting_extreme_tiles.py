@@ -143,9 +143,9 @@ def test_from_scores_to_figure_on_a_real_slide(shared_data):
     row = {"slide_id": "real", "patient_id": "real", "status": "ok", "mpp": 0.499, "path": str(path)}
     grid = make_grid(2220, 2967, 0.499, 0.5, 256)
     names = [f"real_{i}" for i in range(len(grid))]
-    tiles = grid.assign(tile_id=names, slide_id="real", patient_id="real", kept=True, path=None)
+    tiles = grid.assign(tile_id=names, slide_id="real", patient_id=names, kept=True, path=None)
     predictions = tiles[["tile_id", "slide_id", "patient_id"]].assign(gene="TP53", score=np.linspace(0, 1, len(tiles)))
-    found = extreme_tiles(predictions, tiles, "TP53", 2, 2, slides=pd.DataFrame([row]))
+    found = extreme_tiles(predictions, tiles, "TP53", 2, slides=pd.DataFrame([row]))
     asked = wanted(found.table, tiles)
     assert list(asked) == ["real"] and set(asked["real"]["tile_id"]) == {names[i] for i in (0, 1, -2, -1)}
     pictures = dict(zip(asked["real"]["tile_id"], peek(row, asked["real"], 96), strict=True))

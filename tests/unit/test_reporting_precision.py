@@ -34,7 +34,7 @@ def test_null_bands_show_every_gene_and_leave_out_what_is_null(tmp_path):
 
 def test_coverage_has_a_panel_per_total_and_a_line_per_named_method(tmp_path):
     cells = [(0.7, 40, 0.2), (0.8, 40, 0.5), (0.7, 80, 0.2)]
-    table = coverage.grid(cells, lambda *cell: coverage.coverage_of_patients(*cell, draws=20))
+    table = pd.concat([coverage.coverage_of_patients(*cell, draws=20) for cell in cells], ignore_index=True)
     figure = pf.coverage(table, {NEWCOMBE: "N", coverage.HANLEY: "H"}, coverage.PROMISE)
     assert [a.get_title() for a in figure.axes] == ["40 patients", "80 patients"]
     assert [t.get_text() for t in figure.legends[0].texts] == ["N", "H"] and _written(figure, tmp_path)
@@ -56,7 +56,8 @@ def test_calibration_and_decision_curves_have_a_panel_per_gene(scored, tmp_path)
 def test_readers_have_a_row_each(scored, tmp_path):
     cases = scored.rename(columns={"patient_id": "case_id", "label": "truth"})
     calls = readers.simulated_readers(cases, 2)
-    wide, _ = readers.shared_cases(calls, base="reader 1 (SIMULATED)")
+    calls["reader"] = calls["reader"].replace("reader 1 (SIMULATED)", readers.MODEL)
+    wide, _ = readers.shared_cases(calls)
     figure = pf.readers(readers.differences(wide, resamples=20), "SIMULATED")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["reader 2 (SIMULATED)"]
     assert "SIMULATED" in figure._suptitle.get_text() and _written(figure, tmp_path)

@@ -20,8 +20,7 @@ from PIL import Image
 
 from deeplrhe_utils.evaluation.deeppath import read_stats, write_stats
 from deeplrhe_utils.reporting.contours import map_contours
-from deeplrhe_utils.reporting.export_folder import ExportFolder
-from deeplrhe_utils.reporting.heat_export import FORMATS, MapStyle, SlideMap, export_map
+from deeplrhe_utils.reporting.heat_export import FORMATS, ExportFolder, MapStyle, SlideMap, export_map
 from deeplrhe_utils.reporting.heat_scores import GeneWindows
 from deeplrhe_utils.reporting.heatmaps import Frame
 from deeplrhe_utils.slides.grid import Grid, make_grid

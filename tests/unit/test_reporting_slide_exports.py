@@ -9,12 +9,10 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
-from deeplrhe_utils.reporting.export_folder import ExportFolder
-from deeplrhe_utils.reporting.heat_export import MapStyle, SlideMap
+from deeplrhe_utils.reporting.heat_export import ExportFolder, MapStyle, SlideMap, export_slide
 from deeplrhe_utils.reporting.heat_figures import Compared, finer_maps
 from deeplrhe_utils.reporting.heat_scores import networks_in, windows_in
 from deeplrhe_utils.reporting.heatmaps import Frame
-from deeplrhe_utils.reporting.slide_exports import export_slide
 from deeplrhe_utils.slides.between import windows_between
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.reader import Slide

@@ -16,8 +16,15 @@ from sklearn.metrics import roc_auc_score
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError, SlideError
 from deeplrhe_utils.learning.heat import SlideScores
 from deeplrhe_utils.reporting import explorer_figures
-from deeplrhe_utils.reporting.explorer_points import highest_window, roc_points, window_points
-from deeplrhe_utils.reporting.explorer_windows import heat_square, inside_outline, surroundings, window_rows
+from deeplrhe_utils.reporting.explorer_windows import (
+    heat_square,
+    highest_window,
+    inside_outline,
+    roc_points,
+    surroundings,
+    window_points,
+    window_rows,
+)
 from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
 from deeplrhe_utils.reporting.heatmaps import Frame, overlay
 from deeplrhe_utils.reporting.outlines import outline_file, outline_rings, save_outline

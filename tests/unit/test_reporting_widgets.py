@@ -12,7 +12,7 @@ from deeplrhe_utils.core.schemas import LABELS, TILES
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.spike import SpikeIn
 from deeplrhe_utils.reporting import widgets
-from deeplrhe_utils.reporting.slide_figures import filter_roc
+from deeplrhe_utils.reporting.audit_figures import filter_roc
 from deeplrhe_utils.reporting.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.pixels import peek

@@ -11,8 +11,7 @@ import torch
 
 from deeplrhe_utils.acquisition.synthetic import write_slide
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.evaluation.stain_metrics import delta_e
-from deeplrhe_utils.evaluation.stain_planted import planted_residual, planted_versions
+from deeplrhe_utils.evaluation.stain_metrics import delta_e, planted_residual, planted_versions
 from deeplrhe_utils.stain import transform as transforms
 from deeplrhe_utils.stain.colour import clip_gamut, density_to_rgb, hsd_to_od, od_to_hsd, optical_density
 from deeplrhe_utils.stain.dcgmm import Dcgmm, responsibilities

@@ -1,6 +1,6 @@
-"""Compare a synthetic cohort with fields of real tissue; draw the figures of ``synthetic-cohort.md``.
+"""Compare a synthetic cohort with fields of real tissue; draw the figures of ``docs/synthetic-cohort.md``.
 
-Usage: python docs/compare_with_real.py --real DIR --cohort DIR [--side-by-side FILE]
+Usage: python benchmarks/compare_with_real.py --real DIR --cohort DIR [--side-by-side FILE]
 
 Real: RGB TIFF images at about 0.25 µm/px, each with an ImageScope XML of nuclear outlines beside it, or without.
 Synthetic: a cohort of one section per slide, such as ``deeplrhe synth demo`` writes. The table goes to standard output
@@ -27,6 +27,23 @@ import cv2
 import numpy as np
 import pandas as pd
 import shapely.ops
+from _realism import (
+    DPI,
+    OUTLINES,
+    Curves,
+    Panel,
+    Points,
+    area_curves,
+    colour_curves,
+    compare,
+    dark_grain,
+    describe_fields,
+    detail_curves,
+    distributions,
+    envelope,
+    outline_areas,
+    plate,
+)
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -50,22 +67,10 @@ from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputEr
 from deeplrhe_utils.core.files import atomic_path, read_json, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.realism import (
-    area_curves,
-    colour_curves,
-    compare,
-    dark_grain,
-    describe_fields,
-    detail_curves,
-    envelope,
-    outline_areas,
-)
-from deeplrhe_utils.reporting.readme import render
-from deeplrhe_utils.reporting.realism import DPI, OUTLINES, Curves, Panel, Points, distributions, plate
 from deeplrhe_utils.slides.annotations import read_geojson
 from deeplrhe_utils.slides.reader import Slide
 
-HERE: Final = Path(__file__).resolve().parent
+DOCS: Final = REPOSITORY / "docs"
 FIELD_UM: Final = 250  # side of a field: 1,000 px at 40×, 500 px at 20×
 REAL_MPP: Final = 0.25  # of a real field whose outlines do not tell it
 CLEAN: Final = 0.999
@@ -128,7 +133,7 @@ def read_outlines(path: Path) -> tuple[list[NDArray[np.float64]], float]:
         text = path.read_bytes().decode("utf-8-sig")
         if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
             raise AnnotationError(f"Annotation {path.name} declares a document type or an entity", expected="neither")
-        root = ElementTree.fromstring(text)  # noqa: S314, declarations are refused above
+        root = ElementTree.fromstring(text)
         mpp = float(root.get("MicronsPerPixel", "0"))
         rings = [
             np.array([(float(v.attrib["X"]), float(v.attrib["Y"])) for v in region.iter("Vertex")]).reshape(-1, 2)
@@ -486,11 +491,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Compare a synthetic cohort with real fields; draw the page's figures."
     )
-    parser.add_argument("--real", type=Path, required=True, metavar="DIR", help="real fields: *.tif, and *.xml beside")
-    parser.add_argument("--cohort", type=Path, required=True, metavar="DIR", help="a cohort of one section per slide")
-    parser.add_argument("--out", type=Path, default=HERE / "figures", metavar="DIR", help="folder of the figures")
+    parser.add_argument("--real", type=Path, metavar="DIR", help="real fields: *.tif, and *.xml beside")
+    parser.add_argument("--cohort", type=Path, metavar="DIR", help="a cohort of one section per slide")
+    parser.add_argument("--out", type=Path, default=DOCS / "figures", metavar="DIR", help="folder of the figures")
     parser.add_argument(
-        "--page", type=Path, default=HERE / "synthetic-cohort.md", metavar="FILE", help="gets the table"
+        "--page", type=Path, default=DOCS / "synthetic-cohort.md", metavar="FILE", help="gets the table"
     )
     parser.add_argument("--slides", type=int, default=40, metavar="N", help="at most so many fields per resolution")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="which tiles become fields")
@@ -501,6 +506,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, draw, print; 0 success, 1 failure."""
     options = build_parser().parse_args(argv)
+    if not (options.real and options.cohort):
+        print("Nothing was compared: give --real and --cohort, two folders.")
+        return 0
     try:
         if options.side_by_side:
             outside_repository(options.side_by_side)
@@ -527,8 +535,11 @@ def run(options: argparse.Namespace) -> None:
     print(table, "", chromatin, sep="\n")
     if options.page.is_file():
         text = options.page.read_text(encoding="utf-8")
-        blocks = {"comparison": lambda: table, "chromatin": lambda: chromatin}
-        write_text(options.page, render(text, blocks, options.page.name))
+        for name, new in (("comparison", table), ("chromatin", chromatin)):
+            head, _, rest = text.partition(f"<!-- {name}:begin -->")
+            tail = rest.partition(f"<!-- {name}:end -->")[2]
+            text = f"{head}<!-- {name}:begin -->\n\n{new.strip()}\n\n<!-- {name}:end -->{tail}"
+        write_text(options.page, text)
     options.out.mkdir(parents=True, exist_ok=True)
     save(distribution_figure(scans, tables), options.out / "distributions.png", COLOURS_OF_A_PICTURE)
     save(plate(field_rows(cohort)), options.out / "synthetic-fields.png", COLOURS_OF_A_PICTURE)

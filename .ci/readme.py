@@ -1,4 +1,4 @@
-"""Tables inside Markdown files, rendered from data: ``python -m deeplrhe_utils.reporting.readme``.
+"""Tables inside Markdown files, rendered from data: ``python .ci/readme.py`` (``make docs``).
 
 A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed
 demo's AUC table), `reported` (the papers' values) and `dictionary` (the tables' contracts).
@@ -32,19 +32,12 @@ def results_table(csv_path: Path) -> str:
 
     Parameters
     ----------
-    csv_path : Path
-        ``tables/auc_table.csv`` of a run: one row per gene, unit patient.
+    csv_path : ``tables/auc_table.csv`` of a run: one row per gene, unit patient
 
-    Returns
-    -------
-    str
-        A sentence that says what is shown, and a table: gene, AUC, 95 % interval, positive and negative
-        patients, Holm-adjusted p, status. A sentence alone when the file does not exist.
+    Returns str: a sentence that says what is shown, and a table: gene, AUC, 95 % interval, positive and negative
+    patients, Holm-adjusted p, status. A sentence alone when the file does not exist.
 
-    Raises
-    ------
-    InputError
-        The table lacks a column, is empty, or holds data that are not marked SYNTHETIC.
+    Raises InputError: the table lacks a column, is empty, or holds data that are not marked SYNTHETIC.
     """
     if not csv_path.is_file():
         return _NO_RESULTS
@@ -83,8 +76,7 @@ def reported_table(csv_path: Path) -> str:
 
     Parameters
     ----------
-    csv_path : Path
-        ``data/reference/reported_auc.csv``: gene, reported_auc (empty where nothing was reported), source.
+    csv_path : ``data/reference/reported_auc.csv``: gene, reported_auc (empty where nothing was reported), source
     """
     rows = _read(csv_path, {"gene", "reported_auc", "source"})
     lines = ["| Gene | Reported AUC | Where |", "|---|---|---|"]
@@ -106,10 +98,7 @@ def _read(path: Path, needed: set[str]) -> list[dict[str, str]]:
 def render(text: str, blocks: Mapping[str, Callable[[], str]], where: str) -> str:
     """`text` with every marked block replaced by what its function returns.
 
-    Raises
-    ------
-    InputError
-        A block has no function of its name, or its end is missing.
+    Raises InputError: a block has no function of its name, or its end is missing.
     """
     done, position = [], 0
     while begin := _BEGIN.search(text, position):
