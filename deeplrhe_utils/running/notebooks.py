@@ -23,7 +23,8 @@ _ANSI = r"\x1b\[[0-9;]*m"
 class Stage:
     """One numbered notebook.
 
-    ``source_hash`` covers the sources of all cells, not outputs or metadata.
+    ``source_hash`` covers the sources of all cells, not outputs or metadata. ``code`` is that of all code cells,
+    without lines of magic.
     """
 
     number: str
@@ -31,6 +32,7 @@ class Stage:
     path: Path
     parameters: dict[str, Parameter]
     source_hash: str
+    code: str
 
 
 def find_stages(folder: Path) -> list[Stage]:
@@ -62,7 +64,9 @@ def read_stage(path: Path) -> Stage:
         what = f"{path.name} must have exactly one code cell tagged `parameters`"
         raise ParameterError(what, got=len(tagged), fix="Tag the cell in JupyterLab: property inspector, cell tags")
     parameters = {p.name: p for p in parse_parameters(_joined(tagged[0]["source"]), path.name)}
-    return Stage(path.name[:2], path.stem, path, parameters, sha256_text(to_json(sources)))
+    lines = [line for kind, source in sources if kind == "code" for line in source.splitlines()]
+    code = "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
+    return Stage(path.name[:2], path.stem, path, parameters, sha256_text(to_json(sources)), code)
 
 
 def clean_executed(source: Path, target: Path, run_folder: Path, repository: Path) -> Path:

@@ -48,7 +48,7 @@ _PARAGRAPHS: Final = (
     ),
 )  # fmt: skip
 _STAGE: Final = re.compile(r"\{(\d\d):")
-_SETTLED: Final = {"finished", "unchanged", "not selected", "skipped"}
+_SETTLED: Final = {"finished", "unchanged", "skipped"}
 
 
 def methods_section(root: Path) -> str:
@@ -72,9 +72,11 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
         few = _filled(numbers)("No AUC is given for {06:not_estimable}: too few patients of a class.")
         limits += [few] if few and numbers.get("06", "not_estimable") else []
         limits += _left_out(numbers)
-    stages = report["stages"].items()
-    unsettled = [f"{name} ({stage['status']})" for name, stage in stages if stage["status"] not in _SETTLED]
+    stages = {name: stage["status"] for name, stage in report["stages"].items()}
+    unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in (*_SETTLED, "stale")]
     limits += [f"Stages without a result: {', '.join(unsettled)}."] if unsettled else []
+    stale = [name for name, status in stages.items() if status == "stale"]
+    limits += [f"Made by another notebook, code, parameters or inputs: {', '.join(stale)}."] if stale else []
     return "<ul>" + "".join(f"<li>{text(limit)}</li>" for limit in limits) + "</ul>"
 
 

@@ -26,11 +26,15 @@ def stages(root: Path, report: dict[str, Any]) -> str:
         links = [link(root, f"html/{name}.html", "page"), link(root, f"notebooks/{name}.ipynb", "notebook")]
         status = stage["status"] + (f": {stage['reason']}" if stage.get("reason") else "")
         peak = stage.get("peak_memory_bytes")
-        numbers = [str(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else ""]
+        numbers = [str(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else "", _short(stage.get("commit"))]
         linked = "<td>" + " · ".join(f"{one}" for one in links if one) + "</td>"
         rows.append(cell(name) + cell(status) + "".join(cell(number, "number") for number in numbers) + linked)
-    head = ("Stage", "Status", "Seconds", "Peak memory", "Executed notebook")
+    head = ("Stage", "Status", "Seconds", "Peak memory", "Commit", "Executed notebook")
     return rows_table(head, rows, "stages") if rows else ""
+
+
+def _short(commit: str | None) -> str:
+    return f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else ""
 
 
 def auc(root: Path) -> str:

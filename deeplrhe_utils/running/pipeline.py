@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.running import notebooks as books
 from deeplrhe_utils.running.closing import close_run
+from deeplrhe_utils.running.closure import Sources
 from deeplrhe_utils.running.kernel import Execution, Failure
 from deeplrhe_utils.running.lock import RunLock
 from deeplrhe_utils.running.plan import Planned, Request, describe, make_plan
@@ -28,9 +29,11 @@ from deeplrhe_utils.running.state import (
     forget,
     input_fingerprints,
     load_record,
-    package_hash,
     stage_key,
 )
+
+STALE: Final = "stale"
+"""Status of a stage whose notebook, code, parameters or inputs are not those that its result was made with."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -76,6 +79,7 @@ class Pipeline:
     command: str = ""
     places: Places = field(default_factory=Places)
     _outputs: dict[str, dict[str, str]] = field(default_factory=dict)  # of the stages so far: part of later keys
+    _stale: list[str] = field(default_factory=list)  # stages so far whose results are not today's
     _where: str = "between two stages"
 
     def __post_init__(self) -> None:
@@ -139,36 +143,53 @@ class Pipeline:
             raise ParameterError("The run folder must be a folder of its own", got=self.root, fix=fix)
 
     def _run_all(self, plan: list[Planned], lock: RunLock) -> None:
-        package = package_hash(self.places.package)
+        sources = Sources(self.places.package)
         for position, planned in enumerate(plan, start=1):
             label = f"[{position:02d}/{len(plan):02d}] {planned.stage.name}"
             try:
-                self._one(planned, label, package, lock)
+                self._one(planned, label, sources, lock)
                 self._report.save()
             except StageError:
                 raise
             except (OSError, CompendiumError) as error:
                 raise self._keeping_error(planned, error) from error
 
-    def _one(self, planned: Planned, label: str, package: str, lock: RunLock) -> None:
+    def _one(self, planned: Planned, label: str, sources: Sources, lock: RunLock) -> None:
         number, name = planned.stage.number, planned.stage.name
-        if not planned.selected:
-            self._keep(planned, "not selected")
-        elif planned.skip_reason:
-            forget(self.root, number)  # a stage that does not apply must leave no old result
-            self._drop_copies(name)
+        if planned.skip_reason:
+            if planned.selected:
+                forget(self.root, number)  # a stage that does not apply must leave no old result
+                self._drop_copies(name)
             self._report.stage(name, "skipped", reason=planned.skip_reason)
             print(f"{label} … skipped: {planned.skip_reason}", flush=True)
+            return
+        if planned.selected and self.fresh:
+            forget(self.root, number)
+        inputs = input_fingerprints(planned, self.places.repository)
+        key = stage_key(planned, sources, inputs, self._outputs)
+        if not planned.selected:
+            self._leave(planned, key, label)
+        elif self._unchanged(planned, key):
+            self._keep(planned, "unchanged")
+            print(f"{label} … unchanged", flush=True)
         else:
-            if self.fresh:
-                forget(self.root, number)
-            inputs = input_fingerprints(planned, self.places.repository)
-            key = stage_key(planned, package, inputs, self._outputs)
-            if self._unchanged(planned, key):
-                self._keep(planned, "unchanged")
-                print(f"{label} … unchanged", flush=True)
-            else:
-                self._execute(planned, label, key, inputs, lock)
+            self._execute(planned, label, key, inputs, lock)
+        if planned.selected and self._stale:
+            self._report.stage(name, STALE, reason=f"made from results of {', '.join(self._stale)}, which are stale")
+            print(f"{label} … {STALE}: {self._stale[-1]} ran under another key than today's", flush=True)
+
+    def _leave(self, planned: Planned, key: str, label: str) -> None:
+        """A stage that was not selected: what is there is kept, and said to be as good as new, stale or missing."""
+        name = planned.stage.name
+        if load_record(self.root, planned.stage.number) is None:
+            self._report.stage(name, "not run", reason="not selected")
+        elif self._unchanged(planned, key) and not self._stale:
+            self._keep(planned, "unchanged")
+        else:
+            self._keep(planned, STALE)
+            self._report.stage(name, STALE, reason="not selected; notebook, code, parameters or inputs changed since")
+            self._stale.append(name)
+            print(f"{label} … {STALE}: not selected, and it would run again", flush=True)
 
     def _unchanged(self, planned: Planned, key: str) -> bool:
         record = load_record(self.root, planned.stage.number)
@@ -204,7 +225,8 @@ class Pipeline:
             raise self._stage_error(planned, failure, peak.bytes)
         self._executed_copy(partial, name)
         shown = self._report.shown(planned.values)
-        record = Record(key, "finished", _since(started), peak.bytes, shown, {}, inputs, finished=now())
+        record = Record(key, "finished", _since(started), peak.bytes, shown, {}, inputs, finished=now(),
+                        commit=self._report.commit())  # fmt: skip
         self._outputs[number] = complete(self.root, planned, record).outputs
         self._report.stage(name, "finished", record)
         partial.unlink(missing_ok=True)

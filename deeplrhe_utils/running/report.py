@@ -19,7 +19,7 @@ from deeplrhe_utils.running.profiles import Profile
 from deeplrhe_utils.running.provenance import git_state, hardware, shown_path, versions
 from deeplrhe_utils.running.state import Record
 
-_UNFINISHED = ("failed", "stopped", "running")
+_UNFINISHED = {"failed", "stopped", "running"}
 
 
 def tree_memory_bytes(pid: int | None = None) -> int:
@@ -94,7 +94,13 @@ class Report:
                 inputs=record.inputs,
                 outputs=record.outputs,
                 finished=record.finished,
+                commit=record.commit,
             )
+
+    def commit(self) -> str:
+        """The repository's commit when the run began, with "+" if files differed from it; "" outside git."""
+        git = self.content["git"]
+        return f"{git['commit']}{'+' * bool(git['dirty'])}" if git["commit"] else ""
 
     def save(self) -> None:
         """Write ``run.json``."""
@@ -103,8 +109,9 @@ class Report:
 
     def finish(self) -> None:
         """Write the final state; a full disk must not hide the error that matters."""
-        bad = any(stage["status"] in _UNFINISHED for stage in self.content["stages"].values())
-        self.content.update(finished=now(), status="failed" if bad else "finished")
+        found = {stage["status"] for stage in self.content["stages"].values()}
+        status = "failed" if found & _UNFINISHED else "stale" if "stale" in found else "finished"
+        self.content.update(finished=now(), status=status)
         try:
             self.save()
         except (OSError, CompendiumError) as error:

@@ -11,14 +11,12 @@ from typing import Any, Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
+from deeplrhe_utils.running.closure import Sources
 from deeplrhe_utils.running.notebooks import read_stage
 from deeplrhe_utils.running.plan import Planned
 from deeplrhe_utils.running.record import declared_files, outputs_file
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
-_PAGES = ("page", "page_heat", "page_html", "page_methods", "page_sections")
-_NOT_IN_KEY = {"__main__.py", *(f"running/{name}.py" for name in ("cli", "doctor", *_PAGES))}
-_COMMANDS = "running/commands/"
 
 
 @dataclass
@@ -26,7 +24,8 @@ class Record:
     """A stage's last success, as kept in ``stages/NN.json``.
 
     ``outputs`` maps files (relative to the run folder) to SHA-256; ``large`` maps those above 16 MiB
-    to [size, mtime_ns] so that an unchanged slide is not read again only to be skipped.
+    to [size, mtime_ns] so that an unchanged slide is not read again only to be skipped. ``commit`` is that of the
+    repository when the stage ran, with "+" if files differed from it.
     """
 
     key: str
@@ -38,14 +37,7 @@ class Record:
     inputs: dict[str, Any]
     large: dict[str, list[int]] = field(default_factory=dict)
     finished: str = ""
-
-
-def package_hash(package: Path) -> str:
-    """SHA-256 over all source files of the package that can change a result."""
-    files = sorted(p.relative_to(package).as_posix() for p in package.rglob("*.py"))
-    return sha256_text(
-        to_json([[f, sha256_file(package / f)] for f in files if f not in _NOT_IN_KEY and _COMMANDS not in f])
-    )
+    commit: str = ""
 
 
 def fingerprint(path: Path) -> Any:
@@ -77,10 +69,12 @@ def input_fingerprints(planned: Planned, repository: Path) -> dict[str, Any]:
     return {p.name: fingerprint(repository / planned.values[p.name]) for p in named}
 
 
-def stage_key(planned: Planned, package: str, inputs: dict[str, Any], earlier: dict[str, dict[str, str]]) -> str:
-    """SHA-256 over notebook sources, package sources, parameters, inputs and the earlier stages' outputs."""
+def stage_key(planned: Planned, sources: Sources, inputs: dict[str, Any], earlier: dict[str, dict[str, str]]) -> str:
+    """SHA-256 over the notebook, the source files that it reaches, parameters, inputs and earlier outputs."""
     values = {name: value for name, value in planned.values.items() if name != "run_dir"}
-    return sha256_text(to_json([planned.stage.source_hash, package, values, inputs, earlier]))
+    return sha256_text(
+        to_json([planned.stage.source_hash, sources.digest(planned.stage.code), values, inputs, earlier])
+    )
 
 
 def record_file(root: Path, number: str) -> Path:
@@ -243,5 +237,4 @@ def _key_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> str:
     inputs = input_fingerprints(planned, places.REPOSITORY)
     records = {f"{n:02d}": load_record(root, f"{n:02d}") for n in range(int(notebook.number))}
     earlier = {number: record.outputs for number, record in records.items() if record is not None}
-    package = package_hash(places.REPOSITORY / "deeplrhe_utils")
-    return stage_key(planned, package, inputs, earlier)
+    return stage_key(planned, Sources(places.REPOSITORY / "deeplrhe_utils"), inputs, earlier)

@@ -45,9 +45,47 @@ def test_a_second_run_changes_nothing_and_each_change_reruns_what_depends_on_it(
     assert report["status"] == "finished" and report["stages"]["02-second"]["status"] == "unchanged"
     assert report["peak_memory_bytes"] > 10**7 and report["stages"]["01-first"]["seconds"] > 0
     house.notebook("02-second", SECOND, "# another line")
-    (house.repository / "package" / "cli.py").write_text("changed = True\n")
     house.run("word=cd", "seed=2")
     assert counts(house)[1] == 4
+
+
+def test_a_stage_depends_on_the_source_files_that_it_reaches_and_on_no_other(house):
+    package = house.repository / "package"
+    (package / "room").mkdir()
+    (package / "room" / "near.py").write_text("from package.room import far\n")
+    (package / "room" / "far.py").write_text("x = 1\n")
+    (package / "room" / "worker.py").write_text("x = 1\n")
+    house.notebook(
+        "02-second", SECOND, "if not run:\n    from package.room.near import x", 'word = "package.room.worker"'
+    )
+    house.run()
+    for name, times in (("code.py", 1), ("room/near.py", 2), ("room/far.py", 3), ("room/worker.py", 4)):
+        with (package / name).open("a") as stream:
+            stream.write("y = 2\n")
+        house.run()
+        assert counts(house) == (1, times), name
+
+
+def test_a_stage_that_is_not_selected_says_whether_its_result_is_still_good(house, capsys):
+    house.run(only=("01",))
+    stages = read_json(house.out / "run.json")["stages"]
+    assert (stages["02-second"]["status"], stages["02-second"]["reason"]) == ("not run", "not selected")
+    house.run()
+    house.run(only=("02",))
+    report = read_json(house.out / "run.json")
+    assert report["status"] == "finished" and report["stages"]["01-first"]["status"] == "unchanged"
+    assert report["stages"]["01-first"]["commit"] == ""  # no repository around this tiny compendium
+    house.notebook("01-first", FIRST, "# another line")
+    capsys.readouterr()
+    page = house.run("seed=2", only=("02",))
+    report, out = read_json(house.out / "run.json"), capsys.readouterr().out
+    assert report["status"] == "stale" and counts(house) == (1, 2)
+    assert {s["status"] for s in report["stages"].values()} == {"stale"}
+    assert "01-first … stale: not selected" in out and "02-second … stale: 01-first" in out
+    assert "Made by another notebook, code, parameters or inputs: 01-first, 02-second." in page.read_text()
+    house.run("seed=2")
+    assert counts(house) == (2, 2), "the same bytes came back, so the second stage is good again"
+    assert read_json(house.out / "run.json")["status"] == "finished"
 
 
 def test_a_changed_input_file_reruns_its_stage_only(house):

@@ -33,6 +33,8 @@ NEVER_IMPORTED = {  # distribution → why it is needed all the same
 }
 NEVER_IMPORTED_DEV = {
     "imagecodecs": "tifffile writes JPEG through it",
+    "import-linter": "`make lint`",
+    "pytest-xdist": "`make test`",
     "timm": "tests build networks of the extra `transfer` by name",
     "mypy": "`make lint`",
     "pre-commit": "local hooks",
