@@ -5,11 +5,13 @@ PROFILE ?= demo
 VENV := .venv
 RUN := $(VENV)/bin/python
 PEERS := .venv-bench
+# two workers share the machine; a file's tests stay together, because they share what is costly to make
+TESTS := -n 2 --dist loadfile --no-loadscope-reorder
 UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test demo smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
+.PHONY: help reproduce test test-all demo smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -17,11 +19,11 @@ help:  ## list the targets
 
 reproduce: demo  ## build .venv if needed, run the demo: every number, table and figure
 
-test: environment  ## build .venv if needed, run linter, formatter check, type checker and all tests
-	@echo "ruff check";           $(RUN) -m ruff check --quiet .
-	@echo "ruff format --check";  $(RUN) -m ruff format --check --quiet .
-	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
-	@echo "pytest (unit tests, notebooks, faults, one end-to-end run)"; $(RUN) -m pytest -q
+test: environment lint  ## build .venv if needed, run linters and tests, one small whole run among them (about ten minutes)
+	@echo "pytest (unit tests, faults, one small run of all notebooks)"; $(RUN) -m pytest -q $(TESTS)
+
+test-all: test  ## the same, and what takes long: kills and resumes, smoke, the TCGA route, JupyterLab in Chromium, fuzzing
+	@echo "pytest (slow tests)"; $(RUN) -m pytest -q $(TESTS) -m slow
 
 demo: environment  ## 180 synthetic slides through every notebook (about an hour on two cores)
 	@$(RUN) -m deeplrhe_utils run demo
@@ -58,10 +60,11 @@ doctor: environment  ## versions, OpenSlide, GPU, disk, memory, and what each pr
 docs: environment  ## render tables into README.md and data/README.md
 	@$(RUN) .ci/readme.py
 
-lint: environment  ## linter, formatter check, type checker
-	@$(RUN) -m ruff check .
-	@$(RUN) -m ruff format --check .
-	@$(RUN) -m mypy
+lint: environment  ## linter, formatter check, type checker, who may import whom
+	@echo "ruff check";           $(RUN) -m ruff check --quiet .
+	@echo "ruff format --check";  $(RUN) -m ruff format --check --quiet .
+	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
+	@echo "lint-imports";         $(VENV)/bin/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
 format: environment  ## lay out the code
 	@$(RUN) -m ruff check --fix-only --quiet .

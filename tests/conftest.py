@@ -10,7 +10,10 @@ import pytest
 
 from deeplrhe_utils.core.paths import REPOSITORY
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # before torch is loaded: tests share the machine
+# before torch is loaded: tests share the machine
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED_DATA = (REPOSITORY / ".." / "shared" / "data").resolve()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -36,9 +35,7 @@ def address(finished_run):
 @pytest.mark.parametrize("width", [360, 1400])
 def test_it_reads_well_without_network(address, watch, width, scheme):
     seen = watch(width=width, color_scheme=scheme)
-    began = time.monotonic()
     seen.page.goto(address, wait_until="load")
-    assert time.monotonic() - began < 2, "loads in less than 2 s from disk"
     seen.page.wait_for_function(READY)
     seen.shot(f"page-{width}-{scheme}")
     assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "scrolls sideways"

@@ -20,9 +20,9 @@ from deeplrhe_utils.core.paths import REPOSITORY
 TABLE = "tables/auc_table.csv"
 
 
-def start(out: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(out: Path, profile: str, log: Path) -> subprocess.Popen[bytes]:
     with log.open("ab") as stream:
-        command = [sys.executable, "-m", "deeplrhe_utils", "run", "smoke", "--out", str(out)]
+        command = [sys.executable, "-m", "deeplrhe_utils", "run", profile, "--out", str(out)]
         return subprocess.Popen(command, cwd=REPOSITORY, stdout=stream, stderr=subprocess.STDOUT)
 
 
@@ -45,11 +45,11 @@ def kill_once(run: subprocess.Popen[bytes], out: Path, target: str) -> str:
     return hit
 
 
-def disturbed_run(out: Path, kills: int, longest_s: float, seed: int) -> list[str]:
-    """Run smoke into `out`, killed `kills` times after a random time, then undisturbed to its end."""
+def disturbed_run(out: Path, profile: str, kills: int, longest_s: float, seed: int) -> list[str]:
+    """Run `profile` into `out`, killed `kills` times after a random time, then undisturbed to its end."""
     moments, report, log = random.Random(seed), [], out.with_suffix(".log")
     for number in range(kills):
-        run = start(out, log)
+        run = start(out, profile, log)
         wait = moments.uniform(3, longest_s)
         try:
             run.wait(timeout=wait)
@@ -57,7 +57,7 @@ def disturbed_run(out: Path, kills: int, longest_s: float, seed: int) -> list[st
         except subprocess.TimeoutExpired:
             report.append(f"{number + 1}: after {wait:.0f} s, {kill_once(run, out, ('kernel', 'runner')[number % 2])}")
         print(report[-1], flush=True)
-    last = start(out, log)
+    last = start(out, profile, log)
     if last.wait(timeout=900):
         raise SystemExit(f"the run did not recover: see {log}")
     time.sleep(0.1)
@@ -66,13 +66,14 @@ def disturbed_run(out: Path, kills: int, longest_s: float, seed: int) -> list[st
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default="smoke")
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--longest", type=float, default=45.0, help="latest moment of a kill [s]")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--undisturbed", type=Path, required=True)
     options = parser.parse_args()
-    disturbed_run(options.out, options.kills, options.longest, options.seed)
+    disturbed_run(options.out, options.profile, options.kills, options.longest, options.seed)
     same = (options.out / TABLE).read_bytes() == (options.undisturbed / TABLE).read_bytes()
     print("AUC table byte for byte", "equal" if same else "DIFFERENT")
     raise SystemExit(0 if same else 1)

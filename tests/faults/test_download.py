@@ -397,6 +397,7 @@ def start(place: Path, service: GdcStandIn, stdout: int = subprocess.DEVNULL) ->
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=subprocess.DEVNULL)
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_and_resumed(service, place):
     service.files[:] = [offered(name, content(i, 1_000_000)) for i, name in enumerate(names(24))]
     service.manifest(place / "manifest.txt")

@@ -212,6 +212,7 @@ def test_names_of_every_kind_are_served(tmp_path, name):
     assert (reason, why) == ("", "") and screened["tile_id"].is_unique
 
 
+@pytest.mark.slow
 def test_mutated_slides_are_refused_or_served_and_nothing_else(tmp_path, shared_data):
     sources = [
         write_jpeg_slide(tmp_path / "a.svs", tissue_like(700, 600), levels=(1, 2), quality=60),

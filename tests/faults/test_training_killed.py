@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from deeplrhe_utils.core.paths import REPOSITORY
 
 COMMAND = [sys.executable, "-m", "tests.faults.train_once"]
@@ -24,6 +26,7 @@ def wait_for_state(folder, process, limit_s=120):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_killed_training_resumes_to_the_bit(tmp_path):
     undisturbed, disturbed = tmp_path / "a", tmp_path / "b"
     for folder in (undisturbed, disturbed):

@@ -303,6 +303,7 @@ def test_bfloat16_is_within_a_grey_level(weights):
             assert difference.max() <= 1 and difference.mean() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler is installed")
 def test_compiled_is_within_a_grey_level():
     """One compilation for all: same size, same kinds of numbers."""
