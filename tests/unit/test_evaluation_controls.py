@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.mutation_files import call_status, read_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.mutation_files import read_calls, read_deeppath_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation import controls, covariates
 from deeplrhe_utils.evaluation.splits import patient_folds
@@ -184,7 +184,6 @@ def test_real_calls_are_read_as_written(shared_data, tmp_path):
     deeppath = read_deeppath_labels(shared_data / "tables" / "labels_r3.txt")
     assert deeppath["patient_id"].nunique() == 494 and deeppath["gene"].nunique() == 10
     assert deeppath.query("gene == 'TP53'")["status"].sum() == 280
-    assert call_status("") == 0 and call_status("NS") is None
     bad = tmp_path / "bad.txt"
     bad.write_text("TCGA-05-4244-0\tTP53\rnonsense\r")
     with pytest.raises(LabelError, match="line 2"):
