@@ -46,11 +46,7 @@ _DEEPPATH_ALONE: Final = (
 
 
 def read_mutations(
-    path: Path,
-    genes: Sequence[str] = (),
-    rule: VariantRule = DEFAULT_RULE,
-    *,
-    profiled: Collection[str] | None = None,
+    path: Path, genes: Sequence[str] = (), rule: VariantRule = DEFAULT_RULE, *, profiled: Collection[str] | None = None
 ) -> Calls:
     """Read mutation labels from a file, whichever of :data:`FORMATS` it is; `Calls.form` says which.
 

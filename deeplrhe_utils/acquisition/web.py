@@ -176,11 +176,7 @@ class Service:
             return state.attempt_number >= self.patience.attempts or len(wrong) >= _WRONG_ANSWERS
 
         tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Passing),
-            stop=spent,
-            wait=self.wait,
-            sleep=self._sleep,
-            reraise=True,
+            retry=tenacity.retry_if_exception_type(Passing), stop=spent, wait=self.wait, sleep=self._sleep, reraise=True
         )
         try:
             return tries(attempt)

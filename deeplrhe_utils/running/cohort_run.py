@@ -54,12 +54,7 @@ class Targets(NamedTuple):
 
 
 def ready(
-    folder: Path,
-    rule: CohortRule,
-    sources: Services,
-    *,
-    given: Path | None = None,
-    drivers: Path | None = None,
+    folder: Path, rule: CohortRule, sources: Services, *, given: Path | None = None, drivers: Path | None = None
 ) -> Cohort:
     """The cohort of a run: the one that stands in its folder, else a given one, else one that is chosen now.
 

@@ -19,12 +19,7 @@ WORKERS_S = 120
 
 
 def map_tasks(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int = 1,
-    scheduler: str = "",
-    label: str = "",
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, scheduler: str = "", label: str = ""
 ) -> list[Result]:
     """``[function(item) for item in items]``, spread over processes or machines; the first failure ends it.
 

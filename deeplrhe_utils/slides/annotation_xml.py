@@ -20,15 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError
 from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
-from deeplrhe_utils.slides.annotation_regions import (
-    Exclusion,
-    Region,
-    Regions,
-    joined,
-    outline_of,
-    some_area,
-    subtract,
-)
+from deeplrhe_utils.slides.annotation_regions import Exclusion, Region, Regions, joined, outline_of, some_area, subtract
 
 ELLIPSE_CORNERS: Final = 180  # an ellipse loses 0.02 % of its area
 EXCLUSION_GROUPS: Final = frozenset({"_2", "exclusion", "exclude"})

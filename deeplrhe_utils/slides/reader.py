@@ -33,15 +33,7 @@ from deeplrhe_utils.slides.opening import (
 from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
 from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, resolution_of, vendor_of
-from deeplrhe_utils.slides.sampling import (
-    Box,
-    Rgb,
-    Square,
-    Strip,
-    box_of,
-    choose,
-    resample,
-)
+from deeplrhe_utils.slides.sampling import Box, Rgb, Square, Strip, box_of, choose, resample
 
 
 class Slide:

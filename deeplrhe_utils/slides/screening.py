@@ -77,11 +77,7 @@ class ScreenRules:
     survey: SurveyRules = field(default_factory=SurveyRules)
 
 
-def screen_slide(
-    slide_row: Mapping[str, Any],
-    tiles: pd.DataFrame,
-    rules: ScreenRules | None = None,
-) -> pd.DataFrame:
+def screen_slide(slide_row: Mapping[str, Any], tiles: pd.DataFrame, rules: ScreenRules | None = None) -> pd.DataFrame:
     """Look at a slide's kept tiles for ink, folds, bubbles, blur, blank areas and compression damage.
 
     First at low resolution; what is dropped there is never decoded at full size, and its noise stays null.
