@@ -30,7 +30,6 @@ class Cohort:
 
     Attributes
     ----------
-    rule : CohortRule
     files : table SLIDE_FILES with `in_cohort` (True or False) and `reason` (null in the cohort)
     flow : what each step left: :data:`FLOW_COLUMNS`; slides, LUAD, LUSC, dropped count files, `patients` patients
     strata : the strata's columns, available (units that could be drawn), wanted, drawn; empty without a draw
@@ -64,23 +63,13 @@ def build(files: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame, rul
 
     Parameters
     ----------
-    files, labels, clinical : DataFrame
-        Tables SLIDE_FILES, LABELS and CLINICAL, in any order of rows; more patients than slides do no harm.
-    rule : CohortRule
+    files, labels, clinical : tables SLIDE_FILES, LABELS and CLINICAL, in any order of rows; more patients than slides
+        do no harm
 
-    Returns
-    -------
-    Cohort
-        Files in the order of their names. The same files in another order give the same cohort; a file that is not
-        drawn can be added or taken away without effect on most others, because each has a random number of its own.
-
-    Raises
-    ------
-    CohortError
-        No file, a gene without labels, a file in `rule.left_out` that is not listed, or too few files for
-        `rule.n_slides` unless the rule allows fewer.
-    SchemaError
-        A table is not what it should be.
+    Returns files in the order of their names. The same files in another order give the same cohort; a file that is not
+    drawn can be added or taken away without effect on most others, because each has a random number of its own.
+    Raises CohortError: no file, a gene without labels, a file in `rule.left_out` that is not listed, or too few files
+    for `rule.n_slides` unless the rule allows fewer. SchemaError: a table is not what it should be.
     """
     files = conform(files, SLIDE_FILES).sort_values(["file_name", "file_id"], ignore_index=True)
     labels, clinical = conform(labels, LABELS), conform(clinical, CLINICAL)
@@ -222,10 +211,7 @@ def _flow_row(step: str, kept: pd.DataFrame, found: Reasons) -> tuple[object, ..
 def check_flow(flow: pd.DataFrame) -> pd.DataFrame:
     """The flow, if its numbers add up: what a step drops is what it has less than the step before.
 
-    Raises
-    ------
-    CohortError
-        They do not; the step is named.
+    Raises CohortError: they do not; the step is named.
     """
     before = flow["slides"].shift(1, fill_value=flow["slides"].iloc[0])
     wrong = (before - flow["slides"] != flow["dropped"]) | (flow["LUAD"] + flow["LUSC"] > flow["slides"])
@@ -261,22 +247,13 @@ def mutation_by_site(labels: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS.
-    files : DataFrame
-        Table SLIDE_FILES (or any with patient_id and site_id): whose patients are counted; files without a patient or
-        a site are passed over.
+    labels : table LABELS
+    files : table SLIDE_FILES (or any with patient_id and site_id): whose patients are counted; files without a patient
+        or a site are passed over
 
-    Returns
-    -------
-    DataFrame
-        gene, site_id, positives, profiled (not null), patients (of the site, profiled or not): a row for every gene and
-        site, genes in the order of `labels`, sites by falling number of patients.
-
-    Raises
-    ------
-    CohortError
-        A patient of two sites.
+    Returns gene, site_id, positives, profiled (not null), patients (of the site, profiled or not): a row for every gene
+    and site, genes in the order of `labels`, sites by falling number of patients.
+    Raises CohortError: a patient of two sites.
     """
     placed = files[["patient_id", "site_id"]].dropna().drop_duplicates()
     if (twice := placed["patient_id"].duplicated()).any():

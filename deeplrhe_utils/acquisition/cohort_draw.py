@@ -23,21 +23,14 @@ def draw(files: pd.DataFrame, rule: CohortRule) -> tuple[pd.Series, pd.DataFrame
 
     Parameters
     ----------
-    files : DataFrame
-        Table SLIDE_FILES of the files that fit, with any index of its own.
-    rule : CohortRule
+    files : table SLIDE_FILES of the files that fit, with any index of its own
 
     Returns
     -------
-    reasons : Series
-        By the index of `files`: why a file was not drawn, null where it was.
-    strata : DataFrame
-        The strata's columns, available (patients, or files, that fit the stratum), wanted (even shares), drawn.
+    reasons : by the index of `files`: why a file was not drawn, null where it was
+    strata : the strata's columns, available (patients, or files, that fit the stratum), wanted (even shares), drawn
 
-    Raises
-    ------
-    CohortError
-        Fewer than `rule.n_slides`, unless the rule allows it.
+    Raises CohortError: fewer than `rule.n_slides`, unless the rule allows it.
     """
     one_each = rule.slides_per_patient == 1
     table = files.assign(unit=files["patient_id"] if one_each else files["file_id"], inner=ranks(files, rule))
@@ -77,18 +70,12 @@ def spread(units: Mapping[Stratum, Sequence[str]], wanted: int) -> dict[str, Str
     Parameters
     ----------
     units : stratum → the units that fit it, in the order of the draw
-    wanted : int
-        Units to place in all.
+    wanted : units to place in all
 
-    Returns
-    -------
-    dict
-        Stratum of each placed unit. Strata are filled in turn; one that cannot grow, not even when a unit that fits two
-        strata moves (an augmenting path in a bipartite graph), leaves its share to the others. So `wanted` are placed
-        whenever that is possible, and no stratum could have one more at the cost of a fuller one.
+    Returns stratum of each placed unit. Strata are filled in turn; one that cannot grow, not even when a unit that fits
+    two strata moves (an augmenting path in a bipartite graph), leaves its share to the others. So `wanted` are placed
+    whenever that is possible, and no stratum could have one more at the cost of a fuller one.
 
-    Examples
-    --------
     >>> spread({("a",): ["p", "q"], ("b",): ["p"]}, 2)
     {'q': ('a',), 'p': ('b',)}
     """

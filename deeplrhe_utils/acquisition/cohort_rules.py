@@ -103,10 +103,7 @@ RULES: Final = {
 def named_rule(name: str, *, genes: Sequence[str] = (), seed: int | None = None, n: int | None = None) -> CohortRule:
     """A rule of :data:`RULES`, with other genes, seed or number of slides.
 
-    Raises
-    ------
-    ParameterError
-        No such rule, or a number of slides for a rule that draws none.
+    Raises ParameterError: no such rule, or a number of slides for a rule that draws none.
     """
     if name not in RULES:
         raise ParameterError("There is no such cohort rule", got=name, expected=" | ".join(RULES))

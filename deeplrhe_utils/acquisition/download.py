@@ -61,14 +61,10 @@ class TransferOptions:
 
     Parameters
     ----------
-    jobs : int
-        Transfers at one time.
-    limit_rate : float
-        Bytes per second over all of them; 0 for as fast as it goes.
-    recheck : bool
-        Hash files once more that are known to be verified.
-    progress_s : float
-        Seconds between two lines of progress; 0 for none.
+    jobs : transfers at one time
+    limit_rate : bytes per second over all of them; 0 for as fast as it goes
+    recheck : hash files once more that are known to be verified
+    progress_s : seconds between two lines of progress; 0 for none
     """
 
     jobs: int = 4
@@ -91,29 +87,14 @@ def download(
 
     Parameters
     ----------
-    manifest : DataFrame
-        As from :func:`~deeplrhe_utils.acquisition.manifest.read_manifest`.
-    out : Path
-        Folder; made if missing. One download at a time.
-    service : Service
-        The GDC, or what speaks like it: ``data/<id>``.
-    options : TransferOptions
-    say : callable
-        Takes lines of progress.
+    manifest : as from :func:`~deeplrhe_utils.acquisition.manifest.read_manifest`
+    out : folder; made if missing. One download at a time.
+    service : the GDC, or what speaks like it: ``data/<id>``
+    say : takes lines of progress
 
-    Returns
-    -------
-    DataFrame
-        A row (:class:`Row`) per file, in the order of the manifest.
-
-    Raises
-    ------
-    DiskFullError
-        What is missing does not fit on the disk; nothing was begun.
-    RunError, InputError
-        Another download works in the folder, or it cannot be written.
-    KeyboardInterrupt
-        After the report was written.
+    Returns a row (:class:`Row`) per file, in the order of the manifest.
+    Raises DiskFullError: what is missing does not fit on the disk; nothing was begun. RunError, InputError: another
+    download works in the folder, or it cannot be written. KeyboardInterrupt: after the report was written.
     """
     with DownloadFolder(out, recheck=options.recheck) as folder:
         return download_into(folder, manifest, service, options, say)
@@ -131,17 +112,9 @@ def download_into(
 
     Parameters
     ----------
-    folder : DownloadFolder
-        Entered.
-    manifest, service, options, say
-        As there.
-    ended : callable
-        Takes the report however the work ended, also after Ctrl-C, and when the report cannot be written.
+    ended : takes the report however the work ended, also after Ctrl-C, and when the report cannot be written
 
-    Raises
-    ------
-    DiskFullError, InputError, KeyboardInterrupt
-        As there; also when the report cannot be written at the end.
+    Raises DiskFullError, InputError, KeyboardInterrupt: as there; also when the report cannot be written at the end.
     """
     job = _Job(folder, service, Pace(options.limit_rate), manifest)
     job.report()
@@ -284,10 +257,7 @@ def parse_rate(text: str) -> float:
     >>> parse_rate("500k"), parse_rate("")
     (512000.0, 0.0)
 
-    Raises
-    ------
-    ValueError
-        It is no such text.
+    Raises ValueError: it is no such text.
     """
     if not text:
         return 0.0

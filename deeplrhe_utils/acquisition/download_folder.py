@@ -29,17 +29,11 @@ class DownloadFolder:
 
     Parameters
     ----------
-    out : Path
-        Made if missing.
-    recheck : bool
-        Believe nothing: hash every file.
+    out : made if missing
+    recheck : believe nothing: hash every file
 
-    Raises
-    ------
-    InputError
-        The folder cannot be made or written, or its journal or lock is a link or no file.
-    RunError
-        On entering: another download works in it.
+    Raises InputError: the folder cannot be made or written, or its journal or lock is a link or no file. RunError: on
+    entering: another download works in it.
     """
 
     def __init__(self, out: Path, *, recheck: bool = False) -> None:
@@ -78,10 +72,7 @@ class DownloadFolder:
     def saving(self, name: str) -> Iterator[Path]:
         """The path of a report in the folder, to be written atomically.
 
-        Raises
-        ------
-        DiskFullError, InputError
-            It could not be written; what was fetched is as it was.
+        Raises DiskFullError, InputError: it could not be written; what was fetched is as it was.
         """
         path = self.out / name
         try:
@@ -117,11 +108,8 @@ class DownloadFolder:
         A shorter file under the final name becomes the unfinished one; any other is set aside under a hidden name
         until the right one is here.
 
-        Raises
-        ------
-        InputError
-            Something else than a folder and a regular file lies there; or a file that was verified against another
-            manifest, which is never thrown away.
+        Raises InputError: something else than a folder and a regular file lies there; or a file that was verified
+        against another manifest, which is never thrown away.
         """
         final, folder = self.place(wanted), self.out / wanted.file_id
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):

@@ -35,23 +35,14 @@ def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels_csv : Path
-        CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly
-        0, 1 or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a
-        TCGA-structured barcode, else the slide itself.
-    genes : sequence of str
-        Genes to read; empty reads every other column as a gene.
+    labels_csv : CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly 0, 1
+        or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a TCGA-structured
+        barcode, else the slide itself.
+    genes : genes to read; empty reads every other column as a gene
 
-    Returns
-    -------
-    DataFrame
-        Table LABELS; rows of one patient that agree are merged.
-
-    Raises
-    ------
-    LabelError
-        Names file, row (the header is row 1), column and value: missing file, no identifier, a missing
-        gene column, another value, rows of one patient that contradict each other.
+    Returns table LABELS; rows of one patient that agree are merged.
+    Raises LabelError: names file, row (the header is row 1), column and value: missing file, no identifier, a missing
+    gene column, another value, rows of one patient that contradict each other.
     """
     path = Path(labels_csv)
     table = read_csv_text(path)
@@ -137,15 +128,8 @@ def person_of(unit: str) -> str:
 def patients_of(labels_csv: Path) -> dict[str, str]:
     """Which patient each slide belongs to, as the labels file says.
 
-    Returns
-    -------
-    dict
-        patient_id by slide_id; empty when the file has no column slide_id.
-
-    Raises
-    ------
-    LabelError
-        As :func:`read_labels`.
+    Returns patient_id by slide_id; empty when the file has no column slide_id.
+    Raises LabelError: as :func:`read_labels`.
     """
     path = Path(labels_csv)
     table = read_csv_text(path)
@@ -160,20 +144,11 @@ def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
 
     Parameters
     ----------
-    slides : DataFrame
-        Table SLIDES; only rows with status ``ok`` count.
-    labels : DataFrame
-        Table LABELS.
+    slides : table SLIDES; only rows with status ``ok`` count
+    labels : table LABELS
 
-    Returns
-    -------
-    LabelMatch
-        Labelled patients without a usable slide, usable slides without a label, and a sentence.
-
-    Raises
-    ------
-    LabelError
-        Not one patient is in both.
+    Returns labelled patients without a usable slide, usable slides without a label, and a sentence.
+    Raises LabelError: not one patient is in both.
     """
     usable = slides[slides["status"] == "ok"]
     labelled, seen = set(labels["patient_id"]), set(usable["patient_id"])

@@ -88,10 +88,8 @@ class Pace:
 
     Parameters
     ----------
-    limit : float
-        Bytes per second over all transfers; 0 for as fast as it goes.
-    stop : threading.Event
-        Ends all transfers when set.
+    limit : bytes per second over all transfers; 0 for as fast as it goes
+    stop : ends all transfers when set
     """
 
     def __init__(self, limit: float = 0.0, stop: threading.Event | None = None) -> None:
@@ -103,10 +101,7 @@ class Pace:
     def take(self, count: int) -> None:
         """Note `count` bytes; returns when the next ones may be read.
 
-        Raises
-        ------
-        Stopped
-            The transfers were asked to stop.
+        Raises Stopped: the transfers were asked to stop.
         """
         with self._lock:
             self.received += count
@@ -129,12 +124,9 @@ class Meter:
 
     Parameters
     ----------
-    pace : Pace
-        Counts what arrives.
-    missing : int
-        Bytes to come at the start.
-    files : int
-        Files of the manifest.
+    pace : counts what arrives
+    missing : bytes to come at the start
+    files : files of the manifest
     """
 
     def __init__(self, pace: Pace, missing: int, files: int) -> None:

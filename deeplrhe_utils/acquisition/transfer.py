@@ -80,25 +80,11 @@ def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetch
 
     Parameters
     ----------
-    service : Service
-    wanted : Wanted
-    place : Path
-        The unfinished file; the caller renames it.
-    pace : Pace
-    done : Fetched, optional
-        Kept up to date while it goes on, so that it is also right when an error ends it.
+    place : the unfinished file; the caller renames it
+    done : kept up to date while it goes on, so that it is also right when an error ends it
 
-    Returns
-    -------
-    Fetched
-        `done`.
-
-    Raises
-    ------
-    ServiceError
-        Refused (401, 403, 404, a redirect elsewhere), or the patience is at its end: the last reason is given.
-    DiskFullError, Stopped, OSError
-        The unfinished file stays, and can be continued.
+    Raises ServiceError: refused (401, 403, 404, a redirect elsewhere), or the patience is at its end: the last reason
+    is given. DiskFullError, Stopped, OSError: the unfinished file stays, and can be continued.
     """
     done = Fetched() if done is None else done
     with Part(place, pace.stop.is_set) as part:
@@ -219,12 +205,7 @@ def _check_headers(response: httpx.Response, wanted: Wanted, expected: int) -> N
 def checked(path: Path, wanted: Wanted, stop: Callable[[], bool] = lambda: False) -> str:
     """Why a file is not the one wanted, or an empty text if its size and MD5 are right.
 
-    Raises
-    ------
-    Stopped
-        `stop` said so between two pieces.
-    InputError
-        It is no regular file.
+    Raises Stopped: `stop` said so between two pieces. InputError: it is no regular file.
     """
     if path.is_symlink() or not path.is_file():
         raise InputError(f"{path} is no regular file", fix="Move it away")

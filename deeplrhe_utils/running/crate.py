@@ -23,16 +23,11 @@ def write_crate(root: Path, report: dict[str, Any], synthetic: bool) -> Path:
 
     Parameters
     ----------
-    root : Path
-        Run folder.
-    report : dict
-        Content of ``run.json``.
-    synthetic : bool
-        Said in the description.
+    report : content of ``run.json``
+    synthetic : said in the description
 
-    Returns
-    -------
-    The file: RO-Crate 1.1, one entity per file that a run leaves, with its SHA-256, and one CreateAction for the run
+    Returns the file: RO-Crate 1.1, one entity per file that a run leaves, with its SHA-256, and one CreateAction for
+    the run.
     """
     found = (p for name in FOLDERS for p in (root / name).rglob("*") if p.is_file() and not p.name.startswith("."))
     paths = [*sorted(found), *(root / name for name in ("run.json", "index.html") if (root / name).is_file())]

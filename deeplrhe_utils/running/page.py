@@ -25,17 +25,11 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
 
     Parameters
     ----------
-    root : Path
-        Run folder.
-    profile : Profile
-        Its title and kind of input.
-    report : dict
-        Content of ``run.json``.
+    profile : its title and kind of input
+    report : content of ``run.json``
 
-    Returns
-    -------
-    The page. It needs nothing outside the run folder and no network. A file that is damaged is named in the section
-    that would have shown it.
+    Returns the page. It needs nothing outside the run folder and no network. A file that is damaged is named in the
+    section  that would have shown it.
     """
     shutil.rmtree(root / ASSETS, ignore_errors=True)  # all of it is written here, and slides may be fewer than before
     heat = heat_section(root, ASSETS)

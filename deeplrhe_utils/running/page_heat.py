@@ -36,18 +36,11 @@ def heat_section(root: Path, assets: str) -> Heat:
 
     Parameters
     ----------
-    root : Path
-        Run folder; ``heatmaps/`` is read (:meth:`deeplrhe_utils.learning.heat.SlideScores.save`).
-    assets : str
-        Folder below `root` for the files ``slide-000.js`` and so on; slide names never choose a path.
+    root : run folder; ``heatmaps/`` is read (:meth:`deeplrhe_utils.learning.heat.SlideScores.save`)
+    assets : folder below `root` for the files ``slide-000.js`` and so on; slide names never choose a path
 
-    Returns
-    -------
-    Heat
-        Nothing when the run drew no map; a sentence when what it left cannot be read.
+    Returns nothing when the run drew no map; a sentence when what it left cannot be read.
 
-    Notes
-    -----
     A page opened from disk may not fetch data; it may load scripts. Hence scores travel as scripts, one per slide,
     loaded when the slide is chosen.
     """

@@ -22,12 +22,8 @@ def page(title: str, body: str, scripts: Sequence[str] = ()) -> str:
 
     Parameters
     ----------
-    title : str
-        Text.
-    body : str
-        HTML.
-    scripts : sequence of str
-        Addresses relative to the page, loaded in order once the page is read.
+    body : HTML
+    scripts : addresses relative to the page, loaded in order once the page is read
     """
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     tags = "".join(f'<script src="{url(name)}" defer></script>' for name in scripts)

@@ -71,22 +71,12 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: Tell
 
     Parameters
     ----------
-    path : Path
-        A CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``.
-    out : Path
-        Folder of the results; files of those names in it are replaced.
-    options : ScoreOptions, optional
-    tell : callable
-        Receives lines of text.
+    path : a CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``
+    out : folder of the results; files of those names in it are replaced
+    tell : receives lines of text
 
-    Returns
-    -------
-    What ``auc.csv`` receives
-
-    Raises
-    ------
-    InputError, LabelError, ParameterError
-        As the readers; a unit that the file does not name.
+    Returns what ``auc.csv`` receives.
+    Raises InputError, LabelError, ParameterError: as the readers; a unit that the file does not name.
     """
     options = options or ScoreOptions()
     scores = _read(path, options)

@@ -33,7 +33,6 @@ class SplitOptions:
     shares : ``"70/15/15"`` for train, valid and test; empty for folds
     sites : a CSV of patient_id and site_id, or the name of a column of the labels; empty: the column site_id, else the
         second field of TCGA barcodes
-    seed : of everything random
     out : file to write; None: ``<labels>-<scheme>-split.json`` in the working folder
     hashed : write pseudonyms instead of names
     """
@@ -77,25 +76,12 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
 
     Parameters
     ----------
-    labels_csv : Path
-        Long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`.
-    options : SplitOptions
-    say : callable
-        Receives the report.
+    labels_csv : long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`
+    say : receives the report
 
-    Returns
-    -------
-    Path
-        The file that was written.
-
-    Raises
-    ------
-    LabelError
-        The labels are malformed, or a site is unknown.
-    CohortError
-        Too few units, or sites, for what was asked.
-    ParameterError
-        What was asked cannot be, or another split stands in the file.
+    Returns the file that was written.
+    Raises LabelError: the labels are malformed, or a site is unknown. CohortError: too few units, or sites, for what
+    was asked. ParameterError: what was asked cannot be, or another split stands in the file.
     """
     import pandas as pd
 
@@ -130,16 +116,11 @@ def balance(splits: pd.DataFrame, labels: pd.DataFrame, members: pd.DataFrame) -
 
     Parameters
     ----------
-    splits, labels : DataFrame
-        Tables SPLITS and LABELS.
-    members : DataFrame
-        Identifiers of what was divided.
+    splits, labels : tables SPLITS and LABELS
+    members : identifiers of what was divided
 
-    Returns
-    -------
-    DataFrame
-        A row per fold (or train, valid, test): units, patients, sites where they are known, then for each gene its
-        positives as "positive/known" patients.
+    Returns a row per fold (or train, valid, test): units, patients, sites where they are known, then for each gene its
+    positives as "positive/known" patients.
     """
     import pandas as pd
 
@@ -205,23 +186,14 @@ def read_split_labels(path: Path, options: SplitOptions) -> SplitLabels:
 
     Parameters
     ----------
-    path : Path
-        CSV, UTF-8 with or without byte order mark. Long: patient_id (or slide_id, tile_id), gene, status and nothing
+    path : CSV, UTF-8 with or without byte order mark. Long: patient_id (or slide_id, tile_id), gene, status and nothing
         else but identifiers. Wide: every column that is no identifier is a gene. Values are 0, 1 or empty. Where
         patient_id is missing it is taken from the TCGA barcode of slide_id; TCGA barcodes are cut to the patient's 12
         characters.
-    options : SplitOptions
 
-    Returns
-    -------
-    SplitLabels
-        Without patients that have no known label, who are named in `left_out`.
-
-    Raises
-    ------
-    LabelError
-        Names file, row and column: an unknown column, a value that is no label, rows that contradict each other, an
-        identifier that is empty, missing, or belongs to two patients.
+    Returns SplitLabels: without patients that have no known label, who are named in `left_out`.
+    Raises LabelError: names file, row and column: an unknown column, a value that is no label, rows that contradict
+    each other, an identifier that is empty, missing, or belongs to two patients.
     """
     table = read_csv_text(Path(path))
     site_column = options.sites if options.sites in table.columns else ""

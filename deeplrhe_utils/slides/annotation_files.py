@@ -17,10 +17,7 @@ _ENCODINGS: Final = frozenset({"utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1
 def read_bytes(path: Path) -> bytes:
     """Read an annotation file.
 
-    Raises
-    ------
-    AnnotationError
-        The file is missing, unreadable, empty or larger than :data:`LARGEST_FILE_BYTES`.
+    Raises AnnotationError: the file is missing, unreadable, empty or larger than :data:`LARGEST_FILE_BYTES`.
     """
     try:
         size = path.stat().st_size
@@ -42,11 +39,8 @@ def read_bytes(path: Path) -> bytes:
 def to_text(data: bytes, name: str) -> str:
     """Decode a text file by its byte order mark, its NUL bytes (UTF-16) or its XML declaration; else as UTF-8.
 
-    Raises
-    ------
-    AnnotationError
-        The bytes are not text in that encoding, or the encoding is none of UTF-8, UTF-16, ASCII, Latin-1,
-        Latin-9 and Windows-1252.
+    Raises AnnotationError: the bytes are not text in that encoding, or the encoding is none of UTF-8, UTF-16, ASCII,
+    Latin-1, Latin-9 and Windows-1252.
     """
     encoding = _encoding(data, name)
     try:

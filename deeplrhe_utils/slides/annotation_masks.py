@@ -41,30 +41,18 @@ def read_mask(path: Path, width_l0_px: int, height_l0_px: int, *, values: Mappin
 
     Parameters
     ----------
-    path : Path
-        PNG or TIFF of one page and one channel: black and white, grey, palette (the indices count), 16 or
-        32 bit. 0 is outside.
-    width_l0_px, height_l0_px : int
-        Size of the slide [level-0 px].
-    values : mapping of int to str, optional
-        Classes of the pixel values that count; other values are left out, which ``left_out`` tells. Without
-        it, every value but 0 is inside, of no class; an 8-bit image of more than :data:`MOST_LABELS` values
-        is then refused, because it is a picture or a smoothed mask, not labels.
+    path : PNG or TIFF of one page and one channel: black and white, grey, palette (the indices count), 16 or 32 bit. 0
+        is outside.
+    width_l0_px, height_l0_px : size of the slide [level-0 px]
+    values : classes of the pixel values that count; other values are left out, which ``left_out`` tells. Without it,
+        every value but 0 is inside, of no class; an 8-bit image of more than :data:`MOST_LABELS` values is then
+        refused, because it is a picture or a smoothed mask, not labels.
 
-    Returns
-    -------
-    Regions
-        One region for each value (without `values`, one), of as many parts as there are; in the order of
-        `values`. Level-0 px.
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is no PNG or TIFF, has several pages or channels, more than
-        :data:`LARGEST_MASK_PX` pixels, more than :data:`LARGEST_CORNERS` corners (noise), another aspect than
-        the slide or more pixels than it, or no pixel inside.
-    ParameterError
-        The size is not positive, or `values` is empty or holds 0.
+    Returns one region for each value (without `values`, one), of as many parts as there are; in the order of `values`.
+    Level-0 px.
+    Raises AnnotationError: the file cannot be read, is no PNG or TIFF, has several pages or channels, more than
+    :data:`LARGEST_MASK_PX` pixels, more than :data:`LARGEST_CORNERS` corners (noise), another aspect than the slide or
+    more pixels than it, or no pixel inside. ParameterError: the size is not positive, or `values` is empty or holds 0.
     """
     return regions_from_mask(read_bytes(path), path.name, (width_l0_px, height_l0_px), values)
 
@@ -76,19 +64,11 @@ def regions_from_mask(
 
     Parameters
     ----------
-    data : bytes
-        The file.
-    name : str
-        Its name, for errors.
-    slide_px : (width, height)
-        Size of the slide [level-0 px].
-    values : mapping of int to str, optional
-        See :func:`read_mask`.
+    name : its name, for errors
+    slide_px : (width, height); size of the slide [level-0 px]
+    values : see :func:`read_mask`
 
-    Raises
-    ------
-    AnnotationError, ParameterError
-        See :func:`read_mask`.
+    Raises AnnotationError, ParameterError: see :func:`read_mask`.
     """
     if min(slide_px) < 1 or (values is not None and (not values or 0 in values)):
         raise ParameterError(
@@ -226,24 +206,13 @@ def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | 
 
     Parameters
     ----------
-    inside : (h, w) bool array
-        The mask; at least one pixel is inside.
-    name : str
-        Name of the file, for the error.
+    inside : (h, w) bool array; the mask; at least one pixel is inside
+    name : name of the file, for the error
 
-    Returns
-    -------
-    Polygon or MultiPolygon
-        Valid, one polygon for every 4-connected part, with its holes [mask px]; pixel (row, column) covers
-        [column, column + 1] × [row, row + 1]. The area is the number of pixels.
+    Returns valid, one polygon for every 4-connected part, with its holes [mask px]; pixel (row, column) covers [column,
+    column + 1] × [row, row + 1]. The area is the number of pixels.
+    Raises AnnotationError: the outline has more than :data:`LARGEST_CORNERS` corners.
 
-    Raises
-    ------
-    AnnotationError
-        The outline has more than :data:`LARGEST_CORNERS` corners.
-
-    Examples
-    --------
     >>> trace_edges(np.array([[True, True]])).area
     2.0
     """

@@ -25,14 +25,10 @@ class Region:
 
     Attributes
     ----------
-    geometry : shapely geometry
-        Polygon or MultiPolygon, valid, with holes [level-0 px].
-    classification : str
-        Class name as written, empty when there is none.
-    name : str
-        The region's own name, empty when there is none.
-    note : str
-        What was repaired, approximated or subtracted, empty when nothing was.
+    geometry : shapely geometry; polygon or MultiPolygon, valid, with holes [level-0 px]
+    classification : class name as written, empty when there is none
+    name : the region's own name, empty when there is none
+    note : what was repaired, approximated or subtracted, empty when nothing was
     """
 
     geometry: BaseGeometry
@@ -53,15 +49,11 @@ class Regions(list[Region]):
 
     Parameters
     ----------
-    regions : iterable of Region
-        The areas.
-    left_out : iterable of str
-        One sentence for every element that is no area (points, rulers, stray clicks) or did not count.
+    left_out : one sentence for every element that is no area (points, rulers, stray clicks) or did not count
 
     Attributes
     ----------
-    left_out : list of str
-        See above; not part of a comparison with ``==``.
+    left_out : see above; not part of a comparison with ``==``
     """
 
     def __init__(self, regions: Iterable[Region] = (), left_out: Iterable[str] = ()) -> None:
@@ -74,15 +66,10 @@ def some_area(regions: Sequence[Region], left_out: Sequence[str], name: str) -> 
 
     Parameters
     ----------
-    regions, left_out : sequence
-        As for :class:`Regions`.
-    name : str
-        Name of the file, for the error.
+    regions, left_out : as for :class:`Regions`
+    name : name of the file, for the error
 
-    Raises
-    ------
-    AnnotationError
-        There is none; the error tells what was left out.
+    Raises AnnotationError: there is none; the error tells what was left out.
     """
     if regions:
         return Regions(regions, left_out)
@@ -100,20 +87,12 @@ def outline_of(corners: Any, where: str) -> tuple[BaseGeometry, str]:
 
     Parameters
     ----------
-    corners : sequence of (x, y)
-        Corners in order, the first repeated at the end or not [level-0 px].
-    where : str
-        File and element, for the error.
+    corners : sequence of (x, y); corners in order, the first repeated at the end or not [level-0 px]
+    where : file and element, for the error
 
-    Returns
-    -------
-    (geometry, note)
-        As :func:`checked_area`; empty if there are fewer than three corners or they lie on one line.
-
-    Raises
-    ------
-    AnnotationError
-        A corner is not a pair of finite numbers of at most :data:`LARGEST_COORDINATE_PX`.
+    Returns (geometry, note): as :func:`checked_area`; empty if there are fewer than three corners or they lie on one
+    line.
+    Raises AnnotationError: a corner is not a pair of finite numbers of at most :data:`LARGEST_COORDINATE_PX`.
     """
     try:
         points = np.array(corners, dtype=float)
@@ -132,22 +111,13 @@ def checked_area(outline: BaseGeometry, where: str) -> tuple[BaseGeometry, str]:
 
     Parameters
     ----------
-    outline : shapely geometry
-        Polygon or MultiPolygon [level-0 px].
-    where : str
-        File and element, for the error.
+    outline : shapely geometry; polygon or MultiPolygon [level-0 px]
+    where : file and element, for the error
 
-    Returns
-    -------
-    (geometry, note)
-        Polygon or MultiPolygon; empty if nothing encloses an area. Self-crossing lines are repaired with
-        :func:`shapely.make_valid`: what they enclose an even number of times is outside. The note says so, and
-        how much of the area that is if it is more than 1 %: a line drawn round twice encloses nothing.
-
-    Raises
-    ------
-    AnnotationError
-        A coordinate is not finite or too large.
+    Returns (geometry, note): polygon or MultiPolygon; empty if nothing encloses an area. Self-crossing lines are
+    repaired with :func:`shapely.make_valid`: what they enclose an even number of times is outside. The note says so,
+    and how much of the area that is if it is more than 1 %: a line drawn round twice encloses nothing.
+    Raises AnnotationError: a coordinate is not finite or too large.
     """
     outline = shapely.force_2d(outline)
     check_numbers(shapely.get_coordinates(outline), where)
@@ -185,17 +155,10 @@ def moved(region: Region, offset_l0_px: tuple[float, float], where: str) -> Regi
 
     Parameters
     ----------
-    region : Region
-        A region.
-    offset_l0_px : (x, y)
-        What is added to its coordinates [level-0 px].
-    where : str
-        File and element, for the error.
+    offset_l0_px : (x, y); what is added to its coordinates [level-0 px]
+    where : file and element, for the error
 
-    Raises
-    ------
-    AnnotationError
-        The region leaves the range of coordinates.
+    Raises AnnotationError: the region leaves the range of coordinates.
     """
     shifted = shapely.transform(region.geometry, lambda points: points + np.asarray(offset_l0_px, dtype=float))
     geometry, note = checked_area(shifted, where)
@@ -230,15 +193,9 @@ def subtract(regions: Sequence[Region], exclusions: Sequence[Exclusion]) -> Cut:
 
     Parameters
     ----------
-    regions : sequence of Region
-        The regions.
-    exclusions : sequence of Exclusion
-        What is cut out.
+    exclusions : what is cut out
 
-    Returns
-    -------
-    Cut
-        What remains, with a note where something was cut.
+    Returns Cut: what remains, with a note where something was cut.
     """
     tree = shapely.STRtree([region.geometry for region in regions])
     cuts: dict[int, list[BaseGeometry]] = {}

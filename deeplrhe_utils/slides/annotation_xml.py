@@ -81,19 +81,11 @@ def read_xml(path: Path) -> Regions:
 
     Parameters
     ----------
-    path : Path
-        The file; coordinates are level-0 px.
+    path : the file; coordinates are level-0 px
 
-    Returns
-    -------
-    Regions
-        A list of Region in file order, at least one.
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is not XML, has a document type, another root or elements out of place; a
-        coordinate is not a finite number; a type is unknown; there is no area.
+    Returns a list of Region in file order, at least one.
+    Raises AnnotationError: the file cannot be read, is not XML, has a document type, another root or elements out of
+    place; a coordinate is not a finite number; a type is unknown; there is no area.
     """
     return regions_from_xml(to_text(read_bytes(path), path.name), path.name)
 
@@ -103,15 +95,10 @@ def regions_from_xml(text: str, name: str) -> Regions:
 
     Parameters
     ----------
-    text : str
-        The document; a declared encoding is ignored, since the text is decoded.
-    name : str
-        Name of the file, for errors.
+    text : the document; a declared encoding is ignored, since the text is decoded
+    name : name of the file, for errors
 
-    Raises
-    ------
-    AnnotationError
-        See :func:`read_xml`.
+    Raises AnnotationError: see :func:`read_xml`.
     """
     if forbidden := _FORBIDDEN.search(text):
         raise AnnotationError(

@@ -62,21 +62,12 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
 
     Parameters
     ----------
-    folder : Path
-        Where to look; sub-folders are not searched.
-    slide_id : str
-        Name of the slide, without folder and suffix.
+    folder : where to look; sub-folders are not searched
+    slide_id : name of the slide, without folder and suffix
 
-    Returns
-    -------
-    Path or None
-        ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
-        bytes are the same, the first in that order; None if none is there.
-
-    Raises
-    ------
-    AnnotationError
-        There are several, and they differ: nobody can tell which one is meant.
+    Returns ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
+    bytes are the same, the first in that order; None if none is there.
+    Raises AnnotationError: there are several, and they differ: nobody can tell which one is meant.
     """
     found = [path for ending in ANNOTATION_ENDINGS if (path := folder / f"{slide_id}{ending}").is_file()]
     if len(found) > 1 and len({sha256_file(path) for path in found}) > 1:
@@ -111,30 +102,18 @@ def read_annotation(
 
     Parameters
     ----------
-    path : Path
-        The file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration.
-    offset_l0_px : (x, y)
-        Added to all coordinates [level-0 px]: for annotations in a frame other than the slide's, such as that
-        of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``).
-    classes : sequence of str, optional
-        Keep the regions of these classes only, whatever their case.
-    slide_px : (width, height), optional
-        Size of the slide [level-0 px]; a mask cannot be read without it, other formats do not use it.
-    mask_values : mapping of int to str, optional
-        Classes of a mask's pixel values; see :func:`~deeplrhe_utils.slides.annotation_masks.read_mask`.
+    path : the file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration
+    offset_l0_px : (x, y); added to all coordinates [level-0 px]: for annotations in a frame other than the slide's,
+        such as that of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``)
+    classes : keep the regions of these classes only, whatever their case
+    slide_px : (width, height); size of the slide [level-0 px]; a mask cannot be read without it, other formats do not
+        use it
+    mask_values : classes of a mask's pixel values; see :func:`~deeplrhe_utils.slides.annotation_masks.read_mask`
 
-    Returns
-    -------
-    Regions
-        A list of Region in file order, at least one [level-0 px].
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is empty, too large or of no known format; an outline is malformed; there is
-        no area, or none of `classes`; a mask does not fit the slide, or `slide_px` is missing.
-    ParameterError
-        The offset is not finite, or the size or values for a mask make no sense.
+    Returns a list of Region in file order, at least one [level-0 px].
+    Raises AnnotationError: the file cannot be read, is empty, too large or of no known format; an outline is malformed;
+    there is no area, or none of `classes`; a mask does not fit the slide, or `slide_px` is missing. ParameterError: the
+    offset is not finite, or the size or values for a mask make no sense.
     """
     if not all(math.isfinite(value) for value in offset_l0_px):
         raise ParameterError("The offset of annotations is not finite", got=offset_l0_px, expected="(x, y) in pixels")
@@ -190,8 +169,6 @@ def is_tumour(classification: str) -> bool:
     is ``_0`` or ``_1`` (CAMELYON16); unless it denies it: non-, no, not, without, peri- or extra- right
     before that, or the word normal, adjacent or free.
 
-    Examples
-    --------
     >>> [is_tumour(c) for c in ("Tumor: invasive", "_1", "non-tumour", "Normal adjacent to tumor", "Stroma")]
     [True, True, False, False, False]
     """
@@ -207,20 +184,11 @@ def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = No
 
     Parameters
     ----------
-    regions : sequence of Region
-        Outlines [level-0 px].
-    classes : sequence of str, optional
-        Names of the classes that count instead, in full and whatever their case.
+    regions : outlines [level-0 px]
+    classes : names of the classes that count instead, in full and whatever their case
 
-    Returns
-    -------
-    shapely geometry
-        Polygon or MultiPolygon [level-0 px].
-
-    Raises
-    ------
-    AnnotationError
-        There are classes, and none is a tumour, or one of `classes`.
+    Returns shapely geometry: polygon or MultiPolygon [level-0 px].
+    Raises AnnotationError: there are classes, and none is a tumour, or one of `classes`.
     """
     named = [r for r in regions if r.classification]
     if classes is not None:
@@ -242,18 +210,13 @@ def tumour_fractions(
 
     Parameters
     ----------
-    outline : shapely geometry
-        Area [level-0 px]; it is prepared, which speeds up later questions to it and changes nothing else.
-    x_l0_px, y_l0_px, size_l0_px : array_like, shape (n,) or scalar
-        Top left corners and sides of the squares [level-0 px].
+    outline : shapely geometry; area [level-0 px]; it is prepared, which speeds up later questions to it and changes
+        nothing else
+    x_l0_px, y_l0_px, size_l0_px : array_like, shape (n,) or scalar; top left corners and sides of the squares [level-0
+        px]
 
-    Returns
-    -------
-    ndarray, shape (n,)
-        In [0, 1].
+    Returns ndarray, shape (n,): in [0, 1].
 
-    Examples
-    --------
     >>> tumour_fractions(shapely.box(0, 0, 10, 5), [0, 20, 2], [0, 0, 2], [10, 10, 2]).tolist()
     [0.5, 0.0, 1.0]
     """
@@ -296,8 +259,6 @@ def _clipped(outline: BaseGeometry, square: BaseGeometry) -> BaseGeometry:
 def tumour_fraction(outline: BaseGeometry, x_l0_px: float, y_l0_px: float, size_l0_px: float) -> float:
     """:func:`tumour_fractions` of one square.
 
-    Examples
-    --------
     >>> tumour_fraction(shapely.box(0, 0, 10, 5), 0, 0, 10)
     0.5
     """

@@ -31,14 +31,10 @@ def open_handle(path: Path) -> Handle:
 
     Parameters
     ----------
-    path : Path
-        Any format OpenSlide knows; JPEG, PNG or TIFF otherwise.
+    path : any format OpenSlide knows; JPEG, PNG or TIFF otherwise
 
-    Raises
-    ------
-    SlideError
-        The file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
-        more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
+    Raises SlideError: the file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
+    more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
     """
     _check_file(path)
     try:
@@ -76,10 +72,7 @@ def bounds_of(handle: Handle) -> tuple[int, int, int, int]:
 def icc_profile_of(handle: Handle, name: str) -> bytes | None:
     """The colour profile as stored; None where there is none.
 
-    Raises
-    ------
-    SlideError
-        There is one, and it cannot be read.
+    Raises SlideError: there is one, and it cannot be read.
     """
     try:
         profile = handle.color_profile
@@ -91,10 +84,7 @@ def icc_profile_of(handle: Handle, name: str) -> bytes | None:
 def transform_to_srgb(profile: bytes | None, name: str) -> ImageCms.ImageCmsTransform:
     """Conversion from a slide's colour profile to sRGB (perceptual intent).
 
-    Raises
-    ------
-    SlideError
-        There is no profile, it is damaged, or not one for RGB.
+    Raises SlideError: there is no profile, it is damaged, or not one for RGB.
     """
     if profile is None:
         raise SlideError(f"Slide {name} has no colour profile", fix="Read it without conversion to sRGB")

@@ -23,10 +23,7 @@ class Overview:
 
     Parameters
     ----------
-    source : PixelSource
-        Its levels.
-    pixels : callable
-        ``pixels(box, band)`` gives a box reduced by its scale, in the colours asked for.
+    pixels : ``pixels(box, band)`` gives a box reduced by its scale, in the colours asked for
     """
 
     def __init__(self, source: PixelSource, pixels: Callable[[Box, Band | None], Rgb]) -> None:

@@ -1,30 +1,11 @@
 """Noise: the blank and the blurred share of a tile; and what smoothing of the pixels would do to it.
 
-Source: Yang 2021 (S0), denoising: a tile's noise ratio is (blank + blurred area) / total area. How blank
-and blurred are found is ours.
-
-Blank: grey value at or above the intensity cut, after OpenCV clean-up of the mask (edge padding, median
-filter, closing: the paper's smoothing and edge filling). The pixels themselves are never changed.
-
-Blurred: in blocks of 32 µm, over tissue only, the *sharpness*, the variance of the Laplacian of the
-Gaussian-smoothed (0.5 µm) optical density divided by the variance of that density. The smoothing takes
-away sensor noise, which would look sharp; the division takes away the strength of the stain.
-
-Calibration of :data:`BLUR_CUT` (at 0.5 µm/px; sharpness × 1000, 1st – 50th – 99th percentile of blocks):
-
-==========================  ======================  ======================  =====================
-Blocks                      as scanned              Gaussian blur 1 µm      Gaussian blur 2 µm
-==========================  ======================  ======================  =====================
-five TCGA lung fields       37 – 97 – 204           4.5 – 15 – 31           0.8 – 3.0 – 7.4
-CMU-1-Small-Region          31 – 106 – 230          3.2 – 15 – 40           0.4 – 2.5 – 6.5
-==========================  ======================  ======================  =====================
-
-The cut of 12 keeps every percentile of sharp blocks by a factor of 2.5 and catches all blur from 2 µm on;
-of 1 µm blur it catches about a third of the blocks.
-
-Smoothing of the pixels themselves (:func:`smooth_pixels`): what is left of the sharpness, and share of pixels
-changed by more than 5 grey levels, on five TCGA lung fields and 14 tiles of CMU-1: 0.43 and 0.90 (0.5 µm), 0.13 and
-0.96 (1 µm), 0.02 and 0.98 (2 µm). A filter of 1 µm takes as much as a defocus of which the cut drops a third.
+Source: Yang 2021 (S0), denoising: a tile's noise ratio is (blank + blurred area) / total area. How blank and blurred
+are found is ours. Blank: grey value at or above the intensity cut, after OpenCV clean-up of the mask (edge padding,
+median filter, closing: the paper's smoothing and edge filling); the pixels themselves are never changed. Blurred: in
+blocks of 32 µm, over tissue only, by the *sharpness*, the variance of the Laplacian of the Gaussian-smoothed (0.5 µm:
+sensor noise would look sharp) optical density, divided by the variance of that density (the strength of the stain).
+Calibration: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -90,15 +71,10 @@ def clean_blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> NDA
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    intensity_cut : float
-        Grey value [0–255].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    intensity_cut : grey value [0–255]
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True where blank.
+    Returns ndarray, shape (height, width), bool: true where blank.
     """
     return clean_mask(blank_mask(tile, intensity_cut), _CLEAN_PX)
 
@@ -108,17 +84,12 @@ def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) ->
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    tissue : ndarray, shape (height, width), bool
-        Pixels to look at.
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
+    tissue : ndarray, shape (height, width), bool; pixels to look at
 
-    Returns
-    -------
-    ndarray, shape (blocks down, blocks across), float32
-        Variance of the Laplacian / variance of the optical density, at the scale of 0.5 µm/px.
+    Returns ndarray, shape (blocks down, blocks across), float32: variance of the Laplacian / variance of the optical
+    density, at the scale of 0.5 µm/px.
     """
     return _sharpness(mean_grey(tile), mpp, tissue)[0]
 
@@ -186,21 +157,14 @@ def noise_mask(
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    blur_cut : float
-        Sharpness below which a block counts as blurred.
-    intensity_cut : float
-        Grey value from which a pixel counts as blank [0–255]; not used where `blank` is given.
-    blank : ndarray, shape (height, width), bool, optional
-        What is blank, where that is known already; without it :func:`clean_blank_mask`.
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
+    blur_cut : sharpness below which a block counts as blurred
+    intensity_cut : grey value from which a pixel counts as blank [0–255]; not used where `blank` is given
+    blank : ndarray, shape (height, width), bool; what is blank, where that is known already; without it
+        :func:`clean_blank_mask`
 
-    Returns
-    -------
-    ndarray, shape (height, width), uint8
-        0 clean, 1 blank, 2 blurred.
+    Returns ndarray, shape (height, width), uint8: 0 clean, 1 blank, 2 blurred.
     """
     blank = _blank(tile, intensity_cut, blank)
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
@@ -232,10 +196,7 @@ def noise_ratio(
     Parameters are those of :func:`noise_mask`, and `grey`, the tile's
     :func:`~deeplrhe_utils.slides.blocks.mean_grey` where that is known already.
 
-    Returns
-    -------
-    Noise
-        blank_fraction, blur_fraction, ratio.
+    Returns blank_fraction, blur_fraction, ratio.
     """
     blank = _blank(tile, intensity_cut, blank)
     values, count = _sharpness(mean_grey(tile) if grey is None else grey, mpp, ~blank)
@@ -278,21 +239,13 @@ def smooth_pixels(
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    smoothing_um : float
-        Standard deviation of the filter [µm]; 0 leaves the segmentation alone.
-    intensity_cut : float
-        Grey value from which a pixel is blank [0–255].
-    tolerance : int
-        Change of a channel that does not count as one [grey levels].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
+    smoothing_um : standard deviation of the filter [µm]; 0 leaves the segmentation alone
+    intensity_cut : grey value from which a pixel is blank [0–255]
+    tolerance : change of a channel that does not count as one [grey levels]
 
-    Returns
-    -------
-    Smoothed
-        The pixels, the share of sharpness that is left, the share of pixels that were changed.
+    Returns the pixels, the share of sharpness that is left, the share of pixels that were changed.
     """
     pad = max(1, round(4 * smoothing_um / mpp))
     padded = cv2.copyMakeBorder(tile, pad, pad, pad, pad, cv2.BORDER_REPLICATE)

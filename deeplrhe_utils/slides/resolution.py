@@ -66,15 +66,11 @@ class Evidence(NamedTuple):
 
     Attributes
     ----------
-    source : str
-        ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``.
-    mpp_x, mpp_y : float or None
-        Across and down [µm/px]; None where nothing is said, NaN where it is no number.
-    verdict : str
-        ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
-        ``implausible``; ``anisotropic`` (more than 5 %).
-    detail : str
-        The same in words.
+    source : ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``
+    mpp_x, mpp_y : across and down [µm/px]; None where nothing is said, NaN where it is no number
+    verdict : ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
+        ``implausible``; ``anisotropic`` (more than 5 %)
+    detail : the same in words
     """
 
     source: str
@@ -140,19 +136,11 @@ def resolution_of(handle: Handle, name: str, override: float | None = None) -> R
 
     Parameters
     ----------
-    handle : OpenSlide or ImageSlide
-        An open slide.
-    name : str
-        File name, for messages.
-    override : float, optional
-        Resolution to believe instead of the file [µm/px].
+    name : file name, for messages
+    override : resolution to believe instead of the file [µm/px]
 
-    Raises
-    ------
-    SlideError
-        Horizontal and vertical resolution differ by more than 5 %, or `override` is implausible.
-    MissingMppError
-        No usable resolution.
+    Raises SlideError: horizontal and vertical resolution differ by more than 5 %, or `override` is implausible.
+    MissingMppError: no usable resolution.
     """
     if override is not None:
         if not PLAUSIBLE_MPP[0] <= override <= PLAUSIBLE_MPP[1]:
