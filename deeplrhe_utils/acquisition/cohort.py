@@ -68,8 +68,8 @@ def build(files: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame, rul
 
     Returns files in the order of their names. The same files in another order give the same cohort; a file that is not
     drawn can be added or taken away without effect on most others, because each has a random number of its own.
-    Raises CohortError: no file, a gene without labels, a file in `rule.left_out` that is not listed, or too few files
-    for `rule.n_slides` unless the rule allows fewer. SchemaError: a table is not what it should be.
+    Raises CohortError: no file, a gene without labels, or too few files for `rule.n_slides`. SchemaError: a table is
+    not what it should be.
     """
     files = conform(files, SLIDE_FILES).sort_values(["file_name", "file_id"], ignore_index=True)
     labels, clinical = conform(labels, LABELS), conform(clinical, CLINICAL)
@@ -117,8 +117,6 @@ def _steps(
 ) -> list[tuple[str, Callable[[pd.DataFrame], Reasons]]]:
     """The steps before the draw: what is left, and why a file is not."""
     steps: list[tuple[str, Callable[[pd.DataFrame], Reasons]]] = []
-    if rule.left_out:
-        steps.append(("not left out by name", lambda files: _listed(files, dict(rule.left_out))))
     steps += [("barcode of a slide", _unnamed), ("not of controlled access", _closed)]
     if rule.sample_codes:
         names = " or ".join(_CODES.get(code, f"sample {code}") for code in rule.sample_codes)
@@ -142,13 +140,6 @@ def _why(files: pd.DataFrame, wrong: pd.Series, texts: Iterable[str] | str) -> R
     """`texts` where `wrong` holds."""
     said = pd.Series(texts if isinstance(texts, str) else list(texts), files.index, "string")
     return said.where(wrong.fillna(False).astype(bool))
-
-
-def _listed(files: pd.DataFrame, left_out: dict[str, str]) -> Reasons:
-    if lost := sorted(set(left_out) - set(files["file_name"])):
-        raise CohortError("Files that the rule leaves out are not offered", got=shortened(lost), fix="Check the names")
-    said = files["file_name"].map(left_out)
-    return _why(files, said.notna(), said.fillna("").astype(str))
 
 
 def _unnamed(files: pd.DataFrame) -> Reasons:

@@ -30,7 +30,7 @@ def draw(files: pd.DataFrame, rule: CohortRule) -> tuple[pd.Series, pd.DataFrame
     reasons : by the index of `files`: why a file was not drawn, null where it was
     strata : the strata's columns, available (patients, or files, that fit the stratum), wanted (even shares), drawn
 
-    Raises CohortError: fewer than `rule.n_slides`, unless the rule allows it.
+    Raises CohortError: fewer than `rule.n_slides`.
     """
     one_each = rule.slides_per_patient == 1
     table = files.assign(unit=files["patient_id"] if one_each else files["file_id"], inner=ranks(files, rule))
@@ -41,7 +41,7 @@ def draw(files: pd.DataFrame, rule: CohortRule) -> tuple[pd.Series, pd.DataFrame
     wanted = table["unit"].nunique() if rule.n_slides is None else rule.n_slides
     placed = spread(units, wanted)
     strata = _strata_table(units, placed, wanted, rule)
-    if len(placed) < wanted and not rule.allow_fewer:
+    if len(placed) < wanted:
         what = f"The rule {rule.name} wants {wanted} slides, and there are {len(placed)}"
         raise CohortError(what, got=_said(strata), fix="Ask for fewer slides, or for fewer genes")
     taken = options.index[[placed.get(u) == s for u, s in zip(options["unit"], options["stratum"], strict=True)]]

@@ -2,16 +2,15 @@
 
 Frame of all coordinates: level-0 pixels of the slide, origin top left, x to the right, y down. Formats and their
 rules are told by :func:`~deeplrhe_utils.slides.annotation_json.regions_from_json` (QuPath GeoJSON, CAMELYON
-JSON), :func:`~deeplrhe_utils.slides.annotation_xml.read_xml` (ImageScope, ASAP) and
-:func:`~deeplrhe_utils.slides.annotation_masks.read_mask` (label images).
+JSON), :func:`~deeplrhe_utils.slides.annotation_xml.regions_from_xml` (ImageScope, ASAP) and
+:func:`~deeplrhe_utils.slides.annotation_masks.regions_from_mask` (label images).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,9 +23,9 @@ from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
 from deeplrhe_utils.slides.annotation_json import read_geojson, regions_from_json, write_geojson
-from deeplrhe_utils.slides.annotation_masks import read_mask, regions_from_mask
+from deeplrhe_utils.slides.annotation_masks import regions_from_mask
 from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved
-from deeplrhe_utils.slides.annotation_xml import read_xml, regions_from_xml
+from deeplrhe_utils.slides.annotation_xml import regions_from_xml
 
 __all__ = [
     "ANNOTATION_ENDINGS",
@@ -37,8 +36,6 @@ __all__ = [
     "is_tumour",
     "read_annotation",
     "read_geojson",
-    "read_mask",
-    "read_xml",
     "tumour_fraction",
     "tumour_fractions",
     "tumour_outline",
@@ -90,9 +87,7 @@ def read_annotation(
     path: Path,
     *,
     offset_l0_px: tuple[float, float] = (0, 0),
-    classes: Sequence[str] | None = None,
     slide_px: tuple[int, int] | None = None,
-    mask_values: Mapping[int, str] | None = None,
 ) -> Regions:
     """Read an annotation of any known format, which the content tells and not the suffix.
 
@@ -105,26 +100,24 @@ def read_annotation(
     path : the file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration
     offset_l0_px : (x, y); added to all coordinates [level-0 px]: for annotations in a frame other than the slide's,
         such as that of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``)
-    classes : keep the regions of these classes only, whatever their case
     slide_px : (width, height); size of the slide [level-0 px]; a mask cannot be read without it, other formats do not
         use it
-    mask_values : classes of a mask's pixel values; see :func:`~deeplrhe_utils.slides.annotation_masks.read_mask`
 
     Returns a list of Region in file order, at least one [level-0 px].
     Raises AnnotationError: the file cannot be read, is empty, too large or of no known format; an outline is malformed;
-    there is no area, or none of `classes`; a mask does not fit the slide, or `slide_px` is missing. ParameterError: the
-    offset is not finite, or the size or values for a mask make no sense.
+    there is no area; a mask does not fit the slide, or `slide_px` is missing. ParameterError: the
+    offset is not finite, or the size of a slide not positive.
     """
     if not all(math.isfinite(value) for value in offset_l0_px):
         raise ParameterError("The offset of annotations is not finite", got=offset_l0_px, expected="(x, y) in pixels")
-    regions = _read(path, slide_px, mask_values)
+    regions = _read(path, slide_px)
     if any(offset_l0_px):
         shifted = [moved(r, offset_l0_px, f"Annotation {path.name}, region {i}") for i, r in enumerate(regions)]
         regions = Regions(shifted, regions.left_out)
-    return regions if classes is None else _of_classes(regions, classes, path.name)
+    return regions
 
 
-def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int, str] | None) -> Regions:
+def _read(path: Path, slide_px: tuple[int, int] | None) -> Regions:
     data = read_bytes(path)
     if data.startswith(_PICTURES):
         if slide_px is None:
@@ -132,7 +125,7 @@ def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int
                 f"Annotation {path.name} is an image: a mask, which says nothing without the size of its slide",
                 expected="slide_px, the width and height of the slide in level-0 pixels",
             )
-        return regions_from_mask(data, path.name, slide_px, mask_values)
+        return regions_from_mask(data, path.name, slide_px)
     text = to_text(data, path.name)
     first = text.lstrip()[:1]
     if first == "<":
@@ -145,21 +138,6 @@ def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int
         expected="QuPath GeoJSON, CAMELYON JSON, ImageScope XML, ASAP XML, or a PNG or TIFF mask",
         fix="Export it from QuPath as GeoJSON",
     )
-
-
-def _of_classes(regions: Regions, classes: Sequence[str], name: str) -> Regions:
-    wanted = {c.casefold() for c in classes}
-    kept = [region for region in regions if region.classification.casefold() in wanted]
-    others = Counter(r.classification or "(none)" for r in regions if r.classification.casefold() not in wanted)
-    if not kept:
-        raise AnnotationError(
-            f"Annotation {name} has no region of the classes asked for",
-            got=", ".join(sorted(others)),
-            expected=", ".join(classes) or "at least one class",
-            fix="Check the names of the classes",
-        )
-    skipped = [f"{number} region(s) of class {c} were not asked for" for c, number in sorted(others.items())]
-    return Regions(kept, regions.left_out + skipped)
 
 
 def is_tumour(classification: str) -> bool:
@@ -176,7 +154,7 @@ def is_tumour(classification: str) -> bool:
     return name in _CAMELYON16_TUMOUR or (bool(_TUMOUR.search(name)) and not _NO_TUMOUR.search(name))
 
 
-def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = None) -> BaseGeometry:
+def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
     """Union of the tumour regions.
 
     Regions count whose class means tumour (:func:`is_tumour`). If no region has a class (layers without a name,
@@ -185,21 +163,16 @@ def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = No
     Parameters
     ----------
     regions : outlines [level-0 px]
-    classes : names of the classes that count instead, in full and whatever their case
 
     Returns shapely geometry: polygon or MultiPolygon [level-0 px].
-    Raises AnnotationError: there are classes, and none is a tumour, or one of `classes`.
+    Raises AnnotationError: there are classes, and none is a tumour.
     """
     named = [r for r in regions if r.classification]
-    if classes is not None:
-        wanted = {c.casefold() for c in classes}
-        chosen = [r for r in regions if r.classification.casefold() in wanted]
-    else:
-        chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
+    chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
     if not chosen:
-        present = sorted({r.classification for r in named})
-        expected = "a class whose name contains tumo" if classes is None else f"one of {', '.join(classes)}"
-        raise AnnotationError("No annotated region is a tumour", got=present or "no regions", expected=expected)
+        present = ", ".join(sorted({r.classification for r in named})) or "no regions"
+        raise AnnotationError("No annotated region is a tumour", got=present,
+                              expected="a class whose name contains tumo")  # fmt: skip
     return shapely.union_all([r.geometry for r in chosen])
 
 

@@ -77,11 +77,6 @@ def fold_mask(
     *,
     ratio: float = FOLD_RATIO,
     grown: float = FOLD_GROWN,
-    hue: float = FOLD_HUE,
-    width_um: tuple[float, float] = FOLD_WIDTH_UM,
-    length_um: float = FOLD_LENGTH_UM,
-    long: float = FOLD_LONG,
-    beside: float = FOLD_BESIDE,
     exclude: Mask | None = None,
 ) -> Mask:
     """Folded tissue: long, narrow, and about twice as dense as what lies around and beside it (ours).
@@ -93,36 +88,31 @@ def fold_mask(
     mpp : resolution of the survey [µm/px], up to 8
     glass : of the whole slide
     ratio, grown : density over that of the surroundings from which a fold is begun, and down to which it goes on
-    hue : least of that ratio over the channels
-    width_um : least and greatest width [µm]
-    length_um : least length [µm]
-    long : least length over width
-    beside : least density over that beside it
     exclude : ndarray, shape (height, width), bool; what is dark for another reason: ink, rims of bubbles
 
     Returns ndarray, shape (height, width), bool: true in folds, in steps of 8 µm.
     """
     cells, cell = to_cells(rgb, mpp, _FOLD_CELL_UM)
     density = optical_density(cells, glass)
-    floor = [_lasting(density[..., i], width_um[0], cell) for i in range(3)]
+    floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
-    weak = ((green >= grown) & (least >= hue)).astype(np.uint8)
+    weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
     if exclude is not None:
         weak[touched(exclude, weak.shape)] = 0
-    wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(width_um[1], cell))
+    wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
     found = np.zeros_like(weak)
-    for window, part in components(weak, length_um, _BESIDE_UM[1], cell):
-        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= width_um[0] ** 2
-        if seed and is_long(part, length_um, long, cell) and _stands_out(part, green[window], beside, cell):
+    for window, part in components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
+        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
+        if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
             found[window][part] = 1
     return to_pixels(found, rgb.shape)
 
 
-def _lasting(density: _Map, width_um: float, cell: float) -> _Map:
+def _lasting(density: _Map, cell: float) -> _Map:
     """Density that fills a disc of the least width of a fold: nuclei and fibres are gone."""
     smooth = cv2.GaussianBlur(density, (0, 0), 1.0)
-    return np.asarray(cv2.morphologyEx(smooth, cv2.MORPH_OPEN, disc(width_um, cell)), np.float32)
+    return np.asarray(cv2.morphologyEx(smooth, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[0], cell)), np.float32)
 
 
 def _contrast(floor: list[_Map], cell: float) -> tuple[_Map, _Map]:
@@ -134,13 +124,13 @@ def _contrast(floor: list[_Map], cell: float) -> tuple[_Map, _Map]:
     return np.minimum(np.minimum(ratios[0], ratios[1]), ratios[2]).astype(np.float32), ratios[1].astype(np.float32)
 
 
-def _stands_out(part: Mask, ratio: _Map, beside: float, cell: float) -> bool:
+def _stands_out(part: Mask, ratio: _Map, cell: float) -> bool:
     """Whether a component is denser than nearly everything beside it."""
     near, far = (cv2.dilate(part.astype(np.uint8), disc(2 * one, cell)) for one in _BESIDE_UM)
     ring = ratio[(far > 0) & (near == 0)]
     if not ring.size:
         return False
-    return bool(ratio[part].mean() >= beside * max(float(np.quantile(ring, _BESIDE_SHARE)), _BESIDE_LEAST))
+    return bool(ratio[part].mean() >= FOLD_BESIDE * max(float(np.quantile(ring, _BESIDE_SHARE)), _BESIDE_LEAST))
 
 
 def bubble_mask(
@@ -150,8 +140,6 @@ def bubble_mask(
     *,
     rim_density: float = RIM_DENSITY,
     rim_neutral: float = RIM_NEUTRAL,
-    rim_width_um: float = RIM_WIDTH_UM,
-    radius_um: tuple[float, float] = BUBBLE_RADIUS_UM,
 ) -> Mask:
     """Air under the cover slip, with its rim (ours).
 
@@ -160,23 +148,19 @@ def bubble_mask(
     rgb, mpp, glass : as for :func:`fold_mask`; worked on in cells of 4 µm, so up to 4 µm/px
     rim_density : density by which a rim exceeds what lies beside it, in every channel [log10]
     rim_neutral : least over greatest such excess of the channels [0–1]
-    rim_width_um : rims are narrower than this [µm]
-    radius_um : least and greatest radius of a disc of a bubble's area [µm]
 
     Returns ndarray, shape (height, width), bool: true under bubbles, in steps of 4 µm.
     """
     cells, cell = to_cells(rgb, mpp, _BUBBLE_CELL_UM)
     found = np.zeros(cells.shape[:2], np.uint8)
-    for hull in _rings(
-        _rim(optical_density(cells, glass), cell, rim_density, rim_neutral, rim_width_um), cell, radius_um
-    ):
+    for hull in _rings(_rim(optical_density(cells, glass), cell, rim_density, rim_neutral), cell):
         cv2.fillConvexPoly(found, hull, 1)
     return to_pixels(found, rgb.shape)
 
 
-def _rim(density: _Map, cell: float, excess: float, neutral: float, width_um: float) -> _Bytes:
+def _rim(density: _Map, cell: float, excess: float, neutral: float) -> _Bytes:
     """Narrow, dark, colourless, and not a speck: what no stain is."""
-    narrow = density - cv2.morphologyEx(density, cv2.MORPH_OPEN, disc(width_um, cell))
+    narrow = density - cv2.morphologyEx(density, cv2.MORPH_OPEN, disc(RIM_WIDTH_UM, cell))
     red, green, blue = cv2.split(narrow)
     least, greatest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     rim = ((least >= excess) & (least >= neutral * greatest)).astype(np.uint8)
@@ -186,14 +170,14 @@ def _rim(density: _Map, cell: float, excess: float, neutral: float, width_um: fl
     return np.asarray(large[labels], np.uint8)
 
 
-def _rings(rim: _Bytes, cell: float, radius_um: tuple[float, float]) -> Iterator[NDArray[np.int32]]:
+def _rings(rim: _Bytes, cell: float) -> Iterator[NDArray[np.int32]]:
     """Convex hulls of rims that run along them; the picture's edge stands in for the rim that it cuts off."""
     if not rim.any():
         return
     pad = 2 * round(_RIM_GAP_UM / cell)
     closed = cv2.morphologyEx(np.pad(rim, pad), cv2.MORPH_CLOSE, disc(_RIM_GAP_UM, cell))[pad:-pad, pad:-pad]
     n, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-    low, high = (np.pi * (one / cell) ** 2 for one in radius_um)
+    low, high = (np.pi * (one / cell) ** 2 for one in BUBBLE_RADIUS_UM)
     for i in range(1, n):
         x, y, w, h, area = (int(value) for value in stats[i])
         if w * h < low:

@@ -139,37 +139,10 @@ def is_long(part: Mask, length_um: float, long: float, mpp: float) -> bool:
     return bool(length >= max(length_um, long * width))
 
 
-def jpeg_mask(
-    tile: NDArray[np.uint8], block_px: float = JPEG_PX, *, excess: float = JPEG_EXCESS, ratio: float = JPEG_RATIO
-) -> Mask:
-    """Where the blocks of JPEG stand out (ours).
-
-    Parameters
-    ----------
-    tile : ndarray, shape (height, width, 3), uint8; RGB
-    block_px : side of a block in this tile [px]: 8 × the slide's resolution / the tile's resolution [µm/px]
-    excess : cut of the excess [grey levels]
-    ratio : cut of the ratio
-
-    Returns ndarray, shape (height, width), bool: true in damaged windows.
-    Raises ParameterError: blocks are too small to be seen in this tile: below 3.5 px.
-    """
-    return spread(_damaged(tile, block_px, excess, ratio), tile.shape, WINDOW_PX)
-
-
-def jpeg_damage(
-    tile: NDArray[np.uint8], block_px: float = JPEG_PX, *, excess: float = JPEG_EXCESS, ratio: float = JPEG_RATIO
-) -> float:
-    """Share of a tile's windows that are damaged, in [0, 1].
-
-    Parameters are those of :func:`jpeg_mask`; `tile` may also be its :func:`mean_grey` (height, width).
-    """
-    return float(_damaged(tile, block_px, excess, ratio).mean())
-
-
-def _damaged(tile: NDArray[np.uint8], block_px: float, excess: float, ratio: float) -> Mask:
-    least_excess, least_ratio = blockiness(tile, block_px)
-    return np.asarray((least_excess >= excess) & (least_ratio >= ratio), np.bool_)
+def jpeg_damage(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> float:
+    """Share of a tile's windows in which the blocks of JPEG stand out, in [0, 1] (ours); as for :func:`blockiness`."""
+    excess, ratio = blockiness(tile, block_px)
+    return float(((excess >= JPEG_EXCESS) & (ratio >= JPEG_RATIO)).mean())
 
 
 def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map, _Map]:
@@ -177,7 +150,8 @@ def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map
 
     Parameters
     ----------
-    tile, block_px : as for :func:`jpeg_mask`
+    tile : ndarray, shape (height, width, 3), uint8; RGB, or its :func:`mean_grey` (height, width)
+    block_px : side of a block in this tile [px]: 8 × the slide's / the tile's resolution [µm/px]
 
     Returns excess, ratio : ndarray, shape (windows down, windows across), float32: grey levels; 1 where nothing stands
     out.

@@ -57,16 +57,6 @@ class Axis:
         """Level-0 place of a point `offset_px` tile pixels into a tile, exact."""
         return self.corner(index) + Fraction(offset_px) * self.side / tile_px
 
-    def from_l0(self, place: Fraction | int, tile_px: int) -> list[tuple[int, Fraction]]:
-        """(tile, offset in tile pixels) of every tile that holds a level-0 place: none, one or several."""
-        place = Fraction(place)
-        first = max(0, int((place - self.side) / self.step) - 1)
-        last = min(self.count, int(place / self.step) + 2)
-        # The tile that was moved inside lies off the grid: it is always looked at.
-        indices = sorted({*range(first, last), *range(self.regular, self.count)})
-        offsets = ((i, (place - self.corner(i)) * tile_px / self.side) for i in indices)
-        return [(i, offset) for i, offset in offsets if 0 <= offset < tile_px]
-
 
 @dataclass(frozen=True)
 class Grid:

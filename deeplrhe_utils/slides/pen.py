@@ -43,7 +43,6 @@ def pen_mask(
     red: bool = True,
     glass: Glass | None = None,
     density: float = PEN_DENSITY,
-    width_um: float = PEN_WIDTH_UM,
 ) -> Mask:
     """Pixels under blue, green, black or red felt pen, on glass or on tissue (ours).
 
@@ -54,7 +53,6 @@ def pen_mask(
     red : look for red ink, too
     glass : white level of the slide; without it that of a usual slide, 245
     density : optical density from which a place is dark enough for ink [log10]
-    width_um : dark things narrower than this are not ink [µm]
 
     Returns ndarray, shape (height, width), bool: true under ink, in steps of 2 µm.
     """
@@ -62,7 +60,7 @@ def pen_mask(
     cell = max(_CELL_UM, mpp)
     size = max(1, round(width * mpp / cell)), max(1, round(height * mpp / cell))
     small = tile if size == (width, height) else cv2.resize(tile, size, interpolation=cv2.INTER_AREA)
-    side = 2 * round(width_um / cell / 2) + 1
+    side = 2 * round(PEN_WIDTH_UM / cell / 2) + 1
     wide = np.asarray(cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)), np.uint8)
     level = np.full(3, _USUAL_GLASS) if glass is None else np.asarray(glass.level)
     light = Glass(256 * level / _USUAL_GLASS - 1, True)
@@ -79,8 +77,3 @@ def _is_ink(density: NDArray[np.float32], cut: float, with_red: bool) -> Mask:
     if with_red:
         ink |= (green >= cut) & (blue >= cut) & (blue >= _RED_BLUE * green) & (red <= _RED_LIGHT * green)
     return np.asarray(ink, np.bool_)
-
-
-def pen_fraction(tile: NDArray[np.uint8], mpp: float = 0.5, *, red: bool = True, glass: Glass | None = None) -> float:
-    """Share of a tile under felt-pen ink, in [0, 1] (see :func:`pen_mask`)."""
-    return float(pen_mask(tile, mpp, red=red, glass=glass).mean())

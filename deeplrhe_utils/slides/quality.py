@@ -19,27 +19,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.blocks import block_sums, mean_grey, spread
-from deeplrhe_utils.slides.pen import PEN_WIDTH_UM, pen_fraction, pen_mask
 from deeplrhe_utils.slides.tissue import blank_mask, clean_mask
-
-__all__ = [
-    "BLANK",
-    "BLOCK_UM",
-    "BLURRED",
-    "BLUR_CUT",
-    "CLEAN",
-    "PEN_WIDTH_UM",
-    "Noise",
-    "Smoothed",
-    "blur_fraction",
-    "clean_blank_mask",
-    "noise_mask",
-    "noise_ratio",
-    "pen_fraction",
-    "pen_mask",
-    "sharpness",
-    "smooth_pixels",
-]
 
 BLUR_CUT: Final = 0.012
 """Sharpness below which a block counts as blurred (dimensionless)."""
@@ -51,6 +31,8 @@ _MIN_TISSUE_SHARE: Final = 0.25  # of a block; less tissue says too little about
 _DENSITY_FLOOR: Final = 1e-4  # variance of optical density that noise alone reaches
 _CLEAN_PX: Final = 5  # width of the clean-up of the blank mask [px of the tile]
 _DENSITY: Final = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # of each grey value
+_FILTER_UM: Final = 1.0  # standard deviation of the filter of `smooth_pixels`
+_TOLERANCE: Final = 5  # change of a channel that does not count as one [grey levels]
 CLEAN, BLANK, BLURRED = 0, 1, 2
 
 
@@ -149,7 +131,6 @@ def noise_mask(
     tile: NDArray[np.uint8],
     mpp: float = 0.5,
     blur_cut: float = BLUR_CUT,
-    intensity_cut: float = 220,
     *,
     blank: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
@@ -160,22 +141,21 @@ def noise_mask(
     tile : ndarray, shape (height, width, 3), uint8; RGB
     mpp : resolution of the tile [µm/px]
     blur_cut : sharpness below which a block counts as blurred
-    intensity_cut : grey value from which a pixel counts as blank [0–255]; not used where `blank` is given
     blank : ndarray, shape (height, width), bool; what is blank, where that is known already; without it
         :func:`clean_blank_mask`
 
     Returns ndarray, shape (height, width), uint8: 0 clean, 1 blank, 2 blurred.
     """
-    blank = _blank(tile, intensity_cut, blank)
+    blank = _blank(tile, blank)
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
     mask = np.where(spread(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
     mask[blank] = BLANK
     return mask
 
 
-def _blank(tile: NDArray[np.uint8], intensity_cut: float, blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def _blank(tile: NDArray[np.uint8], blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     if blank is None:
-        return clean_blank_mask(tile, intensity_cut)
+        return clean_blank_mask(tile)
     if blank.shape != tile.shape[:2]:
         want = f"{tile.shape[:2]}"
         raise ParameterError("The mask of what is blank does not fit the tile", got=blank.shape, expected=want)
@@ -186,7 +166,6 @@ def noise_ratio(
     tile: NDArray[np.uint8],
     mpp: float = 0.5,
     blur_cut: float = BLUR_CUT,
-    intensity_cut: float = 220,
     *,
     blank: NDArray[np.bool_] | None = None,
     grey: NDArray[np.uint8] | None = None,
@@ -198,15 +177,10 @@ def noise_ratio(
 
     Returns blank_fraction, blur_fraction, ratio.
     """
-    blank = _blank(tile, intensity_cut, blank)
+    blank = _blank(tile, blank)
     values, count = _sharpness(mean_grey(tile) if grey is None else grey, mpp, ~blank)
     blurred, tissue = float(count[values < blur_cut].sum()), float(count.sum())
     return Noise(1 - tissue / blank.size, blurred / tissue if tissue else 0.0, 1 - (tissue - blurred) / blank.size)
-
-
-def blur_fraction(tile: NDArray[np.uint8], mpp: float = 0.5, cut: float = BLUR_CUT) -> float:
-    """Share of a tile's tissue that lies in blurred blocks, in [0, 1] (see :func:`noise_ratio`)."""
-    return noise_ratio(tile, mpp, cut).blur_fraction
 
 
 class Smoothed(NamedTuple):
@@ -222,14 +196,7 @@ class Smoothed(NamedTuple):
     changed_share: float
 
 
-def smooth_pixels(
-    tile: NDArray[np.uint8],
-    mpp: float = 0.5,
-    *,
-    smoothing_um: float = 1.0,
-    intensity_cut: float = 220,
-    tolerance: int = 5,
-) -> Smoothed:
+def smooth_pixels(tile: NDArray[np.uint8], mpp: float = 0.5) -> Smoothed:
     """The paper's "edge expansion (filling), smoothing filtering and segmentation", done to the pixels.
 
     Read literally, OpenCV's padding, filter and threshold change the picture that a network is trained on. We do it to
@@ -241,19 +208,16 @@ def smooth_pixels(
     ----------
     tile : ndarray, shape (height, width, 3), uint8; RGB
     mpp : resolution of the tile [µm/px]
-    smoothing_um : standard deviation of the filter [µm]; 0 leaves the segmentation alone
-    intensity_cut : grey value from which a pixel is blank [0–255]
-    tolerance : change of a channel that does not count as one [grey levels]
 
     Returns the pixels, the share of sharpness that is left, the share of pixels that were changed.
     """
-    pad = max(1, round(4 * smoothing_um / mpp))
+    pad = max(1, round(4 * _FILTER_UM / mpp))
     padded = cv2.copyMakeBorder(tile, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    soft = cv2.GaussianBlur(padded, (0, 0), smoothing_um / mpp) if smoothing_um > 0 else padded
+    soft = cv2.GaussianBlur(padded, (0, 0), _FILTER_UM / mpp)
     pixels = np.ascontiguousarray(soft[pad:-pad, pad:-pad], np.uint8)
-    blank = clean_blank_mask(pixels, intensity_cut)
+    blank = clean_blank_mask(pixels)
     pixels[blank] = 255
-    changed = cv2.absdiff(tile, pixels).max(axis=2) > tolerance
+    changed = cv2.absdiff(tile, pixels).max(axis=2) > _TOLERANCE
     return Smoothed(pixels, _kept(tile, pixels, mpp, ~blank), float(changed.mean()))
 
 

@@ -24,11 +24,8 @@ from deeplrhe_utils.core.errors import ParameterError, SlideError
 from deeplrhe_utils.slides.jpeg_tiles import Band
 from deeplrhe_utils.slides.opening import (
     bounds_of,
-    converted,
     file_state,
-    icc_profile_of,
     open_handle,
-    transform_to_srgb,
 )
 from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
@@ -43,7 +40,6 @@ class Slide:
     ----------
     mpp : level-0 resolution [µm/px] to believe instead of the file's
     fast : whether levels of tiled JPEG may be decoded directly. False reads everything through OpenSlide.
-    to_srgb : whether pixels are converted to sRGB by the slide's colour profile. Off: they are as stored.
 
     Attributes
     ----------
@@ -52,28 +48,26 @@ class Slide:
     mpp_source : ``metadata``, ``objective``, ``tiff-tags`` or ``override``
     vendor : OpenSlide's vendor, or ``image``
 
-    Raises SlideError: see :func:`~deeplrhe_utils.slides.opening.open_handle`; or `to_srgb` is asked for and there is no
-    colour profile, or none for RGB. MissingMppError: see :func:`~deeplrhe_utils.slides.resolution.resolution_of`.
+    Raises SlideError: see :func:`~deeplrhe_utils.slides.opening.open_handle`. MissingMppError: see
+    :func:`~deeplrhe_utils.slides.resolution.resolution_of`.
 
     All slides of a process share one cache of decoded tiles (32 MB) in OpenSlide, and what the direct path
     holds is bounded per call, so that many open slides cost little more than one.
     """
 
-    def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True, to_srgb: bool = False) -> None:
+    def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True) -> None:
         self.path, self._override = Path(path), mpp
         handle = open_handle(self.path)
         try:
             self._state = file_state(self.path)
             self.mpp, self.mpp_source = resolution_of(handle, self.path.name, mpp)
-            name = self.path.name
-            self._colours = transform_to_srgb(icc_profile_of(handle, name), name) if to_srgb else None
         except SlideError:
             handle.close()
             raise
         self.dimensions: tuple[int, int] = (int(handle.dimensions[0]), int(handle.dimensions[1]))
         self.vendor = vendor_of(handle)
         self._source = PixelSource(self.path, handle, fast)
-        self._overview = Overview(self._source, self._pixels)
+        self._overview = Overview(self._source)
 
     def __enter__(self) -> Self:
         return self
@@ -114,11 +108,6 @@ class Slide:
     def resolution_note(self) -> str | None:
         """Where the file contradicts the resolution that is used; None where it does not."""
         return resolution_note(resolution_evidence(self._source.handle, self._override))
-
-    @property
-    def icc_profile(self) -> bytes | None:
-        """The scanner's colour profile as stored; None where there is none."""
-        return icc_profile_of(self._source.handle, self.path.name)
 
     def check_unchanged(self) -> None:
         """Make sure that the file is still the one that was opened.
@@ -169,7 +158,7 @@ class Slide:
         band = Band(key for keys in uses for key in keys)
         for box, keys in zip(boxes, uses, strict=True):
             try:
-                result: Rgb | SlideError = resample(self._pixels(box, band), out_px, out_px)
+                result: Rgb | SlideError = resample(self._source.read(box, band), out_px, out_px)
             except SlideError as error:
                 result = error
             band.finish(keys)
@@ -233,8 +222,3 @@ class Slide:
                 got=f"x={x}, y={y}, size={size:g} level-0 px, out={out_px} px",
                 expected=f"a square inside {width} × {height} level-0 px",
             )
-
-    def _pixels(self, box: Box, band: Band | None = None) -> Rgb:
-        """A box, reduced by its scale, in the colours asked for."""
-        pixels = self._source.read(box, band)
-        return pixels if self._colours is None else converted(pixels, self._colours)

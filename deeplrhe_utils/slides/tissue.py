@@ -48,9 +48,7 @@ class Glass(NamedTuple):
     found: bool
 
 
-def glass_level(
-    thumbnail: NDArray[np.uint8], *, fallback: float = GLASS_FALLBACK, min_share: float = MIN_GLASS_SHARE
-) -> Glass:
+def glass_level(thumbnail: NDArray[np.uint8]) -> Glass:
     """White level of the glass, from a picture of the whole slide.
 
     Glass is even, nearly colourless and bright; its level is the commonest grey value of such places. Pure white
@@ -60,8 +58,6 @@ def glass_level(
     ----------
     thumbnail : ndarray, shape (height, width, 3), uint8; RGB of the whole slide, of any resolution from about 2 µm/px
         upward
-    fallback : level of all channels where no glass is found [0–255]
-    min_share : share of the picture that must look like glass [0–1]
 
     Returns level and whether it was found.
     """
@@ -72,9 +68,9 @@ def glass_level(
     bright = even & (least >= _GLASS_DARKEST) & (tint <= _GLASS_TINT)
     fill = bright & (least >= _FILL_WHITE)
     for candidates in (bright & ~fill, fill):
-        if candidates.mean() >= min_share:
+        if candidates.mean() >= MIN_GLASS_SHARE:
             return Glass(_commonest(pixels[candidates]), True)
-    return Glass(np.full(3, float(fallback)), False)
+    return Glass(np.full(3, GLASS_FALLBACK), False)
 
 
 def _commonest(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
