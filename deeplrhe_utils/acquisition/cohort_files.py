@@ -17,8 +17,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.cohort import FLOW_COLUMNS, Cohort, check_flow
-from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS
+from deeplrhe_utils.acquisition.cohort import FLOW_COLUMNS, STRATA_COLUMNS, Cohort, check_flow
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
 from deeplrhe_utils.acquisition.labels import read_labels, wide_labels
 from deeplrhe_utils.acquisition.manifest import write_manifest

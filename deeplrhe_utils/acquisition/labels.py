@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -47,33 +47,33 @@ def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
     path = Path(labels_csv)
     table = read_csv_text(path)
     genes = _gene_columns(table, list(genes), path)
-    patients = _patients(table, path)
+    rows = enumerate(zip(_patients(table, path), table.to_dict("records"), strict=True), start=2)
+    return labels_of_cells(((n, patient, gene, row[gene], gene) for n, (patient, row) in rows for gene in genes), path)
+
+
+def labels_of_cells(cells: Iterable[tuple[int, str, str, str, str]], path: Path) -> pd.DataFrame:
+    """Table LABELS of cells (row, patient, gene, text, column) of a file; cells that agree are merged.
+
+    Raises LabelError: an empty gene, a text other than 0, 1 or empty, cells of one patient and gene that contradict
+    each other.
+    """
     calls: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, (patient, (_, row)) in enumerate(zip(patients, table.iterrows(), strict=True), start=2):
-        for gene in genes:
-            _add_call(calls, patient, gene, str(row[gene]), f"{path}, row {number}, column {gene}", number)
-    rows = [(p, g, _STATUS[text]) for (p, g), (text, _) in calls.items()]
-    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
-    frame["source"] = path.name
+    for number, patient, gene, text, column in cells:
+        where = f"{path}, row {number}, column {column}"
+        if not gene:
+            raise LabelError(f"{where}: the gene is empty")
+        if text not in _STATUS:
+            raise LabelError(f"{where}: the value is not a label", got=repr(text),
+                             expected="0 (wild type), 1 (mutated) or empty (not profiled)",
+                             fix="If this column is no gene, remove it")  # fmt: skip
+        earlier, row = calls.setdefault((patient, gene), (text, number))
+        if earlier != text:
+            raise LabelError(f"{where}: patient {patient} contradicts row {row}",
+                             got=f"{text or 'empty'} after {earlier or 'empty'}",
+                             expected="one value per patient and gene")  # fmt: skip
+    rows = [(p, g, _STATUS[text], path.name) for (p, g), (text, _) in calls.items()]
+    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"]).astype({"status": "Int64"})
     return conform(frame, LABELS)
-
-
-def _add_call(
-    calls: dict[tuple[str, str], tuple[str, int]], patient: str, gene: str, text: str, where: str, number: int
-) -> None:
-    if text not in _STATUS:
-        raise LabelError(
-            f"{where}: the value is not a label",
-            got=repr(text),
-            expected="0 (wild type), 1 (mutated) or empty (not profiled)",
-        )
-    earlier, row = calls.setdefault((patient, gene), (text, number))
-    if earlier != text:
-        raise LabelError(
-            f"{where}: patient {patient} contradicts row {row}",
-            got=f"{text or 'empty'} after {earlier or 'empty'}",
-            expected="one value per patient and gene",
-        )
 
 
 def _gene_columns(table: pd.DataFrame, genes: list[str], path: Path) -> list[str]:

@@ -9,8 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.download import DONE, REPORT, TransferOptions, download_into, parse_rate
-from deeplrhe_utils.acquisition.download_folder import DownloadFolder
+from deeplrhe_utils.acquisition.download import DONE, REPORT, DownloadFolder, TransferOptions, download_into, parse_rate
 from deeplrhe_utils.acquisition.gdc import ENDPOINT, Gdc
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair

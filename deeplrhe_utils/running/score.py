@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.auc import DELONG
 from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.roc import curve, gene_metrics
 from deeplrhe_utils.evaluation.score_file import Scores, parse_columns, read_scores
 from deeplrhe_utils.evaluation.units import RULES, UNITS, aggregate, align_folds, with_labels
-from deeplrhe_utils.running.page import page, table, text
+from deeplrhe_utils.running.page_html import page, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,13 +182,15 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _page(path: Path, scores: Scores, found: pd.DataFrame, options: ScoreOptions, out: Path) -> str:
     lines = [
-        f"<h1>Scores of {text(Path(path).name)}</h1>",
+        f"<h1>Scores of {escaped(Path(path).name)}</h1>",
         f'<p class="soft">{options.resamples:,} draws, seed {options.seed}; intervals: 95 %. AUCs with fewer than '
         f"{options.min_positives} patients in a class are not estimable.</p>",
-        *(f"<p>{text(note)}</p>" for note in scores.notes),
+        *(f"<p>{escaped(note)}</p>" for note in scores.notes),
     ]  # fmt: skip
     if len(scores.units) > 1:
-        lines.append(f"<p>Scores of tiles or slides become a patient's score by the rule “{text(options.rule)}”.</p>")
+        lines.append(
+            f"<p>Scores of tiles or slides become a patient's score by the rule “{escaped(options.rule)}”.</p>"
+        )
     kept = found["gene"][found["status"] == "estimated"].nunique()
     drawn = f"; the first {_DRAWN} of {kept}" if kept > _DRAWN else ""
     for name, title, said in (

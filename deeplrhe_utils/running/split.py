@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide
+from deeplrhe_utils.acquisition.labels import BARCODE, labels_of_cells, patient_of_slide
 from deeplrhe_utils.core.errors import LabelError, ParameterError
-from deeplrhe_utils.core.schemas import LABELS
-from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import read_csv_text, shortened
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
 SCHEMES: Final = ("tile", "slide", "patient", "site")
 _IDENTIFIERS: Final = ("patient_id", "slide_id", "tile_id", "site_id")
-_STATUS: Final = {"0": 0, "1": 1, "": None}
 
 
 @dataclass(frozen=True)
@@ -239,8 +236,6 @@ def _members(table: pd.DataFrame, path: Path, scheme: str) -> pd.DataFrame:
 
 def _labels(table: pd.DataFrame, patients: pd.Series, path: Path) -> pd.DataFrame:
     """Table LABELS; rows that agree are merged."""
-    import pandas as pd
-
     others = [c for c in table.columns if c not in _IDENTIFIERS]
     long = {"gene", "status"} & set(others)
     if long and set(others) != {"gene", "status"}:
@@ -250,30 +245,13 @@ def _labels(table: pd.DataFrame, patients: pd.Series, path: Path) -> pd.DataFram
                          fix=f"Add or remove: {', '.join(odd)}")  # fmt: skip
     if not others:
         raise LabelError(f"{path} has no gene column", got=", ".join(table.columns))
-    calls: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, (patient, row) in enumerate(zip(patients, table.to_dict("records"), strict=True), start=2):
-        cells = [(row["gene"], row["status"], "status")] if long else [(g, row[g], g) for g in others]
-        for gene, text, column in cells:
-            _add(calls, str(patient), str(gene), str(text), f"{path}, row {number}, column {column}", number)
-    rows = [(p, g, _STATUS[text]) for (p, g), (text, _) in calls.items()]
-    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
-    return conform(frame.assign(source=Path(path).name), LABELS)
-
-
-def _add(
-    calls: dict[tuple[str, str], tuple[str, int]], patient: str, gene: str, text: str, where: str, number: int
-) -> None:
-    if not gene:
-        raise LabelError(f"{where}: the gene is empty")
-    if text not in _STATUS:
-        raise LabelError(f"{where}: the value is not a label", got=repr(text),
-                         expected="0 (wild type), 1 (mutated) or empty (not profiled)",
-                         fix="If this column is no gene, remove it")  # fmt: skip
-    earlier, row = calls.setdefault((patient, gene), (text, number))
-    if earlier != text:
-        raise LabelError(f"{where}: patient {patient} contradicts row {row}",
-                         got=f"{text or 'empty'} after {earlier or 'empty'}",
-                         expected="one value per patient and gene")  # fmt: skip
+    rows = enumerate(zip(patients, table.to_dict("records"), strict=True), start=2)
+    cells = (
+        (number, patient, *cell)
+        for number, (patient, row) in rows
+        for cell in ([(row["gene"], row["status"], "status")] if long else [(g, row[g], g) for g in others])
+    )
+    return labels_of_cells(cells, Path(path))
 
 
 def _with_sites(members: pd.DataFrame, options: SplitOptions, column: str, path: Path) -> pd.DataFrame:

@@ -13,7 +13,6 @@ from shapely.geometry import mapping, shape
 
 from deeplrhe_utils.core.errors import AnnotationError
 from deeplrhe_utils.core.files import write_json
-from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
 from deeplrhe_utils.slides.annotation_regions import (
     AREAS,
     Exclusion,
@@ -22,8 +21,10 @@ from deeplrhe_utils.slides.annotation_regions import (
     checked_area,
     joined,
     outline_of,
+    read_bytes,
     some_area,
     subtract,
+    to_text,
 )
 
 CAMELYON_CLASS: Final = "Tumor"

@@ -21,10 +21,9 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
 from deeplrhe_utils.slides.annotation_json import read_geojson, regions_from_json, write_geojson
 from deeplrhe_utils.slides.annotation_masks import regions_from_mask
-from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved
+from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved, read_bytes, to_text
 from deeplrhe_utils.slides.annotation_xml import regions_from_xml
 
 __all__ = [

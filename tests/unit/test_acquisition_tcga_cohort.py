@@ -12,8 +12,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from deeplrhe_utils.acquisition import cohort_files
-from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, mutation_by_site
-from deeplrhe_utils.acquisition.cohort_draw import draw, spread
+from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, draw, mutation_by_site, spread
 from deeplrhe_utils.acquisition.cohort_rules import RULES, CohortRule, named_rule
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.acquisition.manifest import read_manifest
