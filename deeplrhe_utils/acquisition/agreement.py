@@ -23,21 +23,12 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = 
 
     Parameters
     ----------
-    first, second : DataFrame
-        Tables LABELS.
-    genes : sequence of str
-        Empty takes those that both name, in the first's order.
+    first, second : tables LABELS
+    genes : empty takes those that both name, in the first's order
 
-    Returns
-    -------
-    DataFrame
-        A row per gene: `KINDS` counted in patients, `patients` (their sum: everybody whom either source lists for the
-        gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null without any).
-
-    Raises
-    ------
-    LabelError
-        No gene, or a gene asked for, is in both.
+    Returns a row per gene: `KINDS` counted in patients, `patients` (their sum: everybody whom either source lists for
+    the gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null without any).
+    Raises LabelError: no gene, or a gene asked for, is in both.
     """
     pairs = _pairs(first, second, genes)
     counts = pd.crosstab(pairs["gene"], pairs["kind"]).reindex(columns=list(KINDS), fill_value=0)

@@ -29,18 +29,13 @@ class Calls:
 
     Attributes
     ----------
-    labels : DataFrame
-        Table LABELS. `variant_class` lists what made it 1 as "class; protein change", divided by `` | ``:
-        ``Missense_Mutation; L858R | In_Frame_Del; E746_A750del``. Where a change alone does not tell the class,
-        the possible ones stand together: ``Frame_Shift_Del/Frame_Shift_Ins; K139Rfs*31``.
-    notes : list of str
-        Sentences for the report: the rule, what was left out and how much of it.
-    conflicts : DataFrame
-        A row per sample of a patient and gene whose samples disagree: patient_id, gene, sample_id, status.
-    ledger : DataFrame
-        kind (variant, sample), fate, n: every variant and every sample has exactly one fate.
-    form : str
-        Which source or file format it was.
+    labels : table LABELS. `variant_class` lists what made it 1 as "class; protein change", divided by `` | ``:
+        ``Missense_Mutation; L858R | In_Frame_Del; E746_A750del``. Where a change alone does not tell the class, the
+        possible ones stand together: ``Frame_Shift_Del/Frame_Shift_Ins; K139Rfs*31``.
+    notes : sentences for the report: the rule, what was left out and how much of it
+    conflicts : a row per sample of a patient and gene whose samples disagree: patient_id, gene, sample_id, status
+    ledger : kind (variant, sample), fate, n: every variant and every sample has exactly one fate
+    form : which source or file format it was
     """
 
     labels: pd.DataFrame
@@ -61,23 +56,12 @@ def call_patients(
 
     Parameters
     ----------
-    variants : DataFrame
-        `VARIANT_COLUMNS`; genes that `profiled` does not name are counted and left out.
-    profiled : DataFrame
-        `PROFILED_COLUMNS`: a row per sample and gene.
-    rule : VariantRule
-    source, form : str
-        Where it came from, for the table and for the notes.
+    variants : `VARIANT_COLUMNS`; genes that `profiled` does not name are counted and left out
+    profiled : `PROFILED_COLUMNS`: a row per sample and gene
+    source, form : where it came from, for the table and for the notes
 
-    Returns
-    -------
-    Calls
-        A label for every patient × gene of `profiled`, and for patients that only `variants` names.
-
-    Raises
-    ------
-    LabelError
-        A sample of two patients, a sample and gene listed twice, no samples at all; see `judge`.
+    Returns a label for every patient × gene of `profiled`, and for patients that only `variants` names.
+    Raises LabelError: a sample of two patients, a sample and gene listed twice, no samples at all; see `judge`.
     """
     _check_profiled(profiled, source)
     genes = list(dict.fromkeys(profiled["gene"]))

@@ -39,15 +39,11 @@ class CBioPortal:
 
     Parameters
     ----------
-    service : Service
-        Under the service's ``/api``, such as `ENDPOINT`.
-    page : int
-        Mutations asked for at a time.
+    service : under the service's ``/api``, such as `ENDPOINT`
+    page : mutations asked for at a time
 
-    Raises
-    ------
-    ServiceError
-        In every method: the service refuses (404 for an unknown study), cannot be had, or answers what it must not.
+    Raises ServiceError: in every method: the service refuses (404 for an unknown study), cannot be had, or answers what
+    it must not.
     """
 
     def __init__(self, service: Asks, *, page: int = PAGE) -> None:
@@ -74,10 +70,7 @@ class CBioPortal:
     def mutation_profile(self, study: str) -> str:
         """Identifier of a study's one profile of mutations.
 
-        Raises
-        ------
-        LabelError
-            There is none, or more than one.
+        Raises LabelError: there is none, or more than one.
         """
         kinds = self.molecular_profiles(study)
         own = [str(p["molecularProfileId"]) for p in kinds if p["molecularAlterationType"] == _MUTATIONS]
@@ -89,11 +82,8 @@ class CBioPortal:
     def genes(self, symbols: Sequence[str]) -> dict[str, int]:
         """Entrez identifiers of gene symbols, in their order.
 
-        Raises
-        ------
-        LabelError
-            Names symbols that are unknown (with the symbol in use now, where the service knows the old one) and
-            those that stand for several genes; no symbols at all.
+        Raises LabelError: names symbols that are unknown (with the symbol in use now, where the service knows the old
+        one) and those that stand for several genes; no symbols at all.
         """
         wanted = list(dict.fromkeys(symbols))
         if not wanted:
@@ -119,16 +109,12 @@ class CBioPortal:
 
         Parameters
         ----------
-        profile, sample_list : str
-            Such as ``luad_tcga_pan_can_atlas_2018_mutations`` and ``luad_tcga_pan_can_atlas_2018_sequenced``.
-        genes : mapping
-            Entrez identifier by symbol, as :meth:`genes` gives it.
+        profile, sample_list : such as ``luad_tcga_pan_can_atlas_2018_mutations`` and
+            ``luad_tcga_pan_can_atlas_2018_sequenced``
+        genes : Entrez identifier by symbol, as :meth:`genes` gives it
 
-        Returns
-        -------
-        DataFrame
-            `VARIANT_COLUMNS`. Pages count from 0 and are asked for until one is not full. Pages that share a mutation
-            are refused: the service's order changed between them, so that others would be missing.
+        Returns `VARIANT_COLUMNS`. Pages count from 0 and are asked for until one is not full. Pages that share a
+        mutation are refused: the service's order changed between them, so that others would be missing.
         """
         symbol = {number: name for name, number in genes.items()}
         path = f"molecular-profiles/{_part(profile)}/mutations/fetch"
@@ -154,10 +140,7 @@ class CBioPortal:
     def panels(self, profile: str, sample_list: str) -> pd.DataFrame:
         """Which samples were profiled, and on which gene panel.
 
-        Returns
-        -------
-        DataFrame
-            sample_id, patient_id, profiled (bool), panel (text; null for whole exomes and where none is named).
+        Returns sample_id, patient_id, profiled (bool), panel (text; null for whole exomes and where none is named).
         """
         path = f"molecular-profiles/{_part(profile)}/gene-panel-data/fetch"
         hits = _rows(
@@ -182,26 +165,13 @@ def labels(portal: CBioPortal, studies: Sequence[str], genes: Sequence[str], rul
 
     Parameters
     ----------
-    portal : CBioPortal
-    studies : sequence of str
-        Such as ``luad_tcga_pan_can_atlas_2018``.
-    genes : sequence of str
-        HGNC symbols.
-    rule : VariantRule
-        Primary tumours by default, as the slides are of those.
+    studies : such as ``luad_tcga_pan_can_atlas_2018``
+    genes : HGNC symbols
+    rule : primary tumours by default, as the slides are of those
 
-    Returns
-    -------
-    Calls
-        `labels.source` is ``cBioPortal <study>``; `variant_class` as :class:`Calls` describes it.
-
-    Raises
-    ------
-    LabelError
-        Unknown or ambiguous genes, no study, a patient in two studies, a study without profile of mutations or
-        without list of sequenced samples; see `judge`.
-    ServiceError
-        See :class:`CBioPortal`.
+    `labels.source` is ``cBioPortal <study>``; `variant_class` as :class:`Calls` describes it.
+    Raises LabelError: unknown or ambiguous genes, no study, a patient in two studies, a study without profile of
+    mutations or without list of sequenced samples; see `judge`. ServiceError: see :class:`CBioPortal`.
     """
     if not studies or len(set(studies)) < len(studies):
         raise LabelError("Studies must be named, each once", got=", ".join(studies) or "none")

@@ -2,19 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS, draw, ranks
 from deeplrhe_utils.acquisition.cohort_rules import PREPARATIONS, CohortRule
 from deeplrhe_utils.acquisition.manifest import name_problem
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.schemas import CLINICAL, LABELS, SLIDE_FILES
+from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import shortened
+
+Stratum = tuple[str, ...]
+STRATA_COLUMNS: Final = ("available", "wanted", "drawn")
+_OTHER, _NOT_DRAWN = "another slide of the patient was taken", "not drawn"
+
+
+def draw(files: pd.DataFrame, rule: CohortRule) -> tuple[pd.Series, pd.DataFrame]:
+    """Draw files.
+
+    Parameters
+    ----------
+    files : table SLIDE_FILES of the files that fit, with any index of its own
+
+    Returns
+    -------
+    reasons : by the index of `files`: why a file was not drawn, null where it was
+    strata : the strata's columns, available (patients, or files, that fit the stratum), wanted (even shares), drawn
+
+    Raises CohortError: fewer than `rule.n_slides`.
+    """
+    one_each = rule.slides_per_patient == 1
+    table = files.assign(unit=files["patient_id"] if one_each else files["file_id"], inner=ranks(files, rule))
+    table["outer"] = ranks(files, rule, by="patient_id") if one_each else table["inner"]
+    table["stratum"] = _strata(files, rule)
+    options = table.sort_values("inner").drop_duplicates(["unit", "stratum"]).sort_values("outer")
+    units = {s: list(dict.fromkeys(own["unit"])) for s, own in options.groupby("stratum")}
+    wanted = table["unit"].nunique() if rule.n_slides is None else rule.n_slides
+    placed = spread(units, wanted)
+    strata = _strata_table(units, placed, wanted, rule)
+    if len(placed) < wanted:
+        what = f"The rule {rule.name} wants {wanted} slides, and there are {len(placed)}"
+        raise CohortError(what, got=_said(strata), fix="Ask for fewer slides, or for fewer genes")
+    taken = options.index[[placed.get(u) == s for u, s in zip(options["unit"], options["stratum"], strict=True)]]
+    said = [_OTHER if one_each and unit in placed else _NOT_DRAWN for unit in table["unit"]]
+    return pd.Series(said, files.index, "string").mask(files.index.isin(taken)), strata
+
+
+def ranks(files: pd.DataFrame, rule: CohortRule, by: str = "file_name") -> pd.Series:
+    """Place of each file in the order of a rule, from 0: by size, or by a random number of the name in column `by`.
+
+    The number depends on the seed and the name alone, so that other files, and their order, do not change it.
+    """
+    keys = files[[by, "file_name", "file_id"]].set_axis(["name", "file", "id"], axis=1)
+    if rule.smallest_first:
+        keys["first"] = files["bytes"].astype("int64")
+    else:
+        numbers = {name: generator(rule.seed, "cohort", name).random() for name in files[by].unique()}
+        keys["first"] = files[by].map(numbers).astype("float64")
+    order = keys.sort_values(["first", "name", "file", "id"]).index
+    return pd.Series(range(len(order)), order).reindex(files.index)
+
+
+def spread(units: Mapping[Stratum, Sequence[str]], wanted: int) -> dict[str, Stratum]:
+    """Place units into strata, each unit once, as evenly as they allow.
+
+    Parameters
+    ----------
+    units : stratum → the units that fit it, in the order of the draw
+    wanted : units to place in all
+
+    Returns stratum of each placed unit. Strata are filled in turn; one that cannot grow, not even when a unit that fits
+    two strata moves (an augmenting path in a bipartite graph), leaves its share to the others. So `wanted` are placed
+    whenever that is possible, and no stratum could have one more at the cost of a fuller one.
+
+    >>> spread({("a",): ["p", "q"], ("b",): ["p"]}, 2)
+    {'q': ('a',), 'p': ('b',)}
+    """
+    placed: dict[str, Stratum] = {}
+    growing = sorted(units)
+    while growing and len(placed) < wanted:
+        for stratum in list(growing):
+            if len(placed) < wanted and not _grow(stratum, units, placed, set()):
+                growing.remove(stratum)
+    return placed
+
+
+def _grow(
+    stratum: Stratum, units: Mapping[Stratum, Sequence[str]], placed: dict[str, Stratum], seen: set[Stratum]
+) -> bool:
+    """Place one more unit in a stratum; units may move among strata for it."""
+    seen.add(stratum)
+    if (free := next((unit for unit in units[stratum] if unit not in placed), None)) is not None:
+        placed[free] = stratum
+        return True
+    for unit in units[stratum]:
+        if placed[unit] not in seen and _grow(placed[unit], units, placed, seen):
+            placed[unit] = stratum
+            return True
+    return False
+
+
+def _strata(files: pd.DataFrame, rule: CohortRule) -> pd.Series:
+    columns = [files[column].astype(str) for column in rule.strata]
+    return pd.Series(list(zip(*columns, strict=True)) if columns else [()] * len(files), files.index, dtype="object")
+
+
+def _strata_table(
+    units: Mapping[Stratum, Sequence[str]], placed: Mapping[str, Stratum], wanted: int, rule: CohortRule
+) -> pd.DataFrame:
+    drawn = pd.Series(list(placed.values()), dtype="object").value_counts()
+    rows = []
+    for place, stratum in enumerate(sorted(units)):
+        share = wanted // len(units) + int(place < wanted % len(units))
+        rows.append((*stratum, len(units[stratum]), share, int(drawn.get(stratum, 0))))
+    return pd.DataFrame(rows, columns=[*rule.strata, *STRATA_COLUMNS])
+
+
+def _said(strata: pd.DataFrame) -> str:
+    if strata.empty:
+        return "no file that fits"
+    names = strata.drop(columns=list(STRATA_COLUMNS)).astype(str).agg(" ".join, axis=1)
+    counts = zip(names, strata["available"], strata["drawn"], strict=True)
+    return "; ".join(f"{name or 'all'}: {found} available, {drawn} drawn" for name, found, drawn in counts)
+
 
 NO_SOURCE: Final = "none"
 """`source` of a label row whose patient is in no label table: its status is null."""
@@ -30,7 +144,6 @@ class Cohort:
 
     Attributes
     ----------
-    rule : CohortRule
     files : table SLIDE_FILES with `in_cohort` (True or False) and `reason` (null in the cohort)
     flow : what each step left: :data:`FLOW_COLUMNS`; slides, LUAD, LUSC, dropped count files, `patients` patients
     strata : the strata's columns, available (units that could be drawn), wanted, drawn; empty without a draw
@@ -64,23 +177,13 @@ def build(files: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame, rul
 
     Parameters
     ----------
-    files, labels, clinical : DataFrame
-        Tables SLIDE_FILES, LABELS and CLINICAL, in any order of rows; more patients than slides do no harm.
-    rule : CohortRule
+    files, labels, clinical : tables SLIDE_FILES, LABELS and CLINICAL, in any order of rows; more patients than slides
+        do no harm
 
-    Returns
-    -------
-    Cohort
-        Files in the order of their names. The same files in another order give the same cohort; a file that is not
-        drawn can be added or taken away without effect on most others, because each has a random number of its own.
-
-    Raises
-    ------
-    CohortError
-        No file, a gene without labels, a file in `rule.left_out` that is not listed, or too few files for
-        `rule.n_slides` unless the rule allows fewer.
-    SchemaError
-        A table is not what it should be.
+    Returns files in the order of their names. The same files in another order give the same cohort; a file that is not
+    drawn can be added or taken away without effect on most others, because each has a random number of its own.
+    Raises CohortError: no file, a gene without labels, or too few files for `rule.n_slides`. SchemaError: a table is
+    not what it should be.
     """
     files = conform(files, SLIDE_FILES).sort_values(["file_name", "file_id"], ignore_index=True)
     labels, clinical = conform(labels, LABELS), conform(clinical, CLINICAL)
@@ -128,8 +231,6 @@ def _steps(
 ) -> list[tuple[str, Callable[[pd.DataFrame], Reasons]]]:
     """The steps before the draw: what is left, and why a file is not."""
     steps: list[tuple[str, Callable[[pd.DataFrame], Reasons]]] = []
-    if rule.left_out:
-        steps.append(("not left out by name", lambda files: _listed(files, dict(rule.left_out))))
     steps += [("barcode of a slide", _unnamed), ("not of controlled access", _closed)]
     if rule.sample_codes:
         names = " or ".join(_CODES.get(code, f"sample {code}") for code in rule.sample_codes)
@@ -153,13 +254,6 @@ def _why(files: pd.DataFrame, wrong: pd.Series, texts: Iterable[str] | str) -> R
     """`texts` where `wrong` holds."""
     said = pd.Series(texts if isinstance(texts, str) else list(texts), files.index, "string")
     return said.where(wrong.fillna(False).astype(bool))
-
-
-def _listed(files: pd.DataFrame, left_out: dict[str, str]) -> Reasons:
-    if lost := sorted(set(left_out) - set(files["file_name"])):
-        raise CohortError("Files that the rule leaves out are not offered", got=shortened(lost), fix="Check the names")
-    said = files["file_name"].map(left_out)
-    return _why(files, said.notna(), said.fillna("").astype(str))
 
 
 def _unnamed(files: pd.DataFrame) -> Reasons:
@@ -222,10 +316,7 @@ def _flow_row(step: str, kept: pd.DataFrame, found: Reasons) -> tuple[object, ..
 def check_flow(flow: pd.DataFrame) -> pd.DataFrame:
     """The flow, if its numbers add up: what a step drops is what it has less than the step before.
 
-    Raises
-    ------
-    CohortError
-        They do not; the step is named.
+    Raises CohortError: they do not; the step is named.
     """
     before = flow["slides"].shift(1, fill_value=flow["slides"].iloc[0])
     wrong = (before - flow["slides"] != flow["dropped"]) | (flow["LUAD"] + flow["LUSC"] > flow["slides"])
@@ -261,22 +352,13 @@ def mutation_by_site(labels: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels : DataFrame
-        Table LABELS.
-    files : DataFrame
-        Table SLIDE_FILES (or any with patient_id and site_id): whose patients are counted; files without a patient or
-        a site are passed over.
+    labels : table LABELS
+    files : table SLIDE_FILES (or any with patient_id and site_id): whose patients are counted; files without a patient
+        or a site are passed over
 
-    Returns
-    -------
-    DataFrame
-        gene, site_id, positives, profiled (not null), patients (of the site, profiled or not): a row for every gene and
-        site, genes in the order of `labels`, sites by falling number of patients.
-
-    Raises
-    ------
-    CohortError
-        A patient of two sites.
+    Returns gene, site_id, positives, profiled (not null), patients (of the site, profiled or not): a row for every gene
+    and site, genes in the order of `labels`, sites by falling number of patients.
+    Raises CohortError: a patient of two sites.
     """
     placed = files[["patient_id", "site_id"]].dropna().drop_duplicates()
     if (twice := placed["patient_id"].duplicated()).any():

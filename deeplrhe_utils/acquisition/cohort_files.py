@@ -17,8 +17,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.cohort import FLOW_COLUMNS, Cohort, check_flow
-from deeplrhe_utils.acquisition.cohort_draw import STRATA_COLUMNS
+from deeplrhe_utils.acquisition.cohort import FLOW_COLUMNS, STRATA_COLUMNS, Cohort, check_flow
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
 from deeplrhe_utils.acquisition.labels import read_labels, wide_labels
 from deeplrhe_utils.acquisition.manifest import write_manifest
@@ -44,25 +43,14 @@ def write_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[st
 
     Parameters
     ----------
-    path : Path
-        The JSON; the others get the names :data:`BESIDE` in its folder.
-    cohort : Cohort
-    release : str
-        Data release of the service, or that none is stated.
-    source : mapping
-        Where files, labels and clinical data came from, such as names and SHA-256 of tables, or addresses and query.
+    path : the JSON; the others get the names :data:`BESIDE` in its folder
+    release : data release of the service, or that none is stated
+    source : where files, labels and clinical data came from, such as names and SHA-256 of tables, or addresses and
+        query
 
-    Returns
-    -------
-    str
-        The signature (:func:`~deeplrhe_utils.core.signing.signed`).
-
-    Raises
-    ------
-    ParameterError
-        Another cohort, or something else, stands in one of the files.
-    InputError
-        A file name that no manifest can hold.
+    Returns the signature (:func:`~deeplrhe_utils.core.signing.signed`).
+    Raises ParameterError: another cohort, or something else, stands in one of the files. InputError: a file name that
+    no manifest can hold.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,21 +115,13 @@ def _check_room(path: Path, tables: Mapping[str, str]) -> None:
 def read_cohort_files(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The chosen files of a cohort file, and what else it says; no other file is needed.
 
-    Parameters
-    ----------
-    path : Path
-
     Returns
     -------
-    files : DataFrame
-        Table SLIDE_FILES.
-    facts : dict
-        rule, release, source, genes, flow, strata, notes, tables (SHA-256 by name), signature.
+    files : table SLIDE_FILES
+    facts : rule, release, source, genes, flow, strata, notes, tables (SHA-256 by name), signature
 
-    Raises
-    ------
-    InputError
-        The file is missing, is no cohort file, is of another version or was edited (the parts are named).
+    Raises InputError: the file is missing, is no cohort file, is of another version or was edited (the parts are
+    named).
     """
     document = _read(Path(path))
     if changed := changed_parts(document):
@@ -153,19 +133,8 @@ def read_cohort_files(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
 def read_cohort(path: Path) -> Cohort:
     """Read a cohort file with the tables beside it.
 
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    Cohort
-        The one that was written, except that its labels name the CSV as their source and have no variant classes.
-
-    Raises
-    ------
-    InputError
-        As :func:`read_cohort_files`; or a table beside it is missing or was edited.
+    Returns the one that was written, except that its labels name the CSV as their source and have no variant classes.
+    Raises InputError: as :func:`read_cohort_files`; or a table beside it is missing or was edited.
     """
     path = Path(path)
     chosen, facts = read_cohort_files(path)

@@ -36,8 +36,6 @@ class CohortRule:
     needs_labels : only patients that are profiled for every gene
     smallest_first : the smallest files are taken instead of drawn ones
     seed : of the draw, 0 or more
-    allow_fewer : too few files are recorded (`Cohort.strata`) instead of refused
-    left_out : (file name, reason) pairs of files that are never used
     """
 
     name: str
@@ -53,8 +51,6 @@ class CohortRule:
     needs_labels: bool = False
     smallest_first: bool = False
     seed: int = 1
-    allow_fewer: bool = False
-    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name, value in (("n_slides", self.n_slides), ("slides_per_patient", self.slides_per_patient)):
@@ -103,10 +99,7 @@ RULES: Final = {
 def named_rule(name: str, *, genes: Sequence[str] = (), seed: int | None = None, n: int | None = None) -> CohortRule:
     """A rule of :data:`RULES`, with other genes, seed or number of slides.
 
-    Raises
-    ------
-    ParameterError
-        No such rule, or a number of slides for a rule that draws none.
+    Raises ParameterError: no such rule, or a number of slides for a rule that draws none.
     """
     if name not in RULES:
         raise ParameterError("There is no such cohort rule", got=name, expected=" | ".join(RULES))

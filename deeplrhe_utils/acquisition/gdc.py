@@ -50,10 +50,7 @@ class Noted(NamedTuple):
 def read_query(path: Path) -> dict[str, Any]:
     """A query that lies in a file, with the date and the data release it was made for.
 
-    Raises
-    ------
-    InputError
-        Not there, no JSON, or without endpoint, filters, fields, date or data_release.
+    Raises InputError: not there, no JSON, or without endpoint, filters, fields, date or data_release.
     """
     try:
         query = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -70,8 +67,7 @@ class Gdc:
 
     Parameters
     ----------
-    service : Service
-        At :data:`ENDPOINT`, or at what speaks like it.
+    service : at :data:`ENDPOINT`, or at what speaks like it
     """
 
     def __init__(self, service: Service) -> None:
@@ -95,17 +91,9 @@ class Gdc:
 
         Parameters
         ----------
-        query : mapping
-            endpoint (``files`` or ``cases``), filters, fields; optionally expand.
+        query : endpoint (``files`` or ``cases``), filters, fields; optionally expand
 
-        Returns
-        -------
-        list of dict
-
-        Raises
-        ------
-        ServiceError
-            Refused, no pages where pages should be, or a listing that never held still.
+        Raises ServiceError: refused, no pages where pages should be, or a listing that never held still.
         """
         what = ""
         for _ in range(_WALKS):
@@ -167,10 +155,7 @@ class Gdc:
     def files(self, field: str, values: Sequence[str]) -> list[dict[str, Any]]:
         """The files of today whose `field` (``file_id`` or ``file_name``) has one of these values.
 
-        Returns
-        -------
-        list of dict
-            id, file_id, file_name, file_size, md5sum, state, access.
+        Returns id, file_id, file_name, file_size, md5sum, state, access.
         """
         fields = ("file_id", "file_name", "file_size", "md5sum", "state", "access")
         found: list[dict[str, Any]] = []
@@ -185,10 +170,7 @@ class Gdc:
         Only UUIDs are asked for, as the others would change the address. A refusal (404) does not say which id of
         several is unknown, so that they are asked for in halves then: two requests per unknown id at worst.
 
-        Raises
-        ------
-        ServiceError
-            Refused otherwise, or an answer of another form.
+        Raises ServiceError: refused otherwise, or an answer of another form.
         """
         found: dict[str, str] = {}
         for batch in _batches((i for i in ids if UUID.fullmatch(i)), _IN_AN_ADDRESS):
@@ -223,10 +205,7 @@ def slide_files(hits: Iterable[Mapping[str, Any]]) -> Noted:
     The patient is that of the file's name; the project is that of the case. Where the two name other patients, the
     file is listed in the notes.
 
-    Raises
-    ------
-    ServiceError
-        A hit lacks name, size or MD5.
+    Raises ServiceError: a hit lacks name, size or MD5.
     """
     rows, strangers = [], []
     for hit in hits:
@@ -254,10 +233,8 @@ def clinical(cases: Iterable[Mapping[str, Any]], wanted: Iterable[str]) -> Noted
 
     Parameters
     ----------
-    cases : iterable of mapping
-        With demographic, diagnoses, exposures and project.
-    wanted : iterable of str
-        Patients that were asked for; those without a case are named in the notes.
+    cases : with demographic, diagnoses, exposures and project
+    wanted : patients that were asked for; those without a case are named in the notes
     """
     rows = [_patient(case) for case in cases]
     frame = pd.DataFrame(rows, columns=[c.name for c in CLINICAL.columns])

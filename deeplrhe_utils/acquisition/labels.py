@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -35,54 +35,45 @@ def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
 
     Parameters
     ----------
-    labels_csv : Path
-        CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly
-        0, 1 or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a
-        TCGA-structured barcode, else the slide itself.
-    genes : sequence of str
-        Genes to read; empty reads every other column as a gene.
+    labels_csv : CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly 0, 1
+        or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a TCGA-structured
+        barcode, else the slide itself.
+    genes : genes to read; empty reads every other column as a gene
 
-    Returns
-    -------
-    DataFrame
-        Table LABELS; rows of one patient that agree are merged.
-
-    Raises
-    ------
-    LabelError
-        Names file, row (the header is row 1), column and value: missing file, no identifier, a missing
-        gene column, another value, rows of one patient that contradict each other.
+    Returns table LABELS; rows of one patient that agree are merged.
+    Raises LabelError: names file, row (the header is row 1), column and value: missing file, no identifier, a missing
+    gene column, another value, rows of one patient that contradict each other.
     """
     path = Path(labels_csv)
     table = read_csv_text(path)
     genes = _gene_columns(table, list(genes), path)
-    patients = _patients(table, path)
+    rows = enumerate(zip(_patients(table, path), table.to_dict("records"), strict=True), start=2)
+    return labels_of_cells(((n, patient, gene, row[gene], gene) for n, (patient, row) in rows for gene in genes), path)
+
+
+def labels_of_cells(cells: Iterable[tuple[int, str, str, str, str]], path: Path) -> pd.DataFrame:
+    """Table LABELS of cells (row, patient, gene, text, column) of a file; cells that agree are merged.
+
+    Raises LabelError: an empty gene, a text other than 0, 1 or empty, cells of one patient and gene that contradict
+    each other.
+    """
     calls: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, (patient, (_, row)) in enumerate(zip(patients, table.iterrows(), strict=True), start=2):
-        for gene in genes:
-            _add_call(calls, patient, gene, str(row[gene]), f"{path}, row {number}, column {gene}", number)
-    rows = [(p, g, _STATUS[text]) for (p, g), (text, _) in calls.items()]
-    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
-    frame["source"] = path.name
+    for number, patient, gene, text, column in cells:
+        where = f"{path}, row {number}, column {column}"
+        if not gene:
+            raise LabelError(f"{where}: the gene is empty")
+        if text not in _STATUS:
+            raise LabelError(f"{where}: the value is not a label", got=repr(text),
+                             expected="0 (wild type), 1 (mutated) or empty (not profiled)",
+                             fix="If this column is no gene, remove it")  # fmt: skip
+        earlier, row = calls.setdefault((patient, gene), (text, number))
+        if earlier != text:
+            raise LabelError(f"{where}: patient {patient} contradicts row {row}",
+                             got=f"{text or 'empty'} after {earlier or 'empty'}",
+                             expected="one value per patient and gene")  # fmt: skip
+    rows = [(p, g, _STATUS[text], path.name) for (p, g), (text, _) in calls.items()]
+    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"]).astype({"status": "Int64"})
     return conform(frame, LABELS)
-
-
-def _add_call(
-    calls: dict[tuple[str, str], tuple[str, int]], patient: str, gene: str, text: str, where: str, number: int
-) -> None:
-    if text not in _STATUS:
-        raise LabelError(
-            f"{where}: the value is not a label",
-            got=repr(text),
-            expected="0 (wild type), 1 (mutated) or empty (not profiled)",
-        )
-    earlier, row = calls.setdefault((patient, gene), (text, number))
-    if earlier != text:
-        raise LabelError(
-            f"{where}: patient {patient} contradicts row {row}",
-            got=f"{text or 'empty'} after {earlier or 'empty'}",
-            expected="one value per patient and gene",
-        )
 
 
 def _gene_columns(table: pd.DataFrame, genes: list[str], path: Path) -> list[str]:
@@ -137,15 +128,8 @@ def person_of(unit: str) -> str:
 def patients_of(labels_csv: Path) -> dict[str, str]:
     """Which patient each slide belongs to, as the labels file says.
 
-    Returns
-    -------
-    dict
-        patient_id by slide_id; empty when the file has no column slide_id.
-
-    Raises
-    ------
-    LabelError
-        As :func:`read_labels`.
+    Returns patient_id by slide_id; empty when the file has no column slide_id.
+    Raises LabelError: as :func:`read_labels`.
     """
     path = Path(labels_csv)
     table = read_csv_text(path)
@@ -160,20 +144,11 @@ def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
 
     Parameters
     ----------
-    slides : DataFrame
-        Table SLIDES; only rows with status ``ok`` count.
-    labels : DataFrame
-        Table LABELS.
+    slides : table SLIDES; only rows with status ``ok`` count
+    labels : table LABELS
 
-    Returns
-    -------
-    LabelMatch
-        Labelled patients without a usable slide, usable slides without a label, and a sentence.
-
-    Raises
-    ------
-    LabelError
-        Not one patient is in both.
+    Returns labelled patients without a usable slide, usable slides without a label, and a sentence.
+    Raises LabelError: not one patient is in both.
     """
     usable = slides[slides["status"] == "ok"]
     labelled, seen = set(labels["patient_id"]), set(usable["patient_id"])

@@ -26,22 +26,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
     Parameters
     ----------
-    path : Path
-        Tab-separated, with a header that has at least id, filename, md5 and size (in any order, other columns are
-        ignored); with or without a byte order mark; lines end with LF, CRLF or CR.
+    path : tab-separated, with a header that has at least id, filename, md5 and size (in any order, other columns are
+        ignored); with or without a byte order mark; lines end with LF, CRLF or CR
 
-    Returns
-    -------
-    DataFrame
-        id, filename, md5 (lower case), size [bytes], state (empty if the file has none), a row per file in the
-        order of the file. Repeated equal rows are merged; ``frame.attrs["repeated"]`` counts them. Names are as
-        the file gives them: see :func:`name_problem`.
-
-    Raises
-    ------
-    InputError
-        Not there, not UTF-8 text, empty, without files, lacking a column, a row of another length, a size or MD5
-        that is none, rows of one id that contradict each other. The line is named.
+    Returns id, filename, md5 (lower case), size [bytes], state (empty if the file has none), a row per file in the
+    order of the file. Repeated equal rows are merged; ``frame.attrs["repeated"]`` counts them. Names are as the file
+    gives them: see :func:`name_problem`.
+    Raises InputError: not there, not UTF-8 text, empty, without files, lacking a column, a row of another length, a
+    size or MD5 that is none, rows of one id that contradict each other. The line is named.
     """
     rows = _rows(Path(path))
     header, *body = [cells for _, cells in rows]
@@ -122,18 +114,9 @@ def write_manifest(path: Path, files: pd.DataFrame) -> Path:
 
     Parameters
     ----------
-    path : Path
-    files : DataFrame
-        Columns id, filename, md5, size and, if there is one, state; or table SLIDE_FILES.
+    files : columns id, filename, md5, size and, if there is one, state; or table SLIDE_FILES
 
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    InputError
-        A name that would break the table, or must not become a path (the first ones are named).
+    Raises InputError: a name that would break the table, or must not become a path (the first ones are named).
     """
     names = {"file_id": "id", "file_name": "filename", "bytes": "size"}
     frame = files.rename(columns=names).assign(state=files.get("state", "released"))

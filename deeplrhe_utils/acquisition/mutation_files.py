@@ -46,11 +46,7 @@ _DEEPPATH_ALONE: Final = (
 
 
 def read_mutations(
-    path: Path,
-    genes: Sequence[str] = (),
-    rule: VariantRule = DEFAULT_RULE,
-    *,
-    profiled: Collection[str] | None = None,
+    path: Path, genes: Sequence[str] = (), rule: VariantRule = DEFAULT_RULE, *, profiled: Collection[str] | None = None
 ) -> Calls:
     """Read mutation labels from a file, whichever of :data:`FORMATS` it is; `Calls.form` says which.
 
@@ -61,9 +57,6 @@ def read_mutations(
     rule : not applicable to DeepPATH's list, which states no classes
     profiled : patients or samples that were profiled for every gene asked: who is listed and has no variant is 0, who
         is not listed is null unless mutated. For a MAF and for DeepPATH's list; the table by gene tells itself.
-
-    Raises LabelError for a missing, empty, truncated or unreadable file, none of the formats, columns or genes that are
-    not there, `profiled` where the format tells itself.
     """
     path = Path(path)
     text = read_tsv_text(path)

@@ -33,21 +33,12 @@ def repair(manifest: pd.DataFrame, gdc: Gdc) -> Repaired:
 
     Parameters
     ----------
-    manifest : DataFrame
-        As from :func:`~deeplrhe_utils.acquisition.manifest.read_manifest`.
-    gdc : Gdc
+    manifest : as from :func:`~deeplrhe_utils.acquisition.manifest.read_manifest`
 
-    Returns
-    -------
-    Repaired
-        `repairs` has a row per file of the manifest: id, filename, how ("unchanged", "metadata", "newest version",
-        "file name", "not found", "N files have this name", :data:`UNUSABLE`, :data:`UNUSABLE_NEW`), new_id, and
-        whether name, size and MD5 differ from the old ones.
-
-    Raises
-    ------
-    ServiceError
-        The GDC could not be asked, or answers in another form.
+    `repairs` has a row per file of the manifest: id, filename, how ("unchanged", "metadata", "newest version", "file
+    name", "not found", "N files have this name", :data:`UNUSABLE`, :data:`UNUSABLE_NEW`), new_id, and whether name,
+    size and MD5 differ from the old ones.
+    Raises ServiceError: the GDC could not be asked, or answers in another form.
     """
     usable = [not name_problem(i, n) for i, n in zip(manifest["id"], manifest["filename"], strict=True)]
     asked = manifest[usable]

@@ -49,32 +49,18 @@ def aperio_description(
 
     Parameters
     ----------
-    width_px, height_px : int
-        Level-0 size [px].
-    quality : int
-        JPEG quality, 1–100.
-    mpp : float, optional
-        Level-0 resolution [µm/px]; left out when None.
-    power : float, optional
-        Objective power; left out when None.
-    scanned : (x, y, width, height), optional
-        Place of level 0 in the scanned area, and that area's size [level-0 px]; adds the fields
-        ``OriginalWidth`` and ``OriginalHeight``. Without it, level 0 is the whole scanned area.
-    fields : mapping, optional
-        More fields, written in order as ``key = value``; OpenSlide tells them as ``aperio.key``.
-    note : str
-        Last fields, as text: ``key = value``, joined by ``|``.
+    width_px, height_px : level-0 size [px]
+    quality : JPEG quality, 1–100
+    mpp : level-0 resolution [µm/px]; left out when None
+    power : objective power; left out when None
+    scanned : (x, y, width, height); place of level 0 in the scanned area, and that area's size [level-0 px]; adds the
+        fields ``OriginalWidth`` and ``OriginalHeight``. Without it, level 0 is the whole scanned area.
+    fields : more fields, written in order as ``key = value``; OpenSlide tells them as ``aperio.key``
+    note : last fields, as text: ``key = value``, joined by ``|``
 
-    Returns
-    -------
-    str
-        ASCII text beginning with ``Aperio Image Library``; no date, so that bytes repeat.
-
-    Raises
-    ------
-    ParameterError
-        Level 0 is not inside the scanned area; a field is without key, or told twice, or holds a ``|``;
-        the text is not ASCII or too long.
+    Returns ASCII text beginning with ``Aperio Image Library``; no date, so that bytes repeat.
+    Raises ParameterError: level 0 is not inside the scanned area; a field is without key, or told twice, or holds a
+    ``|``; the text is not ASCII or too long.
     """
     x, y, all_w, all_h = scanned or (0, 0, width_px, height_px)
     if x < 0 or y < 0 or x + width_px > all_w or y + height_px > all_h:
@@ -111,28 +97,19 @@ class SvsWriter:
 
     Parameters
     ----------
-    path : Path
-        Target; written atomically.
-    level_sizes : sequence of (width_px, height_px)
-        From full resolution down.
-    description : str
-        See :func:`aperio_description`; stored in the first :data:`HEADER_BYTES` bytes.
-    mpp : float, optional
-        Level-0 resolution [µm/px] for the TIFF resolution tags; absent tags when None.
-    associated : mapping of str to ndarray, shape (height, width, 3), uint8, optional
-        RGB images ``thumbnail``, ``label`` (stored without loss) and ``macro``. Readers take the second
-        directory for the thumbnail: OpenSlide if it is not tiled, tifffile (and so tiffslide) in any case.
-        A slide that tiffslide is to read therefore needs a thumbnail.
-    big : bool
-        BigTIFF, for files beyond 4 GB.
+    path : target; written atomically
+    level_sizes : sequence of (width_px, height_px); from full resolution down
+    description : see :func:`aperio_description`; stored in the first :data:`HEADER_BYTES` bytes
+    mpp : level-0 resolution [µm/px] for the TIFF resolution tags; absent tags when None
+    associated : mapping of str to ndarray, shape (height, width, 3), uint8, optional RGB images ``thumbnail``,
+        ``label`` (stored without loss) and ``macro``. Readers take the second directory for the thumbnail: OpenSlide if
+        it is not tiled, tifffile (and so tiffslide) in any case. A slide that tiffslide is to read therefore needs a
+        thumbnail.
+    big : BigTIFF, for files beyond 4 GB
 
-    Raises
-    ------
-    ParameterError
-        A level is empty or not smaller than the one before it, the description is not ASCII or too long,
-        the resolution is no number that TIFF can hold, or an associated image has another name or shape.
-    SlideError
-        A tile is missing, told twice or outside its level, or the file would pass the 4 GB of classic TIFF.
+    Raises ParameterError: a level is empty or not smaller than the one before it, the description is not ASCII or too
+    long, the resolution is no number that TIFF can hold, or an associated image has another name or shape. SlideError:
+    a tile is missing, told twice or outside its level, or the file would pass the 4 GB of classic TIFF.
     """
 
     def __init__(
@@ -176,16 +153,11 @@ class SvsWriter:
 
         Parameters
         ----------
-        level, column, row : int
-            Place of the tile; columns count from the left, rows from the top.
-        jpeg : bytes
-            A complete JPEG stream (YCbCr, 4:2:0) of 256 × 256 px, edge tiles padded.
+        level, column, row : place of the tile; columns count from the left, rows from the top
+        jpeg : a complete JPEG stream (YCbCr, 4:2:0) of 256 × 256 px, edge tiles padded
 
-        Raises
-        ------
-        SlideError
-            The place is outside the slide or taken, the bytes are no JPEG stream, or the file would pass
-            the 4 GB of classic TIFF.
+        Raises SlideError: the place is outside the slide or taken, the bytes are no JPEG stream, or the file would pass
+        the 4 GB of classic TIFF.
         """
         where = f"{self.path.name}, level {level}, column {column}, row {row}"
         columns, rows = tile_grid(*self._sizes[level]) if 0 <= level < len(self._sizes) else (0, 0)

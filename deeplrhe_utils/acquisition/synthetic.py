@@ -74,11 +74,8 @@ def write_truth(plan: CohortPlan, truth_folder: Path, table_folder: Path) -> lis
 
     Parameters
     ----------
-    plan : CohortPlan
-    truth_folder : Path
-        Where :func:`write_slide` left the truth of each slide.
-    table_folder : Path
-        Receives ``truth_patients.parquet``, ``truth_slides.parquet`` and ``truth_tiles.parquet``.
+    truth_folder : where :func:`write_slide` left the truth of each slide
+    table_folder : receives ``truth_patients.parquet``, ``truth_slides.parquet`` and ``truth_tiles.parquet``
     """
     import pandas as pd
 

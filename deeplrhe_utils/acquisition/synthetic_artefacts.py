@@ -61,16 +61,11 @@ def place_artefacts(
 
     Parameters
     ----------
-    counts : mapping
-        Number of each of :data:`KINDS`.
-    regions : Regions
-        Artefacts other than pen lie on the tumour, or on the section where there is none.
-    size_px : (width, height)
-        Canvas [px].
-    mpp : float
-        Canvas resolution [µm/px].
-    streams : callable
-        ``streams(name)`` gives a random generator; each artefact has its own, so that one more changes no other.
+    counts : number of each of :data:`KINDS`
+    regions : artefacts other than pen lie on the tumour, or on the section where there is none
+    size_px : (width, height); canvas [px]
+    mpp : canvas resolution [µm/px]
+    streams : ``streams(name)`` gives a random generator; each artefact has its own, so that one more changes no other
     """
     frame = box(0, 0, *size_px)
     home = regions.tumour_outline if not regions.tumour_outline.is_empty else frame.buffer(-0.15 * min(size_px))

@@ -62,30 +62,21 @@ class CohortSpec:
 
     Attributes
     ----------
-    n_slides, n_sites : int
-        Number of slides of tumours, 1–9999, and of tissue source sites, 1–99.
-    seed : int
-        The only source of randomness, not negative.
-    n_patients : int
-        Number of patients, from a quarter of `n_slides` to `n_slides`; 0: about eight per nine slides.
-    grid_columns, grid_rows, sections_across, sections_down : int
-        Tiles across and down one tissue section, 1–100; sections across and down a slide, 1–50. The sides of one
-        of several sections are rounded to 1024 level-0 px, so that no tile of the file lies in two sections.
-    tile_px : int
-        Tile size, 64–4096 [px at 0.5 µm/px].
-    effects : tuple of (gene, d)
-        Effect sizes that replace those of :data:`EFFECTS`, 0–10 [standard deviations].
-    effect_scale, artefact_rate : float
-        Multiply every effect size (with 0 nothing is planted) and the expected numbers of :data:`ARTEFACTS`, 0–10.
-    site_confounding : float
-        0 (KRAS is as frequent at every site) to 1 (it occurs at the first third of the sites only).
-    outline_error_um : float
-        Standard deviation by which the delivered tumour outline departs from the true one, 0–200 [µm].
-    normal_share : float
-        Share of patients that also have a slide of normal lung, 0–1; these are beyond `n_slides`.
-    level0_px : int
-        Side of a single square 40× slide, a multiple of 8 from 1024 to 200 000 [level-0 px], whatever the
-        grid and sections say; 0: sizes follow from the grid.
+    n_slides, n_sites : number of slides of tumours, 1–9999, and of tissue source sites, 1–99
+    seed : the only source of randomness, not negative
+    n_patients : number of patients, from a quarter of `n_slides` to `n_slides`; 0: about eight per nine slides
+    grid_columns, grid_rows, sections_across, sections_down : tiles across and down one tissue section, 1–100; sections
+        across and down a slide, 1–50. The sides of one of several sections are rounded to 1024 level-0 px, so that no
+        tile of the file lies in two sections.
+    tile_px : tile size, 64–4096 [px at 0.5 µm/px]
+    effects : tuple of (gene, d); effect sizes that replace those of :data:`EFFECTS`, 0–10 [standard deviations]
+    effect_scale, artefact_rate : multiply every effect size (with 0 nothing is planted) and the expected numbers of
+        :data:`ARTEFACTS`, 0–10
+    site_confounding : 0 (KRAS is as frequent at every site) to 1 (it occurs at the first third of the sites only)
+    outline_error_um : standard deviation by which the delivered tumour outline departs from the true one, 0–200 [µm]
+    normal_share : share of patients that also have a slide of normal lung, 0–1; these are beyond `n_slides`
+    level0_px : side of a single square 40× slide, a multiple of 8 from 1024 to 200 000 [level-0 px], whatever the grid
+        and sections say; 0: sizes follow from the grid
     """
 
     n_slides: int = 12
@@ -154,18 +145,13 @@ class CohortPlan:
 
     Attributes
     ----------
-    spec : CohortSpec
-        What the plan was made from.
-    slides : DataFrame
-        One row per slide, columns :data:`SLIDE_COLUMNS`: objective [×], mpp (true level-0 resolution)
-        [µm/px], mpp_in_metadata and power_in_metadata (whether the file says so), sizes of the slide and of
-        a section [level-0 px], tumour_share of a section [0–1], number of artefacts of each kind. Slides
-        of normal lung come last.
-    labels, clinical : DataFrame
-        Tables LABELS (patient × gene; null where a patient was not profiled) and CLINICAL (patient).
-    truth : DataFrame
-        One row per patient × gene: patient_id, gene, mutated (also where the label is null), d [standard
-        deviations], latent, attribute, where, factor (null for genes without an effect).
+    spec : what the plan was made from
+    slides : one row per slide, columns :data:`SLIDE_COLUMNS`: objective [×], mpp (true level-0 resolution) [µm/px],
+        mpp_in_metadata and power_in_metadata (whether the file says so), sizes of the slide and of a section [level-0
+        px], tumour_share of a section [0–1], number of artefacts of each kind. Slides of normal lung come last.
+    labels, clinical : tables LABELS (patient × gene; null where a patient was not profiled) and CLINICAL (patient)
+    truth : one row per patient × gene: patient_id, gene, mutated (also where the label is null), d [standard
+        deviations], latent, attribute, where, factor (null for genes without an effect)
     """
 
     spec: CohortSpec

@@ -76,15 +76,11 @@ class Effect:
 
     Attributes
     ----------
-    attribute : str
-        What is moved, as the painter of tissue names it.
-    d : float
-        Standardised difference between mutated and wild-type patients [standard deviations].
-    log_step : float
-        Natural logarithm of the factor per unit of latent.
-    where : str
-        ``tumour`` (all of it), ``region`` (inside a part of the tumour only) or ``40x`` (a finding that
-        exists at high magnification only; a 20× scanner cannot resolve it).
+    attribute : what is moved, as the painter of tissue names it
+    d : standardised difference between mutated and wild-type patients [standard deviations]
+    log_step : natural logarithm of the factor per unit of latent
+    where : ``tumour`` (all of it), ``region`` (inside a part of the tumour only) or ``40x`` (a finding that exists at
+        high magnification only; a 20× scanner cannot resolve it)
     """
 
     attribute: str
@@ -120,20 +116,12 @@ def joint_distribution(
 
     Parameters
     ----------
-    prevalence : mapping
-        Share of mutated patients per gene, above 0 and below 1; at least :data:`ASSOCIATED`.
-    odds_ratios : mapping
-        Odds ratio above 0 of each pair of :data:`ASSOCIATED`, in the order of the keys of :data:`ODDS_RATIOS`.
+    prevalence : share of mutated patients per gene, above 0 and below 1; at least :data:`ASSOCIATED`
+    odds_ratios : odds ratio above 0 of each pair of :data:`ASSOCIATED`, in the order of the keys of :data:`ODDS_RATIOS`
 
-    Returns
-    -------
-    ndarray of shape (2, 2, 2, 2)
-        Axes TP53, EGFR, STK11, KRAS; index 1 is mutated. Sums to 1, read-only, computed once per argument.
-
-    Raises
-    ------
-    ParameterError
-        No joint distribution has these pairs (the fit does not converge).
+    Returns ndarray of shape (2, 2, 2, 2): axes TP53, EGFR, STK11, KRAS; index 1 is mutated. Sums to 1, read-only,
+    computed once per argument.
+    Raises ParameterError: no joint distribution has these pairs (the fit does not converge).
     """
     pairs = combinations(ASSOCIATED, 2)
     return _fitted_joint(tuple(prevalence[g] for g in ASSOCIATED), tuple(odds_ratios[p] for p in pairs))
@@ -185,13 +173,9 @@ def draw_mutations(n: int, seed: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    n, seed : int
-        Number of patients and seed of the cohort.
+    n, seed : number of patients and seed of the cohort
 
-    Returns
-    -------
-    DataFrame
-        n rows × :data:`GENES`, booleans.
+    Returns n rows × :data:`GENES`, booleans.
     """
     rng = generator(seed, "mutations", "associated")
     quantile = (np.arange(n) + rng.random()) / n
@@ -257,24 +241,12 @@ def site_only_auc(prevalence: float, confounding: float, high_share: float = HIG
 
     Parameters
     ----------
-    prevalence : float
-        Share of mutated patients in the whole cohort, above 0 and below 1.
-    confounding : float
-        0 (sites are alike) to 1 (the mutation occurs at high sites only).
-    high_share : float
-        Share of patients at high sites, above 0, at most 1.
+    prevalence : share of mutated patients in the whole cohort, above 0 and below 1
+    confounding : 0 (sites are alike) to 1 (the mutation occurs at high sites only)
+    high_share : share of patients at high sites, above 0, at most 1
 
-    Returns
-    -------
-    float
+    Raises ParameterError: the high sites would have more mutated patients than patients.
 
-    Raises
-    ------
-    ParameterError
-        The high sites would have more mutated patients than patients.
-
-    Examples
-    --------
     >>> [round(site_only_auc(0.297, c), 3) for c in (0.0, 0.5, 1.0)]
     [0.5, 0.737, 0.974]
     """
@@ -308,24 +280,13 @@ def neighbour_auc(
 
     Parameters
     ----------
-    gene : str
-        The gene that cannot be seen.
-    readable : sequence of str
-        Genes whose latents are seen; the independent ones say nothing and may be among them.
-    n, seed : int
-        Number of Monte Carlo patients (200 000 give a standard error of about 0.0015) and seed of their draw.
-    effects : mapping
-        Effects in force, per gene.
+    gene : the gene that cannot be seen
+    readable : genes whose latents are seen; the independent ones say nothing and may be among them
+    n, seed : number of Monte Carlo patients (200 000 give a standard error of about 0.0015) and seed of their draw
+    effects : effects in force, per gene
 
-    Returns
-    -------
-    float
-        0.5 exactly for a gene that is independent of all others.
-
-    Raises
-    ------
-    ParameterError
-        `gene` is among `readable`, or a name is not one of :data:`GENES`.
+    Returns 0.5 exactly for a gene that is independent of all others.
+    Raises ParameterError: `gene` is among `readable`, or a name is not one of :data:`GENES`.
     """
     for name in (gene, *readable):
         if name not in GENES:

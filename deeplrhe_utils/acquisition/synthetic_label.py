@@ -18,14 +18,9 @@ def associated_images(slide_id: str, site_id: str, smallest: NDArray[np.uint8]) 
 
     Parameters
     ----------
-    slide_id, site_id : str
-    smallest : ndarray, shape (height, width, 3), uint8
-        The slide's smallest level, RGB.
+    smallest : ndarray, shape (height, width, 3), uint8; the slide's smallest level, RGB
 
-    Returns
-    -------
-    dict
-        ``thumbnail`` (longer side at most 1,024 px), ``label`` (400 × 400) and ``macro`` (1,280 × 430), uint8 RGB.
+    Returns ``thumbnail`` (longer side at most 1,024 px), ``label`` (400 × 400) and ``macro`` (1,280 × 430), uint8 RGB.
     """
     shrink = min(1.0, _THUMBNAIL_PX / max(smallest.shape[:2]))
     size = (max(1, round(smallest.shape[1] * shrink)), max(1, round(smallest.shape[0] * shrink)))

@@ -55,8 +55,8 @@ class Light:
 
     Attributes
     ----------
-    to_log : float32, shape (3, 5)
-        Affine map from haematoxylin, eosin, ink and shade density to the natural logarithm of light [0–255].
+    to_log : float32, shape (3, 5); affine map from haematoxylin, eosin, ink and shade density to the natural logarithm
+        of light [0–255]
     camera : float32, shape (3, 3)
     """
 
@@ -78,10 +78,7 @@ class Light:
 
         Parameters
         ----------
-        tissue : Tissue
-        overlay : Overlay
-        rng : numpy Generator
-            The section's stream for sensor noise.
+        rng : the section's stream for sensor noise
         """
         height, width = tissue.nuclei.shape
         noise = _noise_strip(rng, width)

@@ -34,18 +34,12 @@ class Nuclei:
 
     Attributes
     ----------
-    kind : str
-        ``tumour``, ``lymphocyte``, ``fibroblast`` or ``pyknotic``.
-    x_px, y_px : ndarray
-        Centres [canvas px].
-    area_um2 : ndarray
-        Areas [µm²].
-    elongation : ndarray
-        Long axis / short axis, ≥ 1.
-    angle : ndarray
-        Direction of the long axis [rad].
-    darkness : ndarray
-        Haematoxylin density of the body.
+    kind : ``tumour``, ``lymphocyte``, ``fibroblast`` or ``pyknotic``
+    x_px, y_px : ndarray; centres [canvas px]
+    area_um2 : ndarray; areas [µm²]
+    elongation : ndarray; long axis / short axis, ≥ 1
+    angle : ndarray; direction of the long axis [rad]
+    darkness : ndarray; haematoxylin density of the body
     """
 
     kind: str
@@ -64,19 +58,11 @@ def hexagonal_points(
 
     Parameters
     ----------
-    rng : numpy Generator
-        Source of randomness.
-    width_px, height_px : int
-        Extent [px].
-    spacing_px : float
-        Distance of neighbours [px]; density is ``2 / (√3 · spacing²)``.
-    jitter : float
-        Standard deviation of the displacement / spacing.
+    width_px, height_px : extent [px]
+    spacing_px : distance of neighbours [px]; density is ``2 / (√3 · spacing²)``
+    jitter : standard deviation of the displacement / spacing
 
-    Returns
-    -------
-    ndarray, shape (n, 2)
-        (x, y) [px], all inside the extent.
+    Returns ndarray, shape (n, 2): (x, y) [px], all inside the extent.
     """
     x = np.arange(0, width_px + spacing_px, spacing_px)
     y = np.arange(0, height_px + spacing_px, spacing_px * np.sqrt(3) / 2)
@@ -136,10 +122,8 @@ def add_chromatin(nuclei: NDArray[np.uint16], contrast: float) -> None:
 
     Parameters
     ----------
-    nuclei : ndarray, shape (height, width), uint16
-        Density in 1 / :data:`DENSITY_UNIT`, at 40×.
-    contrast : float
-        Relative standard deviation of density.
+    nuclei : ndarray, shape (height, width), uint16; density in 1 / :data:`DENSITY_UNIT`, at 40×
+    contrast : relative standard deviation of density
     """
     texture = fine_chromatin()
     for top in range(0, nuclei.shape[0], 256):
@@ -158,16 +142,11 @@ def stamp(density: NDArray[np.uint16], nuclei: Nuclei, mpp: float, scale: int, r
 
     Parameters
     ----------
-    density : ndarray, shape (height · scale, width · scale), uint16
-        Map to draw into, in 1 / :data:`DENSITY_UNIT`.
-    nuclei : Nuclei
-        What to draw, placed in canvas px; stamps reaching over the edge are cut there.
-    mpp : float
-        Canvas resolution [µm/px].
-    scale : int
-        Map px per canvas px.
-    rng : numpy Generator
-        Chooses the master of each nucleus.
+    density : ndarray, shape (height · scale, width · scale), uint16; map to draw into, in 1 / :data:`DENSITY_UNIT`
+    nuclei : what to draw, placed in canvas px; stamps reaching over the edge are cut there
+    mpp : canvas resolution [µm/px]
+    scale : map px per canvas px
+    rng : chooses the master of each nucleus
     """
     bank = masters(nuclei.kind)
     which = rng.integers(0, len(bank), len(nuclei.x_px))

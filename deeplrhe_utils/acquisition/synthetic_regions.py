@@ -53,12 +53,8 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
 
     Parameters
     ----------
-    rng : numpy Generator
-        Source of randomness.
-    shape : (height, width)
-        Size of the result [px].
-    scale_px : float
-        Distance over which values change [px].
+    shape : (height, width); size of the result [px]
+    scale_px : distance over which values change [px]
     """
     coarse = rng.standard_normal((int(shape[0] / scale_px) + 4, int(shape[1] / scale_px) + 4), dtype=np.float32)
     step = int(np.ceil(scale_px))
@@ -75,10 +71,7 @@ def ramp(values: Map, low: float, high: float) -> Map:
 def blob(rng: np.random.Generator, width: float, height: float, share: float, roughness: float) -> NDArray[np.float64]:
     """A smooth closed outline around the centre that covers `share` of a rectangle and stays inside it.
 
-    Returns
-    -------
-    ndarray, shape (192, 2)
-        (x, y) in the rectangle's units.
+    Returns ndarray, shape (192, 2): (x, y) in the rectangle's units.
     """
     angle = np.linspace(0, 2 * np.pi, 192, endpoint=False)
     radius = (np.abs(np.cos(angle)) ** 3.4 + np.abs(np.sin(angle)) ** 3.4) ** (-1 / 3.4)
@@ -96,10 +89,8 @@ def wavy_part(rng: np.random.Generator, outline: BaseGeometry, share: float) -> 
 
     Parameters
     ----------
-    rng : numpy Generator
     outline : shapely geometry
-    share : float
-        Area of the part / area of the outline, reached within 0.2 %.
+    share : area of the part / area of the outline, reached within 0.2 %
     """
     angle, reach = rng.uniform(0, 2 * np.pi), float(np.hypot(*np.ptp(np.reshape(outline.bounds, (2, 2)), axis=0)))
     along = np.linspace(-reach, reach, 65)
@@ -133,16 +124,11 @@ def mask_of(
 
     Parameters
     ----------
-    outline : shapely geometry
-        In canvas px; other parts than polygons are left out.
-    shape : (height, width)
-        Of the mask [mask px].
-    px : float
-        Canvas px per mask px; by default a quarter of the canvas.
-    origin : (x, y)
-        Corner of the mask [canvas px].
-    soft_px : float
-        Width of the edge: Gaussian standard deviation [mask px].
+    outline : shapely geometry; in canvas px; other parts than polygons are left out
+    shape : (height, width); of the mask [mask px]
+    px : canvas px per mask px; by default a quarter of the canvas
+    origin : (x, y); corner of the mask [canvas px]
+    soft_px : width of the edge: Gaussian standard deviation [mask px]
     """
     mask = np.zeros(shape, np.uint8)
     for polygon in getattr(outline, "geoms", [outline]):
@@ -166,18 +152,12 @@ def draw_regions(
 
     Parameters
     ----------
-    width_px, height_px : int
-        Canvas [px], multiples of 4.
-    mpp : float
-        Canvas resolution [µm/px].
-    tumour_share : float
-        Area of the tumour outline / area of the canvas [0–1]; not used for normal lung.
-    subtype : str
-        ``adenocarcinoma`` (glands with lumina), ``squamous`` (solid nests with keratin) or ``normal`` (alveoli).
-    frozen : bool
-        Ice-crystal clefts.
-    rng : numpy Generator
-        The section's stream for regions.
+    width_px, height_px : canvas [px], multiples of 4
+    mpp : canvas resolution [µm/px]
+    tumour_share : area of the tumour outline / area of the canvas [0–1]; not used for normal lung
+    subtype : ``adenocarcinoma`` (glands with lumina), ``squamous`` (solid nests with keratin) or ``normal`` (alveoli)
+    frozen : ice-crystal clefts
+    rng : the section's stream for regions
     """
     shape, unit = (height_px // COARSE, width_px // COARSE), 1 / (mpp * COARSE)  # mask px per µm
     normal = subtype == "normal"

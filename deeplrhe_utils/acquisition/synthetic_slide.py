@@ -44,7 +44,6 @@ class SlideRecipe:
     size_l0_px, section_l0_px : (width, height) of the slide and of a section [level-0 px]
     mpp, objective : level-0 resolution [µm/px] and objective power
     mpp_in_metadata, power_in_metadata : whether the file tells them
-    jpeg_quality : 1–100
     artefacts : (kind, number) pairs
     outline_error_um : how far the delivered tumour outline departs from the true one
     tile_px : side of a truth tile [px at 0.5 µm/px]
@@ -91,15 +90,9 @@ def slide_recipe(plan: CohortPlan, slide_id: str) -> SlideRecipe:
 
     Parameters
     ----------
-    plan : CohortPlan
-        The cohort.
-    slide_id : str
-        One of ``plan.slides.slide_id``.
+    slide_id : one of ``plan.slides.slide_id``
 
-    Raises
-    ------
-    ParameterError
-        The plan has no such slide.
+    Raises ParameterError: the plan has no such slide.
     """
     rows = plan.slides[plan.slides["slide_id"] == slide_id]
     if rows.empty:
@@ -147,22 +140,11 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
 
     Parameters
     ----------
-    plan : CohortPlan
-        The cohort.
-    slide_id : str
-        One of ``plan.slides.slide_id``.
-    folder, truth_folder : Path
-        Made if missing; without `truth_folder` no truth is written.
+    slide_id : one of ``plan.slides.slide_id``
+    folder, truth_folder : made if missing; without `truth_folder` no truth is written
 
-    Returns
-    -------
-    Path
-        The slide.
-
-    Raises
-    ------
-    ParameterError
-        The plan has no such slide.
+    Returns the slide.
+    Raises ParameterError: the plan has no such slide.
     """
     recipe = slide_recipe(plan, slide_id)
     path = Path(folder) / f"{slide_id}.svs"

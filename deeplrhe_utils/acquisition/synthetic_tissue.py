@@ -37,20 +37,14 @@ class TissueRecipe:
 
     Attributes
     ----------
-    width_px, height_px : int
-        Canvas [px], multiples of 4.
-    mpp : float
-        Canvas resolution [µm/px].
-    scale : int
-        Scan px per canvas px: 1 at 20×, 2 at 40×.
-    tumour_share : float
-        Area of the tumour outline / area of the canvas [0–1].
-    subtype : str
-        ``adenocarcinoma``, ``squamous`` or ``normal``.
-    frozen : bool
-        Frozen-like: ice-crystal clefts.
-    nuclear_area, nuclear_density, lymphocyte_share, chromatin_texture : float
-        Factors on the constants of this module. `nuclear_area` acts inside the subclone only.
+    width_px, height_px : canvas [px], multiples of 4
+    mpp : canvas resolution [µm/px]
+    scale : scan px per canvas px: 1 at 20×, 2 at 40×
+    tumour_share : area of the tumour outline / area of the canvas [0–1]
+    subtype : ``adenocarcinoma``, ``squamous`` or ``normal``
+    frozen : frozen-like: ice-crystal clefts
+    nuclear_area, nuclear_density, lymphocyte_share, chromatin_texture : factors on the constants of this module.
+        `nuclear_area` acts inside the subclone only.
     """
 
     width_px: int
@@ -72,15 +66,11 @@ class Tissue:
 
     Attributes
     ----------
-    nuclei : uint16, shape (height · scale, width · scale)
-        Haematoxylin of nuclei in 1 / ``DENSITY_UNIT``, at scan resolution.
-    haematoxylin, eosin : uint16, shape (height, width)
-        Everything else, in the same unit, on the canvas.
-    regions : Regions
-    tumour_nuclei, lymphocytes : Nuclei
-        What was drawn; the truth is counted from these.
-    cell_room : bool, a quarter of the canvas
-        Where tumour nuclei may lie; nuclear density is counted per area of it.
+    nuclei : uint16, shape (height · scale, width · scale); haematoxylin of nuclei in 1 / ``DENSITY_UNIT``, at scan
+        resolution
+    haematoxylin, eosin : uint16, shape (height, width); everything else, in the same unit, on the canvas
+    tumour_nuclei, lymphocytes : what was drawn; the truth is counted from these
+    cell_room : bool, a quarter of the canvas Where tumour nuclei may lie; nuclear density is counted per area of it
     """
 
     nuclei: NDArray[np.uint16]
@@ -97,11 +87,9 @@ def draw_tissue(recipe: TissueRecipe, streams: Streams) -> Tissue:
 
     Parameters
     ----------
-    recipe : TissueRecipe
-        Size, regions and attribute factors.
-    streams : callable
-        ``streams(name)`` gives an independent random generator; separate streams keep the regions of a section the
-        same whatever its effects are.
+    recipe : size, regions and attribute factors
+    streams : ``streams(name)`` gives an independent random generator; separate streams keep the regions of a section
+        the same whatever its effects are
     """
     regions = draw_regions(
         recipe.width_px, recipe.height_px, recipe.mpp, tumour_share=recipe.tumour_share, subtype=recipe.subtype,
@@ -140,12 +128,9 @@ def enlarge_rows(image: Map, top: int, bottom: int, factor: int) -> Map:
 
     Parameters
     ----------
-    image : ndarray, shape (height, width) or (height, width, channels), float32
-        Small image.
-    top, bottom : int
-        Rows of the enlarged image.
-    factor : int
-        At least 1.
+    image : ndarray, shape (height, width) or (height, width, channels), float32 Small image
+    top, bottom : rows of the enlarged image
+    factor : at least 1
     """
     if factor == 1:
         return image[top:bottom]

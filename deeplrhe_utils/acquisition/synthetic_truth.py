@@ -51,9 +51,7 @@ def drawn_outline(outline: BaseGeometry, error_px: float, rng: np.random.Generat
     Parameters
     ----------
     outline : shapely Polygon
-    error_px : float
-        Standard deviation of the distance between drawn and true line [px of `outline`]; 0 gives it unchanged.
-    rng : numpy Generator
+    error_px : standard deviation of the distance between drawn and true line [px of `outline`]; 0 gives it unchanged
     """
     if error_px == 0 or outline.is_empty:
         return outline
@@ -72,14 +70,10 @@ class SlideTruth:
 
     Parameters
     ----------
-    slide_id : str
     size_l0_px : (width, height)
-    mpp : float
-        Level-0 resolution [µm/px].
-    tile_px : int
-        Side of a truth tile [px at 0.5 µm/px].
-    scale : int
-        Level-0 px per canvas px.
+    mpp : level-0 resolution [µm/px]
+    tile_px : side of a truth tile [px at 0.5 µm/px]
+    scale : level-0 px per canvas px
     """
 
     def __init__(self, slide_id: str, size_l0_px: tuple[int, int], mpp: float, tile_px: int, scale: int) -> None:

@@ -42,8 +42,6 @@ class SlideName(NamedTuple):
 def parse_name(name: str) -> SlideName:
     """Fields of a TCGA slide's name; anything may follow the barcode.
 
-    Examples
-    --------
     >>> parse_name("TCGA-05-4244-01A-01-BS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs")
     SlideName(patient_id='TCGA-05-4244', site_id='05', sample_code='01', slide_type='BS')
     >>> parse_name("CMU-1-Small-Region.svs").patient_id is None

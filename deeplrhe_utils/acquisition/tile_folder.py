@@ -26,14 +26,10 @@ class TileFolder:
 
     Attributes
     ----------
-    slides : DataFrame
-        Table SLIDES; an image counts as a slide of one tile.
-    tiles : DataFrame
-        Table TILES; one row per readable image.
-    labels : DataFrame
-        Table LABELS; patient × class, the class names stand in the column gene.
-    notes : DataFrame
-        Column note: what a reader must know, one sentence per row.
+    slides : table SLIDES; an image counts as a slide of one tile
+    tiles : table TILES; one row per readable image
+    labels : table LABELS; patient × class, the class names stand in the column gene
+    notes : column note: what a reader must know, one sentence per row
     """
 
     slides: pd.DataFrame
@@ -47,25 +43,14 @@ def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
 
     Parameters
     ----------
-    data_dir : Path
-        Folder with one sub-folder per class, at least two.
-    groups_csv : str
-        CSV with the columns filename, label, group_id (others are ignored): images of one group come from
-        one field of tissue and must never be divided by a split. Empty: ``<data_dir>/groups.csv`` when it
-        is there, else every image is its own group, which the notes say.
+    data_dir : folder with one sub-folder per class, at least two
+    groups_csv : CSV with the columns filename, label, group_id (others are ignored): images of one group come from one
+        field of tissue and must never be divided by a split. Empty: ``<data_dir>/groups.csv`` when it is there, else
+        every image is its own group, which the notes say.
 
-    Returns
-    -------
-    TileFolder
-        Tables. Images that cannot be decoded are excluded slides with a reason.
-
-    Raises
-    ------
-    InputError
-        Missing folder, fewer than two classes, no image, two images of one name, images of different
-        sizes, images missing from `groups_csv` or the other way round.
-    LabelError
-        A group, or an image, with two classes.
+    Returns tables. Images that cannot be decoded are excluded slides with a reason.
+    Raises InputError: missing folder, fewer than two classes, no image, two images of one name, images of different
+    sizes, images missing from `groups_csv` or the other way round. LabelError: a group, or an image, with two classes.
     """
     data_dir = Path(data_dir).resolve()
     images = _find_images(data_dir)

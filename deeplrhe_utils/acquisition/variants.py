@@ -46,8 +46,6 @@ class VariantRule:
     drivers : (gene, protein change) pairs: only these count, if their class counts as well (:func:`read_drivers`)
     sample_codes : two digits of the TCGA sample barcode: 01 primary tumour (the tissue that slides show), 02 recurrent,
         06 metastatic. Empty takes all. Samples without such a code are always taken, and counted.
-
-    Raises ParameterError for a class that nobody uses, no class at all, a code that is not two digits.
     """
 
     classes: frozenset[str] = NON_SILENT
@@ -82,9 +80,6 @@ def judge(variants: pd.DataFrame, rule: VariantRule) -> pd.DataFrame:
     ----------
     variants : gene, protein_change, variant_class (one class, or several between ``/`` of which one applies), origin
         (the source's ``Mutation_Status`` or null; germline variants never count)
-
-    Returns `counts` (boolean; null where it cannot be told) and `fate` (why, in words), by the same index. Raises
-    LabelError for a class that nobody defined.
     """
     classes = [_classes(text) for text in variants["variant_class"]]
     named = zip(classes, variants["protein_change"], strict=True)

@@ -38,15 +38,11 @@ class Patience:
 
     Parameters
     ----------
-    attempts : int
-        Failures in a row, without anything new arriving, after which we give up.
-    first_wait_s, longest_wait_s : float
-        The wait before the second attempt doubles up to the longest [s]; a random part is added, so that many
-        clients do not return at the same moment.
-    longest_retry_after_s : float
-        A service that asks for a longer pause (``Retry-After``) is not waited for [s].
-    timeout_s : float
-        To connect (10 s at most), and for the next byte to arrive [s].
+    attempts : failures in a row, without anything new arriving, after which we give up
+    first_wait_s, longest_wait_s : the wait before the second attempt doubles up to the longest [s]; a random part is
+        added, so that many clients do not return at the same moment
+    longest_retry_after_s : a service that asks for a longer pause (``Retry-After``) is not waited for [s]
+    timeout_s : to connect (10 s at most), and for the next byte to arrive [s]
     """
 
     attempts: int = 8
@@ -73,20 +69,12 @@ class Service:
 
     Parameters
     ----------
-    endpoint : str
-        Such as ``https://api.gdc.cancer.gov``.
-    patience : Patience
-    token : str
-        Sent as ``X-Auth-Token``, to this service and nobody else.
-    connections : int
-        Connections at one time.
-    sleep : callable
-        What waits, in seconds.
+    endpoint : such as ``https://api.gdc.cancer.gov``
+    token : sent as ``X-Auth-Token``, to this service and nobody else
+    connections : connections at one time
+    sleep : what waits, in seconds
 
-    Raises
-    ------
-    ParameterError
-        The endpoint is no http(s) address, or the token cannot be sent.
+    Raises ParameterError: the endpoint is no http(s) address, or the token cannot be sent.
     """
 
     def __init__(
@@ -142,11 +130,8 @@ class Service:
     def get(self, path: str, **params: Any) -> Any:
         """The JSON answer to GET ``<endpoint>/<path>?<params>``.
 
-        Raises
-        ------
-        ServiceError
-            The service refuses (401, 403, 404 and other 4xx), redirects elsewhere, answers no JSON, or could not
-            be had within the patience.
+        Raises ServiceError: the service refuses (401, 403, 404 and other 4xx), redirects elsewhere, answers no JSON, or
+        could not be had within the patience.
         """
         return self._json("GET", path, params, None)
 
@@ -176,11 +161,7 @@ class Service:
             return state.attempt_number >= self.patience.attempts or len(wrong) >= _WRONG_ANSWERS
 
         tries = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Passing),
-            stop=spent,
-            wait=self.wait,
-            sleep=self._sleep,
-            reraise=True,
+            retry=tenacity.retry_if_exception_type(Passing), stop=spent, wait=self.wait, sleep=self._sleep, reraise=True
         )
         try:
             return tries(attempt)
@@ -205,10 +186,7 @@ class Service:
     def pause(self, failures: int, asked_s: float | None) -> float:
         """Seconds until the next attempt: longer and longer, with a random part, and never less than asked for.
 
-        Raises
-        ------
-        ServiceError
-            The service asks for a longer pause than the patience allows.
+        Raises ServiceError: the service asks for a longer pause than the patience allows.
         """
         patience = self.patience
         if (asked_s or 0.0) > patience.longest_retry_after_s:
@@ -234,12 +212,8 @@ class Service:
 
         Redirects are followed on the same host only, five at most.
 
-        Raises
-        ------
-        Passing
-            No connection, a time-out, a body that ends early, statuses 408, 425, 429 and 5xx.
-        ServiceError
-            Every other status, a redirect elsewhere or in a circle.
+        Raises Passing: no connection, a time-out, a body that ends early, statuses 408, 425, 429 and 5xx. ServiceError:
+        every other status, a redirect elsewhere or in a circle.
         """
         given = {name: value for name, value in (params or {}).items() if value is not None}
         url = f"{self.endpoint}/{path.lstrip('/')}"

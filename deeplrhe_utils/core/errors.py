@@ -8,12 +8,9 @@ class CompendiumError(Exception):
 
     Parameters
     ----------
-    what : str
-        What happened and to which file, row or gene (a full sentence without its full stop).
-    got, expected : str, optional
-        The offending value and what would have been right.
-    fix : str, optional
-        The next move, in the imperative.
+    what : what happened and to which file, row or gene (a full sentence without its full stop)
+    got, expected : the offending value and what would have been right
+    fix : the next move, in the imperative
     """
 
     def __init__(self, what: str, *, got: object = None, expected: str = "", fix: str = "") -> None:
@@ -57,10 +54,8 @@ class ServiceError(CompendiumError):
 
     Parameters
     ----------
-    what, got, expected, fix
-        As for every :class:`CompendiumError`.
-    status : int, optional
-        The HTTP status of a refusal. Texts also hold what the service said, and must not be searched for it.
+    what, got, expected, fix : as for every :class:`CompendiumError`
+    status : the HTTP status of a refusal. Texts also hold what the service said, and must not be searched for it.
     """
 
     def __init__(

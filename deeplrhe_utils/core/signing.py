@@ -30,13 +30,9 @@ def signed(facts: Mapping[str, Any]) -> dict[str, Any]:
 
     Parameters
     ----------
-    facts : mapping
-        What JSON can hold; earlier digests and signatures in it are replaced.
+    facts : what JSON can hold; earlier digests and signatures in it are replaced
 
-    Returns
-    -------
-    dict
-        `facts`, ``digests`` (first 16 characters of SHA-256 by part) and ``signature`` (64 characters).
+    Returns `facts`, ``digests`` (first 16 characters of SHA-256 by part) and ``signature`` (64 characters).
     """
     content = {key: value for key, value in facts.items() if key not in OWN_PARTS}
     digests = {key: sha256_text(canonical(value))[:16] for key, value in content.items()}

@@ -162,10 +162,10 @@ def on_one_line(text: str) -> str:
     return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
-def html_text(value: Any) -> str:
+def escaped(value: Any) -> str:
     """`value` as escaped HTML text, fit for attributes.
 
-    >>> html_text("<b>")
+    >>> escaped("<b>")
     '&lt;b&gt;'
     """
     return html.escape(str(value))

@@ -104,18 +104,10 @@ def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
 
     Parameters
     ----------
-    gathered : Gathered
-    rule : CohortRule
-    out : Path
-        Folder for ``cohort.json`` and the tables beside it
-        (:func:`~deeplrhe_utils.acquisition.cohort_files.write_cohort`), ``prevalence.csv`` and ``sites.csv``.
+    out : folder for ``cohort.json`` and the tables beside it
+        (:func:`~deeplrhe_utils.acquisition.cohort_files.write_cohort`), ``prevalence.csv`` and ``sites.csv``
 
-    Raises
-    ------
-    CohortError
-        Too few files for the rule.
-    ParameterError
-        Another cohort stands in `out`.
+    Raises CohortError: too few files for the rule. ParameterError: another cohort stands in `out`.
     """
     cohort = build(gathered.files, gathered.labels, gathered.clinical, rule)
     write_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
@@ -128,12 +120,9 @@ def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
 def prevalences(gathered: Gathered, cohort: Cohort) -> pd.DataFrame:
     """How often each gene is mutated, in the cohort and among all profiled patients.
 
-    Returns
-    -------
-    DataFrame
-        :data:`PREVALENCE_COLUMNS`: project (both together first), gene in the cohort's order, group
-        (:data:`CHOSEN`, :data:`EVERYBODY`), patients mutated and profiled, prevalence and Wilson's 95 % interval [%],
-        NaN where nobody is profiled. Patients without any slide on offer have no project and count in both together.
+    Returns :data:`PREVALENCE_COLUMNS`: project (both together first), gene in the cohort's order, group
+    (:data:`CHOSEN`, :data:`EVERYBODY`), patients mutated and profiled, prevalence and Wilson's 95 % interval [%], NaN
+    where nobody is profiled. Patients without any slide on offer have no project and count in both together.
     """
     named = gathered.files.dropna(subset=["patient_id", "project_id"])
     projects = dict(zip(named["patient_id"], named["project_id"], strict=True))
@@ -159,16 +148,7 @@ def _share(status: pd.Series) -> dict[str, float]:
 def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort:
     """The command: gather, choose, write tables and figures, and tell what was done.
 
-    Parameters
-    ----------
-    options : CohortOptions
-    say : callable
-        Takes lines for the user.
-
-    Raises
-    ------
-    CompendiumError
-        As :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
+    Raises CompendiumError: as :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
     """
     typed = tuple(text.strip() for text in options.genes.split(",") if text.strip())
     genes = typed or USUAL_GENES.get(options.rule, GENES)

@@ -54,12 +54,7 @@ class Targets(NamedTuple):
 
 
 def ready(
-    folder: Path,
-    rule: CohortRule,
-    sources: Services,
-    *,
-    given: Path | None = None,
-    drivers: Path | None = None,
+    folder: Path, rule: CohortRule, sources: Services, *, given: Path | None = None, drivers: Path | None = None
 ) -> Cohort:
     """The cohort of a run: the one that stands in its folder, else a given one, else one that is chosen now.
 
@@ -68,27 +63,14 @@ def ready(
 
     Parameters
     ----------
-    folder : Path
-        Where the run keeps its cohort (``cohort.json`` and the tables beside it), and nothing else.
-    rule : CohortRule
-    sources : Services
-    given : Path, optional
-        A cohort file that somebody shared, with the tables beside it; they are copied. Its rule and sources are its
+    folder : where the run keeps its cohort (``cohort.json`` and the tables beside it), and nothing else
+    given : a cohort file that somebody shared, with the tables beside it; they are copied. Its rule and sources are its
         own; of its genes, `rule` says which are used.
-    drivers : Path, optional
-        As for :func:`~deeplrhe_utils.running.cohort.gather`.
+    drivers : as for :func:`~deeplrhe_utils.running.cohort.gather`
 
-    Returns
-    -------
-    Cohort
-        With what its sources had to say in `notes`.
-
-    Raises
-    ------
-    ParameterError
-        Another cohort stands there, or one from other sources; the given one lacks a gene.
-    CompendiumError
-        As :func:`~deeplrhe_utils.running.cohort.gather` and `make_cohort`.
+    Returns Cohort: with what its sources had to say in `notes`.
+    Raises ParameterError: another cohort stands there, or one from other sources; the given one lacks a gene.
+    CompendiumError: as :func:`~deeplrhe_utils.running.cohort.gather` and `make_cohort`.
     """
     standing = folder / COHORT
     if not standing.exists():
@@ -167,30 +149,13 @@ def fetch(
 
     Parameters
     ----------
-    cohort : Cohort
-    folder : Path
-        Shared by all runs; ``<folder>/<id>/<file name>``.
-    endpoint : str
-        Of the GDC.
-    options : TransferOptions
-    memory : Path
-        CSV of the replacements; made when there are some.
-    allow_missing : bool
-        Go on when some slides could not be had; the report lists them.
-    accept_changed : bool
-        Take files whose content (MD5) is another today than when the cohort was signed.
-    say : callable
+    folder : shared by all runs; ``<folder>/<id>/<file name>``
+    memory : CSV of the replacements; made when there are some
+    allow_missing : go on when some slides could not be had; the report lists them
+    accept_changed : take files whose content (MD5) is another today than when the cohort was signed
 
-    Returns
-    -------
-    FetchedSlides
-
-    Raises
-    ------
-    RunError
-        Slides are missing, or are others than those that were signed.
-    CompendiumError
-        As :func:`~deeplrhe_utils.acquisition.download.download`.
+    Raises RunError: slides are missing, or are others than those that were signed. CompendiumError: as
+    :func:`~deeplrhe_utils.acquisition.download.download`.
     """
     known = pd.read_csv(memory, dtype=str, keep_default_na=False) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
     wanted = _wanted(cohort, known)
@@ -265,16 +230,11 @@ def targets(cohort: Cohort, kind: str) -> Targets:
 
     Parameters
     ----------
-    cohort : Cohort
-    kind : {"genes", "classes"}
-        Mutations of the patient; or normal, adenocarcinoma, squamous. A patient may have slides of two classes (a
-        tumour and normal tissue), so there the unit is the sample, ``TCGA-05-4244-11``; folds keep a patient's samples
-        together (:func:`~deeplrhe_utils.evaluation.splits.patient_folds`).
+    kind : {"genes", "classes"}; mutations of the patient; or normal, adenocarcinoma, squamous. A patient may have
+        slides of two classes (a tumour and normal tissue), so there the unit is the sample, ``TCGA-05-4244-11``; folds
+        keep a patient's samples together (:func:`~deeplrhe_utils.evaluation.splits.patient_folds`).
 
-    Raises
-    ------
-    ParameterError
-        Another kind.
+    Raises ParameterError: another kind.
     """
     chosen = cohort.chosen
     tumours = chosen["project_id"].map(SUBTYPES).fillna("")

@@ -29,10 +29,8 @@ def examine(out: Path, profiles: Path = places.PROFILES) -> str:
 
     Parameters
     ----------
-    out : Path
-        Where a run would be kept; its disk is the one that counts.
-    profiles : Path
-        Folder of the profiles.
+    out : where a run would be kept; its disk is the one that counts
+    profiles : folder of the profiles
     """
     machine = measure(out)
     lines = ["Machine", *_rows(_machine_rows(machine)), "", "Versions", *_rows(_version_rows()), "", "Profiles"]
@@ -138,27 +136,14 @@ def examine_slides(
 
     Parameters
     ----------
-    paths : sequence of Path
-        Slides, and folders that are searched by the rules of
-        :func:`~deeplrhe_utils.slides.inventory.scan_slides`.
-    mpp_csv : Path, optional
-        Resolutions that the user gives (columns slide_id,mpp [µm/px]).
-    csv : Path, optional
-        Where the whole table is written: full paths, all evidence, estimates.
-    estimate : bool
-        Whether slides without resolution get an estimate from their nuclei. It is shown, never used.
+    paths : slides, and folders that are searched by the rules of :func:`~deeplrhe_utils.slides.inventory.scan_slides`
+    mpp_csv : resolutions that the user gives (columns slide_id,mpp [µm/px])
+    csv : where the whole table is written: full paths, all evidence, estimates
+    estimate : whether slides without resolution get an estimate from their nuclei. It is shown, never used.
 
-    Returns
-    -------
-    (text, good)
-        A table with a line per file, and a summary; whether every file opens and has a usable resolution.
-
-    Raises
-    ------
-    ParameterError
-        A path is not there.
-    InputError
-        There is no slide at all, or `mpp_csv` is wrong.
+    Returns (text, good): a table with a line per file, and a summary; whether every file opens and has a usable
+    resolution.
+    Raises ParameterError: a path is not there. InputError: there is no slide at all, or `mpp_csv` is wrong.
     """
     from deeplrhe_utils.slides.inventory import read_mpp_overrides
 

@@ -9,8 +9,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.download import DONE, REPORT, TransferOptions, download_into, parse_rate
-from deeplrhe_utils.acquisition.download_folder import DownloadFolder
+from deeplrhe_utils.acquisition.download import DONE, REPORT, DownloadFolder, TransferOptions, download_into, parse_rate
 from deeplrhe_utils.acquisition.gdc import ENDPOINT, Gdc
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
@@ -51,25 +50,12 @@ def fetch_manifest(
 
     Parameters
     ----------
-    options : DownloadOptions
-    say : callable
-        Takes lines for the user.
-    patience : Patience, optional
-        Instead of the usual one with the options's time-out and retries.
+    patience : instead of the usual one with the time-out and retries
 
-    Returns
-    -------
-    DataFrame
-        The report, a row per file; see :func:`~deeplrhe_utils.acquisition.download.download`.
-
-    Raises
-    ------
-    ParameterError
-        The manifest, the token file or a value cannot be used.
-    ServiceError, DiskFullError, RunError, InputError
-        Nothing could be begun, or a report could not be written.
-    KeyboardInterrupt
-        After the summary was said.
+    Returns the report, a row per file; see :func:`~deeplrhe_utils.acquisition.download.download`.
+    Raises ParameterError: the manifest, the token file or a value cannot be used. ServiceError, DiskFullError,
+    RunError, InputError: nothing could be begun, or a report could not be written. KeyboardInterrupt: after the summary
+    was said.
     """
     if options.jobs < 1 or options.retries < 1 or not options.timeout > 0:
         raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")

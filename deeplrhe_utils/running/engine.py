@@ -19,39 +19,21 @@ WORKERS_S = 120
 
 
 def map_tasks(
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int = 1,
-    scheduler: str = "",
-    label: str = "",
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int = 1, scheduler: str = "", label: str = ""
 ) -> list[Result]:
     """``[function(item) for item in items]``, spread over processes or machines; the first failure ends it.
 
     Parameters
     ----------
-    function : callable
-        A function of a module (workers import it by name); it must not depend on order or state.
-    items : iterable
-        Arguments, one per task; small, since they travel to the workers.
-    workers : int
-        Local processes; 1 or less is a plain loop in this process.
-    scheduler : str
-        Address of a running Dask scheduler (``tcp://host:8786``); wins over `workers`.
-    label : str
-        Prefix of the progress line ``label: k/n``, printed at most every 10 s; "" prints none.
+    function : a function of a module (workers import it by name); it must not depend on order or state
+    items : arguments, one per task; small, since they travel to the workers
+    workers : local processes; 1 or less is a plain loop in this process
+    scheduler : address of a running Dask scheduler (``tcp://host:8786``); wins over `workers`
+    label : prefix of the progress line ``label: k/n``, printed at most every 10 s; "" prints none
 
-    Returns
-    -------
-    list
-        Results in the order of `items`, whatever the number of workers.
-
-    Raises
-    ------
-    CompendiumError
-        As the function raised it, with the item named.
-    RunError
-        For every other exception, with the item named and the original as its cause.
+    Returns results in the order of `items`, whatever the number of workers.
+    Raises CompendiumError: as the function raised it, with the item named. RunError: for every other exception, with
+    the item named and the original as its cause.
     """
     results: dict[int, Result] = {}
     todo = list(items)
@@ -79,10 +61,7 @@ def map_surviving(
     what kills its worker again has failed. With one worker and no scheduler everything runs in this process,
     which such an item would kill: use two.
 
-    Returns
-    -------
-    list
-        Results in the order of `items`.
+    Returns results in the order of `items`.
     """
     todo = list(items)
     results = dict(_spread(function, todo, workers, scheduler, label))

@@ -47,14 +47,10 @@ class Execution:
 
     Parameters
     ----------
-    source, partial : Path
-        The notebook, and where its executed copy grows (saved after every cell).
-    values : dict
-        Parameters to inject.
-    root, repository : Path
-        Run folder, and the kernel's working directory.
-    on_kernel : callable
-        Told the kernel's process id when it starts.
+    source, partial : the notebook, and where its executed copy grows (saved after every cell)
+    values : parameters to inject
+    root, repository : run folder, and the kernel's working directory
+    on_kernel : told the kernel's process id when it starts
     """
 
     source: Path

@@ -23,10 +23,7 @@ _SAME_PROCESS_S = 2.0  # creation times of one process agree within clock ticks
 def check_writable(root: Path) -> None:
     """Create `root` and prove that a file can be written there.
 
-    Raises
-    ------
-    InputError
-        When the folder cannot be created or written.
+    Raises InputError: when the folder cannot be created or written.
     """
     probe = root / f".probe.{os.getpid()}"
     try:
@@ -51,10 +48,7 @@ def holder(root: Path) -> int | None:
 def check_free(root: Path) -> None:
     """Refuse to work in `root` while another live runner does (the kernel's own runner is no stranger).
 
-    Raises
-    ------
-    RunError
-        When another runner holds the folder.
+    Raises RunError: when another runner holds the folder.
     """
     pid = holder(root)
     if pid is not None and str(pid) != os.environ.get(RUNNER_PID) and pid != os.getpid():
@@ -67,10 +61,7 @@ class RunLock:
 
     Parameters
     ----------
-    root : Path
-        The run folder.
-    command : str
-        What was typed; shown by nothing, kept for a person who looks.
+    command : what was typed; shown by nothing, kept for a person who looks
     """
 
     root: Path
@@ -81,12 +72,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         """Take the folder and end the leftovers of a killed run.
 
-        Raises
-        ------
-        InputError
-            When the folder cannot be written.
-        RunError
-            When another runner holds it.
+        Raises InputError: when the folder cannot be written. RunError: when another runner holds it.
         """
         check_writable(self.root)
         lock = FileLock(self.root / _LOCK)
@@ -125,10 +111,7 @@ def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
     Only call while holding the lock: then every other process that works for this folder is an orphan.
     With `own_kernels`, what this runner's finished or killed kernels left behind is ended as well.
 
-    Returns
-    -------
-    list of int
-        Process ids that were killed.
+    Returns process ids that were killed.
     """
     state = _state(root)
     copied = state.get("folder", str(root.resolve())) != str(root.resolve())  # then the kernel works for another folder

@@ -38,10 +38,7 @@ class Stage:
 def find_stages(folder: Path) -> list[Stage]:
     """All notebooks ``NN-name.ipynb`` of `folder`, in order.
 
-    Raises
-    ------
-    InputError
-        When the folder holds none, a file is no notebook, or two share a number.
+    Raises InputError: when the folder holds none, a file is no notebook, or two share a number.
     """
     stages = [read_stage(path) for path in sorted(folder.glob("*.ipynb")) if _FILE.match(path.name)]
     if not stages:

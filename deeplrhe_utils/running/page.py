@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.running.page_heat import heat_section
-from deeplrhe_utils.running.page_html import STATIC, link, page, section, table, text
+from deeplrhe_utils.running.page_html import STATIC, link, page, section
 from deeplrhe_utils.running.page_methods import limits_section, methods_section
 from deeplrhe_utils.running.page_sections import auc, claims, files, gallery, stages
 from deeplrhe_utils.running.profiles import Profile
-
-__all__ = ["page", "table", "text", "write_page"]
 
 ASSETS: Final = "page"
 _SCRIPTS: Final = ("openseadragon.min.js", "openseadragon.LICENSE.txt", "heat_layer.js", "report.js")
@@ -25,17 +24,11 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
 
     Parameters
     ----------
-    root : Path
-        Run folder.
-    profile : Profile
-        Its title and kind of input.
-    report : dict
-        Content of ``run.json``.
+    profile : its title and kind of input
+    report : content of ``run.json``
 
-    Returns
-    -------
-    The page. It needs nothing outside the run folder and no network. A file that is damaged is named in the section
-    that would have shown it.
+    Returns the page. It needs nothing outside the run folder and no network. A file that is damaged is named in the
+    section  that would have shown it.
     """
     shutil.rmtree(root / ASSETS, ignore_errors=True)  # all of it is written here, and slides may be fewer than before
     heat = heat_section(root, ASSETS)
@@ -53,7 +46,7 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
         "numbers": ("Numbers", files(root, "numbers")),
     }
     shown = {name: part for name, part in parts.items() if part[1]}
-    contents = "".join(f'<li><a href="#{name}">{text(title)}</a></li>' for name, (title, _) in shown.items())
+    contents = "".join(f'<li><a href="#{name}">{escaped(title)}</a></li>' for name, (title, _) in shown.items())
     body = "\n".join(
         [
             '<a class="skip" href="#main">Skip to the results</a>',
@@ -80,8 +73,8 @@ def _header(profile: Profile, report: dict[str, Any]) -> str:
         str(report.get("status", "")),
     ]
     banner = f'<p class="banner">{_SYNTHETIC}</p>' if profile.input == "synthetic" else ""
-    line = text(" · ".join(part for part in told if part))
-    return f'<header>{banner}<h1>{text(profile.title)}</h1><p class="soft">{line}</p></header>'
+    line = escaped(" · ".join(part for part in told if part))
+    return f'<header>{banner}<h1>{escaped(profile.title)}</h1><p class="soft">{line}</p></header>'
 
 
 def _footer(root: Path) -> str:

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import read_json, safe_name, write_text
-from deeplrhe_utils.running.page_html import link, text, url
+from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.running.page_html import link, url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,18 +37,11 @@ def heat_section(root: Path, assets: str) -> Heat:
 
     Parameters
     ----------
-    root : Path
-        Run folder; ``heatmaps/`` is read (:meth:`deeplrhe_utils.learning.heat.SlideScores.save`).
-    assets : str
-        Folder below `root` for the files ``slide-000.js`` and so on; slide names never choose a path.
+    root : run folder; ``heatmaps/`` is read (:meth:`deeplrhe_utils.learning.heat.SlideScores.save`)
+    assets : folder below `root` for the files ``slide-000.js`` and so on; slide names never choose a path
 
-    Returns
-    -------
-    Heat
-        Nothing when the run drew no map; a sentence when what it left cannot be read.
+    Returns nothing when the run drew no map; a sentence when what it left cannot be read.
 
-    Notes
-    -----
     A page opened from disk may not fetch data; it may load scripts. Hence scores travel as scripts, one per slide,
     loaded when the slide is chosen.
     """
@@ -57,7 +51,7 @@ def heat_section(root: Path, assets: str) -> Heat:
     try:
         slides, genes = _slides(root, folder)
     except (CompendiumError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Heat(f"<p>The stored heat maps cannot be shown: {text(error)}</p>", False)
+        return Heat(f"<p>The stored heat maps cannot be shown: {escaped(error)}</p>", False)
     if not slides or not genes:
         return Heat("<p>No slide has a score from a network that had not seen its patient: no map is drawn.</p>", False)
     for number, slide in enumerate(slides):
@@ -139,7 +133,7 @@ def _html(root: Path, assets: str, slides: list[dict[str, Any]], genes: list[str
         '<button type="button" id="heat-whole">Whole slide</button></span>',
     ])  # fmt: skip
     cut = [f"{s['name']}: {MOST_WINDOWS} of {s['total']} windows" for s in slides if s["total"] > MOST_WINDOWS]
-    note = f'<p class="soft">Drawn in part: {text("; ".join(cut))}.</p>' if cut else ""
+    note = f'<p class="soft">Drawn in part: {escaped("; ".join(cut))}.</p>' if cut else ""
     return (
         '<p>Each square is a window, coloured by the score of the network that did not train on the slide\'s patient; '
         "where nothing was measured, the slide is bare. Drag or use the arrow keys to move, press + and − to zoom "
@@ -159,7 +153,7 @@ def _static(root: Path, slides: list[dict[str, Any]]) -> str:
     figure = "figures/heatmaps.png"
     shown = f'<figure><img src="{url(figure)}" alt="Slides and their heat maps" loading="lazy"></figure>'
     rows = [
-        f'<tr><th scope="row">{text(slide["name"])}</th><td>{_exports(root, str(slide["name"]))}</td></tr>'
+        f'<tr><th scope="row">{escaped(slide["name"])}</th><td>{_exports(root, str(slide["name"]))}</td></tr>'
         for slide in slides
     ]
     sheets = sorted(p.name for p in (root / HEATMAPS).glob("contact_sheet_*.pdf"))
@@ -190,7 +184,7 @@ def _exports(root: Path, slide_id: str) -> str:
 
 def _menu(name: str, label: str, values: list[str], labels: list[str]) -> str:
     options = "".join(
-        f'<option value="{text(value)}">{text(said)}</option>' for value, said in zip(values, labels, strict=True)
+        f'<option value="{escaped(value)}">{escaped(said)}</option>' for value, said in zip(values, labels, strict=True)
     )
     return f'<label for="heat-{name}">{label}<select id="heat-{name}" name="{name}">{options}</select></label>'
 

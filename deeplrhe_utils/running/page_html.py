@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import deeplrhe_utils.reporting
+from deeplrhe_utils.core.text import escaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,44 +22,33 @@ def page(title: str, body: str, scripts: Sequence[str] = ()) -> str:
 
     Parameters
     ----------
-    title : str
-        Text.
-    body : str
-        HTML.
-    scripts : sequence of str
-        Addresses relative to the page, loaded in order once the page is read.
+    body : HTML
+    scripts : addresses relative to the page, loaded in order once the page is read
     """
     style = (STATIC / "page.css").read_text(encoding="utf-8")
     tags = "".join(f'<script src="{url(name)}" defer></script>' for name in scripts)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title>\n<style>\n{style}</style>{tags}</head>\n<body>\n{body}\n</body></html>\n"
+        f"<title>{escaped(title)}</title>\n<style>\n{style}</style>{tags}</head>\n<body>\n{body}\n</body></html>\n"
     )
-
-
-def text(value: Any) -> str:
-    """`value` as escaped HTML text.
-
-    >>> text("<b>")
-    '&lt;b&gt;'
-    """
-    return html.escape(str(value))
 
 
 def url(name: str) -> str:
     """A path relative to the page as an address, escaped for an attribute."""
-    return html.escape(quote(name))
+    return escaped(quote(name))
 
 
 def link(root: Path, name: str, label: str) -> str:
     """A link to a file of the run folder; "" when it is not there."""
-    return f'<a href="{url(name)}">{text(label)}</a>' if (root / name).is_file() else ""
+    return f'<a href="{url(name)}">{escaped(label)}</a>' if (root / name).is_file() else ""
 
 
 def section(name: str, title: str, body: str) -> str:
     """A section with a heading that ``#name`` leads to; "" when there is nothing to show."""
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{text(title)}</h2>\n{body}\n</section>' if body else ""
+    return (
+        f'<section aria-labelledby="{name}"><h2 id="{name}">{escaped(title)}</h2>\n{body}\n</section>' if body else ""
+    )
 
 
 def table(frame: pd.DataFrame, caption: str = "") -> str:
@@ -74,9 +63,9 @@ def rows_table(head: Sequence[str], rows: Sequence[str], caption: str = "") -> s
 
     Such a box must be reachable by keyboard, hence its tabindex and name.
     """
-    heads = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+    heads = "".join(f'<th scope="col">{escaped(name)}</th>' for name in head)
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    name = text(caption or ", ".join(head[:3]))
+    name = escaped(caption or ", ".join(head[:3]))
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="Table: {name}"><table>'
         f"<thead><tr>{heads}</tr></thead>\n<tbody>{body}</tbody></table></div>"
@@ -87,7 +76,7 @@ def cell(content: str, kind: str = "") -> str:
     """A cell; one that holds a sentence gets room for it."""
     kind = kind or ("long" if len(content) > _LONG else "")
     shown = content if kind == "number" else _short(content)
-    return f"<td{f' class={kind}' if kind else ''}>{text(shown)}</td>"
+    return f"<td{f' class={kind}' if kind else ''}>{escaped(shown)}</td>"
 
 
 def _short(content: str) -> str:

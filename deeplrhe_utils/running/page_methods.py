@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.claims import Numbers, read_numbers
 from deeplrhe_utils.reporting.documents import UNKNOWN, fill
-from deeplrhe_utils.running.page_html import text
 
 # One sentence after the other is shown when every number that it asks for is in the run; what a stage did is told
 # only by the stage's own numbers.
@@ -57,7 +57,7 @@ def methods_section(root: Path) -> str:
     if isinstance(numbers, str):
         return numbers
     paragraphs = [" ".join(said for said in map(_filled(numbers), part) if said) for part in _PARAGRAPHS]
-    return "\n".join(f"<p>{text(part)}</p>" for part in paragraphs if part)
+    return "\n".join(f"<p>{escaped(part)}</p>" for part in paragraphs if part)
 
 
 def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
@@ -77,7 +77,7 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     limits += [f"Stages without a result: {', '.join(unsettled)}."] if unsettled else []
     stale = [name for name, status in stages.items() if status == "stale"]
     limits += [f"Made by another notebook, code, parameters or inputs: {', '.join(stale)}."] if stale else []
-    return "<ul>" + "".join(f"<li>{text(limit)}</li>" for limit in limits) + "</ul>"
+    return "<ul>" + "".join(f"<li>{escaped(limit)}</li>" for limit in limits) + "</ul>"
 
 
 def _left_out(numbers: Numbers) -> list[str]:
@@ -109,4 +109,4 @@ def _numbers(root: Path) -> Numbers | str:
     try:
         return read_numbers(folder)
     except InputError as error:
-        return f"<p>{text(error)}</p>"
+        return f"<p>{escaped(error)}</p>"

@@ -10,7 +10,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-from deeplrhe_utils.running.page_html import cell, link, rows_table, text, url
+from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.running.page_html import cell, link, rows_table, url
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
 _DRAWN: Final = re.compile(r"run\.figure\(\s*f?[\"']([\w.-]+)[\"']")
@@ -77,8 +78,9 @@ def claims(root: Path) -> str:
     rows = []
     for line in found:
         traced = " ".join(_traced(root, one) for one in line["traced_to"].split("; ") if one)
-        verdict = f'<td><span class="badge">{text(line["verdict"])}</span></td>'
-        said = f'<td class="long">{text(line["statement"])} <span class="soft">({text(line["source"])})</span></td>'
+        verdict = f'<td><span class="badge">{escaped(line["verdict"])}</span></td>'
+        source = f'<span class="soft">({escaped(line["source"])})</span>'
+        said = f'<td class="long">{escaped(line["statement"])} {source}</td>'
         middle = "".join(cell(line[name]) for name in ("reported", "found", "interval"))
         rows.append(cell(line["id"]) + said + middle + verdict + f"<td>{traced or '–'}</td>")
     head = ("Claim", "Statement", "Reported", "This run", "Interval", "Verdict", "Traced to")
@@ -94,7 +96,7 @@ def _traced(root: Path, trace: str) -> str:
     known = re.fullmatch(r"(numbers|tables)/[\w.-]+", name) is not None
     file = name.rpartition("/")[2].removesuffix(".json")
     stage = file[:2] if file[:2].isdigit() else file
-    return (link(root, name, f"{stage}: {key}") if known else "") or text(trace)
+    return (link(root, name, f"{stage}: {key}") if known else "") or escaped(trace)
 
 
 def gallery(root: Path) -> str:
@@ -104,12 +106,12 @@ def gallery(root: Path) -> str:
         svg, address = link(root, f"figures/{png.stem}.svg", "SVG"), url(f"figures/{png.name}")
         title = png.stem.replace("_", " ")
         caption = said.get(png.stem, "")
-        alt = text(f"{title}: {caption}"[:_SHORT_ALT] if caption else title)
+        alt = escaped(f"{title}: {caption}"[:_SHORT_ALT] if caption else title)
         size = "".join(f' {name}="{value}"' for name, value in zip(("width", "height"), _size(png), strict=False))
         files = " · ".join(one for one in (link(root, f"figures/{png.name}", "PNG"), svg) if one)
         shown = f'<a href="{address}"><img src="{address}" alt="{alt}" loading="lazy"{size}></a>'
         figures.append(
-            f"<figure>{shown}<figcaption><b>{text(title)}</b> · {files}<br>{text(caption)}</figcaption></figure>"
+            f"<figure>{shown}<figcaption><b>{escaped(title)}</b> · {files}<br>{escaped(caption)}</figcaption></figure>"
         )
     return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
 
@@ -163,7 +165,7 @@ def _read(root: Path, name: str) -> list[dict[str, str]] | str:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.DictReader(stream, restkey="", restval=""))
     except (OSError, ValueError, csv.Error) as error:
-        return f"<p>{text(name)} cannot be read ({text(error)}).</p>"
+        return f"<p>{escaped(name)} cannot be read ({escaped(error)}).</p>"
     return rows or ""
 
 

@@ -113,15 +113,10 @@ def parse_parameters(source: str, where: str) -> list[Parameter]:
 
     Parameters
     ----------
-    source : str
-        Source of the cell tagged ``parameters``.
-    where : str
-        Name of the notebook, for errors.
+    source : source of the cell tagged ``parameters``
+    where : name of the notebook, for errors
 
-    Raises
-    ------
-    ParameterError
-        When a line is not ``name: type = literal  # comment`` or has another type.
+    Raises ParameterError: when a line is not ``name: type = literal  # comment`` or has another type.
     """
     try:
         tree, comments = ast.parse(source), _comments(source)

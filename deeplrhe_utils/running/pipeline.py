@@ -60,16 +60,10 @@ class Pipeline:
 
     Parameters
     ----------
-    profile : str
-        Name of the profile.
-    request : Request
-        Overrides and selection.
-    out : Path or None
-        Run folder, relative to the working directory; None is ``reports/<profile>`` of the repository.
-    fresh : bool
-        Forget the records of the selected stages and delete what they declared.
-    command : str
-        The command as typed, without ``--fresh``; shown as the way to resume.
+    request : overrides and selection
+    out : run folder, relative to the working directory; None is ``reports/<profile>`` of the repository
+    fresh : forget the records of the selected stages and delete what they declared
+    command : the command as typed, without ``--fresh``; shown as the way to resume
     """
 
     profile: str
@@ -98,14 +92,9 @@ class Pipeline:
     def run(self) -> Path:
         """Run the stages; return the report page.
 
-        Raises
-        ------
-        ParameterError
-            Before anything starts: an illegal stage, parameter or value.
-        InputError, RunError
-            When the folder cannot be used, or a stage failed (finished stages are kept).
-        KeyboardInterrupt
-            After Ctrl-C or SIGTERM, with the kernel ended and the way to resume printed.
+        Raises ParameterError: before anything starts: an illegal stage, parameter or value. InputError, RunError: when
+        the folder cannot be used, or a stage failed (finished stages are kept). KeyboardInterrupt: after Ctrl-C or
+        SIGTERM, with the kernel ended and the way to resume printed.
         """
         plan = make_plan(self._profile, self._stages, self.request, self.places.repository)
         self._check_out()

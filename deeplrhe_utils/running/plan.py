@@ -43,15 +43,10 @@ def make_plan(
 
     Parameters
     ----------
-    demand : bool
-        Whether the profile's required parameters must be given (not when only listing).
+    demand : whether the profile's required parameters must be given (not when only listing)
 
-    Raises
-    ------
-    ParameterError
-        For an unknown stage or parameter, a wrong type or value, or a missing required parameter.
-    InputError
-        When a path parameter names something that does not exist.
+    Raises ParameterError: for an unknown stage or parameter, a wrong type or value, or a missing required parameter.
+    InputError: when a path parameter names something that does not exist.
     """
     _check_profile_stages(profile, stages)
     selected = _selection(stages, request)

@@ -85,33 +85,18 @@ def predict(
 
     Parameters
     ----------
-    slides : Path
-        A slide, or a folder (:func:`~deeplrhe_utils.slides.inventory.scan_slides`). The patient of a slide is what its
-        name tells.
-    model : Path
-        File written by notebook 05.
-    out : Path
-        Made if missing. ``tiles.parquet`` receives a row per tile and gene: slide_id, tile_id, x_l0_px, y_l0_px,
+    slides : a slide, or a folder (:func:`~deeplrhe_utils.slides.inventory.scan_slides`). The patient of a slide is what
+        its name tells.
+    model : file written by notebook 05
+    out : made if missing. ``tiles.parquet`` receives a row per tile and gene: slide_id, tile_id, x_l0_px, y_l0_px,
         size_l0_px, gene, score (null: the tile cannot be read, or the network could not learn the gene).
-    options : PredictOptions, optional
-    tell : callable
-        Receives one line of text per slide without scores, and a summary.
+    tell : receives one line of text per slide without scores, and a summary
 
-    Returns
-    -------
-    DataFrame
-        What ``slides.csv`` receives, a row per file: slide_id, patient_id, path, status ("scored", "refused" because
-        the network was trained on the patient, "failed", "excluded"), reason, notes, n_tiles, n_unreadable, model_hash
-        and the mean score of every gene.
-
-    Raises
-    ------
-    ModelError
-        The model cannot be read, or does not fit tiles of this resolution.
-    InputError
-        There are no slides, or nothing can be written to `out`.
-    RunError
-        Another process writes there.
+    Returns DataFrame: what ``slides.csv`` receives, a row per file: slide_id, patient_id, path, status ("scored",
+    "refused" because the network was trained on the patient, "failed", "excluded"), reason, notes, n_tiles,
+    n_unreadable, model_hash and the mean score of every gene.
+    Raises ModelError: the model cannot be read, or does not fit tiles of this resolution. InputError: there are no
+    slides, or nothing can be written to `out`. RunError: another process writes there.
     """
     options, model = options or PredictOptions(), model.resolve()
     card = read_card(model)
@@ -174,11 +159,8 @@ def treat_slide(slide: Row, model: Path, scorer: SlideScorer) -> Treated:
 
     Parameters
     ----------
-    slide : dict
-        A row of table SLIDES with an absolute path.
-    model : Path
-        File written by notebook 05.
-    scorer : SlideScorer
+    slide : a row of table SLIDES with an absolute path
+    model : file written by notebook 05
     """
     side: dict[str, Any] = {"target_mpp": scorer.target_mpp, "tile_px": scorer.tile_px}
     tiles, reason, _ = tile_or_reason(slide, TilingRules(**side))

@@ -57,10 +57,7 @@ def profile_names(folder: Path) -> list[str]:
 def load_profile(name: str, folder: Path) -> Profile:
     """Read ``<folder>/<name>.yml``.
 
-    Raises
-    ------
-    ParameterError
-        When there is no such profile, it is not YAML, or it has unknown keys or wrong types.
+    Raises ParameterError: when there is no such profile, it is not YAML, or it has unknown keys or wrong types.
     """
     import yaml
 

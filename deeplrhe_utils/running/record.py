@@ -45,19 +45,11 @@ def start_run(stage: str, run_dir: str = "") -> Run:
 
     Parameters
     ----------
-    stage : str
-        Name of the notebook without suffix, such as ``02-tiling``.
-    run_dir : str
-        Run folder; relative to the repository root; "" is ``reports/smoke``.
+    stage : name of the notebook without suffix, such as ``02-tiling``
+    run_dir : run folder; relative to the repository root; "" is ``reports/smoke``
 
-    Raises
-    ------
-    ParameterError
-        When `stage` is not of the form ``NN-name``.
-    InputError
-        When the folder cannot be written.
-    RunError
-        When another runner works in the folder.
+    Raises ParameterError: when `stage` is not of the form ``NN-name``. InputError: when the folder cannot be written.
+    RunError: when another runner works in the folder.
     """
     if not _STAGE.match(stage):
         raise ParameterError("start_run got a malformed stage", got=repr(stage), expected="NN-name, such as 02-tiling")
@@ -78,12 +70,10 @@ class Run:
 
     Attributes
     ----------
-    stage, number : str
-        ``02-tiling`` and ``02``.
-    paths : RunPaths
-        Folders of the run. Partial results that later attempts may resume from belong in
-        ``paths.work / number`` and ``paths.models / number`` only: the runner deletes these two
-        folders whenever the stage's code, parameters or inputs have changed.
+    stage, number : ``02-tiling`` and ``02``
+    paths : folders of the run. Partial results that later attempts may resume from belong in ``paths.work / number``
+        and ``paths.models / number`` only: the runner deletes these two folders whenever the stage's code, parameters
+        or inputs have changed.
     """
 
     stage: str
@@ -112,10 +102,7 @@ class Run:
     def read_truth(self, name: str) -> pd.DataFrame:
         """Read a truth table of a synthetic cohort (``truth/<name>.parquet``).
 
-        Raises
-        ------
-        RunError
-            For stages before 08: a pipeline that could see the truth would prove nothing.
+        Raises RunError: for stages before 08: a pipeline that could see the truth would prove nothing.
         """
         if self.number < FIRST_READER_OF_TRUTH:
             what = f"Stage {self.number} asks for the planted truth"
@@ -169,10 +156,7 @@ class Run:
     def number_of(self, stage: str, name: str) -> Any:
         """A number another stage wrote.
 
-        Raises
-        ------
-        InputError
-            When that stage wrote no numbers, or none of that name.
+        Raises InputError: when that stage wrote no numbers, or none of that name.
         """
         path = self.paths.numbers / f"{stage}.json"
         if not path.is_file():
@@ -185,10 +169,7 @@ class Run:
     def declare(self, path: Path | str) -> Path:
         """Put a file, or a whole folder, inside the run folder on record as this stage's output.
 
-        Raises
-        ------
-        RunError
-            When it does not exist, or lies outside the run folder.
+        Raises RunError: when it does not exist, or lies outside the run folder.
         """
         absolute = self.resolve(str(path))
         if not absolute.is_relative_to(self.paths.root) or absolute == self.paths.root:

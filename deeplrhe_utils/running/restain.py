@@ -66,29 +66,16 @@ def normalize(
 
     Parameters
     ----------
-    paths : sequence of Path
-        See :func:`~deeplrhe_utils.running.restain_sources.find_sources`.
-    out : Path
-        Made if missing. Receives a folder of tiles or an OME-TIFF per slide, ``normalize.csv`` and the folder
+    paths : see :func:`~deeplrhe_utils.running.restain_sources.find_sources`
+    out : made if missing. Receives a folder of tiles or an OME-TIFF per slide, ``normalize.csv`` and the folder
         ``normalizer``, from which :func:`~deeplrhe_utils.stain.normalize.load_normalizer` reads.
-    options : NormalizeOptions, optional
-    tell : callable
-        Receives one line of text per slide, and some more.
+    tell : receives one line of text per slide, and some more
 
-    Returns
-    -------
-    list of dict
-        The rows of ``normalize.csv`` of these inputs, in order. A slide that fails is a row, not an exception.
-
-    Raises
-    ------
-    ParameterError
-        A parameter makes no sense; the output folder lies in an input; it holds other things, or slides that were
-        normalized in another way.
-    InputError, StainError, ModelError
-        There is nothing to normalize; nothing can be fitted; the model or reference cannot be used.
-    RunError
-        Another process writes there, or the disk is full; what is finished stays.
+    Returns the rows of ``normalize.csv`` of these inputs, in order. A slide that fails is a row, not an exception.
+    Raises ParameterError: a parameter makes no sense; the output folder lies in an input; it holds other things, or
+    slides that were normalized in another way. InputError, StainError, ModelError: there is nothing to normalize;
+    nothing can be fitted; the model or reference cannot be used. RunError: another process writes there, or the disk is
+    full; what is finished stays.
     """
     options = options or NormalizeOptions()
     options.check()

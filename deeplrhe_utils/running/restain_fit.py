@@ -45,12 +45,8 @@ def prepare(
 
     `tell` receives a line before a fit begins.
 
-    Raises
-    ------
-    ModelError, StainError, InputError
-        The model cannot be read; no source holds tissue; the reference cannot be read or matched to.
-    ParameterError
-        The model has no network that could be compiled.
+    Raises ModelError, StainError, InputError: the model cannot be read; no source holds tissue; the reference cannot be
+    read or matched to. ParameterError: the model has no network that could be compiled.
     """
     if options.model is not None:
         made = load_normalizer(options.model)
@@ -75,10 +71,7 @@ def fit(
 ) -> Normalizer:
     """Fit over all sources, on at most 24 of their tiles; sources that cannot be read are passed over.
 
-    Raises
-    ------
-    InputError, StainError
-        No source can be used, or the reference cannot.
+    Raises InputError, StainError: no source can be used, or the reference cannot.
     """
     seed = options.seed or 0
     ordered = sorted(sources, key=lambda source: source.name)

@@ -54,34 +54,21 @@ class NormalizeOptions:
 
     Attributes
     ----------
-    method : str
-        One of :data:`~deeplrhe_utils.stain.normalize.METHODS`; empty is "dcgmm".
-    model : Path, optional
-        Folder of a normalizer that is used instead of a fit.
-    reference : str
-        See :func:`~deeplrhe_utils.running.restain_sources.reference_source`; empty takes the medoid.
+    method : one of :data:`~deeplrhe_utils.stain.normalize.METHODS`; empty is "dcgmm"
+    model : folder of a normalizer that is used instead of a fit
+    reference : see :func:`~deeplrhe_utils.running.restain_sources.reference_source`; empty takes the medoid
     format : {"tiles", "ome-tiff"}
-    mpp : float, optional
-        Resolution of the output [µm/px], 0 for each slide's own. Default: 0.5 of tiles, its own of OME-TIFF.
-    mpp_csv : Path, optional
-        Table slide_id,mpp [µm/px] of slides whose files tell no resolution, or a wrong one.
-    tile_px : int
-        Side of the tiles [px].
-    quality : int, optional
-        JPEG quality of OME-TIFF; default 90.
-    lossless : bool
-        OME-TIFF without loss.
-    statistics_tiles : int
-        Most tiles that a slide's statistics come from.
-    fit_steps, seed : int, optional
-        Of the fit; default 300 and 0.
-    white : bool
-        Take the glass off every slide.
-    compiled : bool
-        Compile the pixel arithmetic.
-    thin_slide : {"error", "cohort"}, optional
-        Leave slides of too little tissue unchanged, or map them with the statistics of all. Default: "error", or the
-        model's.
+    mpp : resolution of the output [µm/px], 0 for each slide's own. Default: 0.5 of tiles, its own of OME-TIFF.
+    mpp_csv : table slide_id,mpp [µm/px] of slides whose files tell no resolution, or a wrong one
+    tile_px : side of the tiles [px]
+    quality : JPEG quality of OME-TIFF; default 90
+    lossless : OME-TIFF without loss
+    statistics_tiles : most tiles that a slide's statistics come from
+    fit_steps, seed : of the fit; default 300 and 0
+    white : take the glass off every slide
+    compiled : compile the pixel arithmetic
+    thin_slide : {"error", "cohort"}; leave slides of too little tissue unchanged, or map them with the statistics of
+        all. Default: "error", or the model's.
     """
 
     method: str = ""
@@ -183,16 +170,11 @@ def find_sources(paths: Sequence[Path]) -> Found:
 
     Parameters
     ----------
-    paths : sequence of Path
-        Slides, pictures, and folders, which are searched with all below them; hidden files, tables, outlines and
-        masks are passed over (:func:`~deeplrhe_utils.slides.inventory.find_files`).
+    paths : slides, pictures, and folders, which are searched with all below them; hidden files, tables, outlines and
+        masks are passed over (:func:`~deeplrhe_utils.slides.inventory.find_files`)
 
-    Raises
-    ------
-    ParameterError
-        A path is not there.
-    InputError
-        There is nothing to normalize, or two results would have one name.
+    Raises ParameterError: a path is not there. InputError: there is nothing to normalize, or two results would have one
+    name.
     """
     found: dict[Path, Source] = {}
     left_out: list[Path] = []
@@ -216,10 +198,7 @@ def find_sources(paths: Sequence[Path]) -> Found:
 def with_resolutions(sources: Sequence[Source], mpp_csv: Path) -> tuple[list[Source], list[str]]:
     """Sources with the resolutions of a table (:func:`~deeplrhe_utils.slides.inventory.read_mpp_overrides`).
 
-    Returns
-    -------
-    (sources, unused)
-        The sources, and the slides of the table that are none of them.
+    Returns (sources, unused): the sources, and the slides of the table that are none of them.
     """
     given = read_mpp_overrides(mpp_csv)
     new = [replace(s, mpp=given.get(s.path.stem)) if isinstance(s, SlideFile) else s for s in sources]
@@ -235,10 +214,7 @@ def source_of(path: Path) -> Source:
 def reference_source(text: str, sources: Sequence[Source]) -> Source:
     """The reference that a user means: the name or file of an input, or a slide, picture or folder elsewhere.
 
-    Raises
-    ------
-    ParameterError
-        It is neither an input nor a path, or a folder of more than one slide.
+    Raises ParameterError: it is neither an input nor a path, or a folder of more than one slide.
     """
     path = Path(text)
     for source in sources:
@@ -258,10 +234,7 @@ def reference_source(text: str, sources: Sequence[Source]) -> Source:
 def check_places(sources: Sequence[Source], paths: Sequence[Path], out: Path) -> None:
     """Make sure that no result can be taken for an input, or be written over one.
 
-    Raises
-    ------
-    ParameterError
-        The output folder lies in an input folder, or a result would lie where an input is.
+    Raises ParameterError: the output folder lies in an input folder, or a result would lie where an input is.
     """
     place = out.resolve()
     for path in paths:
@@ -291,10 +264,7 @@ def state_of(source: Source) -> list[list[str | int]]:
 def read_picture(path: Path) -> Tile:
     """One tile as uint8 RGB (H, W, 3); what is transparent becomes white.
 
-    Raises
-    ------
-    InputError
-        It cannot be decoded, is larger than :data:`TILE_LIMIT_PX`, or has other than 8 bits per channel.
+    Raises InputError: it cannot be decoded, is larger than :data:`TILE_LIMIT_PX`, or has other than 8 bits per channel.
     """
     name = _text(path.name)
     try:

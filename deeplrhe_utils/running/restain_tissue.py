@@ -78,10 +78,7 @@ class Readings:
         They are spread evenly over the tissue: as many as the options says, of small pictures as many as hold
         400,000 px of tissue; of a slide that has less, all.
 
-        Raises
-        ------
-        SlideError, InputError
-            None of a slide's tiles can be read, or one of its pictures cannot.
+        Raises SlideError, InputError: none of a slide's tiles can be read, or one of its pictures cannot.
         """
         most = self._recipe.statistics_tiles
         return _of_pictures(source, most) if isinstance(source, PictureFolder) else self._of_slide(source, most)
@@ -100,10 +97,7 @@ class Readings:
 def frame_of(slide: Slide, wanted_mpp: float) -> WholeFrame:
     """Size and resolution at which whole pixels of a level are averaged, nearest to the one wanted (0: level 0).
 
-    Raises
-    ------
-    SlideError
-        That would be finer than the slide, or nothing would be left of it.
+    Raises SlideError: that would be finer than the slide, or nothing would be left of it.
     """
     factor = wanted_mpp / slide.mpp if wanted_mpp else 1.0
     if factor < 1 - _OFF:
@@ -123,10 +117,7 @@ def frame_of(slide: Slide, wanted_mpp: float) -> WholeFrame:
 def examine(source: SlideFile, options: NormalizeOptions) -> Examined:
     """Find a slide's tissue by the rules of notebook 02 (:func:`~deeplrhe_utils.slides.tiling.tile_slide`).
 
-    Raises
-    ------
-    SlideError, InputError
-        The slide cannot be opened, has no resolution, or is smaller than one tile.
+    Raises SlideError, InputError: the slide cannot be opened, has no resolution, or is smaller than one tile.
     """
     wanted = options.wanted_mpp
     with source.open() as slide:

@@ -60,16 +60,9 @@ def write_tiles(source: SlideFile, examined: Examined, plan: Plan, folder: Path)
     Parameters
     ----------
     source, examined : the slide and its tiles
-    plan : Plan
-    folder : Path
-        Replaced as a whole.
+    folder : replaced as a whole
 
-    Raises
-    ------
-    SlideError
-        No tile can be decoded, or the file was changed meanwhile.
-    RunError
-        The disk is full.
+    Raises SlideError: no tile can be decoded, or the file was changed meanwhile. RunError: the disk is full.
     """
     rows: list[dict[str, Any]] = []
     with atomic_folder(folder) as part, source.open() as slide:
@@ -101,12 +94,7 @@ def _row(square: Square, mpp: float) -> dict[str, Any]:
 def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
     """Normalize every picture of a tile folder into a folder of PNG files; ``tiles.csv`` tells which is which.
 
-    Raises
-    ------
-    InputError
-        A picture cannot be read or normalized; it is named.
-    RunError
-        The disk is full.
+    Raises InputError: a picture cannot be read or normalized; it is named. RunError: the disk is full.
     """
     rows = [{"file": source.target(file), "source": os.fsencode(file.name).decode("utf-8", "backslashreplace")}
             for file in source.files]  # fmt: skip
@@ -127,12 +115,7 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
 def write_slide(source: SlideFile, examined: Examined, plan: Plan, path: Path, options: NormalizeOptions) -> Written:
     """Normalize a whole slide into a pyramidal OME-TIFF; places without tissue are passed through.
 
-    Raises
-    ------
-    SlideError
-        The slide cannot be opened, or was changed meanwhile.
-    RunError
-        The disk is full.
+    Raises SlideError: the slide cannot be opened, or was changed meanwhile. RunError: the disk is full.
     """
     frame = examined.frame
     assert frame is not None

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Final
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.auc import DELONG
 from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.roc import curve, gene_metrics
 from deeplrhe_utils.evaluation.score_file import Scores, parse_columns, read_scores
 from deeplrhe_utils.evaluation.units import RULES, UNITS, aggregate, align_folds, with_labels
-from deeplrhe_utils.running.page import page, table, text
+from deeplrhe_utils.running.page_html import page, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,22 +72,12 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: Tell
 
     Parameters
     ----------
-    path : Path
-        A CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``.
-    out : Path
-        Folder of the results; files of those names in it are replaced.
-    options : ScoreOptions, optional
-    tell : callable
-        Receives lines of text.
+    path : a CSV (:func:`~deeplrhe_utils.evaluation.score_file.read_scores`) or DeepPATH's ``out_filename_Stats.txt``
+    out : folder of the results; files of those names in it are replaced
+    tell : receives lines of text
 
-    Returns
-    -------
-    What ``auc.csv`` receives
-
-    Raises
-    ------
-    InputError, LabelError, ParameterError
-        As the readers; a unit that the file does not name.
+    Returns what ``auc.csv`` receives.
+    Raises InputError, LabelError, ParameterError: as the readers; a unit that the file does not name.
     """
     options = options or ScoreOptions()
     scores = _read(path, options)
@@ -191,13 +182,15 @@ def _save(figure: Figure, path: Path) -> None:
 
 def _page(path: Path, scores: Scores, found: pd.DataFrame, options: ScoreOptions, out: Path) -> str:
     lines = [
-        f"<h1>Scores of {text(Path(path).name)}</h1>",
+        f"<h1>Scores of {escaped(Path(path).name)}</h1>",
         f'<p class="soft">{options.resamples:,} draws, seed {options.seed}; intervals: 95 %. AUCs with fewer than '
         f"{options.min_positives} patients in a class are not estimable.</p>",
-        *(f"<p>{text(note)}</p>" for note in scores.notes),
+        *(f"<p>{escaped(note)}</p>" for note in scores.notes),
     ]  # fmt: skip
     if len(scores.units) > 1:
-        lines.append(f"<p>Scores of tiles or slides become a patient's score by the rule “{text(options.rule)}”.</p>")
+        lines.append(
+            f"<p>Scores of tiles or slides become a patient's score by the rule “{escaped(options.rule)}”.</p>"
+        )
     kept = found["gene"][found["status"] == "estimated"].nunique()
     drawn = f"; the first {_DRAWN} of {kept}" if kept > _DRAWN else ""
     for name, title, said in (

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.labels import BARCODE, patient_of_slide
+from deeplrhe_utils.acquisition.labels import BARCODE, labels_of_cells, patient_of_slide
 from deeplrhe_utils.core.errors import LabelError, ParameterError
-from deeplrhe_utils.core.schemas import LABELS
-from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import read_csv_text, shortened
 
 if TYPE_CHECKING:
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
 SCHEMES: Final = ("tile", "slide", "patient", "site")
 _IDENTIFIERS: Final = ("patient_id", "slide_id", "tile_id", "site_id")
-_STATUS: Final = {"0": 0, "1": 1, "": None}
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,6 @@ class SplitOptions:
     shares : ``"70/15/15"`` for train, valid and test; empty for folds
     sites : a CSV of patient_id and site_id, or the name of a column of the labels; empty: the column site_id, else the
         second field of TCGA barcodes
-    seed : of everything random
     out : file to write; None: ``<labels>-<scheme>-split.json`` in the working folder
     hashed : write pseudonyms instead of names
     """
@@ -77,25 +73,12 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
 
     Parameters
     ----------
-    labels_csv : Path
-        Long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`.
-    options : SplitOptions
-    say : callable
-        Receives the report.
+    labels_csv : long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`
+    say : receives the report
 
-    Returns
-    -------
-    Path
-        The file that was written.
-
-    Raises
-    ------
-    LabelError
-        The labels are malformed, or a site is unknown.
-    CohortError
-        Too few units, or sites, for what was asked.
-    ParameterError
-        What was asked cannot be, or another split stands in the file.
+    Returns the file that was written.
+    Raises LabelError: the labels are malformed, or a site is unknown. CohortError: too few units, or sites, for what
+    was asked. ParameterError: what was asked cannot be, or another split stands in the file.
     """
     import pandas as pd
 
@@ -130,16 +113,11 @@ def balance(splits: pd.DataFrame, labels: pd.DataFrame, members: pd.DataFrame) -
 
     Parameters
     ----------
-    splits, labels : DataFrame
-        Tables SPLITS and LABELS.
-    members : DataFrame
-        Identifiers of what was divided.
+    splits, labels : tables SPLITS and LABELS
+    members : identifiers of what was divided
 
-    Returns
-    -------
-    DataFrame
-        A row per fold (or train, valid, test): units, patients, sites where they are known, then for each gene its
-        positives as "positive/known" patients.
+    Returns a row per fold (or train, valid, test): units, patients, sites where they are known, then for each gene its
+    positives as "positive/known" patients.
     """
     import pandas as pd
 
@@ -205,23 +183,14 @@ def read_split_labels(path: Path, options: SplitOptions) -> SplitLabels:
 
     Parameters
     ----------
-    path : Path
-        CSV, UTF-8 with or without byte order mark. Long: patient_id (or slide_id, tile_id), gene, status and nothing
+    path : CSV, UTF-8 with or without byte order mark. Long: patient_id (or slide_id, tile_id), gene, status and nothing
         else but identifiers. Wide: every column that is no identifier is a gene. Values are 0, 1 or empty. Where
         patient_id is missing it is taken from the TCGA barcode of slide_id; TCGA barcodes are cut to the patient's 12
         characters.
-    options : SplitOptions
 
-    Returns
-    -------
-    SplitLabels
-        Without patients that have no known label, who are named in `left_out`.
-
-    Raises
-    ------
-    LabelError
-        Names file, row and column: an unknown column, a value that is no label, rows that contradict each other, an
-        identifier that is empty, missing, or belongs to two patients.
+    Returns SplitLabels: without patients that have no known label, who are named in `left_out`.
+    Raises LabelError: names file, row and column: an unknown column, a value that is no label, rows that contradict
+    each other, an identifier that is empty, missing, or belongs to two patients.
     """
     table = read_csv_text(Path(path))
     site_column = options.sites if options.sites in table.columns else ""
@@ -267,8 +236,6 @@ def _members(table: pd.DataFrame, path: Path, scheme: str) -> pd.DataFrame:
 
 def _labels(table: pd.DataFrame, patients: pd.Series, path: Path) -> pd.DataFrame:
     """Table LABELS; rows that agree are merged."""
-    import pandas as pd
-
     others = [c for c in table.columns if c not in _IDENTIFIERS]
     long = {"gene", "status"} & set(others)
     if long and set(others) != {"gene", "status"}:
@@ -278,30 +245,13 @@ def _labels(table: pd.DataFrame, patients: pd.Series, path: Path) -> pd.DataFram
                          fix=f"Add or remove: {', '.join(odd)}")  # fmt: skip
     if not others:
         raise LabelError(f"{path} has no gene column", got=", ".join(table.columns))
-    calls: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, (patient, row) in enumerate(zip(patients, table.to_dict("records"), strict=True), start=2):
-        cells = [(row["gene"], row["status"], "status")] if long else [(g, row[g], g) for g in others]
-        for gene, text, column in cells:
-            _add(calls, str(patient), str(gene), str(text), f"{path}, row {number}, column {column}", number)
-    rows = [(p, g, _STATUS[text]) for (p, g), (text, _) in calls.items()]
-    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
-    return conform(frame.assign(source=Path(path).name), LABELS)
-
-
-def _add(
-    calls: dict[tuple[str, str], tuple[str, int]], patient: str, gene: str, text: str, where: str, number: int
-) -> None:
-    if not gene:
-        raise LabelError(f"{where}: the gene is empty")
-    if text not in _STATUS:
-        raise LabelError(f"{where}: the value is not a label", got=repr(text),
-                         expected="0 (wild type), 1 (mutated) or empty (not profiled)",
-                         fix="If this column is no gene, remove it")  # fmt: skip
-    earlier, row = calls.setdefault((patient, gene), (text, number))
-    if earlier != text:
-        raise LabelError(f"{where}: patient {patient} contradicts row {row}",
-                         got=f"{text or 'empty'} after {earlier or 'empty'}",
-                         expected="one value per patient and gene")  # fmt: skip
+    rows = enumerate(zip(patients, table.to_dict("records"), strict=True), start=2)
+    cells = (
+        (number, patient, *cell)
+        for number, (patient, row) in rows
+        for cell in ([(row["gene"], row["status"], "status")] if long else [(g, row[g], g) for g in others])
+    )
+    return labels_of_cells(cells, Path(path))
 
 
 def _with_sites(members: pd.DataFrame, options: SplitOptions, column: str, path: Path) -> pd.DataFrame:

@@ -209,12 +209,8 @@ def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:
 
     Parameters
     ----------
-    stage : str
-        Name of the notebook without suffix.
-    root : Path
-        Run folder.
-    namespace : dict
-        The notebook's variables; its parameters are read from there.
+    stage : name of the notebook without suffix
+    namespace : the notebook's variables; its parameters are read from there
     """
     number = stage[:2]
     key = _key_by_hand(stage, root, namespace)

@@ -41,20 +41,13 @@ def make_spec(preset: str, settings: Sequence[str], seed: int | None = None) -> 
 
     Parameters
     ----------
-    preset : str
-        One of :data:`PRESETS`.
-    settings : sequence of ``name=value``
-        Fields of :class:`CohortSpec`, or a gene and its effect size d, such as ``TP53=1.0``.
-    seed : int, optional
-        Wins over the preset's.
+    preset : one of :data:`PRESETS`
+    settings : sequence of ``name=value``; fields of :class:`CohortSpec`, or a gene and its effect size d, such as
+        ``TP53=1.0``
+    seed : wins over the preset's
 
-    Raises
-    ------
-    ParameterError
-        Unknown preset or name, or a value that is no number or out of range.
+    Raises ParameterError: unknown preset or name, or a value that is no number or out of range.
 
-    Examples
-    --------
     >>> make_spec("smoke", ["n_slides=3", "TP53=0"], seed=7).n_slides
     3
     """
@@ -85,20 +78,11 @@ def write_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, scheduler:
 
     Parameters
     ----------
-    spec : CohortSpec
-    folder : Path
-        Made if missing. Holds ``slides``, ``truth``, the tables and ``SHA256SUMS`` in the end.
-    workers, scheduler :
-        As in :func:`~deeplrhe_utils.running.engine.map_tasks`; they never change a byte.
+    folder : made if missing. Holds ``slides``, ``truth``, the tables and ``SHA256SUMS`` in the end.
+    workers, scheduler : as in :func:`~deeplrhe_utils.running.engine.map_tasks`; they never change a byte
 
-    Raises
-    ------
-    ParameterError
-        The folder holds a cohort with other parameters.
-    RunError
-        Another process writes there, too little disk, or a slide could not be written; what is finished stays.
-    InputError
-        The folder cannot be written.
+    Raises ParameterError: the folder holds a cohort with other parameters. RunError: another process writes there, too
+    little disk, or a slide could not be written; what is finished stays. InputError: the folder cannot be written.
     """
     plan = synthetic.plan_cohort(spec)
     check_writable(folder)

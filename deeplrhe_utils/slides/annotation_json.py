@@ -13,7 +13,6 @@ from shapely.geometry import mapping, shape
 
 from deeplrhe_utils.core.errors import AnnotationError
 from deeplrhe_utils.core.files import write_json
-from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
 from deeplrhe_utils.slides.annotation_regions import (
     AREAS,
     Exclusion,
@@ -22,8 +21,10 @@ from deeplrhe_utils.slides.annotation_regions import (
     checked_area,
     joined,
     outline_of,
+    read_bytes,
     some_area,
     subtract,
+    to_text,
 )
 
 CAMELYON_CLASS: Final = "Tumor"
@@ -40,18 +41,11 @@ def read_geojson(path: Path) -> Regions:
 
     Parameters
     ----------
-    path : Path
-        The file; coordinates are level-0 px.
+    path : the file; coordinates are level-0 px
 
-    Returns
-    -------
-    Regions
-        A list of Region in file order, at least one.
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is empty or not GeoJSON, an outline is malformed, or there is no area.
+    Returns a list of Region in file order, at least one.
+    Raises AnnotationError: the file cannot be read, is empty or not GeoJSON, an outline is malformed, or there is no
+    area.
     """
     return _from_geojson(_load(to_text(read_bytes(path), path.name), path.name), path.name)
 
@@ -65,15 +59,10 @@ def regions_from_json(text: str, name: str) -> Regions:
 
     Parameters
     ----------
-    text : str
-        The JSON text; coordinates are level-0 px.
-    name : str
-        Name of the file, for errors.
+    text : the JSON text; coordinates are level-0 px
+    name : name of the file, for errors
 
-    Raises
-    ------
-    AnnotationError
-        It is neither, an outline is malformed, or there is no area.
+    Raises AnnotationError: it is neither, an outline is malformed, or there is no area.
     """
     document = _load(text, name)
     if isinstance(document, dict) and "type" not in document and {"positive", "negative"} & set(document):
@@ -182,16 +171,8 @@ def write_geojson(regions: Sequence[Region], path: Path) -> Path:
 
     Parameters
     ----------
-    regions : sequence of Region
-        Outlines [level-0 px]; :func:`read_geojson` gives back equal regions: geometry with holes and parts,
-        class, name, and note (as QuPath metadata).
-    path : Path
-        Where to.
-
-    Returns
-    -------
-    Path
-        `path`.
+    regions : outlines [level-0 px]; :func:`read_geojson` gives back equal regions: geometry with holes and parts,
+        class, name, and note (as QuPath metadata)
     """
     features = []
     for region in regions:

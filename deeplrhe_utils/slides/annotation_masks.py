@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import cv2
@@ -16,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
-from deeplrhe_utils.slides.annotation_files import read_bytes
 from deeplrhe_utils.slides.annotation_regions import Region, Regions, checked_area, some_area
 
 LARGEST_MASK_PX: Final = 2**26  # a slide of 200 000 × 80 000 px at a downsample of 16
@@ -30,99 +27,46 @@ _READ_ERRORS: Final = (
 )  # fmt: skip
 
 
-def read_mask(path: Path, width_l0_px: int, height_l0_px: int, *, values: Mapping[int, str] | None = None) -> Regions:
-    """Read a label image that covers the whole slide.
+def regions_from_mask(data: bytes, name: str, slide_px: tuple[int, int]) -> Regions:
+    """The region of a label image that covers the whole slide: every value but 0 is inside.
 
-    The pixels' edges become the outline: nothing is smoothed, holes are kept, and the area is the number of
-    pixels times the area of one. Pixels that share an edge are connected (4-connectivity); pixels that meet in a
-    corner only are two parts, and holes that meet so are two holes. The mask is laid over the whole slide, so
-    that a pixel measures width_l0_px / columns by height_l0_px / rows; where the slide's size is no multiple of
-    the mask's, this is within one mask pixel of any other way to lay it.
-
-    Parameters
-    ----------
-    path : Path
-        PNG or TIFF of one page and one channel: black and white, grey, palette (the indices count), 16 or
-        32 bit. 0 is outside.
-    width_l0_px, height_l0_px : int
-        Size of the slide [level-0 px].
-    values : mapping of int to str, optional
-        Classes of the pixel values that count; other values are left out, which ``left_out`` tells. Without
-        it, every value but 0 is inside, of no class; an 8-bit image of more than :data:`MOST_LABELS` values
-        is then refused, because it is a picture or a smoothed mask, not labels.
-
-    Returns
-    -------
-    Regions
-        One region for each value (without `values`, one), of as many parts as there are; in the order of
-        `values`. Level-0 px.
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is no PNG or TIFF, has several pages or channels, more than
-        :data:`LARGEST_MASK_PX` pixels, more than :data:`LARGEST_CORNERS` corners (noise), another aspect than
-        the slide or more pixels than it, or no pixel inside.
-    ParameterError
-        The size is not positive, or `values` is empty or holds 0.
-    """
-    return regions_from_mask(read_bytes(path), path.name, (width_l0_px, height_l0_px), values)
-
-
-def regions_from_mask(
-    data: bytes, name: str, slide_px: tuple[int, int], values: Mapping[int, str] | None = None
-) -> Regions:
-    """Regions of the bytes of an image; see :func:`read_mask`.
+    The pixels' edges become the outline: nothing is smoothed, holes are kept, and the area is the number of pixels
+    times the area of one. Pixels that share an edge are connected (4-connectivity); pixels that meet in a corner only
+    are two parts, and holes that meet so are two holes. The mask is laid over the whole slide, so that a pixel measures
+    width / columns by height / rows; where the slide's size is no multiple of the mask's, this is within one mask pixel
+    of any other way to lay it.
 
     Parameters
     ----------
-    data : bytes
-        The file.
-    name : str
-        Its name, for errors.
-    slide_px : (width, height)
-        Size of the slide [level-0 px].
-    values : mapping of int to str, optional
-        See :func:`read_mask`.
+    data : a PNG or TIFF of one page and one channel: black and white, grey, palette (the indices count), 16 or 32 bit
+    name : of the file, for errors
+    slide_px : (width, height) [level-0 px]
 
-    Raises
-    ------
-    AnnotationError, ParameterError
-        See :func:`read_mask`.
+    Returns one region of no class, of as many parts as there are [level-0 px].
+    Raises AnnotationError: no PNG or TIFF, several pages or channels, more than :data:`LARGEST_MASK_PX` pixels, more
+    than :data:`LARGEST_CORNERS` corners (noise), more than :data:`MOST_LABELS` values in 8 bits (a picture or a
+    smoothed mask), another aspect than the slide or more pixels than it, no pixel inside. ParameterError: the size is
+    not positive.
     """
-    if min(slide_px) < 1 or (values is not None and (not values or 0 in values)):
-        raise ParameterError(
-            f"Annotation {name}: a mask needs a slide of a size, and values to read other than 0 (outside)",
-            got=f"size {slide_px}, values {values}",
-        )
+    if min(slide_px) < 1:
+        raise ParameterError(f"Annotation {name}: a mask needs a slide of a size", got=f"size {slide_px}")
     labels, mode = _labels(data, name)
     scale = _scale(labels.shape, slide_px, name)
-    present = _present(labels)
-    if values is None:
-        _check_labels(present, mode, name)
-        regions = [_region(labels != 0, "", scale, name)] if set(present) - {0} else []
-        return some_area(regions, ["no pixel other than 0"], name)
-    regions = [_region(labels == value, values[value], scale, name) for value in values if value in present]
-    others = [value for value in present if value and value not in values]
-    left_out = [f"{present[value]} pixel(s) of value {value} are not among the values asked for" for value in others]
-    return some_area(regions, left_out if others or regions else ["no pixel other than 0"], name)
-
-
-def _check_labels(present: Mapping[int, int], mode: str, name: str) -> None:
-    """Refuse pictures and smoothed masks, whose every pixel would be inside."""
-    if mode in _EIGHT_BIT and len(present) > MOST_LABELS:
-        raise AnnotationError(
-            f"Mask {name} is a picture or a smoothed mask, not labels",
-            got=f"{len(present)} values",
-            expected=f"at most {MOST_LABELS} values",
-            fix="Threshold it, or say which values count",
-        )
-
-
-def _region(inside: NDArray[np.bool_], classification: str, scale: NDArray[np.float64], name: str) -> Region:
-    outline = shapely.transform(trace_edges(inside, name), lambda points: points * scale)
+    _check_labels(labels, mode, name)
+    if not labels.any():
+        return some_area([], ["no pixel other than 0"], name)
+    outline = shapely.transform(trace_edges(labels != 0, name), lambda points: points * scale)
     geometry, note = checked_area(outline, f"Mask {name}")
-    return Region(geometry, classification, note=note)
+    return Regions([Region(geometry, note=note)])
+
+
+def _check_labels(labels: NDArray[Any], mode: str, name: str) -> None:
+    """Refuse pictures and smoothed masks, whose every pixel would be inside."""
+    if mode in _EIGHT_BIT and (present := np.count_nonzero(np.bincount(labels.ravel()))) > MOST_LABELS:
+        raise AnnotationError(
+            f"Mask {name} is a picture or a smoothed mask, not labels", got=f"{present} values",
+            expected=f"at most {MOST_LABELS} values", fix="Threshold it",
+        )  # fmt: skip
 
 
 def _labels(data: bytes, name: str) -> tuple[NDArray[Any], str]:
@@ -181,15 +125,6 @@ def _scale(shape: tuple[int, ...], slide_px: tuple[int, int], name: str) -> NDAr
     return slide / mask_px
 
 
-def _present(labels: NDArray[Any]) -> dict[int, int]:
-    """Number of pixels by value."""
-    if labels.dtype == bool or labels.dtype.kind == "u":  # counting is many times faster than sorting
-        counts = np.bincount(labels.ravel())
-        return {int(value): int(counts[value]) for value in np.flatnonzero(counts)}
-    found, numbers = np.unique(labels, return_counts=True)
-    return dict(zip(found.tolist(), numbers.tolist(), strict=True))
-
-
 class _Corner(NamedTuple):
     """A right angle of the boundary.
 
@@ -226,24 +161,13 @@ def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | 
 
     Parameters
     ----------
-    inside : (h, w) bool array
-        The mask; at least one pixel is inside.
-    name : str
-        Name of the file, for the error.
+    inside : (h, w) bool array; the mask; at least one pixel is inside
+    name : name of the file, for the error
 
-    Returns
-    -------
-    Polygon or MultiPolygon
-        Valid, one polygon for every 4-connected part, with its holes [mask px]; pixel (row, column) covers
-        [column, column + 1] × [row, row + 1]. The area is the number of pixels.
+    Returns valid, one polygon for every 4-connected part, with its holes [mask px]; pixel (row, column) covers [column,
+    column + 1] × [row, row + 1]. The area is the number of pixels.
+    Raises AnnotationError: the outline has more than :data:`LARGEST_CORNERS` corners.
 
-    Raises
-    ------
-    AnnotationError
-        The outline has more than :data:`LARGEST_CORNERS` corners.
-
-    Examples
-    --------
     >>> trace_edges(np.array([[True, True]])).area
     2.0
     """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,6 +14,73 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError
+
+LARGEST_FILE_BYTES: Final = 256 * 2**20
+_DECLARED = re.compile(rb"""<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_ENCODINGS: Final = frozenset({"utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1252"})
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read an annotation file.
+
+    Raises AnnotationError: the file is missing, unreadable, empty or larger than :data:`LARGEST_FILE_BYTES`.
+    """
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE_BYTES:
+            raise AnnotationError(
+                f"Annotation {path.name} is too large to be read",
+                got=f"{size} bytes",
+                expected=f"at most {LARGEST_FILE_BYTES} bytes",
+                fix="Export fewer objects: tumour outlines, not every nucleus",
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"Annotation {path} cannot be read ({error})", fix="Check the path") from error
+    if not data.strip():
+        raise AnnotationError(f"Annotation {path.name} is empty", fix="Export it again")
+    return data
+
+
+def to_text(data: bytes, name: str) -> str:
+    """Decode a text file by its byte order mark, its NUL bytes (UTF-16) or its XML declaration; else as UTF-8.
+
+    Raises AnnotationError: the bytes are not text in that encoding, or the encoding is none of UTF-8, UTF-16, ASCII,
+    Latin-1, Latin-9 and Windows-1252.
+    """
+    encoding = _encoding(data, name)
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise AnnotationError(
+            f"Annotation {name} is not text ({error})", expected=f"text in {encoding}", fix="Export it again"
+        ) from error
+
+
+def _encoding(data: bytes, name: str) -> str:
+    if data.startswith(codecs.BOM_UTF8):
+        return "utf-8-sig"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" in data[:2]:
+        return "utf-16-be" if data.startswith(b"\0") else "utf-16-le"
+    declared = _DECLARED.match(data[:200])
+    if declared is None:
+        return "utf-8"
+    written = declared[1].decode("ascii")
+    try:
+        known = codecs.lookup(written).name
+    except LookupError:
+        known = written
+    if known not in _ENCODINGS:
+        raise AnnotationError(
+            f"Annotation {name} declares an encoding that its bytes are not in, or that is not supported",
+            got=written,
+            expected="UTF-8, UTF-16, ASCII, ISO-8859-1, ISO-8859-15 or windows-1252",
+            fix="Save it as UTF-8",
+        )
+    return known
+
 
 AREAS: Final = ("Polygon", "MultiPolygon")
 LARGEST_COORDINATE_PX: Final = 1e9  # a slide has some 200 000 px a side: beyond this, it is no pixel
@@ -25,14 +95,10 @@ class Region:
 
     Attributes
     ----------
-    geometry : shapely geometry
-        Polygon or MultiPolygon, valid, with holes [level-0 px].
-    classification : str
-        Class name as written, empty when there is none.
-    name : str
-        The region's own name, empty when there is none.
-    note : str
-        What was repaired, approximated or subtracted, empty when nothing was.
+    geometry : shapely geometry; polygon or MultiPolygon, valid, with holes [level-0 px]
+    classification : class name as written, empty when there is none
+    name : the region's own name, empty when there is none
+    note : what was repaired, approximated or subtracted, empty when nothing was
     """
 
     geometry: BaseGeometry
@@ -53,15 +119,11 @@ class Regions(list[Region]):
 
     Parameters
     ----------
-    regions : iterable of Region
-        The areas.
-    left_out : iterable of str
-        One sentence for every element that is no area (points, rulers, stray clicks) or did not count.
+    left_out : one sentence for every element that is no area (points, rulers, stray clicks) or did not count
 
     Attributes
     ----------
-    left_out : list of str
-        See above; not part of a comparison with ``==``.
+    left_out : see above; not part of a comparison with ``==``
     """
 
     def __init__(self, regions: Iterable[Region] = (), left_out: Iterable[str] = ()) -> None:
@@ -74,15 +136,10 @@ def some_area(regions: Sequence[Region], left_out: Sequence[str], name: str) -> 
 
     Parameters
     ----------
-    regions, left_out : sequence
-        As for :class:`Regions`.
-    name : str
-        Name of the file, for the error.
+    regions, left_out : as for :class:`Regions`
+    name : name of the file, for the error
 
-    Raises
-    ------
-    AnnotationError
-        There is none; the error tells what was left out.
+    Raises AnnotationError: there is none; the error tells what was left out.
     """
     if regions:
         return Regions(regions, left_out)
@@ -100,20 +157,12 @@ def outline_of(corners: Any, where: str) -> tuple[BaseGeometry, str]:
 
     Parameters
     ----------
-    corners : sequence of (x, y)
-        Corners in order, the first repeated at the end or not [level-0 px].
-    where : str
-        File and element, for the error.
+    corners : sequence of (x, y); corners in order, the first repeated at the end or not [level-0 px]
+    where : file and element, for the error
 
-    Returns
-    -------
-    (geometry, note)
-        As :func:`checked_area`; empty if there are fewer than three corners or they lie on one line.
-
-    Raises
-    ------
-    AnnotationError
-        A corner is not a pair of finite numbers of at most :data:`LARGEST_COORDINATE_PX`.
+    Returns (geometry, note): as :func:`checked_area`; empty if there are fewer than three corners or they lie on one
+    line.
+    Raises AnnotationError: a corner is not a pair of finite numbers of at most :data:`LARGEST_COORDINATE_PX`.
     """
     try:
         points = np.array(corners, dtype=float)
@@ -132,22 +181,13 @@ def checked_area(outline: BaseGeometry, where: str) -> tuple[BaseGeometry, str]:
 
     Parameters
     ----------
-    outline : shapely geometry
-        Polygon or MultiPolygon [level-0 px].
-    where : str
-        File and element, for the error.
+    outline : shapely geometry; polygon or MultiPolygon [level-0 px]
+    where : file and element, for the error
 
-    Returns
-    -------
-    (geometry, note)
-        Polygon or MultiPolygon; empty if nothing encloses an area. Self-crossing lines are repaired with
-        :func:`shapely.make_valid`: what they enclose an even number of times is outside. The note says so, and
-        how much of the area that is if it is more than 1 %: a line drawn round twice encloses nothing.
-
-    Raises
-    ------
-    AnnotationError
-        A coordinate is not finite or too large.
+    Returns (geometry, note): polygon or MultiPolygon; empty if nothing encloses an area. Self-crossing lines are
+    repaired with :func:`shapely.make_valid`: what they enclose an even number of times is outside. The note says so,
+    and how much of the area that is if it is more than 1 %: a line drawn round twice encloses nothing.
+    Raises AnnotationError: a coordinate is not finite or too large.
     """
     outline = shapely.force_2d(outline)
     check_numbers(shapely.get_coordinates(outline), where)
@@ -185,17 +225,10 @@ def moved(region: Region, offset_l0_px: tuple[float, float], where: str) -> Regi
 
     Parameters
     ----------
-    region : Region
-        A region.
-    offset_l0_px : (x, y)
-        What is added to its coordinates [level-0 px].
-    where : str
-        File and element, for the error.
+    offset_l0_px : (x, y); what is added to its coordinates [level-0 px]
+    where : file and element, for the error
 
-    Raises
-    ------
-    AnnotationError
-        The region leaves the range of coordinates.
+    Raises AnnotationError: the region leaves the range of coordinates.
     """
     shifted = shapely.transform(region.geometry, lambda points: points + np.asarray(offset_l0_px, dtype=float))
     geometry, note = checked_area(shifted, where)
@@ -230,15 +263,9 @@ def subtract(regions: Sequence[Region], exclusions: Sequence[Exclusion]) -> Cut:
 
     Parameters
     ----------
-    regions : sequence of Region
-        The regions.
-    exclusions : sequence of Exclusion
-        What is cut out.
+    exclusions : what is cut out
 
-    Returns
-    -------
-    Cut
-        What remains, with a note where something was cut.
+    Returns Cut: what remains, with a note where something was cut.
     """
     tree = shapely.STRtree([region.geometry for region in regions])
     cuts: dict[int, list[BaseGeometry]] = {}

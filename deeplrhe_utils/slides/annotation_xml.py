@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final, NamedTuple
 from xml.parsers import expat
 
@@ -19,16 +18,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
-from deeplrhe_utils.slides.annotation_regions import (
-    Exclusion,
-    Region,
-    Regions,
-    joined,
-    outline_of,
-    some_area,
-    subtract,
-)
+from deeplrhe_utils.slides.annotation_regions import Exclusion, Region, Regions, joined, outline_of, some_area, subtract
 
 ELLIPSE_CORNERS: Final = 180  # an ellipse loses 0.02 % of its area
 EXCLUSION_GROUPS: Final = frozenset({"_2", "exclusion", "exclude"})
@@ -65,8 +55,8 @@ class _Layer:
     shapes: list[_Shape] = field(default_factory=list)
 
 
-def read_xml(path: Path) -> Regions:
-    """Read the areas of an ImageScope or ASAP file; which one it is, the root element tells.
+def regions_from_xml(text: str, name: str) -> Regions:
+    """Regions of an ImageScope or ASAP document, in file order, at least one; which one it is, the root element tells.
 
     Aperio ImageScope (root ``Annotations``)
         Class: the layer's Name; else the first Value, else the first Name (but ``Description``) among the
@@ -89,37 +79,11 @@ def read_xml(path: Path) -> Regions:
 
     Parameters
     ----------
-    path : Path
-        The file; coordinates are level-0 px.
+    text : the document, decoded; coordinates are level-0 px
+    name : name of the file, for errors
 
-    Returns
-    -------
-    Regions
-        A list of Region in file order, at least one.
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is not XML, has a document type, another root or elements out of place; a
-        coordinate is not a finite number; a type is unknown; there is no area.
-    """
-    return regions_from_xml(to_text(read_bytes(path), path.name), path.name)
-
-
-def regions_from_xml(text: str, name: str) -> Regions:
-    """Regions of an XML text; see :func:`read_xml`.
-
-    Parameters
-    ----------
-    text : str
-        The document; a declared encoding is ignored, since the text is decoded.
-    name : str
-        Name of the file, for errors.
-
-    Raises
-    ------
-    AnnotationError
-        See :func:`read_xml`.
+    Raises AnnotationError: not XML, a document type, another root, elements out of place, a coordinate that is no
+    finite number, an unknown type, no area.
     """
     if forbidden := _FORBIDDEN.search(text):
         raise AnnotationError(

@@ -2,16 +2,15 @@
 
 Frame of all coordinates: level-0 pixels of the slide, origin top left, x to the right, y down. Formats and their
 rules are told by :func:`~deeplrhe_utils.slides.annotation_json.regions_from_json` (QuPath GeoJSON, CAMELYON
-JSON), :func:`~deeplrhe_utils.slides.annotation_xml.read_xml` (ImageScope, ASAP) and
-:func:`~deeplrhe_utils.slides.annotation_masks.read_mask` (label images).
+JSON), :func:`~deeplrhe_utils.slides.annotation_xml.regions_from_xml` (ImageScope, ASAP) and
+:func:`~deeplrhe_utils.slides.annotation_masks.regions_from_mask` (label images).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +21,10 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.slides.annotation_files import read_bytes, to_text
 from deeplrhe_utils.slides.annotation_json import read_geojson, regions_from_json, write_geojson
-from deeplrhe_utils.slides.annotation_masks import read_mask, regions_from_mask
-from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved
-from deeplrhe_utils.slides.annotation_xml import read_xml, regions_from_xml
+from deeplrhe_utils.slides.annotation_masks import regions_from_mask
+from deeplrhe_utils.slides.annotation_regions import Region, Regions, moved, read_bytes, to_text
+from deeplrhe_utils.slides.annotation_xml import regions_from_xml
 
 __all__ = [
     "ANNOTATION_ENDINGS",
@@ -37,8 +35,6 @@ __all__ = [
     "is_tumour",
     "read_annotation",
     "read_geojson",
-    "read_mask",
-    "read_xml",
     "tumour_fraction",
     "tumour_fractions",
     "tumour_outline",
@@ -62,21 +58,12 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
 
     Parameters
     ----------
-    folder : Path
-        Where to look; sub-folders are not searched.
-    slide_id : str
-        Name of the slide, without folder and suffix.
+    folder : where to look; sub-folders are not searched
+    slide_id : name of the slide, without folder and suffix
 
-    Returns
-    -------
-    Path or None
-        ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
-        bytes are the same, the first in that order; None if none is there.
-
-    Raises
-    ------
-    AnnotationError
-        There are several, and they differ: nobody can tell which one is meant.
+    Returns ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
+    bytes are the same, the first in that order; None if none is there.
+    Raises AnnotationError: there are several, and they differ: nobody can tell which one is meant.
     """
     found = [path for ending in ANNOTATION_ENDINGS if (path := folder / f"{slide_id}{ending}").is_file()]
     if len(found) > 1 and len({sha256_file(path) for path in found}) > 1:
@@ -99,9 +86,7 @@ def read_annotation(
     path: Path,
     *,
     offset_l0_px: tuple[float, float] = (0, 0),
-    classes: Sequence[str] | None = None,
     slide_px: tuple[int, int] | None = None,
-    mask_values: Mapping[int, str] | None = None,
 ) -> Regions:
     """Read an annotation of any known format, which the content tells and not the suffix.
 
@@ -111,41 +96,27 @@ def read_annotation(
 
     Parameters
     ----------
-    path : Path
-        The file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration.
-    offset_l0_px : (x, y)
-        Added to all coordinates [level-0 px]: for annotations in a frame other than the slide's, such as that
-        of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``).
-    classes : sequence of str, optional
-        Keep the regions of these classes only, whatever their case.
-    slide_px : (width, height), optional
-        Size of the slide [level-0 px]; a mask cannot be read without it, other formats do not use it.
-    mask_values : mapping of int to str, optional
-        Classes of a mask's pixel values; see :func:`~deeplrhe_utils.slides.annotation_masks.read_mask`.
+    path : the file; text in UTF-8, or UTF-16 with a byte order mark or an XML declaration
+    offset_l0_px : (x, y); added to all coordinates [level-0 px]: for annotations in a frame other than the slide's,
+        such as that of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``)
+    slide_px : (width, height); size of the slide [level-0 px]; a mask cannot be read without it, other formats do not
+        use it
 
-    Returns
-    -------
-    Regions
-        A list of Region in file order, at least one [level-0 px].
-
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read, is empty, too large or of no known format; an outline is malformed; there is
-        no area, or none of `classes`; a mask does not fit the slide, or `slide_px` is missing.
-    ParameterError
-        The offset is not finite, or the size or values for a mask make no sense.
+    Returns a list of Region in file order, at least one [level-0 px].
+    Raises AnnotationError: the file cannot be read, is empty, too large or of no known format; an outline is malformed;
+    there is no area; a mask does not fit the slide, or `slide_px` is missing. ParameterError: the
+    offset is not finite, or the size of a slide not positive.
     """
     if not all(math.isfinite(value) for value in offset_l0_px):
         raise ParameterError("The offset of annotations is not finite", got=offset_l0_px, expected="(x, y) in pixels")
-    regions = _read(path, slide_px, mask_values)
+    regions = _read(path, slide_px)
     if any(offset_l0_px):
         shifted = [moved(r, offset_l0_px, f"Annotation {path.name}, region {i}") for i, r in enumerate(regions)]
         regions = Regions(shifted, regions.left_out)
-    return regions if classes is None else _of_classes(regions, classes, path.name)
+    return regions
 
 
-def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int, str] | None) -> Regions:
+def _read(path: Path, slide_px: tuple[int, int] | None) -> Regions:
     data = read_bytes(path)
     if data.startswith(_PICTURES):
         if slide_px is None:
@@ -153,7 +124,7 @@ def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int
                 f"Annotation {path.name} is an image: a mask, which says nothing without the size of its slide",
                 expected="slide_px, the width and height of the slide in level-0 pixels",
             )
-        return regions_from_mask(data, path.name, slide_px, mask_values)
+        return regions_from_mask(data, path.name, slide_px)
     text = to_text(data, path.name)
     first = text.lstrip()[:1]
     if first == "<":
@@ -168,21 +139,6 @@ def _read(path: Path, slide_px: tuple[int, int] | None, mask_values: Mapping[int
     )
 
 
-def _of_classes(regions: Regions, classes: Sequence[str], name: str) -> Regions:
-    wanted = {c.casefold() for c in classes}
-    kept = [region for region in regions if region.classification.casefold() in wanted]
-    others = Counter(r.classification or "(none)" for r in regions if r.classification.casefold() not in wanted)
-    if not kept:
-        raise AnnotationError(
-            f"Annotation {name} has no region of the classes asked for",
-            got=", ".join(sorted(others)),
-            expected=", ".join(classes) or "at least one class",
-            fix="Check the names of the classes",
-        )
-    skipped = [f"{number} region(s) of class {c} were not asked for" for c, number in sorted(others.items())]
-    return Regions(kept, regions.left_out + skipped)
-
-
 def is_tumour(classification: str) -> bool:
     """Whether the name of a class means tumour.
 
@@ -190,8 +146,6 @@ def is_tumour(classification: str) -> bool:
     is ``_0`` or ``_1`` (CAMELYON16); unless it denies it: non-, no, not, without, peri- or extra- right
     before that, or the word normal, adjacent or free.
 
-    Examples
-    --------
     >>> [is_tumour(c) for c in ("Tumor: invasive", "_1", "non-tumour", "Normal adjacent to tumor", "Stroma")]
     [True, True, False, False, False]
     """
@@ -199,7 +153,7 @@ def is_tumour(classification: str) -> bool:
     return name in _CAMELYON16_TUMOUR or (bool(_TUMOUR.search(name)) and not _NO_TUMOUR.search(name))
 
 
-def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = None) -> BaseGeometry:
+def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
     """Union of the tumour regions.
 
     Regions count whose class means tumour (:func:`is_tumour`). If no region has a class (layers without a name,
@@ -207,31 +161,17 @@ def tumour_outline(regions: Sequence[Region], classes: Sequence[str] | None = No
 
     Parameters
     ----------
-    regions : sequence of Region
-        Outlines [level-0 px].
-    classes : sequence of str, optional
-        Names of the classes that count instead, in full and whatever their case.
+    regions : outlines [level-0 px]
 
-    Returns
-    -------
-    shapely geometry
-        Polygon or MultiPolygon [level-0 px].
-
-    Raises
-    ------
-    AnnotationError
-        There are classes, and none is a tumour, or one of `classes`.
+    Returns shapely geometry: polygon or MultiPolygon [level-0 px].
+    Raises AnnotationError: there are classes, and none is a tumour.
     """
     named = [r for r in regions if r.classification]
-    if classes is not None:
-        wanted = {c.casefold() for c in classes}
-        chosen = [r for r in regions if r.classification.casefold() in wanted]
-    else:
-        chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
+    chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
     if not chosen:
-        present = sorted({r.classification for r in named})
-        expected = "a class whose name contains tumo" if classes is None else f"one of {', '.join(classes)}"
-        raise AnnotationError("No annotated region is a tumour", got=present or "no regions", expected=expected)
+        present = ", ".join(sorted({r.classification for r in named})) or "no regions"
+        raise AnnotationError("No annotated region is a tumour", got=present,
+                              expected="a class whose name contains tumo")  # fmt: skip
     return shapely.union_all([r.geometry for r in chosen])
 
 
@@ -242,18 +182,13 @@ def tumour_fractions(
 
     Parameters
     ----------
-    outline : shapely geometry
-        Area [level-0 px]; it is prepared, which speeds up later questions to it and changes nothing else.
-    x_l0_px, y_l0_px, size_l0_px : array_like, shape (n,) or scalar
-        Top left corners and sides of the squares [level-0 px].
+    outline : shapely geometry; area [level-0 px]; it is prepared, which speeds up later questions to it and changes
+        nothing else
+    x_l0_px, y_l0_px, size_l0_px : array_like, shape (n,) or scalar; top left corners and sides of the squares [level-0
+        px]
 
-    Returns
-    -------
-    ndarray, shape (n,)
-        In [0, 1].
+    Returns ndarray, shape (n,): in [0, 1].
 
-    Examples
-    --------
     >>> tumour_fractions(shapely.box(0, 0, 10, 5), [0, 20, 2], [0, 0, 2], [10, 10, 2]).tolist()
     [0.5, 0.0, 1.0]
     """
@@ -296,8 +231,6 @@ def _clipped(outline: BaseGeometry, square: BaseGeometry) -> BaseGeometry:
 def tumour_fraction(outline: BaseGeometry, x_l0_px: float, y_l0_px: float, size_l0_px: float) -> float:
     """:func:`tumour_fractions` of one square.
 
-    Examples
-    --------
     >>> tumour_fraction(shapely.box(0, 0, 10, 5), 0, 0, 10)
     0.5
     """

@@ -1,36 +1,9 @@
 """Folds and air bubbles on a survey picture; and the survey itself: the masks of a band of a slide in one call.
 
 Neither is in the paper; both are ours. *Folds*: in cells of 8 µm, the density that fills a disc of 32 µm (so that
-nuclei are gone) is compared with that of the tissue around. A fold is 1.8 times denser (it goes on down to 1.5), in
-every channel at least 1.2 times (a stain darkens one, a second layer all), 32 to 120 µm wide, twice as long as wide,
-and 1.3 times denser than nine tenths of what lies beside it: the edge of a dark nest is not. *Bubbles*: in cells of 4
-µm, a rim is darker than what lies beside it by 0.12 or more in all channels alike (least / greatest excess 0.7;
-haematoxylin and eosin have less), narrower than 40 µm, and runs along a closed convex line, or along what the
-picture's edge leaves of it.
-
-Calibration: 180 synthetic slides (seed 7) at 2 µm/px, tiles of 256 µm; a tile is affected from 5 % of its area on (for
-folds: where a second layer adds 0.08 or more), seen from 2 % on. Spike-in: 8 fields of CMU-1 (512 µm) and 5 of TCGA
-(250 µm), see :mod:`deeplrhe_utils.evaluation.spike`, seen from 5 % on.
-
-=======================  ===========================  ============================
-Question                 Folds                        Bubbles
-=======================  ===========================  ============================
-affected tiles seen      0.46 of 37                   1.00 of 72 (19 bubbles of 19)
-found / true area        0.44                         1.05
-clean tiles seen         0.0003 of 3,403              0 of 3,403
-tiles with other faults  0 of 847                     0 of 823
-at 4 µm/px               the same                     1.00; 0 false
-spike-in, sensitivity    0.31 (whole second layer),   0.92 (rim of 0.4 and 0.6),
-                         0.08 (0.7 of it)             0.54 (rim of 0.2)
-spike-in, AUC            0.83, 0.57                   0.96 to 1.00, 0.77
-CMU-1, called            0.9 % (dense epithelium)     0
-luna, five TCGA fields   0                            0
-=======================  ===========================  ============================
-
-Not reached: half of the folds are missed. With a cut of 1.5 around and none beside, nine tenths of the affected tiles
-are seen, but so is nearly a fifth of all others: nests in pale stroma are as dark as a folded one. We chose not to
-lose dark tumour. Faint bubbles (rims below 0.12), those without a rim, and folds over glass are not seen at all; flat
-bubbles show in blur. Real folds and bubbles were not at hand; CMU-1, luna and TCGA fields are believed to have none.
+nuclei are gone) is compared with that of the tissue around and beside. *Bubbles*: in cells of 4 µm, a rim is darker
+than what lies beside it in all channels alike, narrow, and runs along a closed convex line, or along what the picture's
+edge leaves of it. Calibration and limits: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -104,64 +77,42 @@ def fold_mask(
     *,
     ratio: float = FOLD_RATIO,
     grown: float = FOLD_GROWN,
-    hue: float = FOLD_HUE,
-    width_um: tuple[float, float] = FOLD_WIDTH_UM,
-    length_um: float = FOLD_LENGTH_UM,
-    long: float = FOLD_LONG,
-    beside: float = FOLD_BESIDE,
     exclude: Mask | None = None,
 ) -> Mask:
     """Folded tissue: long, narrow, and about twice as dense as what lies around and beside it (ours).
 
     Parameters
     ----------
-    rgb : ndarray, shape (height, width, 3), uint8
-        Survey picture, area averaged; calibrated at 2 µm/px, worked on in cells of 8 µm.
-    mpp : float
-        Resolution of the survey [µm/px], up to 8.
-    glass : Glass
-        Of the whole slide.
-    ratio, grown : float
-        Density over that of the surroundings from which a fold is begun, and down to which it goes on.
-    hue : float
-        Least of that ratio over the channels.
-    width_um : (float, float)
-        Least and greatest width [µm].
-    length_um : float
-        Least length [µm].
-    long : float
-        Least length over width.
-    beside : float
-        Least density over that beside it.
-    exclude : ndarray, shape (height, width), bool, optional
-        What is dark for another reason: ink, rims of bubbles.
+    rgb : ndarray, shape (height, width, 3), uint8; survey picture, area averaged; calibrated at 2 µm/px, worked on in
+        cells of 8 µm
+    mpp : resolution of the survey [µm/px], up to 8
+    glass : of the whole slide
+    ratio, grown : density over that of the surroundings from which a fold is begun, and down to which it goes on
+    exclude : ndarray, shape (height, width), bool; what is dark for another reason: ink, rims of bubbles
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True in folds, in steps of 8 µm.
+    Returns ndarray, shape (height, width), bool: true in folds, in steps of 8 µm.
     """
     cells, cell = to_cells(rgb, mpp, _FOLD_CELL_UM)
     density = optical_density(cells, glass)
-    floor = [_lasting(density[..., i], width_um[0], cell) for i in range(3)]
+    floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
-    weak = ((green >= grown) & (least >= hue)).astype(np.uint8)
+    weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
     if exclude is not None:
         weak[touched(exclude, weak.shape)] = 0
-    wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(width_um[1], cell))
+    wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
     found = np.zeros_like(weak)
-    for window, part in components(weak, length_um, _BESIDE_UM[1], cell):
-        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= width_um[0] ** 2
-        if seed and is_long(part, length_um, long, cell) and _stands_out(part, green[window], beside, cell):
+    for window, part in components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
+        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
+        if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
             found[window][part] = 1
     return to_pixels(found, rgb.shape)
 
 
-def _lasting(density: _Map, width_um: float, cell: float) -> _Map:
+def _lasting(density: _Map, cell: float) -> _Map:
     """Density that fills a disc of the least width of a fold: nuclei and fibres are gone."""
     smooth = cv2.GaussianBlur(density, (0, 0), 1.0)
-    return np.asarray(cv2.morphologyEx(smooth, cv2.MORPH_OPEN, disc(width_um, cell)), np.float32)
+    return np.asarray(cv2.morphologyEx(smooth, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[0], cell)), np.float32)
 
 
 def _contrast(floor: list[_Map], cell: float) -> tuple[_Map, _Map]:
@@ -173,13 +124,13 @@ def _contrast(floor: list[_Map], cell: float) -> tuple[_Map, _Map]:
     return np.minimum(np.minimum(ratios[0], ratios[1]), ratios[2]).astype(np.float32), ratios[1].astype(np.float32)
 
 
-def _stands_out(part: Mask, ratio: _Map, beside: float, cell: float) -> bool:
+def _stands_out(part: Mask, ratio: _Map, cell: float) -> bool:
     """Whether a component is denser than nearly everything beside it."""
     near, far = (cv2.dilate(part.astype(np.uint8), disc(2 * one, cell)) for one in _BESIDE_UM)
     ring = ratio[(far > 0) & (near == 0)]
     if not ring.size:
         return False
-    return bool(ratio[part].mean() >= beside * max(float(np.quantile(ring, _BESIDE_SHARE)), _BESIDE_LEAST))
+    return bool(ratio[part].mean() >= FOLD_BESIDE * max(float(np.quantile(ring, _BESIDE_SHARE)), _BESIDE_LEAST))
 
 
 def bubble_mask(
@@ -189,41 +140,27 @@ def bubble_mask(
     *,
     rim_density: float = RIM_DENSITY,
     rim_neutral: float = RIM_NEUTRAL,
-    rim_width_um: float = RIM_WIDTH_UM,
-    radius_um: tuple[float, float] = BUBBLE_RADIUS_UM,
 ) -> Mask:
-    """Air under the cover slip, with its rim (see the module's text; ours).
+    """Air under the cover slip, with its rim (ours).
 
     Parameters
     ----------
-    rgb, mpp, glass
-        As for :func:`fold_mask`; worked on in cells of 4 µm, so up to 4 µm/px.
-    rim_density : float
-        Density by which a rim exceeds what lies beside it, in every channel [log10].
-    rim_neutral : float
-        Least over greatest such excess of the channels [0–1].
-    rim_width_um : float
-        Rims are narrower than this [µm].
-    radius_um : (float, float)
-        Least and greatest radius of a disc of a bubble's area [µm].
+    rgb, mpp, glass : as for :func:`fold_mask`; worked on in cells of 4 µm, so up to 4 µm/px
+    rim_density : density by which a rim exceeds what lies beside it, in every channel [log10]
+    rim_neutral : least over greatest such excess of the channels [0–1]
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True under bubbles, in steps of 4 µm.
+    Returns ndarray, shape (height, width), bool: true under bubbles, in steps of 4 µm.
     """
     cells, cell = to_cells(rgb, mpp, _BUBBLE_CELL_UM)
     found = np.zeros(cells.shape[:2], np.uint8)
-    for hull in _rings(
-        _rim(optical_density(cells, glass), cell, rim_density, rim_neutral, rim_width_um), cell, radius_um
-    ):
+    for hull in _rings(_rim(optical_density(cells, glass), cell, rim_density, rim_neutral), cell):
         cv2.fillConvexPoly(found, hull, 1)
     return to_pixels(found, rgb.shape)
 
 
-def _rim(density: _Map, cell: float, excess: float, neutral: float, width_um: float) -> _Bytes:
+def _rim(density: _Map, cell: float, excess: float, neutral: float) -> _Bytes:
     """Narrow, dark, colourless, and not a speck: what no stain is."""
-    narrow = density - cv2.morphologyEx(density, cv2.MORPH_OPEN, disc(width_um, cell))
+    narrow = density - cv2.morphologyEx(density, cv2.MORPH_OPEN, disc(RIM_WIDTH_UM, cell))
     red, green, blue = cv2.split(narrow)
     least, greatest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     rim = ((least >= excess) & (least >= neutral * greatest)).astype(np.uint8)
@@ -233,14 +170,14 @@ def _rim(density: _Map, cell: float, excess: float, neutral: float, width_um: fl
     return np.asarray(large[labels], np.uint8)
 
 
-def _rings(rim: _Bytes, cell: float, radius_um: tuple[float, float]) -> Iterator[NDArray[np.int32]]:
+def _rings(rim: _Bytes, cell: float) -> Iterator[NDArray[np.int32]]:
     """Convex hulls of rims that run along them; the picture's edge stands in for the rim that it cuts off."""
     if not rim.any():
         return
     pad = 2 * round(_RIM_GAP_UM / cell)
     closed = cv2.morphologyEx(np.pad(rim, pad), cv2.MORPH_CLOSE, disc(_RIM_GAP_UM, cell))[pad:-pad, pad:-pad]
     n, labels, stats, _ = cv2.connectedComponentsWithStats(closed, connectivity=8)
-    low, high = (np.pi * (one / cell) ** 2 for one in radius_um)
+    low, high = (np.pi * (one / cell) ** 2 for one in BUBBLE_RADIUS_UM)
     for i in range(1, n):
         x, y, w, h, area = (int(value) for value in stats[i])
         if w * h < low:
@@ -282,14 +219,11 @@ class SurveyRules:
 
     Attributes
     ----------
-    background_method, density_cut, shade_cut, intensity_cut, clean_um
-        As for :func:`~deeplrhe_utils.slides.tissue.background_mask`.
-    red_pen : bool
-        Look for red ink, too.
-    pen_density : float
-        Optical density from which ink is looked for [log10].
-    fold_ratio, fold_grown, rim_density, rim_neutral : float
-        As for :func:`fold_mask` (ratio, grown) and :func:`bubble_mask`.
+    background_method, density_cut, shade_cut, intensity_cut, clean_um : as for
+        :func:`~deeplrhe_utils.slides.tissue.background_mask`
+    red_pen : look for red ink, too
+    pen_density : optical density from which ink is looked for [log10]
+    fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` (ratio, grown) and :func:`bubble_mask`
     """
 
     background_method: Literal["density", "intensity"] = "density"
@@ -312,20 +246,14 @@ def artefact_masks(
 
     Parameters
     ----------
-    rgb : ndarray, shape (height, width, 3), uint8
-        Survey picture with :data:`CONTEXT_UM` around what is asked for, area averaged.
-    mpp : float
-        Resolution of the survey [µm/px]; calibrated at 2, checked at 4.
-    glass : Glass
-        Of the whole slide (:func:`~deeplrhe_utils.slides.tissue.glass_level`).
-    rules : SurveyRules, optional
-        Thresholds; without them the calibrated ones.
+    rgb : ndarray, shape (height, width, 3), uint8; survey picture with :data:`CONTEXT_UM` around what is asked for,
+        area averaged
+    mpp : resolution of the survey [µm/px]; calibrated at 2, checked at 4
+    glass : of the whole slide (:func:`~deeplrhe_utils.slides.tissue.glass_level`)
+    rules : thresholds; without them the calibrated ones
 
-    Returns
-    -------
-    dict
-        ``pen``, ``fold`` and ``bubble``, each ndarray, shape (height, width), bool. Beside ink and bubbles no fold is
-        looked for.
+    Returns ``pen``, ``fold`` and ``bubble``, each ndarray, shape (height, width), bool. Beside ink and bubbles no fold
+    is looked for.
     """
     rules = rules or SurveyRules()
     pen = pen_mask(rgb, mpp, red=rules.red_pen, glass=glass, density=rules.pen_density)

@@ -19,22 +19,13 @@ def windows_between(kept: pd.DataFrame, steps: int) -> pd.DataFrame:
 
     Parameters
     ----------
-    kept : DataFrame
-        Kept rows of table TILES of one slide; columns tile_id, column, row, x_l0_px, y_l0_px, size_l0_px are used.
-    steps : int
-        1 (none) to :data:`MOST_STEPS`; 2 is half a tile.
+    kept : kept rows of table TILES of one slide; columns tile_id, column, row, x_l0_px, y_l0_px, size_l0_px are used
+    steps : 1 (none) to :data:`MOST_STEPS`; 2 is half a tile
 
-    Returns
-    -------
-    DataFrame
-        The same columns, one row per window, in order of tile and offset; x_l0_px and y_l0_px are whole level-0 pixels,
-        rounded down; the other columns are those of the tile to the upper left. tile_id is that tile's with the offset
-        in steps, ``~column.row/steps``.
-
-    Raises
-    ------
-    ParameterError
-        `steps` is out of range.
+    Returns the same columns, one row per window, in order of tile and offset; x_l0_px and y_l0_px are whole level-0
+    pixels, rounded down; the other columns are those of the tile to the upper left. tile_id is that tile's with the
+    offset in steps, ``~column.row/steps``.
+    Raises ParameterError: `steps` is out of range.
     """
     if not 1 <= steps <= MOST_STEPS:
         raise ParameterError("A grid cannot be divided so", got=f"{steps} steps", expected=f"1 to {MOST_STEPS}")

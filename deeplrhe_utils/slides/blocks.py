@@ -4,25 +4,7 @@ JPEG works on blocks of 8 × 8 px of the scan. Compressed strongly, each keeps l
 edges stand out: neighbouring pixels differ more across an edge than inside. This is measured in windows of 64 px, along
 rows and along columns, with the grid's place taken from the tile itself; a window is damaged where both directions show
 an *excess* (grey levels across less inside) and a *ratio* (across over inside) above the cuts. The excess alone would
-fire on outlines that happen to lie on the grid, the ratio alone on glass and blur, where ordinary compression shows.
-
-Calibration (tiles of 512 px at 0.5 µm/px). Synthetic slides, seed 7: squares of quality 3 to 6 under the slide's own
-quality 70 to 85, scans of 20× and 40×: of 25 tiles with a tenth or more of damage, found / true area is 0.99 on
-average and 0.75 at least; correlation 0.994; 0 of 575 clean tiles have a damaged window. Windows of tissue of CMU-1
-and five TCGA fields after compression again, cut out anywhere, share above both cuts:
-
-=========  =========  ==========  ==========  ==========
-quality 5  10         15          20          30
-=========  =========  ==========  ==========  ==========
-0.89       0.46       0.29        0.14        0.04
-=========  =========  ==========  ==========  ==========
-
-Damaged windows of untouched pictures: LC25000 0 of 2,367 tiles; luna (JPEG 2000) 0; CMU-1 0.7 % (14 tiles, at most 6 %
-of one), which is a scan of quality 30, so that these are no false alarms; TCGA fields at 0.25 µm/px, 0.16 %.
-
-Limits: damage of quality 15 and better is mostly not seen; one grid per tile is assumed; blocks below 3.5 px of the
-tile (scans more than 2.3 times finer than the tile) cannot be seen; damage that was resampled since is not looked
-for.
+fire on outlines that lie on the grid, the ratio alone on glass and blur. Calibration: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -79,12 +61,9 @@ def block_sums(values: _Map, step: int) -> _Map:
     Parameters
     ----------
     values : ndarray, shape (height, width), float32
-    step : int
-        Side of a block [px].
+    step : side of a block [px]
 
-    Returns
-    -------
-    ndarray, shape (blocks down, blocks across), float32
+    Returns ndarray, shape (blocks down, blocks across), float32.
     """
     rows = _row_sums(values, step)
     return np.asarray(np.add.reduceat(rows, starts(values.shape[1], step), axis=1), np.float32)
@@ -104,14 +83,10 @@ def spread(blocks: Mask, shape: tuple[int, ...], step: int) -> Mask:
     Parameters
     ----------
     blocks : ndarray, shape (blocks down, blocks across), bool
-    shape : (height, width, …)
-        Of the tile [px].
-    step : int
-        Side of a block [px].
+    shape : (height, width, …); of the tile [px]
+    step : side of a block [px]
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
+    Returns ndarray, shape (height, width), bool.
     """
     down, across = (np.searchsorted(starts(n, step), np.arange(n), side="right") - 1 for n in shape[:2])
     return np.asarray(blocks[np.ix_(down, across)], np.bool_)
@@ -164,48 +139,10 @@ def is_long(part: Mask, length_um: float, long: float, mpp: float) -> bool:
     return bool(length >= max(length_um, long * width))
 
 
-def jpeg_mask(
-    tile: NDArray[np.uint8], block_px: float = JPEG_PX, *, excess: float = JPEG_EXCESS, ratio: float = JPEG_RATIO
-) -> Mask:
-    """Where the blocks of JPEG stand out (see the module's text; ours).
-
-    Parameters
-    ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    block_px : float
-        Side of a block in this tile [px]: 8 × the slide's resolution / the tile's resolution [µm/px].
-    excess : float
-        Cut of the excess [grey levels].
-    ratio : float
-        Cut of the ratio.
-
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True in damaged windows.
-
-    Raises
-    ------
-    ParameterError
-        Blocks are too small to be seen in this tile: below 3.5 px.
-    """
-    return spread(_damaged(tile, block_px, excess, ratio), tile.shape, WINDOW_PX)
-
-
-def jpeg_damage(
-    tile: NDArray[np.uint8], block_px: float = JPEG_PX, *, excess: float = JPEG_EXCESS, ratio: float = JPEG_RATIO
-) -> float:
-    """Share of a tile's windows that are damaged, in [0, 1].
-
-    Parameters are those of :func:`jpeg_mask`; `tile` may also be its :func:`mean_grey` (height, width).
-    """
-    return float(_damaged(tile, block_px, excess, ratio).mean())
-
-
-def _damaged(tile: NDArray[np.uint8], block_px: float, excess: float, ratio: float) -> Mask:
-    least_excess, least_ratio = blockiness(tile, block_px)
-    return np.asarray((least_excess >= excess) & (least_ratio >= ratio), np.bool_)
+def jpeg_damage(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> float:
+    """Share of a tile's windows in which the blocks of JPEG stand out, in [0, 1] (ours); as for :func:`blockiness`."""
+    excess, ratio = blockiness(tile, block_px)
+    return float(((excess >= JPEG_EXCESS) & (ratio >= JPEG_RATIO)).mean())
 
 
 def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map, _Map]:
@@ -213,13 +150,11 @@ def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map
 
     Parameters
     ----------
-    tile, block_px
-        As for :func:`jpeg_mask`.
+    tile : ndarray, shape (height, width, 3), uint8; RGB, or its :func:`mean_grey` (height, width)
+    block_px : side of a block in this tile [px]: 8 × the slide's / the tile's resolution [µm/px]
 
-    Returns
-    -------
-    excess, ratio : ndarray, shape (windows down, windows across), float32
-        Grey levels; 1 where nothing stands out.
+    Returns excess, ratio : ndarray, shape (windows down, windows across), float32: grey levels; 1 where nothing stands
+    out.
     """
     if block_px < LEAST_PX:
         raise ParameterError("Blocks of JPEG are too small to be seen in this tile", got=f"{block_px:g} px",

@@ -68,14 +68,11 @@ def series_of(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
     Parameters
     ----------
-    paths : iterable of Path
-        Files; those that are no DICOM are passed over.
+    paths : files; those that are no DICOM are passed over
 
-    Returns
-    -------
-    dict
-        By the file that stands for a slide: all files of its series in the same folder, itself included, in order. It
-        is the first that holds a level (image type VOLUME), or the first. OpenSlide does not look into other folders.
+    Returns dict: by the file that stands for a slide: all files of its series in the same folder, itself included, in
+    order. It is the first that holds a level (image type VOLUME), or the first. OpenSlide does not look into other
+    folders.
     """
     groups: dict[tuple[Path, str], list[tuple[Path, Tags]]] = {}
     for path in paths:
@@ -90,12 +87,9 @@ def series_of(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 def names_of(path: Path) -> tuple[str, str] | None:
     """Slide and patient as tags name them, where the file's own name is only an identifier.
 
-    Returns
-    -------
-    (slide_id, patient_id) or None
-        None where the file name is a name, or nothing can be read. The slide is the container's identifier, else the
-        series; the patient is empty where none is named. What is no plain name (separators of paths, for example) is
-        not used.
+    Returns (slide_id, patient_id) or None: none where the file name is a name, or nothing can be read. The slide is the
+    container's identifier, else the series; the patient is empty where none is named. What is no plain name (separators
+    of paths, for example) is not used.
     """
     if path.suffix.lower() != ENDING or not _IDENTIFIER.fullmatch(path.stem) or not (tags := read_tags(path)):
         return None

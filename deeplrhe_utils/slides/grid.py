@@ -23,12 +23,9 @@ class Axis:
 
     Attributes
     ----------
-    length : int
-        Length of the slide [level-0 px].
-    side, step : Fraction
-        Side of a tile and distance between corners [level-0 px], exact.
-    edge : str
-        One of :data:`EDGES`.
+    length : length of the slide [level-0 px]
+    side, step : side of a tile and distance between corners [level-0 px], exact
+    edge : one of :data:`EDGES`
     """
 
     length: int
@@ -50,10 +47,7 @@ class Axis:
     def corner(self, index: int) -> int:
         """First level-0 pixel of a tile: its exact place, rounded down by itself, so that nothing adds up.
 
-        Raises
-        ------
-        ParameterError
-            There is no such tile.
+        Raises ParameterError: there is no such tile.
         """
         if not 0 <= index < self.count:
             raise ParameterError("There is no such tile", got=index, expected=f"0 to {self.count - 1}")
@@ -62,16 +56,6 @@ class Axis:
     def to_l0(self, index: int, offset_px: Fraction | int, tile_px: int) -> Fraction:
         """Level-0 place of a point `offset_px` tile pixels into a tile, exact."""
         return self.corner(index) + Fraction(offset_px) * self.side / tile_px
-
-    def from_l0(self, place: Fraction | int, tile_px: int) -> list[tuple[int, Fraction]]:
-        """(tile, offset in tile pixels) of every tile that holds a level-0 place: none, one or several."""
-        place = Fraction(place)
-        first = max(0, int((place - self.side) / self.step) - 1)
-        last = min(self.count, int(place / self.step) + 2)
-        # The tile that was moved inside lies off the grid: it is always looked at.
-        indices = sorted({*range(first, last), *range(self.regular, self.count)})
-        offsets = ((i, (place - self.corner(i)) * tile_px / self.side) for i in indices)
-        return [(i, offset) for i, offset in offsets if 0 <= offset < tile_px]
 
 
 @dataclass(frozen=True)
@@ -124,35 +108,18 @@ def make_grid(
 
     Parameters
     ----------
-    width_l0_px, height_l0_px : int
-        Slide size [level-0 px].
-    mpp, target_mpp : float
-        Resolution of level 0 and of the tiles [µm/px].
-    tile_px : int
-        Tile side [px at `target_mpp`].
-    slide_id : str
-        For the message.
-    stride_px : int
-        Distance between corners [px at `target_mpp`]; smaller than `tile_px` the tiles overlap; 0 is `tile_px`.
-    edge : str
-        ``inside``: squares that would reach over the right or lower edge are left out; ``cover``: one more
-        column and row is moved inside, so that every pixel lies in a tile.
+    width_l0_px, height_l0_px : slide size [level-0 px]
+    mpp, target_mpp : resolution of level 0 and of the tiles [µm/px]
+    tile_px : tile side [px at `target_mpp`]
+    slide_id : for the message
+    stride_px : distance between corners [px at `target_mpp`]; smaller than `tile_px` the tiles overlap; 0 is `tile_px`
+    edge : ``inside``: squares that would reach over the right or lower edge are left out; ``cover``: one more column
+        and row is moved inside, so that every pixel lies in a tile
 
-    Returns
-    -------
-    DataFrame
-        column, row (int64, from 0), x_l0_px, y_l0_px (int64), size_l0_px (float64), row by row.
+    Returns column, row (int64, from 0), x_l0_px, y_l0_px (int64), size_l0_px (float64), row by row.
+    Raises ParameterError: a size or resolution is not positive, `edge` is unknown, or the tiles would be finer than one
+    level-0 pixel. InputError: not one tile fits.
 
-    Raises
-    ------
-    ParameterError
-        A size or resolution is not positive, `edge` is unknown, or the tiles would be finer than one level-0
-        pixel.
-    InputError
-        Not one tile fits.
-
-    Examples
-    --------
     >>> make_grid(2100, 1100, 0.25, 0.5, 512)[["x_l0_px", "size_l0_px"]].values.tolist()
     [[0.0, 1024.0], [1024.0, 1024.0]]
     >>> make_grid(2100, 1100, 0.25, 0.5, 512, edge="cover")["x_l0_px"].tolist()

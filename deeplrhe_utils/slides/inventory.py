@@ -64,31 +64,18 @@ def scan_slides(
 
     Parameters
     ----------
-    slides_dir : Path
-        Folder, or one file.
-    mpp_csv : str
-        CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none.
-        Overrides that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
-    annotations_dir : str
-        Folder of the outlines (:func:`~deeplrhe_utils.slides.annotations.find_annotation`); empty for beside
-        each slide.
-    hash_files : bool
-        Whether to compute SHA-256 of each file (reads it once).
-    only : collection of Path, optional
-        Files below the folder that count, as if there were no others: a folder may hold more than a cohort.
-    spread : callable
-        How the files are shared among processes (:data:`Spread`); one after the other by default.
+    slides_dir : folder, or one file
+    mpp_csv : CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none. Overrides
+        that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
+    annotations_dir : folder of the outlines (:func:`~deeplrhe_utils.slides.annotations.find_annotation`); empty for
+        beside each slide
+    hash_files : whether to compute SHA-256 of each file (reads it once)
+    only : files below the folder that count, as if there were no others: a folder may hold more than a cohort
+    spread : how the files are shared among processes (:data:`Spread`); one after the other by default
 
-    Returns
-    -------
-    DataFrame
-        Table SLIDES, sorted by path; paths are absolute.
-
-    Raises
-    ------
-    InputError
-        The folder is missing or holds no file that could be a slide; `mpp_csv` or `annotations_dir` is
-        wrong.
+    Returns table SLIDES, sorted by path; paths are absolute.
+    Raises InputError: the folder is missing or holds no file that could be a slide; `mpp_csv` or `annotations_dir` is
+    wrong.
     """
     slides_dir = Path(slides_dir).resolve()
     if not slides_dir.exists():
@@ -143,19 +130,11 @@ def read_mpp_overrides(path: Path) -> dict[str, float]:
 
     Parameters
     ----------
-    path : Path
-        CSV with exactly the columns slide_id and mpp [µm/px].
+    path : CSV with exactly the columns slide_id and mpp [µm/px]
 
-    Returns
-    -------
-    dict
-        Resolution by slide_id.
-
-    Raises
-    ------
-    InputError
-        Missing file, other columns, a repeated slide, a value that is no number or not plausible; the row
-        is named (the header is row 1).
+    Returns resolution by slide_id.
+    Raises InputError: missing file, other columns, a repeated slide, a value that is no number or not plausible; the
+    row is named (the header is row 1).
     """
     table = read_csv_text(path, InputError)
     if sorted(table.columns) != ["mpp", "slide_id"]:
@@ -183,13 +162,9 @@ def _plausible(text: str, where: str) -> float:
 def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
     """Patient, tissue source site and sample type that a slide's name tells.
 
-    Returns
-    -------
-    (patient_id, site_id, sample_type)
-        The slide_id itself and None where the name has not the structure of a TCGA barcode.
+    Returns (patient_id, site_id, sample_type): the slide_id itself and None where the name has not the structure of a
+    TCGA barcode.
 
-    Examples
-    --------
     >>> barcode_fields("TCGA-05-4244-01A-01-BS1.90f043f6")
     ('TCGA-05-4244', '05', 'frozen')
     >>> barcode_fields("CMU-1-Small-Region")

@@ -31,10 +31,7 @@ _SCAN, _COMMENT = 0xDA, 0xFE
 def stream_prefix(directory: TiledDirectory) -> bytes:
     """What goes before the streams of a directory's tiles: start, the colour coding, the shared tables.
 
-    Raises
-    ------
-    ValueError
-        The tables are no JPEG stream.
+    Raises ValueError: the tables are no JPEG stream.
     """
     transform = b"\x00" if directory.photometric == PHOTOMETRIC_RGB else b"\x01"
     tables = directory.jpeg_tables
@@ -46,23 +43,13 @@ def decode_tile(directory: TiledDirectory, prefix: bytes, data: bytes, scale: in
 
     Parameters
     ----------
-    directory : TiledDirectory
-        Where the tile belongs.
-    prefix : bytes
-        :func:`stream_prefix` of it.
-    data : bytes
-        Its stream as stored.
-    scale : int
-        1, 2, 4 or 8.
+    directory : where the tile belongs
+    prefix : :func:`stream_prefix` of it
+    data : its stream as stored
+    scale : 1, 2, 4 or 8
 
-    Returns
-    -------
-    ndarray, shape (tile height / scale, tile width / scale, 3), uint8
-
-    Raises
-    ------
-    ValueError
-        The stream is damaged, or the JPEG has not the size of a tile.
+    Returns ndarray, shape (tile height / scale, tile width / scale, 3), uint8.
+    Raises ValueError: the stream is damaged, or the JPEG has not the size of a tile.
     """
     body = _without_markers(data)
     frame = _frame(body)

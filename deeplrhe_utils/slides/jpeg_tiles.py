@@ -52,24 +52,15 @@ class JpegLevels:
 
     Parameters
     ----------
-    path : Path
-        The file.
-    level_sizes : sequence of (width, height)
-        Sizes of OpenSlide's levels [px].
-    missing : callable
-        ``missing(box)`` gives the pixels of a tile that is not stored (sparse files), as OpenSlide shows them.
+    level_sizes : sequence of (width, height); sizes of OpenSlide's levels [px]
+    missing : ``missing(box)`` gives the pixels of a tile that is not stored (sparse files), as OpenSlide shows them
 
     Attributes
     ----------
-    levels : dict
-        Level number → :class:`Level`, for the levels that are served.
-    why_not : str
-        Why a level is not served, empty when all are.
+    levels : level number → :class:`Level`, for the levels that are served
+    why_not : why a level is not served, empty when all are
 
-    Raises
-    ------
-    TiffIndexError, OSError
-        The file's index cannot be read.
+    Raises TiffIndexError, OSError: the file's index cannot be read.
     """
 
     def __init__(self, path: Path, level_sizes: Sequence[tuple[int, int]], missing: Callable[[Box], Rgb]) -> None:
@@ -98,14 +89,8 @@ class JpegLevels:
     def read(self, box: Box, band: Band) -> Rgb:
         """Pixels of a box that :meth:`serves` allows, reduced by its scale.
 
-        Returns
-        -------
-        ndarray, shape (box.height / scale, box.width / scale, 3), uint8
-
-        Raises
-        ------
-        SlideError
-            A native tile is damaged or is not what the index says; named by column and row.
+        Returns ndarray, shape (box.height / scale, box.width / scale, 3), uint8.
+        Raises SlideError: a native tile is damaged or is not what the index says; named by column and row.
         """
         level, s = self.levels[box.level], box.scale
         wide, high = level.directory.tile_width // s, level.directory.tile_height // s
@@ -165,8 +150,7 @@ class Band:
 
     Parameters
     ----------
-    uses : iterable of Key
-        Every native tile that will be asked for, as often as it will be.
+    uses : every native tile that will be asked for, as often as it will be
     """
 
     def __init__(self, uses: Iterable[Key] = ()) -> None:

@@ -64,16 +64,12 @@ class MppEstimate(NamedTuple):
 
     Attributes
     ----------
-    mpp, low, high : float
-        Estimate and its interval [µm/px]: where 98 of 100 slides like those of the calibration lie, if their
-        logarithms are normal. With one slide left out at a time, all 6 lay inside, at 0.25, 0.35, 0.5 and 1 µm/px;
-        the estimates were wrong by a factor of 1.09 (median) and 1.25 (worst).
-    diameter_px : float
-        Diameter of the nuclei [level-0 px].
-    n_nuclei, n_fields : int
-        What it rests on.
-    objective : int or None
-        Conventional power, where the interval touches the range of that one only.
+    mpp, low, high : estimate and its interval [µm/px]: where 98 of 100 slides like those of the calibration lie, if
+        their logarithms are normal. With one slide left out at a time, all 6 lay inside, at 0.25, 0.35, 0.5 and 1
+        µm/px; the estimates were wrong by a factor of 1.09 (median) and 1.25 (worst).
+    diameter_px : diameter of the nuclei [level-0 px]
+    n_nuclei, n_fields : what it rests on
+    objective : conventional power, where the interval touches the range of that one only
     """
 
     mpp: float
@@ -96,20 +92,8 @@ class MppEstimate(NamedTuple):
 def estimate_slide(path: Path) -> MppEstimate | None:
     """Estimate the level-0 resolution of a slide or plain image from its nuclei; what the file tells is not read.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    MppEstimate or None
-        None with fewer than :data:`MIN_NUCLEI` nuclei, or none that stand out.
-
-    Raises
-    ------
-    SlideError
-        The file cannot be opened, or not even a thumbnail can be decoded.
+    Returns MppEstimate or None: none with fewer than :data:`MIN_NUCLEI` nuclei, or none that stand out.
+    Raises SlideError: the file cannot be opened, or not even a thumbnail can be decoded.
     """
     with Slide(path, mpp=_UNKNOWN_MPP) as slide:
         side = min(_FIELD_PX, *slide.dimensions)
@@ -124,8 +108,7 @@ def estimate_image(pixels: Rgb) -> MppEstimate | None:
 
     Parameters
     ----------
-    pixels : ndarray, shape (height, width, 3), uint8
-        RGB.
+    pixels : ndarray, shape (height, width, 3), uint8; RGB
     """
     return _estimate(measure_field(f) for f in _cut(pixels))
 
@@ -165,13 +148,10 @@ def measure_field(pixels: Rgb) -> FieldSize | None:
 
     Parameters
     ----------
-    pixels : ndarray, shape (height, width, 3), uint8
-        RGB, some hundred pixels a side.
+    pixels : ndarray, shape (height, width, 3), uint8; RGB, some hundred pixels a side
 
-    Returns
-    -------
-    FieldSize or None
-        None where half of it is glass, or where no scale between 3 px and a sixth of the field stands out.
+    Returns FieldSize or None: none where half of it is glass, or where no scale between 3 px and a sixth of the field
+    stands out.
     """
     density = -np.log((pixels.astype(np.float32) + 1) / 256)
     if (density.mean(2) > _TISSUE_DENSITY).mean() < _MIN_TISSUE:

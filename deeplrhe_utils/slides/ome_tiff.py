@@ -67,40 +67,20 @@ def write_ome_tiff(
 
     Parameters
     ----------
-    path : Path
-        Target, by convention ``*.ome.tiff``.
-    strips : iterable of ndarray, shape (h, width_px, 3), uint8
-        RGB of the whole width, from the top; each h a multiple of `tile_px`, except the last strip's.
-    width_px, height_px : int
-        Size of the full image [px].
-    mpp : float
-        Resolution of the full image [µm/px], 0.01 to 1000.
-    name : str
-        Name of the image, any text; characters that XML forbids are replaced.
-    tile_px : int
-        Side of the tiles [px]; a multiple of 16.
-    quality : int or None
-        JPEG quality, 1 to 100 (YCbCr, colour at full resolution); None is deflate, without loss.
-    levels : int, optional
-        Number of levels with the full image, each half of the one above, rounded down. None: until the larger
-        side is at most :data:`SMALLEST_LEVEL_PX`.
+    path : target, by convention ``*.ome.tiff``
+    strips : iterable of ndarray, shape (h, width_px, 3), uint8; RGB of the whole width, from the top; each h a multiple
+        of `tile_px`, except the last strip's
+    width_px, height_px : size of the full image [px]
+    mpp : resolution of the full image [µm/px], 0.01 to 1000
+    name : name of the image, any text; characters that XML forbids are replaced
+    tile_px : side of the tiles [px]; a multiple of 16
+    quality : JPEG quality, 1 to 100 (YCbCr, colour at full resolution); None is deflate, without loss
+    levels : number of levels with the full image, each half of the one above, rounded down. None: until the larger side
+        is at most :data:`SMALLEST_LEVEL_PX`.
 
-    Returns
-    -------
-    Path
-        `path`.
+    Raises ParameterError: a number is out of its range, or the image is too small for so many levels. SlideError: a
+    strip has another shape or type, or the strips do not add up to the height. RunError: the disk is full.
 
-    Raises
-    ------
-    ParameterError
-        A number is out of its range, or the image is too small for so many levels.
-    SlideError
-        A strip has another shape or type, or the strips do not add up to the height.
-    RunError
-        The disk is full.
-
-    Notes
-    -----
     Pixels beyond the right and lower edge repeat the last one. A level of odd size loses its last column or row
     in the next. An exception, also one of `strips`, leaves no file behind.
     """

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import Final
 
-import numpy as np
 import openslide
-from numpy.typing import NDArray
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides import tiff
@@ -31,14 +28,10 @@ def open_handle(path: Path) -> Handle:
 
     Parameters
     ----------
-    path : Path
-        Any format OpenSlide knows; JPEG, PNG or TIFF otherwise.
+    path : any format OpenSlide knows; JPEG, PNG or TIFF otherwise
 
-    Raises
-    ------
-    SlideError
-        The file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
-        more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
+    Raises SlideError: the file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
+    more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
     """
     _check_file(path)
     try:
@@ -71,43 +64,6 @@ def bounds_of(handle: Handle) -> tuple[int, int, int, int]:
         return (0, 0, *handle.dimensions)
     x, y, width, height = (int(value) for value in told if value is not None)
     return x, y, width, height
-
-
-def icc_profile_of(handle: Handle, name: str) -> bytes | None:
-    """The colour profile as stored; None where there is none.
-
-    Raises
-    ------
-    SlideError
-        There is one, and it cannot be read.
-    """
-    try:
-        profile = handle.color_profile
-    except READ_ERRORS as error:
-        raise SlideError(f"The colour profile of slide {name} cannot be read ({error})") from error
-    return None if profile is None else profile.tobytes()
-
-
-def transform_to_srgb(profile: bytes | None, name: str) -> ImageCms.ImageCmsTransform:
-    """Conversion from a slide's colour profile to sRGB (perceptual intent).
-
-    Raises
-    ------
-    SlideError
-        There is no profile, it is damaged, or not one for RGB.
-    """
-    if profile is None:
-        raise SlideError(f"Slide {name} has no colour profile", fix="Read it without conversion to sRGB")
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")
-    except (ImageCms.PyCMSError, OSError) as error:
-        raise SlideError(f"The colour profile of slide {name} cannot be used ({error})") from error
-
-
-def converted(pixels: NDArray[np.uint8], transform: ImageCms.ImageCmsTransform) -> NDArray[np.uint8]:
-    """RGB (H, W, 3), uint8, through a colour transform."""
-    return np.asarray(ImageCms.applyTransform(Image.fromarray(pixels), transform), np.uint8)
 
 
 def file_state(path: Path) -> tuple[int, int, int, int]:

@@ -19,18 +19,10 @@ Part = tuple[int, int, int, int]
 
 
 class Overview:
-    """Strips and thumbnails of one slide.
+    """Strips and thumbnails of one slide."""
 
-    Parameters
-    ----------
-    source : PixelSource
-        Its levels.
-    pixels : callable
-        ``pixels(box, band)`` gives a box reduced by its scale, in the colours asked for.
-    """
-
-    def __init__(self, source: PixelSource, pixels: Callable[[Box, Band | None], Rgb]) -> None:
-        self._source, self._pixels = source, pixels
+    def __init__(self, source: PixelSource) -> None:
+        self._source = source
 
     def thumbnail(self, width: int, height: int, damaged: tuple[int, int, int] | None) -> Rgb:
         """The whole slide as (height, width, 3); places that cannot be decoded in a colour, or SlideError."""
@@ -68,7 +60,7 @@ class Overview:
         band = Band(key for keys in uses for key in keys)
 
         def fill(x: int, y: int, w: int, h: int) -> None:
-            out[y : y + h, x : x + w] = reduce_whole(self._pixels(box(x, y, w, h), band), whole // scale)
+            out[y : y + h, x : x + w] = reduce_whole(self._source.read(box(x, y, w, h), band), whole // scale)
 
         tile_w, tile_h = self._source.tile_size(level)
         pitch = tile_w / whole, tile_h / whole
@@ -92,7 +84,7 @@ class Overview:
     def _place(self, level: int, scale: int, place: tuple[float, float, float, float], width: int, height: int) -> Rgb:
         """A rectangle [level-0 px: x, y, width, height] of a level, resampled to (height, width, 3)."""
         box = box_of(level, scale, self._source.downsamples[level], self._source.sizes[level], place)
-        return resample(self._pixels(box, None), width, height)
+        return resample(self._source.read(box, None), width, height)
 
 
 def _parts(width: int, height: int, read: float) -> Iterator[Part]:

@@ -21,24 +21,15 @@ class PixelSource:
 
     Parameters
     ----------
-    path : Path
-        The file.
-    handle : Handle
-        It, opened by OpenSlide or Pillow; owned from here on.
-    fast : bool
-        Whether tiled JPEG may be decoded directly.
+    fast : whether tiled JPEG may be decoded directly
 
     Attributes
     ----------
-    handle : Handle
-        The open handle; replaced after an error.
-    sizes : list of (width, height)
-        Size of each level [px], finest first.
-    downsamples : list of float
-        Level-0 pixels per pixel of each level.
-    way : str
-        ``jpeg`` when every level is decoded directly, else ``openslide`` or ``jpeg and openslide``, with the
-        reason in brackets.
+    handle : the open handle; replaced after an error
+    sizes : list of (width, height); size of each level [px], finest first
+    downsamples : level-0 pixels per pixel of each level
+    way : ``jpeg`` when every level is decoded directly, else ``openslide`` or ``jpeg and openslide``, with the reason
+        in brackets
     """
 
     def __init__(self, path: Path, handle: Handle, fast: bool) -> None:
@@ -86,19 +77,11 @@ class PixelSource:
 
         Parameters
         ----------
-        box : Box
-            What to read.
-        band : Band, optional
-            Where decoded native tiles are kept between reads that share them.
+        box : what to read
+        band : where decoded native tiles are kept between reads that share them
 
-        Returns
-        -------
-        ndarray, shape (box.height / scale, box.width / scale, 3), uint8
-
-        Raises
-        ------
-        SlideError
-            The pixels cannot be decoded; the source stays usable for other boxes.
+        Returns ndarray, shape (box.height / scale, box.width / scale, 3), uint8.
+        Raises SlideError: the pixels cannot be decoded; the source stays usable for other boxes.
         """
         if self._jpeg is not None and self._jpeg.serves(box):
             return self._jpeg.read(box, Band() if band is None else band)

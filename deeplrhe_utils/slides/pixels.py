@@ -42,23 +42,12 @@ def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> lis
 
     Parameters
     ----------
-    slide : dict
-        The slide's row of the slides table with an absolute `path`.
-    tiles : DataFrame
-        Rows of the tiles table, all of this slide; rows with a `path` are image files of their own.
-    tile_px : int
-        Side of a tile read from a slide [px]; image files keep their size.
+    slide : the slide's row of the slides table with an absolute `path`
+    tiles : rows of the tiles table, all of this slide; rows with a `path` are image files of their own
+    tile_px : side of a tile read from a slide [px]; image files keep their size
 
-    Returns
-    -------
-    list of uint8 RGB (H, W, 3)
-
-    Raises
-    ------
-    SlideError
-        A tile cannot be decoded.
-    InputError
-        An image file cannot be read.
+    Returns list of uint8 RGB (H, W, 3).
+    Raises SlideError: a tile cannot be decoded. InputError: an image file cannot be read.
     """
     if tiles["path"].notna().any():
         return [read_image(Path(path)) for path in tiles["path"]]
@@ -94,16 +83,11 @@ def peek(slide: Mapping[str, Any], tiles: pd.DataFrame, side_px: int = 128) -> l
 
     Parameters
     ----------
-    slide : mapping
-        The slide's row of the slides table with an absolute `path`.
-    tiles : DataFrame
-        Rows of the tiles table, all of this slide.
-    side_px : int
-        Side of a picture [px].
+    slide : the slide's row of the slides table with an absolute `path`
+    tiles : rows of the tiles table, all of this slide
+    side_px : side of a picture [px]
 
-    Returns
-    -------
-    list of uint8 RGB (side_px, side_px, 3)
+    Returns list of uint8 RGB (side_px, side_px, 3).
     """
     with open_row(slide) as opened:
         found = opened.read_tiles(squares_of(tiles), side_px)

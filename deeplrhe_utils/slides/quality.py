@@ -1,30 +1,11 @@
 """Noise: the blank and the blurred share of a tile; and what smoothing of the pixels would do to it.
 
-Source: Yang 2021 (S0), denoising: a tile's noise ratio is (blank + blurred area) / total area. How blank
-and blurred are found is ours.
-
-Blank: grey value at or above the intensity cut, after OpenCV clean-up of the mask (edge padding, median
-filter, closing: the paper's smoothing and edge filling). The pixels themselves are never changed.
-
-Blurred: in blocks of 32 µm, over tissue only, the *sharpness*, the variance of the Laplacian of the
-Gaussian-smoothed (0.5 µm) optical density divided by the variance of that density. The smoothing takes
-away sensor noise, which would look sharp; the division takes away the strength of the stain.
-
-Calibration of :data:`BLUR_CUT` (at 0.5 µm/px; sharpness × 1000, 1st – 50th – 99th percentile of blocks):
-
-==========================  ======================  ======================  =====================
-Blocks                      as scanned              Gaussian blur 1 µm      Gaussian blur 2 µm
-==========================  ======================  ======================  =====================
-five TCGA lung fields       37 – 97 – 204           4.5 – 15 – 31           0.8 – 3.0 – 7.4
-CMU-1-Small-Region          31 – 106 – 230          3.2 – 15 – 40           0.4 – 2.5 – 6.5
-==========================  ======================  ======================  =====================
-
-The cut of 12 keeps every percentile of sharp blocks by a factor of 2.5 and catches all blur from 2 µm on;
-of 1 µm blur it catches about a third of the blocks.
-
-Smoothing of the pixels themselves (:func:`smooth_pixels`): what is left of the sharpness, and share of pixels
-changed by more than 5 grey levels, on five TCGA lung fields and 14 tiles of CMU-1: 0.43 and 0.90 (0.5 µm), 0.13 and
-0.96 (1 µm), 0.02 and 0.98 (2 µm). A filter of 1 µm takes as much as a defocus of which the cut drops a third.
+Source: Yang 2021 (S0), denoising: a tile's noise ratio is (blank + blurred area) / total area. How blank and blurred
+are found is ours. Blank: grey value at or above the intensity cut, after OpenCV clean-up of the mask (edge padding,
+median filter, closing: the paper's smoothing and edge filling); the pixels themselves are never changed. Blurred: in
+blocks of 32 µm, over tissue only, by the *sharpness*, the variance of the Laplacian of the Gaussian-smoothed (0.5 µm:
+sensor noise would look sharp) optical density, divided by the variance of that density (the strength of the stain).
+Calibration: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -38,27 +19,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.blocks import block_sums, mean_grey, spread
-from deeplrhe_utils.slides.pen import PEN_WIDTH_UM, pen_fraction, pen_mask
 from deeplrhe_utils.slides.tissue import blank_mask, clean_mask
-
-__all__ = [
-    "BLANK",
-    "BLOCK_UM",
-    "BLURRED",
-    "BLUR_CUT",
-    "CLEAN",
-    "PEN_WIDTH_UM",
-    "Noise",
-    "Smoothed",
-    "blur_fraction",
-    "clean_blank_mask",
-    "noise_mask",
-    "noise_ratio",
-    "pen_fraction",
-    "pen_mask",
-    "sharpness",
-    "smooth_pixels",
-]
 
 BLUR_CUT: Final = 0.012
 """Sharpness below which a block counts as blurred (dimensionless)."""
@@ -70,6 +31,8 @@ _MIN_TISSUE_SHARE: Final = 0.25  # of a block; less tissue says too little about
 _DENSITY_FLOOR: Final = 1e-4  # variance of optical density that noise alone reaches
 _CLEAN_PX: Final = 5  # width of the clean-up of the blank mask [px of the tile]
 _DENSITY: Final = (-np.log10((np.arange(256) + 1) / 256)).astype(np.float32)  # of each grey value
+_FILTER_UM: Final = 1.0  # standard deviation of the filter of `smooth_pixels`
+_TOLERANCE: Final = 5  # change of a channel that does not count as one [grey levels]
 CLEAN, BLANK, BLURRED = 0, 1, 2
 
 
@@ -90,15 +53,10 @@ def clean_blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> NDA
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    intensity_cut : float
-        Grey value [0–255].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    intensity_cut : grey value [0–255]
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True where blank.
+    Returns ndarray, shape (height, width), bool: true where blank.
     """
     return clean_mask(blank_mask(tile, intensity_cut), _CLEAN_PX)
 
@@ -108,17 +66,12 @@ def sharpness(tile: NDArray[np.uint8], mpp: float, tissue: NDArray[np.bool_]) ->
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    tissue : ndarray, shape (height, width), bool
-        Pixels to look at.
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
+    tissue : ndarray, shape (height, width), bool; pixels to look at
 
-    Returns
-    -------
-    ndarray, shape (blocks down, blocks across), float32
-        Variance of the Laplacian / variance of the optical density, at the scale of 0.5 µm/px.
+    Returns ndarray, shape (blocks down, blocks across), float32: variance of the Laplacian / variance of the optical
+    density, at the scale of 0.5 µm/px.
     """
     return _sharpness(mean_grey(tile), mpp, tissue)[0]
 
@@ -178,7 +131,6 @@ def noise_mask(
     tile: NDArray[np.uint8],
     mpp: float = 0.5,
     blur_cut: float = BLUR_CUT,
-    intensity_cut: float = 220,
     *,
     blank: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.uint8]:
@@ -186,32 +138,24 @@ def noise_mask(
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    blur_cut : float
-        Sharpness below which a block counts as blurred.
-    intensity_cut : float
-        Grey value from which a pixel counts as blank [0–255]; not used where `blank` is given.
-    blank : ndarray, shape (height, width), bool, optional
-        What is blank, where that is known already; without it :func:`clean_blank_mask`.
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
+    blur_cut : sharpness below which a block counts as blurred
+    blank : ndarray, shape (height, width), bool; what is blank, where that is known already; without it
+        :func:`clean_blank_mask`
 
-    Returns
-    -------
-    ndarray, shape (height, width), uint8
-        0 clean, 1 blank, 2 blurred.
+    Returns ndarray, shape (height, width), uint8: 0 clean, 1 blank, 2 blurred.
     """
-    blank = _blank(tile, intensity_cut, blank)
+    blank = _blank(tile, blank)
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
     mask = np.where(spread(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
     mask[blank] = BLANK
     return mask
 
 
-def _blank(tile: NDArray[np.uint8], intensity_cut: float, blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def _blank(tile: NDArray[np.uint8], blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
     if blank is None:
-        return clean_blank_mask(tile, intensity_cut)
+        return clean_blank_mask(tile)
     if blank.shape != tile.shape[:2]:
         want = f"{tile.shape[:2]}"
         raise ParameterError("The mask of what is blank does not fit the tile", got=blank.shape, expected=want)
@@ -222,7 +166,6 @@ def noise_ratio(
     tile: NDArray[np.uint8],
     mpp: float = 0.5,
     blur_cut: float = BLUR_CUT,
-    intensity_cut: float = 220,
     *,
     blank: NDArray[np.bool_] | None = None,
     grey: NDArray[np.uint8] | None = None,
@@ -232,20 +175,12 @@ def noise_ratio(
     Parameters are those of :func:`noise_mask`, and `grey`, the tile's
     :func:`~deeplrhe_utils.slides.blocks.mean_grey` where that is known already.
 
-    Returns
-    -------
-    Noise
-        blank_fraction, blur_fraction, ratio.
+    Returns blank_fraction, blur_fraction, ratio.
     """
-    blank = _blank(tile, intensity_cut, blank)
+    blank = _blank(tile, blank)
     values, count = _sharpness(mean_grey(tile) if grey is None else grey, mpp, ~blank)
     blurred, tissue = float(count[values < blur_cut].sum()), float(count.sum())
     return Noise(1 - tissue / blank.size, blurred / tissue if tissue else 0.0, 1 - (tissue - blurred) / blank.size)
-
-
-def blur_fraction(tile: NDArray[np.uint8], mpp: float = 0.5, cut: float = BLUR_CUT) -> float:
-    """Share of a tile's tissue that lies in blurred blocks, in [0, 1] (see :func:`noise_ratio`)."""
-    return noise_ratio(tile, mpp, cut).blur_fraction
 
 
 class Smoothed(NamedTuple):
@@ -261,14 +196,7 @@ class Smoothed(NamedTuple):
     changed_share: float
 
 
-def smooth_pixels(
-    tile: NDArray[np.uint8],
-    mpp: float = 0.5,
-    *,
-    smoothing_um: float = 1.0,
-    intensity_cut: float = 220,
-    tolerance: int = 5,
-) -> Smoothed:
+def smooth_pixels(tile: NDArray[np.uint8], mpp: float = 0.5) -> Smoothed:
     """The paper's "edge expansion (filling), smoothing filtering and segmentation", done to the pixels.
 
     Read literally, OpenCV's padding, filter and threshold change the picture that a network is trained on. We do it to
@@ -278,29 +206,18 @@ def smooth_pixels(
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    mpp : float
-        Resolution of the tile [µm/px].
-    smoothing_um : float
-        Standard deviation of the filter [µm]; 0 leaves the segmentation alone.
-    intensity_cut : float
-        Grey value from which a pixel is blank [0–255].
-    tolerance : int
-        Change of a channel that does not count as one [grey levels].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    mpp : resolution of the tile [µm/px]
 
-    Returns
-    -------
-    Smoothed
-        The pixels, the share of sharpness that is left, the share of pixels that were changed.
+    Returns the pixels, the share of sharpness that is left, the share of pixels that were changed.
     """
-    pad = max(1, round(4 * smoothing_um / mpp))
+    pad = max(1, round(4 * _FILTER_UM / mpp))
     padded = cv2.copyMakeBorder(tile, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-    soft = cv2.GaussianBlur(padded, (0, 0), smoothing_um / mpp) if smoothing_um > 0 else padded
+    soft = cv2.GaussianBlur(padded, (0, 0), _FILTER_UM / mpp)
     pixels = np.ascontiguousarray(soft[pad:-pad, pad:-pad], np.uint8)
-    blank = clean_blank_mask(pixels, intensity_cut)
+    blank = clean_blank_mask(pixels)
     pixels[blank] = 255
-    changed = cv2.absdiff(tile, pixels).max(axis=2) > tolerance
+    changed = cv2.absdiff(tile, pixels).max(axis=2) > _TOLERANCE
     return Smoothed(pixels, _kept(tile, pixels, mpp, ~blank), float(changed.mean()))
 
 

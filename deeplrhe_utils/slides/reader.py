@@ -24,24 +24,13 @@ from deeplrhe_utils.core.errors import ParameterError, SlideError
 from deeplrhe_utils.slides.jpeg_tiles import Band
 from deeplrhe_utils.slides.opening import (
     bounds_of,
-    converted,
     file_state,
-    icc_profile_of,
     open_handle,
-    transform_to_srgb,
 )
 from deeplrhe_utils.slides.overview import Overview
 from deeplrhe_utils.slides.pixel_source import PixelSource
 from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, resolution_of, vendor_of
-from deeplrhe_utils.slides.sampling import (
-    Box,
-    Rgb,
-    Square,
-    Strip,
-    box_of,
-    choose,
-    resample,
-)
+from deeplrhe_utils.slides.sampling import Box, Rgb, Square, Strip, box_of, choose, resample
 
 
 class Slide:
@@ -49,57 +38,36 @@ class Slide:
 
     Parameters
     ----------
-    path : Path
-        The file.
-    mpp : float, optional
-        Level-0 resolution [µm/px] to believe instead of the file's.
-    fast : bool
-        Whether levels of tiled JPEG may be decoded directly. False reads everything through OpenSlide.
-    to_srgb : bool
-        Whether pixels are converted to sRGB by the slide's colour profile. Off: they are as stored.
+    mpp : level-0 resolution [µm/px] to believe instead of the file's
+    fast : whether levels of tiled JPEG may be decoded directly. False reads everything through OpenSlide.
 
     Attributes
     ----------
-    path : Path
-        The file.
-    dimensions : (width_l0_px, height_l0_px)
-        Level-0 size.
-    mpp : float
-        Level-0 resolution [µm/px].
-    mpp_source : str
-        ``metadata``, ``objective``, ``tiff-tags`` or ``override``.
-    vendor : str
-        OpenSlide's vendor, or ``image``.
+    dimensions : (width_l0_px, height_l0_px); level-0 size
+    mpp : level-0 resolution [µm/px]
+    mpp_source : ``metadata``, ``objective``, ``tiff-tags`` or ``override``
+    vendor : OpenSlide's vendor, or ``image``
 
-    Raises
-    ------
-    SlideError
-        See :func:`~deeplrhe_utils.slides.opening.open_handle`; or `to_srgb` is asked for and there is no
-        colour profile, or none for RGB.
-    MissingMppError
-        See :func:`~deeplrhe_utils.slides.resolution.resolution_of`.
+    Raises SlideError: see :func:`~deeplrhe_utils.slides.opening.open_handle`. MissingMppError: see
+    :func:`~deeplrhe_utils.slides.resolution.resolution_of`.
 
-    Notes
-    -----
     All slides of a process share one cache of decoded tiles (32 MB) in OpenSlide, and what the direct path
     holds is bounded per call, so that many open slides cost little more than one.
     """
 
-    def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True, to_srgb: bool = False) -> None:
+    def __init__(self, path: Path | str, mpp: float | None = None, *, fast: bool = True) -> None:
         self.path, self._override = Path(path), mpp
         handle = open_handle(self.path)
         try:
             self._state = file_state(self.path)
             self.mpp, self.mpp_source = resolution_of(handle, self.path.name, mpp)
-            name = self.path.name
-            self._colours = transform_to_srgb(icc_profile_of(handle, name), name) if to_srgb else None
         except SlideError:
             handle.close()
             raise
         self.dimensions: tuple[int, int] = (int(handle.dimensions[0]), int(handle.dimensions[1]))
         self.vendor = vendor_of(handle)
         self._source = PixelSource(self.path, handle, fast)
-        self._overview = Overview(self._source, self._pixels)
+        self._overview = Overview(self._source)
 
     def __enter__(self) -> Self:
         return self
@@ -141,18 +109,10 @@ class Slide:
         """Where the file contradicts the resolution that is used; None where it does not."""
         return resolution_note(resolution_evidence(self._source.handle, self._override))
 
-    @property
-    def icc_profile(self) -> bytes | None:
-        """The scanner's colour profile as stored; None where there is none."""
-        return icc_profile_of(self._source.handle, self.path.name)
-
     def check_unchanged(self) -> None:
         """Make sure that the file is still the one that was opened.
 
-        Raises
-        ------
-        SlideError
-            The file was replaced, changed or removed meanwhile; what was read may mix two slides.
+        Raises SlideError: the file was replaced, changed or removed meanwhile; what was read may mix two slides.
         """
         if file_state(self.path) != self._state:
             raise SlideError(
@@ -167,25 +127,14 @@ class Slide:
 
         Parameters
         ----------
-        x_l0_px, y_l0_px : int
-            Top left corner [level-0 px].
-        size_l0_px : float
-            Side [level-0 px]; may be fractional. The read is rounded to the pixels it is made of, by at most
+        x_l0_px, y_l0_px : top left corner [level-0 px]
+        size_l0_px : side [level-0 px]; may be fractional. The read is rounded to the pixels it is made of, by at most
             half a pixel of the result.
-        out_px : int
-            Side of the result [px].
+        out_px : side of the result [px]
 
-        Returns
-        -------
-        ndarray, shape (out_px, out_px, 3), uint8
-            RGB.
-
-        Raises
-        ------
-        ParameterError
-            The square is empty or reaches over the slide's edge.
-        SlideError
-            The pixels cannot be decoded; the slide stays usable for other tiles.
+        Returns ndarray, shape (out_px, out_px, 3), uint8: RGB.
+        Raises ParameterError: the square is empty or reaches over the slide's edge. SlideError: the pixels cannot be
+        decoded; the slide stays usable for other tiles.
         """
         (found,) = self.read_tiles([Square(x_l0_px, y_l0_px, size_l0_px)], out_px)
         if isinstance(found, SlideError):
@@ -197,28 +146,19 @@ class Slide:
 
         Parameters
         ----------
-        squares : sequence of Square
-            What to read; row by row of the grid is the order in which least is held in memory.
-        out_px : int
-            Side of the results [px].
+        squares : what to read; row by row of the grid is the order in which least is held in memory
+        out_px : side of the results [px]
 
-        Yields
-        ------
-        ndarray, shape (out_px, out_px, 3), uint8, or SlideError
-            One for every square, in order: its pixels as :meth:`read_tile` gives them, or why they cannot be
-            decoded, so that one damaged tile does not cost the others.
-
-        Raises
-        ------
-        ParameterError
-            A square is empty or reaches over the slide's edge; before anything is read.
+        Yields ndarray, shape (out_px, out_px, 3), uint8, or SlideError: one for every square, in order: its pixels as
+        :meth:`read_tile` gives them, or why they cannot be decoded, so that one damaged tile does not cost the others.
+        Raises ParameterError: a square is empty or reaches over the slide's edge; before anything is read.
         """
         boxes = [self._box(square, out_px) for square in squares]
         uses = self._source.plan(boxes)
         band = Band(key for keys in uses for key in keys)
         for box, keys in zip(boxes, uses, strict=True):
             try:
-                result: Rgb | SlideError = resample(self._pixels(box, band), out_px, out_px)
+                result: Rgb | SlideError = resample(self._source.read(box, band), out_px, out_px)
             except SlideError as error:
                 result = error
             band.finish(keys)
@@ -229,27 +169,16 @@ class Slide:
 
         Parameters
         ----------
-        top_l0_px, height_l0_px : float
-            The band [level-0 px]; cut at the slide's edges.
-        factor : float
-            Wanted level-0 pixels per pixel of the result, at least 1.
-        tolerant : bool
-            What cannot be decoded at its level is read from level 0, and is white and marked as lost where that
-            fails, too; otherwise it is an error.
+        top_l0_px, height_l0_px : the band [level-0 px]; cut at the slide's edges
+        factor : wanted level-0 pixels per pixel of the result, at least 1
+        tolerant : what cannot be decoded at its level is read from level 0, and is white and marked as lost where that
+            fails, too; otherwise it is an error
 
-        Returns
-        -------
-        Strip
-            Its pixels, the true level-0 pixels per pixel (the whole multiple of a level's that is nearest to
-            `factor`), the height at which it begins, and what is lost. Up to one pixel at the right and lower
-            edge is left out.
-
-        Raises
-        ------
-        ParameterError
-            The height is not positive, or `factor` is below 1.
-        SlideError
-            The pixels cannot be decoded, and it is not `tolerant`.
+        Returns its pixels, the true level-0 pixels per pixel (the whole multiple of a level's that is nearest to
+        `factor`), the height at which it begins, and what is lost. Up to one pixel at the right and lower edge is left
+        out.
+        Raises ParameterError: the height is not positive, or `factor` is below 1. SlideError: the pixels cannot be
+        decoded, and it is not `tolerant`.
         """
         if factor < 1 or height_l0_px <= 0:
             raise ParameterError("A band must have a height and a factor of at least 1", got=(height_l0_px, factor))
@@ -260,20 +189,11 @@ class Slide:
 
         Parameters
         ----------
-        max_px : int
-            Longer side [px].
-        damaged : (red, green, blue), optional
-            Colour of places that cannot be decoded; without it they are an error.
+        max_px : longer side [px]
+        damaged : (red, green, blue); colour of places that cannot be decoded; without it they are an error
 
-        Returns
-        -------
-        ndarray, shape (height, width, 3), uint8
-            RGB; never larger than level 0.
-
-        Raises
-        ------
-        SlideError
-            Pixels cannot be decoded, and `damaged` is not given.
+        Returns ndarray, shape (height, width, 3), uint8: RGB; never larger than level 0.
+        Raises SlideError: pixels cannot be decoded, and `damaged` is not given.
         """
         if max_px < 1:
             raise ParameterError("A thumbnail needs at least one pixel", got=max_px)
@@ -302,8 +222,3 @@ class Slide:
                 got=f"x={x}, y={y}, size={size:g} level-0 px, out={out_px} px",
                 expected=f"a square inside {width} × {height} level-0 px",
             )
-
-    def _pixels(self, box: Box, band: Band | None = None) -> Rgb:
-        """A box, reduced by its scale, in the colours asked for."""
-        pixels = self._source.read(box, band)
-        return pixels if self._colours is None else converted(pixels, self._colours)

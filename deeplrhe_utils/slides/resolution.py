@@ -1,7 +1,7 @@
 """Which resolution a slide tells, in how many places, and whether these agree.
 
-A file can tell its resolution several times: OpenSlide's microns per pixel, the vendor's own fields, OME-XML, TIFF
-resolution tags, objective power. The first plausible one of this order is used, unless the user gives another
+A file can tell its resolution several times: OpenSlide's microns per pixel (read off the vendor's own fields), OME-XML,
+TIFF resolution tags, objective power. The first plausible one of this order is used, unless the user gives another
 (override); what the others say is kept as evidence, so that a slide whose 20× and 40× are mixed up does not pass
 unseen.
 """
@@ -32,23 +32,6 @@ _TIFF_UNITS: Final = {2: "inch", 3: "centimeter"}
 PROPERTY_POWER: Final = str(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
 _PLAIN: Final = ("generic-tiff", "image")
 
-# What vendors write besides OpenSlide's own properties: name across, name down, µm per unit (source: OpenSlide's format
-# pages). Philips writes both directions, down first, into one property.
-_MIRAX: Final = "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_"
-_DICOM: Final = "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing"
-_VENDOR_MPP: Final = (
-    ("aperio.MPP", "aperio.MPP", 1.0),
-    (f"{_MIRAX}X", f"{_MIRAX}Y", 1.0),
-    ("ventana.ScanRes", "ventana.ScanRes", 1.0),
-    ("sakura.ResolutionMmPerPix", "sakura.ResolutionMmPerPix", 1000.0),
-    (f"{_DICOM}[1]", f"{_DICOM}[0]", 1000.0),
-)
-_PHILIPS: Final = "philips.DICOM_PIXEL_SPACING"
-_POWERS: Final = (
-    PROPERTY_POWER, "aperio.AppMag", "hamamatsu.SourceLens", "leica.objective",
-    "mirax.GENERAL.OBJECTIVE_MAGNIFICATION", "sakura.NominalLensMagnification", "trestle.Objective Power",
-    "ventana.Magnification", "dicom.OpticalPathSequence[0].ObjectiveLensPower",
-)  # fmt: skip
 _OME: Final = re.compile(r'PhysicalSize([XY])(Unit)?\s*=\s*"([^"]*)"')
 _OME_UNITS: Final = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
 _APERIO_SIZE: Final = re.compile(r"\[\s*\d+\s*,\s*\d+\s+(\d+)\s*x\s*(\d+)\s*\]")
@@ -66,15 +49,11 @@ class Evidence(NamedTuple):
 
     Attributes
     ----------
-    source : str
-        ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``.
-    mpp_x, mpp_y : float or None
-        Across and down [µm/px]; None where nothing is said, NaN where it is no number.
-    verdict : str
-        ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
-        ``implausible``; ``anisotropic`` (more than 5 %).
-    detail : str
-        The same in words.
+    source : ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``
+    mpp_x, mpp_y : across and down [µm/px]; None where nothing is said, NaN where it is no number
+    verdict : ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
+        ``implausible``; ``anisotropic`` (more than 5 %)
+    detail : the same in words
     """
 
     source: str
@@ -140,19 +119,11 @@ def resolution_of(handle: Handle, name: str, override: float | None = None) -> R
 
     Parameters
     ----------
-    handle : OpenSlide or ImageSlide
-        An open slide.
-    name : str
-        File name, for messages.
-    override : float, optional
-        Resolution to believe instead of the file [µm/px].
+    name : file name, for messages
+    override : resolution to believe instead of the file [µm/px]
 
-    Raises
-    ------
-    SlideError
-        Horizontal and vertical resolution differ by more than 5 %, or `override` is implausible.
-    MissingMppError
-        No usable resolution.
+    Raises SlideError: horizontal and vertical resolution differ by more than 5 %, or `override` is implausible.
+    MissingMppError: no usable resolution.
     """
     if override is not None:
         if not PLAUSIBLE_MPP[0] <= override <= PLAUSIBLE_MPP[1]:
@@ -176,7 +147,7 @@ def resolution_evidence(handle: Handle, override: float | None = None) -> list[E
     """Everything that is said about a slide's level-0 resolution, judged against the one that is used.
 
     Parameters are those of :func:`resolution_of`. The order is that of preference, contradictions in the pyramid
-    last. Vendor fields that OpenSlide only repeats are named in the detail of its property.
+    last.
     """
     claims = _claims(handle)
     if override is not None:
@@ -194,7 +165,7 @@ def resolution_note(evidence: Iterable[Evidence]) -> str | None:
     """
     found = list(evidence)
     usable = any(e.verdict == "used" for e in found)
-    noise = ("TIFF tags", *_POWERS) if usable else ()
+    noise = ("TIFF tags", PROPERTY_POWER) if usable else ()
     told = [e for e in found if e.verdict not in ("used", "agrees")]
     return "; ".join(e.detail for e in told if e.verdict != "implausible" or e.source not in noise) or None
 
@@ -260,15 +231,11 @@ def _all_claims(handle: Handle) -> Iterator[_Claim]:
     kind = "tiff-tags" if vendor_of(handle) in _PLAIN else "metadata"
     x, y = (_told(properties.get(n)) for n in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
     yield from _claim("openslide.mpp", kind, x, y)
-    for across, down, unit in _VENDOR_MPP:
-        yield from _claim(across, "metadata", *(_scaled(_told(properties.get(n)), unit) for n in (across, down)))
-    spacing = [_scaled(_told(p.strip('" ')), 1000.0) for p in str(properties.get(_PHILIPS, "")).split()]
-    if len(spacing) == 2:
-        yield from _claim(_PHILIPS, "metadata", spacing[1], spacing[0])
+    told = _told(properties.get("aperio.MPP"))  # what OpenSlide refuses is not told by it
+    yield from _claim("aperio.MPP", "metadata", told, told)
     yield from _claim("OME-XML", "metadata", *_ome(_description(handle)))
     yield from _claim("TIFF tags", "tiff-tags", *_tags(handle))
-    for name in _POWERS:
-        yield from _power(name, _told(properties.get(name)))
+    yield from _power(PROPERTY_POWER, _told(properties.get(PROPERTY_POWER)))
 
 
 def _claim(source: str, kind: str, x: float | None, y: float | None) -> Iterator[_Claim]:

@@ -62,12 +62,8 @@ class Box:
 
     Attributes
     ----------
-    level : int
-        Level of the slide.
-    scale : int
-        1, 2, 4 or 8; left, top, width and height are multiples of it.
-    left, top, width, height : int
-        Place and size [px of the level].
+    scale : 1, 2, 4 or 8; left, top, width and height are multiples of it
+    left, top, width, height : place and size [px of the level]
     """
 
     level: int
@@ -81,8 +77,6 @@ class Box:
 def choose(downsamples: Sequence[float], factor: float) -> tuple[int, int]:
     """Level and scale for a result whose pixels are `factor` level-0 pixels wide.
 
-    Examples
-    --------
     >>> choose([1.0, 4.0, 16.0], 2.0), choose([1.0, 4.0, 16.0], 8.0), choose([1.0, 4.0, 16.0], 1.98)
     ((0, 2), (1, 2), (0, 1))
     """
@@ -108,14 +102,10 @@ def box_of(
 
     Parameters
     ----------
-    level, scale : int
-        From :func:`choose`.
-    down : float
-        Level-0 pixels per pixel of the level.
-    level_size : (width, height)
-        Size of the level [px]; the box is kept inside it.
-    place : (x, y, width, height)
-        The rectangle [level-0 px].
+    level, scale : from :func:`choose`
+    down : level-0 pixels per pixel of the level
+    level_size : (width, height); size of the level [px]; the box is kept inside it
+    place : (x, y, width, height); the rectangle [level-0 px]
     """
     scale = scale if min(level_size) >= scale else 1
     starts, lengths = [], []
@@ -143,14 +133,10 @@ def resample(pixels: Rgb, width: int, height: int) -> Rgb:
 
     Parameters
     ----------
-    pixels : ndarray, shape (H, W, 3), uint8
-        RGB.
-    width, height : int
-        Size of the result [px].
+    pixels : ndarray, shape (H, W, 3), uint8; RGB
+    width, height : size of the result [px]
 
-    Returns
-    -------
-    ndarray, shape (height, width, 3), uint8
+    Returns ndarray, shape (height, width, 3), uint8.
     """
     if (pixels.shape[1], pixels.shape[0]) == (width, height):
         return pixels

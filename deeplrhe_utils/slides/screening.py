@@ -46,22 +46,14 @@ class ScreenRules:
 
     Attributes
     ----------
-    target_mpp, tile_px : float, int
-        As tiled.
-    max_pen, max_fold, max_bubble : float
-        Shares seen in the survey.
-    max_noise : float
-        Noise ratio, (blank + blurred area) / total area.
-    max_jpeg : float
-        Share damaged by compression.
-    blur_cut : float
-        Sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`).
-    survey_mpp : float
-        Resolution of the mask of blank areas in the noise ratio [µm/px].
-    artefact_mpp : float
-        Resolution at which ink, folds and bubbles are looked for [µm/px].
-    survey : SurveyRules
-        What counts as background, ink, fold and bubble.
+    target_mpp, tile_px : as tiled
+    max_pen, max_fold, max_bubble : shares seen in the survey
+    max_noise : noise ratio, (blank + blurred area) / total area
+    max_jpeg : share damaged by compression
+    blur_cut : sharpness below which a block counts as blurred (:data:`~deeplrhe_utils.slides.quality.BLUR_CUT`)
+    survey_mpp : resolution of the mask of blank areas in the noise ratio [µm/px]
+    artefact_mpp : resolution at which ink, folds and bubbles are looked for [µm/px]
+    survey : what counts as background, ink, fold and bubble
     """
 
     target_mpp: float = 0.5
@@ -77,36 +69,21 @@ class ScreenRules:
     survey: SurveyRules = field(default_factory=SurveyRules)
 
 
-def screen_slide(
-    slide_row: Mapping[str, Any],
-    tiles: pd.DataFrame,
-    rules: ScreenRules | None = None,
-) -> pd.DataFrame:
+def screen_slide(slide_row: Mapping[str, Any], tiles: pd.DataFrame, rules: ScreenRules | None = None) -> pd.DataFrame:
     """Look at a slide's kept tiles for ink, folds, bubbles, blur, blank areas and compression damage.
 
     First at low resolution; what is dropped there is never decoded at full size, and its noise stays null.
 
     Parameters
     ----------
-    slide_row : mapping
-        One row of table SLIDES.
-    tiles : DataFrame
-        Its rows of table TILES (:func:`tile_slide`).
-    rules : ScreenRules, optional
-        Quality rules.
+    slide_row : one row of table SLIDES
+    tiles : its rows of table TILES (:func:`tile_slide`)
+    rules : quality rules
 
-    Returns
-    -------
-    DataFrame
-        The same rows in the same order; tiles dropped before keep their reason. Reasons in order of precedence:
-        unreadable, pen, fold, bubble, noise, jpeg.
-
-    Raises
-    ------
-    SlideError
-        The slide cannot be opened any more, or was changed while it was read.
-    ParameterError
-        `tiles` holds rows of another slide.
+    Returns the same rows in the same order; tiles dropped before keep their reason. Reasons in order of precedence:
+    unreadable, pen, fold, bubble, noise, jpeg.
+    Raises SlideError: the slide cannot be opened any more, or was changed while it was read. ParameterError: `tiles`
+    holds rows of another slide.
     """
     rules = rules or ScreenRules()
     tiles = tiles.reset_index(drop=True).copy()
@@ -199,12 +176,9 @@ def surroundings(slide_row: Mapping[str, Any], tile: Mapping[str, Any], mpp: flo
 
     Parameters
     ----------
-    slide_row, tile : mapping
-        A row of table SLIDES and one of table TILES.
-    mpp : float
-        Resolution of the picture, not finer than the slide's [µm/px].
-    width_um : float
-        Side of the square, at most the slide's [µm].
+    slide_row, tile : a row of table SLIDES and one of table TILES
+    mpp : resolution of the picture, not finer than the slide's [µm/px]
+    width_um : side of the square, at most the slide's [µm]
     """
     with open_row(slide_row) as slide:
         side = int(min(width_um / slide.mpp, *slide.dimensions))
@@ -220,15 +194,10 @@ def clean_tiles(tiles: pd.DataFrame, n: int, seed: int, reach: float = 0.0) -> p
 
     Parameters
     ----------
-    tiles : DataFrame
-        Table TILES after screening.
-    n : int
-        Largest number of tiles.
-    seed : int
-        Seed.
-    reach : float
-        How far around a tile nothing should have been found, either [tile sides]; where no tile is that clear,
-        this is not asked for.
+    tiles : table TILES after screening
+    n : largest number of tiles
+    reach : how far around a tile nothing should have been found, either [tile sides]; where no tile is that clear, this
+        is not asked for
     """
     names = ["pen_fraction", "fold_fraction", "bubble_fraction", "blur_fraction", "jpeg_fraction"]
     found = (tiles[names].fillna(0.0) >= _CLEAN).any(axis=1) | (tiles["reason"] == "unreadable").fillna(False)

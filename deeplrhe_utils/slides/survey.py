@@ -61,23 +61,14 @@ def survey(
 
     Parameters
     ----------
-    slide : Slide
-        The slide.
-    tiles : DataFrame
-        row, x_l0_px, y_l0_px, size_l0_px of the tiles, any subset of a grid, sorted by row.
-    masks : callable
-        ``masks(rgb, mpp)`` gives named boolean masks of a picture (height, width, 3).
-    context_um : float
-        How far around a tile the masks need to see [µm].
-    survey_mpp : float
-        Resolution at which the slide is looked at [µm/px]; the nearest one that is cheap is taken, never finer
-        than the slide.
+    tiles : row, x_l0_px, y_l0_px, size_l0_px of the tiles, any subset of a grid, sorted by row
+    masks : ``masks(rgb, mpp)`` gives named boolean masks of a picture (height, width, 3)
+    context_um : how far around a tile the masks need to see [µm]
+    survey_mpp : resolution at which the slide is looked at [µm/px]; the nearest one that is cheap is taken, never finer
+        than the slide
 
-    Returns
-    -------
-    DataFrame
-        One column per mask, indexed like `tiles`, in [0, 1]. Tiles of which more than 1 % cannot be decoded, neither
-        at the level that is read nor at level 0, are null; what is lost counts as white for the others.
+    Returns one column per mask, indexed like `tiles`, in [0, 1]. Tiles of which more than 1 % cannot be decoded,
+    neither at the level that is read nor at level 0, are null; what is lost counts as white for the others.
     """
     margin = context_um / slide.mpp
     factor = max(1.0, survey_mpp / slide.mpp)

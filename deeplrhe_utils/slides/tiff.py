@@ -45,18 +45,13 @@ class TiledDirectory:
 
     Attributes
     ----------
-    width, height : int
-        Size of the image [px].
-    tile_width, tile_height : int
-        Size of a tile [px].
-    compression, photometric : int
-        TIFF codes.
-    eight_bit_rgb : bool
-        Three samples of eight bits, stored together.
-    offsets, counts : ndarray of uint64, shape (tiles down · tiles across,)
-        First byte and number of bytes of each tile, row by row; a count of 0 is a tile that is not stored.
-    jpeg_tables : bytes
-        Abbreviated JPEG stream with the quantization and Huffman tables; empty where tiles carry their own.
+    width, height : size of the image [px]
+    tile_width, tile_height : size of a tile [px]
+    compression, photometric : TIFF codes
+    eight_bit_rgb : three samples of eight bits, stored together
+    offsets, counts : ndarray of uint64, shape (tiles down · tiles across,); first byte and number of bytes of each
+        tile, row by row; a count of 0 is a tile that is not stored
+    jpeg_tables : abbreviated JPEG stream with the quantization and Huffman tables; empty where tiles carry their own
     """
 
     width: int
@@ -94,15 +89,9 @@ def read_tiled_directories(descriptor: int) -> list[TiledDirectory]:
 
     Parameters
     ----------
-    descriptor : int
-        File descriptor open for reading; its position is neither used nor changed.
+    descriptor : file descriptor open for reading; its position is neither used nor changed
 
-    Raises
-    ------
-    TiffIndexError
-        No TIFF, or an index that cannot be true.
-    OSError
-        The file cannot be read.
+    Raises TiffIndexError: no TIFF, or an index that cannot be true. OSError: the file cannot be read.
     """
     return _Reader(descriptor).directories()
 

@@ -36,23 +36,15 @@ class TilingRules:
 
     Attributes
     ----------
-    target_mpp : float
-        Resolution of the tiles [µm/px].
-    tile_px, stride_px : int
-        Side of the tiles and distance of their corners [px]; a stride of 0 is the side.
-    edge : str
-        See :func:`~deeplrhe_utils.slides.grid.make_grid`.
-    max_background : float
-        Tiles with a larger share without tissue are dropped [0–1].
-    min_tumour : float
-        Tiles with a smaller share inside the outline are dropped, where there is one [0–1].
-    outline_frame : str
-        Frame of the outlines: ``slide`` (level 0) or ``bounds`` (counted from the scanned area, as QuPath does
-        for formats that tell one).
-    survey_mpp : float
-        Resolution at which tissue is looked for [µm/px].
-    survey : SurveyRules
-        What counts as background.
+    target_mpp : resolution of the tiles [µm/px]
+    tile_px, stride_px : side of the tiles and distance of their corners [px]; a stride of 0 is the side
+    edge : see :func:`~deeplrhe_utils.slides.grid.make_grid`
+    max_background : tiles with a larger share without tissue are dropped [0–1]
+    min_tumour : tiles with a smaller share inside the outline are dropped, where there is one [0–1]
+    outline_frame : frame of the outlines: ``slide`` (level 0) or ``bounds`` (counted from the scanned area, as QuPath
+        does for formats that tell one)
+    survey_mpp : resolution at which tissue is looked for [µm/px]
+    survey : what counts as background
     """
 
     target_mpp: float = 0.5
@@ -71,22 +63,13 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
 
     Parameters
     ----------
-    slide_row : mapping
-        One row of table SLIDES; its path (and annotation) must lead to the files from here.
-    rules : TilingRules, optional
-        Grid and tissue rules.
+    slide_row : one row of table SLIDES; its path (and annotation) must lead to the files from here
+    rules : grid and tissue rules
 
-    Returns
-    -------
-    DataFrame
-        Rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
-        ``attrs["notes"]`` lists what was repaired in or left out of the outlines, and whether no glass was found.
-
-    Raises
-    ------
-    SlideError, AnnotationError, InputError
-        The slide cannot be opened or changed meanwhile, its outline cannot be read, no tile fits. A tile that
-        cannot be decoded is not an error: it stays in the table as ``unreadable``.
+    Returns rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
+    ``attrs["notes"]`` lists what was repaired in or left out of the outlines, and whether no glass was found.
+    Raises SlideError, AnnotationError, InputError: the slide cannot be opened or changed meanwhile, its outline cannot
+    be read, no tile fits. A tile that cannot be decoded is not an error: it stays in the table as ``unreadable``.
     """
     rules = rules or TilingRules()
     slide_id = str(slide_row["slide_id"])
@@ -117,12 +100,7 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
 def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> Regions | None:
     """What is drawn on a slide [level-0 px]; None where it has no annotation.
 
-    Raises
-    ------
-    AnnotationError
-        The file cannot be read.
-    ParameterError
-        There is no such frame.
+    Raises AnnotationError: the file cannot be read. ParameterError: there is no such frame.
     """
     if frame not in (SLIDE_FRAME, BOUNDS_FRAME):
         raise ParameterError("There is no such frame of outlines", got=frame, expected="slide or bounds")
@@ -192,17 +170,10 @@ def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataF
 
     Parameters
     ----------
-    tiles : DataFrame
-        Table TILES.
-    max_per_slide : int
-        Largest number of tiles per slide; 0 selects every kept tile.
-    seed : int
-        Seed.
+    tiles : table TILES
+    max_per_slide : largest number of tiles per slide; 0 selects every kept tile
 
-    Returns
-    -------
-    DataFrame
-        The same rows with `selected` set.
+    Returns the same rows with `selected` set.
     """
     if max_per_slide < 0:
         raise ParameterError("The number of tiles per slide cannot be negative", got=max_per_slide, expected="0 = all")

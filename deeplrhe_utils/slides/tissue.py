@@ -2,41 +2,7 @@
 
 Source: Coudray et al. 2018 and the papers of its time drop tiles by the share of pixels brighter than a grey value of
 220. That presumes white glass. Ours: optical density relative to the slide's own glass. The grey value stays an option.
-
-Calibration of :data:`DENSITY_CUT` on 180 synthetic slides (3,426 tiles of 256 µm without artefacts, seed 7), at
-2 µm/px, against the drawn share of open space and glass of each tile. Mean absolute error:
-
-================================  ========  ========  ========  ========  ========  ===============
-Cut (mean optical density)        0.03      0.04      0.045     0.05      0.06      grey value 220
-================================  ========  ========  ========  ========  ========  ===============
-as scanned                        0.021     0.014     0.013     0.014     0.025     0.012
-grey glass (light × 0.84)                             0.013                         0.231
-yellow glass (× 0.95, 0.92, 0.84)                     0.013                         0.172
-edges of the slide 20 % darker                        0.050                         0.168
-at 4 µm/px                                            0.014                         0.014
-================================  ========  ========  ========  ========  ========  ===============
-
-At the chosen cut 95 % of the tiles are off by less than 0.033, and 99.1 % lie on the true side of one half.
-
-Real pictures at 2 µm/px, background by density / by grey value, and pixels on which both agree:
-
-=============================  ===============  ===========
-Picture                        background       agreement
-=============================  ===============  ===========
-CMU-1-Small-Region             0.648 / 0.648    0.9999
-luna_1065626 (pale IHC)        0.994 / 0.994    0.9998
-five TCGA lung fields          0.055 / 0.045    0.966–0.999
-LC25000 normal (795)           0.424 / 0.015    0.579
-LC25000 adenocarcinoma (780)   0.047 / 0.062    0.969
-LC25000 squamous (792)         0.001 / 0.002    0.999
-=============================  ===============  ===========
-
-The alveoli of LC25000's normal tiles are grey (216, 206, 208): a grey value of 220 takes their air for tissue. So 0.6 %
-of luna_1065626 is tissue; the outlines follow its four pale scraps. LC25000 tells no resolution; 0.5 µm/px was taken.
-
-Limits: a picture that shows no glass gets a fallback (``found`` is then False); strongly uneven light is judged by one
-level for the whole slide; septa thinner than about 4 µm are closed over; tissue paler than the cut (fat, mucus) is
-background.
+Calibration of the cuts, and limits: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -82,9 +48,7 @@ class Glass(NamedTuple):
     found: bool
 
 
-def glass_level(
-    thumbnail: NDArray[np.uint8], *, fallback: float = GLASS_FALLBACK, min_share: float = MIN_GLASS_SHARE
-) -> Glass:
+def glass_level(thumbnail: NDArray[np.uint8]) -> Glass:
     """White level of the glass, from a picture of the whole slide.
 
     Glass is even, nearly colourless and bright; its level is the commonest grey value of such places. Pure white
@@ -92,17 +56,10 @@ def glass_level(
 
     Parameters
     ----------
-    thumbnail : ndarray, shape (height, width, 3), uint8
-        RGB of the whole slide, of any resolution from about 2 µm/px upward.
-    fallback : float
-        Level of all channels where no glass is found [0–255].
-    min_share : float
-        Share of the picture that must look like glass [0–1].
+    thumbnail : ndarray, shape (height, width, 3), uint8; RGB of the whole slide, of any resolution from about 2 µm/px
+        upward
 
-    Returns
-    -------
-    Glass
-        Level and whether it was found.
+    Returns level and whether it was found.
     """
     pixels = np.ascontiguousarray(thumbnail)
     even = cv2.morphologyEx(pixels, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)).max(axis=2) <= _GLASS_RANGE
@@ -111,9 +68,9 @@ def glass_level(
     bright = even & (least >= _GLASS_DARKEST) & (tint <= _GLASS_TINT)
     fill = bright & (least >= _FILL_WHITE)
     for candidates in (bright & ~fill, fill):
-        if candidates.mean() >= min_share:
+        if candidates.mean() >= MIN_GLASS_SHARE:
             return Glass(_commonest(pixels[candidates]), True)
-    return Glass(np.full(3, float(fallback)), False)
+    return Glass(np.full(3, GLASS_FALLBACK), False)
 
 
 def _commonest(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -130,12 +87,8 @@ def optical_density(rgb: NDArray[np.uint8], glass: Glass) -> NDArray[np.float32]
     Parameters
     ----------
     rgb : ndarray, shape (height, width, 3), uint8
-    glass : Glass
 
-    Returns
-    -------
-    ndarray, shape (height, width, 3), float32
-        From 0 (glass) to 2.4 (black).
+    Returns ndarray, shape (height, width, 3), float32: from 0 (glass) to 2.4 (black).
     """
     return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), _density_table(glass)), np.float32)
 
@@ -157,31 +110,22 @@ def background_mask(
     intensity_cut: float = 220,
     clean_um: float = CLEAN_UM,
 ) -> Mask:
-    """Where there is no tissue, on a survey picture; calibrated at 2 µm/px (see the module's text).
+    """Where there is no tissue, on a survey picture; calibrated at 2 µm/px.
 
     Parameters
     ----------
-    rgb : ndarray, shape (height, width, 3), uint8
-        Survey picture, area averaged.
-    glass : Glass
-        Of the whole slide (:func:`glass_level`).
-    mpp : float
-        Resolution of the survey [µm/px].
-    method : {"density", "intensity"}
-        By optical density relative to the glass, or by the cut of the paper's time, a grey value.
-    density_cut : float
-        Mean optical density below which a place is background [log10]; for ``density``.
-    shade_cut : float
-        The same for colourless, even places [log10]; for ``density``.
-    intensity_cut : float
-        Grey value (R + G + B) / 3 from which a place is background [0–255]; for ``intensity``.
-    clean_um : float
-        Width of the clean-up of the mask [µm]; below 2.5 survey px nothing is cleaned.
+    rgb : ndarray, shape (height, width, 3), uint8; survey picture, area averaged
+    glass : of the whole slide (:func:`glass_level`)
+    mpp : resolution of the survey [µm/px]
+    method : {"density", "intensity"}; by optical density relative to the glass, or by the cut of the paper's time, a
+        grey value
+    density_cut : mean optical density below which a place is background [log10]; for ``density``
+    shade_cut : the same for colourless, even places [log10]; for ``density``
+    intensity_cut : grey value (R + G + B) / 3 from which a place is background [0–255]; for ``intensity``
+    clean_um : width of the clean-up of the mask [µm]; below 2.5 survey px nothing is cleaned
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True where there is no tissue; black and white fill is background by either method.
+    Returns ndarray, shape (height, width), bool: true where there is no tissue; black and white fill is background by
+    either method.
     """
     if method not in ("density", "intensity"):
         raise ParameterError("Unknown way to find background", got=method, expected="density | intensity")
@@ -210,12 +154,9 @@ def clean_mask(mask: Mask, width_px: float) -> Mask:
     Parameters
     ----------
     mask : ndarray, shape (height, width), bool
-    width_px : float
-        Width of the median's and the closing's window [px], rounded to an odd number; below 2.5 nothing is done.
+    width_px : width of the median's and the closing's window [px], rounded to an odd number; below 2.5 nothing is done
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
+    Returns ndarray, shape (height, width), bool.
     """
     side = 2 * round((width_px - 1) / 2) + 1
     if side < 3:
@@ -234,16 +175,11 @@ def shares(mask: Mask, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     Parameters
     ----------
     mask : ndarray, shape (height, width), bool
-    boxes : ndarray, shape (n, 4), float
-        Left, top, right, bottom [px of the mask]; parts outside the mask do not count, neither as covered nor as area.
+    boxes : ndarray, shape (n, 4), float; left, top, right, bottom [px of the mask]; parts outside the mask do not
+        count, neither as covered nor as area
 
-    Returns
-    -------
-    ndarray, shape (n,), float64
-        In [0, 1]; NaN where nothing of the box lies on the mask.
+    Returns ndarray, shape (n,), float64: in [0, 1]; NaN where nothing of the box lies on the mask.
 
-    Examples
-    --------
     >>> mask = np.array([[True, False], [False, False]])
     >>> shares(mask, np.array([[0, 0, 2, 2], [0.5, 0, 1.5, 1]]))
     array([0.25, 0.5 ])
@@ -273,15 +209,10 @@ def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> Mask:
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    intensity_cut : float
-        Grey value [0–255].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    intensity_cut : grey value [0–255]
 
-    Returns
-    -------
-    ndarray, shape (height, width), bool
-        True where blank.
+    Returns ndarray, shape (height, width), bool: true where blank.
     """
     total = tile[..., 0].astype(np.uint16)
     total += tile[..., 1]
@@ -297,18 +228,11 @@ def background_fraction(tile: NDArray[np.uint8], intensity_cut: float = 220) -> 
 
     Parameters
     ----------
-    tile : ndarray, shape (height, width, 3), uint8
-        RGB.
-    intensity_cut : float
-        Grey value [0–255].
+    tile : ndarray, shape (height, width, 3), uint8; RGB
+    intensity_cut : grey value [0–255]
 
-    Returns
-    -------
-    float
-        In [0, 1].
+    Returns float: in [0, 1].
 
-    Examples
-    --------
     >>> background_fraction(np.full((4, 4, 3), 255, np.uint8))
     1.0
     """

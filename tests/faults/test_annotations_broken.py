@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides import annotation_files
-from deeplrhe_utils.slides.annotations import read_annotation, read_geojson, read_xml
+from deeplrhe_utils.slides import annotation_regions
+from deeplrhe_utils.slides.annotations import read_annotation, read_geojson
 
 VERTICES = '<Vertex X="0" Y="0"/><Vertex X="9" Y="0"/><Vertex X="9" Y="9"/>'
 
@@ -49,7 +49,6 @@ LAUGHS = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10}">' for i in range(1, 12))
 def test_document_types_are_refused_before_anything_is_expanded(tmp_path, prolog, text, codec):
     content = imagescope(VERTICES + text, f'<?xml version="1.0"?>\n{prolog}').encode(codec)
     refuse(tmp_path, content, "document type or entities")
-    refuse(tmp_path, content, "document type or entities", read_xml)
 
 
 def test_an_undeclared_entity_is_refused(tmp_path):
@@ -163,7 +162,7 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_large_files_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(annotation_files, "LARGEST_FILE_BYTES", 10)
+    monkeypatch.setattr(annotation_regions, "LARGEST_FILE_BYTES", 10)
     refuse(tmp_path, "[" + " " * 20 + "]", "too large.*22 bytes")
 
 
@@ -212,13 +211,6 @@ def test_images_that_are_no_masks_are_refused(tmp_path):
         (image(place, np.ones((20, 40), np.uint8)), "does not fit"),
     ):
         refuse(tmp_path, content, match, slide_px=(200, 200))
-    refuse(
-        tmp_path,
-        image(place, np.ones((20, 20), np.uint8)),
-        "no area.*value 1",
-        slide_px=(200, 200),
-        mask_values={2: "x"},
-    )
 
 
 SEEDS = (
@@ -230,7 +222,7 @@ SEEDS = (
 WORDS = (b"NaN", b"1e999", b"null", b"[", b"]", b"{}", b'"', b"<", b"&x;", b"\0", b"\xff", b"9" * 30, b"type", b"true")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_mutilated_files_are_read_or_refused_but_never_crash(tmp_path, seed):
     rng = np.random.default_rng(seed)
     path = tmp_path / "outline.any"

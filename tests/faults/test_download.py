@@ -19,8 +19,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.acquisition import download as downloads
-from deeplrhe_utils.acquisition import part
-from deeplrhe_utils.acquisition.download_folder import DownloadFolder
+from deeplrhe_utils.acquisition import transfer
+from deeplrhe_utils.acquisition.download import DownloadFolder
 from deeplrhe_utils.acquisition.manifest import read_manifest
 from deeplrhe_utils.acquisition.web import Patience
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, ServiceError
@@ -311,7 +311,7 @@ def test_a_manifest_that_is_not_there_is_a_usage_error(tmp_path, capsys):
 def test_the_disk_is_too_small_from_the_start(service, place, monkeypatch):
     usage = shutil.disk_usage(place)
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage._replace(free=SIZE))
-    with pytest.raises(part.DiskFullError, match=r"600\.0 kB are missing"):
+    with pytest.raises(transfer.DiskFullError, match=r"600\.0 kB are missing"):
         run(place, service)
     assert not service.log
     FOUND["disk too small from the start", "–"] = "refused before anything is asked for | 1"
@@ -359,7 +359,9 @@ def full_to_the_last_byte(service: GdcStandIn, place: Path) -> str:
 
     service.faults.append(fill)
     said: list[str] = []
-    with pytest.raises(part.DiskFullError, match=r"download\.csv could not be written.*verified files are not fetched"):
+    with pytest.raises(
+        transfer.DiskFullError, match=r"download\.csv could not be written.*verified files are not fetched"
+    ):
         run(place, service, said, jobs=1)
     assert "1 verified" in said[-1] and "1 failed" in said[-1] and "The disk is full" in said[0]
     assert not any("stage" in line for line in said)
@@ -382,7 +384,7 @@ def test_a_full_disk_while_writing_keeps_what_is_there(service, place, monkeypat
         def write(self, data):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(part.os, "fdopen", Full)
+    monkeypatch.setattr(transfer.os, "fdopen", Full)
     report = run(place, service)
     assert report["status"].tolist() == ["failed", "failed"] and report["reason"].str.contains("disk is full").all()
     monkeypatch.undo()
@@ -597,7 +599,7 @@ def test_ctrl_c_does_not_wait_for_a_service_that_stalls(after, service, place):
 def test_hashing_what_is_there_can_be_stopped(tmp_path):
     (tmp_path / "a.part").write_bytes(content(0))
     threads = threading.active_count()
-    with pytest.raises(part.Stopped), part.Part(tmp_path / "a.part", lambda: True):
+    with pytest.raises(transfer.Stopped), transfer.Part(tmp_path / "a.part", lambda: True):
         pytest.fail("it was hashed to the end")
     assert threading.active_count() == threads and (tmp_path / "a.part").read_bytes() == content(0)
 
@@ -617,7 +619,7 @@ def test_files_of_the_folder_that_are_links_change_nothing_outside(name, service
 
 def test_the_rate_is_limited(service, place, monkeypatch):
     rests: list[float] = []
-    monkeypatch.setattr(part.Pace, "rest", lambda _, seconds: rests.append(seconds))
+    monkeypatch.setattr(transfer.Pace, "rest", lambda _, seconds: rests.append(seconds))
     assert downloads.all_done(run(place, service, limit_rate="600k")["status"])
     assert max(rests) > 0.7, "600 kB at 600 kB/s take most of a second"
     with pytest.raises(ParameterError, match="limit-rate"):

@@ -13,13 +13,7 @@ from deeplrhe_utils.acquisition.agreement import agreement
 from deeplrhe_utils.acquisition.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_mutations
-from deeplrhe_utils.acquisition.variants import (
-    NON_SILENT,
-    VariantRule,
-    classes_of_change,
-    judge,
-    read_drivers,
-)
+from deeplrhe_utils.acquisition.variants import NON_SILENT, VariantRule, classes_of_change, judge, read_drivers
 from deeplrhe_utils.core.errors import CompendiumError, LabelError, ParameterError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.schemas import LABELS

@@ -244,17 +244,6 @@ def test_an_offset_moves_everything(tmp_path):
         read_annotation(path, offset_l0_px=(float("nan"), 0))
 
 
-def test_classes_can_be_chosen(tmp_path):
-    regions = [Region(box(0, 0, 1, 1), "LUAD"), Region(box(5, 5, 7, 6), "Stroma"), Region(box(0, 9, 1, 10))]
-    path = write_geojson(regions, tmp_path / "a.geojson")
-    chosen = read_annotation(path, classes=["luad"])
-    assert chosen == regions[:1] and len(chosen.left_out) == 2
-    assert tumour_outline(regions, ["LUAD", "stroma"]).area == 3 and tumour_outline(regions, [""]).area == 1
-    for call in (lambda: read_annotation(path, classes=["x"]), lambda: tumour_outline(regions, ["x"])):
-        with pytest.raises(AnnotationError, match=r"LUAD.*Stroma.*Expected.*x"):
-            call()
-
-
 @pytest.mark.parametrize("name, expected", [
     ("Tumor", True), ("tumour", True), ("Tumor: Negative", True), ("INVASIVE TUMOUR", True), ("Metastases", True),
     ("Tumor-infiltrating lymphocytes", True), ("_0", True), ("_1", True), ("abnormal tumor", True),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.slides import annotation_masks
-from deeplrhe_utils.slides.annotation_masks import read_mask, trace_edges
+from deeplrhe_utils.slides.annotation_masks import trace_edges
 from deeplrhe_utils.slides.annotations import read_annotation, write_geojson
 
 
@@ -43,19 +43,14 @@ def test_pixels_that_meet_in_a_corner_are_two_parts_and_holes_two_holes():
     assert holed.geom_type == "Polygon" and len(holed.interiors) == 2 and holed.is_valid
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(3))
 def test_masks_are_scaled_to_the_slide_and_survive_geojson(tmp_path, seed):
     rng = np.random.default_rng(seed)
     labels = (rng.random((40, 60)) < 0.6).astype(np.uint8) * rng.integers(1, 4, (40, 60), dtype=np.uint8)
     path = save(tmp_path / "m.png", labels)
     (whole,) = read_annotation(path, slide_px=(60 * 32, 40 * 32))
     assert whole.geometry.area == (labels > 0).sum() * 32**2 and whole.classification == ""
-    regions = read_annotation(path, slide_px=(60 * 32, 40 * 32), mask_values={3: "Tumor", 1: "Stroma", 9: "absent"})
-    assert [(r.classification, r.geometry.area / 1024) for r in regions] == [
-        ("Tumor", (labels == 3).sum()), ("Stroma", (labels == 1).sum())
-    ]  # fmt: skip
-    assert regions.left_out == [f"{(labels == 2).sum()} pixel(s) of value 2 are not among the values asked for"]
-    assert read_annotation(write_geojson(regions, tmp_path / "m.geojson")) == regions
+    assert read_annotation(write_geojson([whole], tmp_path / "m.geojson")) == [whole]
     shifted = read_annotation(path, slide_px=(60 * 32, 40 * 32), offset_l0_px=(7, 9))
     assert shifted[0].geometry.area == whole.geometry.area
     assert shifted[0].geometry.bounds[:2] == (whole.geometry.bounds[0] + 7, whole.geometry.bounds[1] + 9)
@@ -76,7 +71,7 @@ def test_kinds_of_label_images(tmp_path, kind):
     if kind.startswith("palette"):
         image.putpalette([0, 0, 0, 255, 0, 0])
     image.save(tmp_path / kind)
-    (region,) = read_mask(tmp_path / kind, 500, 300)
+    (region,) = read_annotation(tmp_path / kind, slide_px=(500, 300))
     assert region.geometry.area == (labels > 0).sum() * 100 and len(region.geometry.interiors) == 1
     assert region.geometry.bounds == (100, 50, 400, 200)
 
@@ -96,31 +91,29 @@ def test_the_aspect_must_be_that_of_the_slide(tmp_path, slide, columns, rows, fi
     labels[-1, -1] = 1
     path = save(tmp_path / "m.png", labels)
     if fits:
-        (region,) = read_mask(path, *slide)
+        (region,) = read_annotation(path, slide_px=slide)
         assert region.geometry.bounds[2:] == pytest.approx(slide)
     else:
         with pytest.raises(AnnotationError, match=r"m\.png does not fit.*Got: .*Expected: "):
-            read_mask(path, *slide)
+            read_annotation(path, slide_px=slide)
 
 
-def test_a_mask_needs_the_size_of_its_slide_and_sensible_values(tmp_path):
+def test_a_mask_needs_the_size_of_its_slide(tmp_path):
     path = save(tmp_path / "m.png", np.ones((10, 10), np.uint8))
     with pytest.raises(AnnotationError, match="slide_px"):
         read_annotation(path)
-    for size, values in (((0, 10), None), ((10, 10), {}), ((10, 10), {0: "outside"})):
-        with pytest.raises(ParameterError, match="outside"):
-            read_mask(path, *size, values=values)
+    with pytest.raises(ParameterError, match="a slide of a size"):
+        read_annotation(path, slide_px=(0, 10))
 
 
-def test_pictures_are_no_masks_unless_values_are_named(tmp_path):
+def test_pictures_are_no_masks(tmp_path):
     path = save(tmp_path / "m.png", np.arange(100, dtype=np.uint8).reshape(10, 10))
     with pytest.raises(AnnotationError, match="smoothed"):
-        read_mask(path, 10, 10)
-    assert read_mask(path, 10, 10, values={99: "x"})[0].geometry.area == 1
+        read_annotation(path, slide_px=(10, 10))
 
 
 def test_noise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(annotation_masks, "LARGEST_CORNERS", 1000)
     path = save(tmp_path / "m.png", (np.random.default_rng(0).random((100, 100)) < 0.5).astype(np.uint8))
     with pytest.raises(AnnotationError, match=r"m\.png is too ragged"):
-        read_mask(path, 100, 100)
+        read_annotation(path, slide_px=(100, 100))

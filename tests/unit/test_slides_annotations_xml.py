@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.annotations import read_annotation, read_geojson, read_xml, tumour_outline, write_geojson
+from deeplrhe_utils.slides.annotations import read_annotation, read_geojson, tumour_outline, write_geojson
 
 
 def rectangle(x0, y0, x1, y1):
@@ -77,7 +77,7 @@ def test_negative_regions_cut_their_own_layer_only(tmp_path):
     hole = region(rectangle(10, 10, 30, 30), NegativeROA="1")
     crossing = region(rectangle(90, 0, 200, 50), NegativeROA="1")
     first = layer(hole, region(SQUARE), region(rectangle(15, 15, 20, 20)), crossing, name="Tumor")
-    regions = read_xml(imagescope(tmp_path, first, layer(region(SQUARE), name="Stroma")))
+    regions = read_annotation(imagescope(tmp_path, first, layer(region(SQUARE), name="Stroma")))
     assert [r.geometry.area for r in regions] == [10_000 - 400 - 500, 25, 10_000]
     assert "2 excluded area(s)" in regions[0].note and [r.note for r in regions[1:]] == ["", ""]
 

@@ -1,12 +1,10 @@
 """Two readers of one slide give the same pixels; what the direct one cannot do it leaves to OpenSlide, and says so."""
 
 import gc
-import io
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides import jpeg_tiles
@@ -149,52 +147,6 @@ def test_two_hundred_open_slides_share_one_cache(tmp_path):
         assert process.memory_info().rss - before < 100e6  # a cache each would be up to 1.6 GB
         for slide in slides:
             slide.close()
-
-
-def test_the_colour_profile_is_kept_and_used_only_on_demand(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE, icc=profile)
-    with Slide(path, mpp=0.25) as slide, Slide(path, mpp=0.25, to_srgb=True) as converted:
-        assert slide.icc_profile == profile
-        plain = slide.read_tile(0, 0, 512, 256)
-        assert mean_difference(plain, converted.read_tile(0, 0, 512, 256)) < 1  # sRGB to sRGB
-    bare = write_jpeg_slide(tmp_path / "bare.svs", PICTURE)
-    with Slide(bare, mpp=0.25) as slide:
-        assert slide.icc_profile is None
-    with pytest.raises(SlideError, match="no colour profile"):
-        Slide(bare, mpp=0.25, to_srgb=True)
-
-
-def with_swapped_primaries(profile: bytes) -> bytes:
-    """The profile with red and blue exchanged: the names of rXYZ and bXYZ, in its table of tags."""
-    swapped, other = bytearray(profile), {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}
-    places = [132 + 12 * i for i in range(int.from_bytes(profile[128:132], "big"))]
-    found = [at for at in places if profile[at : at + 4] in other]
-    assert len(found) == 2
-    for at in found:
-        swapped[at : at + 4] = other[profile[at : at + 4]]
-    return bytes(swapped)
-
-
-def test_another_profile_changes_the_pixels(tmp_path):
-    profile = with_swapped_primaries(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE, icc=profile)
-    with Slide(path, mpp=0.25) as slide, Slide(path, mpp=0.25, to_srgb=True) as converted:
-        for size in (512, 256):
-            stored, seen = slide.read_tile(0, 0, 512, size), converted.read_tile(0, 0, 512, size)
-            expected = ImageCms.profileToProfile(
-                Image.fromarray(stored), ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-            )
-            assert mean_difference(stored, seen) > 5, "not the identity"
-            assert mean_difference(seen, stored[..., ::-1]) < 1, "red is blue, and blue is red"
-            assert np.array_equal(seen, np.asarray(expected))
-
-
-def test_a_profile_of_another_colour_space_is_not_applied_blindly(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE, icc=profile)
-    with pytest.raises(SlideError, match="colour profile"):
-        Slide(path, mpp=0.25, to_srgb=True)
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path):

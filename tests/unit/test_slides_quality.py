@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.slides.pen import pen_fraction, pen_mask
+from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import Glass
 
@@ -33,6 +33,10 @@ def painted(tile, ink, strength=0.8, where=slice(None)):
     light = tile.astype(float)
     light[:, where] *= 10.0 ** (-strength * np.array(ink))
     return np.rint(light).astype(np.uint8)
+
+
+def pen_fraction(tile, mpp=0.5):
+    return float(pen_mask(tile, mpp).mean())
 
 
 def folded(tile):

@@ -5,12 +5,11 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.blocks import block_sums, blockiness, jpeg_damage, jpeg_mask, spread, starts
+from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_RATIO, block_sums, blockiness, jpeg_damage, spread, starts
 from deeplrhe_utils.slides.quality import (
     BLUR_CUT,
     BLURRED,
     CLEAN,
-    blur_fraction,
     clean_blank_mask,
     noise_mask,
     noise_ratio,
@@ -18,6 +17,10 @@ from deeplrhe_utils.slides.quality import (
     smooth_pixels,
 )
 from deeplrhe_utils.slides.reader import Slide
+
+
+def blurred(tile, mpp=0.5):
+    return noise_ratio(tile, mpp).blur_fraction
 
 
 def tissue(side=256, mpp=0.5, seed=0):
@@ -61,8 +64,8 @@ def test_sharpness_is_the_textbook_ratio():
 def test_focus_is_told_from_defocus_at_any_resolution():
     for mpp, side in ((0.25, 512), (0.5, 256), (0.37, 345)):
         tile = tissue(side, mpp)
-        assert blur_fraction(tile, mpp) == 0.0, mpp
-        assert blur_fraction(defocused(tile, 2.5, mpp), mpp) == 1.0, mpp
+        assert blurred(tile, mpp) == 0.0, mpp
+        assert blurred(defocused(tile, 2.5, mpp), mpp) == 1.0, mpp
 
 
 def test_the_blurred_half_is_the_half_that_is_called():
@@ -117,8 +120,9 @@ def test_jpeg_damage_is_found_where_it_is_whatever_its_phase(offset):
     damaged = compressed(tile, 5, (slice(top, top + 256), slice(left, left + 384)))
     assert jpeg_damage(tile) == 0.0 and jpeg_damage(compressed(tile, 85, (slice(None), slice(None)))) == 0.0
     assert jpeg_damage(damaged) == pytest.approx(0.375, abs=0.08)
-    mask = jpeg_mask(damaged)
-    assert mask[: 256 + top, : 384 + left].mean() > 0.8 and not mask[330:].any() and not mask[:, 460:].any()
+    excess, ratio = blockiness(damaged)
+    seen = (excess >= JPEG_EXCESS) & (ratio >= JPEG_RATIO)
+    assert seen[:4, :6].mean() > 0.8 and not seen[6:].any() and not seen[:, 8:].any()
 
 
 def test_blocks_of_a_finer_scan_are_half_as_wide():
@@ -149,10 +153,6 @@ def test_smoothing_pixels_costs_sharpness_and_whitens_what_is_blank():
     assert (tile == before).all() and smooth.pixels.shape == tile.shape and smooth.pixels.dtype == np.uint8
     assert (smooth.pixels[:70] == 255).all() and not (smooth.pixels[90:] == 255).all(axis=2).any()
     assert 0 < smooth.sharpness_kept < 0.5 and smooth.changed_share > 0.5
-    milder = smooth_pixels(tile, smoothing_um=0.4)
-    assert smooth.sharpness_kept < milder.sharpness_kept < 1
-    off = smooth_pixels(tile, smoothing_um=0)
-    assert off.sharpness_kept == pytest.approx(1.0) and (off.pixels[90:] == tile[90:]).mean() > 0.99
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +167,9 @@ def real_tiles(shared_data):
 
 
 def test_real_tissue_is_sharp_and_its_defocus_is_seen(real_tiles):
-    assert max(blur_fraction(tile) for tile in real_tiles) == 0.0
-    assert min(blur_fraction(defocused(tile, 2)) for tile in real_tiles) > 0.97
-    third = np.mean([blur_fraction(defocused(tile, 1)) for tile in real_tiles])
+    assert max(blurred(tile) for tile in real_tiles) == 0.0
+    assert min(blurred(defocused(tile, 2)) for tile in real_tiles) > 0.97
+    third = np.mean([blurred(defocused(tile, 1)) for tile in real_tiles])
     assert 0.1 < third < 0.6  # the limit that the module's text tells
     assert BLUR_CUT == 0.012
 

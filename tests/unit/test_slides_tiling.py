@@ -13,7 +13,7 @@ from deeplrhe_utils.core.schemas import TILES
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.slides.inventory import barcode_fields, scan_slides
-from deeplrhe_utils.slides.quality import blur_fraction, noise_mask, noise_ratio
+from deeplrhe_utils.slides.quality import noise_mask, noise_ratio
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.screening import ScreenRules, screen_slide
 from deeplrhe_utils.slides.tiling import TilingRules, select_tiles, tile_slide
@@ -21,6 +21,10 @@ from deeplrhe_utils.slides.tissue import background_fraction
 
 RULES = TilingRules(tile_px=128)
 SCREEN = ScreenRules(tile_px=128, max_noise=0.5)
+
+
+def blurred(tile, mpp=0.5):
+    return noise_ratio(tile, mpp).blur_fraction
 
 
 @pytest.fixture(scope="module")
@@ -131,10 +135,10 @@ def test_sharp_tissue_is_clean_and_defocus_is_found_at_any_resolution():
     sharp = textured()
     assert noise_ratio(sharp).ratio == 0.0
     for sigma_um in (2, 3, 4):
-        assert blur_fraction(cv2.GaussianBlur(sharp, (0, 0), sigma_um / 0.5)) == 1.0
+        assert blurred(cv2.GaussianBlur(sharp, (0, 0), sigma_um / 0.5)) == 1.0
     fine = cv2.resize(sharp, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    assert blur_fraction(fine, 0.25) == 0.0
-    assert blur_fraction(cv2.GaussianBlur(fine, (0, 0), 2.5 / 0.25), 0.25) == 1.0
+    assert blurred(fine, 0.25) == 0.0
+    assert blurred(cv2.GaussianBlur(fine, (0, 0), 2.5 / 0.25), 0.25) == 1.0
 
 
 def test_noise_adds_blank_and_blurred_area():
@@ -155,8 +159,8 @@ def test_real_fields_are_sharp_and_their_blurred_copies_are_not(shared_data):
     for path in sorted((shared_data / "monuseg_tcga_lung").glob("*.tif")):
         with Slide(path, mpp=0.25) as slide:
             tile = slide.read_tile(0, 0, 1000, 500)
-        assert blur_fraction(tile) < 0.05, path.name
-        assert blur_fraction(cv2.GaussianBlur(tile, (0, 0), 4)) > 0.95, path.name
+        assert blurred(tile) < 0.05, path.name
+        assert blurred(cv2.GaussianBlur(tile, (0, 0), 4)) > 0.95, path.name
 
 
 def test_monuseg_fields_are_small_slides(shared_data, tmp_path):
