@@ -314,16 +314,20 @@ def test_the_check_is_the_same_to_the_bit_and_another_seed_is_another():
     assert once.table["stage"].unique().tolist() == [0, 1, 5]
 
 
+def hooks_of(network):
+    return [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in network.modules()]
+
+
 def test_the_network_that_is_given_never_changes():
     torch.manual_seed(0)
     network = build_network(NetworkConfig(TWO, kernels=8, stages=2)).train()
-    before = state_of(network)
+    before, hooked = state_of(network), hooks_of(network)
     tiles = [picture(seed=i) for i in range(2)]
     found = attribute(network, tiles, "A", most_steps=9)
     sanity_check(network, tiles, found, seed=1, draws=1, stages=2)
     assert network.training and all(p.requires_grad and p.grad is None for p in network.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in network.modules())
+    assert hooks_of(network) == hooked
     evaluated = attribute(network.eval(), tiles, "A", most_steps=9)
     np.testing.assert_array_equal(found[0].integrated.map, evaluated[0].integrated.map)  # training mode changes nothing
     alone = attribute(network, tiles[1:], "A", most_steps=9)[0]
