@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.mutation_files import call_status, read_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.variants import VariantRule
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation import controls, covariates
 from deeplrhe_utils.evaluation.splits import patient_folds
@@ -162,8 +163,10 @@ def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
     table = controls.co_mutation(labels).set_index(["first", "second"])
     assert table.loc[("B", "C"), "p_holm"] < 1e-6 and table.loc[("A", "B"), "p_holm"] > 0.05
     assert table[["both", "first_only", "second_only", "neither"]].sum(axis=1).eq(120).all()
-    real = read_calls(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
-                      ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"])  # fmt: skip
+    real = by_gene_calls(
+        shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
+        ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"], VariantRule(sample_codes=()),
+    ).labels  # fmt: skip
     pairs = controls.co_mutation(real).set_index(["first", "second"])
     assert pairs.loc[("EGFR", "KRAS"), "odds_ratio"] < 0.1, "EGFR and KRAS exclude each other"
     assert pairs.loc[("STK11", "KRAS"), "odds_ratio"] > 2 and pairs.loc[("TP53", "STK11"), "odds_ratio"] < 0.6
@@ -173,7 +176,8 @@ def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
 
 def test_real_calls_are_read_as_written(shared_data, tmp_path):
     path = shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv"
-    calls = read_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"])
+    rule = VariantRule(sample_codes=())
+    calls = by_gene_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"], rule).labels
     lines = [line.split("\t") for line in path.read_text().splitlines()]
     column = lines[0].index("TP53")
     raw = [line[column] for line in lines[1:] if line[0].startswith("luad")]
@@ -184,16 +188,15 @@ def test_real_calls_are_read_as_written(shared_data, tmp_path):
     deeppath = read_deeppath_labels(shared_data / "tables" / "labels_r3.txt")
     assert deeppath["patient_id"].nunique() == 494 and deeppath["gene"].nunique() == 10
     assert deeppath.query("gene == 'TP53'")["status"].sum() == 280
-    assert call_status("") == 0 and call_status("NS") is None
     bad = tmp_path / "bad.txt"
     bad.write_text("TCGA-05-4244-0\tTP53\rnonsense\r")
     with pytest.raises(LabelError, match="line 2"):
         read_deeppath_labels(bad)
     bad.write_text("STUDY_ID\tSAMPLE_ID\tTP53\nx\tcase 7\tWT\n")
     with pytest.raises(LabelError, match="no TCGA barcode"):
-        read_calls(bad)
+        by_gene_calls(bad)
     with pytest.raises(LabelError, match=r"lacks columns.*EGFR"):
-        read_calls(bad, ["EGFR"])
+        by_gene_calls(bad, ["EGFR"])
 
 
 def test_covariates_that_explain_a_score_are_exposed(tmp_path):
