@@ -2,7 +2,6 @@
 
 import json
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -29,10 +28,9 @@ def asap(coordinates, kind="Polygon"):
 def refuse(tmp_path, content, match, reader=read_annotation, **options):
     path = tmp_path / "outline.any"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    start = time.perf_counter()
     with pytest.raises(AnnotationError, match=match) as caught:
         reader(path, **options)
-    assert "outline.any" in str(caught.value) and time.perf_counter() - start < 5
+    assert "outline.any" in str(caught.value)
     return str(caught.value)
 
 

@@ -109,10 +109,9 @@ def test_a_killed_kernel_is_noticed_and_partial_work_survives_only_under_the_sam
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     house.notebook("01-first", die)
-    started = time.monotonic()
     with pytest.raises(RunError, match=r"killed by SIGKILL") as caught:
         house.run(only=("01",))
-    assert time.monotonic() - started < 20 and "cell 3" in str(caught.value)
+    assert "cell 3" in str(caught.value)
     with pytest.raises(RunError, match="SIGKILL"):
         house.run("times=4", only=("01",))  # another key: the partial file was deleted
     house.run("times=4", only=("01",))  # the same key: resumed from it
