@@ -157,4 +157,6 @@ def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | 
     faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(np.concatenate(ends).astype(float))))
     places = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int)
     parts = faces[inside[places[:, 1], places[:, 0]]]
+    left, top = shapely.bounds(parts)[:, :2].T
+    parts = parts[np.lexsort((left, top))]
     return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))
