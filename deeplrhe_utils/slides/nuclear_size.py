@@ -52,11 +52,10 @@ Gray = NDArray[np.float32]
 
 
 class FieldSize(NamedTuple):
-    """Nuclei of one field: diameter [px], how many were counted, and how much darker than around they are."""
+    """Nuclei of one field: diameter [px], and how many were counted."""
 
     diameter_px: float
     n_nuclei: int
-    contrast: float
 
 
 class MppEstimate(NamedTuple):
@@ -154,7 +153,7 @@ def measure_field(pixels: Rgb) -> FieldSize | None:
     n_nuclei, contrast = _count(answers[best])
     shift = _vertex(np.log(energy[best - 1 : best + 2]))
     diameter = _DIAMETER_PER_SIGMA * sigmas[best] * _STEP**shift
-    return FieldSize(float(diameter), n_nuclei, contrast) if contrast >= _MIN_CONTRAST else None
+    return FieldSize(float(diameter), n_nuclei) if contrast >= _MIN_CONTRAST else None
 
 
 def _scale_space(absorbance: Gray, largest: float) -> tuple[list[float], list[Gray]]:
