@@ -6,13 +6,14 @@ Source: the service's published contract (www.cbioportal.org/api) and its record
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
 import pandas as pd
 
 from deeplrhe_utils.acquisition.calls import PROFILED_COLUMNS, VARIANT_COLUMNS, Calls, call_patients, no_variants
 from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule
+from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import LabelError, ServiceError
 from deeplrhe_utils.core.text import shortened
 
@@ -22,16 +23,6 @@ PAGE: Final = 100_000
 _MUTATIONS: Final = "MUTATION_EXTENDED"
 WHOLE_EXOME: Final = frozenset({"WES", "WXS", "WGS", "WXS/WGS"})
 """Names that studies use, in place of a panel, for samples in which every gene was profiled."""
-
-
-class Asks(Protocol):
-    """What is needed of a service: see :class:`~deeplrhe_utils.acquisition.web.Service`."""
-
-    def get(self, path: str, **params: Any) -> Any:
-        """The JSON answer to GET."""
-
-    def post(self, path: str, body: Any, **params: Any) -> Any:
-        """The JSON answer to POST of `body`."""
 
 
 class CBioPortal:
@@ -46,7 +37,7 @@ class CBioPortal:
     it must not.
     """
 
-    def __init__(self, service: Asks, *, page: int = PAGE) -> None:
+    def __init__(self, service: Service, *, page: int = PAGE) -> None:
         self._service, self._page = service, page
 
     def sample_lists(self, study: str) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ def spread(units: Mapping[Stratum, Sequence[str]], wanted: int) -> dict[str, Str
     whenever that is possible, and no stratum could have one more at the cost of a fuller one.
 
     >>> spread({("a",): ["p", "q"], ("b",): ["p"]}, 2)
-    {'q': ('a',), 'p': ('b',)}
+    {'p': ('b',), 'q': ('a',)}
     """
     placed: dict[str, Stratum] = {}
     growing = sorted(units)

@@ -17,13 +17,11 @@ from deeplrhe_utils.acquisition.manifest import UUID
 from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES, add_fields, notes_of
 from deeplrhe_utils.acquisition.web import Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
-from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.schemas import CLINICAL
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import shortened
 
 ENDPOINT: Final = "https://api.gdc.cancer.gov"
-QUERIES: Final = REPOSITORY / "data" / "queries"
 PAGE: Final = 500
 _BATCH: Final = 200
 _IN_AN_ADDRESS: Final = 40  # identifiers of 37 characters: long addresses are refused

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self
@@ -15,13 +14,12 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeplrhe_utils.core.errors import ParameterError, SlideError
+from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.core.files import atomic_path
 
 TILE_SIZE_PX: Final = 256
 HEADER_BYTES: Final = 4096  # header and description lie within these first bytes
 _CLASSIC_LIMIT: Final = 2**32
-_LONGEST_TEXT: Final = HEADER_BYTES - 64
 _LIBRARY: Final = "Aperio Image Library v12.0.0 (synthetic)"
 _SUBFILES: Final = {"thumbnail": 0, "label": 1, "macro": 9}  # NewSubfileType; in the order of directories
 _ASCII, _SHORT, _LONG, _RATIONAL, _LONG8 = 2, 3, 4, 5, 16
@@ -59,32 +57,16 @@ def aperio_description(
     note : last fields, as text: ``key = value``, joined by ``|``
 
     Returns ASCII text beginning with ``Aperio Image Library``; no date, so that bytes repeat.
-    Raises ParameterError: level 0 is not inside the scanned area; a field is without key, or told twice, or holds a
-    ``|``; the text is not ASCII or too long.
     """
     x, y, all_w, all_h = scanned or (0, 0, width_px, height_px)
-    if x < 0 or y < 0 or x + width_px > all_w or y + height_px > all_h:
-        raise ParameterError(
-            "Level 0 must lie inside the scanned area", got=f"{width_px}x{height_px} px and scanned={scanned}"
-        )
     told: list[tuple[str, str | float]] = []
     told += [("AppMag", f"{power:g}")] if power is not None else []
     told += [("MPP", f"{mpp:.6g}")] if mpp is not None else []
     told += [("OriginalWidth", all_w), ("OriginalHeight", all_h)] if scanned else []
     parts = [f"{key} = {value}" for key, value in [*told, *(fields or {}).items()]]
     parts += note.split("|") if note else []
-    keys = [part.partition("=")[0].strip() for part in parts]
-    wrong = [p for p, k in zip(parts, keys, strict=True) if not k or "=" not in p or "|" in p or keys.count(k) > 1]
-    if wrong:
-        raise ParameterError(
-            "Readers would misread the fields of a slide description",
-            got=wrong,
-            expected="key = value, each key once, no | inside",
-        )
     size = f"{all_w}x{all_h} [{x},{y} {width_px}x{height_px}] ({TILE_SIZE_PX}x{TILE_SIZE_PX})"
-    text = "|".join([f"{_LIBRARY}\r\n{size} JPEG/RGB Q={quality}", *parts])
-    _encoded(text)
-    return text
+    return "|".join([f"{_LIBRARY}\r\n{size} JPEG/RGB Q={quality}", *parts])
 
 
 class SvsWriter:
@@ -99,17 +81,12 @@ class SvsWriter:
     ----------
     path : target; written atomically
     level_sizes : sequence of (width_px, height_px); from full resolution down
-    description : see :func:`aperio_description`; stored in the first :data:`HEADER_BYTES` bytes
+    description : see :func:`aperio_description`; ASCII, stored in the first :data:`HEADER_BYTES` bytes
     mpp : level-0 resolution [µm/px] for the TIFF resolution tags; absent tags when None
-    associated : mapping of str to ndarray, shape (height, width, 3), uint8, optional RGB images ``thumbnail``,
-        ``label`` (stored without loss) and ``macro``. Readers take the second directory for the thumbnail: OpenSlide if
-        it is not tiled, tifffile (and so tiffslide) in any case. A slide that tiffslide is to read therefore needs a
-        thumbnail.
     big : BigTIFF, for files beyond 4 GB
 
-    Raises ParameterError: a level is empty or not smaller than the one before it, the description is not ASCII or too
-    long, the resolution is no number that TIFF can hold, or an associated image has another name or shape. SlideError:
-    a tile is missing, told twice or outside its level, or the file would pass the 4 GB of classic TIFF.
+    Raises SlideError: a tile is missing, told twice or outside its level, or the file would pass the 4 GB of classic
+    TIFF.
     """
 
     def __init__(
@@ -119,17 +96,13 @@ class SvsWriter:
         description: str,
         *,
         mpp: float | None = None,
-        associated: Mapping[str, NDArray[np.uint8]] | None = None,
         big: bool = False,
     ) -> None:
         self.path = Path(path)
         self._sizes = [(int(width), int(height)) for width, height in level_sizes]
-        self._mpp, self._images, self._big = mpp, dict(associated or {}), big
-        self._description, self._text = description, _encoded(description)
-        _check_sizes(self._sizes)
-        _check_images(self._images, len(self._sizes))
-        if mpp is not None and not 0.01 <= mpp <= 1000:
-            raise ParameterError("The resolution of a slide is out of range", got=mpp, expected="0.01 to 1000 µm/px")
+        self._mpp, self._big = mpp, big
+        self._images: dict[str, NDArray[np.uint8]] = {}
+        self._description, self._text = description, description.encode("ascii") + b"\0"
         grids = [tile_grid(*size) for size in self._sizes]
         self._offsets = [np.zeros((rows, columns), np.uint64) for columns, rows in grids]  # 0: not put yet
         self._counts = [np.zeros((rows, columns), np.uint32) for columns, rows in grids]
@@ -156,8 +129,7 @@ class SvsWriter:
         level, column, row : place of the tile; columns count from the left, rows from the top
         jpeg : a complete JPEG stream (YCbCr, 4:2:0) of 256 × 256 px, edge tiles padded
 
-        Raises SlideError: the place is outside the slide or taken, the bytes are no JPEG stream, or the file would pass
-        the 4 GB of classic TIFF.
+        Raises SlideError: the place is outside the slide or taken, or the file would pass the 4 GB of classic TIFF.
         """
         where = f"{self.path.name}, level {level}, column {column}, row {row}"
         columns, rows = tile_grid(*self._sizes[level]) if 0 <= level < len(self._sizes) else (0, 0)
@@ -166,14 +138,15 @@ class SvsWriter:
             raise SlideError(f"There is no such tile: {where}", expected=f"columns and rows of the levels: {grids}")
         if self._offsets[level][row, column]:
             raise SlideError(f"A tile was put twice: {where}")
-        if not jpeg.startswith(b"\xff\xd8"):
-            raise SlideError(f"A tile is not a JPEG stream: {where}", got=jpeg[:8])
         self._offsets[level][row, column] = self._append(jpeg)
         self._counts[level][row, column] = len(jpeg)
 
     def add_image(self, name: str, pixels: NDArray[np.uint8]) -> None:
-        """Add or replace an associated image, as in `associated`; a picture of the slide is known only at its end."""
-        _check_images({**self._images, name: pixels}, len(self._sizes))
+        """Add or replace an RGB image: ``thumbnail``, ``label`` (stored without loss) or ``macro``.
+
+        Readers take the second directory for the thumbnail: OpenSlide if it is not tiled, tifffile (and so tiffslide)
+        in any case. A slide that tiffslide is to read, and one of a single level with other images, needs a thumbnail.
+        """
         self._images[name] = pixels
 
     def __exit__(
@@ -281,40 +254,3 @@ def _image_fields(size: tuple[int, int], text: bytes, *, subfile: int, jpeg: boo
         284: (_SHORT, [1]),
     }
     return fields | {530: (_SHORT, [2, 2])} if jpeg else fields
-
-
-def _encoded(text: str) -> bytes:
-    """A description as TIFF holds it, checked to be ASCII and to fit behind the header."""
-    odd = sorted({c for c in text if not (" " <= c <= "~" or c in "\r\n")})
-    if odd:
-        raise ParameterError("A slide description must be ASCII", got="".join(odd), fix="Leave these characters out")
-    if len(text) > _LONGEST_TEXT:
-        raise ParameterError(
-            "A slide description is too long", got=f"{len(text):,} characters", expected=f"at most {_LONGEST_TEXT:,}"
-        )
-    return text.encode("ascii") + b"\0"
-
-
-def _check_sizes(sizes: list[tuple[int, int]]) -> None:
-    shrinking = all(b[0] <= a[0] and b[1] <= a[1] and a != b for a, b in pairwise(sizes))
-    if not sizes or min(min(size) for size in sizes) < 1 or not shrinking:
-        raise ParameterError(
-            "The levels of a slide must become smaller",
-            got=sizes,
-            expected="one or more (width, height), largest first",
-        )
-
-
-def _check_images(images: dict[str, NDArray[np.uint8]], n_levels: int) -> None:
-    if unknown := sorted(set(images) - set(_SUBFILES)):
-        raise ParameterError("A slide has no such associated image", got=unknown, expected=", ".join(_SUBFILES))
-    for name, pixels in images.items():
-        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
-            got = f"{pixels.dtype}, shape {pixels.shape}"
-            raise ParameterError(f"The {name} of a slide must be RGB", got=got, expected="uint8, (height, width, 3)")
-    if n_levels == 1 and images and "thumbnail" not in images:
-        raise ParameterError(
-            "A slide of one level with associated images needs a thumbnail",
-            got=sorted(images),
-            fix="Add one: OpenSlide takes the second directory for it",
-        )

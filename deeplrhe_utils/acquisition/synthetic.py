@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeplrhe_utils.acquisition.labels import wide_labels
 from deeplrhe_utils.acquisition.synthetic_cohort import PRESETS, CohortPlan, CohortSpec, plan_cohort
 from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, GENES, Effect
 from deeplrhe_utils.acquisition.synthetic_slide import RENDERER_VERSION, slide_recipe, write_slide
@@ -53,7 +54,6 @@ def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
     it; ``clinical.csv``; ``cohort.json`` (the parameters and the renderer's version); and, where a slide needs it,
     ``mpp_overrides.csv``.
     """
-    wide = plan.labels.pivot(index="patient_id", columns="gene", values="status")[list(GENES)].reset_index()
     facts = {
         "about": "Synthetic slides. No patient, no tissue.",
         "renderer": RENDERER_VERSION,
@@ -61,7 +61,7 @@ def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
         "licence": "CC BY 4.0",
     }
     written = [
-        _write_csv(wide, folder / "labels.csv"),
+        _write_csv(wide_labels(plan.labels, GENES), folder / "labels.csv"),
         _write_csv(plan.clinical, folder / "clinical.csv"),
         write_json(folder / "cohort.json", facts),
     ]

@@ -160,7 +160,7 @@ def duration(seconds: float) -> str:
     """Seconds in readable units.
 
     >>> duration(59), duration(3700), duration(200_000)
-    ('59 s', '1 h 1 min', '2 d 8 h')
+    ('59 s', '1 h 1 min', '2 d 7 h')
     """
     if seconds < 120:
         return f"{seconds:.0f} s"

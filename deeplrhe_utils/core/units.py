@@ -13,10 +13,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final, NewType
 
-Microns = NewType("Microns", float)
 Mpp = NewType("Mpp", float)  # microns per pixel
-Level0Pixels = NewType("Level0Pixels", float)
-TilePixels = NewType("TilePixels", int)
 
 MPP_AT_1X: Final = 10.0  # field convention: 40x is 0.25, 20x is 0.5 microns per pixel
 PLAUSIBLE_MPP: Final = (0.05, 10.0)

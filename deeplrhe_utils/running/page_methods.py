@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +46,6 @@ _PARAGRAPHS: Final = (
         "{13:claims} statements of the sources were judged by these numbers and by nothing else.",
     ),
 )  # fmt: skip
-_STAGE: Final = re.compile(r"\{(\d\d):")
 _SETTLED: Final = {"finished", "unchanged", "skipped"}
 
 

@@ -56,16 +56,16 @@ class Examined(NamedTuple):
 
 
 class Readings:
-    """Sources as a options looks at them; what was found out about a slide is kept."""
+    """Sources as the options look at them; what was found out about a slide is kept."""
 
     def __init__(self, options: NormalizeOptions) -> None:
-        self._recipe = options
+        self._options = options
         self._known: dict[Path, Examined] = {}
 
     def examined(self, source: SlideFile) -> Examined:
         """:func:`examine`, once for every slide."""
         if source.path not in self._known:
-            self._known[source.path] = examine(source, self._recipe)
+            self._known[source.path] = examine(source, self._options)
         return self._known[source.path]
 
     def forget(self, source: Source) -> None:
@@ -75,12 +75,12 @@ class Readings:
     def tiles(self, source: Source) -> list[Tile]:
         """Tiles that a source's colour statistics come from, uint8 RGB (H, W, 3), the same at every call.
 
-        They are spread evenly over the tissue: as many as the options says, of small pictures as many as hold
+        They are spread evenly over the tissue: as many as the options say, of small pictures as many as hold
         400,000 px of tissue; of a slide that has less, all.
 
         Raises SlideError, InputError: none of a slide's tiles can be read, or one of its pictures cannot.
         """
-        most = self._recipe.statistics_tiles
+        most = self._options.statistics_tiles
         return _of_pictures(source, most) if isinstance(source, PictureFolder) else self._of_slide(source, most)
 
     def _of_slide(self, source: SlideFile, most: int) -> list[Tile]:

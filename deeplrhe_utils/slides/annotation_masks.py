@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import cv2
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -125,37 +124,6 @@ def _scale(shape: tuple[int, ...], slide_px: tuple[int, int], name: str) -> NDAr
     return slide / mask_px
 
 
-class _Corner(NamedTuple):
-    """A right angle of the boundary.
-
-    One of its two edges is horizontal, one vertical: ``right`` and ``down`` tell on which side of the
-    vertex they lie; ``leaves_flat`` whether one walks in by the vertical and out by the horizontal edge when
-    inside is on the right hand. ``pixel`` is the (row, column) step from the vertex to a pixel inside.
-    """
-
-    right: int
-    down: int
-    leaves_flat: bool
-    pixel: tuple[int, int]
-
-
-_NW, _NE, _SW, _SE = (0, 0), (0, 1), (1, 0), (1, 1)
-# Outer corners (one pixel of four inside) and inner corners (one of four outside), by that pixel.
-_OUTER: Final = {
-    "nw": _Corner(0, 0, True, _NW),
-    "ne": _Corner(1, 0, False, _NE),
-    "sw": _Corner(0, 1, False, _SW),
-    "se": _Corner(1, 1, True, _SE),
-}
-_INNER: Final = {
-    "nw": _Corner(0, 0, False, _NE),
-    "ne": _Corner(1, 0, True, _NW),
-    "sw": _Corner(0, 1, True, _NW),
-    "se": _Corner(1, 1, False, _NE),
-}
-_BITS: Final = {"nw": 1, "ne": 2, "sw": 4, "se": 8}
-
-
 def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | shapely.MultiPolygon:
     """Exact outline of the pixels inside, along their edges.
 
@@ -172,8 +140,10 @@ def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | 
     2.0
     """
     padded = np.pad(inside, 1).astype(np.uint8)
-    parts = np.asarray(cv2.connectedComponents(padded, connectivity=4)[1], dtype=np.int32)
-    corners = _corners(padded, parts)
+    around = padded[:-1, :-1] + padded[:-1, 1:] + padded[1:, :-1] + padded[1:, 1:]
+    # Where two pixels meet in a vertex only, two corners do.
+    n_corners = around % 2 + 2 * ((around == 2) & (padded[:-1, :-1] == padded[1:, 1:]))
+    corners = np.repeat(np.argwhere(n_corners), n_corners[n_corners > 0], axis=0)
     if len(corners) > LARGEST_CORNERS:
         raise AnnotationError(
             f"Mask {name} is too ragged: it looks like noise",
@@ -181,71 +151,12 @@ def trace_edges(inside: NDArray[np.bool_], name: str = "") -> shapely.Polygon | 
             expected=f"at most {LARGEST_CORNERS}",
             fix="Smooth it or export it at a larger downsample",
         )
-    return _polygons(corners)
-
-
-def _corners(padded: NDArray[np.uint8], parts: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Rows of y, x, right, down, leaves_flat, part: one for each corner of the boundary.
-
-    Where two pixels meet in a vertex only, there are two corners. Of one part, the ring must not touch itself:
-    they are inner corners, which make a hole of what they enclose. Of two parts, each keeps its outer corner.
-    """
-    code = padded[:-1, :-1] | padded[:-1, 1:] << 1 | padded[1:, :-1] << 2 | padded[1:, 1:] << 3
-    rows = []
-    for place, bit in _BITS.items():
-        rows.append(_at(code == bit, _OUTER[place], parts))
-        rows.append(_at(code == 15 - bit, _INNER[place], parts))
-    for inside, outside in ((("nw", "se"), ("ne", "sw")), (("ne", "sw"), ("nw", "se"))):
-        meeting = code == _BITS[inside[0]] + _BITS[inside[1]]
-        (ay, ax), (by, bx) = _OUTER[inside[0]].pixel, _OUTER[inside[1]].pixel
-        height, width = code.shape
-        same = parts[ay : ay + height, ax : ax + width] == parts[by : by + height, bx : bx + width]
-        rows += [_at(meeting & same, _INNER[place], parts) for place in outside]
-        rows += [_at(meeting & ~same, _OUTER[place], parts) for place in inside]
-    return np.concatenate(rows)
-
-
-def _at(where: NDArray[np.bool_], corner: _Corner, parts: NDArray[np.int32]) -> NDArray[np.int64]:
-    y, x = np.nonzero(where)
-    part = parts[y + corner.pixel[0], x + corner.pixel[1]]
-    fixed = [np.full(len(y), value) for value in (corner.right, corner.down, int(corner.leaves_flat))]
-    return np.column_stack([y, x, *fixed, part]).astype(np.int64)
-
-
-def _polygons(corners: NDArray[np.int64]) -> shapely.Polygon | shapely.MultiPolygon:
-    y, x, right, down, leaves_flat, part = corners.T
-    following = np.empty(len(corners), dtype=np.int64)
+    y, x = corners.T
     # Along a row, corners pair up as the two ends of an edge; so they do along a column.
-    for order, leaves in ((np.lexsort((right, x, y)), leaves_flat == 1), (np.lexsort((down, y, x)), leaves_flat == 0)):
-        one, other = order[0::2], order[1::2]
-        following[np.where(leaves[one], one, other)] = np.where(leaves[one], other, one)
-    order, ring = _rings(following.tolist())
-    first = np.flatnonzero(np.diff(ring, prepend=-1))
-    ahead = following[order]
-    twice = np.add.reduceat(x[order] * y[ahead] - x[ahead] * y[order], first)
-    rings = shapely.linearrings(np.column_stack([x[order], y[order]]).astype(float), indices=ring)
-    part_of_ring = part[order][first]
-    holes: dict[int, list[Any]] = {}
-    for index in np.flatnonzero(twice < 0):
-        holes.setdefault(int(part_of_ring[index]), []).append(rings[index])
-    outer = [int(index) for index in np.flatnonzero(twice > 0)]
-    outer.sort(key=lambda index: int(part_of_ring[index]))
-    polygons = [shapely.Polygon(rings[index], holes.get(int(part_of_ring[index]))) for index in outer]
-    return polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
-
-
-def _rings(following: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Corners in the order of walking, and the number of the ring of each."""
-    order, ring, number = [], [], 0
-    seen = bytearray(len(following))
-    for start in range(len(following)):
-        if seen[start]:
-            continue
-        corner = start
-        while not seen[corner]:
-            seen[corner] = 1
-            order.append(corner)
-            ring.append(number)
-            corner = following[corner]
-        number += 1
-    return np.array(order), np.array(ring)
+    ends = [corners[order, ::-1].reshape(-1, 2, 2) for order in (np.lexsort((x, y)), np.lexsort((y, x)))]
+    faces = shapely.get_parts(shapely.polygonize(shapely.linestrings(np.concatenate(ends).astype(float))))
+    places = shapely.get_coordinates(shapely.point_on_surface(faces)).astype(int)
+    parts = faces[inside[places[:, 1], places[:, 0]]]
+    left, top = shapely.bounds(parts)[:, :2].T
+    parts = parts[np.lexsort((left, top))]
+    return parts[0] if len(parts) == 1 else shapely.MultiPolygon(list(parts))

@@ -53,10 +53,6 @@ class Axis:
             raise ParameterError("There is no such tile", got=index, expected=f"0 to {self.count - 1}")
         return int(index * self.step) if index < self.regular else int(self.length - self.side)
 
-    def to_l0(self, index: int, offset_px: Fraction | int, tile_px: int) -> Fraction:
-        """Level-0 place of a point `offset_px` tile pixels into a tile, exact."""
-        return self.corner(index) + Fraction(offset_px) * self.side / tile_px
-
 
 @dataclass(frozen=True)
 class Grid:

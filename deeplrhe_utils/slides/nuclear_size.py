@@ -26,7 +26,7 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.reader import Slide
 
 CALIBRATION_UM: Final = (5.08, 5.93, 4.68, 4.62, 5.03, 4.45)
-"""Nuclear diameter by :func:`measure` on real slides of known resolution [µm]: TCGA-21-5784, -21-5786, -38-6178,
+"""Nuclear diameter by :func:`estimate_slide` on real slides of known resolution [µm]: TCGA-21-5784, -21-5786, -38-6178,
 -44-2665, -50-5931 (lung, 40×, MoNuSeg fields; 0.2468 or 0.2527 µm/px) and CMU-1 (skin, 20×, 0.499 µm/px)."""
 CONFIDENCE: Final = 0.98
 CONVENTIONAL: Final = {40: (0.22, 0.28), 20: (0.44, 0.56), 10: (0.88, 1.12)}
@@ -52,11 +52,10 @@ Gray = NDArray[np.float32]
 
 
 class FieldSize(NamedTuple):
-    """Nuclei of one field: diameter [px], how many were counted, and how much darker than around they are."""
+    """Nuclei of one field: diameter [px], and how many were counted."""
 
     diameter_px: float
     n_nuclei: int
-    contrast: float
 
 
 class MppEstimate(NamedTuple):
@@ -100,22 +99,11 @@ def estimate_slide(path: Path) -> MppEstimate | None:
         if side < _SMALLEST_FIELD_PX:
             return None
         fields = (_read(slide, x, y, side) for x, y in _places(slide, side))
-        return _estimate(measure_field(f) for f in fields if f is not None)
-
-
-def estimate_image(pixels: Rgb) -> MppEstimate | None:
-    """Estimate the resolution of a picture, as :func:`estimate_slide` does.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (height, width, 3), uint8; RGB
-    """
-    return _estimate(measure_field(f) for f in _cut(pixels))
-
-
-def measure(pixels: Rgb) -> float:
-    """Diameter of the nuclei of a picture [px]; NaN without nuclei. What :data:`CALIBRATION_UM` was made with."""
-    return _summarise(measure_field(f) for f in _cut(pixels))[0]
+        diameter, n_nuclei, n_fields = _summarise(measure_field(f) for f in fields if f is not None)
+    if n_nuclei < MIN_NUCLEI:
+        return None
+    mpp, low, high = interval_of(CALIBRATION_UM, diameter)
+    return MppEstimate(mpp, low, high, diameter, n_nuclei, n_fields, objective_of(low, high))
 
 
 def interval_of(calibration_um: Sequence[float], diameter_px: float) -> tuple[float, float, float]:
@@ -165,7 +153,7 @@ def measure_field(pixels: Rgb) -> FieldSize | None:
     n_nuclei, contrast = _count(answers[best])
     shift = _vertex(np.log(energy[best - 1 : best + 2]))
     diameter = _DIAMETER_PER_SIGMA * sigmas[best] * _STEP**shift
-    return FieldSize(float(diameter), n_nuclei, contrast) if contrast >= _MIN_CONTRAST else None
+    return FieldSize(float(diameter), n_nuclei) if contrast >= _MIN_CONTRAST else None
 
 
 def _scale_space(absorbance: Gray, largest: float) -> tuple[list[float], list[Gray]]:
@@ -228,23 +216,6 @@ def _summarise(found: Iterable[FieldSize | None]) -> tuple[float, int, int]:
     middle = weights - 0.5 * np.array([f.n_nuclei for f in fields])
     median = np.exp(np.interp(weights[-1] / 2, middle, np.log([f.diameter_px for f in fields])))
     return float(median), int(weights[-1]), len(fields)
-
-
-def _estimate(found: Iterable[FieldSize | None]) -> MppEstimate | None:
-    diameter, n_nuclei, n_fields = _summarise(found)
-    if n_nuclei < MIN_NUCLEI:
-        return None
-    mpp, low, high = interval_of(CALIBRATION_UM, diameter)
-    return MppEstimate(mpp, low, high, diameter, n_nuclei, n_fields, objective_of(low, high))
-
-
-def _cut(pixels: Rgb) -> list[Rgb]:
-    """A picture in fields; neighbours overlap where its sides are no multiple of a field's."""
-    high, wide = pixels.shape[:2]
-    side = min(_FIELD_PX, high, wide)
-    if side < _SMALLEST_FIELD_PX:
-        return []
-    return [pixels[y : y + side, x : x + side] for y in _starts(high, side) for x in _starts(wide, side)]
 
 
 def _starts(length: int, side: int) -> NDArray[np.int64]:

@@ -36,7 +36,6 @@ from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 SMALLEST_LEVEL_PX: Final = 1024
 """Levels are added until the larger side is at most this."""
 MAX_SIDE_PX: Final = 2_000_000
-MAX_TILE_PX: Final = 4096
 _CLASSIC_BYTES: Final = 1 << 31
 """Pixels beyond which BigTIFF is written: half of what classic TIFF can address (noise grows when compressed)."""
 _DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
@@ -78,14 +77,13 @@ def write_ome_tiff(
     levels : number of levels with the full image, each half of the one above, rounded down. None: until the larger side
         is at most :data:`SMALLEST_LEVEL_PX`.
 
-    Raises ParameterError: a number is out of its range, or the image is too small for so many levels. SlideError: a
-    strip has another shape or type, or the strips do not add up to the height. RunError: the disk is full.
+    Raises ParameterError: an image of another size, or too small for so many levels. SlideError: the
+    strips do not add up to the height. RunError: the disk is full.
 
     Pixels beyond the right and lower edge repeat the last one. A level of odd size loses its last column or row
     in the next. An exception, also one of `strips`, leaves no file behind.
     """
     sizes = _level_sizes(width_px, height_px, levels)
-    _check_numbers(mpp, tile_px, quality)
     path = Path(path)
     with atomic_path(path) as part, ExitStack() as stack:
         encode = _deflated if quality is None else _jpeg(quality)
@@ -98,7 +96,8 @@ def write_ome_tiff(
             common: dict[str, Any] = _tags(tile_px, quality)
             text = _ome_xml(name, sizes[0], mpp)
             writer.write(full, **common, **_of_level(sizes, 0, mpp), subifds=len(reduced), description=text)
-            _check_exhausted(source, height_px)
+            if (extra := next(source, None)) is not None:  # asked for: what the source does at its end must happen
+                raise SlideError("There are more strips than the slide has rows", got=extra.shape)
             _finish(reduced)
             for number, level in enumerate(reduced, start=1):
                 writer.write(level.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
@@ -124,17 +123,6 @@ def _level_sizes(width: int, height: int, levels: int | None) -> list[tuple[int,
             f"An image of {width} × {height} px cannot have so many levels", got=levels, expected=f"1 to {most}"
         )
     return [(width >> k, height >> k) for k in range(levels)]
-
-
-def _check_numbers(mpp: float, tile_px: int, quality: int | None) -> None:
-    if not 0.01 <= mpp <= 1000:
-        raise ParameterError("The resolution of a slide is out of range", got=mpp, expected="0.01 to 1000 µm/px")
-    if not 16 <= tile_px <= MAX_TILE_PX or tile_px % 16:
-        raise ParameterError(
-            "TIFF does not allow such tiles", got=f"{tile_px} px", expected=f"a multiple of 16 up to {MAX_TILE_PX}"
-        )
-    if quality is not None and not 1 <= quality <= 100:
-        raise ParameterError("There is no such JPEG quality", got=quality, expected="1 to 100, or None")
 
 
 class _Level:
@@ -190,12 +178,11 @@ def _finish(levels: Sequence[_Level]) -> None:
 
 
 def _full_tiles(
-    strips: Iterator[NDArray[np.uint8]], size: tuple[int, int], tile_px: int, encode: Encoder, levels: Sequence[_Level]
+    strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], tile_px: int, encode: Encoder, levels: Sequence[_Level]
 ) -> Iterator[bytes]:
     """Encoded tiles of the full image, row by row; the lower levels are fed on the way."""
     top, number = 0, 0
     for strip in strips:
-        _check_strip(strip, number, top, size, tile_px)
         # Before the tiles are handed out: nobody asks for more than the last one, and what follows would not run.
         for y in range(0, len(strip), tile_px):
             _pass_down(strip[y : y + tile_px], levels)
@@ -206,25 +193,6 @@ def _full_tiles(
         if top == size[1]:
             return
     raise SlideError("The strips of a slide end too early", got=f"{top} rows in {number}", expected=f"{size[1]} rows")
-
-
-def _check_strip(strip: NDArray[np.uint8], number: int, top: int, size: tuple[int, int], tile_px: int) -> None:
-    width, height = size
-    rows = strip.shape[0] if strip.ndim else 0
-    whole = rows % tile_px == 0 or top + rows == height
-    fits = strip.shape[1:] == (width, 3) and 0 < rows <= height - top
-    if not fits or not whole or strip.dtype != np.uint8:
-        raise SlideError(
-            f"Strip {number} of a slide, from row {top} on, does not fit",
-            got=f"{strip.dtype} {strip.shape}",
-            expected=f"uint8 (rows, {width}, 3), rows a multiple of {tile_px} or the last {height - top}",
-        )
-
-
-def _check_exhausted(strips: Iterator[NDArray[np.uint8]], height: int) -> None:
-    extra = next(strips, None)
-    if extra is not None:
-        raise SlideError("There are more strips than the slide has rows", got=extra.shape, expected=f"{height} rows")
 
 
 def _row_of_tiles(band: Rgb, tile_px: int, encode: Encoder) -> Iterator[bytes]:

@@ -50,15 +50,12 @@ class Evidence(NamedTuple):
     Attributes
     ----------
     source : ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``
-    mpp_x, mpp_y : across and down [µm/px]; None where nothing is said, NaN where it is no number
     verdict : ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
         ``implausible``; ``anisotropic`` (more than 5 %)
     detail : the same in words
     """
 
     source: str
-    mpp_x: float | None
-    mpp_y: float | None
     verdict: str
     detail: str
 
@@ -194,7 +191,7 @@ def _judge(claim: _Claim, first: _Claim | None) -> Evidence:
         verdict = "used"
     elif first is not None and _factor(claim.mpp, first.mpp) >= CONTRADICTION:
         verdict, detail = "contradicts", f"{detail}, but {first.mpp:.4g} µm/px is used ({_apart(claim.mpp, first.mpp)})"
-    return Evidence(claim.source, claim.x, claim.y, verdict, detail)
+    return Evidence(claim.source, verdict, detail)
 
 
 def _factor(a: float, b: float) -> float:
@@ -302,7 +299,7 @@ def _reduced(handle: Handle, first: _Claim | None) -> Iterator[Evidence]:
         x, y = (v * r for v, r in zip((first.x or 0.0, first.y or 0.0), ratios, strict=True))
         detail = f"Aperio description: of {size[1]} × {size[2]} px, but level 0 has {handle.dimensions[0]} × "
         detail += f"{handle.dimensions[1]} px; if it was resized, its resolution is {np.sqrt(x * y):.4g} µm/px"
-        yield Evidence("Aperio description", x, y, "contradicts", detail)
+        yield Evidence("Aperio description", "contradicts", detail)
 
 
 def _pyramid(handle: Handle) -> Iterator[Evidence]:
@@ -312,4 +309,4 @@ def _pyramid(handle: Handle) -> Iterator[Evidence]:
         across, down = width / w, height / h
         if abs(across - down) > min(across, down) * (_PYRAMID_TOLERANCE + 1.5 / min(w, h)):
             detail = f"level {level}: reduced {across:.3g} times across, {down:.3g} times down"
-            yield Evidence(f"level {level}", None, None, "contradicts", detail)
+            yield Evidence(f"level {level}", "contradicts", detail)

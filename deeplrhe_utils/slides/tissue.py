@@ -207,6 +207,9 @@ def _at(table: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float6
 def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> Mask:
     """Pixels whose grey value (R + G + B) / 3 is at least `intensity_cut`.
 
+    Source: Coudray et al. 2018 (methods): tiles with more than a given share of pixels brighter than 220 are dropped;
+    which grey value is meant is not said there, the mean of the channels is ours.
+
     Parameters
     ----------
     tile : ndarray, shape (height, width, 3), uint8; RGB
@@ -218,22 +221,3 @@ def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> Mask:
     total += tile[..., 1]
     total += tile[..., 2]
     return total >= 3 * intensity_cut
-
-
-def background_fraction(tile: NDArray[np.uint8], intensity_cut: float = 220) -> float:
-    """Share of blank pixels in a tile.
-
-    Source: Coudray et al. 2018 (methods): tiles with more than a given share of pixels brighter than
-    220 are dropped; which grey value is meant is not said there, the mean of the channels is ours.
-
-    Parameters
-    ----------
-    tile : ndarray, shape (height, width, 3), uint8; RGB
-    intensity_cut : grey value [0–255]
-
-    Returns float: in [0, 1].
-
-    >>> background_fraction(np.full((4, 4, 3), 255, np.uint8))
-    1.0
-    """
-    return float(np.count_nonzero(blank_mask(tile, intensity_cut)) / (tile.shape[0] * tile.shape[1]))

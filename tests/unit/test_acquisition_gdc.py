@@ -12,15 +12,16 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.acquisition import web
-from deeplrhe_utils.acquisition.gdc import PAGE, QUERIES, Gdc, clinical, read_query, slide_files, stage_of
+from deeplrhe_utils.acquisition.gdc import PAGE, Gdc, clinical, read_query, slide_files, stage_of
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.repair import repair
 from deeplrhe_utils.acquisition.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError, ServiceError
+from deeplrhe_utils.core.paths import REPOSITORY
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered
 
 QUICK = Patience(attempts=3, first_wait_s=0.01, longest_wait_s=0.02, timeout_s=0.5)
-LUNG = QUERIES / "tcga-lung-slides.json"
+LUNG = REPOSITORY / "data" / "queries" / "tcga-lung-slides.json"
 
 
 def slides(count: int) -> list[Offered]:

@@ -6,12 +6,13 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.mutation_files import read_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.variants import VariantRule
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation import controls, covariates
 from deeplrhe_utils.evaluation.splits import patient_folds
 from deeplrhe_utils.learning.store import ShuffledStore, TileStore, write_tiles
-from deeplrhe_utils.reporting import audit_figures
+from deeplrhe_utils.reporting import control_figures
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +163,10 @@ def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
     table = controls.co_mutation(labels).set_index(["first", "second"])
     assert table.loc[("B", "C"), "p_holm"] < 1e-6 and table.loc[("A", "B"), "p_holm"] > 0.05
     assert table[["both", "first_only", "second_only", "neither"]].sum(axis=1).eq(120).all()
-    real = read_calls(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
-                      ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"])  # fmt: skip
+    real = by_gene_calls(
+        shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
+        ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"], VariantRule(sample_codes=()),
+    ).labels  # fmt: skip
     pairs = controls.co_mutation(real).set_index(["first", "second"])
     assert pairs.loc[("EGFR", "KRAS"), "odds_ratio"] < 0.1, "EGFR and KRAS exclude each other"
     assert pairs.loc[("STK11", "KRAS"), "odds_ratio"] > 2 and pairs.loc[("TP53", "STK11"), "odds_ratio"] < 0.6
@@ -173,7 +176,8 @@ def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
 
 def test_real_calls_are_read_as_written(shared_data, tmp_path):
     path = shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv"
-    calls = read_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"])
+    rule = VariantRule(sample_codes=())
+    calls = by_gene_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"], rule).labels
     lines = [line.split("\t") for line in path.read_text().splitlines()]
     column = lines[0].index("TP53")
     raw = [line[column] for line in lines[1:] if line[0].startswith("luad")]
@@ -190,9 +194,9 @@ def test_real_calls_are_read_as_written(shared_data, tmp_path):
         read_deeppath_labels(bad)
     bad.write_text("STUDY_ID\tSAMPLE_ID\tTP53\nx\tcase 7\tWT\n")
     with pytest.raises(LabelError, match="no TCGA barcode"):
-        read_calls(bad)
+        by_gene_calls(bad)
     with pytest.raises(LabelError, match=r"lacks columns.*EGFR"):
-        read_calls(bad, ["EGFR"])
+        by_gene_calls(bad, ["EGFR"])
 
 
 def test_covariates_that_explain_a_score_are_exposed(tmp_path):
@@ -237,12 +241,12 @@ def test_shuffled_pixels_keep_colours_and_nothing_else(tmp_path):
 def test_figures_show_every_arm_and_survive_nothing():
     rows = [{"arm": a, "gene": g, "auc": x, "ci_low": 0.4, "ci_high": 0.8, "n_pos": 4, "n_neg": 6}
             for g in ("A", "B") for a, x in (("ours", 0.7), ("tissue", 0.6), ("glass", np.nan))]  # fmt: skip
-    figure = audit_figures.arms(pd.DataFrame(rows), ["ours", "tissue", "glass"])
+    figure = control_figures.arms(pd.DataFrame(rows), ["ours", "tissue", "glass"])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ours", "tissue", "glass"]
     assert "not estimable" in [t.get_text() for t in figure.axes[0].texts]
     empty = pd.DataFrame(rows).assign(auc=np.nan)
-    assert "No gene" in audit_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
+    assert "No gene" in control_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
     table = pd.DataFrame(
         {"gene": ["A"], "given": ["B"], "given_status": [1], "auc": [0.6], "ci_low": [0.5], "ci_high": [0.7]}
     )
-    assert len(audit_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2
+    assert len(control_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2

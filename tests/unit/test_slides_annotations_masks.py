@@ -17,7 +17,7 @@ def save(path, labels, mode=None):
     return path
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(15))
 def test_any_mask_is_traced_exactly(seed):
     rng = np.random.default_rng(seed)
     inside = rng.random(rng.integers(1, 30, 2)) < rng.choice([0.05, 0.3, 0.5, 0.6, 0.8, 0.97, 1])

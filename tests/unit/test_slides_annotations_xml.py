@@ -151,7 +151,7 @@ def test_encodings(tmp_path, declared, codec):
     assert read_annotation(path)[0].classification == "Größe"
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(10))
 def test_both_formats_survive_geojson_to_the_last_bit(tmp_path, seed):
     """Whatever is drawn: areas with and without exclusions, crossing lines, decimals."""
     rng = np.random.default_rng(seed)

@@ -70,20 +70,6 @@ def test_with_overlap_every_pixel_of_the_slide_is_covered(width, height, mpp, ti
         assert length - 1 < corners[-1] + axis.side <= length  # the last tile ends at the edge, and not beyond
 
 
-@settings(max_examples=80, deadline=None)
-@given(
-    st.integers(2000, 30_000), mpps, st.integers(64, 256), st.integers(32, 400),
-    st.sampled_from(["inside", "cover"]), st.data(),
-)  # fmt: skip
-def test_tile_to_level_0_is_exact(width, mpp, tile_px, stride_px, edge, data):
-    axis = Grid.lay(width, 5000, mpp, 0.5, tile_px, stride_px, edge).columns
-    index = data.draw(st.integers(0, axis.count - 1))
-    offset = Fraction(data.draw(st.integers(0, 8 * tile_px - 1)), 8)
-    place = axis.to_l0(index, offset, tile_px)
-    assert place == axis.corner(index) + offset * axis.side / tile_px  # exact: fractions, not "close to"
-    assert axis.corner(index) <= place < axis.corner(index) + axis.side
-
-
 def test_wrong_rules_are_refused():
     with pytest.raises(ParameterError, match="inside or cover"):
         make_grid(5000, 5000, 0.5, 0.5, 512, edge="clip")

@@ -191,23 +191,28 @@ def nuclei(side, diameter, count, seed=0):
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
+def estimate(pixels, folder):
+    Image.fromarray(pixels).save(folder / "a.png")
+    return nuclear_size.estimate_slide(folder / "a.png")
+
+
 @pytest.mark.parametrize("diameter", [8, 16, 32])
-def test_discs_have_the_size_they_were_drawn_with(diameter):
+def test_discs_have_the_size_they_were_drawn_with(tmp_path, diameter):
     picture = nuclei(1024, diameter, 20_000 // diameter**2 * 4)
-    assert nuclear_size.measure(picture) == pytest.approx(diameter, rel=0.12)
+    assert estimate(picture, tmp_path).diameter_px == pytest.approx(diameter, rel=0.12)
 
 
-def test_half_the_size_is_twice_the_resolution():
+def test_half_the_size_is_twice_the_resolution(tmp_path):
     picture = nuclei(1024, 24, 300)
     half = cv2.resize(picture, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    whole, halved = nuclear_size.estimate_image(picture), nuclear_size.estimate_image(half)
+    whole, halved = estimate(picture, tmp_path), estimate(half, tmp_path)
     assert halved.mpp / whole.mpp == pytest.approx(2, rel=0.05)
     assert halved.low / whole.low == pytest.approx(halved.high / whole.high) and whole.n_nuclei > 100
     assert whole.low < whole.mpp < whole.high and whole.diameter_px == pytest.approx(24, rel=0.1)
 
 
 @pytest.mark.parametrize("kind", ["white", "black", "noise", "pink", "tiny", "gradient"])
-def test_where_there_are_no_nuclei_there_is_no_estimate(kind):
+def test_where_there_are_no_nuclei_there_is_no_estimate(tmp_path, kind):
     rng = np.random.default_rng(0)
     ramp = np.linspace(60, 230, 600)[None, :, None] * np.ones((600, 1, 3))
     pictures = {
@@ -218,7 +223,7 @@ def test_where_there_are_no_nuclei_there_is_no_estimate(kind):
         "tiny": nuclei(64, 8, 20),
         "gradient": ramp,
     }
-    assert nuclear_size.estimate_image(pictures[kind].astype(np.uint8)) is None
+    assert estimate(pictures[kind].astype(np.uint8), tmp_path) is None
 
 
 def test_the_interval_is_that_of_one_more_slide_and_names_an_objective_only_if_it_must():
@@ -239,21 +244,21 @@ def real_fields(shared_data):
     return fields
 
 
-def test_the_calibration_is_what_the_real_slides_give(shared_data):
-    measured = [nuclear_size.measure(pixels) * mpp for pixels, mpp in real_fields(shared_data).values()]
+def test_the_calibration_is_what_the_real_slides_give(shared_data, tmp_path):
+    measured = [estimate(pixels, tmp_path).diameter_px * mpp for pixels, mpp in real_fields(shared_data).values()]
     np.testing.assert_allclose(measured, CALIBRATION_UM, rtol=0.01)
 
 
 @pytest.mark.parametrize("target", [0.25, 0.35, 0.5, 1.0])
-def test_left_out_real_slides_are_estimated_within_their_interval(shared_data, target):
+def test_left_out_real_slides_are_estimated_within_their_interval(shared_data, tmp_path, target):
     said = []
     for left_out, (pixels, mpp) in enumerate(real_fields(shared_data).values()):
         scale = mpp / target
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         resampled = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=how)
         others = [um for i, um in enumerate(CALIBRATION_UM) if i != left_out]
-        estimate, low, high = interval_of(others, nuclear_size.measure(resampled))
-        assert low <= target <= high and max(estimate / target, target / estimate) < 1.3
+        middle, low, high = interval_of(others, estimate(resampled, tmp_path).diameter_px)
+        assert low <= target <= high and max(middle / target, target / middle) < 1.3
         said.append(objective_of(low, high))
     right = next((power for power, (low, high) in CONVENTIONAL.items() if low <= target <= high), None)
     if right is not None:
@@ -265,7 +270,6 @@ def test_an_estimate_is_offered_and_never_applied(tmp_path, monkeypatch):
     found = nuclear_size.estimate_slide(tmp_path / "a.png")
     assert found.objective == 40 and "give it in mpp_csv if you believe it" in found.sentence()
     monkeypatch.setattr(nuclear_size, "estimate_slide", None)
-    monkeypatch.setattr(nuclear_size, "estimate_image", None)
     with pytest.raises(MissingMppError):
         Slide(tmp_path / "a.png")
     slides = scan_slides(tmp_path)

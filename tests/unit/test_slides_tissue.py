@@ -9,7 +9,6 @@ from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import (
     GLASS_FALLBACK,
     Glass,
-    background_fraction,
     background_mask,
     blank_mask,
     clean_mask,
@@ -140,7 +139,6 @@ def test_shares_outside_the_mask():
 def test_the_old_names_are_as_they_were():
     tile = np.array([[[220, 220, 220], [220, 220, 219], [255, 255, 150]]], np.uint8)
     assert blank_mask(tile).tolist() == [[True, False, True]]
-    assert background_fraction(tile) == pytest.approx(2 / 3)
 
 
 def test_real_slides_have_the_tissue_one_sees(shared_data):
