@@ -22,11 +22,11 @@ from deeplrhe_utils.core.files import atomic_path, safe_name
 from deeplrhe_utils.learning.heat import DAMAGED, THUMBNAIL_PX
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, heat_map
-from deeplrhe_utils.reporting.sheet_page import DPI, Cell, Look, draw_page, short_name
+from deeplrhe_utils.reporting.sheet_page import COLUMNS, DPI, ROWS, Cell, Look, draw_page, name_lines, short_name
 from deeplrhe_utils.slides.pixels import open_row
 
-ORDERS: Final = {"score": "highest mean score first", "label": "mutated first, then by mean score", "id": "by name"}
-"""Key of :func:`sheet_order` → what the page says of it."""
+ORDER: Final = "mutated first, then by mean score"
+"""What the pages say of :func:`sheet_order`."""
 _STATUS: Final = {1: "mutated", 0: "wild type"}
 _QUALITY: Final = 90
 
@@ -52,23 +52,17 @@ def label_text(status: object) -> str:
     return "not profiled" if pd.isna(status) else _STATUS[int(status)]  # type: ignore[call-overload]
 
 
-def sheet_order(summary: pd.DataFrame, by: str = "score") -> pd.DataFrame:
-    """The rows of a summary as a contact sheet shows them.
+def sheet_order(summary: pd.DataFrame) -> pd.DataFrame:
+    """Rows of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`, mutated first, then by score and name.
 
-    Parameters
-    ----------
-    summary : of :func:`deeplrhe_utils.evaluation.slide_reading.slide_summary`
-    by : one of :data:`ORDERS`; ties by slide_id, slides without a score last, and within `label` the slides of patients
-        that were not profiled last
-
-    Raises ParameterError: there is no such order, or the summary has no labels to order by.
+    Patients that were not profiled come last, as slides without a score do among those of their label. ParameterError
+    for a summary without labels.
     """
-    if by not in ORDERS or (by == "label" and "label" not in summary.columns):
-        fix = "Give the labels to slide_summary" if by == "label" else ""
-        raise ParameterError("Slides cannot be put in this order", got=by, expected=" | ".join(ORDERS), fix=fix)
-    keys = {"score": ["mean"], "label": ["label", "mean"], "id": []}[by]
-    order = [*keys, "slide_id"]
-    return summary.sort_values(order, ascending=[False] * len(keys) + [True], na_position="last", ignore_index=True)
+    if "label" not in summary.columns:
+        raise ParameterError("Slides cannot be put in this order", got="a summary without labels",
+                             fix="Give the labels to slide_summary")  # fmt: skip
+    keys, rising = ["label", "mean", "slide_id"], [False, False, True]
+    return summary.sort_values(keys, ascending=rising, na_position="last", ignore_index=True)
 
 
 def read_thumbnail(rows: Mapping[str, Mapping[str, Any]], slide_id: str, max_px: int = THUMBNAIL_PX) -> NDArray:
@@ -132,9 +126,7 @@ def _cell(
                 reason)  # fmt: skip
 
 
-def write_sheets(
-    cells: Iterable[Cell], folder: Path, *, gene: str, total: int, look: Look | None = None, order: str = ""
-) -> Sheets:
+def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, look: Look | None = None) -> Sheets:
     """Draw slides on pages.
 
     Parameters
@@ -144,8 +136,7 @@ def write_sheets(
         sheet of the same gene that was here before are removed
     gene : for the titles; any text
     total : how many slides there are; each gets a cell
-    look : rows, columns, scale and colours
-    order : what the pages say about the order, such as a value of :data:`ORDERS`
+    look : colours
 
     Raises InputError: there is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit
     its picture.
@@ -155,12 +146,11 @@ def write_sheets(
     ledger: list[dict[str, Any]] = []
     left, pdf = iter(cells), folder / f"{stem}.pdf"
     with atomic_path(pdf) as part:
-        while page := list(islice(left, look.rows * look.columns)):
+        while page := list(islice(left, ROWS * COLUMNS)):
             first, number = len(ledger) + 1, len(pages) + 1
-            ledger += [_entry(cell, number, i, look) for i, cell in enumerate(page)]
+            ledger += [_entry(cell, number, i) for i, cell in enumerate(page)]
             _check_count(ledger, total)
-            said_order = f"  ·  {order}" if order else ""
-            title = f"{short_name(gene, 60)}  ·  slides {first} to {len(ledger)} of {total}{said_order}"
+            title = f"{short_name(gene, 60)}  ·  slides {first} to {len(ledger)} of {total}  ·  {ORDER}"
             image = Image.fromarray(draw_page(page, look, title))
             pages.append(_write_png(image, folder / f"{stem}_{number:03d}.png"))
             facts = {} if number > 1 else {"title": f"Contact sheet of {said(gene)}"}
@@ -171,10 +161,10 @@ def write_sheets(
     return Sheets(pages, pdf, pd.DataFrame(ledger))
 
 
-def _entry(cell: Cell, page: int, place: int, look: Look) -> dict[str, Any]:
-    row, column = divmod(place, look.columns)
+def _entry(cell: Cell, page: int, place: int) -> dict[str, Any]:
+    row, column = divmod(place, COLUMNS)
     return {"page": page, "row": row + 1, "column": column + 1, "slide_id": cell.slide_id,
-            "name": "".join(look.name_lines(cell.slide_id)), "map": cell.heat is not None,
+            "name": "".join(name_lines(cell.slide_id)), "map": cell.heat is not None,
             "reason": cell.reason}  # fmt: skip
 
 

@@ -30,6 +30,8 @@ MARGIN_PX: Final = {"left": 36, "top": 72, "right": 130, "bottom": 30}
 GAP_PX: Final = 20
 TEXT_PX: Final = 106
 """Height of the text below the pictures of a cell."""
+ROWS: Final = 4
+COLUMNS: Final = 4
 _LINE_PX: Final = 19
 _BETWEEN_PX: Final = 6
 _LEAST_ROOM_PX: Final = 60
@@ -40,6 +42,15 @@ _SANS: Final = "DejaVu Sans"
 _NAME_PT: Final = 6.5
 _LETTER_PX: Final = _NAME_PT / 72 * DPI * 0.6021  # every letter of the font is this wide
 _GREY: Final = "0.35"
+CELL_PX: Final = (
+    (PAGE_PX[0] - MARGIN_PX["left"] - MARGIN_PX["right"]) // COLUMNS,
+    (PAGE_PX[1] - MARGIN_PX["top"] - MARGIN_PX["bottom"]) // ROWS,
+)
+"""Width and height of a cell."""
+BOX_PX: Final = ((CELL_PX[0] - GAP_PX - _BETWEEN_PX) // 2, CELL_PX[1] - GAP_PX - TEXT_PX)
+"""Width and height of the room for one picture; the map lies at the right of the slide."""
+LETTERS: Final = int((CELL_PX[0] - GAP_PX) / _LETTER_PX)
+"""Letters in a line of a cell."""
 
 
 @cache
@@ -97,23 +108,8 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """How pages look.
+    """Colours of the maps; ParameterError for a palette that is none, or an opacity outside [0, 1]."""
 
-    Attributes
-    ----------
-    rows, columns : cells on a page
-    beside : the map lies beside the slide; otherwise below it
-    same_scale : all slides of a page have one scale [µm/px]; otherwise each fills its place. Those of unknown
-        resolution fill their place always, and say so.
-    palette, opacity : of the maps
-
-    Raises ParameterError: a value is out of range, or there is no room for so many cells.
-    """
-
-    rows: int = 4
-    columns: int = 4
-    beside: bool = True
-    same_scale: bool = False
     palette: str = "paper"
     opacity: float = 0.5
 
@@ -121,33 +117,12 @@ class Look:
         if self.palette not in PALETTES or not 0 <= self.opacity <= 1:
             raise ParameterError("A contact sheet cannot have these colours", got=f"{self.palette}, {self.opacity}",
                                  expected=f"{' | '.join(PALETTES)}, opacity 0 to 1")  # fmt: skip
-        if self.rows < 1 or self.columns < 1 or min(self.box_px) < 40 or self.letters < 12:
-            raise ParameterError("There is no room for so many cells on a page", got=f"{self.rows} × {self.columns}",
-                                 expected="1 to 6 rows and 1 to 8 columns")  # fmt: skip
 
-    @property
-    def cell_px(self) -> tuple[int, int]:
-        """Width and height of a cell [px]."""
-        width, height = PAGE_PX
-        across = width - MARGIN_PX["left"] - MARGIN_PX["right"]
-        down = height - MARGIN_PX["top"] - MARGIN_PX["bottom"]
-        return across // self.columns, down // self.rows
 
-    @property
-    def box_px(self) -> tuple[int, int]:
-        """Width and height of the room for one picture [px]."""
-        width, height = self.cell_px[0] - GAP_PX, self.cell_px[1] - GAP_PX - TEXT_PX
-        return ((width - _BETWEEN_PX) // 2, height) if self.beside else (width, (height - _BETWEEN_PX) // 2)
-
-    @property
-    def letters(self) -> int:
-        """Letters in a line of a cell."""
-        return int((self.cell_px[0] - GAP_PX) / _LETTER_PX)
-
-    def name_lines(self, name: str) -> list[str]:
-        """A slide's name as it is printed: whole, or shortened so that no other has the same text."""
-        text = short_name(plain_text(name), _NAME_LINES * self.letters)
-        return [text[i : i + self.letters] for i in range(0, len(text), self.letters)]
+def name_lines(name: str) -> list[str]:
+    """A slide's name as it is printed: whole, or shortened so that no other has the same text."""
+    text = short_name(plain_text(name), _NAME_LINES * LETTERS)
+    return [text[i : i + LETTERS] for i in range(0, len(text), LETTERS)]
 
 
 def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8]:
@@ -155,7 +130,7 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8
 
     Parameters
     ----------
-    cells : at most rows × columns of them
+    cells : at most 16 of them
     title : any text; printed as :func:`plain_text` has it
 
     Returns uint8 RGB (1240, 1754, 3): less high where the last rows are empty.
@@ -169,18 +144,17 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8
     page = _Page(figure, [])
     page.text(MARGIN_PX["left"], 26, plain_text(title), size=9, font=_SANS)
     _colour_bar(page, look)
-    common = _common_scale(cells, look)
-    for row in range(-(-len(cells) // look.columns)):
-        here = cells[row * look.columns : (row + 1) * look.columns]
-        scales = [common if common is not None and _has_scale(cell) else _fit(cell, look) for cell in here]
-        sizes = [_drawn_px(cell, look, scale) for cell, scale in zip(here, scales, strict=True)]
+    for row in range(-(-len(cells) // COLUMNS)):
+        here = cells[row * COLUMNS : (row + 1) * COLUMNS]
+        scales = [_fit(cell) for cell in here]
+        sizes = [_drawn_px(cell, scale) for cell, scale in zip(here, scales, strict=True)]
         room = max(_LEAST_ROOM_PX, *(size[1] for size in sizes))
         for column, (cell, scale, size) in enumerate(zip(here, scales, sizes, strict=True)):
-            left, top = MARGIN_PX["left"] + column * look.cell_px[0], MARGIN_PX["top"] + row * look.cell_px[1]
+            left, top = MARGIN_PX["left"] + column * CELL_PX[0], MARGIN_PX["top"] + row * CELL_PX[1]
             _draw_cell(page, cell, look, (left, top), scale, size, room)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    used = MARGIN_PX["top"] + -(-len(cells) // look.columns) * look.cell_px[1] + MARGIN_PX["bottom"]
+    used = MARGIN_PX["top"] + -(-len(cells) // COLUMNS) * CELL_PX[1] + MARGIN_PX["bottom"]
     high = min(height, max(used, MARGIN_PX["top"] + _BAR_PX + 3 * _LINE_PX))
     drawn = np.asarray(canvas.buffer_rgba())[:high, :width, :3].copy()
     for left, top, picture in page.pictures:
@@ -229,21 +203,15 @@ def _has_scale(cell: Cell) -> bool:
     return bool(cell.mpp) and min(cell.size_l0_px) > 0
 
 
-def _fit(cell: Cell, look: Look) -> float:
-    return min(box / side for box, side in zip(look.box_px, _sides(cell), strict=True))
+def _fit(cell: Cell) -> float:
+    return min(box / side for box, side in zip(BOX_PX, _sides(cell), strict=True))
 
 
-def _common_scale(cells: Sequence[Cell], look: Look) -> float | None:
-    """Page pixels per µm at which every slide fits its place; None where each has its own."""
-    known = [_fit(cell, look) for cell in cells if _has_scale(cell)]
-    return min(known) if look.same_scale and known else None
-
-
-def _drawn_px(cell: Cell, look: Look, scale: float) -> tuple[int, int]:
+def _drawn_px(cell: Cell, scale: float) -> tuple[int, int]:
     """Width and height of a cell's pictures on the page; 0 where it has none."""
     if cell.picture is None:
         return 0, 0
-    width, height = (max(1, min(box, round(side * scale))) for box, side in zip(look.box_px, _sides(cell), strict=True))
+    width, height = (max(1, min(box, round(side * scale))) for box, side in zip(BOX_PX, _sides(cell), strict=True))
     return width, height
 
 
@@ -252,17 +220,17 @@ def _draw_cell(
 ) -> None:
     """One cell; `room` is the height of the highest picture of its row, so that captions stand in a line."""
     left, top = corner
-    second = (left + look.box_px[0] + _BETWEEN_PX, top) if look.beside else (left, top + room + _BETWEEN_PX)
+    second = (left + BOX_PX[0] + _BETWEEN_PX, top)
     if cell.picture is None:
-        _empty(page, look, corner, room, "no picture")
+        _empty(page, corner, room, "no picture")
     else:
         page.pictures.append((*corner, _resized(cell.picture, *size)))
     if cell.picture is None or cell.heat is None:
-        _empty(page, look, second, room, f"no map: {cell.reason or 'nobody scored this slide'}")
+        _empty(page, second, room, f"no map: {cell.reason or 'nobody scored this slide'}")
     else:
         shown = overlay(cell.picture, cell.heat.astype(float), palette=look.palette, opacity=look.opacity)
         page.pictures.append((*second, _resized(shown, *size)))
-    _captions(page, cell, look, left, second[1] + room + 8, scale)
+    _captions(page, cell, left, second[1] + room + 8, scale)
 
 
 def _resized(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -272,8 +240,8 @@ def _resized(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.
     return np.asarray(cv2.resize(picture, (width, height), interpolation=how), np.uint8)
 
 
-def _empty(page: _Page, look: Look, corner: tuple[int, int], height: int, text: str) -> None:
-    (left, top), width = corner, look.box_px[0]
+def _empty(page: _Page, corner: tuple[int, int], height: int, text: str) -> None:
+    (left, top), width = corner, BOX_PX[0]
     page.box(left, top, width, height, fc="0.95", ec="0.6", lw=0.5, ls=":")
     room = max(1, (height - 12) // _LINE_PX)
     lines = textwrap.wrap(plain_text(text), max(6, int((width - 12) / _LETTER_PX)))
@@ -283,7 +251,7 @@ def _empty(page: _Page, look: Look, corner: tuple[int, int], height: int, text: 
         page.text(left + 6, top + 6 + i * _LINE_PX, line, color=_GREY)
 
 
-def _captions(page: _Page, cell: Cell, look: Look, left: int, top: int, scale: float) -> None:
+def _captions(page: _Page, cell: Cell, left: int, top: int, scale: float) -> None:
     if cell.picture is not None and _has_scale(cell):
         um = scale_bar_um(cell.size_l0_px[0] * (cell.mpp or 1.0))
         page.box(left, top + 4, um * scale, 4, fc="black", ec="none")
@@ -292,7 +260,7 @@ def _captions(page: _Page, cell: Cell, look: Look, left: int, top: int, scale: f
         page.text(left, top - 2, "no scale bar: resolution unknown", color=_GREY)
     score = "no score" if cell.mean is None else f"mean {cell.mean:.2f} of {cell.n_scored} windows"
     mark = {"mutated": "■ ", "wild type": "□ "}.get(cell.label, "")
-    lines = [*look.name_lines(cell.slide_id), *([mark + plain_text(cell.label)] if cell.label else []), score]
+    lines = [*name_lines(cell.slide_id), *([mark + plain_text(cell.label)] if cell.label else []), score]
     for i, line in enumerate(lines):
         page.text(left, top + 20 + i * _LINE_PX, line, weight="bold" if line.startswith(("■", "□")) else "normal")
 

@@ -7,7 +7,7 @@ for the whole slide. anywidget (MIT) carries our own canvas instead, and plotly'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +90,6 @@ class Explorer:
         known: Mapping[str, Path] | None = None, palette: str = "paper", opacity: float = 0.5,
     ) -> None:  # fmt: skip
         from deeplrhe_utils.reporting.slide_canvas import SlideCanvas
-        from deeplrhe_utils.reporting.viewer import Layout
 
         if not views or not genes:
             raise InputError("There is nothing to explore", got=f"{len(views)} slides, {len(genes)} genes",
@@ -99,7 +98,6 @@ class Explorer:
         self._outlines_dir, self._known = Path(outlines_dir), dict(known or {})
         self._pixels: Pixels | None = None
         self._drawn: dict[str, list[Any]] = {}
-        self._followers: list[Callable[[SlideView, int], None]] = []
         self.view = views[0]
         self.canvas: Any = SlideCanvas(ramp=ramp(palette), opacity=opacity)
         folds = sorted({view.fold for view in views if view.fold})
@@ -169,8 +167,6 @@ class Explorer:
         except CompendiumError as error:
             head, picture = f"{head}. {error}", b""
         self._layout.describe(head, facts, str(self.menus["gene"].value), picture)
-        for follow in self._followers:
-            follow(self.view, place)
 
     def choose(self, tile_id: str) -> None:
         """Show a window, wherever it is: its slide is opened and the view moves there.
@@ -198,10 +194,6 @@ class Explorer:
             return
         self.menus["gene"].value = gene
         self.choose(highest)
-
-    def on_choice(self, follow: Callable[[SlideView, int], None]) -> None:
-        """Call ``follow(view, number of the window)`` whenever a window is chosen."""
-        self._followers.append(follow)
 
     def save(self) -> Path:
         """Write the outlines drawn on the slide that is shown; see :func:`.outlines.save_outline`."""

@@ -37,24 +37,24 @@ class Colour(torch.nn.Module):
 # --- features
 
 
-def test_features_are_those_of_each_tile_in_order():
+def test_features_are_those_of_each_tile_in_order(monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 3)
     tiles = generator(0, "tiles").integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
     read = lambda indices: tiles[list(indices)]  # noqa: E731
-    found = features.tile_features(Colour().train(), read, 7, batch_size=3, device="cpu")
+    found = features.tile_features(Colour().train(), read, 7, device="cpu")
     assert found.dtype == np.float32 and found.shape == (7, 4) and not found[:, 3].any()
     np.testing.assert_allclose(found[:, :3], tiles.mean((1, 2)) / 255, atol=1e-6)
-    coarse = features.tile_features(Colour(), read, 7, device="cpu", precision="bfloat16")
-    assert coarse.dtype == np.float32
-    np.testing.assert_allclose(coarse, found, atol=0.01)
 
 
-def test_features_that_are_none_are_refused():
+def test_features_that_are_none_are_refused(monkeypatch):
     tiles = np.zeros((4, 8, 8, 3), np.uint8)
     network = Colour()
     with pytest.raises(InputError, match="no tile"):
         features.tile_features(network, lambda i: tiles, 0)
+    monkeypatch.setattr(features, "BATCH", 3)
     with pytest.raises(InputError, match=r"from 3 on .* Expected: 1 tiles"):
-        features.tile_features(network, lambda i: tiles[:3], 4, batch_size=3, device="cpu")
+        features.tile_features(network, lambda i: tiles[:3], 4, device="cpu")
+    monkeypatch.undo()
     network.features = lambda x: torch.where(torch.arange(len(x))[:, None] == 2, torch.nan, 1.0)
     with pytest.raises(ModelError, match="tile 2 are not finite"):
         features.tile_features(network, lambda i: tiles, 4, device="cpu")

@@ -331,10 +331,11 @@ class TestExplorer:
         explorer.menus["fold"].value = "1"
         assert explorer.view.patient_id == "P2" and explorer.menus["slide"].options == ("<i>s2</i>",)
         assert "thumbnail is shown" in self.texts(explorer) and "<i>" not in self.texts(explorer)
-        chosen = []
-        explorer.on_choice(lambda shown, place: chosen.append((shown.slide_id, place)))
         explorer.choose("s1_4_3")
-        assert chosen == [("s1", 19)] and explorer.canvas.centre == [4.5 * SIDE, 3.5 * SIDE]
+        assert (explorer.view.slide_id, explorer.canvas.chosen) == ("s1", 19) and explorer.canvas.centre == [
+            4.5 * SIDE,
+            3.5 * SIDE,
+        ]
         explorer.choose_patient("TP53", "P2")
         assert explorer.view.patient_id == "P2" and explorer.canvas.chosen == 19
         explorer.choose_patient("TP53", "<b>P9</b>")

@@ -84,8 +84,9 @@ def test_amounts_are_kept_and_colours_are_the_references(method, slides):
     assert again.strengths == pytest.approx(reference.strengths, rel=0.05)
 
 
-def test_reinhard_gives_the_references_moments(slides):
-    method = Reinhard(step=1)
+def test_reinhard_gives_the_references_moments(slides, monkeypatch):
+    monkeypatch.setattr(baselines, "STEP", 1)
+    method = Reinhard()
     source, reference = (method.measure(tiles) for tiles in slides)
     new = lab_of_tissue([method.apply(method.map_to(source, reference), t) for t in slides[0]], like=slides[0])
     before = lab_of_tissue(slides[0])
@@ -229,17 +230,18 @@ def test_amounts_are_those_of_a_general_solver(sparsity):
     assert len(kinds) == 4  # none, either, both
 
 
-def test_vahadane_reaches_the_minimum_that_a_general_solver_finds():
-    method = Vahadane(sparsity=0.05)
+def test_vahadane_reaches_the_minimum_that_a_general_solver_finds(monkeypatch):
+    monkeypatch.setattr(baselines, "SPARSITY", 0.05)
+    method = Vahadane()
     od = optical_density(planted(STAINS[0], side=40)[0][:, GLASS_PX:]).reshape(-1, 3).astype(np.float64)
     od = od[od.mean(1) > 0.15]
 
     def objective(vectors):
-        amounts = baselines.nonnegative_amounts(od, vectors, method.sparsity)
-        return 0.5 * ((od - amounts @ vectors) ** 2).sum() + method.sparsity * amounts.sum()
+        amounts = baselines.nonnegative_amounts(od, vectors, baselines.SPARSITY)
+        return 0.5 * ((od - amounts @ vectors) ** 2).sum() + baselines.SPARSITY * amounts.sum()
 
     general = DictionaryLearning(
-        2, alpha=method.sparsity, max_iter=100, fit_algorithm="cd", transform_algorithm="lasso_cd",
+        2, alpha=baselines.SPARSITY, max_iter=100, fit_algorithm="cd", transform_algorithm="lasso_cd",
         positive_code=True, positive_dict=True, random_state=0,
     ).fit(od)  # fmt: skip
     assert objective(method._vectors(od)) <= objective(unit(general.components_)) * 1.0001
