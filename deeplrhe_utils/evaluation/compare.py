@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import weighted_auc
-from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
+from deeplrhe_utils.evaluation.resampling import bootstrap_aucs, redraw
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, place_among_negatives, with_labels
 
 Floats = NDArray[np.float64]
@@ -119,10 +119,7 @@ def mean_difference(
     arms = {name: with_labels(align_folds(frame.merge(common, on=key)), labels)
             for name, frame in (("first", first), ("second", second))}  # fmt: skip
     patients = sorted(arms["first"]["patient_id"].unique())
-    counts = generator(seed, "optimism").multinomial(
-        len(patients), np.full(len(patients), 1 / len(patients)), resamples
-    )
-    weight = np.vstack([np.ones(len(patients)), counts])
+    weight = redraw(generator(seed, "optimism"), len(patients), resamples)
     rows, means = [], []
     for gene in labels["gene"].drop_duplicates():
         own = {n: f[f["gene"] == gene].set_index("patient_id").reindex(patients).dropna() for n, f in arms.items()}
@@ -268,7 +265,7 @@ def _macro(
     """Rows of the mean over genes; patients are drawn once for all genes, whatever their labels."""
     patients = sorted(set().union(*(own[base]["patient_id"] for own in genes.values())))
     n = len(patients)
-    counts = generator(seed, "inflation").multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
+    counts = redraw(generator(seed, "inflation"), n, resamples)[1:]
     drawn = {name: np.mean([_weighted(own[name], patients, counts) for own in genes.values()], axis=0)
              for name in next(iter(genes.values()))}  # fmt: skip
     auc = {name: float(np.mean([_auc(own[name]) for own in genes.values()])) for name in drawn}

@@ -11,12 +11,12 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import InputError, ModelError
 from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.learning.cards import read_file
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.recipe import device_of
 from deeplrhe_utils.learning.scoring import Batches, as_input, ready
@@ -104,14 +104,11 @@ def _facts(features: NDArray[np.float32]) -> dict[str, Any]:
 
 def _stored(file: Path, fingerprint: str) -> NDArray[np.float32] | None:
     """The features in `file`, or None when there are none, they are damaged, or they are of something else."""
-    if not file.is_file():
-        return None
     try:
-        with safe_open(file, framework="np") as stream:
-            card = json.loads((stream.metadata() or {}).get("card", "{}"))
-            if (card.get("kind"), card.get("fingerprint")) != (_KIND, fingerprint):
-                return None
-            features: NDArray[np.float32] = stream.get_tensor("features")
-    except (SafetensorError, ValueError):
+        card, tensors = read_file(file, "features", _KIND, "np")
+    except ModelError:
+        return None
+    features: NDArray[np.float32] | None = tensors.get("features")
+    if features is None or card.get("fingerprint") != fingerprint:
         return None
     return features if all(card.get(name) == value for name, value in _facts(features).items()) else None

@@ -17,19 +17,23 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.slide_reading import slide_summary
-from deeplrhe_utils.reporting.contact_sheet import label_text, read_thumbnail, sheet_cells, sheet_order, write_sheets
-from deeplrhe_utils.reporting.heatmaps import overlay
-from deeplrhe_utils.reporting.sheet_page import (
+from deeplrhe_utils.reporting.contact_sheet import (
     BOX_PX,
     CELL_PX,
     LETTERS,
     Cell,
     Look,
     draw_page,
+    label_text,
     name_lines,
     plain_text,
+    read_thumbnail,
+    sheet_cells,
+    sheet_order,
     short_name,
+    write_sheets,
 )
+from deeplrhe_utils.reporting.heatmaps import overlay
 from deeplrhe_utils.slides.grid import make_grid
 
 
