@@ -145,17 +145,6 @@ def _attribute(probe: Probe, tile: Tile, methods: Sequence[str]) -> Attribution:
     return Attribution(probe.target, float(expit(logit)), logit, integrated, cam)
 
 
-def block_sums(values: Map, side_px: int) -> Map:
-    """Sums over squares of `side_px` (those at the right and lower edge may be smaller): (⌈h / side⌉, ⌈w / side⌉).
-
-    For drawing: single pixels are too small to be seen, and the sum over all of them stays what it was.
-    """
-    height, width = (-(-n // side_px) * side_px for n in values.shape)
-    padded = np.zeros((height, width), np.float32)
-    padded[: values.shape[0], : values.shape[1]] = values
-    return np.asarray(padded.reshape(height // side_px, side_px, width // side_px, side_px).sum((1, 3)))
-
-
 def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[np.float64]) -> Tensor:
     """Sum of the gradients, float64 (3, h, w), at `fractions` (n,) of the way from `start` to `end` (1, 3, h, w)."""
     total = torch.zeros(start.shape[1:], dtype=torch.float64, device=start.device)

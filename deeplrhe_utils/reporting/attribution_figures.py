@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, block_sums
+from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heatmaps import PALETTES
+from deeplrhe_utils.slides.blocks import block_sums
 
 if TYPE_CHECKING:
     from deeplrhe_utils.learning.attribution_sanity import SanityCheck

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deeplrhe_utils.reporting.figures import PALETTE, counted, forest, intervals, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, intervals, new_figure
 
 _COLOURS = {"tile": PALETTE[3], "slide": PALETTE[1], "patient": PALETTE[0], "site": PALETTE[2]}
 _MARKS = {"tile": "s", "slide": "D", "patient": "o", "site": "^"}
@@ -60,7 +60,7 @@ def _apart(heights: np.ndarray, least: float = 0.017) -> np.ndarray:
     return result
 
 
-def shares(draws: pd.DataFrame) -> Figure:
+def leak_shares(draws: pd.DataFrame) -> Figure:
     """Share of test slides whose patient was seen, over draws of the split: columns in_train, in_either (0–1)."""
     figure = new_figure(5.6, 2.6)
     axes: Axes = figure.subplots()
@@ -140,7 +140,7 @@ def allowed(table: pd.DataFrame) -> Figure:
     """
     label = "reported AUC; bar: what its counts allow; grey: chance (95 % each)"
     looks = {"": {"fmt": "D", "ms": 6, "lw": 2}}
-    figure, panels = forest(table.assign(row=counted(table)), label, value="reported_auc", row="row", looks=looks)
+    figure, panels = forest(table.assign(row=gene_rows(table)), label, value="reported_auc", row="row", looks=looks)
     for axes in panels.values():
         high = table["null_high"].to_numpy(float)
         axes.barh(range(len(table)), 2 * high - 1, left=1 - high, height=0.62, color="0.88", zorder=0)
@@ -148,7 +148,7 @@ def allowed(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def verdicts(counts: pd.Series) -> Figure:
+def verdict_bars(counts: pd.Series) -> Figure:
     """How many statements got each verdict (index: verdict), as bars with their number."""
     figure = new_figure(6.0, 0.7 + 0.34 * len(counts))
     axes = figure.subplots()

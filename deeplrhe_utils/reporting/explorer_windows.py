@@ -1,4 +1,4 @@
-"""What the explorer shows without a kernel: the surest windows in their surroundings, and scores inside outlines."""
+"""What the explorer shows without a kernel: the surest windows in their framed_window, and scores inside outlines."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
     titles: list[str]
 
 
-def surroundings(view: SlideView, pixels: Pixels, place: int) -> NDArray[np.uint8]:
+def framed_window(view: SlideView, pixels: Pixels, place: int) -> NDArray[np.uint8]:
     """A window framed in what lies around it, :data:`AROUND` windows wide: (224, 224, 3), uint8 RGB.
 
     Raises SlideError: the pixels cannot be decoded.
@@ -69,7 +69,7 @@ def window_rows(views: Sequence[SlideView], gene: str, *, palette: str = "paper"
 
 def _pictures(view: SlideView, chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
     with Pixels(view) as pixels:
-        return [surroundings(view, pixels, place) for place in chosen]
+        return [framed_window(view, pixels, place) for place in chosen]
 
 
 def heat_square(view: SlideView, scores: NDArray[np.float64], palette: str, opacity: float) -> NDArray[np.uint8]:

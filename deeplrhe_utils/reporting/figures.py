@@ -49,7 +49,7 @@ def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple
     return figure, panels
 
 
-def counted(table: pd.DataFrame) -> pd.Series:
+def gene_rows(table: pd.DataFrame) -> pd.Series:
     """Row names of genes with their counts, from columns gene, n_pos, n_neg."""
     return pd.Series([f"{r.gene}  ({r.n_pos:.0f}/{r.n_neg:.0f})" for r in table.itertuples()], index=table.index)
 
@@ -304,7 +304,7 @@ def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
     """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
     caller's caption says so; reported values are never drawn on the same axis.
     """
-    table = metrics.assign(row=counted(metrics), auc=metrics["auc"].where(metrics["status"] == "estimated"))
+    table = metrics.assign(row=gene_rows(metrics), auc=metrics["auc"].where(metrics["status"] == "estimated"))
     label = f"AUC, 95 % interval (positive/negative {units})"
     figure, panels = forest(table, label, row="row", absent="not estimable")
     for axes in panels.values():

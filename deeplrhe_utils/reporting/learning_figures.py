@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures import PALETTE, counted, forest, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, new_figure
 
 
 def rivals(table: pd.DataFrame, base: str) -> Figure:
@@ -30,7 +30,7 @@ def rivals(table: pd.DataFrame, base: str) -> Figure:
     return figure
 
 
-def range_test(
+def range_figure(
     curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], thresholds: Mapping[str, float]
 ) -> Figure:
     """Smoothed loss against the growing learning rate, one line per name; a dot marks each threshold."""
@@ -81,9 +81,9 @@ def trade_off(table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -
     return figure
 
 
-def differences(table: pd.DataFrame, base: str) -> Figure:
+def gain_figure(table: pd.DataFrame, base: str) -> Figure:
     """AUC difference from `base` with its interval: columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg."""
     shown = table[table["arm"] != base]
     first = shown.drop_duplicates("gene")
-    named = shown.assign(row=shown["gene"].map(dict(zip(first["gene"], counted(first), strict=True))))
+    named = shown.assign(row=shown["gene"].map(dict(zip(first["gene"], gene_rows(first), strict=True))))
     return forest(named, f"AUC minus AUC of {base}", value="difference", row="row", series="arm", zero=0.0)[0]

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from deeplrhe_utils.reporting.figures import PALETTE, counted, forest, new_figure, panel_grid
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, new_figure, panel_grid
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -26,7 +26,7 @@ def null_bands(table: pd.DataFrame) -> Figure:
         :func:`~deeplrhe_utils.evaluation.power.precision_table` returns; nulls are left out of the drawing
     """
     label = "AUC by patient (mutated/wild type in brackets); grey: central 95 % without any information"
-    figure, panels = forest(table.assign(row=counted(table)), label, row="row")
+    figure, panels = forest(table.assign(row=gene_rows(table)), label, row="row")
     for axes in panels.values():
         known = table["null_low"].notna().to_numpy()
         low, high = (table.loc[known, f"null_{end}"].to_numpy(float) for end in ("low", "high"))

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, highest_window, surroundings
+from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, framed_window, highest_window
 from deeplrhe_utils.reporting.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, ramp
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
@@ -60,7 +60,7 @@ def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> lis
 def window_picture(view: SlideView, pixels: Pixels, place: int) -> NDArray[np.uint8]:
     """A window beside its surroundings, in which it is framed: (h, w, 3), uint8 RGB."""
     x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
-    return sheet([pixels.region(x, y, side, SIDE_PX), surroundings(view, pixels, place)], columns=2)
+    return sheet([pixels.region(x, y, side, SIDE_PX), framed_window(view, pixels, place)], columns=2)
 
 
 class Explorer:

@@ -72,7 +72,7 @@ class SlideColours:
 
 
 @dataclass(frozen=True)
-class SlideMap:
+class ColourPair:
     """A slide (`source`) and the reference whose colours it is given (`target`), measured with the same method."""
 
     source: SlideColours
@@ -121,12 +121,12 @@ class _Baseline:
             raise self._damaged("numbers that are not finite, or no tissue")
         return self._refuse(SlideColours(method, colours, strengths, tissue_px))
 
-    def map_to(self, source: SlideColours, reference: SlideColours) -> SlideMap:
+    def map_to(self, source: SlideColours, reference: SlideColours) -> ColourPair:
         """The map that gives `source` the colours of `reference`; statistics of another method are a StainError."""
         for one in (source, reference):
             if one.method != self.name:
                 raise StainError("Statistics of another method cannot be mapped", got=one.method, expected=self.name)
-        return SlideMap(source, reference)
+        return ColourPair(source, reference)
 
     def _damaged(self, got: str) -> StainError:
         return StainError(
@@ -156,7 +156,7 @@ class Reinhard(_Baseline):
     name: ClassVar[str] = "reinhard"
     shape: ClassVar[tuple[int, ...]] = (3,)
 
-    def apply(self, stain_map: SlideMap, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
         """Normalize one uint8 RGB tile (H, W, 3); colours outside sRGB are clipped; deterministic."""
         source, target = stain_map.source, stain_map.target
         scale = target.strengths / source.strengths
@@ -188,7 +188,7 @@ class _TwoStains(_Baseline):
 
     shape: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def apply(self, stain_map: SlideMap, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
         """Normalize one uint8 RGB tile (H, W, 3): white stays; what two stains do not explain is lost, as published."""
         source, target = stain_map.source, stain_map.target
         stains = target.colours * (target.strengths / source.strengths)[:, None]

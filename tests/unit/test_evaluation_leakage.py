@@ -307,5 +307,5 @@ def test_figures_show_what_they_are_given(tmp_path):
     heights = sorted(t.get_position()[1] for t in axes.texts)
     assert np.diff(heights).min() > 0.0169
     draws = leakage.manifest_leak(pd.DataFrame({"slide_id": range(60), "patient_id": np.arange(60) // 2}), draws=10)
-    axes = audit_figures.shares(draws).axes[0]
+    axes = audit_figures.leak_shares(draws).axes[0]
     assert sum(patch.get_height() for patch in axes.patches) == 20

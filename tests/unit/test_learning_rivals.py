@@ -100,7 +100,7 @@ def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
 
 def test_search_figures_draw_what_they_are_given():
     rates, losses = np.geomspace(1e-4, 1, 5), np.array([0.7, 0.6, 0.5, 0.9, np.nan])
-    figure = learning_figures.range_test({"flat": (rates, losses)}, {"flat": 1e-2})
+    figure = learning_figures.range_figure({"flat": (rates, losses)}, {"flat": 1e-2})
     dot = figure.axes[0].lines[1]
     assert float(dot.get_xdata()[0]) == pytest.approx(1e-2) and float(dot.get_ydata()[0]) == 0.5
     trace = pd.DataFrame(
@@ -110,7 +110,7 @@ def test_search_figures_draw_what_they_are_given():
     diverged = learning_figures.search(trace.assign(value=[0.5, np.nan, 0.7])).axes[0].lines[0]
     assert list(diverged.get_ydata()) == [0.5]
     many = [f"outer fold {i}" for i in range(25)]
-    drawn = learning_figures.range_test(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
+    drawn = learning_figures.range_figure(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
     assert len(drawn.axes[0].lines) == 50
     trace = pd.DataFrame({"scope": many, "phase": "grid", "value": 0.5})
     assert len(learning_figures.search(trace).axes[0].lines) == 26
