@@ -210,7 +210,7 @@ def inflation(
 
     Parameters
     ----------
-    arms : scheme → predictions: of the same tiles; patients as they are (:func:`with_patients`)
+    arms : scheme → predictions: of the same tiles; patients as they are
     labels : the labels table
     base : the arm that the others are compared with
     units : of "patient", "tile"

@@ -54,7 +54,7 @@ def read_file(path: Path, what: str, kind: str = "", framework: str = "") -> tup
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """The model card of a file written by :func:`save_model`."""
+    """The model card of a file written by :func:`~deeplrhe_utils.learning.models.save_model`."""
     return read_file(path, "tile network", TILE_NETWORK)[0]
 
 
