@@ -103,11 +103,7 @@ class Attribution:
 
 
 def attribute(
-    network: TileNetwork,
-    tiles: Sequence[Tile],
-    target: str,
-    *,
-    methods: Sequence[str] = METHODS,
+    network: TileNetwork, tiles: Sequence[Tile], target: str, *, methods: Sequence[str] = METHODS
 ) -> list[Attribution]:
     """Integrated gradients and Grad-CAM of some tiles; each tile's maps do not depend on the others.
 

@@ -77,11 +77,7 @@ class Block:
 
 
 def sanity_check(
-    network: TileNetwork,
-    tiles: Sequence[NDArray[np.uint8]],
-    found: Sequence[Attribution],
-    *,
-    seed: int,
+    network: TileNetwork, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution], *, seed: int
 ) -> SanityCheck:
     """Randomize the network from the classifier down and compare each tile's maps with what they were.
 

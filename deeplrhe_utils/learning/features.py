@@ -26,13 +26,7 @@ _KIND: Final = "tile-features"
 BATCH: Final = 32
 
 
-def tile_features(
-    network: TileNetwork,
-    batches: Batches,
-    count: int,
-    *,
-    device: str = "auto",
-) -> NDArray[np.float32]:
+def tile_features(network: TileNetwork, batches: Batches, count: int, *, device: str = "auto") -> NDArray[np.float32]:
     """What a network sees in each tile, before its last layer; the next batch is read while this one is computed.
 
     Parameters

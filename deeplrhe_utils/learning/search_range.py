@@ -36,13 +36,7 @@ class RangeTest:
 
 
 def range_test(
-    store: TileStore,
-    train: Part,
-    network: NetworkConfig,
-    recipe: TrainConfig,
-    *,
-    seed: int,
-    tiles: int = 64,
+    store: TileStore, train: Part, network: NetworkConfig, recipe: TrainConfig, *, seed: int, tiles: int = 64
 ) -> RangeTest:
     """Train 40 steps with a rate that grows geometrically from 1e-5 to 1; weight decay is 0.
 
