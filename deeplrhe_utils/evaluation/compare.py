@@ -50,7 +50,7 @@ def paired_differences(
     frames = {name: with_labels(align_folds(aggregate(found)), labels) for name, found in arms.items()}
     rows = []
     for gene in labels["gene"].drop_duplicates():
-        own = _common({n: f[f["gene"] == gene].assign(unit_id=f["patient_id"]) for n, f in frames.items()})
+        own = _common({n: f[f["gene"] == gene] for n, f in frames.items()})
         label = own[base]["label"].to_numpy(np.int64)
         n_pos, n_neg = int((label == 1).sum()), int((label == 0).sum())
         if min(n_pos, n_neg) >= min_positives:
