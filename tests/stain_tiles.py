@@ -11,7 +11,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from deeplrhe_utils.stain.colour import density_to_rgb
+from deeplrhe_utils.stain.colour import CHROMA_EPSILON, SQRT3, density_to_rgb
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
 from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DcgmmConfig, DcgmmNet
@@ -26,6 +26,22 @@ STAINS = {
     "lab 2": ((0.55, 0.78, 0.30), (0.10, 0.96, 0.24), 1.3),
     "lab 3": ((0.72, 0.62, 0.32), (0.05, 0.97, 0.05), 0.75),
 }
+
+
+def hsd_to_od(hsd: np.ndarray) -> np.ndarray:
+    """Optical density of (D, cx, cy), (..., 3)."""
+    density, red, half = hsd[..., 0], *(hsd[..., i] * (hsd[..., 0] + CHROMA_EPSILON) for i in (1, 2))
+    half = half * (SQRT3 / 2)
+    return np.stack([density + red, density - red / 2 + half, density - red / 2 - half], axis=-1)
+
+
+def clip_gamut(hsd: np.ndarray) -> np.ndarray:
+    """(D, cx, cy) no channel of which is brighter than white: density is kept, hue gives way."""
+    density = np.maximum(hsd[..., 0], 0.0)
+    rho = density / (density + CHROMA_EPSILON)
+    cx = np.clip(hsd[..., 1], -rho, 2 * rho)
+    limit = (2 * rho - cx) / SQRT3
+    return np.stack([density, cx, np.clip(hsd[..., 2], -limit, limit)], axis=-1)
 
 
 def smooth(random: np.random.Generator, sigma: float, side: int = SIDE) -> np.ndarray:

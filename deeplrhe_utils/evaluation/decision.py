@@ -15,6 +15,7 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.calibration import check_scores
 from deeplrhe_utils.evaluation.power import wilson
+from deeplrhe_utils.evaluation.resampling import redraw
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -182,8 +183,7 @@ def decision_curve(scored: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
     at = np.linspace(0.01, 0.99, 99)
     call, cost = (score[:, None] >= at).astype(np.float64), at / (1 - at)
     n = len(label)
-    counts = generator(seed, "net benefit").multinomial(n, np.full(n, 1 / n), resamples)
-    weight = np.vstack([np.ones(n), counts]) / n
+    weight = redraw(generator(seed, "net benefit"), n, resamples) / n
     benefit = (weight * label) @ call - ((weight * (1 - label)) @ call) * cost
     low, high = np.quantile(benefit[1:], [0.025, 0.975], axis=0)
     share = label.mean()
@@ -232,8 +232,7 @@ def _drawn_within(fold: Labels, label: Labels, resamples: int, random: np.random
     stratum = np.unique(2 * fold + label, return_inverse=True)[1]
     for value in range(stratum.max() + 1):
         members = np.flatnonzero(stratum == value)
-        n = len(members)
-        weight[1:, members] = random.multinomial(n, np.full(n, 1 / n), resamples)
+        weight[:, members] = redraw(random, len(members), resamples)
     return weight
 
 

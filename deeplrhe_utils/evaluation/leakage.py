@@ -5,9 +5,7 @@ Source: ours. Bussola 2021 measured the inflation for tiles; DeepLRHE divides ti
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -15,17 +13,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deeplrhe_utils.acquisition.mutation_files import read_deeppath_labels
-from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, InputError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import weighted_auc
-from deeplrhe_utils.evaluation.optimism import MACRO
-from deeplrhe_utils.evaluation.resampling import bootstrap_aucs
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
-from deeplrhe_utils.evaluation.units import place_among_negatives
 
 Floats = NDArray[np.float64]
-
-_CELLS: Final = 1 << 22
 
 
 def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
@@ -79,127 +71,6 @@ def with_patients(predictions: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFram
     if own.isna().any():
         raise CohortError("A scored tile is not in the tiles table", got=predictions.loc[own.isna(), "tile_id"].iloc[0])
     return predictions.assign(patient_id=own)
-
-
-def unit_scores(predictions: pd.DataFrame, labels: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """One score per tile or patient and gene, comparable between splits of any unit.
-
-    Tile scores become places among the wild-type tiles of their fold and gene
-    (:func:`~deeplrhe_utils.evaluation.units.place_among_negatives`), because each fold has another network, and folds
-    of whole sites differ in prevalence; a patient's score is the mean over their tiles, of whichever folds. (Where
-    patients are divided, averaging before placing is possible, too; where tiles are divided it is not.)
-
-    Parameters
-    ----------
-    predictions, labels : tables PREDICTIONS and LABELS; null scores and unknown labels are left out
-    unit : {"patient", "tile"}
-
-    Returns DataFrame: unit_id, patient_id, gene, score, label.
-    """
-    if unit not in ("patient", "tile"):
-        raise ParameterError("Schemes are compared by patient or by tile", got=unit, expected="patient | tile")
-    placed = place_among_negatives(predictions.dropna(subset=["score"]), labels).dropna(subset=["score"])
-    keys = ["patient_id"] if unit == "patient" else ["tile_id", "patient_id"]
-    mean = placed.groupby([*keys, "gene", "label"], as_index=False)["score"].mean()
-    return mean.assign(unit_id=mean[keys[0]])[["unit_id", "patient_id", "gene", "score", "label"]]
-
-
-def inflation(
-    arms: Mapping[str, pd.DataFrame],
-    labels: pd.DataFrame,
-    base: str = "patient",
-    *,
-    units: Sequence[str] = ("patient", "tile"),
-    min_positives: int = 5,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """AUC of the same network under several splits, and what each gains over one of them.
-
-    Parameters
-    ----------
-    arms : scheme → predictions: of the same tiles; patients as they are (:func:`with_patients`)
-    labels : the labels table
-    base : the arm that the others are compared with
-    units : of "patient", "tile"
-    min_positives : least number of patients of each class, of those that all arms scored
-
-    Returns DataFrame: gene, unit, scheme, auc, ci_low, ci_high, inflation (auc − that of `base`), inflation_low,
-    inflation_high, n_pos, n_neg (patients). Intervals: percentile, 95 %, patients resampled, the same in all arms:
-    within each class for a gene; from all patients for the last rows, the mean over the genes above. They hold for the
-    networks that were trained; another seed trains others.
-
-    Raises ParameterError: no such base.
-    """
-    if base not in arms:
-        raise ParameterError("The arm to compare with is missing", got=base, expected=", ".join(arms))
-    rows: list[dict[str, object]] = []
-    for unit in units:
-        frames = {name: unit_scores(found, labels, unit) for name, found in arms.items()}
-        genes = {}
-        for gene in labels["gene"].drop_duplicates():
-            own = _common({n: f[f["gene"] == gene] for n, f in frames.items()})
-            classes = own[base].drop_duplicates("patient_id")["label"].value_counts()
-            if min(classes.get(0, 0), classes.get(1, 0)) >= min_positives:
-                genes[str(gene)] = own
-        for gene, own in genes.items():
-            drawn = {n: bootstrap_aucs(f, resamples=resamples, seed=seed) for n, f in own.items()}
-            rows += _compared(gene, unit, base, own, {n: _auc(f) for n, f in own.items()}, drawn)
-        if len(genes) > 1:
-            rows += _macro(genes, unit, base, resamples, seed)
-    columns = ["gene", "unit", "scheme", "auc", "ci_low", "ci_high", "inflation", "inflation_low", "inflation_high",
-               "n_pos", "n_neg"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _common(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """The rows whose unit every arm scored, in one order."""
-    shared = sorted(set.intersection(*(set(f["unit_id"]) for f in frames.values())))
-    return {n: f.set_index("unit_id").loc[shared].reset_index() for n, f in frames.items()}
-
-
-def _auc(frame: pd.DataFrame) -> float:
-    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
-    return float(weighted_auc(label, score, np.ones((1, len(label))))[0])
-
-
-def _compared(
-    gene: str, unit: str, base: str, frames: Mapping[str, pd.DataFrame], auc: Mapping[str, float],
-    drawn: Mapping[str, Floats],
-) -> list[dict[str, object]]:  # fmt: skip
-    classes = frames[base].drop_duplicates("patient_id")["label"].value_counts()
-    rows: list[dict[str, object]] = []
-    for name, values in drawn.items():
-        low, high = np.nanquantile(values, [0.025, 0.975])
-        gain_low, gain_high = np.nanquantile(values - drawn[base], [0.025, 0.975])
-        rows.append({"gene": gene, "unit": unit, "scheme": name, "auc": auc[name], "ci_low": low, "ci_high": high,
-                     "inflation": auc[name] - auc[base], "inflation_low": gain_low, "inflation_high": gain_high,
-                     "n_pos": int(classes.get(1, 0)), "n_neg": int(classes.get(0, 0))})  # fmt: skip
-    return rows
-
-
-def _macro(
-    genes: Mapping[str, Mapping[str, pd.DataFrame]], unit: str, base: str, resamples: int, seed: int
-) -> list[dict[str, object]]:
-    """Rows of the mean over genes; patients are drawn once for all genes, whatever their labels."""
-    patients = sorted(set().union(*(own[base]["patient_id"] for own in genes.values())))
-    n = len(patients)
-    counts = generator(seed, "inflation").multinomial(n, np.full(n, 1 / n), resamples).astype(np.float64)
-    drawn = {name: np.mean([_weighted(own[name], patients, counts) for own in genes.values()], axis=0)
-             for name in next(iter(genes.values()))}  # fmt: skip
-    auc = {name: float(np.mean([_auc(own[name]) for own in genes.values()])) for name in drawn}
-    people = pd.DataFrame({"patient_id": patients, "label": -1})
-    rows = _compared(MACRO, unit, base, dict.fromkeys(drawn, people), auc, drawn)
-    return [row | {"n_pos": n, "n_neg": 0} for row in rows]
-
-
-def _weighted(frame: pd.DataFrame, patients: list[str], counts: Floats) -> Floats:
-    """AUC in every resample, (b,); NaN where it lacks a class."""
-    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
-    code = np.searchsorted(patients, frame["patient_id"].to_numpy(str))
-    step = max(1, _CELLS // max(1, len(label)))
-    parts = [weighted_auc(label, score, counts[i : i + step, code]) for i in range(0, len(counts), step)]
-    return np.concatenate(parts)
 
 
 def card_drop(card: pd.DataFrame) -> dict[str, float]:

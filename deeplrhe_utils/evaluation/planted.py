@@ -80,20 +80,12 @@ def recovery(
         planted = planted[planted["patient_id"].isin(scored.loc[scored["gene"] == gene, "patient_id"])]
         visible = d > 0 and where != "40x"
         oracle = _auc(planted, "latent") if d > 0 else np.nan
-        rows.append(
-            {
-                "gene": gene,
-                "role": role,
-                "d": d,
-                "bayes_auc": bayes_auc(d),
-                "oracle_auc": oracle,
-                "drawn_auc": _drawn_auc(planted, truth_tiles, tiles) if visible and len(planted) else np.nan,
-                "expected_auc": oracle if visible else without_seeing.get(str(gene), 0.5),
-                **{c: float(one[c]) if pd.notna(one[c]) else np.nan for c in ("auc", "ci_low", "ci_high")},
-                "n_pos": int(one["n_pos"]),
-                "n_neg": int(one["n_neg"]),
-            }
-        )
+        drawn = _drawn_auc(planted, truth_tiles, tiles) if visible and len(planted) else np.nan
+        expected = oracle if visible else without_seeing.get(str(gene), 0.5)
+        found_auc = {c: float(one[c]) if pd.notna(one[c]) else np.nan for c in ("auc", "ci_low", "ci_high")}
+        rows.append({"gene": gene, "role": role, "d": d, "bayes_auc": bayes_auc(d), "oracle_auc": oracle,
+                     "drawn_auc": drawn, "expected_auc": expected, **found_auc, "n_pos": int(one["n_pos"]),
+                     "n_neg": int(one["n_neg"])})  # fmt: skip
     frame = pd.DataFrame(rows)
     return frame.assign(gap=frame["expected_auc"] - frame["auc"])
 
@@ -169,19 +161,10 @@ def inside_outside(
             continue
         known = part[drawn].notna().to_numpy(bool)
         painted = sign * part[drawn].to_numpy(float, na_value=np.nan)
-        rows.append(
-            {
-                "slide_id": slide,
-                "patient_id": patient,
-                "mutated": bool(planted["mutated"][patient]),
-                "n_inside": int(inside.sum()),
-                "n_outside": int((~inside).sum()),
-                "auroc": oracle_auc(inside, score),
-                "drawn_auroc": oracle_auc(inside[known], painted[known]),
-                "pointed": bool(inside[score.argmax()]),
-                "chance": float(inside.mean()),
-            }
-        )
+        rows.append({"slide_id": slide, "patient_id": patient, "mutated": bool(planted["mutated"][patient]),
+                     "n_inside": int(inside.sum()), "n_outside": int((~inside).sum()),
+                     "auroc": oracle_auc(inside, score), "drawn_auroc": oracle_auc(inside[known], painted[known]),
+                     "pointed": bool(inside[score.argmax()]), "chance": float(inside.mean())})  # fmt: skip
     names = ["slide_id", "patient_id", "mutated", "n_inside", "n_outside", "auroc", "drawn_auroc", "pointed", "chance"]
     return pd.DataFrame(rows, columns=names).astype({"mutated": bool, "pointed": bool, "auroc": float, "chance": float})
 

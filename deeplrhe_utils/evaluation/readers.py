@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
+from deeplrhe_utils.evaluation.resampling import redraw
 
 Floats = NDArray[np.float64]
 Calls = NDArray[np.int64]
@@ -114,7 +115,7 @@ def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     Returns DataFrame: first, second, n_cases, agreed (share), kappa, ci_low, ci_high (percentile, 95 %), undefined:
     resamples without a κ, because both called all cases alike; they are left out of the interval.
     """
-    weight = _resampled(len(wide), resamples, seed)
+    weight = redraw(generator(seed, "reader study"), len(wide), resamples)[1:]
     rows = []
     for first, second in combinations(wide.columns[1:], 2):
         a, b = wide[first].to_numpy(np.int64), wide[second].to_numpy(np.int64)
@@ -125,11 +126,6 @@ def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
         rows.append({"first": first, "second": second, "n_cases": len(wide), "agreed": float((a == b).mean()),
                      "kappa": kappa, "ci_low": low, "ci_high": high, "undefined": resamples - len(known)})  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _resampled(n: int, resamples: int, seed: int) -> Floats:
-    draws = generator(seed, "reader study").multinomial(n, np.full(n, 1 / n), resamples)
-    return np.asarray(draws, np.float64)
 
 
 def _kappa(first: Calls, second: Calls, weight: Floats) -> Floats:
@@ -155,7 +151,7 @@ def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> 
     only_other: cases that one of them alone called right; p: exact two-sided McNemar test of these two counts (Dwyer
     1991).
     """
-    truth, weight = wide["truth"].to_numpy(np.int64), _resampled(len(wide), resamples, seed)
+    truth, weight = wide["truth"].to_numpy(np.int64), redraw(generator(seed, "reader study"), len(wide), resamples)[1:]
     base = wide.iloc[:, 1].to_numpy(np.int64) == truth
     rows = []
     for name in wide.columns[2:]:

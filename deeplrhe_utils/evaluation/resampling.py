@@ -154,6 +154,11 @@ def _drawn(random: np.random.Generator, n: int, resamples: int) -> Floats:
     return np.bincount(chosen.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
+def redraw(random: np.random.Generator, n: int, resamples: int) -> Floats:
+    """How often each of `n` patients is drawn, (1 + resamples, n); the first row is everybody once."""
+    return np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), resamples)])
+
+
 def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Floats:
     """AUCs (b,) of `frame` with its patients redrawn within each class.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +13,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.schemas import METRICS
 from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
-from deeplrhe_utils.evaluation.resampling import bootstrap, bootstrap_aucs, permutation_p, row_weights
+from deeplrhe_utils.evaluation.resampling import bootstrap, permutation_p, row_weights
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, with_labels
 
 
@@ -126,46 +125,3 @@ def _rows(
         rows.insert(1, {**estimated, "ci_low": float(newcombe[0][0]), "ci_high": float(newcombe[1][0]),
                         "ci_method": NEWCOMBE})  # fmt: skip
     return rows
-
-
-def paired_differences(
-    arms: Mapping[str, pd.DataFrame],
-    labels: pd.DataFrame,
-    base: str,
-    *,
-    min_positives: int = 5,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Patient-level AUC of every arm, and its difference from one of them on the same patients.
-
-    Parameters
-    ----------
-    arms : name → predictions table
-    labels : the labels table
-    base : the arm the others are compared with
-    min_positives : least number of patients of each class
-
-    Returns DataFrame: gene, arm, auc, difference, ci_low, ci_high, n_pos, n_neg for every gene that all arms could
-    score. The interval is that of the difference: percentile, 95 %, patients resampled within each class, the same ones
-    in both arms.
-    """
-    frames = {name: with_labels(align_folds(aggregate(found)), labels) for name, found in arms.items()}
-    rows = []
-    for gene in labels["gene"].drop_duplicates():
-        own = {n: f[f["gene"] == gene].set_index("patient_id", drop=False).sort_index() for n, f in frames.items()}
-        shared = sorted(set.intersection(*(set(f.index) for f in own.values())))
-        first = own[base].loc[shared].reset_index(drop=True)
-        label = first["label"].to_numpy(np.int64)
-        if min((label == 1).sum(), (label == 0).sum()) < min_positives:
-            continue
-        drawn = {n: bootstrap_aucs(f.loc[shared].reset_index(drop=True), resamples=resamples, seed=seed)
-                 for n, f in own.items()}  # fmt: skip
-        auc = {n: float(roc_auc_score(label, f.loc[shared, "score"])) for n, f in own.items()}
-        for name, values in drawn.items():
-            low, high = np.quantile(values - drawn[base], [0.025, 0.975])
-            rows.append({"gene": gene, "arm": name, "auc": auc[name], "difference": auc[name] - auc[base],
-                         "ci_low": low, "ci_high": high, "n_pos": int(label.sum()),
-                         "n_neg": int((1 - label).sum())})  # fmt: skip
-    columns = ["gene", "arm", "auc", "difference", "ci_low", "ci_high", "n_pos", "n_neg"]
-    return pd.DataFrame(rows, columns=columns)

@@ -90,11 +90,7 @@ def unit_folds(
 
 
 def unit_shares(
-    members: pd.DataFrame,
-    labels: pd.DataFrame,
-    scheme: str,
-    shares: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
+    members: pd.DataFrame, labels: pd.DataFrame, scheme: str, shares: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0
 ) -> pd.DataFrame:
     """Divide tiles, slides or patients once, into train, valid and test.
 

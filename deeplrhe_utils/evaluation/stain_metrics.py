@@ -7,6 +7,7 @@ source tile (:mod:`deeplrhe_utils.evaluation.stain_masks`). What a class of fewe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
 import cv2
@@ -17,15 +18,10 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.stain_masks import Mask, Tile, masked, require_rgb
+from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 
 if TYPE_CHECKING:
     from deeplrhe_utils.stain.reference import SlideColour
-
-
-from itertools import combinations
-
-from deeplrhe_utils.evaluation import stain_metrics as metrics
-from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 
 Floats = NDArray[np.float32]
 
@@ -40,9 +36,10 @@ _XYZ: Final = np.array(
     [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
 )  # ITU-R BT.709 under D65
 _XYZ_OF_WHITE_1: Final = np.ascontiguousarray((_XYZ / _XYZ.sum(axis=1, keepdims=True)).T, np.float32)
-
-
 _GOLDEN_ANGLE: Final = np.pi * (3 - np.sqrt(5))
+_DIRECTIONS: Final = 64
+SAMPLE_PX: Final = 10_000
+"""Most tissue pixels per unit for the Wasserstein distance: they give it to 1–2 % on real fields."""
 
 
 def mean_colours(colours: Mapping[str, SlideColour]) -> pd.DataFrame:
@@ -123,28 +120,14 @@ def scatter(colours: Sequence[NDArray[np.float64]]) -> float:
     return float(np.sqrt(((known - known.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
-def lab_spread(tiles: Sequence[Tile], masks: Sequence[Mask]) -> float:
-    """How far images differ in the mean colour of a class: :func:`scatter` of :func:`mean_lab`.
-
-    Parameters
-    ----------
-    tiles : sequence of uint8, (..., 3): one per image
-    masks : sequence of bool, (...): pixels of the class. Images with fewer than 200 px of it are left out.
-
-    Returns float: ΔE, ≥ 0; NaN with fewer than two images.
-    """
-    _corresponding(tiles, masks)
-    return scatter([mean_lab(tile, mask) for tile, mask in zip(tiles, masks, strict=True)])
-
-
-def colour_slices(pixels: Floats, directions: int = 64, seed: int = 0) -> Floats:
-    """Colours (n, 3) seen along directions that cover the sphere evenly, each sorted: (directions, n).
+def colour_slices(pixels: Floats, seed: int = 0) -> Floats:
+    """Colours (n, 3) seen along 64 directions that cover the sphere evenly, each sorted: (64, n).
 
     The directions are a Fibonacci lattice turned at random by `seed`: as many independent ones made the distance of
     two real fields vary by 4 % between seeds, the lattice by 0.5 %.
     """
-    step = np.arange(directions)
-    height, angle = (step + 0.5) / directions, step * _GOLDEN_ANGLE  # half a sphere: a line has two directions
+    step = np.arange(_DIRECTIONS)
+    height, angle = (step + 0.5) / _DIRECTIONS, step * _GOLDEN_ANGLE  # half a sphere: a line has two directions
     radius = np.sqrt(1 - height**2)
     lattice = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], axis=1)
     turn = np.linalg.qr(generator(seed, "colour slices").normal(size=(3, 3)))[0]
@@ -152,10 +135,12 @@ def colour_slices(pixels: Floats, directions: int = 64, seed: int = 0) -> Floats
 
 
 def slice_distance(first: Floats, second: Floats) -> float:
-    """Mean 1-Wasserstein distance of two :func:`colour_slices`, (d, n) and (d, m), of the same directions.
+    """Sliced 1-Wasserstein distance [ΔE] of two :func:`colour_slices`, (64, n) and (64, m), of one seed.
 
     Exact for any n and m: both quantile functions are steps, and are compared on the grid of the steps of both.
-    NaN where n or m is 0.
+    A shift by v gives about |v| / 2. NaN where n or m is 0.
+
+    Source: Rabin 2011, Bonneel 2015 (sliced distance); ours: in L*a*b*, even directions.
     """
     n, m = first.shape[1], second.shape[1]
     if min(n, m) == 0:
@@ -163,32 +148,6 @@ def slice_distance(first: Floats, second: Floats) -> float:
     steps = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
     gaps = np.abs(first[:, (steps - 1) // m] - second[:, (steps - 1) // n])
     return float((gaps @ (np.diff(steps, prepend=0) / (n * m))).mean())
-
-
-def sliced_wasserstein(pixels: Floats, reference_pixels: Floats, directions: int = 64, seed: int = 0) -> float:
-    """Sliced 1-Wasserstein distance of two colour clouds: its mean over directions.
-
-    Parameters
-    ----------
-    pixels, reference_pixels : float, (n, 3) and (m, 3)
-        L*a*b* colours; n and m may differ. Takes 8 × directions × (n + m) bytes of memory.
-    directions, seed : as for :func:`colour_slices`
-
-    Returns float: in ΔE, ≥ 0; a shift by v gives the mean of |v · direction|, about |v| / 2. NaN without pixels.
-
-    Source: Rabin 2011, Bonneel 2015 (sliced distance); ours: in L*a*b*, even directions.
-    """
-    one, other = (colour_slices(cloud, directions, seed) for cloud in (pixels, reference_pixels))
-    return slice_distance(one, other)
-
-
-def ssim(first: Tile, second: Tile) -> float:
-    """Mean structural similarity of the brightness of two uint8 RGB tiles (H, W, 3); 1 means equal.
-
-    Source: Wang 2004, with its 11 × 11 Gaussian window, σ = 1.5.
-    """
-    _same_shape(first, second)
-    return _similarity(_grey(first), _grey(second))
 
 
 def _similarity(a: Floats, b: Floats) -> float:
@@ -381,8 +340,6 @@ def assess(
     after: Sequence[Sequence[Tile]],
     masks: Sequence[Sequence[Masks]],
     reference: Sequence[tuple[Tile, Masks]],
-    *,
-    sample_px: int = 10_000,
     seed: int = 0,
 ) -> dict[str, float]:
     """Everything one method did to a cohort.
@@ -395,8 +352,7 @@ def assess(
         ``nuclei``, ``stroma``, ``glass`` and ``tissue`` of the *source* tiles
         (:mod:`deeplrhe_utils.evaluation.stain_masks`).
     reference : sequence of (tile, masks): tiles of what was normalized to, as they are
-    sample_px : most tissue pixels per unit for the Wasserstein distance: 10,000 give it to 1–2 % on real fields. They
-        are drawn by `seed` and the unit's place, so that all methods are judged on the same ones.
+    seed : draws, with the unit's place, the tissue pixels that are compared: the same ones for all methods
 
     Returns dict of str to float: ``nmi_nuclei_sd``, ``nmi_nuclei_cv``, ``units_nuclei`` (how many units could be
     measured), ``lab_nuclei``, and the same of stroma: NMI and its spread, spread of the mean colour [ΔE].
@@ -409,17 +365,17 @@ def assess(
     tissue.
     """
     _check_nesting(before, after, masks)
-    template = _tissue([t for t, _ in reference], [m for _, m in reference], sample_px, seed, "reference")
+    template = _tissue([t for t, _ in reference], [m for _, m in reference], seed, "reference")
     if template is None:
         shown = sum(int(marked["tissue"].sum()) for _, marked in reference)
         raise StainError("The reference has too little tissue to compare colours with", got=f"{shown} px",
-                         expected=f"{metrics.LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
+                         expected=f"{LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
     units = []
     for index, (old, new, named) in enumerate(zip(before, after, masks, strict=True)):
-        tissue = _tissue(new, named, sample_px, seed, index)
-        far = float("nan") if tissue is None else metrics.slice_distance(tissue, template)
+        tissue = _tissue(new, named, seed, index)
+        far = float("nan") if tissue is None else slice_distance(tissue, template)
         units.append({**_measure(old, new, named), "wasserstein": far})
-    return {**_summary(units), **metrics.structure(_flat(before), _flat(after))}
+    return {**_summary(units), **structure(_flat(before), _flat(after))}
 
 
 def _check_nesting(*nested: Sequence[Sequence[Any]]) -> None:
@@ -444,16 +400,14 @@ def _pooled(tiles: Sequence[Tile], masks: Sequence[Masks], name: str) -> Tile:
     return np.concatenate([masked(tile, one[name]) for tile, one in zip(tiles, masks, strict=True)])
 
 
-def _tissue(
-    tiles: Sequence[Tile], masks: Sequence[Masks], sample_px: int, seed: int, name: str | int
-) -> metrics.Floats | None:
+def _tissue(tiles: Sequence[Tile], masks: Sequence[Masks], seed: int, name: str | int) -> Floats | None:
     """Sorted colours of a sample of a unit's tissue, or None without enough of it."""
     pixels = _pooled(tiles, masks, "tissue") if tiles else np.empty((0, 3), np.uint8)
-    if len(pixels) < metrics.LEAST_PX:
+    if len(pixels) < LEAST_PX:
         return None
-    if len(pixels) > sample_px:
-        pixels = pixels[generator(seed, "tissue sample", name).choice(len(pixels), sample_px, replace=False)]
-    return metrics.colour_slices(metrics.lab(pixels), seed=seed)
+    if len(pixels) > SAMPLE_PX:
+        pixels = pixels[generator(seed, "tissue sample", name).choice(len(pixels), SAMPLE_PX, replace=False)]
+    return colour_slices(lab(pixels), seed=seed)
 
 
 def _measure(before: Sequence[Tile], after: Sequence[Tile], masks: Sequence[Masks]) -> dict[str, Any]:
@@ -462,11 +416,11 @@ def _measure(before: Sequence[Tile], after: Sequence[Tile], masks: Sequence[Mask
     for name in _MEASURED:
         pixels = _pooled(after, masks, name)
         everywhere = np.ones(len(pixels), bool)
-        found[f"nmi_{name}"] = metrics.nmi(pixels, everywhere)
-        found[f"lab_{name}"] = metrics.mean_lab(pixels, everywhere)
+        found[f"nmi_{name}"] = nmi(pixels, everywhere)
+        found[f"lab_{name}"] = mean_lab(pixels, everywhere)
     old, new = (_pooled(tiles, masks, "glass") for tiles in (before, after))
-    glass = metrics.glass_change(old, new, np.ones(len(old), bool))
-    clipped = [metrics.clipped_share(a, b) for a, b in zip(before, after, strict=True)]
+    glass = glass_change(old, new, np.ones(len(old), bool))
+    clipped = [clipped_share(a, b) for a, b in zip(before, after, strict=True)]
     return {**found, "glass_mean": glass["mean"], "glass_p99": glass["p99"], "clipped": float(np.mean(clipped))}
 
 
@@ -474,9 +428,9 @@ def _summary(units: Sequence[dict[str, Any]]) -> dict[str, float]:
     column = {name: [unit[name] for unit in units] for name in units[0]}
     row: dict[str, float] = {}
     for name in _MEASURED:
-        row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"] = metrics.spread(column[f"nmi_{name}"])
+        row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"] = spread(column[f"nmi_{name}"])
         row[f"units_{name}"] = float(np.count_nonzero(~np.isnan(column[f"nmi_{name}"])))
-        row[f"lab_{name}"] = metrics.scatter(column[f"lab_{name}"])
+        row[f"lab_{name}"] = scatter(column[f"lab_{name}"])
     return row | {name: _mean(column[name]) for name in _MEANS}
 
 

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,11 +29,13 @@ Tile = NDArray[np.uint8]
 Map = NDArray[np.float32]
 GRADIENTS, CAM = "integrated gradients", "Grad-CAM"
 METHODS: Final = (GRADIENTS, CAM)
-BASELINES: Final = ("white", "blur")
+TOLERANCE: Final = 0.01
+"""Largest relative gap from completeness."""
+MOST_STEPS: Final = 81
+BATCH: Final = 9
+"""Gradients at a time: bounds memory; may change the last digit."""
 NEGLIGIBLE_LOGIT: Final = 0.001
 """Gap that is accepted however small the change is: it moves no probability by more than 0.00025."""
-BLUR_SHARE: Final = 1 / 16
-"""Standard deviation of the blurred baseline as a share of the tile's side: wider than a nucleus."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,15 @@ class Integrated:
     ----------
     map : float32 (h, w), signed, summed over red, green and blue [logit]; with steps → ∞ its sum is the change of the
         log-odds from the baseline to the tile (completeness)
-    baseline : "white" or "blur"
-    baseline_logit : log-odds of the baseline
+    baseline_logit : log-odds of white
     gap : sum of the map minus that change [logit]
     relative_gap : size of the gap by the size of the change, ≥ 0; infinite where nothing changed and the map has a sum
     steps : gradients that were averaged
-    complete : whether the relative gap is within the tolerance asked for, or the gap within 0.001 logit
+    complete : whether the relative gap is within the tolerance, or the gap within 0.001 logit
     note : "" or why the map is empty
     """
 
     map: Map
-    baseline: str
     baseline_logit: float
     gap: float
     relative_gap: float
@@ -104,17 +103,12 @@ class Attribution:
 
 
 def attribute(
-    network: TileNetwork,
-    tiles: Sequence[Tile],
-    target: str,
-    *,
-    methods: Sequence[str] = METHODS,
-    baseline: str = "white",
-    tolerance: float = 0.01,
-    most_steps: int = 81,
-    batch_size: int = 9,
+    network: TileNetwork, tiles: Sequence[Tile], target: str, *, methods: Sequence[str] = METHODS
 ) -> list[Attribution]:
     """Integrated gradients and Grad-CAM of some tiles; each tile's maps do not depend on the others.
+
+    Integrated gradients go from white to the tile: 1.0 in every channel, glass without tissue, is what "nothing there"
+    looks like in transmitted light, so glass in the tile gets nothing.
 
     Parameters
     ----------
@@ -123,14 +117,11 @@ def attribute(
         As the network was trained on them: normalized, at the stored size; sides of 32 px or more.
     target : one of ``network.config.targets``
     methods : of "integrated gradients" and "Grad-CAM"
-    baseline, tolerance, most_steps, batch_size
-        As for :func:`integrated_gradients`.
 
     Returns list of Attribution: one per tile, in order.
 
     Raises InputError: there is no tile, or one is no uint8 RGB picture. ModelError: unknown target, weights or output
-    that are not finite, or Grad-CAM of a network without feature map. ParameterError: unknown method or baseline, or a
-    number out of range.
+    that are not finite, or Grad-CAM of a network without feature map. ParameterError: unknown method.
     """
     if unknown := set(methods) - set(METHODS):
         raise ParameterError("There is no such method", got=", ".join(sorted(unknown)), expected=" | ".join(METHODS))
@@ -138,124 +129,48 @@ def attribute(
         raise InputError("There is no tile to explain", fix="Choose at least one")
     for number, tile in enumerate(tiles):
         check_picture(tile, f"Tile {number}")
-    limits = _Limits(tolerance, most_steps, batch_size)
     probe = Probe(network, target)
-    return [_attribute(probe, tile, methods, baseline, limits) for tile in tiles]
+    return [_attribute(probe, tile, methods) for tile in tiles]
 
 
-def _attribute(probe: Probe, tile: Tile, methods: Sequence[str], baseline: str, limits: _Limits) -> Attribution:
+def _attribute(probe: Probe, tile: Tile, methods: Sequence[str]) -> Attribution:
     inputs = as_input(np.array(tile[None])).to(probe.device)
     logit = float(probe.logits(inputs))
-    integrated = _integrated(probe, tile, baseline, limits) if GRADIENTS in methods else None
+    integrated = _integrated(probe, inputs) if GRADIENTS in methods else None
     cam = cam_of(probe, inputs) if CAM in methods else None
     return Attribution(probe.target, float(expit(logit)), logit, integrated, cam)
 
 
-def integrated_gradients(
-    network: TileNetwork,
-    tile: Tile,
-    target: str,
-    *,
-    baseline: str = "white",
-    tolerance: float = 0.01,
-    most_steps: int = 81,
-    batch_size: int = 9,
-) -> Integrated:
-    """Integrated gradients of one tile: (x − x₀) times the mean gradient on the straight line from x₀ to x.
-
-    Parameters
-    ----------
-    network, tile, target
-        As for :func:`attribute`.
-    baseline : ``white``: glass without tissue, 1.0 in every channel. In transmitted light that is what "nothing there"
-        looks like, and glass in the tile then gets no attribution; the map explains tissue against no tissue. ``blur``:
-        the tile's own blur, which keeps colour and density; the map explains structure alone.
-    tolerance : largest relative gap from completeness, above 0 and below 1; a gap of 0.001 logit is always accepted.
-        Steps are tripled from 9 until it is met (the midpoint rule: every gradient is used again), or until
-        `most_steps`; then the result says so.
-    most_steps : 9 or more
-    batch_size : gradients at a time: bounds memory; may change the last digit
-
-    Raises InputError, ModelError, ParameterError: as for :func:`attribute`.
-    """
-    (found,) = attribute(network, [tile], target, methods=(GRADIENTS,), baseline=baseline, tolerance=tolerance,
-                         most_steps=most_steps, batch_size=batch_size)  # fmt: skip
-    assert found.integrated is not None
-    return found.integrated
-
-
-def grad_cam(network: TileNetwork, tile: Tile, target: str) -> Cam:
-    """Grad-CAM of one tile on the last module whose output has rows and columns; see :func:`attribute`."""
-    (found,) = attribute(network, [tile], target, methods=(CAM,))
-    assert found.cam is not None
-    return found.cam
-
-
-@dataclass(frozen=True)
-class _Limits:
-    tolerance: float
-    most_steps: int
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1:
-            raise ParameterError("Illegal tolerance", got=self.tolerance, expected="above 0 and below 1")
-        for name, least in (("most_steps", 9), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ParameterError(f"Illegal {name}", got=getattr(self, name), expected=f"{least} or more")
-
-
-def block_sums(values: Map, side_px: int) -> Map:
-    """Sums over squares of `side_px` (those at the right and lower edge may be smaller): (⌈h / side⌉, ⌈w / side⌉).
-
-    For drawing: single pixels are too small to be seen, and the sum over all of them stays what it was.
-    """
-    height, width = (-(-n // side_px) * side_px for n in values.shape)
-    padded = np.zeros((height, width), np.float32)
-    padded[: values.shape[0], : values.shape[1]] = values
-    return np.asarray(padded.reshape(height // side_px, side_px, width // side_px, side_px).sum((1, 3)))
-
-
-def baseline_of(tile: Tile, baseline: str) -> Tensor:
-    """The picture that integrated gradients start from, float32 (1, 3, h, w) in [0, 1]."""
-    if baseline not in BASELINES:
-        raise ParameterError("There is no such baseline", got=baseline, expected=" | ".join(BASELINES))
-    whole = as_input(np.array(tile[None]))
-    if baseline == "white":
-        return torch.ones_like(whole)
-    blurred = cv2.GaussianBlur(tile.astype(np.float32) / 255, (0, 0), BLUR_SHARE * min(tile.shape[:2]))
-    return torch.from_numpy(blurred).permute(2, 0, 1)[None]
-
-
-def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[np.float64], batch: int) -> Tensor:
+def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[np.float64]) -> Tensor:
     """Sum of the gradients, float64 (3, h, w), at `fractions` (n,) of the way from `start` to `end` (1, 3, h, w)."""
     total = torch.zeros(start.shape[1:], dtype=torch.float64, device=start.device)
-    for first in range(0, len(fractions), batch):
-        part = torch.as_tensor(fractions[first : first + batch], dtype=torch.float32, device=start.device)
+    for first in range(0, len(fractions), BATCH):
+        part = torch.as_tensor(fractions[first : first + BATCH], dtype=torch.float32, device=start.device)
         points = start + (end - start) * part.view(-1, 1, 1, 1)
         points = points.contiguous(memory_format=torch.channels_last)
         total += probe.gradients(points).sum(0, dtype=torch.float64)
     return total
 
 
-def _integrated(probe: Probe, tile: Tile, baseline: str, limits: _Limits) -> Integrated:
-    start, end = (x.to(probe.device) for x in (baseline_of(tile, baseline), as_input(np.array(tile[None]))))
+def _integrated(probe: Probe, end: Tensor) -> Integrated:
+    """Midpoint rule: steps are tripled from 9 until the sum is complete, and every gradient is used again."""
+    start = torch.ones_like(end)
     low, high = float(probe.logits(start)), float(probe.logits(end))
     change, steps = high - low, 9
-    total = sum_gradients(probe, start, end, (np.arange(steps) + 0.5) / steps, limits.batch_size)
+    total = sum_gradients(probe, start, end, (np.arange(steps) + 0.5) / steps)
     while True:
         found = ((end - start)[0] * (total / steps)).sum(0)
         gap = float(found.sum()) - change
         relative = abs(gap) / abs(change) if change else (0.0 if gap == 0 else float("inf"))
-        complete = relative <= limits.tolerance or abs(gap) <= NEGLIGIBLE_LOGIT
-        if complete or 3 * steps > limits.most_steps:
+        complete = relative <= TOLERANCE or abs(gap) <= NEGLIGIBLE_LOGIT
+        if complete or 3 * steps > MOST_STEPS:
             break
         steps *= 3
         new = np.flatnonzero(np.arange(steps) % 3 != 1)  # the others were the midpoints before
-        total += sum_gradients(probe, start, end, (new + 0.5) / steps, limits.batch_size)
+        total += sum_gradients(probe, start, end, (new + 0.5) / steps)
     picture = found.to(torch.float32).cpu().numpy()
     note = "" if picture.any() else _why_empty(bool(torch.equal(start, end)))
-    return Integrated(picture, baseline, low, gap, relative, steps, complete, note)
+    return Integrated(picture, low, gap, relative, steps, complete, note)
 
 
 def _why_empty(same: bool) -> str:

@@ -24,14 +24,20 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.seeds import integer_seed
-from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, baseline_of, cam_of, sum_gradients
+from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, cam_of, sum_gradients
 from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
 
 Map = NDArray[np.float32]
+DRAWS: Final = 2
+"""Random networks."""
+STAGES: Final = 5
+"""Most stages: with more blocks, they take several each. The first is the classifier alone, the last all."""
+STEPS: Final = 4
+"""Gradients per map of a random network: with 4 the demo network's own maps keep 0.95 of their ranks (stage 0)."""
 CALIBRATION_TILES: Final = 8
 """Most tiles that batch normalization of random layers is measured on."""
 
@@ -47,13 +53,12 @@ class SanityCheck:
         place in the list; ``spearman``: rank correlation with the given network's map, signed values; ``spearman_abs``:
         the same of absolute values; ``ssim``: structural similarity of the maps, each divided by its largest absolute
         value. Null where a map is constant. Grad-CAM is compared cell by cell, before negative evidence is cut off. At
-        stage 0 integrated gradients are compared with those of `steps` gradients, as the random ones are: what lies
+        stage 0 integrated gradients are compared with those of 4 gradients, as the random ones are: what lies
         below 1 is the price of the short way.
     random : for each tile, integrated gradients of a network that is random throughout, float32 (h, w)
     random_cam : for each tile, its Grad-CAM, float32 (h, w), ≥ 0
     blocks : names of the blocks, from the classifier down
     unused : modules with weights that scores do not use; they were left alone
-    steps : gradients that the random networks' maps are the mean of
     """
 
     table: pd.DataFrame
@@ -61,7 +66,6 @@ class SanityCheck:
     random_cam: list[Map]
     blocks: tuple[str, ...]
     unused: tuple[str, ...]
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,7 @@ class Block:
 
 
 def sanity_check(
-    network: TileNetwork,
-    tiles: Sequence[NDArray[np.uint8]],
-    found: Sequence[Attribution],
-    *,
-    seed: int,
-    draws: int = 2,
-    stages: int = 5,
-    steps: int = 4,
+    network: TileNetwork, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution], *, seed: int
 ) -> SanityCheck:
     """Randomize the network from the classifier down and compare each tile's maps with what they were.
 
@@ -90,40 +87,32 @@ def sanity_check(
     tiles : sequence of uint8 RGB (h, w, 3), all of one size
     found : what :func:`~deeplrhe_utils.learning.attribution.attribute` gave for these tiles; all for one target
     seed : of the random weights, with the number of the draw
-    draws : random networks, 1 or more
-    stages : most stages, 2 or more; with more blocks than that, stages take several blocks each. The first is always
-        the classifier alone, the last the whole network.
-    steps : gradients per map of a random network. With 4 the demo network's own maps keep 0.95 of their ranks (stage
-        0).
 
     Raises InputError: no tile, tiles of several sizes, or another number of attributions than tiles, or of several
-    targets. ParameterError: a number out of range. ModelError: as for
+    targets. ModelError: as for
     :func:`~deeplrhe_utils.learning.attribution.attribute`.
     """
-    _check(tiles, found, {"draws": (draws, 1), "stages": (stages, 2), "steps": (steps, 1)})
+    _check(tiles, found)
     given = Probe(network, found[0].target)
     inputs = torch.cat([as_input(np.array(tile[None])) for tile in tiles]).to(given.device)
     blocks, unused = blocks_of(given.network, inputs[:1])
-    counts = np.unique(np.linspace(1, len(blocks), min(stages, len(blocks))).round().astype(int)).tolist()
+    counts = np.unique(np.linspace(1, len(blocks), min(STAGES, len(blocks))).round().astype(int)).tolist()
     before = _ranked([_Pair.of(one) for one in found])
-    pairs = _pairs(given, tiles, found, steps)
+    pairs = _pairs(given, tiles, found)
     rows = _rows(before, pairs, {"stage": 0, "block": "", "layers": 0, "draw": 0})
     shown: list[_Pair] = []
-    for draw in range(draws):
+    for draw in range(DRAWS):
         for place, probe in _cascade(given, blocks, counts, inputs[:CALIBRATION_TILES], seed, draw):
-            pairs = _pairs(probe, tiles, found, steps)
+            pairs = _pairs(probe, tiles, found)
             shown = pairs if draw == 0 else shown  # of the first draw the last stage stays
             rows += _rows(before, pairs, {**place, "draw": draw})
     table = pd.DataFrame(rows).sort_values(["method", "stage", "draw", "tile"], kind="stable", ignore_index=True)
     return SanityCheck(table, [p.gradients for p in shown if p.gradients is not None],
                        [p.picture for p in shown if p.picture is not None],
-                       tuple(b.name for b in blocks), unused, steps)  # fmt: skip
+                       tuple(b.name for b in blocks), unused)  # fmt: skip
 
 
-def _check(tiles: Sequence[Any], found: Sequence[Attribution], numbers: dict[str, tuple[int, int]]) -> None:
-    for name, (value, least) in numbers.items():
-        if value < least:
-            raise ParameterError(f"Illegal {name}", got=value, expected=f"{least} or more")
+def _check(tiles: Sequence[Any], found: Sequence[Attribution]) -> None:
     for number, tile in enumerate(tiles):
         check_picture(tile, f"Tile {number}")
     if not found or len(tiles) != len(found):
@@ -131,9 +120,9 @@ def _check(tiles: Sequence[Any], found: Sequence[Attribution], numbers: dict[str
                          got=f"{len(tiles)} tiles, {len(found)} attributions")  # fmt: skip
     if len(shapes := {tile.shape for tile in tiles}) > 1:
         raise InputError("Tiles of one sanity check have one size", got=sorted(shapes))
-    kinds = {(a.target, a.integrated is None, a.cam is None, a.integrated and a.integrated.baseline) for a in found}
+    kinds = {(a.target, a.integrated is None, a.cam is None) for a in found}
     if len(kinds) > 1:
-        raise InputError("Attributions of one sanity check have one target, and the same methods and baseline",
+        raise InputError("Attributions of one sanity check have one target, and the same methods",
                          got=sorted(map(str, kinds)))  # fmt: skip
 
 
@@ -152,15 +141,15 @@ class _Pair:
                    cam.map if cam else None)  # fmt: skip
 
 
-def _pairs(probe: Probe, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution], steps: int) -> list[_Pair]:
+def _pairs(probe: Probe, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution]) -> list[_Pair]:
     pairs = []
     for tile, one in zip(tiles, found, strict=True):
         end = as_input(np.array(tile[None])).to(probe.device)
         gradients = None
         if one.integrated:
-            start = baseline_of(tile, one.integrated.baseline).to(probe.device)
-            total = sum_gradients(probe, start, end, (np.arange(steps) + 0.5) / steps, steps)
-            gradients = ((end - start)[0] * (total / steps)).sum(0).float().cpu().numpy()
+            start = torch.ones_like(end)
+            total = sum_gradients(probe, start, end, (np.arange(STEPS) + 0.5) / STEPS)
+            gradients = ((end - start)[0] * (total / STEPS)).sum(0).float().cpu().numpy()
         cam = cam_of(probe, end) if one.cam else None
         pairs.append(_Pair(gradients, cam.cells if cam else None, cam.map if cam else None))
     return pairs
@@ -327,12 +316,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return means.assign(n=groups.size(), undefined=groups["undefined"].sum()).reset_index()
 
 
-def verdicts(table: pd.DataFrame, bound: float = BOUND) -> pd.DataFrame:
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Whether the maps depend on what the network learned: the table of a sanity check, judged at full randomization.
-
-    Parameters
-    ----------
-    bound : largest mean rank correlation with which a method passes, above 0 and below 1
 
     Returns DataFrame: a row per method and reading (``sign and size``: signed values; ``size alone``: absolute values):
     method, reading, similarity (mean over draws and tiles), largest (of one tile and draw), n, undefined, bound,
@@ -340,22 +325,20 @@ def verdicts(table: pd.DataFrame, bound: float = BOUND) -> pd.DataFrame:
 
     Source: Adebayo 2018 for the comparison, which names no bound; 0.5 is ours.
     """
-    if not 0 < bound < 1:
-        raise ParameterError("Illegal bound of similarity", got=bound, expected="above 0 and below 1")
     last = table[(table["stage"] == table["stage"].max()) & (table["stage"] > 0)]
     rows = []
     for method, part in last.groupby("method", sort=False):
         for reading, column in (("sign and size", "spearman"), ("size alone", "spearman_abs")):
             values = part[column].abs() if column == "spearman" else part[column]
-            rows.append({"method": str(method), "reading": reading, **_judged(values, bound, str(method), reading)})
+            rows.append({"method": str(method), "reading": reading, **_judged(values, str(method), reading)})
     return pd.DataFrame(rows)
 
 
-def _judged(values: pd.Series, bound: float, method: str, reading: str) -> dict[str, Any]:
+def _judged(values: pd.Series, method: str, reading: str) -> dict[str, Any]:
     mean, undefined = float(values.mean()), int(values.isna().sum())
-    passes = bool(mean < bound)  # False for NaN, too
+    passes = bool(mean < BOUND)  # False for NaN, too
     facts = {"similarity": mean, "largest": float(values.max()), "n": len(values), "undefined": undefined}
-    counted = f"mean of {len(values) - undefined} comparisons, largest {facts['largest']:.2f}; bound {bound:g}"
+    counted = f"mean of {len(values) - undefined} comparisons, largest {facts['largest']:.2f}; bound {BOUND:g}"
     if undefined == len(values):
         said = "cannot be judged: in every comparison a map was constant"
     elif passes:
@@ -364,4 +347,4 @@ def _judged(values: pd.Series, bound: float, method: str, reading: str) -> dict[
         said = f"FAILS: with random weights the maps still agree with the network's by {mean:.2f} ({counted}), " \
                "so what they show is the tile as much as what was learned"  # fmt: skip
     said += f"; {undefined} of {len(values)} comparisons left out, a map was constant" if undefined else ""
-    return {**facts, "bound": bound, "passes": passes, "statement": f"{method}, {reading}: {said}."}
+    return {**facts, "bound": BOUND, "passes": passes, "statement": f"{method}, {reading}: {said}."}

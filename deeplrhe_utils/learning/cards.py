@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from deeplrhe_utils.acquisition.labels import person_of
 from deeplrhe_utils.core.errors import LeakError, ModelError
 
+TILE_NETWORK: Final = "deeplrhe"
+"""Kind of a model that notebook 05 wrote."""
 DENSE_FACTS: Final = ["patient_id", "on_grid", "network", "model_hash"]
 """Columns that tell who scored a window, in the table of all scores of heat maps."""
 
@@ -26,19 +28,34 @@ def hash_patient(patient_id: str) -> str:
     return hashlib.sha256(person_of(patient_id).encode()).hexdigest()[:16]
 
 
-def read_card(path: Path) -> dict[str, Any]:
-    """The model card of a file written by :func:`save_model`."""
+def read_file(path: Path, what: str, kind: str = "", framework: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Card and tensors of a safetensors file.
+
+    Parameters
+    ----------
+    what : of errors, such as "model"
+    kind : what the card must say it is; "" takes any
+    framework : of the tensors: "pt" or "np"; "" reads the card alone
+
+    Raises ModelError: the file is missing, damaged, a pickle, or of another kind.
+    """
     try:
-        with safe_open(path, framework="np") as stream:
+        with safe_open(path, framework=framework or "np") as stream:
             card: dict[str, Any] = json.loads((stream.metadata() or {}).get("card", "{}"))
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"The model {path} cannot be read ({error})",
-                         expected="a .safetensors file written by notebook 05", fix="Train again with notebook 05, or "
-                         "give another file; pickled checkpoints are never opened") from error  # fmt: skip
-    if card.get("kind") != "deeplrhe":
-        raise ModelError(f"{path} holds no tile network", got=card.get("kind"),
+            names = stream.keys() if framework and kind in ("", card.get("kind")) else ()
+            tensors = {name: stream.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"The {what} {path} cannot be read ({error})", expected="a whole .safetensors file",
+                         fix="Train again, or give another file; pickles are never opened") from error  # fmt: skip
+    if kind and card.get("kind") != kind:
+        raise ModelError(f"{path} holds no {what}", got=card.get("kind"), expected=kind,
                          fix="Give a file that notebook 05 wrote")  # fmt: skip
-    return card
+    return card, tensors
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The model card of a file written by :func:`~deeplrhe_utils.learning.models.save_model`."""
+    return read_file(path, "tile network", TILE_NETWORK)[0]
 
 
 def refuse_leak(card: Mapping[str, Any], score_patients: Iterable[str], name: str) -> None:

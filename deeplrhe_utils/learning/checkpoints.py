@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.core.errors import CompendiumError, ModelError
 from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.learning.cards import read_file
 from deeplrhe_utils.learning.processes import Group
 
 _KIND: Final = "training-state"
@@ -93,12 +93,10 @@ class State:
 def load_state(file: Path, fingerprint: str) -> State | None:
     """The state to go on from, or None: there is none, it is of another run, or it cannot be read."""
     try:
-        with safe_open(file, framework="pt") as stream:
-            card = json.loads((stream.metadata() or {}).get("card", "{}"))
-            if card.get("kind") != _KIND or card.get("fingerprint") != fingerprint:
-                return None
-            flat = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError):
+        card, flat = read_file(file, "state of training", _KIND, "pt")
+    except ModelError:
+        return None
+    if card.get("fingerprint") != fingerprint:
         return None
     tensors: dict[str, dict[str, Tensor]] = {}
     slots: dict[int, dict[str, Any]] = {}

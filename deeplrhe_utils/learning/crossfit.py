@@ -88,42 +88,30 @@ def cross_fit(
         if launch:
             write_job(folder / "job", job, stores, tiles, targets, splits, use)
             run_elsewhere(launch, folder / "job", quiet=quiet)
-        return _cross_fit(job, stores, tiles, targets, splits, folder, use, quiet, watch)
-
-
-def _cross_fit(
-    job: Job,
-    stores: Mapping[int, TileStore],
-    tiles: pd.DataFrame,
-    targets: NDArray[np.float32],
-    splits: pd.DataFrame,
-    folder: Path,
-    use: NDArray[np.bool_] | None,
-    quiet: bool,
-    watch: Callable[[Epoch], None] | None,
-) -> CrossFit:
-    fits, rows = CrossFit(pd.DataFrame()), []
-    for fold in sorted(splits["fold"].unique().tolist()):
-        parts = fold_parts(tiles, targets, splits, fold, use)
-        test = parts["test"].indices
-        scores = np.full((len(test), len(job.network.targets)), np.nan, np.float32)
-        usable, model_hash = np.zeros(len(job.network.targets), bool), "none"
-        if trainable_targets(parts["train"].targets).any():
-            file = folder / f"fold-{fold}.safetensors"
-            fitted = fit_part(job, stores[fold], parts, file, fold, quiet=quiet, watch=watch, finished=bool(job.launch))
-            scores = _scored(fitted, stores[fold], test, job)
-            usable, model_hash = fitted.usable, fitted.model_hash
-            fits.history[f"fold {fold}"] = fitted.history
-            if fitted.valid:
-                fits.valid[f"fold {fold}"] = fitted.valid
-            fits.files.append(file)
-        else:
-            fits.untrained.append(fold)
-        rows.append(prediction_rows(tiles.iloc[test], job.network.targets, scores, usable, fold, model_hash))
-    if not fits.files:
-        raise CohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
-    fits.predictions = pd.concat(rows, ignore_index=True)
-    return fits
+        fits, rows = CrossFit(pd.DataFrame()), []
+        for fold in sorted(splits["fold"].unique().tolist()):
+            parts = fold_parts(tiles, targets, splits, fold, use)
+            test = parts["test"].indices
+            scores = np.full((len(test), len(job.network.targets)), np.nan, np.float32)
+            usable, model_hash = np.zeros(len(job.network.targets), bool), "none"
+            if trainable_targets(parts["train"].targets).any():
+                file = folder / f"fold-{fold}.safetensors"
+                fitted = fit_part(
+                    job, stores[fold], parts, file, fold, quiet=quiet, watch=watch, finished=bool(job.launch)
+                )
+                scores = _scored(fitted, stores[fold], test, job)
+                usable, model_hash = fitted.usable, fitted.model_hash
+                fits.history[f"fold {fold}"] = fitted.history
+                if fitted.valid:
+                    fits.valid[f"fold {fold}"] = fitted.valid
+                fits.files.append(file)
+            else:
+                fits.untrained.append(fold)
+            rows.append(prediction_rows(tiles.iloc[test], job.network.targets, scores, usable, fold, model_hash))
+        if not fits.files:
+            raise CohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
+        fits.predictions = pd.concat(rows, ignore_index=True)
+        return fits
 
 
 def _scored(fitted: Fitted, store: TileStore, test: NDArray[np.int64], job: Job) -> NDArray[np.float32]:

@@ -11,29 +11,22 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import InputError, ModelError
 from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.learning.cards import read_file
 from deeplrhe_utils.learning.models import TileNetwork
-from deeplrhe_utils.learning.recipe import device_of, uses_bfloat16
+from deeplrhe_utils.learning.recipe import device_of
 from deeplrhe_utils.learning.scoring import Batches, as_input, ready
 from deeplrhe_utils.slides.pixels import read_ahead
 
 _KIND: Final = "tile-features"
+BATCH: Final = 32
 
 
-def tile_features(
-    network: TileNetwork,
-    batches: Batches,
-    count: int,
-    *,
-    batch_size: int = 32,
-    device: str = "auto",
-    precision: str = "float32",
-) -> NDArray[np.float32]:
+def tile_features(network: TileNetwork, batches: Batches, count: int, *, device: str = "auto") -> NDArray[np.float32]:
     """What a network sees in each tile, before its last layer; the next batch is read while this one is computed.
 
     Parameters
@@ -42,9 +35,7 @@ def tile_features(
         evaluation mode.
     batches : ``batches(indices)`` delivers those tiles as uint8 RGB (n, H, W, 3)
     count : number of tiles
-    batch_size : tiles per pass
     device : torch device name, or "auto"
-    precision : as in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the result is float32 in any case
 
     Returns float32, (count, D).
 
@@ -54,10 +45,9 @@ def tile_features(
     if count < 1:
         raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
     place, network = device_of(device), ready(network, device)
-    low = uses_bfloat16(precision, place)
-    runs = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    runs = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
     parts = []
-    with torch.inference_mode(), torch.autocast(place.type, torch.bfloat16, enabled=low):
+    with torch.inference_mode():
         for run, tiles in zip(runs, read_ahead(batches, runs), strict=True):
             if len(tiles) != len(run):
                 what = f"The tiles from {run.start} on are incomplete"
@@ -108,14 +98,11 @@ def _facts(features: NDArray[np.float32]) -> dict[str, Any]:
 
 def _stored(file: Path, fingerprint: str) -> NDArray[np.float32] | None:
     """The features in `file`, or None when there are none, they are damaged, or they are of something else."""
-    if not file.is_file():
-        return None
     try:
-        with safe_open(file, framework="np") as stream:
-            card = json.loads((stream.metadata() or {}).get("card", "{}"))
-            if (card.get("kind"), card.get("fingerprint")) != (_KIND, fingerprint):
-                return None
-            features: NDArray[np.float32] = stream.get_tensor("features")
-    except (SafetensorError, ValueError):
+        card, tensors = read_file(file, "features", _KIND, "np")
+    except ModelError:
+        return None
+    features: NDArray[np.float32] | None = tensors.get("features")
+    if features is None or card.get("fingerprint") != fingerprint:
         return None
     return features if all(card.get(name) == value for name, value in _facts(features).items()) else None

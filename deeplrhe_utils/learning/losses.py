@@ -7,7 +7,7 @@ auxiliary head are DeepPATH's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from deeplrhe_utils.core.errors import LabelError, ParameterError
 
 LOSSES: Final = ("bce", "weighted_bce", "focal")
+_GAMMA: Final = 2.0  # exponent of the focal loss
 
 
 def trainable_targets(targets: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -38,7 +39,6 @@ class Loss:
     usable : bool (T,): targets with both classes in training; others add nothing
     positive_weight : float32 (T,)
     smoothing : share of the label that is spread evenly over the classes (sigmoid: towards 0.5)
-    gamma : exponent of the focal loss
     """
 
     kind: str
@@ -46,7 +46,6 @@ class Loss:
     usable: Tensor
     positive_weight: Tensor
     smoothing: float = 0.0
-    gamma: float = 2.0
 
     def known(self, targets: Tensor) -> Tensor:
         """Bool (n, T): labels that take part."""
@@ -67,20 +66,18 @@ class Loss:
         raw = F.binary_cross_entropy_with_logits(logits, goal, pos_weight=weight, reduction="none")
         if self.kind == "focal":
             probability = logits.sigmoid()
-            raw = raw * (truth * (1 - probability) + (1 - truth) * probability) ** self.gamma
+            raw = raw * (truth * (1 - probability) + (1 - truth) * probability) ** _GAMMA
         return (raw * self.known(targets)).sum()
 
     def _softmax(self, logits: Tensor, targets: Tensor) -> Tensor:
         truth = targets.argmax(1)
         raw = F.cross_entropy(logits, truth, label_smoothing=self.smoothing, reduction="none")
         if self.kind == "focal":
-            raw = raw * (1 - logits.softmax(1).gather(1, truth[:, None])[:, 0]) ** self.gamma
+            raw = raw * (1 - logits.softmax(1).gather(1, truth[:, None])[:, 0]) ** _GAMMA
         return raw.sum()
 
 
-def make_loss(
-    kind: str, head: str, targets: NDArray[np.float32], *, ceiling: float, smoothing: float = 0.0, gamma: float = 2.0
-) -> Loss:
+def make_loss(kind: str, head: str, targets: NDArray[np.float32], *, ceiling: float, smoothing: float = 0.0) -> Loss:
     """The loss for a fold's training labels (n, T) of 1, 0 and NaN.
 
     Parameters
@@ -94,7 +91,7 @@ def make_loss(
     positive, negative = np.nansum(targets == 1, axis=0), np.nansum(targets == 0, axis=0)
     weight = np.clip(negative / np.maximum(positive, 1), 1.0, ceiling).astype(np.float32)
     usable = torch.from_numpy(trainable_targets(targets))
-    return Loss(kind, head, usable, torch.from_numpy(weight), smoothing, gamma)
+    return Loss(kind, head, usable, torch.from_numpy(weight), smoothing)
 
 
 def _check_classes(kind: str, targets: NDArray[np.float32]) -> None:
@@ -109,5 +106,4 @@ def _check_classes(kind: str, targets: NDArray[np.float32]) -> None:
 
 def on_device(loss: Loss, device: torch.device) -> Loss:
     """The same loss with its tensors on `device`."""
-    usable, weight = loss.usable.to(device), loss.positive_weight.to(device)
-    return Loss(loss.kind, loss.head, usable, weight, loss.smoothing, loss.gamma)
+    return replace(loss, usable=loss.usable.to(device), positive_weight=loss.positive_weight.to(device))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,6 +22,7 @@ from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.backbones import BatchDropout, build_backbone, draw_truncated
 from deeplrhe_utils.learning.backbones import set_dropout_state as set_dropout_state
+from deeplrhe_utils.learning.cards import TILE_NETWORK, read_file
 from deeplrhe_utils.learning.cards import hash_patient as hash_patient
 from deeplrhe_utils.learning.cards import read_card as read_card
 from deeplrhe_utils.learning.cards import refuse_leak as refuse_leak
@@ -273,7 +273,7 @@ def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], car
     start = asdict(model.loaded)
     patients = sorted({*map(hash_patient, trained_on), *start.pop("patients")})
     config = {**asdict(model.config), "weights": shown_name(model.config.weights)}
-    full = {**card, "kind": "deeplrhe", "config": config, "patients": patients, "start": start}
+    full = {**card, "kind": TILE_NETWORK, "config": config, "patients": patients, "start": start}
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as part:
         part.write_bytes(save(weights, metadata={"card": json.dumps(full, sort_keys=True)}))
@@ -288,7 +288,7 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     Raises ModelError: the file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
     LeakError: a patient of `score_patients` is on the card.
     """
-    card = read_card(path)
+    card, weights = read_file(path, "tile network", TILE_NETWORK, "pt")
     refuse_leak(card, score_patients, path.name)
     try:
         config = NetworkConfig(**{**card["config"], "targets": tuple(card["config"]["targets"])})
@@ -296,8 +296,6 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
         raise ModelError(f"The card of {path} describes a network this version does not know ({error})",
                          fix="Update the compendium, or train again") from error  # fmt: skip
     model = build_network(config, pretrained=False)
-    with safe_open(path, framework="pt") as stream:
-        weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -307,20 +305,16 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     return model.eval(), card
 
 
-def identity_gap(channels: int = 32, side_px: int = 16, seed: int = 0) -> float:
+def identity_gap(channels: int = 32) -> float:
     """How far a residual block is from the identity when its second convolution is zero.
 
     With W[l+2] = 0 and A[l+2] = 0 the paper's block is C[l+2] = σ(C[l]) = C[l] for C[l] ≥ 0.
 
-    Parameters
-    ----------
-    channels, side_px : of the input, whose values are random and not negative
-
     Returns float: largest absolute difference between input and output, with and without batch normalization: 0 if the
     algebra holds. Source: Yang 2021, *Residual Network*, with the printed indices put right.
     """
-    random = torch.Generator().manual_seed(integer_seed(seed, "identity"))
-    x = torch.rand((2, channels, side_px, side_px), generator=random)
+    random = torch.Generator().manual_seed(integer_seed(0, "identity"))
+    x = torch.rand((2, channels, 16, 16), generator=random)
     gap = 0.0
     for batch_norm in (True, False):
         block = ResidualBlock(channels, channels, 1, residual=True, batch_norm=batch_norm).eval()

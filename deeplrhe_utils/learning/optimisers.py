@@ -7,7 +7,7 @@ Source: TensorFlow 1 for RMSpropTF, "step" and Ema (DeepPATH was trained with th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -20,6 +20,7 @@ SCHEDULES: Final = ("one_cycle", "cosine", "step", "constant")
 
 _RISE, _DIV, _FINAL = 0.3, 25.0, 1e4  # OneCycleLR's defaults: pct_start, div_factor, final_div_factor
 _BETA_LOW, _BETA_HIGH = 0.85, 0.95
+_WARM_UP = 0.05
 
 
 class RMSpropTF(torch.optim.Optimizer):
@@ -51,15 +52,10 @@ class RMSpropTF(torch.optim.Optimizer):
         super().__init__(params, slots)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; `closure` computes the loss anew, with gradients."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step with the gradients as they are."""
         for group in self.param_groups:
             self._step_group(group)
-        return loss
 
     def _step_group(self, group: dict[str, Any]) -> None:
         params = [p for p in group["params"] if p.grad is not None]
@@ -94,25 +90,23 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     ]
 
 
-def make_optimiser(
-    name: str, params: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.9
-) -> torch.optim.Optimizer:
+def make_optimiser(name: str, params: Iterable[Any], lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """An optimiser by its name in a recipe.
 
     Parameters
     ----------
-    name : "adamw" (betas `momentum` and 0.999), "rmsprop_tf" (decay 0.9, epsilon 1.0) or "sgd" (Nesterov)
+    name : "adamw" (betas 0.9 and 0.999), "rmsprop_tf" (decay and momentum 0.9, epsilon 1.0) or "sgd" (Nesterov, 0.9)
     params : parameters, or groups; a group's own weight decay stands
     lr, weight_decay : AdamW's decay is taken apart from the gradient, the others' is added to it
 
     Raises ParameterError: another name.
     """
     if name == "adamw":
-        return torch.optim.AdamW(params, lr=lr, betas=(momentum, 0.999), weight_decay=weight_decay)
+        return torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay)
     if name == "rmsprop_tf":
-        return RMSpropTF(params, lr, momentum=momentum, weight_decay=weight_decay)
+        return RMSpropTF(params, lr, weight_decay=weight_decay)
     if name == "sgd":
-        return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=momentum > 0, weight_decay=weight_decay)
+        return torch.optim.SGD(params, lr=lr, momentum=0.9, nesterov=True, weight_decay=weight_decay)
     raise ParameterError("Illegal optimiser", got=name, expected=" or ".join(OPTIMISERS))
 
 
@@ -125,15 +119,14 @@ def learning_rate(
     peak: float,
     factor: float = 0.16,
     every_epochs: float = 30.0,
-    warm_up: float = 0.05,
 ) -> float:
     """Learning rate of one step.
 
     Parameters
     ----------
     step : from 0 to `total_steps` - 1, over all epochs
-    kind : "one_cycle": torch's OneCycleLR with its defaults. "cosine": a linear rise over the share `warm_up` of all
-        steps, then a cosine to 0. "step": × `factor` after every `every_epochs` epochs, in stairs (DeepPATH: 0.16 and
+    kind : "one_cycle": torch's OneCycleLR with its defaults. "cosine": a linear rise over 5 % of all steps,
+        then a cosine to 0. "step": × `factor` after every `every_epochs` epochs, in stairs (DeepPATH: 0.16 and
         30). "constant".
     peak : highest rate
 
@@ -144,7 +137,7 @@ def learning_rate(
     if kind == "one_cycle":
         return _one_cycle(step, total_steps, (peak / _DIV, peak, peak / _DIV / _FINAL))
     if kind == "cosine":
-        return peak * _warm_cosine(step, total_steps, warm_up)
+        return peak * _warm_cosine(step, total_steps)
     if kind == "step":
         return float(peak * factor ** (step // max(1, round(every_epochs * steps_per_epoch))))
     if kind == "constant":
@@ -169,8 +162,8 @@ def _cosine(start: float, end: float, share: float) -> float:
     return end + (start - end) / 2.0 * (math.cos(math.pi * share) + 1)
 
 
-def _warm_cosine(step: int, total: int, warm_up: float) -> float:
-    rise = round(warm_up * total)
+def _warm_cosine(step: int, total: int) -> float:
+    rise = round(_WARM_UP * total)
     if step < rise:
         return (step + 1) / rise
     return _cosine(1.0, 0.0, (step - rise) / (total - rise))

@@ -1,7 +1,8 @@
 """One training in several processes: who has which part of a step, and statistics over all of it.
 
 Source: ours. `torchrun` starts the processes; gradients are averaged by DistributedDataParallel. Batch normalization
-is taken over the whole step, or the result would depend on the number of processes.
+is taken over the whole step, or the result would depend on the number of processes; torch's SyncBatchNorm refuses
+tensors that are not on a GPU, so the layer for it is ours.
 """
 
 from __future__ import annotations

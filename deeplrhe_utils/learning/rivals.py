@@ -62,7 +62,7 @@ class Ground:
 
 
 def ablations(
-    ground: Ground, network: NetworkConfig, recipe: TrainConfig, names: Sequence[str] = tuple(ABLATIONS)
+    ground: Ground, network: NetworkConfig, recipe: TrainConfig
 ) -> tuple[pd.DataFrame, dict[str, list[float]]]:
     """The paper's two claims, switched off one at a time, everything else equal.
 
@@ -70,10 +70,8 @@ def ablations(
     """
     rows: list[pd.DataFrame] = []
     curves: dict[str, list[float]] = {}
-    for name in names:
-        if name not in ABLATIONS:
-            raise ParameterError("Unknown ablation", got=name, expected=" or ".join(ABLATIONS))
-        fits = _attempt(name, partial(ground.fit, name, replace(network, **ABLATIONS[name]), recipe))
+    for name, change in ABLATIONS.items():
+        fits = _attempt(name, partial(ground.fit, name, replace(network, **change), recipe))
         if fits is None:
             continue
         rows.append(patient_rows(fits.predictions, name))

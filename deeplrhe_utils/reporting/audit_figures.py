@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, intervals, new_figure
 
 _COLOURS = {"tile": PALETTE[3], "slide": PALETTE[1], "patient": PALETTE[0], "site": PALETTE[2]}
 _MARKS = {"tile": "s", "slide": "D", "patient": "o", "site": "^"}
@@ -22,28 +21,13 @@ def schemes(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : as :func:`~deeplrhe_utils.evaluation.leakage.inflation` returns; at least one row
+    table : as :func:`~deeplrhe_utils.evaluation.compare.inflation` returns; at least one row
     """
-    units, genes = list(table["unit"].drop_duplicates()), list(table["gene"].drop_duplicates())
-    names = list(table["scheme"].drop_duplicates())
-    figure = new_figure(1.6 + 3.0 * len(units), 1.1 + 0.42 * len(genes))
-    panels = figure.subplots(1, len(units), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, unit in zip(panels, units, strict=True):
-        for j, name in enumerate(names):
-            own = table[(table["unit"] == unit) & (table["scheme"] == name)].set_index("gene").reindex(genes)
-            middle = own["auc"].to_numpy(dtype=float)
-            error = np.abs(own[["ci_low", "ci_high"]].to_numpy(dtype=float).T - middle)
-            place = np.arange(len(genes)) + 0.17 * (j - (len(names) - 1) / 2)
-            axes.errorbar(middle, place, xerr=error, fmt=_MARKS[name], ms=4, lw=1.1, color=_COLOURS[name],
-                          label=f"divided by {name}")  # fmt: skip
-        axes.axvline(0.5, ls=":", color="0.4", lw=1)
+    names = table["scheme"].drop_duplicates()
+    looks = {n: {"fmt": _MARKS[n], "color": _COLOURS[n], "label": f"divided by {n}"} for n in names}
+    figure, panels = forest(table, "AUC", panel="unit", series="scheme", looks=looks, apart=0.17)
+    for unit, axes in panels.items():
         axes.set_title(f"counted by {unit}", fontsize=9)
-        axes.set_xlabel("AUC")
-    panels[0].set_yticks(range(len(genes)), genes, fontsize=8)
-    panels[0].invert_yaxis()
-    handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, loc="outside lower center", ncols=len(names), frameon=False, fontsize=8)
-    sns.despine(figure)
     return figure
 
 
@@ -76,7 +60,7 @@ def _apart(heights: np.ndarray, least: float = 0.017) -> np.ndarray:
     return result
 
 
-def shares(draws: pd.DataFrame) -> Figure:
+def leak_shares(draws: pd.DataFrame) -> Figure:
     """Share of test slides whose patient was seen, over draws of the split: columns in_train, in_either (0–1)."""
     figure = new_figure(5.6, 2.6)
     axes: Axes = figure.subplots()
@@ -104,20 +88,21 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     table : arm, gene, auc, ci_low, ci_high, n_pos, n_neg; genes without any AUC are left out
     order : arms from top to bottom; the first two see tissue
     """
-    known = table[table["auc"].notna()]
-    genes = list(known["gene"].drop_duplicates())
-    figure, panels = _panels(len(genes), 0.8 + 0.28 * len(order))
-    for axes, gene in zip(panels, genes, strict=False):
-        part = known[known["gene"] == gene].set_index("arm").reindex(list(order))
-        n_pos, n_neg = part.loc[part["auc"].notna(), ["n_pos", "n_neg"]].iloc[0].astype(int)
-        axes.set_title(f"{gene} ({n_pos} / {n_neg})", fontsize=9)
-        for y, (_, row) in enumerate(part.iterrows()):
-            _interval(axes, row, y, PALETTE[0] if y < 2 else PALETTE[1])
-            if row[["n_pos", "n_neg"]].notna().all() and (row["n_pos"], row["n_neg"]) != (n_pos, n_neg):
-                axes.text(0.99, y + 0.32, f"{row['n_pos']:.0f} / {row['n_neg']:.0f}", ha="right", fontsize=6.5)
-        axes.set_yticks(range(len(order)), list(order), fontsize=8)
-    _finish(figure, panels, len(genes), len(order), "AUC, 95 % interval", "No gene can be estimated")
-    return figure
+    genes = table.loc[table["auc"].notna(), "gene"].drop_duplicates()
+    places = pd.MultiIndex.from_product([genes, order], names=["gene", "arm"])
+    every = table.set_index(["gene", "arm"]).reindex(places).reset_index()
+    every["tissue"] = every["arm"].isin(order[:2])
+    looks = {True: {"color": PALETTE[0]}, False: {"color": PALETTE[1]}}
+    figure, panels = forest(every, "AUC, 95 % interval", panel="gene", row="arm", series="tissue", looks=looks,
+                            apart=0.0, absent="not estimable")  # fmt: skip
+    for gene, axes in panels.items():
+        counts = every.loc[every["gene"] == gene, ["n_pos", "n_neg"]].to_numpy(float)
+        first = counts[every.loc[every["gene"] == gene, "auc"].notna()][0]
+        axes.set(title=f"{gene} ({first[0]:.0f} / {first[1]:.0f})", xlim=(0, 1))
+        for y, (n_pos, n_neg) in enumerate(counts):  # an arm of fewer patients says so
+            if not np.isnan(n_pos + n_neg) and (n_pos, n_neg) != tuple(first):
+                axes.text(0.99, y + 0.32, f"{n_pos:.0f} / {n_neg:.0f}", ha="right", fontsize=6.5)
+    return _or_say(figure, panels, "No gene can be estimated")
 
 
 def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
@@ -129,53 +114,20 @@ def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
         :func:`~deeplrhe_utils.evaluation.controls.stratified_by_gene` returns
     overall : AUC of all patients, by gene
     """
-    genes, others = list(table["gene"].drop_duplicates()), list(table["given"].drop_duplicates())
-    figure, panels = _panels(len(genes), 0.8 + 0.3 * max(1, len(others)))
-    for axes, gene in zip(panels, genes, strict=False):
+    looks = {0: {"color": PALETTE[0]}, 1: {"color": PALETTE[1]}}
+    label = "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row"
+    figure, panels = forest(table, label, panel="gene", row="given", series="given_status", looks=looks, apart=0.28,
+                            absent="not estimable")  # fmt: skip
+    for gene, axes in panels.items():
         axes.axvline(float(overall[gene]), ls="--", color="0.3", lw=1)
-        for row in table[table["gene"] == gene].to_dict("records"):
-            shift = 0.14 if row["given_status"] else -0.14
-            _interval(axes, row, others.index(row["given"]) + shift, PALETTE[1 if row["given_status"] else 0])
-        axes.set_title(gene, fontsize=9)
-        axes.set_yticks(range(len(others)), others, fontsize=8)
-    _finish(
-        figure,
-        panels,
-        len(genes),
-        len(others),
-        "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row",
-        "No stratum can be estimated",
-    )
-    return figure
-
-
-def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    columns = min(3, max(1, count))
-    rows = -(-max(1, count) // columns)
-    figure = new_figure(2.6 + 2.1 * columns, 0.3 + rows * height)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True).ravel())
-
-
-def _interval(axes: Axes, row: Any, y: float, colour: Any) -> None:
-    if np.isnan(float(row["auc"])):
-        axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=7, color="0.45", style="italic")
-        return
-    ends = np.abs(np.array([[row["ci_low"]], [row["ci_high"]]], float) - float(row["auc"]))
-    axes.errorbar(float(row["auc"]), y, xerr=ends, fmt="o", ms=4, lw=1.3, color=colour)
-
-
-def _finish(figure: Figure, panels: Sequence[Axes], used: int, rows: int, label: str, empty: str) -> None:
-    for axes in panels[:used]:
-        axes.set_ylim(rows - 0.5, -0.5)
-        axes.axvline(0.5, ls=":", color="0.4", lw=1)
         axes.set_xlim(0, 1)
-    for axes in panels[used:]:
-        axes.set_axis_off()
-    if used:
-        figure.supxlabel(label, fontsize=9)
-    else:
-        panels[0].text(0.5, 0.5, empty, ha="center", va="center", transform=panels[0].transAxes)
-    sns.despine(figure)
+    return _or_say(figure, panels, "No stratum can be estimated")
+
+
+def _or_say(figure: Figure, panels: dict[str, Axes], empty: str) -> Figure:
+    if not panels:
+        figure.axes[0].text(0.5, 0.5, empty, ha="center", va="center", transform=figure.axes[0].transAxes)
+    return figure
 
 
 def allowed(table: pd.DataFrame) -> Figure:
@@ -186,22 +138,17 @@ def allowed(table: pd.DataFrame) -> Figure:
     table : gene, reported_auc, ci_low, ci_high, null_high, n_pos, n_neg, as
         :func:`~deeplrhe_utils.evaluation.forensics.reported_by_chance` returns
     """
-    figure = new_figure(6.4, 0.9 + 0.42 * len(table))
-    axes = figure.subplots()
-    for y, row in enumerate(table.to_dict("records")):
-        axes.barh(y, 2 * row["null_high"] - 1, left=1 - row["null_high"], height=0.62, color="0.88")
-        axes.plot([row["ci_low"], row["ci_high"]], [y, y], color=PALETTE[0], lw=2)
-        axes.plot(row["reported_auc"], y, "D", color=PALETTE[0], ms=6)
-    names = [f"{r['gene']}  ({r['n_pos']}/{r['n_neg']})" for r in table.to_dict("records")]
-    axes.set_yticks(range(len(table)), names, fontsize=9)
-    axes.axvline(0.5, ls=":", color="0.4", lw=1)
-    axes.set(xlim=(0, 1), xlabel="reported AUC; bar: what its counts allow; grey: chance (95 % each)")
-    axes.invert_yaxis()
-    sns.despine(figure)
+    label = "reported AUC; bar: what its counts allow; grey: chance (95 % each)"
+    looks = {"": {"fmt": "D", "ms": 6, "lw": 2}}
+    figure, panels = forest(table.assign(row=gene_rows(table)), label, value="reported_auc", row="row", looks=looks)
+    for axes in panels.values():
+        high = table["null_high"].to_numpy(float)
+        axes.barh(range(len(table)), 2 * high - 1, left=1 - high, height=0.62, color="0.88", zorder=0)
+        axes.set_xlim(0, 1)
     return figure
 
 
-def verdicts(counts: pd.Series) -> Figure:
+def verdict_bars(counts: pd.Series) -> Figure:
     """How many statements got each verdict (index: verdict), as bars with their number."""
     figure = new_figure(6.0, 0.7 + 0.34 * len(counts))
     axes = figure.subplots()
@@ -246,9 +193,8 @@ def filter_roc(table: pd.DataFrame, roc: pd.DataFrame) -> Figure:
 
 def _sensitivity(axes: Axes, table: pd.DataFrame) -> None:
     y = np.arange(len(table))
-    seen = table["sensitivity"].to_numpy(float)
-    low, high = (table[f"sensitivity_{end}"].to_numpy(float) for end in ("low", "high"))
-    axes.errorbar(seen, y, xerr=np.abs([seen - low, high - seen]), fmt="o", ms=4, color="C0", label="seen")
+    ends = table.rename(columns={"sensitivity_low": "ci_low", "sensitivity_high": "ci_high"})
+    intervals(axes, ends, y, "sensitivity", color="C0", label="seen")
     axes.plot(table["false_alarms"], y, "|", ms=9, color="0.5", label="false alarms")
     names = [f"{k} {s:g} {_UNITS.get(k.split()[0], '')}" for k, s in zip(table["kind"], table["strength"], strict=True)]
     axes.set_yticks(y, names, fontsize=7)

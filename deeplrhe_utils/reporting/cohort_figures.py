@@ -5,14 +5,13 @@ from __future__ import annotations
 import textwrap
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, new_figure
 
 _LINE: Final = 0.165  # height of a line of text [inches]
 _MAIN: Final = (0.1, 3.6)  # left edge and width of the boxes [inches]
@@ -21,6 +20,7 @@ _CHARACTERS: Final = 46
 _ROWS: Final = 34  # sites in one panel
 _MARKS: Final = ("o", "s", "^", "D")
 _WHITE_FROM: Final = 0.7
+_APART: Final = 0.26
 
 
 def flow_figure(flow: pd.DataFrame) -> Figure:
@@ -148,32 +148,15 @@ def prevalence_figure(table: pd.DataFrame) -> Figure:
     table : project, gene, group, mutated, profiled, percent, ci_low, ci_high [%], as
         :func:`~deeplrhe_utils.running.cohort.prevalences` returns it. Where nobody is profiled (NaN), no mark is drawn.
     """
-    projects, genes, groups = (list(table[name].drop_duplicates()) for name in ("project", "gene", "group"))
-    figure = new_figure(1.6 + 2.5 * max(1, len(projects)), 1.3 + 0.42 * max(1, len(genes)))
-    panels = figure.subplots(1, max(1, len(projects)), squeeze=False, sharex=True, sharey=True)[0]
-    for axes, project in zip(panels, projects, strict=False):
-        own = table[table["project"] == project]
-        for i, group in enumerate(groups):
-            _prevalence_line(axes, own[own["group"] == group].set_index("gene").reindex(genes), i, len(groups), group)
-        axes.set_title(str(project), fontsize=9)
-        axes.set_xlabel("mutated patients [%]", fontsize=9)
-    panels[0].set_yticks(range(len(genes)), genes, fontsize=8)
-    panels[0].set_xlim(left=0)
-    panels[0].invert_yaxis()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, len(groups)), fontsize=8, frameon=False)
-    sns.despine(figure)
+    groups, genes = list(table["group"].drop_duplicates()), list(table["gene"].drop_duplicates())
+    looks = {group: {"fmt": mark, "color": colour, "mfc": colour if i else "white", "label": group}
+             for i, (group, mark, colour) in enumerate(zip(groups, _MARKS, PALETTE, strict=False))}  # fmt: skip
+    figure, panels = forest(table, "mutated patients [%]", value="percent", panel="project", series="group",
+                            looks=looks, apart=_APART, zero=0.0)  # fmt: skip
+    for project, axes in panels.items():
+        axes.set_xlim(left=0)
+        for one in table[(table["project"] == project) & table["percent"].notna()].itertuples():
+            y = genes.index(one.gene) + _APART * (groups.index(one.group) - (len(groups) - 1) / 2)
+            axes.annotate(f"{one.mutated:.0f}/{one.profiled:.0f}", (one.ci_high, y), (3, 0), fontsize=5.5,
+                          textcoords="offset points", va="center", color="0.3")  # fmt: skip
     return figure
-
-
-def _prevalence_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: str) -> None:
-    y = np.arange(len(rows)) + 0.26 * (place - (of - 1) / 2)
-    middle = rows["percent"].to_numpy(float)
-    error = np.abs(rows[["ci_low", "ci_high"]].to_numpy(float).T - middle)
-    axes.errorbar(middle, y, xerr=error, fmt=_MARKS[place % len(_MARKS)], ms=4, lw=1.1, capsize=2,
-                  color=PALETTE[place], mfc=PALETTE[place] if place else "white", label=name)  # fmt: skip
-    for height, right, count, total in zip(y, rows["ci_high"].to_numpy(float), rows["mutated"], rows["profiled"],
-                                           strict=True):  # fmt: skip
-        if np.isfinite(right):
-            axes.annotate(f"{count:.0f}/{total:.0f}", (right, height), (3, 0), textcoords="offset points", fontsize=5.5,
-                          va="center", color="0.3")  # fmt: skip

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from matplotlib.figure import Figure
 from PIL import Image
@@ -14,13 +16,9 @@ from PIL import Image
 if TYPE_CHECKING:
     from IPython.display import Image as Shown
 
-
-import base64
-import re
-from typing import Final
-
 LARGE_BYTES = 120_000
 WIDEST_PX = 800
+_BATCH: Final = "DEEPLRHE_RUNNER_PID"  # the runner sets it for its kernels
 
 
 def show(path: Path) -> Shown:
@@ -38,12 +36,8 @@ def show(path: Path) -> Shown:
     return Picture(data=buffer.getvalue(), format="jpeg")
 
 
-def live_curve(batch: str = "DEEPLRHE_RUNNER_PID") -> Callable[[Any], None] | None:
+def live_curve() -> Callable[[Any], None] | None:
     """A picture of the loss that grows with every epoch, for JupyterLab; None in a batch run or outside a notebook.
-
-    Parameters
-    ----------
-    batch : environment variable that the runner sets for its kernels
 
     Returns callable that takes an epoch (attributes fold, epoch, loss, valid), or None.
     """
@@ -51,7 +45,7 @@ def live_curve(batch: str = "DEEPLRHE_RUNNER_PID") -> Callable[[Any], None] | No
     from IPython.display import display
 
     shell = get_ipython()
-    if shell is None or batch in os.environ or not hasattr(shell, "kernel"):
+    if shell is None or _BATCH in os.environ or not hasattr(shell, "kernel"):
         return None
     from deeplrhe_utils.reporting.figures import training_curves
 

@@ -22,7 +22,7 @@ _SCORE, _AROUND = "score of the window", "mean score of the windows around it"
 _LONGEST_LEGEND: Final = 12
 
 
-def agreement(points: pd.DataFrame, gene: str) -> Figure:
+def agreement_figure(points: pd.DataFrame, gene: str) -> Figure:
     """Each window's score against the mean of the windows around it; colour and mark tell the slide.
 
     Parameters
@@ -70,7 +70,7 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def live_agreement(points: pd.DataFrame, gene: str, on_click: Callable[[str], Any]) -> FigureWidget:
-    """:func:`agreement` in JupyterLab; a click on a point calls ``on_click(tile_id)``."""
+    """:func:`agreement_figure` in JupyterLab; a click on a point calls ``on_click(tile_id)``."""
     import plotly.graph_objects as go
 
     figure = go.FigureWidget(layout=_layout(gene, _SCORE, _AROUND))

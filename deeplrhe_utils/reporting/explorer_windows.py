@@ -1,4 +1,4 @@
-"""What the explorer shows without a kernel: the surest windows in their surroundings, and scores inside outlines."""
+"""What the explorer shows without a kernel: the surest windows in their framed_window, and scores inside outlines."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Rows(NamedTuple):
     titles: list[str]
 
 
-def surroundings(view: SlideView, pixels: Pixels, place: int, side_px: int = SIDE_PX) -> NDArray[np.uint8]:
-    """A window framed in what lies around it, :data:`AROUND` windows wide: (side_px, side_px, 3), uint8 RGB.
+def framed_window(view: SlideView, pixels: Pixels, place: int) -> NDArray[np.uint8]:
+    """A window framed in what lies around it, :data:`AROUND` windows wide: (224, 224, 3), uint8 RGB.
 
     Raises SlideError: the pixels cannot be decoded.
     """
     x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
     margin = side * (AROUND - 1) / 2
-    picture = pixels.region(x - margin, y - margin, AROUND * side, side_px).copy()
-    first, last = side_px // AROUND, (AROUND - 1) * side_px // AROUND
+    picture = pixels.region(x - margin, y - margin, AROUND * side, SIDE_PX).copy()
+    first, last = SIDE_PX // AROUND, (AROUND - 1) * SIDE_PX // AROUND
     for colour, width in (((255, 255, 255), 4), ((17, 17, 17), 2)):
         cv2.rectangle(picture, (first, first), (last, last), colour, width)
     return picture
@@ -69,7 +69,7 @@ def window_rows(views: Sequence[SlideView], gene: str, *, palette: str = "paper"
 
 def _pictures(view: SlideView, chosen: Sequence[int]) -> list[NDArray[np.uint8]]:
     with Pixels(view) as pixels:
-        return [surroundings(view, pixels, place) for place in chosen]
+        return [framed_window(view, pixels, place) for place in chosen]
 
 
 def heat_square(view: SlideView, scores: NDArray[np.float64], palette: str, opacity: float) -> NDArray[np.uint8]:

@@ -14,11 +14,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.reporting.contact_sheet import label_text
+from deeplrhe_utils.reporting.contact_sheet import label_text, plain_text, short_name
 from deeplrhe_utils.reporting.figures import PALETTE, new_figure
 from deeplrhe_utils.reporting.heat_picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.heat_scores import said
-from deeplrhe_utils.reporting.sheet_page import plain_text, short_name
 
 SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}

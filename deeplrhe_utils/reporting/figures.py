@@ -38,6 +38,96 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `width` × `height` [inches], three in a row; `options` of `Figure.subplots`."""
+    columns = min(3, max(1, count))
+    rows = -(-max(1, count) // columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
+
+
+def gene_rows(table: pd.DataFrame) -> pd.Series:
+    """Row names of genes with their counts, from columns gene, n_pos, n_neg."""
+    return pd.Series([f"{r.gene}  ({r.n_pos:.0f}/{r.n_neg:.0f})" for r in table.itertuples()], index=table.index)
+
+
+def intervals(axes: Axes, table: pd.DataFrame, heights: Any, value: str = "auc", **look: Any) -> None:
+    """A dot per row with its interval (columns `value`, ci_low, ci_high); nothing for a null; `look` of `errorbar`."""
+    middle = table[value].to_numpy(float)
+    ends = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - middle)
+    usual: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 1.2, "capsize": 2, "color": PALETTE[0]}
+    axes.errorbar(middle, heights, xerr=ends, **(usual | look))
+
+
+def draw_forest(
+    axes: Axes,
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    looks: Mapping[Any, Mapping[str, Any]],
+    *,
+    value: str = "auc",
+    row: str = "gene",
+    series: str = "",
+    apart: float = 0.2,
+    absent: str = "",
+    zero: float = 0.5,
+) -> None:
+    """One panel of :func:`forest`: `rows` from top to bottom, `looks` (series → options of `errorbar`) side by side."""
+    for place, (name, look) in enumerate(looks.items()):
+        own = table[table[series] == name] if series else table
+        heights = own[row].map(list(rows).index).to_numpy(float) + apart * (place - (len(looks) - 1) / 2)
+        intervals(axes, own, heights, value, **look)
+        for y in heights[own[value].isna()] if absent else ():
+            axes.text(zero, y, absent, ha="center", va="center", fontsize=7.5, color="0.4", style="italic",
+                      bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+    axes.axvline(zero, ls=":", color="0.4", lw=1)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def forest(
+    table: pd.DataFrame,
+    label: str,
+    *,
+    value: str = "auc",
+    row: str = "gene",
+    panel: str = "",
+    series: str = "",
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> tuple[Figure, dict[Any, Axes]]:
+    """Dots with intervals: a panel per value of `panel`, a row per value of `row`, a colour per value of `series`.
+
+    Parameters
+    ----------
+    table : columns `value`, ci_low, ci_high and those named
+    label : of the axis of values
+    looks : series → options of `Axes.errorbar`; by default the palette's colours, with a legend
+    options : `apart` [rows] between neighbouring series, `zero` of the dotted line, `absent` text of a null
+
+    Returns the figure, and its panels by their value ("" without `panel`), none for an empty table.
+    """
+    table = table.assign(**{"": ""})
+    names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
+    looks = looks or {k: {"color": c, "label": k} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
+    height = 0.9 + 0.32 * max(1, len(rows))
+    figure, panels = panel_grid(len(names), 3.1 if panel else 6.4, height, sharex=True, sharey=True)
+    found = dict(zip(names, panels, strict=False))
+    for name, axes in found.items():
+        draw_forest(axes, table[table[panel] == name], rows, looks, value=value, row=row, series=series, **options)
+        axes.set_title(str(name), fontsize=9)
+    if found:
+        figure.supxlabel(label, fontsize=9)
+    handles, texts = panels[0].get_legend_handles_labels()
+    if len(texts) > 1:
+        figure.legend(handles, texts, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure, found
+
+
 def _bare(axes: Axes, title: str = "") -> None:
     axes.set_xticks([])
     axes.set_yticks([])
@@ -199,18 +289,13 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
 def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
     """ROC curves with pointwise 95 % bands, one panel per gene (Figure 6); `titles` carry AUC, interval and counts."""
-    columns = min(3, max(1, len(curves)))
-    rows = -(-max(1, len(curves)) // columns)
-    figure = new_figure(3.0 * columns + 0.3, 2.9 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, panels = panel_grid(len(curves), 3.1, 2.9)
     for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):
         axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
         axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
         axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
         axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
         axes.set_title(titles[gene], fontsize=8.5)
-    for axes in panels[len(curves) :]:
-        axes.set_visible(False)
     sns.despine(figure)
     return figure
 
@@ -219,29 +304,11 @@ def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
     """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
     caller's caption says so; reported values are never drawn on the same axis.
     """
-    figure = new_figure(6.4, 0.9 + 0.34 * len(metrics))
-    axes = figure.subplots()
-    for y, row in enumerate(metrics.itertuples()):
-        if row.status == "estimated":
-            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
-            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=5)
-        else:
-            axes.text(
-                0.5,
-                y,
-                "not estimable",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color="0.4",
-                style="italic",
-                bbox={"fc": "white", "ec": "none", "pad": 1.5},
-            )
-    axes.axvline(0.5, ls=":", color="0.5")
-    axes.set_yticks(range(len(metrics)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in metrics.itertuples()], fontsize=8)
-    axes.set(xlim=(0, 1.02), xlabel=f"AUC, 95 % interval (positive/negative {units})")
-    axes.invert_yaxis()
-    sns.despine(figure)
+    table = metrics.assign(row=gene_rows(metrics), auc=metrics["auc"].where(metrics["status"] == "estimated"))
+    label = f"AUC, 95 % interval (positive/negative {units})"
+    figure, panels = forest(table, label, row="row", absent="not estimable")
+    for axes in panels.values():
+        axes.set_xlim(0, 1.02)
     return figure
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -170,7 +169,7 @@ def export_map(one: SlideMap, folder: ExportFolder, stem: str, formats: Sequence
 
     Parameters
     ----------
-    stem : the slide's part of the file names (:func:`~deeplrhe_utils.reporting.heat_export.file_stems`)
+    stem : the slide's part of the file names
     formats : endings of :data:`FORMATS`. A map of standard deviations (``.sd.ome.tiff``) needs scores of two folds or
         seeds and is left out where there is one.
 
@@ -256,32 +255,6 @@ MOST_CHARACTERS: Final = 150
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_+~-][A-Za-z0-9_+~.-]{0,199}")
 
 
-def file_stems(slide_ids: Sequence[str], keys: Sequence[str]) -> list[str]:
-    """One stem of file names for every slide; `keys` tell slides apart whose names are one, or differ in case only.
-
-    Parameters
-    ----------
-    slide_ids : names of slides; any text
-    keys : what tells slides of one name apart, such as their path or SHA-256
-
-    Raises InputError: two slides have the same name and key.
-
-    >>> file_stems(["a", "b"], ["1", "2"])
-    ['a', 'b']
-    """
-    if len(set(zip(slide_ids, keys, strict=True))) < len(slide_ids):
-        raise InputError("A slide stands twice", fix="List every slide once")
-    plain = [safe_name(name) for name in slide_ids]
-    times = Counter(stem.casefold() for stem in plain)
-    stems = [
-        stem if times[stem.casefold()] == 1 else f"{stem}~{sha256_text(key)[:8]}"
-        for stem, key in zip(plain, keys, strict=True)
-    ]
-    if len({stem.casefold() for stem in stems}) < len(stems):  # a slide whose name looks like another's with its hash
-        raise InputError("Two slides would share one file", got=said(", ".join(stems)), fix="Rename one of them")
-    return stems
-
-
 def map_stem(slide_stem: str, gene: str) -> str:
     """Stem of the files of one gene's map; different slides and genes never share one.
 
@@ -312,7 +285,7 @@ class ExportFolder:
         changed since.
         """
         if not _PLAIN.fullmatch(name) or name.casefold() == INDEX:
-            raise InputError("This is no name for an export", got=said(name), expected="what file_stems gives")
+            raise InputError("This is no name for an export", got=said(name), expected="letters, digits, _ + ~ . -")
         path, known = self.folder / name, self._index()
         if path.is_symlink() or (path.exists() and not (path.is_file() and known.get(name) == sha256_file(path))):
             raise InputError(f"{path} was not written by this export, or was changed since, so it is not replaced",

@@ -53,7 +53,7 @@ def length_text(length_um: float) -> str:
 
 def write_png(
     path: Path, overlaid: NDArray[np.uint8], frame: Frame, *, gene: str, slide_id: str = "", palette: str = "paper",
-    limits: tuple[float, float] = (0.0, 1.0), label: str = "probability",
+    label: str = "probability",
 ) -> Path:  # fmt: skip
     """Write a map with title, scale bar and colour bar.
 
@@ -61,8 +61,7 @@ def write_png(
     ----------
     overlaid : (rows, columns, 3), uint8: the coloured map, over the slide or alone, of the frame's shape
     gene, slide_id : for the title; any text
-    palette, limits
-        Of the colour bar, as the map was coloured.
+    palette : of the colour bar, as the map was coloured
     label : what the colours mean
 
     Returns Path: `path`. The PNG's text chunks tell where the map lies in it: pixel (left + k · column, top + k · row)
@@ -72,7 +71,7 @@ def write_png(
         raise InputError("An overlay does not fit its frame", got=f"{overlaid.dtype} {overlaid.shape}",
                          expected=f"uint8 {(*frame.shape, 3)}")  # fmt: skip
     k = max(1, READABLE_PX // max(frame.shape))
-    page = _page(frame, k, f"{said(gene)}  {said(slide_id)}", palette, limits, label)
+    page = _page(frame, k, f"{said(gene)}  {said(slide_id)}", palette, label)
     left, top = MARGIN_PX["left"], MARGIN_PX["top"]
     page[top : top + k * frame.rows, left : left + k * frame.columns] = overlaid.repeat(k, axis=0).repeat(k, axis=1)
     facts = PngImagePlugin.PngInfo()
@@ -84,14 +83,14 @@ def write_png(
     return path
 
 
-def _page(frame: Frame, k: int, title: str, palette: str, limits: tuple[float, float], label: str) -> NDArray[np.uint8]:
+def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray[np.uint8]:
     """A white page with everything but the map."""
     width = k * frame.columns + MARGIN_PX["left"] + MARGIN_PX["right"]
     height = k * frame.rows + MARGIN_PX["top"] + MARGIN_PX["bottom"]
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     bar = figure.add_axes((1 - 84 / width, MARGIN_PX["bottom"] / height, 14 / width, k * frame.rows / height))
-    colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(*limits, 256), palette, *limits) / 255.0)
-    figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(*limits), colours), cax=bar, label=label)
+    colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), palette) / 255.0)
+    figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar, label=label)
     figure.text(MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length = um / (frame.step_x * frame.mpp) * k / width
@@ -106,7 +105,7 @@ def _page(frame: Frame, k: int, title: str, palette: str, limits: tuple[float, f
 
 def write_svg(
     path: Path, overlaid: NDArray[np.uint8], frame: Frame, windows: pd.DataFrame, *, gene: str, slide_id: str = "",
-    palette: str = "paper", limits: tuple[float, float] = (0.0, 1.0),
+    palette: str = "paper",
 ) -> Path:  # fmt: skip
     """Write a map as SVG whose user units are level-0 pixels: picture, windows with their scores, both bars.
 
@@ -114,7 +113,7 @@ def write_svg(
     ----------
     overlaid : (rows, columns, 3), uint8: the coloured map of the frame's shape; it is embedded without loss
     windows : tile_id, x_l0_px, y_l0_px, size_l0_px, score (null where none): outlines with a tooltip
-    gene, slide_id, palette, limits
+    gene, slide_id, palette
         As for :func:`write_png`.
 
     Returns Path: `path`.
@@ -135,7 +134,7 @@ def write_svg(
         "href": "data:image/png;base64," + base64.b64encode(data.tobytes()).decode(),
     })  # fmt: skip
     _add_windows(root, windows, unit)
-    _add_bars(root, frame, unit, palette, limits)
+    _add_bars(root, frame, unit, palette)
     return write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
 
 
@@ -156,17 +155,17 @@ def _add_windows(root: ElementTree.Element, windows: pd.DataFrame, unit: float) 
         ElementTree.SubElement(box, "title").text = xml_text(f"{row['tile_id']}: {score}")
 
 
-def _add_bars(root: ElementTree.Element, frame: Frame, unit: float, palette: str, limits: tuple[float, float]) -> None:
+def _add_bars(root: ElementTree.Element, frame: Frame, unit: float, palette: str) -> None:
     um, below = scale_bar_um(frame.width_l0_px * frame.mpp), frame.height_l0_px + unit
     bar = {"id": "scale-bar", "x": "0", "y": f"{below:g}", "width": repr(um / frame.mpp), "height": f"{unit / 4:g}"}
     ElementTree.SubElement(root, "rect", bar)
     _text(root, 0, below + 1.6 * unit, unit, length_text(um))
     left, width = frame.width_l0_px * 0.55, frame.width_l0_px * 0.4
-    for i, colour in enumerate(colour_map(np.linspace(*limits, 64), palette, *limits)):
+    for i, colour in enumerate(colour_map(np.linspace(0, 1, 64), palette)):
         step = {"x": f"{left + width * i / 64:g}", "y": f"{below:g}", "width": f"{width / 64 * 1.02:g}"}
         fill = "#" + bytes(colour).hex()
         ElementTree.SubElement(root, "rect", {**step, "height": f"{unit:g}", "fill": fill})
-    for value, at in zip(limits, (left, left + width), strict=True):
+    for value, at in zip((0.0, 1.0), (left, left + width), strict=True):
         _text(root, at, below + 2.2 * unit, unit, f"{value:g}")
 
 

@@ -271,14 +271,12 @@ def write_score_tiff(
     return _write_tiff(path, rows, frame, _Format(kind, 1, _as_bytes if kind == "uint8" else _as_is), name, facts)
 
 
-def write_overlay_tiff(
-    path: Path, strips: Iterable[NDArray[np.uint8]], frame: Frame, *, name: str, about: Mapping[str, str] | None = None
-) -> Path:
+def write_overlay_tiff(path: Path, strips: Iterable[NDArray[np.uint8]], frame: Frame, *, name: str) -> Path:
     """Write an RGB overlay as a pyramidal OME-TIFF without loss; `strips` are uint8 (rows, columns, 3), from the top.
 
     Other parameters, result and errors are those of :func:`write_score_tiff`.
     """
-    facts = {"values": "sRGB", **_place(frame), **(about or {})}
+    facts = {"values": "sRGB", **_place(frame)}
     return _write_tiff(path, strips, frame, _Format("uint8", 3, _as_is), name, facts)
 
 

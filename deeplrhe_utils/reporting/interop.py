@@ -25,21 +25,19 @@ import pandas as pd
 from numpy.typing import NDArray
 from shapely.geometry import mapping
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.reporting.contours import Contour
 from deeplrhe_utils.reporting.heat_pyramid import xml_text
 from deeplrhe_utils.reporting.heat_scores import said
 from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
 
-KINDS: Final = ("tile", "detection", "annotation")
-"""QuPath's object types: tiles and detections are fast and can be coloured by a measurement; annotations be edited."""
 _PLACE: Final = ("tile_id", "x_l0_px", "y_l0_px", "size_l0_px")
 _DIAMETERS: Final = (500, 1000, 2000, 3000, 4000, 5000)
 
 
 def write_qupath(
-    tiles: pd.DataFrame, path: Path, *, kind: str = "tile", origin_l0_px: tuple[int, int] = (0, 0),
+    tiles: pd.DataFrame, path: Path, *, origin_l0_px: tuple[int, int] = (0, 0),
     colour_by: str = "", palette: str = "perceptual",
 ) -> Path:  # fmt: skip
     """Write tiles with measurements as a QuPath feature collection (drag it onto the slide in QuPath).
@@ -47,18 +45,15 @@ def write_qupath(
     Parameters
     ----------
     tiles : columns tile_id, x_l0_px, y_l0_px, size_l0_px, and one column per gene with scores (NaN is left out)
-    kind : one of :data:`KINDS`; annotations are locked
     origin_l0_px : (x, y): corner that QuPath counts from [level-0 px]; see the module
     colour_by : gene whose score gives each object its colour; objects without a score get none
     palette : see :func:`~deeplrhe_utils.reporting.heatmaps.colour_map`
 
     Raises InputError: a column is missing or holds no finite numbers, or nobody scored `colour_by`.
     """
-    if kind not in KINDS:
-        raise ParameterError("QuPath has no such objects", got=kind, expected=" | ".join(KINDS))
     genes = [c for c in tiles.columns if c not in _PLACE]
     _check_table(tiles, genes, colour_by)
-    features = [_feature(row, genes, kind, origin_l0_px) for row in tiles.to_dict("records")]
+    features = [_feature(row, genes, origin_l0_px) for row in tiles.to_dict("records")]
     if colour_by:
         scores = tiles[colour_by].to_numpy(float, na_value=np.nan)
         for feature, score, colour in zip(features, scores, colour_map(scores, palette).tolist(), strict=True):
@@ -83,13 +78,11 @@ def _check_table(tiles: pd.DataFrame, genes: list[Any], colour_by: str) -> None:
             raise InputError(f"Column {said(name)} holds a value that is no number", expected="finite numbers")
 
 
-def _feature(row: dict[str, Any], genes: list[str], kind: str, origin: tuple[int, int]) -> dict[str, Any]:
+def _feature(row: dict[str, Any], genes: list[str], origin: tuple[int, int]) -> dict[str, Any]:
     x, y, size = float(row["x_l0_px"]) - origin[0], float(row["y_l0_px"]) - origin[1], float(row["size_l0_px"])
     ring = [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
     measured = {f"{gene} probability": float(row[gene]) for gene in genes if row[gene] == row[gene]}
-    properties: dict[str, Any] = {"objectType": kind, "name": str(row["tile_id"]), "measurements": measured}
-    if kind == "annotation":
-        properties["isLocked"] = True
+    properties = {"objectType": "tile", "name": str(row["tile_id"]), "measurements": measured}
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
 
 

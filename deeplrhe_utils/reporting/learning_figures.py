@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, new_figure
 
 
 def rivals(table: pd.DataFrame, base: str) -> Figure:
@@ -20,32 +20,17 @@ def rivals(table: pd.DataFrame, base: str) -> Figure:
     Parameters
     ----------
     table : columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg, as
-        :func:`~deeplrhe_utils.evaluation.roc.paired_differences` returns
+        :func:`~deeplrhe_utils.evaluation.compare.paired_differences` returns
     """
     shown = table[table["arm"] != base]
-    genes, arms = list(shown["gene"].drop_duplicates()), list(shown["arm"].drop_duplicates())
-    columns = min(3, max(1, len(genes)))
-    rows = -(-max(1, len(genes)) // columns)
-    figure = new_figure(2.2 + 2.2 * columns, rows * (0.8 + 0.26 * max(1, len(arms))))
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True, sharex=True)
-    for axes, gene in zip(panels.ravel(), genes, strict=False):
-        part = shown[shown["gene"] == gene].set_index("arm").reindex(arms)
-        middle = part["difference"].to_numpy(dtype=float)
-        error = np.abs(part[["ci_low", "ci_high"]].to_numpy(dtype=float).T - middle)
-        axes.errorbar(middle, np.arange(len(arms)), xerr=error, fmt="o", ms=4, lw=1.2, color=PALETTE[0])
-        axes.axvline(0, ls=":", color="0.4", lw=1)
-        n_pos, n_neg = part[["n_pos", "n_neg"]].dropna().iloc[0].astype(int)  # an arm may lack the gene
-        axes.set_title(f"{gene} ({n_pos} / {n_neg})", fontsize=9)
-        axes.set_yticks(range(len(arms)), arms, fontsize=8)
-    for axes in panels.ravel()[len(genes) :]:
-        axes.set_axis_off()
-    panels[0, 0].invert_yaxis()
-    figure.supxlabel(f"AUC minus AUC of {base}", fontsize=9)
-    sns.despine(figure)
+    figure, panels = forest(shown, f"AUC minus AUC of {base}", value="difference", panel="gene", row="arm", zero=0.0)
+    for gene, axes in panels.items():
+        n_pos, n_neg = shown.loc[shown["gene"] == gene, ["n_pos", "n_neg"]].iloc[0]
+        axes.set_title(f"{gene} ({n_pos:.0f} / {n_neg:.0f})", fontsize=9)
     return figure
 
 
-def range_test(
+def range_figure(
     curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], thresholds: Mapping[str, float]
 ) -> Figure:
     """Smoothed loss against the growing learning rate, one line per name; a dot marks each threshold."""
@@ -96,25 +81,9 @@ def trade_off(table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -
     return figure
 
 
-def differences(table: pd.DataFrame, base: str) -> Figure:
+def gain_figure(table: pd.DataFrame, base: str) -> Figure:
     """AUC difference from `base` with its interval: columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg."""
     shown = table[table["arm"] != base]
-    genes, arms = list(shown["gene"].drop_duplicates()), list(shown["arm"].drop_duplicates())
-    figure = new_figure(6.0, 0.9 + 0.42 * max(len(genes), 1))
-    axes = figure.subplots()
-    for j, (arm, colour) in enumerate(zip(arms, sns.color_palette("colorblind", len(arms)), strict=True)):
-        part = shown[shown["arm"] == arm].set_index("gene").reindex(genes)
-        height = np.arange(len(genes)) + 0.22 * (j - (len(arms) - 1) / 2)
-        error = np.abs(part[["ci_low", "ci_high"]].to_numpy(dtype=float).T - part["difference"].to_numpy(dtype=float))
-        axes.errorbar(part["difference"], height, xerr=error, fmt="o", ms=4, lw=1.2, color=colour, label=arm)
-    axes.axvline(0, color="0.4", lw=0.8)
-    counts = shown.drop_duplicates("gene").set_index("gene").reindex(genes)
-    axes.set_yticks(
-        range(len(genes)), [f"{g} ({int(counts.loc[g, 'n_pos'])}/{int(counts.loc[g, 'n_neg'])})" for g in genes]
-    )
-    axes.invert_yaxis()
-    axes.set_xlabel(f"AUC minus AUC of {base}")
-    if arms:
-        axes.legend(frameon=False, fontsize=8, loc="best")
-    sns.despine(figure)
-    return figure
+    first = shown.drop_duplicates("gene")
+    named = shown.assign(row=shown["gene"].map(dict(zip(first["gene"], gene_rows(first), strict=True))))
+    return forest(named, f"AUC minus AUC of {base}", value="difference", row="row", series="arm", zero=0.0)[0]

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures import PALETTE
+from deeplrhe_utils.reporting.figures import PALETTE, draw_forest
 
 _MARKS = {
     "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
@@ -27,23 +27,14 @@ def _figure(width: float, height: float) -> Figure:
 
 def draw_recovery(axes: Axes, table: pd.DataFrame) -> None:
     """Bayes, oracle, drawn and recovered AUC of each gene, with the recovered one's 95 % interval."""
-    rows = range(len(table))
-    for y, row in zip(rows, table.itertuples(), strict=True):
-        if not np.isnan(row.auc):
-            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
-            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=6, zorder=3,
-                          label="recovered, 95 % interval" if y == 0 else None)  # fmt: skip
-        else:
-            axes.text(0.5, y, "not estimable", ha="center", va="center", fontsize=7.5, style="italic", color="0.4",
-                      bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+    names = [f"{r.gene}  ({r.n_pos}/{r.n_neg})\n{r.role}" for r in table.itertuples()]
+    looks = {"": {"ms": 6, "capsize": 3, "zorder": 3, "label": "recovered, 95 % interval"}}
+    draw_forest(axes, table.assign(row=names), names, looks, row="row", absent="not estimable")
     for column, (label, marker, edge) in _MARKS.items():
         known = table[column].notna().to_numpy() & (table["d"] > 0).to_numpy()
         fill = "none" if column == "bayes_auc" else edge
         axes.scatter(table.loc[known, column], np.flatnonzero(known) + 0.27, marker=marker, s=26, facecolors=fill,
                      edgecolors=edge, label=label, zorder=2)  # fmt: skip
-    axes.axvline(0.5, ls=":", color="0.5", lw=1)
-    names = [f"{r.gene}  ({r.n_pos}/{r.n_neg})\n{r.role}" for r in table.itertuples()]
-    axes.set_yticks(rows, names, fontsize=7.5)
     axes.set(xlim=(0, 1.02), xlabel="AUC by patient (mutated/wild type)", ylim=(len(table) - 0.4, -0.6))
     axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=2)
 
@@ -80,15 +71,9 @@ def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
 def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
     """AUC per gene in each arm, same recipe: planted, nothing planted, labels exchanged."""
     genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
-    for i, arm in enumerate(arms):
-        for row in table[(table["arm"] == arm) & table["auc"].notna()].itertuples():
-            y = genes.index(row.gene) + 0.24 * (i - (len(arms) - 1) / 2)
-            axes.errorbar(row.auc, y, xerr=[[row.auc - row.ci_low], [row.ci_high - row.auc]], fmt="o", ms=4, capsize=2,
-                          color=PALETTE[i], lw=1.2)  # fmt: skip
-        axes.plot([], [], "o-", color=PALETTE[i], ms=4, label=arm)
-    axes.axvline(0.5, ls=":", color="0.5", lw=1)
-    axes.set_yticks(range(len(genes)), genes, fontsize=7.5)
-    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval (DeLong)", ylim=(len(genes) - 0.5, -0.5))
+    looks = {arm: {"color": colour, "label": arm} for arm, colour in zip(arms, PALETTE, strict=False)}
+    draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.24)
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval (DeLong)")
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
 
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from deeplrhe_utils.reporting.figures import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures import PALETTE, forest, gene_rows, new_figure, panel_grid
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -25,22 +25,13 @@ def null_bands(table: pd.DataFrame) -> Figure:
     table : columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
         :func:`~deeplrhe_utils.evaluation.power.precision_table` returns; nulls are left out of the drawing
     """
-    figure = new_figure(6.4, 1.1 + 0.34 * max(1, len(table)))
-    axes = figure.subplots()
-    for y, row in enumerate(table.itertuples()):
-        if np.isfinite(row.null_low):
-            axes.barh(y, row.null_high - row.null_low, left=row.null_low, height=0.62, color="0.85",
-                      label="central 95 % without any information" if y == 0 else None)  # fmt: skip
-        if np.isfinite(row.auc):
-            error = [[row.auc - row.ci_low], [row.ci_high - row.auc]]
-            axes.errorbar(row.auc, y, xerr=error, fmt="o", color=PALETTE[0], capsize=3, ms=5)
-    axes.axvline(0.5, ls=":", color="0.5", lw=1)
-    axes.set_yticks(range(len(table)), [f"{r.gene}  ({r.n_pos}/{r.n_neg})" for r in table.itertuples()], fontsize=8)
-    axes.set(xlim=(0, 1.02), xlabel="AUC by patient (mutated/wild type in brackets)")
-    axes.invert_yaxis()
-    if len(table):
-        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    sns.despine(figure)
+    label = "AUC by patient (mutated/wild type in brackets); grey: central 95 % without any information"
+    figure, panels = forest(table.assign(row=gene_rows(table)), label, row="row")
+    for axes in panels.values():
+        known = table["null_low"].notna().to_numpy()
+        low, high = (table.loc[known, f"null_{end}"].to_numpy(float) for end in ("low", "high"))
+        axes.barh(np.flatnonzero(known), high - low, left=low, height=0.62, color="0.85", zorder=0)
+        axes.set_xlim(0, 1.02)
     return figure
 
 
@@ -93,10 +84,7 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     ----------
     panels : gene → version → reliability table: columns mean_score, observed, ci_low, ci_high
     """
-    columns = min(3, max(1, len(panels)))
-    rows = -(-max(1, len(panels)) // columns)
-    figure = new_figure(0.6 + 2.6 * columns, 2.7 * rows + 0.4)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, grid = panel_grid(len(panels), 2.8, 2.9)
     for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
         axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
         for colour, mark, (name, table) in zip(cycle(PALETTE), cycle(_MARKS), by_version.items(), strict=False):
@@ -108,8 +96,6 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
         axes.set_ylabel("share positive")
         axes.set_title(gene, fontsize=9)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
     if panels:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
@@ -126,10 +112,7 @@ def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none, as
         :func:`~deeplrhe_utils.evaluation.decision.decision_curve` returns. A panel ends where no version tests anybody.
     """
-    columns = min(3, max(1, len(panels)))
-    rows = -(-max(1, len(panels)) // columns)
-    figure = new_figure(0.6 + 2.6 * columns, 2.4 * rows + 0.4)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, grid = panel_grid(len(panels), 2.8, 2.6)
     for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
         for place, (name, table) in enumerate(by_version.items()):
             colour = PALETTE[place % len(PALETTE)]
@@ -140,8 +123,6 @@ def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         _alternatives(axes, list(by_version.values()))
         axes.set(xlabel="threshold of risk", ylabel="net benefit")
         axes.set_title(gene, fontsize=9)
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
     if panels:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
@@ -168,20 +149,9 @@ def readers(table: pd.DataFrame, title: str = "") -> Figure:
         :func:`~deeplrhe_utils.evaluation.readers.differences` returns
     title : says, among other things, whether the readers are simulated
     """
-    measures, names = list(table["measure"].drop_duplicates()), list(table["reader"].drop_duplicates())
-    figure = new_figure(8.2, 1.2 + 0.3 * max(1, len(names)))
-    panels = figure.subplots(1, max(1, len(measures)), squeeze=False, sharey=True)[0]
-    for axes, measure in zip(panels, measures, strict=False):
-        part = table[table["measure"] == measure].set_index("reader").reindex(names)
-        middle = part["difference"].to_numpy(float)
-        error = np.abs(part[["ci_low", "ci_high"]].to_numpy(float).T - middle)
-        axes.errorbar(middle, range(len(names)), xerr=error, fmt="o", ms=4, lw=1.2, color=PALETTE[0])
-        axes.axvline(0, ls=":", color="0.4", lw=1)
-        n_cases = int(part["n_cases"].max())
+    figure, panels = forest(table, "model minus reader", value="difference", panel="measure", row="reader", zero=0.0)
+    for measure, axes in panels.items():
+        n_cases = int(table.loc[table["measure"] == measure, "n_cases"].max())
         axes.set_title(f"{'share correct' if measure == 'correct' else measure} ({n_cases} cases)", fontsize=9)
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-    panels[0].set_ylim(len(names) - 0.5, -0.5)
-    figure.supxlabel("model minus reader", fontsize=9)
     figure.suptitle(title, fontsize=9, x=0.02, ha="left")
-    sns.despine(figure)
     return figure

@@ -7,7 +7,7 @@ for the whole slide. anywidget (MIT) carries our own canvas instead, and plotly'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, highest_window, surroundings
+from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, framed_window, highest_window
 from deeplrhe_utils.reporting.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, ramp
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
@@ -60,7 +60,7 @@ def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> lis
 def window_picture(view: SlideView, pixels: Pixels, place: int) -> NDArray[np.uint8]:
     """A window beside its surroundings, in which it is framed: (h, w, 3), uint8 RGB."""
     x, y, side = (float(view.windows[name].iloc[place]) for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
-    return sheet([pixels.region(x, y, side, SIDE_PX), surroundings(view, pixels, place)], columns=2)
+    return sheet([pixels.region(x, y, side, SIDE_PX), framed_window(view, pixels, place)], columns=2)
 
 
 class Explorer:
@@ -90,7 +90,6 @@ class Explorer:
         known: Mapping[str, Path] | None = None, palette: str = "paper", opacity: float = 0.5,
     ) -> None:  # fmt: skip
         from deeplrhe_utils.reporting.slide_canvas import SlideCanvas
-        from deeplrhe_utils.reporting.viewer import Layout
 
         if not views or not genes:
             raise InputError("There is nothing to explore", got=f"{len(views)} slides, {len(genes)} genes",
@@ -99,7 +98,6 @@ class Explorer:
         self._outlines_dir, self._known = Path(outlines_dir), dict(known or {})
         self._pixels: Pixels | None = None
         self._drawn: dict[str, list[Any]] = {}
-        self._followers: list[Callable[[SlideView, int], None]] = []
         self.view = views[0]
         self.canvas: Any = SlideCanvas(ramp=ramp(palette), opacity=opacity)
         folds = sorted({view.fold for view in views if view.fold})
@@ -169,8 +167,6 @@ class Explorer:
         except CompendiumError as error:
             head, picture = f"{head}. {error}", b""
         self._layout.describe(head, facts, str(self.menus["gene"].value), picture)
-        for follow in self._followers:
-            follow(self.view, place)
 
     def choose(self, tile_id: str) -> None:
         """Show a window, wherever it is: its slide is opened and the view moves there.
@@ -198,10 +194,6 @@ class Explorer:
             return
         self.menus["gene"].value = gene
         self.choose(highest)
-
-    def on_choice(self, follow: Callable[[SlideView, int], None]) -> None:
-        """Call ``follow(view, number of the window)`` whenever a window is chosen."""
-        self._followers.append(follow)
 
     def save(self) -> Path:
         """Write the outlines drawn on the slide that is shown; see :func:`.outlines.save_outline`."""

@@ -20,16 +20,16 @@ ANY = "any"
 NOT_PROFILED = "not profiled"
 _STATUS = {1: "mutated", 0: "wild type"}
 _SIDE_PX = 112
-_COLUMNS, _MOST = 8, 32
+_COLUMNS, _MOST, _GAP_PX = 8, 32, 4
 
 
-def sheet(pictures: Sequence[NDArray[np.uint8]], columns: int = _COLUMNS, gap_px: int = 4) -> NDArray[np.uint8]:
+def sheet(pictures: Sequence[NDArray[np.uint8]], columns: int = _COLUMNS) -> NDArray[np.uint8]:
     """Square pictures (side, side, 3), uint8, of one size, row by row on white; an empty list gives a white strip."""
     side = pictures[0].shape[0] if pictures else _SIDE_PX // 4
     rows = max(1, -(-len(pictures) // columns))
-    page = np.full((rows * (side + gap_px), columns * (side + gap_px), 3), 255, np.uint8)
+    page = np.full((rows * (side + _GAP_PX), columns * (side + _GAP_PX), 3), 255, np.uint8)
     for number, picture in enumerate(pictures):
-        y, x = (part * (side + gap_px) for part in divmod(number, columns))
+        y, x = (part * (side + _GAP_PX) for part in divmod(number, columns))
         page[y : y + side, x : x + side] = picture
     return page
 

@@ -23,6 +23,15 @@ Floats = NDArray[np.float64]
 
 TISSUE_DENSITY: Final = 0.15
 """Mean optical density above which a pixel is tissue: Macenko's β, for all three alike."""
+STEP: Final = 2
+"""Every n-th pixel of each axis counts for the statistics [px]."""
+PERCENTILE: Final = 1.0
+"""Macenko's percentile of the angles at which one stain lies, the other at 100 minus it [%]."""
+SPARSITY: Final = 0.02
+"""Vahadane's λ, the authors' [optical density]; more of it draws the two stains together."""
+SAMPLE_PX: Final = 20_000
+"""Most pixels, evenly spaced, for Vahadane's vectors."""
+ROUNDS: Final = 500
 MINIMUM_SD: Final = 0.1
 """Spread of L*, a* or b* below which there is none to match; stained tissue has 1 and more."""
 MINIMUM_ANGLE_DEG: Final = 2.0
@@ -63,7 +72,7 @@ class SlideColours:
 
 
 @dataclass(frozen=True)
-class SlideMap:
+class ColourPair:
     """A slide (`source`) and the reference whose colours it is given (`target`), measured with the same method."""
 
     source: SlideColours
@@ -76,11 +85,10 @@ class SlideMap:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """What the three methods have in common: `step` takes every n-th pixel of each axis for the statistics [px]."""
+    """What the three methods have in common."""
 
     name: ClassVar[str]
     shape: ClassVar[tuple[int, ...]]
-    step: int = 2
 
     def measure(self, tiles: Sequence[Tile]) -> SlideColours:
         """Statistics of one slide from its tiles, uint8 RGB (H, W, 3), whose sizes may differ.
@@ -88,7 +96,7 @@ class _Baseline:
         Raises StainError: no tissue in any tile; or tissue of one colour, of one stain, or grey; or an array that is no
         RGB tile.
         """
-        seen = [_checked(tile)[:: self.step, :: self.step].reshape(-1, 3) for tile in tiles]
+        seen = [_checked(tile)[::STEP, ::STEP].reshape(-1, 3) for tile in tiles]
         found = [pixels[optical_density(pixels).mean(axis=1) > TISSUE_DENSITY] for pixels in seen]
         tissue = np.concatenate([np.empty((0, 3), np.uint8), *found])
         if not len(tissue):
@@ -98,7 +106,7 @@ class _Baseline:
                 expected="stained tissue",
                 fix="Give tiles that hold tissue (see notebook 02)",
             )
-        return self._refuse(SlideColours(self.name, *self._statistics(tissue), float(len(tissue) * self.step**2)))
+        return self._refuse(SlideColours(self.name, *self._statistics(tissue), float(len(tissue) * STEP**2)))
 
     def read(self, record: dict[str, Any]) -> SlideColours:
         """Inverse of ``to_json``; a record that is damaged, of another method, or useless is a StainError."""
@@ -113,12 +121,12 @@ class _Baseline:
             raise self._damaged("numbers that are not finite, or no tissue")
         return self._refuse(SlideColours(method, colours, strengths, tissue_px))
 
-    def map_to(self, source: SlideColours, reference: SlideColours) -> SlideMap:
+    def map_to(self, source: SlideColours, reference: SlideColours) -> ColourPair:
         """The map that gives `source` the colours of `reference`; statistics of another method are a StainError."""
         for one in (source, reference):
             if one.method != self.name:
                 raise StainError("Statistics of another method cannot be mapped", got=one.method, expected=self.name)
-        return SlideMap(source, reference)
+        return ColourPair(source, reference)
 
     def _damaged(self, got: str) -> StainError:
         return StainError(
@@ -148,7 +156,7 @@ class Reinhard(_Baseline):
     name: ClassVar[str] = "reinhard"
     shape: ClassVar[tuple[int, ...]] = (3,)
 
-    def apply(self, stain_map: SlideMap, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
         """Normalize one uint8 RGB tile (H, W, 3); colours outside sRGB are clipped; deterministic."""
         source, target = stain_map.source, stain_map.target
         scale = target.strengths / source.strengths
@@ -180,7 +188,7 @@ class _TwoStains(_Baseline):
 
     shape: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def apply(self, stain_map: SlideMap, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
         """Normalize one uint8 RGB tile (H, W, 3): white stays; what two stains do not explain is lost, as published."""
         source, target = stain_map.source, stain_map.target
         stains = target.colours * (target.strengths / source.strengths)[:, None]
@@ -219,26 +227,18 @@ class Macenko(_TwoStains):
 
     Source: Macenko 2009. Its logarithm is decadic; the implementations in use take the natural one with the same
     β, and so does this. Amounts are least squares and may be negative, as published.
-
-    Parameters
-    ----------
-    step, beta, percentile
-        Take every n-th pixel of each axis [px]; optical density that all its channels must exceed to count for
-        the vectors; percentile of the angles at which one stain lies, the other at 100 minus it [%].
     """
 
     name: ClassVar[str] = "macenko"
-    beta: float = TISSUE_DENSITY
-    percentile: float = 1.0
 
     def _vectors(self, od: Floats) -> Floats:
-        dense = od[(od > self.beta).all(axis=1)]
+        dense = od[(od > TISSUE_DENSITY).all(axis=1)]
         if not len(dense):
-            raise _one_stain(f"no pixel above an optical density of {self.beta} in every channel", "some")
+            raise _one_stain(f"no pixel above an optical density of {TISSUE_DENSITY} in every channel", "some")
         plane = np.linalg.eigh(dense.T @ dense)[1][:, :0:-1]
         plane *= np.sign(plane[0, 0])  # the first axis points along the data: angles lie around 0 and never wrap
         along, across = (dense @ plane).T
-        angles = np.percentile(np.arctan2(across, along), [self.percentile, 100 - self.percentile])
+        angles = np.percentile(np.arctan2(across, along), [PERCENTILE, 100 - PERCENTILE])
         return np.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) @ plane.T)
 
     def _amounts(self, od: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
@@ -252,27 +252,17 @@ class Vahadane(_TwoStains):
     Source: Vahadane 2016: min ½‖V − CW‖² + λ‖C‖₁ with C, W ≥ 0 and rows of W of unit length, C and W in turn. For
     two stains both steps have a closed form. The start is the haematoxylin and eosin of Ruifrok and Johnston 2001
     (ours: nothing is random).
-
-    Parameters
-    ----------
-    step, sparsity, sample_px, rounds
-        Take every n-th pixel of each axis [px]; λ [optical density], by default the authors' (more of it draws the
-        two stains together); at most so many of them, evenly spaced, for the vectors [px]; at most so many rounds,
-        fewer when the vectors rest.
     """
 
     name: ClassVar[str] = "vahadane"
-    sparsity: float = 0.02
-    sample_px: int = 20_000
-    rounds: int = 500
 
     def _vectors(self, od: Floats) -> Floats:
-        od = od[np.linspace(0, len(od) - 1, min(len(od), self.sample_px)).astype(int)]
+        od = od[np.linspace(0, len(od) - 1, min(len(od), SAMPLE_PX)).astype(int)]
         vectors = np.array(_HAEMATOXYLIN_EOSIN)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        for _ in range(self.rounds):
+        for _ in range(ROUNDS):
             before = vectors.copy()
-            amounts = nonnegative_amounts(od, vectors, self.sparsity)
+            amounts = nonnegative_amounts(od, vectors, SPARSITY)
             gram, cross = amounts.T @ amounts, amounts.T @ od
             for j in (0, 1):
                 wanted = np.maximum(vectors[j] * gram[j, j] + cross[j] - gram[j] @ vectors, 0)

@@ -42,10 +42,6 @@ def _float32(values: Any) -> Any:
     return values.astype(np.float32) if isinstance(values, np.ndarray) else values.float()
 
 
-def _between(values: Any, low: Any, high: Any) -> Any:
-    return np.clip(values, low, high) if isinstance(values, np.ndarray | np.generic) else values.clamp(low, high)
-
-
 def optical_density(rgb: Any) -> Any:
     """Optical density −ln((v + 1) / 256) of 8-bit values.
 
@@ -82,35 +78,10 @@ def od_to_hsd(od: Any) -> Any:
 
     Returns
     -------
-    float, (..., 3): density, then the two chroma coordinates. Where no channel is negative they lie in the
-    triangle of :func:`clip_gamut`.
+    float, (..., 3): density, then the two chroma coordinates, which lie in van der Laak's triangle where no channel
+    is brighter than white.
     """
     red, green, blue = od[..., 0], od[..., 1], od[..., 2]
     density = (red + green + blue) / 3.0
     scale = density + CHROMA_EPSILON
     return _stack([density, (red - density) / scale, (green - blue) / (SQRT3 * scale)])
-
-
-def hsd_to_od(hsd: Any) -> Any:
-    """Optical density of (D, cx, cy): the inverse of :func:`od_to_hsd` (which see for shapes)."""
-    density = hsd[..., 0]
-    scale = density + CHROMA_EPSILON
-    red = hsd[..., 1] * scale
-    half_difference = hsd[..., 2] * scale * (SQRT3 / 2.0)
-    return _stack([density + red, density - red / 2.0 + half_difference, density - red / 2.0 - half_difference])
-
-
-def clip_gamut(hsd: Any) -> Any:
-    """Move (D, cx, cy) to colours that no channel of which is brighter than white.
-
-    With ρ = D / (D + ε) the three conditions OD ≥ 0 are the triangle cx ∈ [−ρ, 2ρ], |cy| ≤ (2ρ − cx) / √3: van der
-    Laak's triangle, which shrinks to its centre at white because ε keeps chroma finite there. D is clipped first,
-    then cx, then cy, so density is kept and hue is what gives way.
-
-    The released DCGMM code clips cx to [−1, 2] and neither cy nor D, so it hands out colours outside the triangle.
-    """
-    density = _between(hsd[..., 0], 0.0, np.inf)
-    rho = density / (density + CHROMA_EPSILON)
-    cx = _between(hsd[..., 1], -rho, 2.0 * rho)
-    limit = (2.0 * rho - cx) / SQRT3
-    return _stack([density, cx, _between(hsd[..., 2], -limit, limit)])

@@ -37,14 +37,13 @@ class Dcgmm:
 
     Attributes
     ----------
-    compiled, bf16 : as in :class:`~deeplrhe_utils.stain.transform.StainTransform`
+    compiled : as in :class:`~deeplrhe_utils.stain.transform.StainTransform`
     white : take the glass off every slide and give all the reference's (all or none)
     """
 
     name: ClassVar[str] = "dcgmm"
     net: DcgmmNet
     compiled: bool = False
-    bf16: bool = False
     white: bool = False
 
     @property
@@ -68,7 +67,7 @@ class Dcgmm:
 
     def painter(self, stain_map: ColourMap) -> Callable[[Tile], Tile]:
         """A function that normalizes tiles with one map."""
-        return partial(apply, StainTransform(self.net, stain_map, compiled=self.compiled, bf16=self.bf16))
+        return partial(apply, StainTransform(self.net, stain_map, compiled=self.compiled))
 
     def apply(self, stain_map: ColourMap, tile: Tile) -> Tile:
         """One normalized tile, same layout as given; for many tiles of a slide take :meth:`painter`."""

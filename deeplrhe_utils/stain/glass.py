@@ -74,12 +74,12 @@ def empty_glass() -> Glass:
     return Glass(np.zeros((3, 256), np.int64), 0)
 
 
-def find_glass(tile: NDArray[np.uint8], od: NDArray[np.float32] | None = None) -> Glass:
+def find_glass(tile: NDArray[np.uint8]) -> Glass:
     """Glass of one uint8 RGB tile (H, W, 3): pale (D < 0.30), grey (|OD − D| < 0.12) and flat (7 × 7 SD of D < 0.012).
 
-    Every fourth pixel of each axis is judged. `od` is the tile's optical density when the caller has it already.
+    Every fourth pixel of each axis is judged.
     """
-    od = np.asarray(optical_density(tile)) if od is None else od
+    od = np.asarray(optical_density(tile))
     density = od.mean(axis=-1)
     window = (ROUGHNESS_PX, ROUGHNESS_PX)
     mean, square = cv2.blur(density, window), cv2.blur(density * density, window)

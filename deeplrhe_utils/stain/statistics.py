@@ -139,9 +139,9 @@ def density_histogram(tiles: Iterable[NDArray[np.uint8]], white: NDArray[np.floa
     return counts
 
 
-def density_scale(tiles: Iterable[NDArray[np.uint8]], white: NDArray[np.float64] | None = None) -> float:
+def density_scale(tiles: Iterable[NDArray[np.uint8]]) -> float:
     """95th percentile of the density of tissue pixels over uint8 RGB tiles (H, W, 3) [optical density]."""
-    return quantile(density_histogram(tiles, white))
+    return quantile(density_histogram(tiles))
 
 
 def collect(

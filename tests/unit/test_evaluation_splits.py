@@ -146,7 +146,7 @@ def brute_force(labels, sites, shares):
     return best
 
 
-@pytest.mark.parametrize(("n_folds", "seed"), [(2, 0), (2, 1), (2, 2), (3, 3), (3, 4)])
+@pytest.mark.parametrize(("n_folds", "seed"), [(2, 0), (3, 3)])
 def test_sites_are_divided_as_well_as_brute_force_can(n_folds, seed):
     labels, sites, _ = cohort(8, seed)
     found = site_split.site_folds(labels, sites, n_folds, seed)
@@ -161,10 +161,9 @@ def test_sites_are_divided_as_well_as_brute_force_can(n_folds, seed):
     pd.testing.assert_frame_equal(found.splits, again.splits)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_shares_of_sites_against_brute_force(seed):
-    labels, sites, _ = cohort(8, seed)
-    found = site_split.site_shares(labels, sites, (0.7, 0.15, 0.15), seed)
+def test_shares_of_sites_against_brute_force():
+    labels, sites, _ = cohort(8, 0)
+    found = site_split.site_shares(labels, sites, (0.7, 0.15, 0.15), 0)
     assert found.objective == pytest.approx(brute_force(labels, sites, [0.7, 0.15, 0.15]), abs=1e-6)
     splits.check_split(found.splits, once=False)
     assert set(found.splits["role"]) == {"train", "valid", "test"}

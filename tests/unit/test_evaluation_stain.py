@@ -130,7 +130,7 @@ def test_an_outline_that_is_none_is_named(wrong):
     "tile", [np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8), np.zeros((9, 9), np.uint8), np.zeros(3, np.uint8)]
 )
 def test_other_arrays_than_rgb_are_refused(tile):
-    for function in (masks.neutral_masks, metrics.lab, planted_versions, lambda t: metrics.ssim(t, t)):
+    for function in (masks.neutral_masks, metrics.lab, planted_versions, lambda t: metrics.structure([t], [t])):
         with pytest.raises(StainError, match="uint8 RGB"):
             function(tile)
 
@@ -241,28 +241,31 @@ def test_delta_e_by_hand():
         metrics.delta_e(flat(0), flat(0, (20, 21)))
 
 
-def test_lab_spread_by_hand():
-    tiles, mask = [flat(0), flat(255)], everywhere(flat(0))
-    assert metrics.lab_spread(tiles, [mask, mask]) == pytest.approx(50, abs=1e-3)
+def test_scatter_by_hand():
+    black, white = (metrics.mean_lab(flat(v), everywhere(flat(0))) for v in (0, 255))
+    assert metrics.scatter([black, white]) == pytest.approx(50, abs=1e-3)
     # 0, 0 and 100: the centroid is 33.3, squares 2 × 33.3² + 66.7², mean 2222
-    assert metrics.lab_spread([*tiles, flat(0)], [mask] * 3) == pytest.approx((20000 / 9) ** 0.5, abs=1e-3)
-    few = np.zeros_like(mask)
+    assert metrics.scatter([black, white, black]) == pytest.approx((20000 / 9) ** 0.5, abs=1e-3)
+    few = np.zeros((20, 20), bool)
     few.flat[:199] = True
-    assert metrics.lab_spread([*tiles, flat(99)], [mask, mask, few]) == pytest.approx(50, abs=1e-3)
-    assert np.isnan(metrics.lab_spread(tiles, [mask, few]))
-    with pytest.raises(StainError, match="do not correspond"):
-        metrics.lab_spread(tiles, [mask])
+    unknown = metrics.mean_lab(flat(99), few)
+    assert metrics.scatter([black, white, unknown]) == pytest.approx(50, abs=1e-3)
+    assert np.isnan(metrics.scatter([black, unknown]))
 
 
 def cloud(n, seed=0):
     return np.random.default_rng(seed).normal([60, 20, -10], [15, 8, 5], (n, 3)).astype(np.float32)
 
 
+def distance_of(one, other, seed=0):
+    return metrics.slice_distance(*(metrics.colour_slices(x, seed) for x in (one, other)))
+
+
 def test_a_shift_moves_the_cloud_by_its_mean_projection():
     """Half its length in any direction (the mean of |cos| over the sphere), as nearly as 64 directions cover it."""
     for shift in ([6, 0, 0], [0, 0, -6], [2, -4, 4]):
         for seed in (0, 1, 2):
-            distance = metrics.sliced_wasserstein(cloud(3000), cloud(3000) + np.array(shift, np.float32), seed=seed)
+            distance = distance_of(cloud(3000), cloud(3000) + np.array(shift, np.float32), seed=seed)
             assert distance == pytest.approx(3, rel=0.02)
 
 
@@ -271,19 +274,19 @@ def test_along_a_line_it_is_scipys_distance(n, m):
     random = np.random.default_rng(n)
     first, second = random.normal(50, 10, n), random.gamma(2, 12, m)
     line = np.array([[2, -1, 2]]) / 3
-    one = metrics.sliced_wasserstein(0 * line.repeat(n, 0), line.repeat(m, 0))
-    found = metrics.sliced_wasserstein(first[:, None] * line, second[:, None] * line) / one
+    one = distance_of(0 * line.repeat(n, 0), line.repeat(m, 0))
+    found = distance_of(first[:, None] * line, second[:, None] * line) / one
     assert found == pytest.approx(stats.wasserstein_distance(first, second), rel=1e-5)
 
 
 def test_wasserstein_invariants():
     a, b = cloud(700), cloud(900, seed=1) * np.float32(1.1)
-    distance = metrics.sliced_wasserstein(a, b)
-    assert metrics.sliced_wasserstein(a, a[::-1]) == 0 and distance > 0.5
-    assert metrics.sliced_wasserstein(b, a) == pytest.approx(distance, rel=1e-6)
-    assert metrics.sliced_wasserstein(a.repeat(3, 0), b) == pytest.approx(distance, rel=1e-6)
-    assert metrics.sliced_wasserstein(a, b) == distance != metrics.sliced_wasserstein(a, b, seed=1)
-    assert np.isnan(metrics.sliced_wasserstein(a, b[:0]))
+    distance = distance_of(a, b)
+    assert distance_of(a, a[::-1]) == 0 and distance > 0.5
+    assert distance_of(b, a) == pytest.approx(distance, rel=1e-6)
+    assert distance_of(a.repeat(3, 0), b) == pytest.approx(distance, rel=1e-6)
+    assert distance_of(a, b) == distance != distance_of(a, b, seed=1)
+    assert np.isnan(distance_of(a, b[:0]))
 
 
 # The planted stain change
@@ -394,7 +397,9 @@ def test_structure_averages_tiles_and_shows_the_worst():
     kept = metrics.structure(tiles, after)
     assert kept["correlation"] == pytest.approx(0.8)
     assert kept["correlation_p5"] == pytest.approx(np.percentile([-1] + [1] * 9, 5))
-    assert kept["ssim"] == pytest.approx(np.mean([metrics.ssim(a, b) for a, b in zip(tiles, after, strict=True)]))
+    assert kept["ssim"] == pytest.approx(
+        np.mean([metrics.structure([a], [b])["ssim"] for a, b in zip(tiles, after, strict=True)])
+    )
 
 
 @pytest.mark.parametrize("level", [9, (80, 81, 84)])
@@ -484,18 +489,21 @@ def test_no_method_changes_nothing():
     assert row["units_nuclei"] == row["units_stroma"] == 3 and np.isfinite(list(row.values())).all()
 
 
-def test_the_row_is_what_the_single_measures_say():
+def test_the_row_is_what_the_single_measures_say(monkeypatch):
+    monkeypatch.setattr(metrics, "SAMPLE_PX", 10**6)
     units, named = cohort(tiles=1)
     after = [[planted_versions(unit[0], n=1, seed=i)[0]] for i, unit in enumerate(units)]
-    row = assess(units, after, named, reference_of(units, named), sample_px=10**6)
+    row = assess(units, after, named, reference_of(units, named))
     flat_after, flat_masks = [unit[0] for unit in after], [unit[0] for unit in named]
     for name in ("nuclei", "stroma"):
         sd, cv = metrics.spread([metrics.nmi(t, m[name]) for t, m in zip(flat_after, flat_masks, strict=True)])
         assert (row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"]) == (sd, cv)
-        assert row[f"lab_{name}"] == pytest.approx(metrics.lab_spread(flat_after, [m[name] for m in flat_masks]))
+        assert row[f"lab_{name}"] == pytest.approx(
+            metrics.scatter([metrics.mean_lab(t, m[name]) for t, m in zip(flat_after, flat_masks, strict=True)])
+        )
     clouds = [metrics.lab(t[m["tissue"]]) for t, m in zip(flat_after, flat_masks, strict=True)]
     template = metrics.lab(units[1][0][named[1][0]["tissue"]])
-    assert row["wasserstein"] == pytest.approx(np.mean([metrics.sliced_wasserstein(c, template) for c in clouds]))
+    assert row["wasserstein"] == pytest.approx(np.mean([distance_of(c, template) for c in clouds]))
     befores = [unit[0] for unit in units]
     assert {k: row[k] for k in ("correlation", "ssim", "cs", "correlation_p5")} == metrics.structure(
         befores, flat_after
@@ -526,16 +534,18 @@ def test_tiles_of_a_unit_are_pooled():
         assert split[name] == pytest.approx(whole[name], rel=1e-6), name
 
 
-def test_a_sample_is_seeded_and_near_the_whole():
+def test_a_sample_is_seeded_and_near_the_whole(monkeypatch):
     units, named = cohort()
     reference = reference_of(units, named)
-    whole, sampled, again, other = (
-        assess(units, units, named, reference, sample_px=n, seed=s)["wasserstein"]
-        for n, s in ((10**6, 0), (3000, 0), (3000, 0), (3000, 1))
-    )
+
+    def distance(sample_px, seed):
+        monkeypatch.setattr(metrics, "SAMPLE_PX", sample_px)
+        return assess(units, units, named, reference, seed=seed)["wasserstein"]
+
+    whole, sampled, again, other = (distance(*x) for x in ((10**6, 0), (3000, 0), (3000, 0), (3000, 1)))
     assert sampled == again != other and sampled != whole
     assert sampled == pytest.approx(whole, rel=0.1)
-    turned = assess(units, units, named, reference, sample_px=10**6, seed=1)["wasserstein"]
+    turned = distance(10**6, 1)
     assert turned != whole and turned == pytest.approx(whole, rel=0.03), "the directions are seeded as well"
 
 

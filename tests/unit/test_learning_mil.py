@@ -12,7 +12,7 @@ from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, Leak
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.roc import gene_metrics
 from deeplrhe_utils.evaluation.units import align_folds
-from deeplrhe_utils.learning import features, mil, mil_network
+from deeplrhe_utils.learning import features, mil
 
 SMALL = mil.MilConfig(embed=8, hidden=4, epochs=3)
 
@@ -37,24 +37,24 @@ class Colour(torch.nn.Module):
 # --- features
 
 
-def test_features_are_those_of_each_tile_in_order():
+def test_features_are_those_of_each_tile_in_order(monkeypatch):
+    monkeypatch.setattr(features, "BATCH", 3)
     tiles = generator(0, "tiles").integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
     read = lambda indices: tiles[list(indices)]  # noqa: E731
-    found = features.tile_features(Colour().train(), read, 7, batch_size=3, device="cpu")
+    found = features.tile_features(Colour().train(), read, 7, device="cpu")
     assert found.dtype == np.float32 and found.shape == (7, 4) and not found[:, 3].any()
     np.testing.assert_allclose(found[:, :3], tiles.mean((1, 2)) / 255, atol=1e-6)
-    coarse = features.tile_features(Colour(), read, 7, device="cpu", precision="bfloat16")
-    assert coarse.dtype == np.float32
-    np.testing.assert_allclose(coarse, found, atol=0.01)
 
 
-def test_features_that_are_none_are_refused():
+def test_features_that_are_none_are_refused(monkeypatch):
     tiles = np.zeros((4, 8, 8, 3), np.uint8)
     network = Colour()
     with pytest.raises(InputError, match="no tile"):
         features.tile_features(network, lambda i: tiles, 0)
+    monkeypatch.setattr(features, "BATCH", 3)
     with pytest.raises(InputError, match=r"from 3 on .* Expected: 1 tiles"):
-        features.tile_features(network, lambda i: tiles[:3], 4, batch_size=3, device="cpu")
+        features.tile_features(network, lambda i: tiles[:3], 4, device="cpu")
+    monkeypatch.undo()
     network.features = lambda x: torch.where(torch.arange(len(x))[:, None] == 2, torch.nan, 1.0)
     with pytest.raises(ModelError, match="tile 2 are not finite"):
         features.tile_features(network, lambda i: tiles, 4, device="cpu")
@@ -146,11 +146,11 @@ def test_an_empty_bag_and_impossible_settings_are_refused():
 
 
 def test_padded_bags_hold_every_tile_once():
-    rows, mask = mil_network.padded(np.array([1, 0, 1, 1]), 2)
+    rows, mask = mil.padded(np.array([1, 0, 1, 1]), 2)
     assert rows[mask].tolist() == [1, 0, 2, 3] and mask.sum(1).tolist() == [1, 3]
     for wrong, count in (([0, 2], 3), ([0, 1], 1), ([0, 1], 3)):
         with pytest.raises(CohortError, match="do not match"):
-            mil_network.padded(np.array(wrong), count)
+            mil.padded(np.array(wrong), count)
 
 
 # --- training
@@ -186,8 +186,8 @@ def auc(fit, label):
     return roc_auc_score(label, align_folds(fit.scores).sort_values("patient_id")["score"])
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_attention_finds_the_one_tile_that_a_mean_drowns(tmp_path, seed):
+def test_attention_finds_the_one_tile_that_a_mean_drowns(tmp_path):
+    seed = 0
     x, frame, label, hit = planted(seed)
     gated = cross_fit(tmp_path, x, frame, label, mil.MilConfig(), seed)
     mean = cross_fit(tmp_path, x, frame, label, mil.MilConfig(pooling="mean"), seed, name="mean")
@@ -242,7 +242,7 @@ def test_a_patient_without_labels_changes_no_step():
 
 def test_a_cap_draws_real_tiles_only_and_anew():
     index = np.repeat([0, 1, 2], [6, 2, 4])
-    rows, mask = mil_network.padded(index, 3)
+    rows, mask = mil.padded(index, 3)
     random, seen = generator(0, "cap"), set()
     for _ in range(40):
         few_rows, real = mil._drawn(rows, mask, 3, random)

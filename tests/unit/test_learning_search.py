@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 
 from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
-from deeplrhe_utils.evaluation.optimism import MACRO, judging_genes, optimism
+from deeplrhe_utils.evaluation.compare import MACRO, judging_genes, optimism
 from deeplrhe_utils.learning import search, search_range
 from deeplrhe_utils.learning.models import NetworkConfig
 from deeplrhe_utils.learning.recipe import TrainConfig
@@ -36,18 +36,19 @@ def study(tmp_path):
                               NetworkConfig(("X", "Y")), recipe, seed=5)  # fmt: skip
 
 
-def test_the_range_test_finds_where_the_loss_stops_falling(study):
+def test_the_range_test_finds_where_the_loss_stops_falling(study, monkeypatch):
+    monkeypatch.setattr(search_range, "HIGHEST", 100.0)
     store = search.open_store(study, 0)
     at = np.arange(len(store))
     part = Part(at, study.targets, study.tiles["patient_id"].tolist())
     network = replace(study.network, kernels=8, stages=1, batch_norm=False)
-    found = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32, high=100.0)
+    found = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32)
     assert 1e-4 < found.threshold < 10 and len(found.rates) == len(found.losses)
     low = int(np.nanargmin(found.losses))
     assert found.threshold == found.rates[low] and found.losses[low] < found.losses[0]
     after = found.losses[low + 1 :]
     assert np.isnan(after).any() or np.nanmax(after) > found.losses[low], "the rate never became too high"
-    again = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32, high=100.0)
+    again = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32)
     np.testing.assert_array_equal(found.losses, again.losses)
 
 

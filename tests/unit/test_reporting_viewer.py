@@ -17,11 +17,11 @@ from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterErr
 from deeplrhe_utils.learning.heat import SlideScores
 from deeplrhe_utils.reporting import explorer_figures
 from deeplrhe_utils.reporting.explorer_windows import (
+    framed_window,
     heat_square,
     highest_window,
     inside_outline,
     roc_points,
-    surroundings,
     window_points,
     window_rows,
 )
@@ -97,7 +97,7 @@ def test_regions_lie_where_they_are_asked_for_and_are_white_outside(view):
     with Pixels(view) as pixels, OpenSlide(view.path) as slide:
         found = pixels.region(WIDTH - 100, 300, 200, 200)
         truth = np.asarray(slide.read_region((WIDTH - 100, 300), 0, (100, 200)).convert("RGB"))
-        framed = surroundings(view, pixels, 7)
+        framed = framed_window(view, pixels, 7)
         assert window_picture(view, pixels, 7).shape == (228, 456, 3)
     assert np.array_equal(found[:, :100], truth) and (found[:, 100:] == 255).all()
     assert framed.shape == (224, 224, 3) and (framed[74, 74:150] == 17).all(), "the frame"
@@ -230,7 +230,7 @@ def test_rows_show_the_highest_and_the_lowest_once(view):
     rows = window_rows([view, few, none], "TP53")
     assert rows.titles == ["s1", "few"] and [len(row) for row in rows.pictures] == [5, 4]
     with Pixels(view) as pixels:
-        expected = [surroundings(view, pixels, i) for i in (19, 18, 1, 0)]
+        expected = [framed_window(view, pixels, i) for i in (19, 18, 1, 0)]
     assert all(np.array_equal(a, b) for a, b in zip(rows.pictures[0][1:], expected, strict=True))
     square = heat_square(view, view.windows["TP53"].to_numpy(), "paper", 1.0)
     assert square.shape == (480, 480, 3) and (square[0] == 255).all() and (square[-1] == 255).all()
@@ -275,8 +275,8 @@ def test_a_slide_that_is_elsewhere_is_seen_by_its_deep_zoom_picture(view, tmp_pa
 
 def test_static_figures_draw_hostile_and_empty_tables(view):
     hostile = window_points([replace(view, slide_id="_$a$<b>")], "TP53")
-    assert len(explorer_figures.agreement(hostile, "$\\frac").axes) == 1
-    empty = explorer_figures.agreement(hostile.iloc[:0], "TP53")
+    assert len(explorer_figures.agreement_figure(hostile, "$\\frac").axes) == 1
+    empty = explorer_figures.agreement_figure(hostile.iloc[:0], "TP53")
     assert not empty.axes[0].collections
     assert explorer_figures.corners({}).axes[0].get_legend() is None
 
@@ -331,10 +331,11 @@ class TestExplorer:
         explorer.menus["fold"].value = "1"
         assert explorer.view.patient_id == "P2" and explorer.menus["slide"].options == ("<i>s2</i>",)
         assert "thumbnail is shown" in self.texts(explorer) and "<i>" not in self.texts(explorer)
-        chosen = []
-        explorer.on_choice(lambda shown, place: chosen.append((shown.slide_id, place)))
         explorer.choose("s1_4_3")
-        assert chosen == [("s1", 19)] and explorer.canvas.centre == [4.5 * SIDE, 3.5 * SIDE]
+        assert (explorer.view.slide_id, explorer.canvas.chosen) == ("s1", 19) and explorer.canvas.centre == [
+            4.5 * SIDE,
+            3.5 * SIDE,
+        ]
         explorer.choose_patient("TP53", "P2")
         assert explorer.view.patient_id == "P2" and explorer.canvas.chosen == 19
         explorer.choose_patient("TP53", "<b>P9</b>")

@@ -112,10 +112,10 @@ def test_a_sheet_holds_its_pictures_row_by_row_on_white(n, rows):
     assert (page[~covered] == 255).all() and covered.sum() == 100 * n
 
 
-def test_columns_gaps_and_an_empty_sheet():
+def test_columns_and_an_empty_sheet():
     pictures = [np.full((6, 6, 3), i, np.uint8) for i in range(5)]
-    page = sheet(pictures, columns=2, gap_px=0)
-    assert page.shape == (18, 12, 3) and (page[12:, 6:] == 255).all() and (page[6:12, 6:] == 3).all()
+    page = sheet(pictures, columns=2)
+    assert page.shape == (30, 20, 3) and (page[20:, 10:] == 255).all() and (page[10:16, 10:16] == 3).all()
     empty = sheet([])
     assert empty.ndim == 3 and min(empty.shape) > 0 and (empty == 255).all()
 

@@ -10,7 +10,7 @@ from scipy import special, stats
 
 from deeplrhe_utils.core.errors import ModelError, StainError
 from deeplrhe_utils.stain import dcgmm_fit
-from deeplrhe_utils.stain.colour import density_to_rgb, hsd_to_od, optical_density
+from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 from deeplrhe_utils.stain.dcgmm import responsibilities
 from deeplrhe_utils.stain.dcgmm_fit import SIGMA_FLOOR_FIT, fit_responsibilities, negative_log_likelihood
 from deeplrhe_utils.stain.dcgmm_net import (
@@ -25,7 +25,7 @@ from deeplrhe_utils.stain.dcgmm_net import (
     tissue_weight,
 )
 from deeplrhe_utils.stain.statistics import collect, density_scale
-from tests.stain_tiles import fitted, net, quick_fit, slides, smooth, training
+from tests.stain_tiles import fitted, hsd_to_od, net, quick_fit, slides, smooth, training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -105,7 +105,7 @@ def test_a_given_white_level_is_taken_off():
     lit = [painted("lab 1", seed, light=(0.03, 0.10, 0.20)) for seed in range(2)]
     plain = [painted("lab 1", seed, light=(0.0, 0.0, 0.0)) for seed in range(2)]
     white = np.array([0.03, 0.10, 0.20])
-    assert density_scale(lit, white) == pytest.approx(density_scale(plain), abs=0.01)
+    assert quantile(density_histogram(lit, white)) == pytest.approx(density_scale(plain), abs=0.01)
     own, wanted = collect(net(), lit, white=white, scale=0.8), collect(net(), plain, scale=0.8)
     np.testing.assert_allclose(own.means(), wanted.means(), atol=0.01)
     assert np.abs(collect(net(), lit, scale=0.8).means() - wanted.means()).max() > 0.05
@@ -197,7 +197,7 @@ def test_damaged_statistics_are_told(damage):
 # Maps
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_full_map_sends_moments_to_moments(seed):
     source, target = invented(seed), invented(seed + 100, low=0.3)
     made = map_to(source, target)
