@@ -18,6 +18,7 @@ from deeplrhe_utils.core.tables import Table, read_table, write_table
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.core.truth_schemas import TRUTH_TABLES
 from deeplrhe_utils.running.lock import RUNNER_PID, check_free, check_writable
+from deeplrhe_utils.running.state import begin_by_hand, declared_files, outputs_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,8 +59,6 @@ def start_run(stage: str, run_dir: str = "") -> Run:
     check_free(root)
     shell = _shell()
     if shell is not None and RUNNER_PID not in os.environ:
-        from deeplrhe_utils.running.state import begin_by_hand
-
         begin_by_hand(stage, root, shell.user_ns)
     return Run(stage, RunPaths(root))
 
@@ -194,21 +193,6 @@ class Run:
                 what = f"Stage {self.number} would overwrite {name}, an output of stage {listed.name[:2]}"
                 raise RunError(what, expected="one owner for every output", fix="Write it under another name")
         return path
-
-
-def outputs_file(root: Path, number: str) -> Path:
-    """Where a stage lists its outputs."""
-    return root / "stages" / f"{number}.outputs.json"
-
-
-def declared_files(root: Path, declared: list[str]) -> list[str]:
-    """Declared files and folders as one sorted list of files (POSIX, relative to `root`)."""
-    files: set[str] = set()
-    for name in declared:
-        path = root / name
-        found = path.rglob("*") if path.is_dir() else [path]
-        files |= {f.relative_to(root).as_posix() for f in found if f.is_file() and ".part" not in f.suffixes}
-    return sorted(files)
 
 
 def plain_value(value: Any) -> Any:

@@ -14,7 +14,6 @@ from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_js
 from deeplrhe_utils.running.closure import Sources
 from deeplrhe_utils.running.notebooks import read_stage
 from deeplrhe_utils.running.plan import Planned
-from deeplrhe_utils.running.record import declared_files, outputs_file
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
 
@@ -200,6 +199,21 @@ def _declared(root: Path, planned: Planned) -> list[str]:
     if gone := [name for name in declared if not (root / name).exists()]:
         raise RunError(f"Stage {planned.stage.name} declared outputs that do not exist", got=", ".join(gone[:5]))
     return declared_files(root, declared)
+
+
+def outputs_file(root: Path, number: str) -> Path:
+    """Where a stage lists its outputs."""
+    return root / "stages" / f"{number}.outputs.json"
+
+
+def declared_files(root: Path, declared: list[str]) -> list[str]:
+    """Declared files and folders as one sorted list of files (POSIX, relative to `root`)."""
+    files: set[str] = set()
+    for name in declared:
+        path = root / name
+        found = path.rglob("*") if path.is_dir() else [path]
+        files |= {f.relative_to(root).as_posix() for f in found if f.is_file() and ".part" not in f.suffixes}
+    return sorted(files)
 
 
 def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:

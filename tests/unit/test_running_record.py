@@ -14,8 +14,8 @@ from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.tables import write_table
 from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS
 from deeplrhe_utils.running.lock import RunLock, check_free
-from deeplrhe_utils.running.record import declared_files, run_folder, start_run
-from deeplrhe_utils.running.state import LARGE_BYTES, begin_by_hand, fingerprint
+from deeplrhe_utils.running.record import run_folder, start_run
+from deeplrhe_utils.running.state import LARGE_BYTES, begin_by_hand, declared_files, fingerprint
 
 matplotlib.use("Agg")
 

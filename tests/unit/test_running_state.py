@@ -9,8 +9,7 @@ import pytest
 
 from deeplrhe_utils.core.files import sha256_file, write_json
 from deeplrhe_utils.running import lock
-from deeplrhe_utils.running.record import outputs_file
-from deeplrhe_utils.running.state import CHANGED, Record, forget, record_file
+from deeplrhe_utils.running.state import CHANGED, Record, forget, outputs_file, record_file
 
 
 @pytest.fixture
