@@ -14,7 +14,7 @@ import pandas as pd
 from _harness import RESULTS
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import components, delong_many, interval_of
+from deeplrhe_utils.evaluation.auc import auc_interval, delong_components, delong_many
 from deeplrhe_utils.evaluation.coverage import bootstraps, coverage_of_patients, coverage_rows, simulated_counts
 from deeplrhe_utils.evaluation.power import binormal
 
@@ -33,7 +33,7 @@ def coverage_of_tiles(auc: float, patients: int, prevalence: float, draws: int) 
     n_pos, n_neg = simulated_counts(prevalence, patients)
     random = generator(SEED, "coverage of tiles", str(auc), patients, str(prevalence), TILES)
     positive, negative = binormal(auc, n_pos, n_neg, draws, random, TILES, WITHIN)
-    clustered = interval_of(*(v.reshape(len(v), -1, TILES).mean(-1) for v in components(positive, negative)))
+    clustered = auc_interval(*(v.reshape(len(v), -1, TILES).mean(-1) for v in delong_components(positive, negative)))
     found = {"DeLong over tiles, as if independent": delong_many(positive, negative)[1:],
              "DeLong over tiles, clustered by patient": clustered[1:]}  # fmt: skip
     found |= bootstraps(positive, negative, TILES, 1000, SEED)

@@ -61,7 +61,7 @@ from deeplrhe_utils.acquisition.synthetic import (
     slide_recipe,
     write_slide,
 )
-from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS
+from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS
 from deeplrhe_utils.acquisition.synthetic_slide import section_stream
 from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_text
@@ -186,7 +186,7 @@ def read_cohort(folder: Path) -> Cohort:
 def clean_tiles(cohort: Cohort) -> pd.DataFrame:
     """Tiles that lie in the tumour and under no artefact."""
     tiles = cohort.tiles
-    damaged = tiles[[f"{kind}_fraction" for kind in KINDS]].sum(axis=1)
+    damaged = tiles[[f"{kind}_fraction" for kind in ARTEFACT_KINDS]].sum(axis=1)
     return tiles[(tiles["tumour_fraction"] > CLEAN) & (damaged == 0)]
 
 
@@ -391,7 +391,7 @@ def normal_lung(cohort: Cohort) -> Panel:
 def example_slides(cohort: Cohort) -> list[str]:
     """One slide of each subtype without any artefact."""
     slides = cohort.plan.slides
-    clean = slides[slides[[f"n_{k}" for k in KINDS]].sum(axis=1) == 0]
+    clean = slides[slides[[f"n_{k}" for k in ARTEFACT_KINDS]].sum(axis=1) == 0]
     clean = clean[(clean["objective"] == 20) & (clean["subtype"] != "normal")]
     return [str(group["slide_id"].iloc[1]) for _, group in clean.groupby("subtype")]
 
@@ -427,7 +427,7 @@ def rings(geometry: BaseGeometry, factor: float, corner: tuple[float, float] = (
 def artefact_rows(cohort: Cohort, wide: int = 316, high: int = 220, mpp: float = 1.0) -> list[tuple[str, list[Panel]]]:
     """Each kind of artefact at the middle of a picture, half of it inside its true outline."""
     found = []
-    for kind in KINDS:
+    for kind in ARTEFACT_KINDS:
         slides = cohort.plan.slides[(cohort.plan.slides[f"n_{kind}"] > 0) & (cohort.plan.slides["objective"] == 20)]
         slide_id = str(slides["slide_id"].iloc[0])
         outline = next(g for c, g in truth_of(cohort, slide_id) if c == f"Artefact: {kind}")

@@ -35,7 +35,7 @@ from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.learning.models import TileNetwork, load_model, save_model
 from deeplrhe_utils.learning.normalizing import normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, score_slide
-from deeplrhe_utils.learning.scoring import probabilities, ready, score_arrays
+from deeplrhe_utils.learning.scoring import probabilities, ready_network, score_arrays
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.pixels import read_pixels, shrink
 
@@ -143,7 +143,7 @@ def measure(precision: str, rounds: int) -> None:
     started, low = time.perf_counter(), precision == "bfloat16"
     with tempfile.TemporaryDirectory() as folder:
         task, plain = make_task(Path(folder), precision)
-        network = ready(load_model(task.model)[0], "cpu")
+        network = ready_network(load_model(task.model)[0], "cpu")
         with ThreadPoolExecutor(1, "bench", torch.set_num_threads, (1,)) as pool:
             parts = pool.submit(Parts, task, network, low).result()
             apart = np.concatenate(list(pool.map(parts.score, range(len(parts.small)))))

@@ -11,14 +11,14 @@ from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
 
-KINDS: Final = (
+AGREEMENT_KINDS: Final = (
     "both_mutated", "first_only", "second_only", "both_wild_type", "null_in_first", "null_in_second", "null_in_both",
     "patient_only_in_first", "patient_only_in_second",
 )  # fmt: skip
 """What can be said of a patient and gene; each pair is exactly one."""
 
 
-def agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = ()) -> pd.DataFrame:
+def label_agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = ()) -> pd.DataFrame:
     """How two sources agree, gene by gene.
 
     Parameters
@@ -26,12 +26,12 @@ def agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[str] = 
     first, second : tables LABELS
     genes : empty takes those that both name, in the first's order
 
-    Returns a row per gene: `KINDS` counted in patients, `patients` (their sum: everybody whom either source lists for
+    Returns a row per gene: `AGREEMENT_KINDS` counted in patients, `patients` (their sum: everybody whom either source lists for
     the gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null without any).
     Raises LabelError: no gene, or a gene asked for, is in both.
     """
     pairs = _pairs(first, second, genes)
-    counts = pd.crosstab(pairs["gene"], pairs["kind"]).reindex(columns=list(KINDS), fill_value=0)
+    counts = pd.crosstab(pairs["gene"], pairs["kind"]).reindex(columns=list(AGREEMENT_KINDS), fill_value=0)
     table = counts.reindex(list(dict.fromkeys(pairs["gene"]))).astype("Int64")
     table["patients"] = table.sum(axis=1)
     same = table["both_mutated"] + table["both_wild_type"]

@@ -17,8 +17,8 @@ from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import LabelError, ServiceError
 from deeplrhe_utils.core.text import shortened
 
-ENDPOINT: Final = "https://www.cbioportal.org/api"
-PAGE: Final = 100_000
+CBIOPORTAL_ENDPOINT: Final = "https://www.cbioportal.org/api"
+_PAGE: Final = 100_000
 """Mutations asked for at a time: a study's ten genes fit on one page."""
 _MUTATIONS: Final = "MUTATION_EXTENDED"
 WHOLE_EXOME: Final = frozenset({"WES", "WXS", "WGS", "WXS/WGS"})
@@ -30,14 +30,14 @@ class CBioPortal:
 
     Parameters
     ----------
-    service : under the service's ``/api``, such as `ENDPOINT`
+    service : under the service's ``/api``, such as `CBIOPORTAL_ENDPOINT`
     page : mutations asked for at a time
 
     Raises ServiceError: in every method: the service refuses (404 for an unknown study), cannot be had, or answers what
     it must not.
     """
 
-    def __init__(self, service: Service, *, page: int = PAGE) -> None:
+    def __init__(self, service: Service, *, page: int = _PAGE) -> None:
         self._service, self._page = service, page
 
     def sample_lists(self, study: str) -> list[dict[str, Any]]:

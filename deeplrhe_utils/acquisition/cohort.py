@@ -347,7 +347,7 @@ def _notes(cohort: Cohort, labels: pd.DataFrame, clinical: pd.DataFrame) -> list
     return notes
 
 
-def mutation_by_site(labels: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
+def count_mutations_by_site(labels: pd.DataFrame, files: pd.DataFrame) -> pd.DataFrame:
     """Mutated and profiled patients of each tissue source site.
 
     Parameters

@@ -27,8 +27,8 @@ from deeplrhe_utils.core.schemas import CLINICAL, SLIDE_FILES
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 
-KIND: Final = "deeplrhe cohort"
-VERSION: Final = 1
+_KIND: Final = "deeplrhe cohort"
+_VERSION: Final = 1
 LABELS_CSV, CLINICAL_CSV, FLOW_CSV = "cohort-labels.csv", "cohort-clinical.csv", "flow.csv"
 EXCLUDED_CSV, MANIFEST = "excluded.csv", "manifest.txt"
 BESIDE: Final = (LABELS_CSV, CLINICAL_CSV, FLOW_CSV, EXCLUDED_CSV, MANIFEST)
@@ -38,7 +38,7 @@ _PARTS: Final = ("kind", "version", "rule", "release", "source", "genes", "files
 _COLUMNS: Final = [column.name for column in SLIDE_FILES.columns]
 
 
-def write_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str, Any]) -> str:
+def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str, Any]) -> str:
     """Write a cohort file and the tables beside it; the same cohort gives the same bytes.
 
     Parameters
@@ -71,7 +71,7 @@ def write_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[st
 
 def _facts(cohort: Cohort, release: str, source: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "kind": KIND, "version": VERSION, "rule": json.loads(json.dumps(asdict(cohort.rule))), "release": release,
+        "kind": _KIND, "version": _VERSION, "rule": json.loads(json.dumps(asdict(cohort.rule))), "release": release,
         "source": dict(source), "genes": list(cohort.rule.genes), "files": _rows(cohort.chosen),
         "flow": _rows(cohort.flow), "strata": _rows(cohort.strata), "notes": list(cohort.notes),
     }  # fmt: skip
@@ -160,11 +160,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"The cohort file {path} is not there", fix="Check the path") from error
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error})", expected="a file of `deeplrhe cohort`") from error
-    if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{path} is no cohort file", expected=f'"kind": "{KIND}"')
-    if document.get("version") != VERSION:
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        raise InputError(f"{path} is no cohort file", expected=f'"kind": "{_KIND}"')
+    if document.get("version") != _VERSION:
         raise InputError(f"{path} is a cohort file of another version", got=document.get("version"),
-                         expected=str(VERSION))  # fmt: skip
+                         expected=str(_VERSION))  # fmt: skip
     if missing := [part for part in _PARTS if part not in document]:
         raise InputError(f"The cohort file {path} lacks {', '.join(missing)}", fix="Ask for the original")
     return document

@@ -70,7 +70,7 @@ DEEPPATH_GENES: Final = ("STK11", "EGFR", "FAT1", "SETBP1", "KRAS", "TP53", "KEA
 """The ten genes of Coudray 2018."""
 USUAL_GENES: Final = {"coudray": DEEPPATH_GENES, "coudray-luad": DEEPPATH_GENES}
 """Genes of a rule's paper, where nobody names others; the rules themselves take any."""
-RULES: Final = {
+COHORT_RULES: Final = {
     rule.name: rule
     for rule in (
         CohortRule(
@@ -97,13 +97,13 @@ RULES: Final = {
 
 
 def named_rule(name: str, *, genes: Sequence[str] = (), seed: int | None = None, n: int | None = None) -> CohortRule:
-    """A rule of :data:`RULES`, with other genes, seed or number of slides.
+    """A rule of :data:`COHORT_RULES`, with other genes, seed or number of slides.
 
     Raises ParameterError: no such rule, or a number of slides for a rule that draws none.
     """
-    if name not in RULES:
-        raise ParameterError("There is no such cohort rule", got=name, expected=" | ".join(RULES))
-    rule = RULES[name]
+    if name not in COHORT_RULES:
+        raise ParameterError("There is no such cohort rule", got=name, expected=" | ".join(COHORT_RULES))
+    rule = COHORT_RULES[name]
     if n is not None and rule.n_slides is None:
         raise ParameterError(f"The rule {name} takes every slide that fits, not {n}", fix="Leave the number away")
     chosen = replace(rule, genes=tuple(genes), seed=rule.seed if seed is None else seed)

@@ -31,7 +31,7 @@ from deeplrhe_utils.acquisition.transfer import (
     Stopped,
     Wanted,
     checked,
-    fetch,
+    fetch_file,
 )
 from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, InputError, RunError, ServiceError
@@ -213,7 +213,7 @@ _REPORT_EVERY_S: Final = 5.0
 
 
 @dataclass
-class Row:
+class _Row:
     """What happened to one file of the manifest.
 
     `status` is ``verified`` (fetched now), ``resumed`` (the same, continued from an unfinished file), ``present`` (was
@@ -271,7 +271,7 @@ def download(
     service : the GDC, or what speaks like it: ``data/<id>``
     say : takes lines of progress
 
-    Returns a row (:class:`Row`) per file, in the order of the manifest.
+    Returns a row (:class:`_Row`) per file, in the order of the manifest.
     Raises DiskFullError: what is missing does not fit on the disk; nothing was begun. RunError, InputError: another
     download works in the folder, or it cannot be written. KeyboardInterrupt: after the report was written.
     """
@@ -316,7 +316,7 @@ class _Job:
         self.folder, self.service, self.pace = folder, service, pace
         listed = zip(*(manifest[c] for c in ("id", "filename", "md5", "size")), strict=True)
         self.wanted = [Wanted(str(i), str(n), str(m), int(s)) for i, n, m, s in listed]
-        self.rows = [Row(w.file_id, w.file_name, w.size, w.md5) for w in self.wanted]
+        self.rows = [_Row(w.file_id, w.file_name, w.size, w.md5) for w in self.wanted]
         for row in self.rows:
             row.reason = name_problem(row.id, row.filename)
             if row.reason:  # written as text that no program takes for a path or a formula
@@ -355,7 +355,7 @@ class _Job:
         except Exception as cause:  # one file must not end the others
             self._fail(row, cause)
 
-    def _fail(self, row: Row, cause: Exception) -> None:
+    def _fail(self, row: _Row, cause: Exception) -> None:
         if self.pace.stop.is_set() and not isinstance(cause, CompendiumError):
             row.reason = "stopped before its end"
             return
@@ -366,7 +366,7 @@ class _Job:
         row.reason = " ".join((str(cause) if known else f"{type(cause).__name__}: {cause}").split())
         row.http_status = (cause.status or 0) if isinstance(cause, ServiceError) else 0
 
-    def _do(self, row: Row, wanted: Wanted) -> None:
+    def _do(self, row: _Row, wanted: Wanted) -> None:
         note = self.folder.prepare(wanted, self.pace.stop.is_set)
         if note is None:
             row.status = "present"
@@ -375,7 +375,7 @@ class _Job:
                 raise DiskFullError("The disk is full", fix="Free some space, then repeat the same command")
             done = Fetched(kept=self.folder.here(wanted))
             try:
-                fetch(self.service, wanted, self.folder.part(wanted), self.pace, done)
+                fetch_file(self.service, wanted, self.folder.part(wanted), self.pace, done)
             finally:
                 row.kept_bytes, row.received_bytes, row.failures = done.kept, done.received, done.failures
             self.folder.finish(wanted)

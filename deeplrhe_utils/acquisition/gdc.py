@@ -21,7 +21,7 @@ from deeplrhe_utils.core.schemas import CLINICAL
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import shortened
 
-ENDPOINT: Final = "https://api.gdc.cancer.gov"
+GDC_ENDPOINT: Final = "https://api.gdc.cancer.gov"
 PAGE: Final = 500
 _BATCH: Final = 200
 _IN_AN_ADDRESS: Final = 40  # identifiers of 37 characters: long addresses are refused
@@ -65,7 +65,7 @@ class Gdc:
 
     Parameters
     ----------
-    service : at :data:`ENDPOINT`, or at what speaks like it
+    service : at :data:`GDC_ENDPOINT`, or at what speaks like it
     """
 
     def __init__(self, service: Service) -> None:

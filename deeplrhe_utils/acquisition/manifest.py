@@ -12,8 +12,8 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.text import shortened
 
-COLUMNS: Final = ("id", "filename", "md5", "size", "state")
-_NEEDED: Final = COLUMNS[:4]
+_COLUMNS: Final = ("id", "filename", "md5", "size", "state")
+_NEEDED: Final = _COLUMNS[:4]
 MD5: Final = re.compile(r"[0-9a-f]{32}")
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
@@ -80,7 +80,7 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     if (again := merged["id"].duplicated()).any():
         row = merged[again].iloc[0]
         raise InputError(f"{path}, line {row['line']}: id {row['id'][:40]} was listed with other values before")
-    found = merged[list(COLUMNS)].reset_index(drop=True)
+    found = merged[list(_COLUMNS)].reset_index(drop=True)
     found.attrs["repeated"] = len(frame) - len(merged)
     return found
 
@@ -123,5 +123,5 @@ def write_manifest(path: Path, files: pd.DataFrame) -> Path:
     problems = [p for i, n in zip(frame["id"], frame["filename"], strict=True) if (p := name_problem(str(i), str(n)))]
     if problems:
         raise InputError(f"{path} is not written: {len(problems)} files cannot be listed", got=shortened(problems))
-    lines = ["\t".join(map(str, row)) for row in frame[list(COLUMNS)].itertuples(index=False)]
-    return write_text(path, "\n".join(["\t".join(COLUMNS), *lines]) + "\n")
+    lines = ["\t".join(map(str, row)) for row in frame[list(_COLUMNS)].itertuples(index=False)]
+    return write_text(path, "\n".join(["\t".join(_COLUMNS), *lines]) + "\n")

@@ -26,7 +26,7 @@ from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import read_tsv_text, shortened, table_of
 
-FORMATS: Final = "a MAF (.maf, .maf.gz), cBioPortal's table of mutations by gene, or DeepPATH's labels_r3.txt"
+_FORMATS: Final = "a MAF (.maf, .maf.gz), cBioPortal's table of mutations by gene, or DeepPATH's labels_r3.txt"
 MAF_COLUMNS: Final = ("Hugo_Symbol", "Tumor_Sample_Barcode", "Variant_Classification")
 PROTEIN_COLUMNS: Final = ("HGVSp_Short", "Protein_Change", "Amino_Acid_Change", "amino_acid_change")
 """Names under which MAFs give the protein change; the first that is there is read."""
@@ -48,7 +48,7 @@ _DEEPPATH_ALONE: Final = (
 def read_mutations(
     path: Path, genes: Sequence[str] = (), rule: VariantRule = DEFAULT_RULE, *, profiled: Collection[str] | None = None
 ) -> Calls:
-    """Read mutation labels from a file, whichever of :data:`FORMATS` it is; `Calls.form` says which.
+    """Read mutation labels from a file, whichever of :data:`_FORMATS` it is; `Calls.form` says which.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def read_mutations(
     if len(header) == 2 and BARCODE.match(header[0]):
         return _deeppath_calls(path, genes, rule, profiled)
     raise LabelError(
-        f"{path} is in none of the known formats", got=f"first line {header[:4]!r}"[:160], expected=FORMATS
+        f"{path} is in none of the known formats", got=f"first line {header[:4]!r}"[:160], expected=_FORMATS
     )
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.gdc import Gdc
 from deeplrhe_utils.acquisition.manifest import MD5, name_problem, quoted
 
-UNCHANGED: Final = "unchanged"
+SAME_FILE: Final = "unchanged"
 LOST: Final = "not found"
 UNUSABLE, UNUSABLE_NEW = "unusable id or name", "unusable id or name at the GDC"
 _LARGEST: Final = 10**15
@@ -72,7 +72,7 @@ def _found(
     hits = named.get(old["filename"], [])
     if old["id"] in today:
         new = today[old["id"]]
-        how = UNCHANGED if (new["md5sum"], new["file_size"]) == (old["md5"], old["size"]) else "metadata"
+        how = SAME_FILE if (new["md5sum"], new["file_size"]) == (old["md5"], old["size"]) else "metadata"
     elif newest.get(old["id"]) in today:
         new, how = today[newest[old["id"]]], "newest version"
     elif len(hits) == 1:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from shapely import LineString, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.acquisition.synthetic_regions import Regions, mask_of
+from deeplrhe_utils.acquisition.synthetic_regions import SectionRegions, mask_of
 from deeplrhe_utils.acquisition.synthetic_tissue import Streams, Tissue
 
-KINDS: Final = ("blur", "pen", "fold", "bubble", "hole", "jpeg")
+ARTEFACT_KINDS: Final = ("blur", "pen", "fold", "bubble", "hole", "jpeg")
 """Defocus, felt pen on the cover slip, folded tissue, air under the cover slip, torn tissue, damaged compression."""
 _SIZES_UM: Final = {
     "blur": (180, 380),
@@ -55,13 +55,13 @@ class Overlay:
 
 
 def place_artefacts(
-    counts: Mapping[str, int], regions: Regions, size_px: tuple[int, int], mpp: float, streams: Streams
+    counts: Mapping[str, int], regions: SectionRegions, size_px: tuple[int, int], mpp: float, streams: Streams
 ) -> list[Artefact]:
     """Draw places, shapes and strengths.
 
     Parameters
     ----------
-    counts : number of each of :data:`KINDS`
+    counts : number of each of :data:`ARTEFACT_KINDS`
     regions : artefacts other than pen lie on the tumour, or on the section where there is none
     size_px : (width, height); canvas [px]
     mpp : canvas resolution [µm/px]
@@ -70,7 +70,7 @@ def place_artefacts(
     frame = box(0, 0, *size_px)
     home = regions.tumour_outline if not regions.tumour_outline.is_empty else frame.buffer(-0.15 * min(size_px))
     found = []
-    for kind in KINDS:
+    for kind in ARTEFACT_KINDS:
         for i in range(int(counts.get(kind, 0))):
             rng = streams(f"{kind} {i}")
             shape = _stroke(kind, size_px, mpp, rng) if kind in _WIDTHS_UM else _patch(kind, home, mpp, rng)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.acquisition.svs import TILE_SIZE_PX
 from deeplrhe_utils.acquisition.synthetic_artefacts import Overlay
 from deeplrhe_utils.acquisition.synthetic_nuclei import DENSITY_UNIT
-from deeplrhe_utils.acquisition.synthetic_regions import Map, ramp
+from deeplrhe_utils.acquisition.synthetic_regions import Map, soft_ramp
 from deeplrhe_utils.acquisition.synthetic_tissue import Tissue, enlarge_rows
 from deeplrhe_utils.core.seeds import generator
 
@@ -112,7 +112,7 @@ def _densities(tissue: Tissue, overlay: Overlay, top: int, bottom: int) -> Map:
     nuclei = tissue.nuclei[top:bottom].astype(np.float32) * unit
     np.maximum(nuclei, densities[..., 0], out=nuclei)
     densities[..., 0] = nuclei
-    densities[..., 1] *= 1 - np.float32(0.45) * ramp(nuclei, 0.3, 0.9)  # chromatin displaces the stained protein
+    densities[..., 1] *= 1 - np.float32(0.45) * soft_ramp(nuclei, 0.3, 0.9)  # chromatin displaces the stained protein
     return densities
 
 

@@ -24,7 +24,7 @@ _WALL_UM: Final = 4.0  # cytoplasm between a lumen and the first nucleus
 
 
 @dataclass(frozen=True)
-class Regions:
+class SectionRegions:
     """Soft masks in [0, 1], float32, a quarter of the canvas, and outlines.
 
     Attributes
@@ -63,7 +63,7 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int], scale_px: flo
     return np.ascontiguousarray(field) * np.float32(1.35)  # cubic enlargement loses about half the variance
 
 
-def ramp(values: Map, low: float, high: float) -> Map:
+def soft_ramp(values: Map, low: float, high: float) -> Map:
     """Linear step from 0 at `low` to 1 at `high`, clipped."""
     return np.clip((values - np.float32(low)) / np.float32(high - low), 0, 1)
 
@@ -147,7 +147,7 @@ def draw_regions(
     subtype: str,
     frozen: bool,
     rng: np.random.Generator,
-) -> Regions:
+) -> SectionRegions:
     """Draw the regions of one section.
 
     Parameters
@@ -168,17 +168,17 @@ def draw_regions(
     tissue = np.maximum(mask_of(around, shape), tumour)
     architecture = smooth_noise(rng, shape, 95 * unit) + np.float32(0.45) * smooth_noise(rng, shape, 35 * unit)
     nest_cut = -0.47 if subtype == "adenocarcinoma" else -0.30
-    nest = ramp(architecture, nest_cut - 0.05, nest_cut + 0.05) * tumour
+    nest = soft_ramp(architecture, nest_cut - 0.05, nest_cut + 0.05) * tumour
     necrosis, keratin = _dead_parts(rng, shape, unit, architecture, subtype)
     open_space = _open_space(rng, shape, unit, architecture - np.float32(nest_cut + 0.47), tumour, subtype)
     if frozen:
-        ice = ramp(np.abs(smooth_noise(rng, shape, 9 * unit)), 0.10, 0.02)
+        ice = soft_ramp(np.abs(smooth_noise(rng, shape, 9 * unit)), 0.10, 0.02)
         open_space = np.maximum(
-            open_space, np.float32(0.8) * ice * ramp(smooth_noise(rng, shape, 120 * unit), 0.2, 0.8)
+            open_space, np.float32(0.8) * ice * soft_ramp(smooth_noise(rng, shape, 120 * unit), 0.2, 0.8)
         )
-    wall = ramp(np.asarray(cv2.GaussianBlur(open_space, (0, 0), _WALL_UM * unit), np.float32), 0.06, 0.14)
+    wall = soft_ramp(np.asarray(cv2.GaussianBlur(open_space, (0, 0), _WALL_UM * unit), np.float32), 0.06, 0.14)
     solid = nest * (1 - open_space)
-    return Regions(
+    return SectionRegions(
         tissue=tissue,
         tumour=tumour,
         subclone=mask_of(part, shape),
@@ -197,9 +197,9 @@ def _dead_parts(
 ) -> tuple[Map, Map]:
     """Necrosis in the middle of broad nests; keratin pearls in squamous tumours."""
     where = smooth_noise(rng, shape, 320 * unit)
-    necrosis = ramp(architecture, 0.75, 1.05) * ramp(where, 0.7, 1.1)
+    necrosis = soft_ramp(architecture, 0.75, 1.05) * soft_ramp(where, 0.7, 1.1)
     pearls = smooth_noise(rng, shape, 45 * unit)
-    keratin = ramp(pearls, 1.15, 1.6) * np.float32(subtype == "squamous")
+    keratin = soft_ramp(pearls, 1.15, 1.6) * np.float32(subtype == "squamous")
     return necrosis, keratin * (1 - necrosis)
 
 
@@ -207,12 +207,12 @@ def _open_space(
     rng: np.random.Generator, shape: tuple[int, int], unit: float, architecture: Map, tumour: Map, subtype: str
 ) -> Map:
     """Lumina of glands, clefts between nests and stroma, alveoli outside the tumour."""
-    cleft = ramp(np.abs(architecture + np.float32(0.62)), 0.09, 0.03)
-    cleft = cleft * ramp(smooth_noise(rng, shape, 70 * unit), 0.2, 0.6) * tumour * np.float32(0.9)
+    cleft = soft_ramp(np.abs(architecture + np.float32(0.62)), 0.09, 0.03)
+    cleft = cleft * soft_ramp(smooth_noise(rng, shape, 70 * unit), 0.2, 0.6) * tumour * np.float32(0.9)
     holes = smooth_noise(rng, shape, 30 * unit)
     cut = 1.05 if subtype == "adenocarcinoma" else 2.2
-    lumen = ramp(holes, cut, cut + 0.15) * ramp(architecture, 0.0, 0.15) * tumour
+    lumen = soft_ramp(holes, cut, cut + 0.15) * soft_ramp(architecture, 0.0, 0.15) * tumour
     septa = np.minimum(np.abs(smooth_noise(rng, shape, 60 * unit)), np.abs(smooth_noise(rng, shape, 75 * unit)))
-    lung = ramp(smooth_noise(rng, shape, 260 * unit), -0.5, 0.0) if subtype != "normal" else np.float32(1)
-    alveoli = ramp(septa, 0.10, 0.18) * lung * ramp(tumour, 0.35, 0.0)
+    lung = soft_ramp(smooth_noise(rng, shape, 260 * unit), -0.5, 0.0) if subtype != "normal" else np.float32(1)
+    alveoli = soft_ramp(septa, 0.10, 0.18) * lung * soft_ramp(tumour, 0.35, 0.0)
     return np.maximum(np.maximum(cleft, lumen), alveoli)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.svs import HEADER_BYTES, TILE_SIZE_PX, SvsWriter, aperio_description
-from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, Artefact, add_artefacts, place_artefacts
+from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS, Artefact, add_artefacts, place_artefacts
 from deeplrhe_utils.acquisition.synthetic_cohort import CohortPlan
 from deeplrhe_utils.acquisition.synthetic_label import associated_images
 from deeplrhe_utils.acquisition.synthetic_light import Light
@@ -122,7 +122,7 @@ def slide_recipe(plan: CohortPlan, slide_id: str) -> SlideRecipe:
         mpp_in_metadata=bool(row["mpp_in_metadata"]),
         power_in_metadata=bool(row["power_in_metadata"]),
         jpeg_quality=int(row["jpeg_quality"]),
-        artefacts=tuple((kind, int(row[f"n_{kind}"])) for kind in KINDS),
+        artefacts=tuple((kind, int(row[f"n_{kind}"])) for kind in ARTEFACT_KINDS),
         outline_error_um=float(plan.spec.outline_error_um),
         tile_px=plan.spec.tile_px,
     )
@@ -233,7 +233,7 @@ def _sections(
         section = replace(recipe.tissue, width_px=canvas[0], height_px=canvas[1])
         streams = partial(section_stream, recipe.seed, recipe.slide_id, i)
         tissue = draw_tissue(section, streams) if i in inside else glass(section)
-        counts = {kind: where.count((kind, i)) for kind in KINDS}
+        counts = {kind: where.count((kind, i)) for kind in ARTEFACT_KINDS}
         artefacts = place_artefacts(counts, tissue.regions, canvas, section.mpp, streams)
         overlay = add_artefacts(tissue, artefacts, section.mpp)
         bands = light.bands(tissue, overlay, streams("scanner noise"))

@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from shapely import Polygon
 
 from deeplrhe_utils.acquisition.synthetic_nuclei import DENSITY_UNIT, Nuclei, add_chromatin, hexagonal_points, stamp
-from deeplrhe_utils.acquisition.synthetic_regions import COARSE, Map, Regions, draw_regions, ramp, smooth_noise
+from deeplrhe_utils.acquisition.synthetic_regions import (
+    COARSE,
+    Map,
+    SectionRegions,
+    draw_regions,
+    smooth_noise,
+    soft_ramp,
+)
 from deeplrhe_utils.core.seeds import generator
 
 Streams = Callable[[str], np.random.Generator]
@@ -76,7 +83,7 @@ class Tissue:
     nuclei: NDArray[np.uint16]
     haematoxylin: NDArray[np.uint16]
     eosin: NDArray[np.uint16]
-    regions: Regions
+    regions: SectionRegions
     tumour_nuclei: Nuclei
     lymphocytes: Nuclei
     cell_room: NDArray[np.bool_]
@@ -113,7 +120,7 @@ def glass(recipe: TissueRecipe) -> Tissue:
     """A section without anything on it."""
     shape = (recipe.height_px // COARSE, recipe.width_px // COARSE)
     zero, small = np.zeros((recipe.height_px, recipe.width_px), np.uint16), np.zeros(shape, np.float32)
-    regions = Regions(small, small, small, small, small, small, small, small, Polygon(), Polygon())
+    regions = SectionRegions(small, small, small, small, small, small, small, small, Polygon(), Polygon())
     none = _no_nuclei("tumour")
     nuclei = np.zeros((recipe.height_px * recipe.scale, recipe.width_px * recipe.scale), np.uint16)
     return Tissue(nuclei, zero, zero.copy(), regions, none, none, small > 0)
@@ -141,7 +148,7 @@ def enlarge_rows(image: Map, top: int, bottom: int, factor: int) -> Map:
 
 
 def _background_densities(
-    recipe: TissueRecipe, regions: Regions, rng: np.random.Generator
+    recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint16], Map]:
     """Cytoplasm, collagen, keratin, necrosis and open spaces before any nucleus; direction of the fibres [rad]."""
     shape = regions.nest.shape
@@ -177,7 +184,7 @@ def _fibre_texture(mpp: float) -> Map:
     for length_um, width_um, weight in ((9, 0.55, 0.6), (18, 1.6, 0.8)):
         grain = rng.standard_normal((512, 512), dtype=np.float32)
         texture += np.float32(weight) * _periodic_blur(grain, length_um / mpp, width_um / mpp)
-    return ramp(texture, -1.8, 2.0)
+    return soft_ramp(texture, -1.8, 2.0)
 
 
 @lru_cache(maxsize=8)
@@ -222,7 +229,9 @@ def at_points(mask: NDArray[Any], points: NDArray[np.float64]) -> NDArray[Any]:
     return mask[row, column]
 
 
-def _tumour_nuclei(recipe: TissueRecipe, regions: Regions, room: NDArray[np.bool_], rng: np.random.Generator) -> Nuclei:
+def _tumour_nuclei(
+    recipe: TissueRecipe, regions: SectionRegions, room: NDArray[np.bool_], rng: np.random.Generator
+) -> Nuclei:
     spacing_um = np.sqrt(2e6 / np.sqrt(3) / (TUMOUR_DENSITY_PER_MM2 * recipe.nuclear_density))
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, spacing_um / recipe.mpp, 0.24)
     points = points[at_points(room, points)]
@@ -234,7 +243,7 @@ def _tumour_nuclei(recipe: TissueRecipe, regions: Regions, room: NDArray[np.bool
     return Nuclei("tumour", points[:, 0], points[:, 1], area, rng.uniform(1.05, 1.6, n), angle, darkness)
 
 
-def _lymphocytes(recipe: TissueRecipe, regions: Regions, n_tumour: int, rng: np.random.Generator) -> Nuclei:
+def _lymphocytes(recipe: TissueRecipe, regions: SectionRegions, n_tumour: int, rng: np.random.Generator) -> Nuclei:
     """As many as the share of lymphocytes asks for; mostly in clusters in the stroma of the tumour."""
     share = min(0.6, LYMPHOCYTE_SHARE * recipe.lymphocyte_share)
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 7.6 / recipe.mpp, 0.3)
@@ -252,7 +261,7 @@ def _lymphocytes(recipe: TissueRecipe, regions: Regions, n_tumour: int, rng: np.
     return Nuclei("lymphocyte", points[:, 0], points[:, 1], area, rng.uniform(1.0, 1.2, n), angle, darkness)
 
 
-def _fibroblasts(recipe: TissueRecipe, regions: Regions, direction: Map, rng: np.random.Generator) -> Nuclei:
+def _fibroblasts(recipe: TissueRecipe, regions: SectionRegions, direction: Map, rng: np.random.Generator) -> Nuclei:
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 23 / recipe.mpp, 0.4)
     stroma = regions.tissue * (1 - regions.nest) * (1 - regions.open_space)
     points = points[at_points(stroma, points) > rng.uniform(0.3, 1.0, len(points))]
@@ -263,7 +272,7 @@ def _fibroblasts(recipe: TissueRecipe, regions: Regions, direction: Map, rng: np
     return Nuclei("fibroblast", points[:, 0], points[:, 1], area, rng.uniform(2.2, 4.5, n), angle, darkness)
 
 
-def _pyknotic(recipe: TissueRecipe, regions: Regions, rng: np.random.Generator) -> Nuclei:
+def _pyknotic(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Generator) -> Nuclei:
     """Shrunken dark nuclei and their dust in necrosis."""
     if not regions.necrosis.any():
         return _no_nuclei("pyknotic")

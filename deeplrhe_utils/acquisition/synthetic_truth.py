@@ -12,7 +12,7 @@ from shapely.affinity import affine_transform
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, Artefact
+from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS, Artefact
 from deeplrhe_utils.acquisition.synthetic_regions import COARSE
 from deeplrhe_utils.acquisition.synthetic_tissue import Tissue
 from deeplrhe_utils.core.files import atomic_path, write_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TILE_MPP: Final = 0.5  # truth tiles are laid at 0.5 µm/px, as notebook 02 lays its candidates
 _COLOURS: Final = {"Tumor": [200, 0, 0], "Subclone": [150, 0, 200]}
-_SHARES: Final = ("tumour", "subclone", *KINDS)
+_SHARES: Final = ("tumour", "subclone", *ARTEFACT_KINDS)
 
 
 def feature(outline: BaseGeometry, name: str, **properties: Any) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class DiskFullError(CompendiumError):
     """There is no space left for what is being fetched."""
 
 
-class Part:
+class PartFile:
     """An unfinished file and the MD5 of what is in it; a context manager.
 
     Parameters
@@ -204,7 +204,7 @@ class Fetched:
 class _Tally:
     """Failures in a row without anything new, and answers that were not the file."""
 
-    part: Part
+    part: PartFile
     attempts: int
     failures: int = 0
     wrong: int = 0
@@ -222,7 +222,7 @@ class _Tally:
         return self.failures >= self.attempts or self.wrong >= _WRONG_ANSWERS
 
 
-def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetched | None = None) -> Fetched:
+def fetch_file(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetched | None = None) -> Fetched:
     """Fetch ``data/<id>`` until the file at `place` has the size and MD5 that are wanted.
 
     What lies at `place` already is continued, and hashed once to that end. A service that ignores ranges is read
@@ -237,7 +237,7 @@ def fetch(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetch
     is given. DiskFullError, Stopped, OSError: the unfinished file stays, and can be continued.
     """
     done = Fetched() if done is None else done
-    with Part(place, pace.stop.is_set) as part:
+    with PartFile(place, pace.stop.is_set) as part:
         if part.size > wanted.size:
             part.reset()
         done.kept = part.size
@@ -276,7 +276,7 @@ def _sentence(tally: _Tally, cause: Passing) -> str:
     return f"{times}; the last: {cause}"
 
 
-def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fetched) -> None:
+def _continue(service: Service, wanted: Wanted, part: PartFile, pace: Pace, done: Fetched) -> None:
     """One attempt: from what is there to the end; raises Passing unless the MD5 is right then."""
     if part.size < wanted.size:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
@@ -298,14 +298,14 @@ def _continue(service: Service, wanted: Wanted, part: Part, pace: Pace, done: Fe
         raise WrongAnswer(f"the MD5 is {found}, and {wanted.md5} was expected")
 
 
-def _discard(part: Part, done: Fetched) -> None:
+def _discard(part: PartFile, done: Fetched) -> None:
     part.reset()
     done.kept = 0  # nothing of it is in the file that comes of this
 
 
 @contextmanager
 def _answer(
-    service: Service, wanted: Wanted, headers: dict[str, str], part: Part, done: Fetched
+    service: Service, wanted: Wanted, headers: dict[str, str], part: PartFile, done: Fetched
 ) -> Iterator[httpx.Response]:
     """The answer to a request for data; 416 (nothing there to continue) means that we hold something else."""
     try:
@@ -324,7 +324,7 @@ def _length(response: httpx.Response) -> int | None:
     return int(text) if _LENGTH.fullmatch(text) else None
 
 
-def _skip(response: httpx.Response, wanted: Wanted, part: Part) -> int:
+def _skip(response: httpx.Response, wanted: Wanted, part: PartFile) -> int:
     """How many bytes of the body are here already; raises WrongAnswer if it cannot be the file."""
     start = 0
     if response.status_code == 206:

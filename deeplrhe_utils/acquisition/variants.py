@@ -27,7 +27,7 @@ NOT_COUNTED: Final = frozenset({
 """Known and not counted. Source: MAF specification 2.4.1 and the classes that cBioPortal's importer accepts."""
 KNOWN: Final = NON_SILENT | NOT_COUNTED
 PRIMARY_TUMOUR: Final = ("01",)
-ANY: Final = "any"
+_ANY: Final = "any"
 """In a list of drivers: every counted change of the gene."""
 BETWEEN_CLASSES: Final = "/"
 """Stands between classes of which one applies, where a protein change does not tell which."""
@@ -109,7 +109,7 @@ def _verdict(
 ) -> tuple[bool | None, str]:
     if isinstance(origin, str) and origin.strip().lower() in NOT_SOMATIC:
         return False, f"not somatic: {origin}"
-    if rule.drivers is not None and not {(gene, ANY), (gene, plain_change(change))} & rule.drivers:
+    if rule.drivers is not None and not {(gene, _ANY), (gene, plain_change(change))} & rule.drivers:
         return False, "not in the list of drivers"
     if group <= rule.classes:
         return True, "counted"
@@ -130,7 +130,7 @@ def read_drivers(path: Path) -> frozenset[tuple[str, str]]:
         raise LabelError(f"{path} lacks {' and '.join(missing)}", got=", ".join(table.columns))
     pairs = [(gene, plain_change(change)) for gene, change in zip(table["gene"], table["protein_change"], strict=True)]
     if empty := [number for number, pair in enumerate(pairs, start=2) if "" in pair]:
-        raise LabelError(f"{path}, row {empty[0]}: an empty cell", expected=f"a gene and a change, or {ANY}")
+        raise LabelError(f"{path}, row {empty[0]}: an empty cell", expected=f"a gene and a change, or {_ANY}")
     return frozenset(pairs)
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import CohortError
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 DELONG: Final = "DeLong, logit scale"
 NEWCOMBE: Final = "Newcombe, method 5"
@@ -19,7 +19,7 @@ TAIL: Final = (1 - 0.95) / 2
 Z: Final = float(stats.norm.ppf(0.5 + 0.95 / 2))
 
 
-def components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
+def delong_components(positive: _Floats, negative: _Floats) -> tuple[_Floats, _Floats]:
     """DeLong's structural components.
 
     Parameters
@@ -39,7 +39,7 @@ def components(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
     return np.asarray(v10), np.asarray(v01)
 
 
-def delong(label: NDArray[np.int64], score: Floats) -> tuple[float, float, float]:
+def delong(label: NDArray[np.int64], score: _Floats) -> tuple[float, float, float]:
     """AUC with its DeLong interval on the logit scale.
 
     Parameters
@@ -59,15 +59,15 @@ def delong(label: NDArray[np.int64], score: Floats) -> tuple[float, float, float
     return float(auc[0]), float(low[0]), float(high[0])
 
 
-def delong_many(positive: Floats, negative: Floats) -> tuple[Floats, Floats, Floats]:
+def delong_many(positive: _Floats, negative: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     """As :func:`delong` for many data sets at once: scores (b, m) and (b, n) to AUC, low and high, each (b,)."""
-    return interval_of(*components(positive, negative))
+    return auc_interval(*delong_components(positive, negative))
 
 
-def interval_of(v10: Floats, v01: Floats) -> tuple[Floats, Floats, Floats]:
+def auc_interval(v10: _Floats, v01: _Floats) -> tuple[_Floats, _Floats, _Floats]:
     """AUC, low and high, each (b,), from structural components (b, m) and (b, n), on the logit scale.
 
-    The components are those of :func:`components`, or their means over what belongs together (a patient's tiles).
+    The components are those of :func:`delong_components`, or their means over what belongs together (a patient's tiles).
     """
     m, n = v10.shape[-1], v01.shape[-1]
     auc = v10.mean(-1)
@@ -99,14 +99,14 @@ def hanley_mcneil(auc: float, n_pos: float, n_neg: float) -> float:
     return float(np.sqrt(hanley_variance(np.asarray(auc, np.float64), n_pos, n_neg)))
 
 
-def hanley_variance(auc: Floats, n_pos: float, n_neg: float) -> Floats:
+def hanley_variance(auc: _Floats, n_pos: float, n_neg: float) -> _Floats:
     """The square of :func:`hanley_mcneil`, for AUCs of any shape."""
     first, second = auc / (2 - auc) - auc**2, 2 * auc**2 / (1 + auc) - auc**2
     total = auc * (1 - auc) + (n_pos - 1) * first + (n_neg - 1) * second
     return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
 
 
-def newcombe_interval(auc: Floats, n_pos: int, n_neg: int) -> tuple[Floats, Floats]:
+def newcombe_interval(auc: _Floats, n_pos: int, n_neg: int) -> tuple[_Floats, _Floats]:
     """The true AUCs that lie within z standard errors *of their own* from the estimate.
 
     Parameters
@@ -121,7 +121,7 @@ def newcombe_interval(auc: Floats, n_pos: int, n_neg: int) -> tuple[Floats, Floa
     return _bisect(auc, np.zeros_like(auc), n_pos, n_neg), _bisect(auc, np.ones_like(auc), n_pos, n_neg)
 
 
-def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int) -> Floats:
+def _bisect(auc: _Floats, end: _Floats, n_pos: int, n_neg: int) -> _Floats:
     """The value between `auc` and `end` that is :data:`Z` of its own standard errors away from `auc`."""
     near, far = auc.copy(), end
     mean = (n_pos + n_neg) / 2 - 1
@@ -134,7 +134,7 @@ def _bisect(auc: Floats, end: Floats, n_pos: int, n_neg: int) -> Floats:
     return np.asarray((near + far) / 2)
 
 
-def weighted_auc(label: NDArray[np.int64], score: Floats, weight: Floats) -> Floats:
+def weighted_auc(label: NDArray[np.int64], score: _Floats, weight: _Floats) -> _Floats:
     """AUC under many weightings at once, ties exact.
 
     Parameters
@@ -154,7 +154,7 @@ def weighted_auc(label: NDArray[np.int64], score: Floats, weight: Floats) -> Flo
         return np.asarray((positive * below).sum(1) / (positive.sum(1) * negative.sum(1)))
 
 
-def holm(p: Floats) -> Floats:
+def holm(p: _Floats) -> _Floats:
     """Holm's step-down adjustment of p-values (n,): family-wise error."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
@@ -163,10 +163,10 @@ def holm(p: Floats) -> Floats:
     return adjusted
 
 
-def false_discovery(p: Floats) -> Floats:
+def false_discovery(p: _Floats) -> _Floats:
     """Benjamini and Hochberg's adjustment of p-values (n,): false discovery rate."""
     return np.asarray(stats.false_discovery_control(p), np.float64) if len(p) else p
 
 
-def _expit(x: Floats) -> Floats:
+def _expit(x: _Floats) -> _Floats:
     return np.asarray(1 / (1 + np.exp(-x)))

@@ -16,21 +16,21 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import Z
 from deeplrhe_utils.evaluation.power import wilson
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Labels = NDArray[np.int64]
 
 AS_IS: Final = "as the network says"
-METHODS: Final = ("Platt", "isotonic")
+RECALIBRATIONS: Final = ("Platt", "isotonic")
 EDGE: Final = 1e-6
 """Scores nearer than this to 0 or 1 are moved here before their logit is taken; they are counted."""
-COLUMNS: Final = (
+CALIBRATION_COLUMNS: Final = (
     "gene", "version", "n_pos", "n_neg", "brier", "brier_scaled", "miscalibration", "discrimination", "uncertainty",
     "ece", "ece_if_calibrated", "intercept", "intercept_low", "intercept_high", "slope", "slope_low", "slope_high",
     "n_edge", "reason",
 )  # fmt: skip
 
 
-def check_scores(label: Labels, score: Floats, what: str = "Calibration") -> None:
+def check_scores(label: _Labels, score: _Floats, what: str = "Calibration") -> None:
     """Raise :class:`CohortError` unless scores are probabilities and labels are 0 and 1, both of them."""
     if not (np.isfinite(score).all() and (score >= 0).all() and (score <= 1).all()):
         bad = int((~((score >= 0) & (score <= 1))).sum())
@@ -41,7 +41,7 @@ def check_scores(label: Labels, score: Floats, what: str = "Calibration") -> Non
         raise CohortError(f"{what} needs units of both classes", got=f"labels {sorted(set(label.tolist()))}")
 
 
-def reliability(label: Labels, score: Floats, bins: int = 10) -> pd.DataFrame:
+def reliability(label: _Labels, score: _Floats, bins: int = 10) -> pd.DataFrame:
     """Observed share of mutated units against their mean score, in bins of equal counts.
 
     Parameters
@@ -63,7 +63,7 @@ def reliability(label: Labels, score: Floats, bins: int = 10) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _bins(score: Floats, bins: int) -> list[NDArray[np.intp]]:
+def _bins(score: _Floats, bins: int) -> list[NDArray[np.intp]]:
     """Places of the units of every bin, low scores first; ties stay together."""
     if bins < 1:
         raise ParameterError("Reliability needs bins", got=bins, expected="1 or more")
@@ -73,7 +73,7 @@ def _bins(score: Floats, bins: int) -> list[NDArray[np.intp]]:
     return [part for part in np.split(order, np.unique(borders)) if len(part)]
 
 
-def expected_calibration_error(label: Labels, score: Floats, bins: int = 10) -> float:
+def expected_calibration_error(label: _Labels, score: _Floats, bins: int = 10) -> float:
     """Mean distance of observed share and mean score over the bins of :func:`reliability`, weighted by count [0-1].
 
     Biased upwards: a perfectly calibrated score has a positive one too, because shares of few units scatter, and it
@@ -82,7 +82,7 @@ def expected_calibration_error(label: Labels, score: Floats, bins: int = 10) -> 
     return float(sum(abs(label[p].mean() - score[p].mean()) * len(p) for p in _bins(score, bins)) / len(score))
 
 
-def calibrated_error(score: Floats, bins: int = 10, *, seed: int = 0) -> float:
+def calibrated_error(score: _Floats, bins: int = 10, *, seed: int = 0) -> float:
     """Mean expected calibration error of these scores if they were true: labels drawn from them (n,), 1,000 times.
 
     Source: consistency resampling, Bröcker & Smith 2007.
@@ -92,7 +92,7 @@ def calibrated_error(score: Floats, bins: int = 10, *, seed: int = 0) -> float:
                  / len(score))  # fmt: skip
 
 
-def brier(label: Labels, score: Floats) -> dict[str, float]:
+def brier(label: _Labels, score: _Floats) -> dict[str, float]:
     """Brier score and where it comes from.
 
     Parameters
@@ -114,12 +114,12 @@ def brier(label: Labels, score: Floats) -> dict[str, float]:
             "discrimination": uncertainty - best, "uncertainty": uncertainty}  # fmt: skip
 
 
-def logits(score: Floats) -> Floats:
+def logits(score: _Floats) -> _Floats:
     """Log odds of probabilities, those within :data:`EDGE` of 0 or 1 moved there."""
     return np.asarray(special.logit(np.clip(score, EDGE, 1 - EDGE)))
 
 
-def intercept_and_slope(label: Labels, score: Floats) -> dict[str, float]:
+def intercept_and_slope(label: _Labels, score: _Floats) -> dict[str, float]:
     """Calibration intercept and slope.
 
     Parameters
@@ -156,7 +156,7 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
     Parameters
     ----------
     scored : patient_id, fold, label, score: held-out probabilities, one row per patient
-    method : one of :data:`METHODS`
+    method : one of :data:`RECALIBRATIONS`
         "Platt": logistic regression on the log odds, targets as Platt 1999. "isotonic": the best rising step function.
 
     Returns DataFrame: `scored` with new scores. The map that a patient meets was fitted on the held-out scores of the
@@ -166,8 +166,8 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
     Raises CohortError: a patient twice, fewer than two folds, or other folds that lack a class. ParameterError: an
     unknown method.
     """
-    if method not in METHODS:
-        raise ParameterError("Unknown recalibration", got=method, expected=" | ".join(METHODS))
+    if method not in RECALIBRATIONS:
+        raise ParameterError("Unknown recalibration", got=method, expected=" | ".join(RECALIBRATIONS))
     if len(twice := scored.loc[scored["patient_id"].duplicated(), "patient_id"]):
         raise CohortError("Calibration takes one score per patient", got=f"{twice.iloc[0]} stands there twice")
     fold, label = scored["fold"].to_numpy(), scored["label"].to_numpy(np.int64)
@@ -184,7 +184,7 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
     return scored.assign(score=new)
 
 
-def _platt(label: Labels, score: Floats, new: Floats) -> Floats:
+def _platt(label: _Labels, score: _Floats, new: _Floats) -> _Floats:
     positives = int(label.sum())
     target = np.where(label == 1, (positives + 1) / (positives + 2), 1 / (len(label) - positives + 2))
     twice, both = np.tile(logits(score), 2)[:, None], np.repeat([1, 0], len(label))
@@ -193,11 +193,11 @@ def _platt(label: Labels, score: Floats, new: Floats) -> Floats:
     return np.asarray(model.predict_proba(logits(new)[:, None])[:, 1])
 
 
-def _isotonic(label: Labels, score: Floats, new: Floats) -> Floats:
+def _isotonic(label: _Labels, score: _Floats, new: _Floats) -> _Floats:
     return np.asarray(IsotonicRegression(out_of_bounds="clip", y_min=0, y_max=1).fit(score, label).predict(new))
 
 
-def versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def score_versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scores as they are and recalibrated, gene by gene.
 
     Parameters
@@ -207,13 +207,13 @@ def versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns
     -------
     rows : DataFrame
-        The same columns and `version`: :data:`AS_IS`, then :data:`METHODS`.
+        The same columns and `version`: :data:`AS_IS`, then :data:`RECALIBRATIONS`.
     missing : DataFrame
         gene, version, reason: what could not be recalibrated, and why.
     """
     parts, missing = [scored.assign(version=AS_IS)], []
     for gene, own in scored.groupby("gene", sort=False):
-        for method in METHODS:
+        for method in RECALIBRATIONS:
             try:
                 parts.append(recalibrate(own, method).assign(version=method))
             except CohortError as error:
@@ -227,10 +227,10 @@ def calibration_table(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> p
 
     Parameters
     ----------
-    rows : patient_id, gene, version, label, score, as :func:`versions` returns
+    rows : patient_id, gene, version, label, score, as :func:`score_versions` returns
     bins, seed : of the expected calibration error
 
-    Returns DataFrame: :data:`COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene that
+    Returns DataFrame: :data:`CALIBRATION_COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene that
     cannot be judged says so in `reason`, and the rest is null.
     """
     found = []
@@ -242,10 +242,10 @@ def calibration_table(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> p
             found.append(row | _judged(label, score, bins, seed))
         except CohortError as error:
             found.append(row | {"reason": str(error)})
-    return pd.DataFrame(found, columns=list(COLUMNS))
+    return pd.DataFrame(found, columns=list(CALIBRATION_COLUMNS))
 
 
-def _judged(label: Labels, score: Floats, bins: int, seed: int) -> dict[str, float]:
+def _judged(label: _Labels, score: _Floats, bins: int, seed: int) -> dict[str, float]:
     return {
         **brier(label, score), **intercept_and_slope(label, score),
         "ece": expected_calibration_error(label, score, bins),

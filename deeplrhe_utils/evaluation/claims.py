@@ -18,7 +18,7 @@ from scipy import stats
 from deeplrhe_utils.core.errors import InputError
 
 VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
-COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
+_COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
 ABSENT: Final = "not in this run"
 LEAST: Final = 5
 """Patients of a class below which no AUC is estimated."""
@@ -74,14 +74,14 @@ def read_numbers(folder: Path) -> Numbers:
     return Numbers(stages)
 
 
-def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
+def claims_ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
     """Judge every claim.
 
     Parameters
     ----------
     claims : id, source, statement, reported, needs: ``data/reference/claims.csv``
 
-    Returns DataFrame: :data:`COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
+    Returns DataFrame: :data:`_COLUMNS`, in the order of `claims`; traced_to lists the numbers that a verdict rests on.
 
     Raises InputError: a claim that nobody judges, or a judge without its claim.
     """
@@ -96,7 +96,7 @@ def ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
         traced = "; ".join(dict.fromkeys(asking.asked)) or ABSENT
         rows.append(claim | {"found": finding.found, "interval": finding.interval, "verdict": finding.verdict,
                              "traced_to": traced})  # fmt: skip
-    return pd.DataFrame(rows)[COLUMNS]
+    return pd.DataFrame(rows)[_COLUMNS]
 
 
 def _missing() -> Finding:

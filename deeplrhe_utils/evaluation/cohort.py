@@ -23,7 +23,7 @@ def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["gene", "mutated", "wild_type", "not_profiled", "prevalence_percent"])
 
 
-def ledger(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
+def drop_ledger(frame: pd.DataFrame, keep: pd.Series) -> pd.DataFrame:
     """Count in = count out: rows kept, and rows dropped by reason, with a total that must equal ``len(frame)``."""
     dropped = frame.loc[~keep, "reason"].fillna("unstated").value_counts()
     rows = [("kept", int(keep.sum())), *((str(r), int(n)) for r, n in dropped.items()), ("total", len(frame))]

@@ -19,7 +19,7 @@ from deeplrhe_utils.evaluation.auc import weighted_auc
 from deeplrhe_utils.evaluation.resampling import bootstrap_aucs, redraw
 from deeplrhe_utils.evaluation.units import aggregate, align_folds, place_among_negatives, with_labels
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 MACRO: Final = "mean over genes"
 _CELLS: Final = 1 << 22
@@ -62,7 +62,7 @@ def paired_differences(
     return frame.rename(columns={"difference_low": "ci_low", "difference_high": "ci_high"})
 
 
-def _gains(auc: Mapping[str, float], drawn: Mapping[str, Floats], base: str) -> Iterator[dict[str, Any]]:
+def _gains(auc: Mapping[str, float], drawn: Mapping[str, _Floats], base: str) -> Iterator[dict[str, Any]]:
     """Per arm its AUC, its difference from `base`, and the 95 % percentile intervals of both from paired resamples."""
     for name, values in drawn.items():
         low, high = np.nanquantile(values, [0.025, 0.975])
@@ -273,7 +273,7 @@ def _macro(
     return [place | row for row in _gains(auc, drawn, base)]
 
 
-def _weighted(frame: pd.DataFrame, patients: list[str], counts: Floats) -> Floats:
+def _weighted(frame: pd.DataFrame, patients: list[str], counts: _Floats) -> _Floats:
     """AUC in every resample, (b,); NaN where it lacks a class."""
     label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
     code = np.searchsorted(patients, frame["patient_id"].to_numpy(str))

@@ -17,7 +17,7 @@ from deeplrhe_utils.evaluation.auc import delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import row_weights
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 SITE_WEIGHT: Final = 1.0
 """Patients by which a site's share of mutations is drawn towards the share of all training patients."""
@@ -76,7 +76,7 @@ def site_scores(labels: pd.DataFrame, sites: pd.Series, splits: pd.DataFrame) ->
     return pd.concat(rows, ignore_index=True)
 
 
-def linear_scores(features: Floats, tiles: pd.DataFrame, labels: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
+def linear_scores(features: _Floats, tiles: pd.DataFrame, labels: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
     """A logistic regression on a few numbers per tile, such as its mean colour, on the same folds as the network.
 
     Parameters
@@ -109,7 +109,7 @@ def linear_scores(features: Floats, tiles: pd.DataFrame, labels: pd.DataFrame, s
 
 
 def site_from_features(
-    features: Floats, patients: Sequence[str], sites: pd.Series, *, least: int = 4, seed: int = 0
+    features: _Floats, patients: Sequence[str], sites: pd.Series, *, least: int = 4, seed: int = 0
 ) -> dict[str, Any]:
     """Can tiles tell the site? Nearest mean of sites, among patients that it has not seen.
 
@@ -182,7 +182,7 @@ def mutation_by_site(labels: pd.DataFrame, sites: pd.Series, *, draws: int = 200
     return table
 
 
-def _chi2(status: NDArray[np.int64], site: NDArray[np.int64]) -> Floats:
+def _chi2(status: NDArray[np.int64], site: NDArray[np.int64]) -> _Floats:
     """χ² (b,) of 2 × sites tables of statuses (b, n)."""
     size = np.bincount(site).astype(float)
     positive = status @ np.eye(len(size))[site]

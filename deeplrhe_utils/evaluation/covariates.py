@@ -15,7 +15,7 @@ from deeplrhe_utils.evaluation.auc import delong
 from deeplrhe_utils.evaluation.controls import within_auc
 
 THIRDS: Final = 3
-COLUMNS: Final = ["covariate", "gene", "patients", "missing", "auc_of_covariate", "covariate_low", "covariate_high",
+_COLUMNS: Final = ["covariate", "gene", "patients", "missing", "auc_of_covariate", "covariate_low", "covariate_high",
                   "correlation", "auc_all", "auc_within_thirds", "within_low", "within_high"]  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def covariate_table(
             if min(label.sum(), (1 - label).sum()) >= 2:
                 row |= _row(frame, label, resamples, seed)
             rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=_COLUMNS)
 
 
 def _row(frame: pd.DataFrame, label: np.ndarray, resamples: int, seed: int) -> dict[str, float]:

@@ -14,26 +14,26 @@ from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, Z, delong_many, hanl
 from deeplrhe_utils.evaluation.power import binormal, expected_counts
 from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
 
-Floats = NDArray[np.float64]
-Ends = tuple[Floats, Floats]
+_Floats = NDArray[np.float64]
+Ends = tuple[_Floats, _Floats]
 
 HANLEY: Final = "Hanley and McNeil, normal"
 HANLEY_LOGIT: Final = "Hanley and McNeil, logit scale"
 PROMISE: Final = (0.93, 0.97)
 """Coverage of a nominal 95 % interval that we accept."""
-COLUMNS: Final = (
+COVERAGE_COLUMNS: Final = (
     "design", "auc", "patients", "prevalence", "n_pos", "n_neg", "tiles", "within", "spread", "method", "draws",
     "coverage", "mc_error", "missed_below", "missed_above", "mean_width", "verdict",
 )  # fmt: skip
 
 
-def hanley_interval(auc: Floats, n_pos: int, n_neg: int) -> Ends:
+def hanley_interval(auc: _Floats, n_pos: int, n_neg: int) -> Ends:
     """AUC ± z standard errors of Hanley & McNeil 1982, cut to [0, 1]: estimates (b,) to low and high, each (b,)."""
     half = Z * np.sqrt(hanley_variance(auc, n_pos, n_neg))
     return np.maximum(auc - half, 0.0), np.minimum(auc + half, 1.0)
 
 
-def hanley_logit_interval(auc: Floats, n_pos: int, n_neg: int) -> Ends:
+def hanley_logit_interval(auc: _Floats, n_pos: int, n_neg: int) -> Ends:
     """The same on the logit scale; an AUC of 0 or 1 is first moved by half a pair, because its logit is infinite.
 
     Ours: the closed form that keeps inside [0, 1] without scores.
@@ -54,7 +54,7 @@ def simulated_counts(prevalence: float, patients: int) -> tuple[int, int]:
     return n_pos, n_neg
 
 
-def closed_forms(positive: Floats, negative: Floats) -> dict[str, Ends]:
+def closed_forms(positive: _Floats, negative: _Floats) -> dict[str, Ends]:
     """Every interval that needs no resampling, for scores (b, m) and (b, n): method to low and high, each (b,)."""
     m, n = positive.shape[1], negative.shape[1]
     auc, low, high = delong_many(positive, negative)
@@ -64,7 +64,7 @@ def closed_forms(positive: Floats, negative: Floats) -> dict[str, Ends]:
     }  # fmt: skip
 
 
-def bootstraps(positive: Floats, negative: Floats, tiles: int, resamples: int, seed: int) -> dict[str, Ends]:
+def bootstraps(positive: _Floats, negative: _Floats, tiles: int, resamples: int, seed: int) -> dict[str, Ends]:
     """Percentile and BCa bootstrap of patients, for scores (b, m · tiles) and (b, n · tiles), one data set at a time.
 
     Parameters
@@ -97,7 +97,7 @@ def coverage_of_patients(
     spread : standard deviation of the scores of mutated patients in those of the others. Closed forms that use the AUC
         and the counts only take it for granted that both classes scatter alike.
 
-    Returns DataFrame: :data:`COLUMNS`, a row per method. coverage [0-1] with its Monte Carlo standard error;
+    Returns DataFrame: :data:`COVERAGE_COLUMNS`, a row per method. coverage [0-1] with its Monte Carlo standard error;
     missed_below: share of intervals that lie wholly below the truth, missed_above: above; verdict: whether coverage is
     in :data:`PROMISE`.
 
@@ -115,7 +115,7 @@ def coverage_of_patients(
 
 
 def coverage_rows(base: dict[str, object], found: dict[str, Ends], truth: float) -> pd.DataFrame:
-    """Rows of :data:`COLUMNS`: `base`, and what each method's ends (b,) and (b,) reached of the true AUC."""
+    """Rows of :data:`COVERAGE_COLUMNS`: `base`, and what each method's ends (b,) and (b,) reached of the true AUC."""
     rows = []
     for method, (low, high) in found.items():
         below, above = float((high < truth).mean()), float((low > truth).mean())
@@ -125,7 +125,7 @@ def coverage_rows(base: dict[str, object], found: dict[str, Ends], truth: float)
             "mc_error": float(np.sqrt(covered * (1 - covered) / draws)), "missed_below": below, "missed_above": above,
             "mean_width": float((high - low).mean()), "verdict": verdict(covered),
         })  # fmt: skip
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return pd.DataFrame(rows, columns=list(COVERAGE_COLUMNS))
 
 
 def verdict(coverage: float) -> str:

@@ -17,12 +17,12 @@ from deeplrhe_utils.evaluation.calibration import check_scores
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import redraw
 
-Floats = NDArray[np.float64]
-Labels = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Labels = NDArray[np.int64]
 
 IN_SAMPLE: Final = "on the same patients (optimistic)"
 HONEST: Final = "in the other folds"
-MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv")
+_MEASURES: Final = ("sensitivity", "specificity", "ppv", "npv")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Rule:
         return "Youden" if self.aim == "youden" else f"{self.aim} ≥ {self.least:g}"
 
 
-def choose_threshold(label: Labels, score: Floats, rule: Rule) -> float:
+def choose_threshold(label: _Labels, score: _Floats, rule: Rule) -> float:
     """The threshold that `rule` takes on these units; a unit is called positive at or above it.
 
     Parameters
@@ -69,7 +69,7 @@ def choose_threshold(label: Labels, score: Floats, rule: Rule) -> float:
     return float(threshold[allowed[np.argmax(tpr[allowed])]])
 
 
-def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> Floats:
+def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> _Floats:
     """Each patient's threshold (n,), chosen on the patients of the other folds.
 
     Parameters
@@ -89,7 +89,7 @@ def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> Floats:
     return chosen
 
 
-def _columns(scored: pd.DataFrame) -> tuple[NDArray[np.int64], Labels, Floats]:
+def _columns(scored: pd.DataFrame) -> tuple[NDArray[np.int64], _Labels, _Floats]:
     label, score = scored["label"].to_numpy(np.int64), scored["score"].to_numpy(np.float64)
     check_scores(label, score, "A decision")
     if len(twice := scored.loc[scored["patient_id"].duplicated(), "patient_id"]):
@@ -137,7 +137,7 @@ def operating_points(scored: pd.DataFrame, rules: Iterable[Rule]) -> pd.DataFram
 
     Returns DataFrame: two rows per rule, by `chosen`: :data:`HONEST` (every patient judged by a threshold of the other
     folds) and :data:`IN_SAMPLE`. Columns rule, chosen, threshold_low, threshold_high (they differ between folds), tp,
-    fp, fn, tn, and each of :data:`MEASURES` with `_low` and `_high` (Wilson, 95 %); NaN where nobody was called so.
+    fp, fn, tn, and each of :data:`_MEASURES` with `_low` and `_high` (Wilson, 95 %); NaN where nobody was called so.
     Predictive values hold for the share of mutated patients in this cohort.
 
     Raises CohortError: scores that are no probabilities, one class only (also in the other folds), a patient twice.
@@ -157,7 +157,7 @@ def _measures(truth: NDArray[np.bool_], call: NDArray[np.bool_]) -> dict[str, fl
     fn, tn = int((truth & ~call).sum()), int((~truth & ~call).sum())
     row: dict[str, float] = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
     shares = ((tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn))
-    for name, (count, total) in zip(MEASURES, shares, strict=True):
+    for name, (count, total) in zip(_MEASURES, shares, strict=True):
         row[name] = count / total if total else float("nan")
         row[f"{name}_low"], row[f"{name}_high"] = wilson(count, total)
     return row
@@ -226,7 +226,7 @@ def rule_out(
     return pd.DataFrame(rows)
 
 
-def _drawn_within(fold: Labels, label: Labels, resamples: int, random: np.random.Generator) -> Floats:
+def _drawn_within(fold: _Labels, label: _Labels, resamples: int, random: np.random.Generator) -> _Floats:
     """How often each patient is drawn, (1 + resamples, n); the first row is everybody once."""
     weight = np.ones((1 + resamples, len(label)))
     stratum = np.unique(2 * fold + label, return_inverse=True)[1]
@@ -237,8 +237,8 @@ def _drawn_within(fold: Labels, label: Labels, resamples: int, random: np.random
 
 
 def _ruled_out(
-    fold: Labels, label: Labels, score: Floats, weight: Floats, least: float, honest: bool
-) -> tuple[Floats, Floats]:
+    fold: _Labels, label: _Labels, score: _Floats, weight: _Floats, least: float, honest: bool
+) -> tuple[_Floats, _Floats]:
     """Share of patients below the threshold and share of positives that are not, each (b,), for every weighting."""
     below, missed = np.zeros(len(weight)), np.zeros(len(weight))
     for own in np.unique(fold):
@@ -251,7 +251,7 @@ def _ruled_out(
     return below / weight.sum(1), 1 - missed / (weight @ label)
 
 
-def _weighted_threshold(positive: Floats, weight: Floats, least: float) -> Floats:
+def _weighted_threshold(positive: _Floats, weight: _Floats, least: float) -> _Floats:
     """The highest score that at least the share `least` of the weighted positives reaches, (b,)."""
     order = np.argsort(-positive, kind="stable")
     reached = np.cumsum(weight[:, order], axis=1)
@@ -259,6 +259,6 @@ def _weighted_threshold(positive: Floats, weight: Floats, least: float) -> Float
     return np.asarray(positive[order][enough.argmax(1)])
 
 
-def _percentiles(name: str, values: Floats) -> dict[str, float]:
+def _percentiles(name: str, values: _Floats) -> dict[str, float]:
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}

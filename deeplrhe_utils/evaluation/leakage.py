@@ -17,7 +17,7 @@ from deeplrhe_utils.core.errors import CohortError, InputError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits import UNIT_COLUMNS, roles_of
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 
 def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
@@ -119,7 +119,7 @@ def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
     return slides[mine].sort_values("slide_id", ignore_index=True)
 
 
-def greedy_fill(weight: Floats, random: np.random.Generator) -> NDArray[np.str_]:
+def greedy_fill(weight: _Floats, random: np.random.Generator) -> NDArray[np.str_]:
     """Roles (n,) that DeepPATH's sorter gives to units of `weight` tiles (n,) when no patient is asked for.
 
     In shuffled order each unit goes to "test" while test holds at most 15 % of the tiles so far, else to "valid" by

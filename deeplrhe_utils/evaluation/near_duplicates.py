@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation.splits import roles_of
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 
 CUTS: Final = {"copy": (0.0085, 0.035), "field": (0.0085, np.inf)}
 """Kind → largest colour distance and largest layout distance, as shares of the grey scale.
@@ -42,14 +42,14 @@ class Descriptors:
     layout : float32 (n, 8, 8, 3): thumbnail, 0–1
     """
 
-    colour: Floats
-    layout: Floats
+    colour: _Floats
+    layout: _Floats
 
     def __len__(self) -> int:
         return len(self.colour)
 
 
-def describe(tiles: NDArray[np.uint8]) -> Descriptors:
+def describe_tiles(tiles: NDArray[np.uint8]) -> Descriptors:
     """Descriptors of tiles (n, H, W, 3), uint8 RGB, at least 8 px a side.
 
     Raises ParameterError: another shape or type.
@@ -69,11 +69,11 @@ def describe(tiles: NDArray[np.uint8]) -> Descriptors:
 
 def describe_all(read: Callable[[NDArray[np.int64]], NDArray[np.uint8]], numbers: NDArray[np.int64]) -> Descriptors:
     """Descriptors of the tiles that ``read(numbers)`` returns; 64 of them are in memory at a time (1 kB each)."""
-    parts = [describe(read(numbers[i : i + _BATCH])) for i in range(0, len(numbers), _BATCH)]
+    parts = [describe_tiles(read(numbers[i : i + _BATCH])) for i in range(0, len(numbers), _BATCH)]
     return Descriptors(np.concatenate([p.colour for p in parts]), np.concatenate([p.layout for p in parts]))
 
 
-def orientations(layout: Floats) -> Floats:
+def orientations(layout: _Floats) -> _Floats:
     """The eight flips and quarter turns of thumbnails (n, 8, 8, 3), (8, n, 8, 8, 3)."""
     turned = [np.rot90(layout, k, (1, 2)) for k in range(4)]
     return np.stack([*turned, *(t[:, :, ::-1] for t in turned)])
@@ -116,7 +116,7 @@ def pairs_between(
     return np.concatenate(found)
 
 
-def _layout_distance(descriptors: Descriptors, left: NDArray[np.int64], right: NDArray[np.int64]) -> Floats:
+def _layout_distance(descriptors: Descriptors, left: NDArray[np.int64], right: NDArray[np.int64]) -> _Floats:
     """Root mean square difference in the best orientation, (k,)."""
     parts = [np.empty(0, np.float32)]
     for start in range(0, len(left), 4096):

@@ -13,7 +13,7 @@ from deeplrhe_utils.acquisition.synthetic_genes import EFFECTS, Effect, oracle_a
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 
-DRAWN: Final = {
+_DRAWN: Final = {
     "nuclear_area": "nuclear_area_um2",
     "nuclear_density": "nuclear_density_per_mm2",
     "lymphocyte_share": "lymphocyte_share",
@@ -36,7 +36,7 @@ def drawn_values(truth_tiles: pd.DataFrame, tiles: pd.DataFrame, attribute: str)
 
     Returns DataFrame: patient_id, value; patients whose tiles hold none (such as fine chromatin at 20×) are absent.
     """
-    column = DRAWN[attribute]
+    column = _DRAWN[attribute]
     chosen = tiles.loc[tiles["selected"], ["tile_id", "patient_id"]]
     joined = chosen.merge(truth_tiles[["tile_id", column]], on="tile_id", how="left", validate="one_to_one")
     mean = joined.dropna(subset=[column]).groupby("patient_id")[column].mean()
@@ -147,7 +147,7 @@ def inside_outside(
     """
     one = predictions[(predictions["gene"] == gene) & predictions["score"].notna()]
     planted = truth_patients[truth_patients["gene"] == gene].set_index("patient_id")
-    drawn = DRAWN[str(planted["attribute"].iloc[0])]
+    drawn = _DRAWN[str(planted["attribute"].iloc[0])]
     columns = ["tile_id", "tumour_fraction", "subclone_fraction", drawn]
     joined = one.merge(truth_tiles[columns], on="tile_id", how="left", validate="one_to_one")
     if len(lost := joined[joined["tumour_fraction"].isna()]):

@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc import TAIL, Z, delong_many, hanley_mcneil
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 PRECISION_COLUMNS: Final = (
     "gene", "auc", "n_pos", "n_neg", "half_width", "ci_low", "ci_high", "half_width_delong", "power",
@@ -48,7 +48,7 @@ def wilson(count: int, total: int) -> tuple[float, float]:
 def binormal(
     auc: float, n_pos: int, n_neg: int, draws: int, random: np.random.Generator, tiles: int = 1, within: float = 0.0,
     spread: float = 1.0,
-) -> tuple[Floats, Floats]:  # fmt: skip
+) -> tuple[_Floats, _Floats]:  # fmt: skip
     """Scores whose true AUC is known: normal in both classes, their means √(1 + spread²) Φ⁻¹(AUC) apart.
 
     Parameters
@@ -71,7 +71,7 @@ def binormal(
     return positive, _clustered(n_neg, draws, random, tiles, within)
 
 
-def _clustered(n: int, draws: int, random: np.random.Generator, tiles: int, within: float) -> Floats:
+def _clustered(n: int, draws: int, random: np.random.Generator, tiles: int, within: float) -> _Floats:
     """Standard normal values, `tiles` neighbours sharing the part `within` of their variance."""
     own = random.standard_normal((draws, n, tiles))
     if tiles == 1:

@@ -17,14 +17,14 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.evaluation.resampling import redraw
 
-Floats = NDArray[np.float64]
-Calls = NDArray[np.int64]
+_Floats = NDArray[np.float64]
+_Calls = NDArray[np.int64]
 
 MODEL: Final = "model"
-COLUMNS: Final = ("case_id", "truth", "reader", "call")
+_COLUMNS: Final = ("case_id", "truth", "reader", "call")
 SHOWN: Final = 5
 """Bad rows that an error message names before it only counts."""
-MEASURES: Final = ("correct", "sensitivity", "specificity")
+_MEASURES: Final = ("correct", "sensitivity", "specificity")
 
 
 def read_calls(path: Path | str) -> pd.DataFrame:
@@ -35,7 +35,7 @@ def read_calls(path: Path | str) -> pd.DataFrame:
     path : columns case_id, truth (0/1), reader, call (0/1); optionally score in [0, 1], from which an empty call is
         made (1 from 0.5 on). The model is the reader named "model".
 
-    Returns DataFrame: :data:`COLUMNS`, truth and call as integers.
+    Returns DataFrame: :data:`_COLUMNS`, truth and call as integers.
 
     Raises InputError: a file that is missing or not a table, missing columns, or bad rows, each named by line and
     reason: empty names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice,
@@ -46,9 +46,9 @@ def read_calls(path: Path | str) -> pd.DataFrame:
     except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"The reader study {path} cannot be read", got=error) from error
     raw.columns = [str(c).strip() for c in raw.columns]
-    if absent := [c for c in COLUMNS if c not in raw]:
+    if absent := [c for c in _COLUMNS if c not in raw]:
         what = f"The reader study {Path(path).name} lacks columns"
-        raise InputError(what, got=", ".join(absent), expected=", ".join(COLUMNS))
+        raise InputError(what, got=", ".join(absent), expected=", ".join(_COLUMNS))
     return _checked(raw.apply(lambda column: column.str.strip()), Path(path).name)
 
 
@@ -71,7 +71,7 @@ def _checked(raw: pd.DataFrame, name: str) -> pd.DataFrame:
         lines = "; ".join(f"line {i + 2}: {why}" for i, why in sorted(bad)[:SHOWN]) or "no rows"
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise InputError(f"The reader study {name} has bad rows", got=lines + more, fix="Mend these lines")
-    found = raw.assign(call=call)[list(COLUMNS)]
+    found = raw.assign(call=call)[list(_COLUMNS)]
     return found.astype({"truth": np.int64, "call": np.int64})
 
 
@@ -104,7 +104,7 @@ def shared_cases(calls: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return whole, sorted(str(c) for c in wide.index.difference(whole.index))
 
 
-def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def reader_agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Cohen's κ of every two readers, the truth not asked.
 
     Parameters
@@ -128,7 +128,7 @@ def agreement(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd
     return pd.DataFrame(rows)
 
 
-def _kappa(first: Calls, second: Calls, weight: Floats) -> Floats:
+def _kappa(first: _Calls, second: _Calls, weight: _Floats) -> _Floats:
     """Cohen's κ under every weighting (b, n), (b,); NaN where chance alone agrees in all cases."""
     total = weight.sum(1)
     agreed = (weight @ (first == second)) / total
@@ -138,7 +138,7 @@ def _kappa(first: Calls, second: Calls, weight: Floats) -> Floats:
         return np.asarray(np.where(chance < 1 - 1e-12, (agreed - chance) / (1 - chance), np.nan))
 
 
-def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
+def reader_differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """The first reader (the model) minus each other, on the same cases.
 
     Parameters
@@ -146,7 +146,7 @@ def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> 
     wide : as :func:`shared_cases` returns
     resamples, seed : bootstrap of cases, the same ones for both
 
-    Returns DataFrame: reader, measure (one of :data:`MEASURES`; correct is the share of cases called right), n_cases
+    Returns DataFrame: reader, measure (one of :data:`_MEASURES`; correct is the share of cases called right), n_cases
     (those that the measure counts), model, other, difference, ci_low, ci_high (percentile, 95 %), only_model and
     only_other: cases that one of them alone called right; p: exact two-sided McNemar test of these two counts (Dwyer
     1991).
@@ -156,13 +156,13 @@ def differences(wide: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> 
     rows = []
     for name in wide.columns[2:]:
         right = wide[name].to_numpy(np.int64) == truth
-        for measure, counted in zip(MEASURES, (np.ones_like(base), truth == 1, truth == 0), strict=True):
+        for measure, counted in zip(_MEASURES, (np.ones_like(base), truth == 1, truth == 0), strict=True):
             rows.append({"reader": name, "measure": measure, **_difference(base[counted], right[counted],
                                                                            weight[:, counted])})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def _difference(base: NDArray[np.bool_], right: NDArray[np.bool_], weight: Floats) -> dict[str, float]:
+def _difference(base: NDArray[np.bool_], right: NDArray[np.bool_], weight: _Floats) -> dict[str, float]:
     n = len(base)
     if n == 0:
         return {"n_cases": 0}
@@ -223,7 +223,7 @@ def simulated_readers(
     sensitivity, specificity : in (0, 1), the same for all
     alike : in [0, 1): correlation of two readers' latent difficulty of a case; 0 lets them err independently
 
-    Returns DataFrame: :data:`COLUMNS`; every reader's name ends in "(SIMULATED)".
+    Returns DataFrame: :data:`_COLUMNS`; every reader's name ends in "(SIMULATED)".
 
     Raises ParameterError: a value outside its range.
     """
@@ -238,4 +238,4 @@ def simulated_readers(
         own = np.sqrt(alike) * hard + np.sqrt(1 - alike) * random.standard_normal(len(truth))
         call = np.where(own <= able, truth, 1 - truth)
         parts.append(cases[["case_id", "truth"]].assign(reader=f"reader {number} (SIMULATED)", call=call))
-    return pd.concat(parts, ignore_index=True)[list(COLUMNS)]
+    return pd.concat(parts, ignore_index=True)[list(_COLUMNS)]

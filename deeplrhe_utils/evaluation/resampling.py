@@ -17,9 +17,9 @@ from scipy import sparse, stats
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import TAIL, bound, components, weighted_auc
+from deeplrhe_utils.evaluation.auc import TAIL, bound, delong_components, weighted_auc
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 PERCENTILE: Final = "bootstrap of patients, percentile"
 BCA: Final = "bootstrap of patients, BCa"
@@ -39,18 +39,18 @@ class Pairs:
     tiles_pos, tiles_neg : (p,) and (n,): tiles of each patient
     """
 
-    wins: Floats
-    tiles_pos: Floats
-    tiles_neg: Floats
+    wins: _Floats
+    tiles_pos: _Floats
+    tiles_neg: _Floats
 
-    def auc(self, weight_pos: Floats, weight_neg: Floats) -> Floats:
+    def auc(self, weight_pos: _Floats, weight_neg: _Floats) -> _Floats:
         """AUC (b,) of patients taken so many times: weights (b, p) and (b, n); NaN where a class is empty."""
         won = ((weight_pos @ self.wins) * weight_neg).sum(1)
         with np.errstate(invalid="ignore"):
             return np.asarray(won / ((weight_pos @ self.tiles_pos) * (weight_neg @ self.tiles_neg)))
 
 
-def count_pairs(score: Floats, rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int]) -> Floats:
+def count_pairs(score: _Floats, rows: NDArray[np.intp], columns: NDArray[np.intp], shape: tuple[int, int]) -> _Floats:
     """Tile pairs in which a tile of a row patient has the higher score than a tile of a column patient.
 
     Parameters
@@ -91,7 +91,7 @@ class _Patients:
     """A table of scores, patient by patient: codes (t,) among all patients, and each patient's class."""
 
     label: NDArray[np.int64]
-    score: Floats
+    score: _Floats
     code: NDArray[np.intp]
     is_positive: NDArray[np.bool_]
 
@@ -123,7 +123,7 @@ class _Patients:
         tiles = np.bincount(self.code).astype(np.float64)
         return Pairs(wins, tiles[self.is_positive], tiles[~self.is_positive])
 
-    def draws(self, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    def draws(self, resamples: int, seed: int) -> Iterator[tuple[_Floats, _Floats]]:
         """How often each positive and each negative patient is drawn, (b, p) and (b, n), in blocks of resamples.
 
         The size of a block depends on the number of patients alone; each has a generator of its own.
@@ -135,7 +135,7 @@ class _Patients:
             negative, positive = (_drawn(random, int(k.sum()), some) for k in (~self.is_positive, self.is_positive))
             yield positive, negative
 
-    def weights(self, resamples: int, seed: int) -> Iterator[Floats]:
+    def weights(self, resamples: int, seed: int) -> Iterator[_Floats]:
         """The same draws, all patients in one array (b, patients)."""
         for positive, negative in self.draws(resamples, seed):
             weight = np.empty((len(positive), len(self.is_positive)))
@@ -149,17 +149,17 @@ class _Patients:
         return positive * (len(self.is_positive) - positive) <= 30 * len(self.score)
 
 
-def _drawn(random: np.random.Generator, n: int, resamples: int) -> Floats:
+def _drawn(random: np.random.Generator, n: int, resamples: int) -> _Floats:
     chosen = random.integers(0, n, (resamples, n)) + n * np.arange(resamples)[:, None]
     return np.bincount(chosen.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
 
 
-def redraw(random: np.random.Generator, n: int, resamples: int) -> Floats:
+def redraw(random: np.random.Generator, n: int, resamples: int) -> _Floats:
     """How often each of `n` patients is drawn, (1 + resamples, n); the first row is everybody once."""
     return np.vstack([np.ones(n), random.multinomial(n, np.full(n, 1 / n), resamples)])
 
 
-def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> Floats:
+def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> _Floats:
     """AUCs (b,) of `frame` with its patients redrawn within each class.
 
     Parameters
@@ -174,7 +174,7 @@ def bootstrap_aucs(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0)
     return _redrawn(patients, patients.pairs() if patients.few else None, resamples, seed)
 
 
-def _redrawn(patients: _Patients, pairs: Pairs | None, resamples: int, seed: int) -> Floats:
+def _redrawn(patients: _Patients, pairs: Pairs | None, resamples: int, seed: int) -> _Floats:
     if pairs is not None:
         return np.concatenate([pairs.auc(*drawn) for drawn in patients.draws(resamples, seed)])
     step = max(1, _CELLS // len(patients.score))
@@ -183,7 +183,7 @@ def _redrawn(patients: _Patients, pairs: Pairs | None, resamples: int, seed: int
                            for i in range(0, len(weight), step)])  # fmt: skip
 
 
-def row_weights(frame: pd.DataFrame, resamples: int, seed: int) -> Floats:
+def row_weights(frame: pd.DataFrame, resamples: int, seed: int) -> _Floats:
     """How often each row's patient is drawn, (resamples, rows), in the draws of :func:`bootstrap_aucs`."""
     patients = _Patients.of(frame)
     return np.concatenate([weight[:, patients.code] for weight in patients.weights(resamples, seed)])
@@ -214,7 +214,7 @@ def bootstrap(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> d
     return {name: (float(low), float(high)) for name, (low, high) in zip((PERCENTILE, BCA), ends, strict=True)}
 
 
-def _bca_tails(aucs: Floats, left_out: Sequence[Floats], auc: float, tails: Floats) -> Floats:
+def _bca_tails(aucs: _Floats, left_out: Sequence[_Floats], auc: float, tails: _Floats) -> _Floats:
     """The quantiles of `aucs` that BCa takes for `tails`."""
     below = np.mean(aucs < auc) + np.mean(aucs == auc) / 2
     if not 0 < below < 1 or np.ptp(aucs) == 0:
@@ -229,13 +229,13 @@ def _bca_tails(aucs: Floats, left_out: Sequence[Floats], auc: float, tails: Floa
     return np.asarray(stats.norm.cdf(bias + z / (1 - speed * z)))
 
 
-def _jackknife(patients: _Patients, pairs: Pairs | None) -> tuple[tuple[Floats, Floats], float]:
+def _jackknife(patients: _Patients, pairs: Pairs | None) -> tuple[tuple[_Floats, _Floats], float]:
     """AUCs without each positive and without each negative patient, and with all; a class of one cannot lose it."""
     if pairs is not None:
         of_row, of_column = pairs.wins.sum(1), pairs.wins.sum(0)
     else:  # tile by tile: the share of the other class that it beats, or that beats it
         own = patients.label == 1
-        beaten, beating = components(patients.score[own], patients.score[~own])
+        beaten, beating = delong_components(patients.score[own], patients.score[~own])
         wins = np.zeros(len(own))
         wins[own], wins[~own] = beaten * (~own).sum(), beating * own.sum()
         of_patient = np.bincount(patients.code, weights=wins)
@@ -280,7 +280,7 @@ def permutation_p(frame: pd.DataFrame, *, draws: int = 2000, seed: int = 0, with
     return float((1 + (distance[1:] >= distance[0] - 1e-12).sum()) / (1 + draws))
 
 
-def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Iterator[Floats]:
+def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Iterator[_Floats]:
     """The labels as they are, then `draws` times exchanged, (b, patients) in blocks."""
     own = patients.is_positive.astype(np.float64)
     stratum = np.zeros(len(own), np.intp)

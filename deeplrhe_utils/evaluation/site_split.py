@@ -20,7 +20,7 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits import checked_shares, parts_table, splits_table
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
 NODES: Final = 4000
 """Branches after which the solver stops. A count, unlike seconds, gives the same split on every machine."""
@@ -107,7 +107,7 @@ def _split(labels: pd.DataFrame, sites: pd.DataFrame, shares: list[float], seed:
         raise CohortError(f"{len(used)} parts of whole sites need at least {len(used)} sites", got=len(names),
                           fix="Ask for fewer parts, or split by patient")  # fmt: skip
     columns = (*positive.T, np.ones(len(place)))
-    counts: Floats = np.stack([np.bincount(code, weights=column).astype(np.float64) for column in columns], axis=1)
+    counts: _Floats = np.stack([np.bincount(code, weights=column).astype(np.float64) for column in columns], axis=1)
     random = generator(seed, "site-folds" if folds else "site-shares")
     problem = _Problem(counts, np.array([shares[i] for i in used]), random)
     chosen, bound, stopped = problem.solve()
@@ -139,7 +139,7 @@ def _site_of(patients: list[str], sites: pd.DataFrame) -> NDArray[np.str_]:
     return known.reindex(patients).astype(str).to_numpy(dtype=np.str_)
 
 
-def _balance(part: NDArray[np.intp], counts: Floats, shares: Sequence[float], rows: Sequence[str]) -> pd.DataFrame:
+def _balance(part: NDArray[np.intp], counts: _Floats, shares: Sequence[float], rows: Sequence[str]) -> pd.DataFrame:
     found = [
         {"part": p, "gene": name, "count": int(counts[part == p, g].sum()), "wanted": share * counts[:, g].sum()}
         for p, share in enumerate(shares) for g, name in enumerate(rows)
@@ -151,7 +151,7 @@ def _balance(part: NDArray[np.intp], counts: Floats, shares: Sequence[float], ro
 class _Problem:
     """Sites to parts: counts (sites, K), shares (parts,), in an order that `random` decides."""
 
-    def __init__(self, counts: Floats, shares: Floats, random: np.random.Generator) -> None:
+    def __init__(self, counts: _Floats, shares: _Floats, random: np.random.Generator) -> None:
         self.counts, self.shares = counts, shares
         self.total = counts.sum(0)
         self.weight = 1 / np.maximum(self.total, 1)
@@ -201,7 +201,7 @@ class _Problem:
             options={"node_limit": NODES, "time_limit": SECONDS, "mip_rel_gap": 0.0},
         )  # fmt: skip
 
-    def _edges(self) -> tuple[Floats, Floats]:
+    def _edges(self) -> tuple[_Floats, _Floats]:
         """Lines below |count − wanted|, (3, K, parts) slopes and intercepts.
 
         The third joins the two whole numbers around what is wanted: counts are whole, so the deviation cannot be

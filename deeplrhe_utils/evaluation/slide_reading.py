@@ -20,10 +20,10 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
 from deeplrhe_utils.core.text import shortened
-from deeplrhe_utils.evaluation.auc import components
+from deeplrhe_utils.evaluation.auc import delong_components
 from deeplrhe_utils.slides.annotations import Regions, tumour_fractions, tumour_outline
 
-INSIDE: Final = 0.5
+_INSIDE: Final = 0.5
 """A window counts as inside an outline from this share of its area on."""
 FEWEST: Final = 3
 """Fewer windows on one side of an outline say nothing about the other, nor fewer with neighbours about agreement."""
@@ -243,7 +243,7 @@ def _against_outline(
         return {"outline_note": str(error)}
     if not outline.area > 0:
         return {"outline_note": "the outline has no area"}
-    inside = tumour_fractions(outline, *place) >= INSIDE
+    inside = tumour_fractions(outline, *place) >= _INSIDE
     high = disjoint(*(one[score >= threshold] for one in place))
     shared, known = shared_area(high, outline), shared_area(covered, outline)
     found = {"n_inside": int(inside.sum()), "n_outside": int((~inside).sum()), "outline_scored": known / outline.area}
@@ -254,7 +254,7 @@ def _against_outline(
     if (fewest := min(found["n_inside"], found["n_outside"])) < FEWEST:
         side = "inside" if fewest == found["n_inside"] else "outside"
         return found | {"outline_note": f"no AUROC: {fewest} scored windows {side}, at least {FEWEST} are needed"}
-    return found | {"outline_auroc": float(components(score[inside], score[~inside])[0].mean())}
+    return found | {"outline_auroc": float(delong_components(score[inside], score[~inside])[0].mean())}
 
 
 def _probabilities(values: pd.Series, gene: str) -> NDArray[np.float64]:
@@ -302,14 +302,14 @@ def _said(name: object) -> str:
     return (text if text.isprintable() else ascii(text)[1:-1])[:60]
 
 
-Floats = NDArray[np.float64]
-MOST_FIELDS: Final = 50_000_000
+_Floats = NDArray[np.float64]
+_MOST_FIELDS: Final = 50_000_000
 """Fields between the edges of windows that are counted at once; windows on a grid have far fewer."""
 TOUCHING_PX: Final = 1.0
 """Windows of a fractional pitch begin at whole pixels, so neighbours lie up to one level-0 pixel apart."""
 
 
-def disjoint(x: Floats, y: Floats, size: Floats) -> NDArray[np.object_]:
+def disjoint(x: _Floats, y: _Floats, size: _Floats) -> NDArray[np.object_]:
     """What squares cover together, as areas that do not overlap: so that nothing is counted twice.
 
     Parameters
@@ -322,7 +322,7 @@ def disjoint(x: Floats, y: Floats, size: Floats) -> NDArray[np.object_]:
     if not len(x):
         return np.array([], dtype=object)
     across, down = np.unique([x, x + size]), np.unique([y, y + size])
-    if len(across) * len(down) > MOST_FIELDS:  # windows on no grid: the same areas, but slower
+    if len(across) * len(down) > _MOST_FIELDS:  # windows on no grid: the same areas, but slower
         return np.asarray(shapely.get_parts(shapely.union_all(shapely.box(x, y, x + size, y + size))))
     change = np.zeros((len(down), len(across)), np.int32)
     first, last = np.searchsorted(across, x), np.searchsorted(across, x + size)
@@ -350,7 +350,7 @@ def shared_area(areas: NDArray[np.object_], outline: BaseGeometry) -> float:
     return float(shapely.area(areas[within]).sum() + shapely.area(shapely.intersection(across, outline)).sum())
 
 
-def morans_i(x: Floats, y: Floats, size: Floats, score: Floats) -> float:
+def morans_i(x: _Floats, y: _Floats, size: _Floats, score: _Floats) -> float:
     """Moran's I of window scores: agreement of windows that touch, at sides or corners, or overlap.
 
     Parameters

@@ -31,14 +31,14 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.power import wilson
 from deeplrhe_utils.slides.artefacts import ARTEFACT_MPP, SurveyRules, artefact_masks, bubble_mask
-from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_PX, JPEG_RATIO, LEAST_PX, blockiness
+from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_PX, JPEG_RATIO, LEAST_BLOCK_PX, blockiness
 from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.quality import BLUR_CUT, sharpness
 from deeplrhe_utils.slides.screening import ScreenRules, blank_of
-from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, Glass
+from deeplrhe_utils.slides.tissue import GLASS_FALLBACK, SlideGlass
 
-Rgb = NDArray[np.uint8]
-Map = NDArray[np.float32]
+_Rgb = NDArray[np.uint8]
+_Map = NDArray[np.float32]
 
 STRENGTHS: Final[Mapping[str, tuple[float, ...]]] = {
     "blur": (1.0, 2.0, 4.0),
@@ -83,9 +83,9 @@ class SpikeIn:
 class _Field(NamedTuple):
     """A field with its resolution [µm/px], white level, block of JPEG [px], and number."""
 
-    pixels: Rgb
+    pixels: _Rgb
     mpp: float
-    glass: Glass
+    glass: SlideGlass
     block_px: float
     number: int
 
@@ -97,7 +97,7 @@ class _Field(NamedTuple):
 
 
 def spike_in(
-    fields: Sequence[Rgb], mpp: float, *, seed: int, glasses: Sequence[Glass] | None = None,
+    fields: Sequence[_Rgb], mpp: float, *, seed: int, glasses: Sequence[SlideGlass] | None = None,
     blocks_px: Sequence[float] | None = None, rules: SurveyRules | None = None, blur_cut: float = BLUR_CUT,
     kinds: Sequence[str] = tuple(STRENGTHS),
 ) -> SpikeIn:  # fmt: skip
@@ -119,7 +119,7 @@ def spike_in(
     """
     if not len(fields):
         raise ParameterError("A spike-in needs at least one field", got=0)
-    glasses = [Glass(np.full(3, GLASS_FALLBACK), False)] * len(fields) if glasses is None else glasses
+    glasses = [SlideGlass(np.full(3, GLASS_FALLBACK), False)] * len(fields) if glasses is None else glasses
     blocks_px = [JPEG_PX] * len(fields) if blocks_px is None else blocks_px
     if not len(fields) == len(glasses) == len(blocks_px):
         raise ParameterError("Not one glass and block per field", got=(len(fields), len(glasses), len(blocks_px)))
@@ -128,7 +128,7 @@ def spike_in(
             "jpeg": JPEG_EXCESS}  # fmt: skip
     whole = [_Field(*one, i) for i, one in enumerate(zip(fields, [mpp] * len(fields), glasses, blocks_px, strict=True))]
     coarse = [one.reduced(_PAINT_MPP) for one in whole]
-    closely = {"blur": whole, "jpeg": [one for one in whole if one.block_px >= LEAST_PX]}
+    closely = {"blur": whole, "jpeg": [one for one in whole if one.block_px >= LEAST_BLOCK_PX]}
     rows, points = [], []
     twins: dict[str, NDArray[np.float64]] = {}
     for kind in kinds:
@@ -206,9 +206,9 @@ def _jpeg_shares(one: _Field, short: str, ladder: Sequence[float], rules: Survey
 
 
 def paint(
-    kind: str, field: Rgb, mpp: float, strength: float, rng: np.random.Generator, glass: Glass,
+    kind: str, field: _Rgb, mpp: float, strength: float, rng: np.random.Generator, glass: SlideGlass,
     block_px: float = JPEG_PX,
-) -> tuple[Rgb, NDArray[np.bool_]]:  # fmt: skip
+) -> tuple[_Rgb, NDArray[np.bool_]]:  # fmt: skip
     """Paint one artefact into a field.
 
     Parameters
@@ -223,7 +223,7 @@ def paint(
     Returns picture, mask : ndarray, shape (height, width, 3), uint8, and (height, width), bool: the painted field, and
     where the artefact lies.
     """
-    painters: dict[str, Callable[..., tuple[Map, Map]]] = {"blur": _defocus, "fold": _fold, "bubble": _bubble}
+    painters: dict[str, Callable[..., tuple[_Map, _Map]]] = {"blur": _defocus, "fold": _fold, "bubble": _bubble}
     if kind in _INKS:
         light, weight = _ink(field, mpp, strength, rng, np.array(_INKS[kind]))
     elif kind == "jpeg":
@@ -234,7 +234,7 @@ def paint(
     return np.clip(np.rint(mixed), 0, 255).astype(np.uint8), weight > 0.5
 
 
-def _stroke(shape: tuple[int, ...], mpp: float, width_um: float, edge_um: float, rng: np.random.Generator) -> Map:
+def _stroke(shape: tuple[int, ...], mpp: float, width_um: float, edge_um: float, rng: np.random.Generator) -> _Map:
     """A bent line through the field, 1 inside, with a soft edge."""
     height, width = shape[:2]
     angle, size = rng.uniform(0, np.pi), np.hypot(height, width)
@@ -250,12 +250,12 @@ def _stroke(shape: tuple[int, ...], mpp: float, width_um: float, edge_um: float,
     return np.asarray(soft, np.float32)
 
 
-def _light(exponent: Map) -> Map:
+def _light(exponent: _Map) -> _Map:
     """Ten to the power of minus a density."""
     return np.asarray(cv2.exp(np.ascontiguousarray(exponent) * np.float32(np.log(10))), np.float32)
 
 
-def _clouds(shape: tuple[int, ...], mpp: float, scale_um: float, rng: np.random.Generator) -> Map:
+def _clouds(shape: tuple[int, ...], mpp: float, scale_um: float, rng: np.random.Generator) -> _Map:
     """Smooth noise of unit variance."""
     size = max(2, round(shape[0] * mpp / scale_um) + 2), max(2, round(shape[1] * mpp / scale_um) + 2)
     coarse = rng.standard_normal(size).astype(np.float32)
@@ -263,15 +263,15 @@ def _clouds(shape: tuple[int, ...], mpp: float, scale_um: float, rng: np.random.
 
 
 def _ink(
-    field: Rgb, mpp: float, strength: float, rng: np.random.Generator, ink: NDArray[np.float64]
-) -> tuple[Map, Map]:
+    field: _Rgb, mpp: float, strength: float, rng: np.random.Generator, ink: NDArray[np.float64]
+) -> tuple[_Map, _Map]:
     density = ink * np.exp(rng.normal(0, 0.1, 3)) * strength
     streaks = np.clip(1 + 0.1 * _clouds(field.shape, mpp, 30.0, rng), 0.75, 1.3)
     light = field * _light(-streaks[..., None] * density.astype(np.float32))
     return light, _stroke(field.shape, mpp, rng.uniform(80, 180), rng.uniform(1, 5), rng)
 
 
-def _defocus(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, white: Map) -> tuple[Map, Map]:
+def _defocus(field: _Rgb, mpp: float, strength: float, rng: np.random.Generator, white: _Map) -> tuple[_Map, _Map]:
     radius = 2 * strength / mpp  # a uniform disc of radius r has a standard deviation of r / 2 along each axis
     reach = int(np.ceil(radius)) + 1
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
@@ -281,13 +281,13 @@ def _defocus(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, 
     return np.asarray(light, np.float32), _stroke(field.shape, mpp, 2 * half, 15.0, rng)
 
 
-def _fold(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, white: Map) -> tuple[Map, Map]:
+def _fold(field: _Rgb, mpp: float, strength: float, rng: np.random.Generator, white: _Map) -> tuple[_Map, _Map]:
     flipped = cv2.GaussianBlur(cv2.flip(field, int(rng.integers(2))), (0, 0), 1.0 / mpp)  # lies out of focus
     light = field * cv2.pow((flipped.astype(np.float32) + 1) / (white + 1), strength)
     return np.asarray(light, np.float32), _stroke(field.shape, mpp, rng.uniform(35, 80), rng.uniform(0.5, 2), rng)
 
 
-def _bubble(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, white: Map) -> tuple[Map, Map]:
+def _bubble(field: _Rgb, mpp: float, strength: float, rng: np.random.Generator, white: _Map) -> tuple[_Map, _Map]:
     height, width = field.shape[:2]
     reach = min(height, width) * mpp
     radius = rng.uniform(0.2, 0.36) * min(reach, 700.0)
@@ -304,7 +304,7 @@ def _bubble(field: Rgb, mpp: float, strength: float, rng: np.random.Generator, w
     return light.astype(np.float32), np.clip(depth / mpp + 0.5, 0, 1).astype(np.float32)
 
 
-def _jpeg(field: Rgb, strength: float, rng: np.random.Generator, block_px: float) -> tuple[Map, Map]:
+def _jpeg(field: _Rgb, strength: float, rng: np.random.Generator, block_px: float) -> tuple[_Map, _Map]:
     height, width = field.shape[:2]
     h, w = (round(n * rng.uniform(0.45, 0.7)) for n in (height, width))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))

@@ -19,8 +19,8 @@ from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.evaluation.splits import check_disjoint, check_split, hashed
 
-KIND: Final = "deeplrhe split"
-VERSION: Final = 1
+_KIND: Final = "deeplrhe split"
+_VERSION: Final = 1
 _FACTS: Final = ("kind", "version", "scheme", "seed", "genes", "shares", "salt", "salted", "note")
 _PARTS: Final = (*_FACTS, "units", "hashes", "digests", "signature")
 
@@ -70,7 +70,7 @@ def write_split(
     if len(schemes) != 1 or len(seeds) != 1:
         raise CohortError("A split file holds one scheme and one seed", got=f"{len(schemes)} and {len(seeds)}")
     facts: dict[str, Any] = {
-        "kind": KIND, "version": VERSION, "scheme": str(schemes[0]), "seed": int(seeds[0]), "note": note,
+        "kind": _KIND, "version": _VERSION, "scheme": str(schemes[0]), "seed": int(seeds[0]), "note": note,
         "genes": sorted(genes), "shares": [float(s) for s in shares], "salted": salt is not None,
         "salt": salt,
     }  # fmt: skip
@@ -142,11 +142,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"The split file {path} is not there", fix="Check the path") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error})", expected="a file of `deeplrhe split`") from error
-    if not isinstance(document, dict) or document.get("kind") != KIND:
-        raise InputError(f"{path} is no split file", expected=f'"kind": "{KIND}"')
-    if document.get("version") != VERSION:
+    if not isinstance(document, dict) or document.get("kind") != _KIND:
+        raise InputError(f"{path} is no split file", expected=f'"kind": "{_KIND}"')
+    if document.get("version") != _VERSION:
         raise InputError(f"{path} is a split file of another version", got=document.get("version"),
-                         expected=str(VERSION))  # fmt: skip
+                         expected=str(_VERSION))  # fmt: skip
     if missing := [part for part in _PARTS if part not in document]:
         raise InputError(f"The split file {path} lacks {', '.join(missing)}", fix="Ask for the original")
     if not (_well_formed(document["units"]) and isinstance(document["hashes"], list)):

@@ -18,10 +18,10 @@ Mask = NDArray[np.bool_]
 CLASSES: Final = ("nuclei", "stroma", "glass")
 """The classes that no two of share a pixel; masks carry a fourth name, ``tissue``, for all tissue."""
 
-GLASS_DENSITY: Final = 0.08
+_GLASS_DENSITY: Final = 0.08
 """Smoothed mean optical density below which a pixel is glass: grey levels above 235. Low on purpose: darker glass is
 not found, which costs pixels only, but pale tissue taken for glass would blame a method for colouring it."""
-TISSUE_DENSITY: Final = 0.15
+_TISSUE_DENSITY: Final = 0.15
 """Smoothed mean optical density above which a pixel is tissue: grey levels below 219. What lies between glass and
 tissue is either thin tissue or dirty glass, and belongs to neither."""
 SMOOTHING_PX: Final = 1.0
@@ -29,7 +29,7 @@ SMOOTHING_PX: Final = 1.0
 EDGE_PX: Final = 3
 """Glass within this many pixels of other things does not count, nor does stroma this near to an outline: optics
 and the hand that drew smear an edge over 2–3 px."""
-MARGIN: Final = 0.1
+_MARGIN: Final = 0.1
 """Share of Otsu's threshold left free on both sides of it: rims of nuclei would tell how sharp a scanner is, not
 how it colours. Relative, so that pale and dark stains lose alike."""
 LEAST_CONTRAST: Final = 0.15
@@ -97,7 +97,7 @@ def neutral_masks(tile: Tile) -> dict[str, Mask]:
     if np.count_nonzero(tissue) < LEAST_TISSUE_PX:
         tissue = np.zeros_like(tissue)
     cut = _otsu(red[tissue])
-    nuclei, stroma = tissue & (red > cut * (1 + MARGIN)), tissue & (red < cut * (1 - MARGIN))
+    nuclei, stroma = tissue & (red > cut * (1 + _MARGIN)), tissue & (red < cut * (1 - _MARGIN))
     return {"nuclei": nuclei, "stroma": stroma, "glass": glass, "tissue": tissue}
 
 
@@ -107,8 +107,8 @@ def _densities(tile: Tile) -> tuple[NDArray[np.float32], Mask, Mask]:
         raise StainError("Masks need an image", got=tile.shape, expected="(H, W, 3)")
     od = np.asarray(cv2.GaussianBlur(optical_density(tile), (0, 0), SMOOTHING_PX), np.float32)
     density = od.mean(axis=2)
-    glass = cv2.erode((density < GLASS_DENSITY).astype(np.uint8), _neighbours()).astype(bool)
-    return od[..., 0], density > TISSUE_DENSITY, glass
+    glass = cv2.erode((density < _GLASS_DENSITY).astype(np.uint8), _neighbours()).astype(bool)
+    return od[..., 0], density > _TISSUE_DENSITY, glass
 
 
 def _neighbours() -> NDArray[np.uint8]:

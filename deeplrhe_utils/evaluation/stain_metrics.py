@@ -23,9 +23,9 @@ from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 if TYPE_CHECKING:
     from deeplrhe_utils.stain.reference import SlideColour
 
-Floats = NDArray[np.float32]
+_Floats = NDArray[np.float32]
 
-LEAST_PX: Final = 200
+_LEAST_PX: Final = 200
 """Fewest pixels of a class that are measured: the 95th percentile then rests on ten."""
 
 _C1: Final = (0.01 * 255) ** 2
@@ -62,17 +62,17 @@ def nmi(tile: Tile, mask: Mask) -> float:
     tile : uint8, (..., 3)
     mask : bool, (...): pixels of the class
 
-    Returns float: in [0, 1]; NaN below 200 px, and where the class is black. Its :func:`spread` over images says how
+    Returns float: in [0, 1]; NaN below 200 px, and where the class is black. Its :func:`colour_spread` over images says how
     well they agree; it also rewards flat pictures, so that :func:`structure` belongs beside it.
 
     Source: Basavanhally & Madabhushi 2013; Bejnordi 2016.
     """
     values = _grey(masked(tile, mask))
-    top = float(np.percentile(values, 95)) if len(values) >= LEAST_PX else 0.0
+    top = float(np.percentile(values, 95)) if len(values) >= _LEAST_PX else 0.0
     return float(np.median(values)) / top if top > 0 else float("nan")
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
+def colour_spread(values: Sequence[float]) -> tuple[float, float]:
     """Sample standard deviation (n − 1) of the values that are not NaN, and their coefficient of variation SD / mean.
 
     Both are NaN for fewer than two values.
@@ -85,7 +85,7 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return sd, sd / mean if mean else float("nan")
 
 
-def lab(tile: Tile) -> Floats:
+def lab(tile: Tile) -> _Floats:
     """CIE L*a*b* (1976, D65) of sRGB pixels: uint8 (..., 3) to float32 (..., 3), L* in [0, 100].
 
     Exact to 0.001. Ours, because OpenCV interpolates in a table and is off by 0.16 on average (up to 0.47) on H&E
@@ -97,7 +97,7 @@ def lab(tile: Tile) -> Floats:
     return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
 
 
-def delta_e(first: Tile, second: Tile) -> Floats:
+def delta_e(first: Tile, second: Tile) -> _Floats:
     """Colour difference ΔE 1976 per pixel: two uint8 (..., 3) to float32 (...); about 2 is just visible."""
     _same_shape(first, second)
     return np.asarray(np.sqrt(((lab(first) - lab(second)) ** 2).sum(axis=-1)), np.float32)
@@ -106,7 +106,7 @@ def delta_e(first: Tile, second: Tile) -> Floats:
 def mean_lab(tile: Tile, mask: Mask) -> NDArray[np.float64]:
     """Mean L*a*b* (3,) of the masked pixels, bool (...), of uint8 (..., 3); NaN below 200 px."""
     chosen = masked(tile, mask)
-    return lab(chosen).mean(axis=0, dtype=np.float64) if len(chosen) >= LEAST_PX else np.full(3, np.nan)
+    return lab(chosen).mean(axis=0, dtype=np.float64) if len(chosen) >= _LEAST_PX else np.full(3, np.nan)
 
 
 def scatter(colours: Sequence[NDArray[np.float64]]) -> float:
@@ -120,7 +120,7 @@ def scatter(colours: Sequence[NDArray[np.float64]]) -> float:
     return float(np.sqrt(((known - known.mean(axis=0)) ** 2).sum(axis=1).mean()))
 
 
-def colour_slices(pixels: Floats, seed: int = 0) -> Floats:
+def colour_slices(pixels: _Floats, seed: int = 0) -> _Floats:
     """Colours (n, 3) seen along 64 directions that cover the sphere evenly, each sorted: (64, n).
 
     The directions are a Fibonacci lattice turned at random by `seed`: as many independent ones made the distance of
@@ -134,7 +134,7 @@ def colour_slices(pixels: Floats, seed: int = 0) -> Floats:
     return np.sort((lattice @ turn).astype(np.float32) @ np.asarray(pixels, np.float32).T, axis=1)
 
 
-def slice_distance(first: Floats, second: Floats) -> float:
+def slice_distance(first: _Floats, second: _Floats) -> float:
     """Sliced 1-Wasserstein distance [ΔE] of two :func:`colour_slices`, (64, n) and (64, m), of one seed.
 
     Exact for any n and m: both quantile functions are steps, and are compared on the grid of the steps of both.
@@ -150,20 +150,20 @@ def slice_distance(first: Floats, second: Floats) -> float:
     return float((gaps @ (np.diff(steps, prepend=0) / (n * m))).mean())
 
 
-def _similarity(a: Floats, b: Floats) -> float:
+def _similarity(a: _Floats, b: _Floats) -> float:
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b, cov = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2, _blur(a * b) - mean_a * mean_b
     similarity = (2 * mean_a * mean_b + _C1) * (2 * cov + _C2)
     return float((similarity / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
 
 
-def _matched(a: Floats, b: Floats) -> Floats:
+def _matched(a: _Floats, b: _Floats) -> _Floats:
     """`b` with the mean and SD of `a`; with its mean alone where one is constant and the SD says nothing."""
     constant = np.ptp(a) == 0 or np.ptp(b) == 0
     return (b - b.mean()) * (1.0 if constant else a.std() / b.std()) + a.mean()
 
 
-def _correlation(a: Floats, b: Floats) -> float:
+def _correlation(a: _Floats, b: _Floats) -> float:
     constant = np.ptp(a) == 0, np.ptp(b) == 0
     return float(all(constant)) if any(constant) else float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
 
@@ -216,7 +216,7 @@ def glass_change(before: Tile, after: Tile, mask: Mask) -> dict[str, float]:
     """
     _same_shape(before, after)
     change = _grey(masked(after, mask)) - _grey(masked(before, mask))
-    if len(change) < LEAST_PX:
+    if len(change) < _LEAST_PX:
         return {"mean": float("nan"), "p99": float("nan")}
     return {"mean": float(change.mean(dtype=np.float64)), "p99": float(np.percentile(np.abs(change), 99))}
 
@@ -228,12 +228,12 @@ def clipped_share(before: Tile, after: Tile) -> float:
     return float((now & ~was).any(axis=-1).mean())
 
 
-def _grey(pixels: Tile) -> Floats:
+def _grey(pixels: Tile) -> _Floats:
     red, green, blue = (require_rgb(pixels)[..., i].astype(np.float32) for i in range(3))
     return (red + green + blue) / np.float32(3)
 
 
-def _blur(image: Floats) -> Floats:
+def _blur(image: _Floats) -> _Floats:
     return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), dtype=np.float32)
 
 
@@ -316,7 +316,7 @@ def planted_residual(before: Sequence[Tile], after: Sequence[Tile], mask: Mask) 
     if len(before) != len(after) or len(before) < 2:
         got = f"{len(before)} before, {len(after)} after"
         raise StainError("A planted stain change needs versions to compare", got=got, expected="2 or more of each")
-    if np.count_nonzero(mask) < LEAST_PX:
+    if np.count_nonzero(mask) < _LEAST_PX:
         return float("nan")
     was, now = _pairwise(before, mask), _pairwise(after, mask)
     if was == 0:
@@ -329,7 +329,7 @@ def _pairwise(versions: Sequence[Tile], mask: Mask) -> float:
     return float(np.mean([delta_e(a, b).mean(dtype=np.float64) for a, b in combinations(colours, 2)]))
 
 
-Masks = Mapping[str, Mask]
+_Masks = Mapping[str, Mask]
 
 _MEASURED: Final = ("nuclei", "stroma")
 _MEANS: Final = ("wasserstein", "glass_mean", "glass_p99", "clipped")
@@ -338,8 +338,8 @@ _MEANS: Final = ("wasserstein", "glass_mean", "glass_p99", "clipped")
 def assess(
     before: Sequence[Sequence[Tile]],
     after: Sequence[Sequence[Tile]],
-    masks: Sequence[Sequence[Masks]],
-    reference: Sequence[tuple[Tile, Masks]],
+    masks: Sequence[Sequence[_Masks]],
+    reference: Sequence[tuple[Tile, _Masks]],
     seed: int = 0,
 ) -> dict[str, float]:
     """Everything one method did to a cohort.
@@ -369,7 +369,7 @@ def assess(
     if template is None:
         shown = sum(int(marked["tissue"].sum()) for _, marked in reference)
         raise StainError("The reference has too little tissue to compare colours with", got=f"{shown} px",
-                         expected=f"{LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
+                         expected=f"{_LEAST_PX} px or more", fix="Give more tiles of it")  # fmt: skip
     units = []
     for index, (old, new, named) in enumerate(zip(before, after, masks, strict=True)):
         tissue = _tissue(new, named, seed, index)
@@ -392,7 +392,7 @@ def _flat(units: Sequence[Sequence[Tile]]) -> list[Tile]:
     return [tile for tiles in units for tile in tiles]
 
 
-def _pooled(tiles: Sequence[Tile], masks: Sequence[Masks], name: str) -> Tile:
+def _pooled(tiles: Sequence[Tile], masks: Sequence[_Masks], name: str) -> Tile:
     """Pixels of one class of all tiles of a unit, (n, 3)."""
     for one in masks:
         if name not in one:
@@ -400,17 +400,17 @@ def _pooled(tiles: Sequence[Tile], masks: Sequence[Masks], name: str) -> Tile:
     return np.concatenate([masked(tile, one[name]) for tile, one in zip(tiles, masks, strict=True)])
 
 
-def _tissue(tiles: Sequence[Tile], masks: Sequence[Masks], seed: int, name: str | int) -> Floats | None:
+def _tissue(tiles: Sequence[Tile], masks: Sequence[_Masks], seed: int, name: str | int) -> _Floats | None:
     """Sorted colours of a sample of a unit's tissue, or None without enough of it."""
     pixels = _pooled(tiles, masks, "tissue") if tiles else np.empty((0, 3), np.uint8)
-    if len(pixels) < LEAST_PX:
+    if len(pixels) < _LEAST_PX:
         return None
     if len(pixels) > SAMPLE_PX:
         pixels = pixels[generator(seed, "tissue sample", name).choice(len(pixels), SAMPLE_PX, replace=False)]
     return colour_slices(lab(pixels), seed=seed)
 
 
-def _measure(before: Sequence[Tile], after: Sequence[Tile], masks: Sequence[Masks]) -> dict[str, Any]:
+def _measure(before: Sequence[Tile], after: Sequence[Tile], masks: Sequence[_Masks]) -> dict[str, Any]:
     """What the pixels of one unit say, before units are compared."""
     found: dict[str, Any] = {}
     for name in _MEASURED:
@@ -428,7 +428,7 @@ def _summary(units: Sequence[dict[str, Any]]) -> dict[str, float]:
     column = {name: [unit[name] for unit in units] for name in units[0]}
     row: dict[str, float] = {}
     for name in _MEASURED:
-        row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"] = spread(column[f"nmi_{name}"])
+        row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"] = colour_spread(column[f"nmi_{name}"])
         row[f"units_{name}"] = float(np.count_nonzero(~np.isnan(column[f"nmi_{name}"])))
         row[f"lab_{name}"] = scatter(column[f"lab_{name}"])
     return row | {name: _mean(column[name]) for name in _MEANS}

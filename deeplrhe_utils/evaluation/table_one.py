@@ -12,9 +12,16 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 
-UNKNOWN: Final = ("[Not Available]", "[Not Applicable]", "[Not Evaluated]", "[Unknown]", "[Discrepancy]", "[Completed]")
+MISSING_WORDS: Final = (
+    "[Not Available]",
+    "[Not Applicable]",
+    "[Not Evaluated]",
+    "[Unknown]",
+    "[Discrepancy]",
+    "[Completed]",
+)
 """How TCGA's clinical tables write that a value is not there."""
 OVERALL: Final = "overall"
 
@@ -84,7 +91,7 @@ def _known(patients: pd.DataFrame, variables: list[str]) -> pd.DataFrame:
         raise CohortError(what, got=str(twice.iloc[0]), fix="Give one row per patient")
     frame = patients[["patient_id", *variables]].copy()
     for variable in variables:
-        known = frame[variable].mask(frame[variable].isin(list(UNKNOWN)))
+        known = frame[variable].mask(frame[variable].isin(list(MISSING_WORDS)))
         numbers = pd.to_numeric(known, errors="coerce")  # a column of amounts with a text for "not there" is of text
         frame[variable] = numbers if numbers.notna().eq(known.notna()).all() else known
     return frame
@@ -110,7 +117,7 @@ def _lines(
     return lines
 
 
-def _mean_sd(known: Floats) -> str:
+def _mean_sd(known: _Floats) -> str:
     return f"{known.mean():.1f} ± {known.std(ddof=1):.1f}" if len(known) > 1 else "–"
 
 
@@ -184,7 +191,7 @@ def smd(first: pd.Series, second: pd.Series, continuous: bool) -> float:
     return _mahalanobis(*shares)
 
 
-def _continuous(first: Floats, second: Floats) -> float:
+def _continuous(first: _Floats, second: _Floats) -> float:
     if min(len(first), len(second)) < 2:
         return float("nan")
     away = first.mean() - second.mean()
@@ -192,7 +199,7 @@ def _continuous(first: Floats, second: Floats) -> float:
     return float(away / spread) if spread > 0 else float(np.sign(away) * np.inf if away else 0.0)
 
 
-def _mahalanobis(first: Floats, second: Floats) -> float:
+def _mahalanobis(first: _Floats, second: _Floats) -> float:
     """Distance of two vectors of multinomial shares (levels − 1,) by the mean of their covariances."""
     away = first - second
     if not len(away):

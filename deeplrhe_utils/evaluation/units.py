@@ -11,7 +11,7 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 
 UNITS: Final = {"tile": ["tile_id", "patient_id"], "slide": ["slide_id", "patient_id"], "patient": ["patient_id"]}
 """Unit → the columns that name it, its own first."""
-RULES: Final = ("mean", "positive share", "top")
+AGGREGATION_RULES: Final = ("mean", "positive share", "top")
 """How the tiles of a unit become one score; `mean` is both papers' rule."""
 CUT: Final = 0.5
 """A tile counts as positive from this probability on."""
@@ -26,7 +26,7 @@ def aggregate(predictions: pd.DataFrame, unit: str = "patient", rule: str = "mea
     ----------
     predictions : the predictions table
     unit : {"tile", "slide", "patient"}
-    rule : one of :data:`RULES`
+    rule : one of :data:`AGGREGATION_RULES`
         "mean": the papers' average of tile probabilities. "positive share": share of tiles with a probability of
         at least :data:`CUT` (DeepPATH's other rule). "top": mean of the :data:`TOP` highest tiles.
 
@@ -36,8 +36,8 @@ def aggregate(predictions: pd.DataFrame, unit: str = "patient", rule: str = "mea
     """
     if unit not in UNITS:
         raise CohortError("Unknown unit", got=unit, expected=" | ".join(UNITS))
-    if rule not in RULES:
-        raise ParameterError("Unknown rule for the score of a unit", got=rule, expected=" | ".join(RULES))
+    if rule not in AGGREGATION_RULES:
+        raise ParameterError("Unknown rule for the score of a unit", got=rule, expected=" | ".join(AGGREGATION_RULES))
     keys = UNITS[unit]
     scored = predictions.dropna(subset=["score"])
     by = [*keys, "gene", "fold"]

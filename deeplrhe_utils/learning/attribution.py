@@ -25,10 +25,10 @@ from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
 
-Tile = NDArray[np.uint8]
-Map = NDArray[np.float32]
+_Tile = NDArray[np.uint8]
+_Map = NDArray[np.float32]
 GRADIENTS, CAM = "integrated gradients", "Grad-CAM"
-METHODS: Final = (GRADIENTS, CAM)
+_METHODS: Final = (GRADIENTS, CAM)
 TOLERANCE: Final = 0.01
 """Largest relative gap from completeness."""
 MOST_STEPS: Final = 81
@@ -54,7 +54,7 @@ class Integrated:
     note : "" or why the map is empty
     """
 
-    map: Map
+    map: _Map
     baseline_logit: float
     gap: float
     relative_gap: float
@@ -76,8 +76,8 @@ class Cam:
     note : "" or why the map is empty
     """
 
-    map: Map
-    cells: Map
+    map: _Map
+    cells: _Map
     layer: str
     placed: str
     note: str = ""
@@ -103,7 +103,7 @@ class Attribution:
 
 
 def attribute(
-    network: TileNetwork, tiles: Sequence[Tile], target: str, *, methods: Sequence[str] = METHODS
+    network: TileNetwork, tiles: Sequence[_Tile], target: str, *, methods: Sequence[str] = _METHODS
 ) -> list[Attribution]:
     """Integrated gradients and Grad-CAM of some tiles; each tile's maps do not depend on the others.
 
@@ -123,8 +123,8 @@ def attribute(
     Raises InputError: there is no tile, or one is no uint8 RGB picture. ModelError: unknown target, weights or output
     that are not finite, or Grad-CAM of a network without feature map. ParameterError: unknown method.
     """
-    if unknown := set(methods) - set(METHODS):
-        raise ParameterError("There is no such method", got=", ".join(sorted(unknown)), expected=" | ".join(METHODS))
+    if unknown := set(methods) - set(_METHODS):
+        raise ParameterError("There is no such method", got=", ".join(sorted(unknown)), expected=" | ".join(_METHODS))
     if not len(tiles):
         raise InputError("There is no tile to explain", fix="Choose at least one")
     for number, tile in enumerate(tiles):
@@ -133,7 +133,7 @@ def attribute(
     return [_attribute(probe, tile, methods) for tile in tiles]
 
 
-def _attribute(probe: Probe, tile: Tile, methods: Sequence[str]) -> Attribution:
+def _attribute(probe: Probe, tile: _Tile, methods: Sequence[str]) -> Attribution:
     inputs = as_input(np.array(tile[None])).to(probe.device)
     logit = float(probe.logits(inputs))
     integrated = _integrated(probe, inputs) if GRADIENTS in methods else None

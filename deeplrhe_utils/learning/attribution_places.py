@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import InputError, ModelError
 from deeplrhe_utils.learning.models import TileNetwork
-from deeplrhe_utils.learning.scoring import ready
+from deeplrhe_utils.learning.scoring import ready_network
 
 FOLLOWED: Final = "centres of the receptive fields"
 EVEN: Final = "evenly, because the strides could not be followed: may be shifted by up to half a cell"
@@ -165,7 +165,7 @@ def _weights(centres: NDArray[np.float64], size: int) -> NDArray[np.float64]:
     return np.stack([np.interp(pixels, centres, one) for one in np.eye(len(centres))], axis=1)
 
 
-LEAST_PX: Final = 32
+_LEAST_PX: Final = 32
 """Smallest side of a tile that the networks take [px]."""
 
 
@@ -192,7 +192,7 @@ class Probe:
                 raise ModelError(f"The weights {name} are not finite", fix="Train again, or give another model file")
         self.target, self.index = target, names.index(target)
         self.device = next(network.parameters()).device
-        self.network = ready(network if own else copy.deepcopy(network), str(self.device)).requires_grad_(False)
+        self.network = ready_network(network if own else copy.deepcopy(network), str(self.device)).requires_grad_(False)
         self._maps: dict[tuple[int, ...], FeatureMap] = {}
 
     def like(self, network: TileNetwork) -> Probe:
@@ -257,7 +257,7 @@ def check_picture(tile: Any, name: str = "The tile") -> None:
     """Raise :class:`InputError` unless `tile` is a uint8 RGB picture (h, w, 3) with sides of 32 px or more."""
     shape: tuple[int, ...] = getattr(tile, "shape", ())
     kind = getattr(tile, "dtype", type(tile).__name__)
-    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < LEAST_PX:
+    if kind != np.uint8 or len(shape) != 3 or shape[2] != 3 or min(shape[:2]) < _LEAST_PX:
         raise InputError(f"{name} cannot be explained", got=f"{kind}, shape {tuple(shape)}",
-                         expected=f"uint8, shape (h, w, 3), sides of {LEAST_PX} px or more",
+                         expected=f"uint8, shape (h, w, 3), sides of {_LEAST_PX} px or more",
                          fix="Give tiles as the tile store holds them")  # fmt: skip

@@ -31,12 +31,12 @@ from deeplrhe_utils.learning.attribution_places import Probe, check_picture
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.scoring import as_input
 
-Map = NDArray[np.float32]
+_Map = NDArray[np.float32]
 DRAWS: Final = 2
 """Random networks."""
 STAGES: Final = 5
 """Most stages: with more blocks, they take several each. The first is the classifier alone, the last all."""
-STEPS: Final = 4
+_STEPS: Final = 4
 """Gradients per map of a random network: with 4 the demo network's own maps keep 0.95 of their ranks (stage 0)."""
 CALIBRATION_TILES: Final = 8
 """Most tiles that batch normalization of random layers is measured on."""
@@ -62,8 +62,8 @@ class SanityCheck:
     """
 
     table: pd.DataFrame
-    random: list[Map]
-    random_cam: list[Map]
+    random: list[_Map]
+    random_cam: list[_Map]
     blocks: tuple[str, ...]
     unused: tuple[str, ...]
 
@@ -130,9 +130,9 @@ def _check(tiles: Sequence[Any], found: Sequence[Attribution]) -> None:
 class _Pair:
     """Maps of one tile: integrated gradients; Grad-CAM's cells, and its picture."""
 
-    gradients: Map | None
-    cells: Map | None
-    picture: Map | None
+    gradients: _Map | None
+    cells: _Map | None
+    picture: _Map | None
 
     @classmethod
     def of(cls, found: Attribution) -> _Pair:
@@ -148,8 +148,8 @@ def _pairs(probe: Probe, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Att
         gradients = None
         if one.integrated:
             start = torch.ones_like(end)
-            total = sum_gradients(probe, start, end, (np.arange(STEPS) + 0.5) / STEPS)
-            gradients = ((end - start)[0] * (total / STEPS)).sum(0).float().cpu().numpy()
+            total = sum_gradients(probe, start, end, (np.arange(_STEPS) + 0.5) / _STEPS)
+            gradients = ((end - start)[0] * (total / _STEPS)).sum(0).float().cpu().numpy()
         cam = cam_of(probe, end) if one.cam else None
         pairs.append(_Pair(gradients, cam.cells if cam else None, cam.map if cam else None))
     return pairs
@@ -264,14 +264,14 @@ class Ranked:
     scaled : the values by the largest absolute one, float64 (h, w)
     """
 
-    def __init__(self, values: Map) -> None:
+    def __init__(self, values: _Map) -> None:
         size = np.abs(values)
         self.constant = bool(np.ptp(values) == 0)
         self.signed, self.size = (rankdata(v.ravel()) for v in (values, size))
         self.scaled = values.astype(np.float64) / (float(size.max()) or 1.0)
 
 
-def similarity(first: Map, second: Map) -> dict[str, float]:
+def similarity(first: _Map, second: _Map) -> dict[str, float]:
     """How alike two maps (h, w) are: ``spearman``, ``spearman_abs`` and ``ssim`` (Wang 2004, of maps by their largest
     absolute value).
 
@@ -316,7 +316,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return means.assign(n=groups.size(), undefined=groups["undefined"].sum()).reset_index()
 
 
-def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+def sanity_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Whether the maps depend on what the network learned: the table of a sanity check, judged at full randomization.
 
     Returns DataFrame: a row per method and reading (``sign and size``: signed values; ``size alone``: absolute values):

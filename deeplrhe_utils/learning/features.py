@@ -19,11 +19,11 @@ from deeplrhe_utils.core.files import atomic_path
 from deeplrhe_utils.learning.cards import read_file
 from deeplrhe_utils.learning.models import TileNetwork
 from deeplrhe_utils.learning.recipe import device_of
-from deeplrhe_utils.learning.scoring import Batches, as_input, ready
+from deeplrhe_utils.learning.scoring import Batches, as_input, ready_network
 from deeplrhe_utils.slides.pixels import read_ahead
 
 _KIND: Final = "tile-features"
-BATCH: Final = 32
+FEATURE_BATCH: Final = 32
 
 
 def tile_features(network: TileNetwork, batches: Batches, count: int, *, device: str = "auto") -> NDArray[np.float32]:
@@ -44,8 +44,8 @@ def tile_features(network: TileNetwork, batches: Batches, count: int, *, device:
     """
     if count < 1:
         raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
-    place, network = device_of(device), ready(network, device)
-    runs = [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+    place, network = device_of(device), ready_network(network, device)
+    runs = [range(start, min(start + FEATURE_BATCH, count)) for start in range(0, count, FEATURE_BATCH)]
     parts = []
     with torch.inference_mode():
         for run, tiles in zip(runs, read_ahead(batches, runs), strict=True):

@@ -35,7 +35,7 @@ from deeplrhe_utils.learning.training import Fitted, fit_or_load
 ROLES: Final = ("train", "valid", "test")
 HELD: Final = "DEEPLRHE_TRAINING_HELD"
 """In a process's environment: whoever started it holds the lock of the models' folder."""
-FAILED: Final = "training failed: "
+TRAINING_FAILED: Final = "training failed: "
 """How a process that fails begins its last line: torchrun's own report, which follows, does not say why."""
 
 
@@ -204,7 +204,7 @@ def run_elsewhere(launch: str, folder: Path, *, quiet: bool = False) -> None:
     except OSError as error:
         raise RunError(f"The training processes cannot be started ({error})", got=launch) from error
     if process.returncode:
-        said = [line.removeprefix(FAILED) for line in last if line.startswith(FAILED)]
+        said = [line.removeprefix(TRAINING_FAILED) for line in last if line.startswith(TRAINING_FAILED)]
         why = said[0].strip() if said else "the last lines were:\n" + "".join(last)
         raise RunError(f"The training processes ended with status {process.returncode}: {why}", got=launch,
                        fix="Mend that and run again: finished folds and the last saved state are kept")  # fmt: skip

@@ -20,11 +20,11 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.learning.store import write_tiles
 from deeplrhe_utils.slides.pixels import read_ahead, shrink
 from deeplrhe_utils.stain.checks import has_tissue
-from deeplrhe_utils.stain.normalize import PROFILES, Normalizer, Plan, load_normalizer, make_normalizer
+from deeplrhe_utils.stain.normalize import DCGMM_VARIANTS, Normalizer, Plan, load_normalizer, make_normalizer
 from deeplrhe_utils.stain.reference import SlideColour, choose_reference, slide_colour
 
-Tile = NDArray[np.uint8]
-Reader = Callable[["pd.DataFrame"], list[Tile]]
+_Tile = NDArray[np.uint8]
+Reader = Callable[["pd.DataFrame"], list[_Tile]]
 """From rows of table TILES, all of one unit, to their pixels."""
 
 UNCHANGED: Final = "none"
@@ -104,7 +104,7 @@ def fit_fold(
             used.append(name)
         if len(pool) == recipe.fit_tiles:
             break
-    own = PROFILES.get(recipe.method)
+    own = DCGMM_VARIANTS.get(recipe.method)
     config = None if own is None else replace(own, components=recipe.components)
     if config is not None and recipe.method == "dcgmm":
         config = replace(config, covariance=recipe.covariance)
@@ -182,9 +182,9 @@ def store_units(
     parts = {name: statistics_rows(part, statistics_tiles) for name, part in groups.items()}
     for name, tiles in _read_units(parts, read):
         chosen = groups[name][groups[name]["selected"]].reset_index(drop=True)
-        plans = {key: keep() if one is None else one.plan_or_keep(tiles, name) for key, one in arms.items()}
-        small: dict[tuple[str, int], list[Tile]] = {key: [] for key in arms}
-        seen: dict[tuple[str, int], list[Tile]] = {key: [] for key in arms}
+        plans = {key: keep_normalizer() if one is None else one.plan_or_keep(tiles, name) for key, one in arms.items()}
+        small: dict[tuple[str, int], list[_Tile]] = {key: [] for key in arms}
+        seen: dict[tuple[str, int], list[_Tile]] = {key: [] for key in arms}
         for tile in _selected(chosen, dict(zip(parts[name]["tile_id"], tiles, strict=True)), read):
             for key, plan in plans.items():
                 new = plan(tile)
@@ -202,7 +202,7 @@ def store_units(
     return stored
 
 
-def _selected(chosen: pd.DataFrame, known: Mapping[str, Tile], read: Reader) -> Iterator[Tile]:
+def _selected(chosen: pd.DataFrame, known: Mapping[str, _Tile], read: Reader) -> Iterator[_Tile]:
     """Selected tiles in order; those that gave no statistics are read now, few at a time."""
     for start in range(0, len(chosen), _BLOCK):
         block = chosen.iloc[start : start + _BLOCK]
@@ -211,12 +211,12 @@ def _selected(chosen: pd.DataFrame, known: Mapping[str, Tile], read: Reader) -> 
         yield from (known[name] if name in known else fresh[name] for name in block["tile_id"])
 
 
-def keep() -> Plan:
+def keep_normalizer() -> Plan:
     """The plan that leaves colours as they are."""
     return Plan("not normalized", lambda tile: tile)
 
 
-def _read_units(parts: Mapping[str, pd.DataFrame], read: Reader) -> Iterator[tuple[str, list[Tile]]]:
+def _read_units(parts: Mapping[str, pd.DataFrame], read: Reader) -> Iterator[tuple[str, list[_Tile]]]:
     """(unit, pixels), the next unit decoded while the caller works on this one."""
     yield from zip(parts, read_ahead(read, parts.values()), strict=True)
 

@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError, StainError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.learning.models import TileNetwork, load_model, read_card
-from deeplrhe_utils.learning.normalizing import UNCHANGED, keep, normalizer_of_model, statistics_rows
+from deeplrhe_utils.learning.normalizing import UNCHANGED, keep_normalizer, normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.recipe import scoring_precision
-from deeplrhe_utils.learning.scoring import probabilities, ready
+from deeplrhe_utils.learning.scoring import probabilities, ready_network
 from deeplrhe_utils.slides.pixels import open_row, read_pixels, shrink
 from deeplrhe_utils.stain.normalize import Normalizer, Plan
 
-Tile = NDArray[np.uint8]
+_Tile = NDArray[np.uint8]
 SCORED, REFUSED, FAILED = "scored", "refused", "failed"
 """Status of a slide: some tiles have scores; the model knows its patient; nothing could be read or scored."""
 EXAMPLE_PX: Final = 256
@@ -139,7 +139,7 @@ class Scored:
     reason: str = ""
     notes: tuple[str, ...] = ()
     n_unreadable: int = 0
-    example: tuple[Tile, Tile] | None = None
+    example: tuple[_Tile, _Tile] | None = None
     model_hash: str = ""
 
 
@@ -180,7 +180,7 @@ def score_slide(task: ScoreTask) -> Scored:
         return not_scored(task, str(error))
 
 
-def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[Tile]:
+def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[_Tile]:
     """Tiles as the task's network sees them: read, normalized and shrunk as for :func:`score_slide`.
 
     Parameters
@@ -198,7 +198,7 @@ def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[Tile]:
 
 def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer: Normalizer | None) -> Scored:
     scorer, genes = task.scorer, model.config.targets
-    model = ready(model, scorer.device)
+    model = ready_network(model, scorer.device)
     low = scoring_precision(card.get("recipe", {}).get("precision", "float32")) == "bfloat16"
     with _single_threads(scorer.threads) as pool:
         plan = pool.submit(_plan, task, normalizer).result()
@@ -229,13 +229,13 @@ def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer
 def _plan(task: ScoreTask, normalizer: Normalizer | None) -> Plan:
     """How the slide is normalized: by the statistics of its own tiles, as in notebook 04."""
     if normalizer is None:
-        return keep()
+        return keep_normalizer()
     rows = statistics_rows(task.tiles, task.scorer.statistics_tiles)
     seen = [tile for tile in _read(task.slide, rows, task.scorer.tile_px) if not isinstance(tile, InputError)]
     return normalizer.plan_or_keep(seen, str(task.slide["slide_id"]))
 
 
-def _read(slide: dict[str, Any], rows: pd.DataFrame, tile_px: int) -> list[Tile | InputError]:
+def _read(slide: dict[str, Any], rows: pd.DataFrame, tile_px: int) -> list[_Tile | InputError]:
     """Pixels of the tiles, in order; where one cannot be read, the reason in its place."""
     try:
         return list(read_pixels(slide, rows, tile_px))
@@ -245,7 +245,7 @@ def _read(slide: dict[str, Any], rows: pd.DataFrame, tile_px: int) -> list[Tile 
         return [found for i in range(len(rows)) for found in _read(slide, rows.iloc[[i]], tile_px)]
 
 
-def _example(task: ScoreTask, plan: Plan, number: int) -> tuple[Tile, Tile]:
+def _example(task: ScoreTask, plan: Plan, number: int) -> tuple[_Tile, _Tile]:
     row = task.windows[-1].iloc[[number - len(task.tiles)]] if number >= len(task.tiles) else task.tiles.iloc[[number]]
     (raw,) = read_pixels(task.slide, row, task.scorer.tile_px)
     return shrink(raw, EXAMPLE_PX), shrink(plan(raw), EXAMPLE_PX)

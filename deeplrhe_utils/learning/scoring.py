@@ -38,14 +38,14 @@ def score_arrays(
     ----------
     precision : as in :class:`~deeplrhe_utils.learning.recipe.TrainConfig`; the classifier itself is always float32
     """
-    model = ready(model, device)
+    model = ready_network(model, device)
     low = uses_bfloat16(precision, device_of(device))
     runs = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     scores = [probabilities(model, tiles, low) for tiles in read_ahead(batches, runs)]
     return np.concatenate(scores) if scores else np.zeros((0, len(model.config.targets)), np.float32)
 
 
-def ready(model: TileNetwork, device: str = "auto") -> TileNetwork:
+def ready_network(model: TileNetwork, device: str = "auto") -> TileNetwork:
     """The network in evaluation mode on its device, its weights laid out as :func:`as_input` lays out pixels."""
     return model.to(device_of(device)).to(memory_format=torch.channels_last).eval()
 
@@ -55,7 +55,7 @@ def probabilities(model: TileNetwork, tiles: NDArray[np.uint8], low: bool = Fals
 
     Parameters
     ----------
-    model : as :func:`ready` leaves it
+    model : as :func:`ready_network` leaves it
     tiles : uint8 RGB (n, H, W, 3)
     low : whether convolutions run in bfloat16
     """

@@ -20,7 +20,7 @@ from deeplrhe_utils.learning.recipe import TrainConfig, device_of
 from deeplrhe_utils.learning.store import TileStore
 from deeplrhe_utils.learning.trainer import Part, Run
 
-STEPS: Final = 40
+_STEPS: Final = 40
 LOWEST: Final = 1e-5
 HIGHEST: Final = 1.0
 _KEPT: Final = 0.7  # of the running mean, at each step
@@ -53,11 +53,11 @@ def range_test(
     sample = Part(train.indices[chosen], train.targets[chosen], [train.patients[i] for i in chosen])
     plain = replace(recipe, weight_decay=0.0, schedule="constant", clip_norm=0.0, ema=0.0, balance="none", patience=0)
     run = Run(store, sample, network, plain, seed, 0, None, device_of("auto"))
-    rates = np.geomspace(LOWEST, HIGHEST, STEPS)
+    rates = np.geomspace(LOWEST, HIGHEST, _STEPS)
     run.rate = lambda at: float(rates[at])
-    losses = np.full(STEPS, np.nan)
+    losses = np.full(_STEPS, np.nan)
     run.model.train()
-    for at in range(STEPS):
+    for at in range(_STEPS):
         places = random.permutation(len(sample.indices))[: recipe.batch_size]
         x, y = run.load(at, places)
         run.step(at, x, y, places)

@@ -14,11 +14,11 @@ import torch
 from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.learning.checkpoints import Stop
-from deeplrhe_utils.learning.launch import FAILED, train_job
+from deeplrhe_utils.learning.launch import TRAINING_FAILED, train_job
 from deeplrhe_utils.learning.processes import started_group
 
 
-def main(arguments: list[str]) -> int:
+def _main(arguments: list[str]) -> int:
     """Train the job; 0 when every fold is finished, 143 when told to end (the state is saved), 1 on an error."""
     if len(arguments) != 1:
         print("usage: torchrun --nproc-per-node N -m deeplrhe_utils.learning.worker FOLDER", file=sys.stderr)
@@ -34,10 +34,10 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr, flush=True)
         return 143
     except CompendiumError as error:
-        print(f"{FAILED}{error}", file=sys.stderr, flush=True)
+        print(f"{TRAINING_FAILED}{error}", file=sys.stderr, flush=True)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(_main(sys.argv[1:]))

@@ -156,7 +156,7 @@ def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, 
     ledger: list[dict[str, Any]] = []
     left, pdf = iter(cells), folder / f"{stem}.pdf"
     with atomic_path(pdf) as part:
-        while page := list(islice(left, ROWS * COLUMNS)):
+        while page := list(islice(left, ROWS * _COLUMNS)):
             first, number = len(ledger) + 1, len(pages) + 1
             ledger += [_entry(cell, number, i) for i, cell in enumerate(page)]
             _check_count(ledger, total)
@@ -172,7 +172,7 @@ def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, 
 
 
 def _entry(cell: Cell, page: int, place: int) -> dict[str, Any]:
-    row, column = divmod(place, COLUMNS)
+    row, column = divmod(place, _COLUMNS)
     return {"page": page, "row": row + 1, "column": column + 1, "slide_id": cell.slide_id,
             "name": "".join(name_lines(cell.slide_id)), "map": cell.heat is not None,
             "reason": cell.reason}  # fmt: skip
@@ -203,12 +203,12 @@ def _remove_older(folder: Path, stem: str, last: int) -> None:
 DPI: Final = 150
 PAGE_PX: Final = (1754, 1240)
 """Width and height of a page: A4, landscape."""
-MARGIN_PX: Final = {"left": 36, "top": 72, "right": 130, "bottom": 30}
+_MARGIN_PX: Final = {"left": 36, "top": 72, "right": 130, "bottom": 30}
 GAP_PX: Final = 20
 TEXT_PX: Final = 106
 """Height of the text below the pictures of a cell."""
 ROWS: Final = 4
-COLUMNS: Final = 4
+_COLUMNS: Final = 4
 _LINE_PX: Final = 19
 _BETWEEN_PX: Final = 6
 _LEAST_ROOM_PX: Final = 60
@@ -220,8 +220,8 @@ _NAME_PT: Final = 6.5
 _LETTER_PX: Final = _NAME_PT / 72 * DPI * 0.6021  # every letter of the font is this wide
 _GREY: Final = "0.35"
 CELL_PX: Final = (
-    (PAGE_PX[0] - MARGIN_PX["left"] - MARGIN_PX["right"]) // COLUMNS,
-    (PAGE_PX[1] - MARGIN_PX["top"] - MARGIN_PX["bottom"]) // ROWS,
+    (PAGE_PX[0] - _MARGIN_PX["left"] - _MARGIN_PX["right"]) // _COLUMNS,
+    (PAGE_PX[1] - _MARGIN_PX["top"] - _MARGIN_PX["bottom"]) // ROWS,
 )
 """Width and height of a cell."""
 BOX_PX: Final = ((CELL_PX[0] - GAP_PX - _BETWEEN_PX) // 2, CELL_PX[1] - GAP_PX - TEXT_PX)
@@ -319,20 +319,20 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8
     width, height = PAGE_PX
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     page = _Page(figure, [])
-    page.text(MARGIN_PX["left"], 26, plain_text(title), size=9, font=_SANS)
+    page.text(_MARGIN_PX["left"], 26, plain_text(title), size=9, font=_SANS)
     _colour_bar(page, look)
-    for row in range(-(-len(cells) // COLUMNS)):
-        here = cells[row * COLUMNS : (row + 1) * COLUMNS]
+    for row in range(-(-len(cells) // _COLUMNS)):
+        here = cells[row * _COLUMNS : (row + 1) * _COLUMNS]
         scales = [_fit(cell) for cell in here]
         sizes = [_drawn_px(cell, scale) for cell, scale in zip(here, scales, strict=True)]
         room = max(_LEAST_ROOM_PX, *(size[1] for size in sizes))
         for column, (cell, scale, size) in enumerate(zip(here, scales, sizes, strict=True)):
-            left, top = MARGIN_PX["left"] + column * CELL_PX[0], MARGIN_PX["top"] + row * CELL_PX[1]
+            left, top = _MARGIN_PX["left"] + column * CELL_PX[0], _MARGIN_PX["top"] + row * CELL_PX[1]
             _draw_cell(page, cell, look, (left, top), scale, size, room)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    used = MARGIN_PX["top"] + -(-len(cells) // COLUMNS) * CELL_PX[1] + MARGIN_PX["bottom"]
-    high = min(height, max(used, MARGIN_PX["top"] + _BAR_PX + 3 * _LINE_PX))
+    used = _MARGIN_PX["top"] + -(-len(cells) // _COLUMNS) * CELL_PX[1] + _MARGIN_PX["bottom"]
+    high = min(height, max(used, _MARGIN_PX["top"] + _BAR_PX + 3 * _LINE_PX))
     drawn = np.asarray(canvas.buffer_rgba())[:high, :width, :3].copy()
     for left, top, picture in page.pictures:
         drawn[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
@@ -443,7 +443,7 @@ def _captions(page: _Page, cell: Cell, left: int, top: int, scale: float) -> Non
 
 
 def _colour_bar(page: _Page, look: Look) -> None:
-    below = MARGIN_PX["top"] + _BAR_PX
+    below = _MARGIN_PX["top"] + _BAR_PX
     axes = page.figure.add_axes((1 - 105 / PAGE_PX[0], 1 - below / PAGE_PX[1], 18 / PAGE_PX[0], _BAR_PX / PAGE_PX[1]))
     colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), look.palette) / 255.0)
     bar = page.figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=axes)

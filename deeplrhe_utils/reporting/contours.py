@@ -18,7 +18,7 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.reporting.heatmaps import Frame
 from deeplrhe_utils.slides.annotation_masks import trace_edges
 
-MOST_FIELDS: Final = 50_000_000
+_MOST_FIELDS: Final = 50_000_000
 """Fields between the edges of windows that are computed one by one; windows on a grid have far fewer."""
 
 
@@ -51,7 +51,7 @@ def window_contours(tiles: pd.DataFrame, scores: NDArray[np.float64], thresholds
         return [Contour(level, shapely.MultiPolygon()) for level in levels]
     across, columns = _fields(x, x + size)
     down, rows = _fields(y, y + size)
-    if len(across) * len(down) > MOST_FIELDS:
+    if len(across) * len(down) > _MOST_FIELDS:
         raise ParameterError("The windows lie on no grid, and are too many for exact outlines", got=len(x),
                              fix="Take the outlines of the map (map_contours)")  # fmt: skip
     total, count = np.zeros((len(down) - 1, len(across) - 1)), np.zeros((len(down) - 1, len(across) - 1), np.int64)

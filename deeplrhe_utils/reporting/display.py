@@ -16,7 +16,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from IPython.display import Image as Shown
 
-LARGE_BYTES = 120_000
+_LARGE_BYTES = 120_000
 WIDEST_PX = 800
 _BATCH: Final = "DEEPLRHE_RUNNER_PID"  # the runner sets it for its kernels
 
@@ -26,7 +26,7 @@ def show(path: Path) -> Shown:
     from IPython.display import Image as Picture
 
     data = path.read_bytes()
-    if len(data) <= LARGE_BYTES:
+    if len(data) <= _LARGE_BYTES:
         return Picture(data=data, format="png")
     buffer = io.BytesIO()
     with Image.open(path) as image:

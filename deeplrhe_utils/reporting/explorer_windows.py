@@ -19,7 +19,7 @@ from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, 
 SIDE_PX: Final = 224
 AROUND: Final = 3
 """The surroundings of a window are so many windows wide."""
-INSIDE: Final = 0.5
+_INSIDE: Final = 0.5
 """A window counts as inside an outline from this share of its area on."""
 NO_OUTLINE: Final = "none"
 _ENDS: Final = 2
@@ -110,7 +110,7 @@ def _compared(view: SlideView, gene: str, drawn: Path, given: Mapping[str, Path]
     except CompendiumError as error:
         return {**row, "note": str(error)}
     place = (view.windows[name] for name in ("x_l0_px", "y_l0_px", "size_l0_px"))
-    inside = tumour_fractions(outline, *place) >= INSIDE
+    inside = tumour_fractions(outline, *place) >= _INSIDE
     scores = view.windows[gene].to_numpy(float) if gene in view.windows else np.full(len(inside), np.nan)
     sides = {"inside": scores[inside], "outside": scores[~inside]}
     counts = {f"n_{name}": len(own) for name, own in sides.items()}

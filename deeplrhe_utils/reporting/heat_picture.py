@@ -30,7 +30,7 @@ from deeplrhe_utils.reporting.heatmaps import Frame, colour_map
 
 READABLE_PX: Final = 480
 """Smaller maps are enlarged in PNGs, by a whole factor, until their larger side has this."""
-MARGIN_PX: Final = {"left": 20, "top": 44, "right": 110, "bottom": 56}
+_MARGIN_PX: Final = {"left": 20, "top": 44, "right": 110, "bottom": 56}
 _SVG: Final = "http://www.w3.org/2000/svg"
 _UNITS: Final = {"tile_id": "name", "x_l0_px": "level-0 px", "y_l0_px": "level-0 px", "size_l0_px": "level-0 px"}
 
@@ -72,7 +72,7 @@ def write_png(
                          expected=f"uint8 {(*frame.shape, 3)}")  # fmt: skip
     k = max(1, READABLE_PX // max(frame.shape))
     page = _page(frame, k, f"{said(gene)}  {said(slide_id)}", palette, label)
-    left, top = MARGIN_PX["left"], MARGIN_PX["top"]
+    left, top = _MARGIN_PX["left"], _MARGIN_PX["top"]
     page[top : top + k * frame.rows, left : left + k * frame.columns] = overlaid.repeat(k, axis=0).repeat(k, axis=1)
     facts = PngImagePlugin.PngInfo()
     for name, value in {"left_px": left, "top_px": top, "enlarged": k, "step_x_l0_px": frame.step_x,
@@ -85,16 +85,16 @@ def write_png(
 
 def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray[np.uint8]:
     """A white page with everything but the map."""
-    width = k * frame.columns + MARGIN_PX["left"] + MARGIN_PX["right"]
-    height = k * frame.rows + MARGIN_PX["top"] + MARGIN_PX["bottom"]
+    width = k * frame.columns + _MARGIN_PX["left"] + _MARGIN_PX["right"]
+    height = k * frame.rows + _MARGIN_PX["top"] + _MARGIN_PX["bottom"]
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
-    bar = figure.add_axes((1 - 84 / width, MARGIN_PX["bottom"] / height, 14 / width, k * frame.rows / height))
+    bar = figure.add_axes((1 - 84 / width, _MARGIN_PX["bottom"] / height, 14 / width, k * frame.rows / height))
     colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), palette) / 255.0)
     figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar, label=label)
-    figure.text(MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
+    figure.text(_MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length = um / (frame.step_x * frame.mpp) * k / width
-    at = MARGIN_PX["left"] / width
+    at = _MARGIN_PX["left"] / width
     figure.add_artist(matplotlib.lines.Line2D([at, at + length], [38 / height] * 2, color="black", lw=3,
                                               solid_capstyle="butt"))  # fmt: skip
     figure.text(at, 14 / height, length_text(um), fontsize=9, parse_math=False)

@@ -35,8 +35,8 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, Sli
 from deeplrhe_utils.core.files import atomic_path, write_text
 from deeplrhe_utils.reporting.heatmaps import Band, Frame
 
-Pixels = NDArray[Any]
-TILE_PX: Final = 256
+_Pixels = NDArray[Any]
+_TILE_PX: Final = 256
 MOST_PIXELS: Final = 100_000_000
 """Largest picture that :func:`read_deep_zoom` holds in memory (300 MB)."""
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -71,12 +71,12 @@ def write_deep_zoom(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dzi-") as work:
         folders = [Path(work) / "tiles" / str(len(sizes) - 1 - k) for k in range(len(sizes))]
         sinks = [_picture_sink(folder, ending, quality) for folder in folders]
-        levels = [Level(size[0], np.uint8, (3,), sink) for size, sink in zip(sizes, sinks, strict=True)]
+        levels = [_Level(size[0], np.uint8, (3,), sink) for size, sink in zip(sizes, sinks, strict=True)]
         stream(strips, frame, levels)
         _replace(Path(work) / "tiles", path)
     text = (
         f'<?xml version="1.0" encoding="UTF-8"?>\n<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" '
-        f'TileSize="{TILE_PX}" Overlap="0" Format="{ending}"><Size Width="{frame.columns}" Height="{frame.rows}"/>'
+        f'TileSize="{_TILE_PX}" Overlap="0" Format="{ending}"><Size Width="{frame.columns}" Height="{frame.rows}"/>'
         "</Image>\n"
     )
     return write_text(path, text)
@@ -105,19 +105,19 @@ def read_deep_zoom(path: Path) -> NDArray[np.uint8]:
     """
     facts = deep_zoom_facts(path)
     width, height = int(facts["Width"]), int(facts["Height"])
-    if facts["TileSize"] != str(TILE_PX) or facts["Overlap"] != "0" or not 0 < width * height <= MOST_PIXELS:
+    if facts["TileSize"] != str(_TILE_PX) or facts["Overlap"] != "0" or not 0 < width * height <= MOST_PIXELS:
         got = f"{width} × {height} px, tiles of {facts['TileSize']} px"
         raise InputError(f"{path} is not read into memory", got=got,
-                         expected=f"at most {MOST_PIXELS} px, tiles of {TILE_PX} px without overlap")  # fmt: skip
+                         expected=f"at most {MOST_PIXELS} px, tiles of {_TILE_PX} px without overlap")  # fmt: skip
     folder = path.with_name(f"{path.stem}_files") / str(len(level_sizes(width, height)) - 1)
     picture = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, TILE_PX):
-        for left in range(0, width, TILE_PX):
-            tile = cv2.imread(str(folder / f"{left // TILE_PX}_{top // TILE_PX}.{facts['Format']}"))
-            place = picture[top : top + TILE_PX, left : left + TILE_PX]
+    for top in range(0, height, _TILE_PX):
+        for left in range(0, width, _TILE_PX):
+            tile = cv2.imread(str(folder / f"{left // _TILE_PX}_{top // _TILE_PX}.{facts['Format']}"))
+            place = picture[top : top + _TILE_PX, left : left + _TILE_PX]
             if tile is None or tile.shape != place.shape:
-                raise InputError(f"A tile of {path} is missing or damaged", got=f"column {left // TILE_PX}, row "
-                                 f"{top // TILE_PX}", fix="Write it again with notebook 07")  # fmt: skip
+                raise InputError(f"A tile of {path} is missing or damaged", got=f"column {left // _TILE_PX}, row "
+                                 f"{top // _TILE_PX}", fix="Write it again with notebook 07")  # fmt: skip
             place[:] = cv2.cvtColor(tile, cv2.COLOR_BGR2RGB)
     return picture
 
@@ -140,7 +140,7 @@ def level_sizes(columns: int, rows: int) -> list[tuple[int, int]]:
     return [(-(-columns >> k), -(-rows >> k)) for k in range(count)]
 
 
-def halved(pixels: Pixels) -> Pixels:
+def halved(pixels: _Pixels) -> _Pixels:
     """Average 2 × 2 pixels, of scores (NaN is left out) or of uint8 colours (rounded); an odd last one stands alone."""
     odd = [(0, n % 2) for n in pixels.shape[:2]] + [(0, 0)] * (pixels.ndim - 2)
     whole = np.pad(pixels, odd, mode="edge")
@@ -153,26 +153,26 @@ def halved(pixels: Pixels) -> Pixels:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
-class Level:
+class _Level:
     """One level: collects rows until a row of tiles is full, hands that on, and its half to the level below."""
 
-    def __init__(self, columns: int, dtype: Any, depth: tuple[int, ...], sink: Callable[[Pixels], None]) -> None:
-        self._rows = np.empty((TILE_PX, columns, *depth), dtype)
+    def __init__(self, columns: int, dtype: Any, depth: tuple[int, ...], sink: Callable[[_Pixels], None]) -> None:
+        self._rows = np.empty((_TILE_PX, columns, *depth), dtype)
         self._filled, self._sink = 0, sink
-        self.below: Level | None = None
+        self.below: _Level | None = None
 
-    def fits(self, rows: Pixels) -> bool:
+    def fits(self, rows: _Pixels) -> bool:
         """Whether rows have the width, depth and type of this level."""
         return rows.shape[1:] == self._rows.shape[1:] and rows.dtype == self._rows.dtype
 
-    def take(self, rows: Pixels) -> None:
+    def take(self, rows: _Pixels) -> None:
         """Collect rows, of any number."""
         while len(rows):
-            room = rows[: TILE_PX - self._filled]
+            room = rows[: _TILE_PX - self._filled]
             self._rows[self._filled : self._filled + len(room)] = room
             self._filled += len(room)
             rows = rows[len(room) :]
-            if self._filled == TILE_PX:
+            if self._filled == _TILE_PX:
                 self._pass_on()
 
     def finish(self) -> None:
@@ -189,7 +189,7 @@ class Level:
             self.below.take(halved(band))
 
 
-def stream(strips: Iterable[Pixels], frame: Frame, levels: list[Level]) -> None:
+def stream(strips: Iterable[_Pixels], frame: Frame, levels: list[_Level]) -> None:
     """Feed all rows of an image to its first level, and by it to the others.
 
     Raises SlideError: a strip has another shape or type, or the strips do not add up to the frame.
@@ -208,15 +208,15 @@ def stream(strips: Iterable[Pixels], frame: Frame, levels: list[Level]) -> None:
     levels[0].finish()
 
 
-def _picture_sink(folder: Path, ending: str, quality: int) -> Callable[[Pixels], None]:
+def _picture_sink(folder: Path, ending: str, quality: int) -> Callable[[_Pixels], None]:
     """Writes each row of tiles of a Deep Zoom level as ``column_row.ending``; tiles at the edge are smaller."""
     folder.mkdir(parents=True)
     number = 0
 
-    def take(band: Pixels) -> None:
+    def take(band: _Pixels) -> None:
         nonlocal number
-        for column, left in enumerate(range(0, band.shape[1], TILE_PX)):
-            tile = np.ascontiguousarray(band[:, left : left + TILE_PX])
+        for column, left in enumerate(range(0, band.shape[1], _TILE_PX)):
+            tile = np.ascontiguousarray(band[:, left : left + _TILE_PX])
             (folder / f"{column}_{number}.{ending}").write_bytes(_picture(tile, ending, quality))
         number += 1
 
@@ -232,9 +232,9 @@ def _picture(tile: NDArray[np.uint8], ending: str, quality: int) -> bytes:
     return data.tobytes()
 
 
-SMALLEST_LEVEL_PX: Final = 512
+_SMALLEST_LEVEL_PX: Final = 512
 """Levels are added to a TIFF until the larger side is at most this."""
-KINDS: Final = ("float32", "uint8")
+_KINDS: Final = ("float32", "uint8")
 UNMEASURED: Final = {"float32": "NaN is not measured", "uint8": "0 is not measured; score = (value − 1) / 254"}
 _CLASSIC_BYTES: Final = 1 << 31
 _DEFLATE_LEVEL: Final = 2
@@ -243,7 +243,7 @@ _OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 def write_score_tiff(
-    path: Path, bands: Iterable[Band | Pixels], frame: Frame, *, name: str, kind: str = "float32",
+    path: Path, bands: Iterable[Band | _Pixels], frame: Frame, *, name: str, kind: str = "float32",
     about: Mapping[str, str] | None = None,
 ) -> Path:  # fmt: skip
     """Write a map as a single-channel pyramidal OME-TIFF.
@@ -264,8 +264,8 @@ def write_score_tiff(
     Raises ParameterError: no such kind, or a score outside 0 to 1 for ``uint8``. SlideError: the bands do not add up to
     the frame. RunError: the disk is full.
     """
-    if kind not in KINDS:
-        raise ParameterError("A score map cannot be of this kind", got=kind, expected=" | ".join(KINDS))
+    if kind not in _KINDS:
+        raise ParameterError("A score map cannot be of this kind", got=kind, expected=" | ".join(_KINDS))
     rows = (np.asarray(band.mean if isinstance(band, Band) else band, np.float32) for band in bands)
     facts = {"values": UNMEASURED[kind], **_place(frame), **(about or {})}
     return _write_tiff(path, rows, frame, _Format(kind, 1, _as_bytes if kind == "uint8" else _as_is), name, facts)
@@ -286,14 +286,14 @@ class _Format:
 
     dtype: str
     samples: int
-    encode: Callable[[Pixels], Pixels]
+    encode: Callable[[_Pixels], _Pixels]
 
 
-def _as_is(pixels: Pixels) -> Pixels:
+def _as_is(pixels: _Pixels) -> _Pixels:
     return pixels
 
 
-def _as_bytes(scores: Pixels) -> Pixels:
+def _as_bytes(scores: _Pixels) -> _Pixels:
     known = ~np.isnan(scores)
     if known.any() and not (scores[known].min() >= 0 and scores[known].max() <= 1):
         raise ParameterError("A score does not fit into a byte", got=f"{scores[known].min()} to {scores[known].max()}",
@@ -308,7 +308,7 @@ class _Spool:
         self._file, self._form = file, form
         self._lengths, self.digest = array("Q"), hashlib.sha256()
 
-    def take(self, band: Pixels) -> None:
+    def take(self, band: _Pixels) -> None:
         for tile in _tiles_of(self._form.encode(band)):
             self.digest.update(tile.tobytes())
             data = zlib.compress(_differences(tile), _DEFLATE_LEVEL)
@@ -321,15 +321,15 @@ class _Spool:
             yield self._file.read(length)
 
 
-def _tiles_of(band: Pixels) -> Iterator[Pixels]:
+def _tiles_of(band: _Pixels) -> Iterator[_Pixels]:
     """Tiles of a row; beyond the edge the last column and row are repeated."""
-    for left in range(0, band.shape[1], TILE_PX):
-        tile = band[:, left : left + TILE_PX]
-        lacking = [(0, TILE_PX - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+    for left in range(0, band.shape[1], _TILE_PX):
+        tile = band[:, left : left + _TILE_PX]
+        lacking = [(0, _TILE_PX - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
         yield np.pad(tile, lacking, mode="edge")
 
 
-def _differences(tile: Pixels) -> bytes:
+def _differences(tile: _Pixels) -> bytes:
     """uint8 as differences to the left neighbour (TIFF's predictor 2), float32 as it is."""
     if tile.dtype != np.uint8:
         return tile.astype("<f4").tobytes()
@@ -339,16 +339,16 @@ def _differences(tile: Pixels) -> bytes:
 
 
 def _write_tiff(
-    path: Path, strips: Iterable[Pixels], frame: Frame, form: _Format, name: str, facts: Mapping[str, str]
+    path: Path, strips: Iterable[_Pixels], frame: Frame, form: _Format, name: str, facts: Mapping[str, str]
 ) -> Path:
     path = Path(path)
-    sizes = [s for s in level_sizes(frame.columns, frame.rows) if max(s) > SMALLEST_LEVEL_PX // 2]
+    sizes = [s for s in level_sizes(frame.columns, frame.rows) if max(s) > _SMALLEST_LEVEL_PX // 2]
     sizes = sizes or [(frame.columns, frame.rows)]
     depth = (3,) if form.samples == 3 else ()
     dtype = np.uint8 if form.samples == 3 else np.float32  # lower levels are averaged as scores, then made bytes
     with atomic_path(path) as part, ExitStack() as stack:
         spools = [_Spool(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)), form) for _ in sizes]
-        levels = [Level(size[0], dtype, depth, spool.take) for size, spool in zip(sizes, spools, strict=True)]
+        levels = [_Level(size[0], dtype, depth, spool.take) for size, spool in zip(sizes, spools, strict=True)]
         stream(strips, frame, levels)
         text = _ome_xml(name, frame, form, facts)
         big = sum(w * h for w, h in sizes) * form.samples * np.dtype(form.dtype).itemsize > _CLASSIC_BYTES
@@ -369,7 +369,7 @@ def _of_first(text: str, spool: _Spool, lower: int) -> dict[str, Any]:
 def _tags(form: _Format, frame: Frame, scale: int) -> dict[str, Any]:
     per_cm = tuple(1e4 / (frame.mpp * step * scale) for step in (frame.step_x, frame.step_y))
     return {
-        "dtype": np.dtype(form.dtype), "tile": (TILE_PX, TILE_PX), "compression": "adobe_deflate",
+        "dtype": np.dtype(form.dtype), "tile": (_TILE_PX, _TILE_PX), "compression": "adobe_deflate",
         "predictor": form.dtype == "uint8", "photometric": "rgb" if form.samples == 3 else "minisblack",
         "planarconfig": "contig" if form.samples == 3 else None, "resolution": per_cm, "resolutionunit": "centimeter",
         "metadata": None, "software": _SOFTWARE,

@@ -14,7 +14,7 @@ from deeplrhe_utils.slides.annotation_regions import checked_area
 from deeplrhe_utils.slides.annotations import Region, find_annotation, read_annotation, tumour_outline, write_geojson
 
 CLASS: Final = "Tumor"
-DRAWN: Final = "Drawn in the compendium's viewer"
+_DRAWN: Final = "Drawn in the compendium's viewer"
 _LONGEST_NAME: Final = 200
 _FORBIDDEN: Final = frozenset('/\\:*?"<>|')
 
@@ -64,7 +64,7 @@ def save_outline(rings: Sequence[Ring], folder: Path, slide_id: str, size_l0_px:
         )
     write_geojson(regions, target)
     read_annotation(target)  # what notebook 02 does; better to fail here than there
-    notes = [region.note.removeprefix(DRAWN).strip("; ") for region in regions]
+    notes = [region.note.removeprefix(_DRAWN).strip("; ") for region in regions]
     return target, "; ".join(note for note in notes if note)
 
 
@@ -78,11 +78,11 @@ def _region(ring: Ring, number: int, size_l0_px: tuple[int, int]) -> Region:
     if inside.is_empty or inside.area == 0:
         raise AnnotationError(f"{where} has no area inside the slide", got=f"{len(points)} corners")
     lost = "" if shapely.equals(area, inside) else "cut at the edge of the slide"
-    return Region(inside, CLASS, f"outline {number}", "; ".join(part for part in (DRAWN, repair, cut, lost) if part))
+    return Region(inside, CLASS, f"outline {number}", "; ".join(part for part in (_DRAWN, repair, cut, lost) if part))
 
 
 def _ours(path: Path) -> bool:
-    return all(region.note.startswith(DRAWN) for region in read_annotation(path))
+    return all(region.note.startswith(_DRAWN) for region in read_annotation(path))
 
 
 def outline_rings(path: Path, size_l0_px: tuple[int, int]) -> list[list[list[float]]]:

@@ -31,7 +31,7 @@ _STEPS: Final = 256
 _JPEG_QUALITY: Final = 80
 
 
-def ramp(palette: str) -> list[str]:
+def colour_ramp(palette: str) -> list[str]:
     """256 colours ``#rrggbb`` from score 0 to score 1.
 
     Raises InputError: there is no such palette.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.reporting.explorer_windows import SIDE_PX, framed_window, highest_window
 from deeplrhe_utils.reporting.outlines import outline_rings, save_outline
-from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, ramp
+from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, colour_ramp, neighbours
 from deeplrhe_utils.reporting.widgets import ANY, sheet, to_png
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Explorer:
         self._pixels: Pixels | None = None
         self._drawn: dict[str, list[Any]] = {}
         self.view = views[0]
-        self.canvas: Any = SlideCanvas(ramp=ramp(palette), opacity=opacity)
+        self.canvas: Any = SlideCanvas(ramp=colour_ramp(palette), opacity=opacity)
         folds = sorted({view.fold for view in views if view.fold})
         self._layout = Layout(self.canvas, [ANY, *folds], list(self._views), self._genes, palette, opacity)
         self.menus: Mapping[str, Any] = self._layout.menus
@@ -115,7 +115,9 @@ class Explorer:
         self.menus["fold"].observe(lambda change: self._of_fold(change["new"]), names="value")
         self.menus["slide"].observe(lambda change: self._open(self._views[change["new"]]), names="value")
         self.menus["gene"].observe(lambda change: self._of_gene(change["new"]), names="value")
-        self.menus["palette"].observe(lambda change: setattr(self.canvas, "ramp", ramp(change["new"])), names="value")
+        self.menus["palette"].observe(
+            lambda change: setattr(self.canvas, "ramp", colour_ramp(change["new"])), names="value"
+        )
         self.canvas.observe(lambda change: self._chosen(change["new"]), names="chosen")
         self.canvas.observe(lambda change: self._drawn.update({self.view.slide_id: change["new"]}), names="rings")
         self._layout.undo.on_click(lambda _: setattr(self.canvas, "rings", self.canvas.rings[:-1]))

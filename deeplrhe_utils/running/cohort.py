@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.cbioportal import ENDPOINT as CBIOPORTAL
-from deeplrhe_utils.acquisition.cohort import Cohort, build, mutation_by_site
-from deeplrhe_utils.acquisition.cohort_files import write_cohort
+from deeplrhe_utils.acquisition.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
+from deeplrhe_utils.acquisition.cohort import Cohort, build, count_mutations_by_site
+from deeplrhe_utils.acquisition.cohort_files import save_cohort
 from deeplrhe_utils.acquisition.cohort_rules import USUAL_GENES, CohortRule, named_rule
-from deeplrhe_utils.acquisition.gdc import ENDPOINT as GDC
+from deeplrhe_utils.acquisition.gdc import GDC_ENDPOINT as GDC
 from deeplrhe_utils.acquisition.synthetic_genes import GENES
 from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
@@ -110,9 +110,9 @@ def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
     Raises CohortError: too few files for the rule. ParameterError: another cohort stands in `out`.
     """
     cohort = build(gathered.files, gathered.labels, gathered.clinical, rule)
-    write_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
+    save_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
     for name, table in (("prevalence.csv", prevalences(gathered, cohort)),
-                        ("sites.csv", mutation_by_site(cohort.labels, cohort.chosen))):  # fmt: skip
+                        ("sites.csv", count_mutations_by_site(cohort.labels, cohort.chosen))):  # fmt: skip
         write_text(Path(out) / name, table.to_csv(index=False, lineterminator="\n"))
     return cohort
 
@@ -180,7 +180,7 @@ def _draw(gathered: Gathered, made: Cohort, out: Path) -> None:
     pictures: Mapping[str, Figure] = {
         "flow.png": figures.flow_figure(made.flow),
         "prevalence.png": figures.prevalence_figure(prevalences(gathered, made)),
-        "sites.png": figures.site_mutation_map(mutation_by_site(made.labels, made.chosen)),
+        "sites.png": figures.site_mutation_map(count_mutations_by_site(made.labels, made.chosen)),
     }
     for name, figure in pictures.items():
         with atomic_path(out / name) as part:

@@ -16,7 +16,7 @@ from deeplrhe_utils.acquisition.cohort_files import BESIDE, read_cohort, read_co
 from deeplrhe_utils.acquisition.cohort_rules import CohortRule
 from deeplrhe_utils.acquisition.download import DONE, TransferOptions, download
 from deeplrhe_utils.acquisition.gdc import Gdc
-from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
+from deeplrhe_utils.acquisition.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.tcga_slides import SUBTYPES
 from deeplrhe_utils.acquisition.web import Service
 from deeplrhe_utils.core.errors import ParameterError, RunError
@@ -26,7 +26,7 @@ from deeplrhe_utils.core.tables import conform
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.running.cohort import COHORT, Services, gather, make_cohort, source_of
 
-CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
+_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 NOTES: Final = "notes.txt"
 _MEMORY: Final = ["file_id", "id", "how", "filename", "md5", "size", "md5_differs"]
 
@@ -53,7 +53,7 @@ class Targets(NamedTuple):
     note: str
 
 
-def ready(
+def ready_cohort(
     folder: Path, rule: CohortRule, sources: Services, *, given: Path | None = None, drivers: Path | None = None
 ) -> Cohort:
     """The cohort of a run: the one that stands in its folder, else a given one, else one that is chosen now.
@@ -131,7 +131,7 @@ def _notes(folder: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def fetch(
+def fetch_cohort(
     cohort: Cohort,
     folder: Path,
     endpoint: str,
@@ -196,7 +196,7 @@ def _replaced(cohort: Cohort, wanted: pd.DataFrame, known: pd.DataFrame, gdc: Gd
     rows = known[~known["file_id"].isin(wanted["file_id"])].to_dict("records")
     before = known.set_index("file_id")
     for old, told in zip(wanted.to_dict("records"), found.repairs.to_dict("records"), strict=True):
-        fresh = bool(told["new_id"]) and told["how"] != UNCHANGED
+        fresh = bool(told["new_id"]) and told["how"] != SAME_FILE
         if not fresh and old["file_id"] not in before.index:
             continue
         new = today.loc[told["new_id"]] if fresh else before.loc[old["file_id"]]
@@ -248,7 +248,7 @@ def targets(cohort: Cohort, kind: str) -> Targets:
     of = pd.DataFrame({"unit": units, "patient_id": chosen["patient_id"], "class": chosen["subtype"]})
     of = of.drop_duplicates("unit").reset_index(drop=True)
     rows = [(u, name, int(own == name), "cohort") for u, own in zip(of["unit"], of["class"], strict=True)
-            for name in CLASSES]  # fmt: skip
+            for name in _CLASSES]  # fmt: skip
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"])
     clinical = of.merge(cohort.clinical, on="patient_id", how="inner")
     clinical = clinical.assign(patient_id=clinical["unit"], histology=clinical["class"]).drop(columns=["unit", "class"])

@@ -14,7 +14,7 @@ from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.profiles import Profile, load_profile, profile_names
-from deeplrhe_utils.running.provenance import cpu_model, gpu_name, memory_limit_bytes, usable_cores, versions
+from deeplrhe_utils.running.provenance import cpu_model, gpu_name, library_versions, memory_limit_bytes, usable_cores
 
 if TYPE_CHECKING:
     from deeplrhe_utils.slides.resolution import Handle
@@ -62,7 +62,7 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _version_rows() -> list[tuple[str, str]]:
-    rows = [(name, version or "NOT INSTALLED") for name, version in versions().items()]
+    rows = [(name, version or "NOT INSTALLED") for name, version in library_versions().items()]
     return [*rows, ("OpenSlide library", openslide_version()), ("torch and torchvision", torch_state())]
 
 

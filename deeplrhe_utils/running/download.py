@@ -10,9 +10,9 @@ from typing import Final
 import pandas as pd
 
 from deeplrhe_utils.acquisition.download import DONE, REPORT, DownloadFolder, TransferOptions, download_into, parse_rate
-from deeplrhe_utils.acquisition.gdc import ENDPOINT, Gdc
+from deeplrhe_utils.acquisition.gdc import GDC_ENDPOINT, Gdc
 from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
-from deeplrhe_utils.acquisition.repair import UNCHANGED, repair
+from deeplrhe_utils.acquisition.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import write_text
@@ -33,7 +33,7 @@ class DownloadOptions:
 
     manifest: Path
     out: Path
-    endpoint: str = ENDPOINT
+    endpoint: str = GDC_ENDPOINT
     jobs: int = 4
     limit_rate: str = ""
     token: Path | None = None
@@ -116,7 +116,7 @@ def _repaired(manifest: pd.DataFrame, gdc: Gdc, folder: DownloadFolder, say: Cal
         write_text(path, found.repairs.to_csv(index=False))
     with folder.saving("manifest-repaired.txt") as path:
         write_manifest(path, found.manifest[listed])
-    changed = found.repairs[found.repairs["how"] != UNCHANGED]
+    changed = found.repairs[found.repairs["how"] != SAME_FILE]
     counts = ", ".join(f"{count} {_WORDS.get(how, f'({how})')}" for how, count in changed["how"].value_counts().items())
     say(f"{len(changed)} of {len(manifest)} rows of the manifest were not as the service has them today"
         f"{': ' if counts else ''}{counts}. See {folder.out / 'repairs.csv'}.")  # fmt: skip

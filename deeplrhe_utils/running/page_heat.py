@@ -119,10 +119,10 @@ def _source(root: Path, picture: Path) -> dict[str, Any]:
 
 def _html(root: Path, assets: str, slides: list[dict[str, Any]], genes: list[str]) -> str:
     from deeplrhe_utils.reporting.heatmaps import PALETTES  # late: the command line must start without matplotlib
-    from deeplrhe_utils.reporting.slide_views import ramp
+    from deeplrhe_utils.reporting.slide_views import colour_ramp
 
     index = {"slides": [f"{assets}/{_script(number)}" for number in range(len(slides))],
-             "palettes": {name: ramp(name) for name in PALETTES}}  # fmt: skip
+             "palettes": {name: colour_ramp(name) for name in PALETTES}}  # fmt: skip
     names = [str(slide["name"]) for slide in slides]
     controls = "".join([
         _menu("slide", "Slide", list(map(str, range(len(names)))), names), _menu("gene", "Target", genes, genes),

@@ -17,7 +17,7 @@ from deeplrhe_utils.running.closing import close_run
 from deeplrhe_utils.running.closure import Sources
 from deeplrhe_utils.running.kernel import Execution, Failure
 from deeplrhe_utils.running.lock import RunLock
-from deeplrhe_utils.running.plan import Planned, Request, describe, make_plan
+from deeplrhe_utils.running.plan import Planned, Request, describe_plan, make_plan
 from deeplrhe_utils.running.profiles import Profile, load_profile
 from deeplrhe_utils.running.provenance import shown_path
 from deeplrhe_utils.running.report import Peak, Report, now
@@ -87,7 +87,7 @@ class Pipeline:
     def listing(self) -> str:
         """What would run, and every parameter; starts nothing."""
         plan = make_plan(self._profile, self._stages, self.request, self.places.repository, demand=False)
-        return describe(plan, self._profile)
+        return describe_plan(plan, self._profile)
 
     def run(self) -> Path:
         """Run the stages; return the report page.

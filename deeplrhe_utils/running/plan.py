@@ -180,7 +180,7 @@ def _holds(
     return bool(values[stage.number][name] == wanted)
 
 
-def describe(plan: list[Planned], profile: Profile) -> str:
+def describe_plan(plan: list[Planned], profile: Profile) -> str:
     """The plan as text: stages with what would run, then every parameter with type, value and meaning."""
     lines = [f"Profile {profile.name}: {profile.title}", "", "Stages"]
     for planned in plan:

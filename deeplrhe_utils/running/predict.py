@@ -36,8 +36,8 @@ EXCLUDED: Final = "excluded"
 _DRAWN, _SEED = 10, 1  # as notebook 03 draws: colour statistics come from the drawn tiles first
 _PLACES = ["slide_id", "tile_id", "x_l0_px", "y_l0_px", "size_l0_px"]
 
-Row = dict[str, Any]
-Tell = Callable[[str], None]
+_Row = dict[str, Any]
+_Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Treated(NamedTuple):
 
 
 def predict(
-    slides: Path, model: Path, out: Path, options: PredictOptions | None = None, tell: Tell = print
+    slides: Path, model: Path, out: Path, options: PredictOptions | None = None, tell: _Tell = print
 ) -> pd.DataFrame:
     """Score every tissue tile of slides.
 
@@ -130,7 +130,13 @@ def _scorer(card: Mapping[str, Any], options: PredictOptions) -> SlideScorer:
 
 
 def _score_all(
-    slides: Path, model: Path, scorer: SlideScorer, options: PredictOptions, genes: Sequence[str], out: Path, tell: Tell
+    slides: Path,
+    model: Path,
+    scorer: SlideScorer,
+    options: PredictOptions,
+    genes: Sequence[str],
+    out: Path,
+    tell: _Tell,
 ) -> pd.DataFrame:
     examine = partial(map_surviving, **options.spread, label="files examined")
     found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine)
@@ -144,7 +150,7 @@ def _score_all(
     return table
 
 
-def _treat_all(found: Sequence[Row], model: Path, scorer: SlideScorer, options: PredictOptions) -> dict[str, Treated]:
+def _treat_all(found: Sequence[_Row], model: Path, scorer: SlideScorer, options: PredictOptions) -> dict[str, Treated]:
     """What became of every usable slide, by its path."""
     usable = [row for row in found if row["status"] == "ok"]
     busy = min(options.spread["workers"], len(usable)) or 1
@@ -154,7 +160,7 @@ def _treat_all(found: Sequence[Row], model: Path, scorer: SlideScorer, options: 
     return {row["path"]: one for row, one in zip(usable, done, strict=True)}
 
 
-def treat_slide(slide: Row, model: Path, scorer: SlideScorer) -> Treated:
+def treat_slide(slide: _Row, model: Path, scorer: SlideScorer) -> Treated:
     """Lay the grid, find tissue, screen and score one slide.
 
     Parameters
@@ -176,13 +182,13 @@ def treat_slide(slide: Row, model: Path, scorer: SlideScorer) -> Treated:
     return Treated(kept[_PLACES], replace(scored, example=None))
 
 
-def _lost(_: Row, reason: str) -> Treated:
+def _lost(_: _Row, reason: str) -> Treated:
     nothing = pd.DataFrame(columns=_PLACES)
     return Treated(nothing, Scored(nothing.to_numpy("float32")[:, :0], status=FAILED, reason=reason))
 
 
-def _row(slide: Row, treated: Treated | None, genes: Sequence[str]) -> Row:
-    row: Row = {name: slide[name] for name in ("slide_id", "patient_id", "path")}
+def _row(slide: _Row, treated: Treated | None, genes: Sequence[str]) -> _Row:
+    row: _Row = {name: slide[name] for name in ("slide_id", "patient_id", "path")}
     if treated is None:
         return row | {"status": EXCLUDED, "reason": slide["reason"], "notes": "", "n_tiles": 0, "n_unreadable": 0}
     scored = treated.scored

@@ -41,7 +41,7 @@ def run_folder(run_dir: str) -> Path:
     return Path(os.path.normpath(places.REPOSITORY / folder))
 
 
-def start_run(stage: str, run_dir: str = "") -> Run:
+def start_run(stage: str, run_dir: str = "") -> _Run:
     """Open the run folder for one stage.
 
     Parameters
@@ -60,11 +60,11 @@ def start_run(stage: str, run_dir: str = "") -> Run:
     shell = _shell()
     if shell is not None and RUNNER_PID not in os.environ:
         begin_by_hand(stage, root, shell.user_ns)
-    return Run(stage, RunPaths(root))
+    return _Run(stage, RunPaths(root))
 
 
 @dataclass
-class Run:
+class _Run:
     """One stage at work in one run folder.
 
     Attributes

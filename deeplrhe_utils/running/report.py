@@ -16,7 +16,7 @@ from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.core.files import write_json
 from deeplrhe_utils.running.plan import Planned
 from deeplrhe_utils.running.profiles import Profile
-from deeplrhe_utils.running.provenance import git_state, hardware, shown_path, versions
+from deeplrhe_utils.running.provenance import git_state, hardware, library_versions, shown_path
 from deeplrhe_utils.running.state import Record
 
 _UNFINISHED = {"failed", "stopped", "running"}
@@ -74,7 +74,7 @@ class Report:
             "command": command,
             "git": git_state(self.repository),
             "package_version": deeplrhe_utils.__version__,
-            "versions": versions(),
+            "versions": library_versions(),
             "hardware": hardware(),
             "started": now(),
             "status": "running",

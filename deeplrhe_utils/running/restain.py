@@ -21,7 +21,7 @@ from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.core.files import safe_name, sha256_text
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.running.lock import check_writable
-from deeplrhe_utils.running.restain_fit import is_ours, keep, prepare, request_of
+from deeplrhe_utils.running.restain_fit import is_ours, keep_fit, prepare, request_of
 from deeplrhe_utils.running.restain_sources import (
     NORMALIZER,
     OME_TIFF,
@@ -39,14 +39,14 @@ from deeplrhe_utils.running.restain_tissue import Readings
 from deeplrhe_utils.running.restain_write import (
     Written,
     remove_leftovers,
+    write_normalized_slide,
+    write_normalized_table,
+    write_normalized_tiles,
     write_pictures,
-    write_slide,
-    write_table,
-    write_tiles,
 )
 from deeplrhe_utils.stain.normalize import Normalizer, Plan
 
-COLUMNS: Final = (
+LEDGER_COLUMNS: Final = (
     "slide", "status", "note", "warnings", "n_statistics_tiles", "n_tiles", "mpp", "map", "output", "seconds",
     "normalizer", "request",
 )  # fmt: skip
@@ -54,14 +54,14 @@ COLUMNS: Final = (
 WRITTEN, UNCHANGED, FAILED = "written", "unchanged", "failed"
 _FAR: Final = 0.10  # of the resolution that a network was fitted at: from here on it is told
 
-Row = dict[str, Any]
-Tell = Callable[[str], None]
+_Row = dict[str, Any]
+_Tell = Callable[[str], None]
 _NAMED: Final = 3
 
 
 def normalize(
-    paths: Sequence[Path], out: Path, options: NormalizeOptions | None = None, tell: Tell = print
-) -> list[Row]:
+    paths: Sequence[Path], out: Path, options: NormalizeOptions | None = None, tell: _Tell = print
+) -> list[_Row]:
     """Normalize slides and tile folders into `out`.
 
     Parameters
@@ -118,14 +118,14 @@ class _Call:
     """One call: the folder is held, everything has been checked that can be without reading pixels."""
 
     def __init__(
-        self, sources: Sequence[Source], out: Path, options: NormalizeOptions, reference: Source | None, tell: Tell
+        self, sources: Sequence[Source], out: Path, options: NormalizeOptions, reference: Source | None, tell: _Tell
     ) -> None:
         self.sources, self.out, self.options, self.reference, self.tell = sources, out, options, reference, tell
         self.readings = Readings(options)
         self.earlier = self._read_earlier()
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, _Row] = {}
 
-    def run(self) -> list[Row]:
+    def run(self) -> list[_Row]:
         """Prepare the normalizer, then one source after the other."""
         for target in (self.out / TABLE, *map(self._target, self.sources)):
             remove_leftovers(target)
@@ -144,7 +144,7 @@ class _Call:
         whole = self.options.format == OME_TIFF
         return self.out / (safe_name(source.name) + (".ome.tif" if whole else ""))
 
-    def _read_earlier(self) -> dict[str, Row]:
+    def _read_earlier(self) -> dict[str, _Row]:
         """Rows of earlier calls by their output; a folder that holds other things is refused."""
         path = self.out / TABLE
         ours = is_ours(self.out / NORMALIZER)
@@ -159,10 +159,10 @@ class _Call:
             return {}
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:
             names, *rows = list(csv.reader(stream)) or [[]]
-        if tuple(names) != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
+        if tuple(names) != LEDGER_COLUMNS or any(len(row) != len(LEDGER_COLUMNS) for row in rows):
             raise ParameterError(f"{path} is not as this command has written it", got=f"{len(rows)} rows of {names}",
-                                 expected=", ".join(COLUMNS), fix="Choose another --out")  # fmt: skip
-        told = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+                                 expected=", ".join(LEDGER_COLUMNS), fix="Choose another --out")  # fmt: skip
+        told = [dict(zip(LEDGER_COLUMNS, row, strict=True)) for row in rows]
         return {row["output"]: row for row in told if row["output"]}
 
     def _normalizer(self) -> Normalizer:
@@ -178,7 +178,7 @@ class _Call:
                     self._enter(source, _row(source, FAILED, f"no normalizer: {error}", 0.0))
             raise
         self._check_same(made.digest())
-        keep(made, self.out / NORMALIZER, request_of(self.sources, self.options, self.reference))
+        keep_fit(made, self.out / NORMALIZER, request_of(self.sources, self.options, self.reference))
         told = made.facts.get("reference", "unknown")
         self.tell(
             f"Method {self.options.method or made.method.name} ({made.digest()}), reference: {on_one_line(str(told))}"
@@ -196,7 +196,7 @@ class _Call:
                 fix=f"Choose another --out, or add slides with --model {self.out / NORMALIZER}",
             )  # fmt: skip
 
-    def _treat(self, source: Source, normalizer: Normalizer) -> tuple[Row, str]:
+    def _treat(self, source: Source, normalizer: Normalizer) -> tuple[_Row, str]:
         """Row and line of one source."""
         target, started = self._target(source), time.monotonic()
         request = _request(source, self.options, normalizer)
@@ -233,9 +233,9 @@ class _Call:
             return write_pictures(source, plan, target), 0.0
         examined = self.readings.examined(source)
         if self.options.format == OME_TIFF:
-            done = write_slide(source, examined, plan, target, self.options)
+            done = write_normalized_slide(source, examined, plan, target, self.options)
         else:
-            done = write_tiles(source, examined, plan, target)
+            done = write_normalized_tiles(source, examined, plan, target)
         return done._replace(notes=[*examined.notes, *done.notes]), examined.mpp
 
     def _of_resolution(self, normalizer: Normalizer, mpp: float) -> list[str]:
@@ -244,21 +244,21 @@ class _Call:
             return []
         return [f"the method was fitted at {fitted:g} µm/px, this is {mpp:.4g}"]
 
-    def _enter(self, source: Source, row: Row) -> None:
+    def _enter(self, source: Source, row: _Row) -> None:
         """Add a row and write the table: these inputs first, then what other calls have written."""
         target = self._target(source).name
         self.rows[target] = row
         others = [r for name, r in self.earlier.items() if name not in self.rows and (self.out / name).exists()]
-        write_table(self.out / TABLE, [*self.rows.values(), *others], COLUMNS)
+        write_normalized_table(self.out / TABLE, [*self.rows.values(), *others], LEDGER_COLUMNS)
 
 
-def any_failed(rows: Sequence[Row]) -> bool:
+def any_failed(rows: Sequence[_Row]) -> bool:
     """Whether a slide of :func:`normalize` failed."""
     return any(row["status"] == FAILED for row in rows)
 
 
-def _row(source: Source, status: str, note: str, seconds: float) -> Row:
-    empty: Row = dict.fromkeys(COLUMNS, "")
+def _row(source: Source, status: str, note: str, seconds: float) -> _Row:
+    empty: _Row = dict.fromkeys(LEDGER_COLUMNS, "")
     return empty | {"slide": source.name, "status": status, "note": note, "seconds": f"{seconds:.2f}"}
 
 
@@ -269,7 +269,7 @@ def _request(source: Source, options: NormalizeOptions, normalizer: Normalizer) 
     return sha256_text(json.dumps(told))[:16]
 
 
-def _summary(rows: Sequence[Row], table: Path) -> str:
+def _summary(rows: Sequence[_Row], table: Path) -> str:
     count = Counter(row["status"] for row in rows)
     told = [f"{count[status]} {status}" for status in (WRITTEN, UNCHANGED, FAILED) if count[status]]
     return f"{counted(len(rows), 'slide')}: {', '.join(told)}. Table: {on_one_line(str(table))}"

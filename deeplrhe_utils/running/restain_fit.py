@@ -13,15 +13,15 @@ from deeplrhe_utils.core.errors import CompendiumError, InputError, ModelError, 
 from deeplrhe_utils.core.files import read_json, sha256_text, write_json
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import counted
-from deeplrhe_utils.running.restain_sources import NormalizeOptions, Source, Tile, state_of
-from deeplrhe_utils.running.restain_tissue import Readings, spread
+from deeplrhe_utils.running.restain_sources import NormalizeOptions, Picture, Source, state_of
+from deeplrhe_utils.running.restain_tissue import Readings, spread_places
 from deeplrhe_utils.stain.checks import check_colours, has_tissue, tissue_px
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.normalize import (
     FIT_TILES,
-    METHODS,
     MINIMUM_TILES,
     MINIMUM_TISSUE_PX,
+    NORMALIZATIONS,
     Normalizer,
     check_reference,
     load_normalizer,
@@ -55,7 +55,7 @@ def prepare(
     elif (earlier := _earlier(folder, request_of(sources, options, reference))) is not None:
         made = earlier
     else:
-        tell(f"Fitting {options.method or METHODS[0]} on {counted(len(sources), 'slide')}")
+        tell(f"Fitting {options.method or NORMALIZATIONS[0]} on {counted(len(sources), 'slide')}")
         if len(sources) == 1 and reference in (None, *sources):
             tell("It is its own reference, so its colours stay: name another with --reference")
         made = fit(sources, options, reference, readings)
@@ -85,7 +85,7 @@ def fit(
         "mpp": options.wanted_mpp or None,
     }  # fmt: skip
     return make_normalizer(
-        options.method or METHODS[0], [tile for tile, _ in pool], [colours[name].scale for _, name in pool],
+        options.method or NORMALIZATIONS[0], [tile for tile, _ in pool], [colours[name].scale for _, name in pool],
         readings.tiles(reference), steps=options.fit_steps or DEFAULT_STEPS, seed=seed, white=options.white,
         facts=facts, on_thin_slide=options.thin_slide or "error",
     )  # fmt: skip
@@ -93,12 +93,12 @@ def fit(
 
 def _colours_and_pool(
     drawn: Sequence[Source], readings: Readings
-) -> tuple[dict[str, SlideColour], set[str], list[tuple[Tile, str]]]:
+) -> tuple[dict[str, SlideColour], set[str], list[tuple[Picture, str]]]:
     """Colour of every source, those with little tissue, and one tile of each in turn until there are enough."""
     share = ceil(FIT_TILES / len(drawn))
     colours: dict[str, SlideColour] = {}
     thin: set[str] = set()
-    turns: list[list[tuple[Tile, str]]] = [[] for _ in range(share)]
+    turns: list[list[tuple[Picture, str]]] = [[] for _ in range(share)]
     reasons: list[str] = []
     for source in drawn:
         usable, reason = _usable(source, readings)
@@ -107,7 +107,7 @@ def _colours_and_pool(
             colours[source.name] = slide_colour(usable)
         if len(usable) < MINIMUM_TILES or sum(map(tissue_px, usable)) < MINIMUM_TISSUE_PX:
             thin.add(source.name)
-        for turn, place in enumerate(spread(len(usable), share)):
+        for turn, place in enumerate(spread_places(len(usable), share)):
             if len(turns[turn]) < FIT_TILES:
                 turns[turn].append((usable[place], source.name))
     pool = [pair for turn in turns for pair in turn][:FIT_TILES]
@@ -117,7 +117,7 @@ def _colours_and_pool(
     return colours, thin, pool
 
 
-def _usable(source: Source, readings: Readings) -> tuple[list[Tile], str]:
+def _usable(source: Source, readings: Readings) -> tuple[list[Picture], str]:
     """Tiles of a source that a fit may see, and why there are none."""
     try:
         usable = [tile for tile in readings.tiles(source) if has_tissue(tile)]
@@ -141,21 +141,21 @@ def request_of(sources: Sequence[Source], options: NormalizeOptions, reference: 
     told = {
         "inputs": sorted([source.name, state_of(source)] for source in sources),
         "reference": None if reference is None else [reference.name, state_of(reference)],
-        "fit": [options.method or METHODS[0], options.fit_steps or DEFAULT_STEPS, options.seed or 0, options.white],
+        "fit": [options.method or NORMALIZATIONS[0], options.fit_steps or DEFAULT_STEPS, options.seed or 0, options.white],
         "pixels": [options.format, options.wanted_mpp, options.tile_px, options.statistics_tiles],
         "thin": options.thin_slide or "error", "model": None if options.model is None else str(options.model.resolve()),
     }  # fmt: skip
     return sha256_text(json.dumps(told, sort_keys=True))
 
 
-def keep(normalizer: Normalizer, folder: Path, request: str) -> None:
+def keep_fit(normalizer: Normalizer, folder: Path, request: str) -> None:
     """Save a normalizer and what was asked for."""
     normalizer.save(folder)
     write_json(folder / _REQUEST, {"request": request, "normalizer": normalizer.digest()})
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether :func:`keep` wrote here."""
+    """Whether :func:`keep_fit` wrote here."""
     return (folder / _REQUEST).is_file()
 
 

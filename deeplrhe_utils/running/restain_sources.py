@@ -27,9 +27,9 @@ from deeplrhe_utils.slides.inventory import find_files, read_mpp_overrides
 from deeplrhe_utils.slides.opening import READ_ERRORS, open_handle
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import on_white
-from deeplrhe_utils.stain.normalize import BASELINES, METHODS, MINIMUM_TILES
+from deeplrhe_utils.stain.normalize import BASELINES, MINIMUM_TILES, NORMALIZATIONS
 
-Tile = NDArray[np.uint8]
+Picture = NDArray[np.uint8]
 
 TILE_LIMIT_PX: Final = 4096
 """Pictures with a longer side than this are no tiles [px]."""
@@ -45,7 +45,7 @@ _SLIDE, _TILE, _UNCLEAR, _OTHER = "slide", "tile", "unclear", "other"
 
 
 TILES, OME_TIFF = "tiles", "ome-tiff"
-FORMATS: Final = (TILES, OME_TIFF)
+_FORMATS: Final = (TILES, OME_TIFF)
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class NormalizeOptions:
 
     def check(self) -> None:
         """Raise :class:`ParameterError` for what is unknown, out of range, or contradicts itself."""
-        known = {"--method": (self.method or METHODS[0], METHODS), "--format": (self.format, FORMATS),
+        known = {"--method": (self.method or NORMALIZATIONS[0], NORMALIZATIONS), "--format": (self.format, _FORMATS),
                  "--thin-slide": (self.thin_slide or "error", ("error", "cohort"))}  # fmt: skip
         for name, (value, legal) in known.items():
             if value not in legal:
@@ -181,7 +181,7 @@ def find_sources(paths: Sequence[Path]) -> Found:
     for path in paths:
         if not path.exists():
             raise ParameterError(f"{_text(path)} is not there", fix="Check the path")
-        sources, others = _in_folder(path) if path.is_dir() else ([source_of(path)], [])
+        sources, others = _in_folder(path) if path.is_dir() else ([_source_of(path)], [])
         left_out += others
         for source in sources:
             found.setdefault(source.path.resolve(), source)
@@ -205,7 +205,7 @@ def with_resolutions(sources: Sequence[Source], mpp_csv: Path) -> tuple[list[Sou
     return new, sorted(set(given) - {source.path.stem for source in sources})
 
 
-def source_of(path: Path) -> Source:
+def _source_of(path: Path) -> Source:
     """One file as a slide, or, when it is a picture without a slide's structure, as a slide of one tile."""
     tile = _kind(path) == _TILE
     return PictureFolder(_stem(path), path, (path,)) if tile else SlideFile(_stem(path), path)
@@ -261,7 +261,7 @@ def state_of(source: Source) -> list[list[str | int]]:
     return found
 
 
-def read_picture(path: Path) -> Tile:
+def read_picture(path: Path) -> Picture:
     """One tile as uint8 RGB (H, W, 3); what is transparent becomes white.
 
     Raises InputError: it cannot be decoded, is larger than :data:`TILE_LIMIT_PX`, or has other than 8 bits per channel.

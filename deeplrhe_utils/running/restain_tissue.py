@@ -13,10 +13,10 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.running.restain_sources import (
     OME_TIFF,
     NormalizeOptions,
+    Picture,
     PictureFolder,
     SlideFile,
     Source,
-    Tile,
     read_picture,
 )
 from deeplrhe_utils.slides.pixels import squares_of
@@ -63,16 +63,16 @@ class Readings:
         self._known: dict[Path, Examined] = {}
 
     def examined(self, source: SlideFile) -> Examined:
-        """:func:`examine`, once for every slide."""
+        """:func:`_examine`, once for every slide."""
         if source.path not in self._known:
-            self._known[source.path] = examine(source, self._options)
+            self._known[source.path] = _examine(source, self._options)
         return self._known[source.path]
 
     def forget(self, source: Source) -> None:
         """Free what is known of a source that is finished."""
         self._known.pop(source.path, None)
 
-    def tiles(self, source: Source) -> list[Tile]:
+    def tiles(self, source: Source) -> list[Picture]:
         """Tiles that a source's colour statistics come from, uint8 RGB (H, W, 3), the same at every call.
 
         They are spread evenly over the tissue: as many as the options say, of small pictures as many as hold
@@ -83,9 +83,9 @@ class Readings:
         most = self._options.statistics_tiles
         return _of_pictures(source, most) if isinstance(source, PictureFolder) else self._of_slide(source, most)
 
-    def _of_slide(self, source: SlideFile, most: int) -> list[Tile]:
+    def _of_slide(self, source: SlideFile, most: int) -> list[Picture]:
         examined = self.examined(source)
-        squares = [examined.squares[place] for place in spread(len(examined.squares), most)]
+        squares = [examined.squares[place] for place in spread_places(len(examined.squares), most)]
         with source.open() as slide:
             found = list(slide.read_tiles(squares, examined.side_px))
         failures = [tile for tile in found if isinstance(tile, SlideError)]
@@ -114,7 +114,7 @@ def frame_of(slide: Slide, wanted_mpp: float) -> WholeFrame:
     return WholeFrame(tail.step_l0_px, tail.pixels.shape[1], rows, slide.mpp * tail.step_l0_px)
 
 
-def examine(source: SlideFile, options: NormalizeOptions) -> Examined:
+def _examine(source: SlideFile, options: NormalizeOptions) -> Examined:
     """Find a slide's tissue by the rules of notebook 02 (:func:`~deeplrhe_utils.slides.tiling.tile_slide`).
 
     Raises SlideError, InputError: the slide cannot be opened, has no resolution, or is smaller than one tile.
@@ -146,7 +146,7 @@ def _survey_side(frame: WholeFrame) -> int:
     return max(1, min(wanted, frame.width_px - 1, frame.height_px - 1))  # one less: sizes are not exact in decimals
 
 
-def spread(n: int, most: int) -> list[int]:
+def spread_places(n: int, most: int) -> list[int]:
     """At most `most` of n places, evenly.
 
     >>> spread(100, 3), spread(2, 3)
@@ -155,14 +155,14 @@ def spread(n: int, most: int) -> list[int]:
     return sorted({round(float(place)) for place in np.linspace(0, n - 1, min(n, most))}) if n else []
 
 
-def _middle(tile: Tile) -> Tile:
+def _middle(tile: Picture) -> Picture:
     top, left = (max(0, (side - STATISTICS_PX) // 2) for side in tile.shape[:2])
     return tile[top : top + STATISTICS_PX, left : left + STATISTICS_PX]
 
 
-def _of_pictures(source: PictureFolder, most: int) -> list[Tile]:
+def _of_pictures(source: PictureFolder, most: int) -> list[Picture]:
     """Pictures with tissue until there are enough, in an order that is spread at every length."""
-    found: list[Tile] = []
+    found: list[Picture] = []
     tissue = 0.0
     for file in _in_spread_order(source.files)[: _READ_AT_MOST * most]:
         usable = [b for b in _blocks(read_picture(file), ceil(most / len(source.files))) if has_tissue(b)]
@@ -179,13 +179,13 @@ def _in_spread_order(files: Sequence[Path]) -> list[Path]:
     return [files[i] for i in np.argsort([(i * golden) % 1.0 for i in range(len(files))], kind="stable")]
 
 
-def _blocks(picture: Tile, wanted: int) -> Iterator[Tile]:
+def _blocks(picture: Picture, wanted: int) -> Iterator[Picture]:
     """The middle of a picture, or, where several parts of it are wanted, so many blocks spread over it."""
     if wanted <= 1:
         yield _middle(picture)
         return
     rows, columns = (max(1, round(side / BLOCK_PX)) for side in picture.shape[:2])
     high, wide = picture.shape[0] // rows, picture.shape[1] // columns
-    for place in spread(rows * columns, wanted):
+    for place in spread_places(rows * columns, wanted):
         top, left = place // columns * high, place % columns * wide
         yield picture[top : top + high, left : left + wide]

@@ -22,7 +22,7 @@ import numpy as np
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
 from deeplrhe_utils.core.files import atomic_path
-from deeplrhe_utils.running.restain_sources import NormalizeOptions, PictureFolder, SlideFile, Tile, read_picture
+from deeplrhe_utils.running.restain_sources import NormalizeOptions, Picture, PictureFolder, SlideFile, read_picture
 from deeplrhe_utils.running.restain_tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.ome_tiff import write_ome_tiff
 from deeplrhe_utils.slides.pixels import read_ahead
@@ -30,7 +30,7 @@ from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Square
 from deeplrhe_utils.stain.normalize import Plan
 
-MARGIN_PX: Final = 32
+_MARGIN_PX: Final = 32
 """Context on each side of a piece [px]; a multiple of 8, the coarsest grid of a network."""
 BAND_PX: Final = 512
 """Height of a band, and width of a piece, about [px]."""
@@ -54,7 +54,7 @@ class Written(NamedTuple):
     notes: list[str]
 
 
-def write_tiles(source: SlideFile, examined: Examined, plan: Plan, folder: Path) -> Written:
+def write_normalized_tiles(source: SlideFile, examined: Examined, plan: Plan, folder: Path) -> Written:
     """Normalize the tiles of a slide into a folder of PNG files with a table ``tiles.csv``.
 
     Parameters
@@ -69,7 +69,7 @@ def write_tiles(source: SlideFile, examined: Examined, plan: Plan, folder: Path)
         found = slide.read_tiles(examined.squares, examined.side_px)
         read = read_ahead(lambda _: next(found), range(len(examined.squares)))
 
-        def painted() -> Iterator[tuple[Path, Tile]]:
+        def painted() -> Iterator[tuple[Path, Picture]]:
             for square, tile in zip(examined.squares, read, strict=True):
                 if not isinstance(tile, SlideError):
                     rows.append(_row(square, examined.mpp))
@@ -80,7 +80,7 @@ def write_tiles(source: SlideFile, examined: Examined, plan: Plan, folder: Path)
         lost = len(examined.squares) - len(rows)
         if lost and not rows:
             raise SlideError(f"No tile of slide {source.path.name} can be decoded", fix="Copy or download it again")
-        write_table(part / TILES_TABLE, rows, ("file", "x_l0_px", "y_l0_px", "size_l0_px", "mpp"))
+        write_normalized_table(part / TILES_TABLE, rows, ("file", "x_l0_px", "y_l0_px", "size_l0_px", "mpp"))
     notes = [f"{lost} of {len(examined.squares)} tiles cannot be decoded and are missing"] if lost else []
     return Written(f"{len(rows)} tiles", len(rows), notes)
 
@@ -100,7 +100,7 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
             for file in source.files]  # fmt: skip
     with atomic_folder(folder) as part:
 
-        def painted() -> Iterator[tuple[Path, Tile]]:
+        def painted() -> Iterator[tuple[Path, Picture]]:
             for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
                 try:
                     yield part / row["file"], plan(picture)
@@ -108,11 +108,13 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
                     raise InputError(f"Tile {row['source']} of {source.name}: {error}") from error
 
         write_behind(_write_png, painted())
-        write_table(part / TILES_TABLE, rows, ("file", "source"))
+        write_normalized_table(part / TILES_TABLE, rows, ("file", "source"))
     return Written(f"{len(rows)} tiles", len(rows), [])
 
 
-def write_slide(source: SlideFile, examined: Examined, plan: Plan, path: Path, options: NormalizeOptions) -> Written:
+def write_normalized_slide(
+    source: SlideFile, examined: Examined, plan: Plan, path: Path, options: NormalizeOptions
+) -> Written:
     """Normalize a whole slide into a pyramidal OME-TIFF; places without tissue are passed through.
 
     Raises SlideError: the slide cannot be opened, or was changed meanwhile. RunError: the disk is full.
@@ -144,12 +146,12 @@ class _Bands:
     rows: int
     lost_px: int = 0
 
-    def all(self) -> Iterator[Tile]:
+    def all(self) -> Iterator[Picture]:
         """All bands from the top, one read ahead; the slide must not change meanwhile."""
         yield from read_ahead(self._read, range(0, self.frame.height_px, self.rows))
         self.slide.check_unchanged()
 
-    def _read(self, top: int) -> Tile:
+    def _read(self, top: int) -> Picture:
         step, rows = self.frame.step_l0_px, min(self.rows, self.frame.height_px - top)
         # A quarter of a pixel inside: sizes of levels are not exact, and a band must not begin a row too early.
         strip = self.slide.read_band((top + 0.25) * step, (rows - 0.5) * step, step, tolerant=True)
@@ -160,7 +162,7 @@ class _Bands:
         return strip.pixels
 
 
-def _painted_bands(bands: _Bands, plan: Plan) -> Iterator[Tile]:
+def _painted_bands(bands: _Bands, plan: Plan) -> Iterator[Picture]:
     """Normalized bands; each sees the last rows of the one above and the first of the one below."""
     pale_from = pale_level(plan)
     source = bands.all()
@@ -168,13 +170,13 @@ def _painted_bands(bands: _Bands, plan: Plan) -> Iterator[Tile]:
     above = band[:0]
     while True:
         below = next(source, band[:0])
-        yield _painted(above, band, below[:MARGIN_PX], plan, bands.rows, pale_from)
+        yield _painted(above, band, below[:_MARGIN_PX], plan, bands.rows, pale_from)
         if not len(below):
             return
-        above, band = band[-MARGIN_PX:].copy(), below
+        above, band = band[-_MARGIN_PX:].copy(), below
 
 
-def _painted(above: Tile, band: Tile, below: Tile, plan: Plan, side: int, pale_from: int) -> Tile:
+def _painted(above: Picture, band: Picture, below: Picture, plan: Plan, side: int, pale_from: int) -> Picture:
     """One band, normalized in pieces of `side` px; beyond the slide its last pixels go on."""
     out = np.empty_like(band)
     width = band.shape[1]
@@ -183,14 +185,14 @@ def _painted(above: Tile, band: Tile, below: Tile, plan: Plan, side: int, pale_f
         if _is_pale(band[:, core], pale_from):
             out[:, core] = band[:, core]
             continue
-        first, last = max(0, left - MARGIN_PX), min(width, left + side + MARGIN_PX)
+        first, last = max(0, left - _MARGIN_PX), min(width, left + side + _MARGIN_PX)
         seen = np.concatenate([part[:, first:last] for part in (above, band, below)])
-        over, before = MARGIN_PX - len(above), MARGIN_PX - (left - first)
-        full = side + 2 * MARGIN_PX  # always: another size would be compiled anew
+        over, before = _MARGIN_PX - len(above), _MARGIN_PX - (left - first)
+        full = side + 2 * _MARGIN_PX  # always: another size would be compiled anew
         rest = full - over - len(seen), full - before - seen.shape[1]
         padded = cv2.copyMakeBorder(seen, over, rest[0], before, rest[1], cv2.BORDER_REPLICATE)
         new = plan(np.asarray(padded, np.uint8))
-        out[:, core] = new[MARGIN_PX : MARGIN_PX + len(band), MARGIN_PX : MARGIN_PX + core.stop - left]
+        out[:, core] = new[_MARGIN_PX : _MARGIN_PX + len(band), _MARGIN_PX : _MARGIN_PX + core.stop - left]
     return out
 
 
@@ -202,13 +204,13 @@ def pale_level(plan: Plan) -> int:
     if plan.record == EACH_TILE:
         return _NEVER
     greys = np.arange(256 - _GREYS, 256, dtype=np.uint8)
-    picture = np.repeat(np.repeat(greys, MARGIN_PX)[None, :, None], 2 * MARGIN_PX, axis=0).repeat(3, axis=2)
+    picture = np.repeat(np.repeat(greys, _MARGIN_PX)[None, :, None], 2 * _MARGIN_PX, axis=0).repeat(3, axis=2)
     change = np.abs(plan(picture).astype(int) - picture).max(axis=(0, 2)).reshape(_GREYS, -1).max(axis=1)
     changed = np.flatnonzero(change > 1)
     return int(greys[0]) if not len(changed) else int(greys[changed[-1]]) + 1
 
 
-def _is_pale(piece: Tile, level: int) -> bool:
+def _is_pale(piece: Picture, level: int) -> bool:
     """Whether every cell of 4 × 4 px of a piece is at least that bright in all channels."""
     if level >= _NEVER:
         return False
@@ -262,12 +264,12 @@ def write_behind(write: Callable[[Item], None], items: Iterable[Item]) -> None:
             waiting.result()
 
 
-def _write_png(item: tuple[Path, Tile]) -> None:
+def _write_png(item: tuple[Path, Picture]) -> None:
     path, tile = item
     path.write_bytes(cv2.imencode(".png", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR), _PNG)[1].tobytes())
 
 
-def write_table(path: Path, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
+def write_normalized_table(path: Path, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
     """Write rows as CSV, atomically, UTF-8."""
     with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, names, lineterminator="\n")

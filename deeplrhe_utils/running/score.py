@@ -15,20 +15,20 @@ from deeplrhe_utils.evaluation.auc import DELONG
 from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.roc import curve, gene_metrics
 from deeplrhe_utils.evaluation.score_file import Scores, parse_columns, read_scores
-from deeplrhe_utils.evaluation.units import RULES, UNITS, aggregate, align_folds, with_labels
+from deeplrhe_utils.evaluation.units import AGGREGATION_RULES, UNITS, aggregate, align_folds, with_labels
 from deeplrhe_utils.running.page_html import page, table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-COLUMNS: Final = ["gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr",
+SCORE_COLUMNS: Final = ["gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr",
                   "p_permutation", "average_precision", "status", "reason"]  # fmt: skip
 """Columns of ``auc.csv``, a row per gene, unit and interval method."""
 _DRAWN: Final = 12
 _LEAST: Final = 10
 _UNLIKE: Final = 0.1
-Tell = Callable[[str], None]
+_Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,13 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.unit not in (*UNITS, "all"):
             raise ParameterError("Unknown unit", got=self.unit, expected=" | ".join((*UNITS, "all")))
-        if self.rule not in RULES:
-            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(RULES))
+        if self.rule not in AGGREGATION_RULES:
+            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(AGGREGATION_RULES))
         if self.resamples < 100:
             raise ParameterError("An interval needs more draws", got=self.resamples, expected="100 or more")
 
 
-def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: Tell = print) -> pd.DataFrame:
+def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tell = print) -> pd.DataFrame:
     """Score a table and write ``auc.csv``, ``ledger.csv``, ``roc.png``, ``calibration.png`` and ``index.html``.
 
     Parameters
@@ -91,7 +91,7 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: Tell
     for row in scores.ledger.itertuples():
         tell(f"{row.rows:>9,} rows: {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
     found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=options.min_positives,
-                         resamples=options.resamples, seed=options.seed, rule=options.rule)[COLUMNS]  # fmt: skip
+                         resamples=options.resamples, seed=options.seed, rule=options.rule)[SCORE_COLUMNS]  # fmt: skip
     for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
         tell(_sentence(row))
     out.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ def make_spec(preset: str, settings: Sequence[str], seed: int | None = None) -> 
     return dataclasses.replace(base, effects=tuple(sorted(effects.items())), **changes)
 
 
-def write_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, scheduler: str = "") -> CohortPlan:
+def write_synthetic_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, scheduler: str = "") -> CohortPlan:
     """Write a whole cohort; slides that are complete already are kept.
 
     Parameters

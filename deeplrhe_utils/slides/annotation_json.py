@@ -20,7 +20,7 @@ from deeplrhe_utils.slides.annotation_regions import (
     Regions,
     checked_area,
     joined,
-    outline_of,
+    joined_outline,
     read_bytes,
     some_area,
     subtract,
@@ -158,7 +158,7 @@ def _camelyon_outlines(document: dict[str, Any], key: str, name: str, left_out: 
         where = f"Annotation {name}, {key} outline {index}"
         if not isinstance(item.get("vertices"), list):
             raise AnnotationError(f"{where} has no list of vertices", expected='{"name": ..., "vertices": [[x, y]]}')
-        geometry, note = outline_of(item["vertices"], where)
+        geometry, note = joined_outline(item["vertices"], where)
         if geometry.is_empty:
             left_out.append(f"{key.capitalize()} outline {index} encloses no area")
         else:

@@ -152,7 +152,7 @@ def some_area(regions: Sequence[Region], left_out: Sequence[str], name: str) -> 
     )
 
 
-def outline_of(corners: Any, where: str) -> tuple[BaseGeometry, str]:
+def joined_outline(corners: Any, where: str) -> tuple[BaseGeometry, str]:
     """Area inside a closed line.
 
     Parameters

@@ -18,7 +18,15 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.annotation_regions import Exclusion, Region, Regions, joined, outline_of, some_area, subtract
+from deeplrhe_utils.slides.annotation_regions import (
+    Exclusion,
+    Region,
+    Regions,
+    joined,
+    joined_outline,
+    some_area,
+    subtract,
+)
 
 ELLIPSE_CORNERS: Final = 180  # an ellipse loses 0.02 % of its area
 EXCLUSION_GROUPS: Final = frozenset({"_2", "exclusion", "exclude"})
@@ -228,7 +236,7 @@ def _imagescope_area(shape: _Shape, where: str) -> tuple[BaseGeometry, str] | st
 
 
 def _area(corners: Sequence[tuple[float, float]], note: str, where: str) -> tuple[BaseGeometry, str] | str:
-    geometry, repair = outline_of(corners, where)
+    geometry, repair = joined_outline(corners, where)
     return f"{len(corners)} corner(s) enclose no area" if geometry.is_empty else (geometry, joined(note, repair))
 
 

@@ -16,9 +16,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.slides.blocks import components, disc, is_long, to_cells, to_pixels, touched
+from deeplrhe_utils.slides.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
 from deeplrhe_utils.slides.pen import PEN_DENSITY, pen_mask
-from deeplrhe_utils.slides.tissue import CLEAN_UM, DENSITY_CUT, SHADE_CUT, Glass, background_mask, optical_density
+from deeplrhe_utils.slides.tissue import (
+    CLEAN_UM,
+    DENSITY_CUT,
+    SHADE_CUT,
+    SlideGlass,
+    background_mask,
+    density_over_glass,
+)
 
 CONTEXT_UM: Final = 512.0
 """Margin around a band that its masks need to see [µm]: the width of a bubble, the surroundings of a fold."""
@@ -65,7 +72,7 @@ _SOLIDITY: Final = 0.9  # of a hole in a rim: area over that of its hull
 _ALONG: Final = 0.85  # share of a component that must lie along its hull
 _COVERED: Final = 0.7  # share of the hull that must be covered; half a ring and its chord give 0.6
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 _Map = NDArray[np.float32]
 _Bytes = NDArray[np.uint8]
 
@@ -73,12 +80,12 @@ _Bytes = NDArray[np.uint8]
 def fold_mask(
     rgb: NDArray[np.uint8],
     mpp: float,
-    glass: Glass,
+    glass: SlideGlass,
     *,
     ratio: float = FOLD_RATIO,
     grown: float = FOLD_GROWN,
-    exclude: Mask | None = None,
-) -> Mask:
+    exclude: _Mask | None = None,
+) -> _Mask:
     """Folded tissue: long, narrow, and about twice as dense as what lies around and beside it (ours).
 
     Parameters
@@ -93,7 +100,7 @@ def fold_mask(
     Returns ndarray, shape (height, width), bool: true in folds, in steps of 8 µm.
     """
     cells, cell = to_cells(rgb, mpp, _FOLD_CELL_UM)
-    density = optical_density(cells, glass)
+    density = density_over_glass(cells, glass)
     floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
     weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
@@ -102,7 +109,7 @@ def fold_mask(
     wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
     found = np.zeros_like(weak)
-    for window, part in components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
+    for window, part in connected_components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
         seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
         if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
             found[window][part] = 1
@@ -124,7 +131,7 @@ def _contrast(floor: list[_Map], cell: float) -> tuple[_Map, _Map]:
     return np.minimum(np.minimum(ratios[0], ratios[1]), ratios[2]).astype(np.float32), ratios[1].astype(np.float32)
 
 
-def _stands_out(part: Mask, ratio: _Map, cell: float) -> bool:
+def _stands_out(part: _Mask, ratio: _Map, cell: float) -> bool:
     """Whether a component is denser than nearly everything beside it."""
     near, far = (cv2.dilate(part.astype(np.uint8), disc(2 * one, cell)) for one in _BESIDE_UM)
     ring = ratio[(far > 0) & (near == 0)]
@@ -136,11 +143,11 @@ def _stands_out(part: Mask, ratio: _Map, cell: float) -> bool:
 def bubble_mask(
     rgb: NDArray[np.uint8],
     mpp: float,
-    glass: Glass,
+    glass: SlideGlass,
     *,
     rim_density: float = RIM_DENSITY,
     rim_neutral: float = RIM_NEUTRAL,
-) -> Mask:
+) -> _Mask:
     """Air under the cover slip, with its rim (ours).
 
     Parameters
@@ -153,7 +160,7 @@ def bubble_mask(
     """
     cells, cell = to_cells(rgb, mpp, _BUBBLE_CELL_UM)
     found = np.zeros(cells.shape[:2], np.uint8)
-    for hull in _rings(_rim(optical_density(cells, glass), cell, rim_density, rim_neutral), cell):
+    for hull in _rings(_rim(density_over_glass(cells, glass), cell, rim_density, rim_neutral), cell):
         cv2.fillConvexPoly(found, hull, 1)
     return to_pixels(found, rgb.shape)
 
@@ -191,7 +198,7 @@ def _rings(rim: _Bytes, cell: float) -> Iterator[NDArray[np.int32]]:
             yield from (np.asarray(one + np.array((x, y)), np.int32) for one in _holes(part, low, high))
 
 
-def _holes(part: Mask, low: float, high: float) -> Iterator[NDArray[np.int32]]:
+def _holes(part: _Mask, low: float, high: float) -> Iterator[NDArray[np.int32]]:
     """Roundish holes of a component: bubbles that touch, or that something else has stuck to."""
     outlines, tree = cv2.findContours(part.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     for outline, place in zip(outlines, tree[0], strict=True):
@@ -201,7 +208,7 @@ def _holes(part: Mask, low: float, high: float) -> Iterator[NDArray[np.int32]]:
             yield np.asarray(hull, np.int32)
 
 
-def _follows(part: Mask, hull: NDArray[np.int_], corner: tuple[int, int], shape: tuple[int, ...], cell: float) -> bool:
+def _follows(part: _Mask, hull: NDArray[np.int_], corner: tuple[int, int], shape: tuple[int, ...], cell: float) -> bool:
     """Whether a component lies along its hull, and along most of it."""
     line = cv2.polylines(np.zeros(part.shape, np.uint8), [hull], True, 1) > 0
     rows, columns = (np.arange(n) + first for n, first in zip(part.shape, corner[::-1], strict=True))
@@ -240,8 +247,8 @@ class SurveyRules:
 
 
 def artefact_masks(
-    rgb: NDArray[np.uint8], mpp: float, glass: Glass, rules: SurveyRules | None = None
-) -> dict[str, Mask]:
+    rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None
+) -> dict[str, _Mask]:
     """Ink, folds and bubbles of a picture.
 
     Parameters
@@ -263,7 +270,7 @@ def artefact_masks(
     return {"pen": pen, "fold": fold, "bubble": bubble}
 
 
-def background_of(rgb: NDArray[np.uint8], mpp: float, glass: Glass, rules: SurveyRules | None = None) -> Mask:
+def background_of(rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None) -> _Mask:
     """:func:`~deeplrhe_utils.slides.tissue.background_mask` by the rules of a survey: bool, shape (height, width)."""
     rules = rules or SurveyRules()
     return background_mask(

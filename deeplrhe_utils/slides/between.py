@@ -6,7 +6,7 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import ParameterError
 
-MOST_STEPS = 8
+_MOST_STEPS = 8
 """Finest subdivision: 64 windows for each tile."""
 
 
@@ -20,15 +20,15 @@ def windows_between(kept: pd.DataFrame, steps: int) -> pd.DataFrame:
     Parameters
     ----------
     kept : kept rows of table TILES of one slide; columns tile_id, column, row, x_l0_px, y_l0_px, size_l0_px are used
-    steps : 1 (none) to :data:`MOST_STEPS`; 2 is half a tile
+    steps : 1 (none) to :data:`_MOST_STEPS`; 2 is half a tile
 
     Returns the same columns, one row per window, in order of tile and offset; x_l0_px and y_l0_px are whole level-0
     pixels, rounded down; the other columns are those of the tile to the upper left. tile_id is that tile's with the
     offset in steps, ``~column.row/steps``.
     Raises ParameterError: `steps` is out of range.
     """
-    if not 1 <= steps <= MOST_STEPS:
-        raise ParameterError("A grid cannot be divided so", got=f"{steps} steps", expected=f"1 to {MOST_STEPS}")
+    if not 1 <= steps <= _MOST_STEPS:
+        raise ParameterError("A grid cannot be divided so", got=f"{steps} steps", expected=f"1 to {_MOST_STEPS}")
     offsets = [(a, b) for b in range(steps) for a in range(steps) if a or b]
     parts = [_moved(kept.reset_index(drop=True), a, b, steps) for a, b in offsets]
     return pd.concat(parts).sort_index(kind="stable").reset_index(drop=True) if parts else kept.iloc[:0].copy()

@@ -31,11 +31,11 @@ _LARGEST_STEP: Final = 20  # differences above count as this many grey levels: o
 _QUIET: Final = 0.3  # grey levels added on both sides of the ratio
 _DOUBT: Final = 1.0  # excess below which a window says nothing about where the grid lies [grey levels]
 _CLEAR: Final = 4.0  # excess above this counts no more [grey levels]
-LEAST_PX: Final = 3.5
+LEAST_BLOCK_PX: Final = 3.5
 """Narrower blocks cannot be told from texture [px of the tile]."""
 
 _Map = NDArray[np.float32]
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 
 def starts(length: int, step: int) -> NDArray[np.int_]:
@@ -77,7 +77,7 @@ def _row_sums(values: _Map, step: int) -> _Map:
     return np.asarray(np.concatenate(bands), np.float32)
 
 
-def spread(blocks: Mask, shape: tuple[int, ...], step: int) -> Mask:
+def spread_blocks(blocks: _Mask, shape: tuple[int, ...], step: int) -> _Mask:
     """The pixels of blocks: the inverse of :func:`block_sums` for masks.
 
     Parameters
@@ -107,21 +107,21 @@ def to_cells(picture: NDArray[np.uint8], mpp: float, cell_um: float) -> tuple[ND
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8), mpp * factor
 
 
-def touched(mask: Mask, shape: tuple[int, ...]) -> Mask:
+def touched(mask: _Mask, shape: tuple[int, ...]) -> _Mask:
     """Cells, an array of `shape`, of which the finer `mask` covers more than 0.2 %."""
     share = cv2.resize(mask.astype(np.uint8) * 255, (shape[1], shape[0]), interpolation=cv2.INTER_AREA)
     return np.asarray(share > 0, np.bool_)
 
 
-def to_pixels(cells: NDArray[np.uint8], shape: tuple[int, ...]) -> Mask:
+def to_pixels(cells: NDArray[np.uint8], shape: tuple[int, ...]) -> _Mask:
     """The pixels, an array of `shape`, of cells that are not 0."""
     nearest = cv2.resize(cells, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST)
     return np.asarray(nearest != 0, np.bool_)
 
 
-def components(
+def connected_components(
     mask: NDArray[np.uint8], length_um: float, margin_um: float, mpp: float
-) -> Iterator[tuple[tuple[slice, slice], Mask]]:
+) -> Iterator[tuple[tuple[slice, slice], _Mask]]:
     """Connected parts that may be `length_um` long [µm]: windows with a margin [µm], and the parts in them."""
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     margin = int(margin_um / mpp) + 2
@@ -131,7 +131,7 @@ def components(
             yield window, np.asarray(labels[window] == i, np.bool_)
 
 
-def is_long(part: Mask, length_um: float, long: float, mpp: float) -> bool:
+def is_long(part: _Mask, length_um: float, long: float, mpp: float) -> bool:
     """Whether a part's length, its area over its greatest width, reaches `length_um` [µm] and `long` widths."""
     inside = cv2.distanceTransform(np.pad(part, 1).astype(np.uint8), cv2.DIST_L2, 3)
     width = 2 * float(inside.max()) * mpp
@@ -156,9 +156,9 @@ def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map
     Returns excess, ratio : ndarray, shape (windows down, windows across), float32: grey levels; 1 where nothing stands
     out.
     """
-    if block_px < LEAST_PX:
+    if block_px < LEAST_BLOCK_PX:
         raise ParameterError("Blocks of JPEG are too small to be seen in this tile", got=f"{block_px:g} px",
-                             expected=f"{LEAST_PX:g} px or more: 8 × slide's / tile's resolution")  # fmt: skip
+                             expected=f"{LEAST_BLOCK_PX:g} px or more: 8 × slide's / tile's resolution")  # fmt: skip
     grey = tile if tile.ndim == 2 else mean_grey(tile)
     across, inside = _edges(grey, float(block_px))
     turned = np.asarray(cv2.transpose(grey), np.uint8)

@@ -32,12 +32,12 @@ UNFINISHED: Final = frozenset({".partial", ".part", ".crdownload"})
 _TEST_PX: Final = 256
 
 
-Row = dict[str, Any]
-Spread = Callable[[Callable[[Path], Row], list[Path], Callable[[Path, str], Row]], list[Row]]
+_Row = dict[str, Any]
+_Spread = Callable[[Callable[[Path], _Row], list[Path], Callable[[Path, str], _Row]], list[_Row]]
 """``spread(describe, paths, otherwise)``: a row per path, ``otherwise(path, reason)`` where describing it failed."""
 
 
-def _in_turn(describe: Callable[[Path], Row], paths: list[Path], _: Callable[[Path, str], Row]) -> list[Row]:
+def _in_turn(describe: Callable[[Path], _Row], paths: list[Path], _: Callable[[Path, str], _Row]) -> list[_Row]:
     return [describe(path) for path in paths]
 
 
@@ -48,7 +48,7 @@ def scan_slides(
     annotations_dir: str = "",
     hash_files: bool = True,
     only: Collection[Path] | None = None,
-    spread: Spread = _in_turn,
+    spread: _Spread = _in_turn,
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
 
@@ -71,7 +71,7 @@ def scan_slides(
         beside each slide
     hash_files : whether to compute SHA-256 of each file (reads it once)
     only : files below the folder that count, as if there were no others: a folder may hold more than a cohort
-    spread : how the files are shared among processes (:data:`Spread`); one after the other by default
+    spread : how the files are shared among processes (:data:`_Spread`); one after the other by default
 
     Returns table SLIDES, sorted by path; paths are absolute.
     Raises InputError: the folder is missing or holds no file that could be a slide; `mpp_csv` or `annotations_dir` is
@@ -174,26 +174,26 @@ def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
     return told.patient_id or slide_id, told.site_id, told.sample_type
 
 
-def _about(path: Path) -> Row:
+def _about(path: Path) -> _Row:
     """What a file's name and size say."""
     name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
     name, owner = dicom.names_of(path) or (name, "")
     patient, site, sample = barcode_fields(name)
     patient = owner if owner and site is None else patient
-    row: Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
+    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
 
-def _failed(path: Path, reason: str) -> Row:
+def _failed(path: Path, reason: str) -> _Row:
     return _about(path) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
 
 
-def _part(path: Path, first: Path) -> Row:
+def _part(path: Path, first: Path) -> _Row:
     reason = f"The file is a part of the DICOM series of {first.name}, which stands for the whole slide."
     return _about(path) | {"status": "excluded", "reason": reason}
 
 
-def _note_missing_levels(found: dict[Path, Row], series: dict[Path, list[Path]]) -> None:
+def _note_missing_levels(found: dict[Path, _Row], series: dict[Path, list[Path]]) -> None:
     """Say so, in place, where a DICOM slide opens without the level that was scanned."""
     for first, every in series.items():
         if found[first]["status"] == "ok" and dicom.lacks_full_resolution(every):
@@ -202,7 +202,7 @@ def _note_missing_levels(found: dict[Path, Row], series: dict[Path, list[Path]])
             found[first]["resolution_note"] = f"{own}; {note}" if own else note
 
 
-def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> Row:
+def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> _Row:
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
     row = _about(path) | {"status": "ok"}
     slide_id = row["slide_id"]

@@ -2,7 +2,7 @@
 
 Compressed tiles are fetched by their index, joined with the JPEG tables of their directory and decoded by
 libjpeg-turbo straight into RGB (:mod:`~deeplrhe_utils.slides.jpeg_stream`), each native tile once per
-:class:`Band`. Nothing is guessed: a level is served only if exactly one directory of the file has its size and
+:class:`DecodedBand`. Nothing is guessed: a level is served only if exactly one directory of the file has its size and
 holds 8-bit RGB or YCbCr as JPEG; :attr:`JpegLevels.why_not` says why others are left to OpenSlide.
 """
 
@@ -29,7 +29,7 @@ MAX_TILE_BYTES: Final = 64_000_000
 
 
 @dataclass(frozen=True)
-class Level:
+class _Level:
     """A level that the fast path serves: its directory and what goes before each tile's stream."""
 
     directory: tiff.TiledDirectory
@@ -57,7 +57,7 @@ class JpegLevels:
 
     Attributes
     ----------
-    levels : level number → :class:`Level`, for the levels that are served
+    levels : level number → :class:`_Level`, for the levels that are served
     why_not : why a level is not served, empty when all are
 
     Raises TiffIndexError, OSError: the file's index cannot be read.
@@ -86,7 +86,7 @@ class JpegLevels:
             return False
         return level.directory.tile_width % box.scale == 0 and level.directory.tile_height % box.scale == 0
 
-    def read(self, box: Box, band: Band) -> Rgb:
+    def read(self, box: Box, band: DecodedBand) -> Rgb:
         """Pixels of a box that :meth:`serves` allows, reduced by its scale.
 
         Returns ndarray, shape (box.height / scale, box.width / scale, 3), uint8.
@@ -145,7 +145,7 @@ class JpegLevels:
         return tile
 
 
-class Band:
+class DecodedBand:
     """Decoded native tiles, kept for exactly as long as a planned read still needs them.
 
     Parameters
@@ -184,7 +184,7 @@ class Band:
 
 def _match(
     directories: list[tiff.TiledDirectory], level_sizes: Sequence[tuple[int, int]]
-) -> tuple[dict[int, Level], str]:
+) -> tuple[dict[int, _Level], str]:
     """The directory of each of OpenSlide's levels, found by its size, and why some have none."""
     levels, reasons, sparse = {}, [], False
     for number, size in enumerate(level_sizes):
@@ -194,7 +194,7 @@ def _match(
         sparse = sparse or any(not d.counts.all() for d in same)
         if not reason:
             try:
-                levels[number] = Level(same[0], stream_prefix(same[0]))
+                levels[number] = _Level(same[0], stream_prefix(same[0]))
             except ValueError:
                 reason = "damaged JPEG tables"
         if reason:

@@ -47,7 +47,7 @@ _POWER: Final = 4
 _DIAMETER_PER_SIGMA: Final = 2 * np.sqrt(2)
 _UNKNOWN_MPP: Final = 0.5  # a slide cannot be opened without a resolution; no number here depends on its value
 
-Rgb = NDArray[np.uint8]
+_Rgb = NDArray[np.uint8]
 Gray = NDArray[np.float32]
 
 
@@ -102,11 +102,11 @@ def estimate_slide(path: Path) -> MppEstimate | None:
         diameter, n_nuclei, n_fields = _summarise(measure_field(f) for f in fields if f is not None)
     if n_nuclei < MIN_NUCLEI:
         return None
-    mpp, low, high = interval_of(CALIBRATION_UM, diameter)
+    mpp, low, high = size_interval(CALIBRATION_UM, diameter)
     return MppEstimate(mpp, low, high, diameter, n_nuclei, n_fields, objective_of(low, high))
 
 
-def interval_of(calibration_um: Sequence[float], diameter_px: float) -> tuple[float, float, float]:
+def size_interval(calibration_um: Sequence[float], diameter_px: float) -> tuple[float, float, float]:
     """Resolution and its prediction interval for a further slide [µm/px].
 
     Logarithms of the diameters are taken as normal; with n slides the interval is the mean ± t · s · √(1 + 1/n).
@@ -131,7 +131,7 @@ def objective_of(low: float, high: float) -> int | None:
     return met[0] if len(met) == 1 else None
 
 
-def measure_field(pixels: Rgb) -> FieldSize | None:
+def measure_field(pixels: _Rgb) -> FieldSize | None:
     """Size of the nuclei in one field.
 
     Parameters
@@ -237,7 +237,7 @@ def _places(slide: Slide, side: int) -> list[tuple[int, int]]:
     return [(int(lefts[columns[i]]), int(tops[rows[i]])) for i in chosen]
 
 
-def _read(slide: Slide, x: int, y: int, side: int) -> Rgb | None:
+def _read(slide: Slide, x: int, y: int, side: int) -> _Rgb | None:
     """One field; None where it cannot be decoded, for others may be."""
     try:
         return slide.read_tile(x, y, side, side)

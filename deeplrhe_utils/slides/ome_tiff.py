@@ -33,9 +33,9 @@ from deeplrhe_utils.core.errors import ParameterError, SlideError
 from deeplrhe_utils.core.files import atomic_path
 from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 
-SMALLEST_LEVEL_PX: Final = 1024
+_SMALLEST_LEVEL_PX: Final = 1024
 """Levels are added until the larger side is at most this."""
-MAX_SIDE_PX: Final = 2_000_000
+_MAX_SIDE_PX: Final = 2_000_000
 _CLASSIC_BYTES: Final = 1 << 31
 """Pixels beyond which BigTIFF is written: half of what classic TIFF can address (noise grows when compressed)."""
 _DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
@@ -75,7 +75,7 @@ def write_ome_tiff(
     tile_px : side of the tiles [px]; a multiple of 16
     quality : JPEG quality, 1 to 100 (YCbCr, colour at full resolution); None is deflate, without loss
     levels : number of levels with the full image, each half of the one above, rounded down. None: until the larger side
-        is at most :data:`SMALLEST_LEVEL_PX`.
+        is at most :data:`_SMALLEST_LEVEL_PX`.
 
     Raises ParameterError: an image of another size, or too small for so many levels. SlideError: the
     strips do not add up to the height. RunError: the disk is full.
@@ -107,15 +107,15 @@ def write_ome_tiff(
 
 
 def _level_sizes(width: int, height: int, levels: int | None) -> list[tuple[int, int]]:
-    if not (1 <= width <= MAX_SIDE_PX and 1 <= height <= MAX_SIDE_PX):
+    if not (1 <= width <= _MAX_SIDE_PX and 1 <= height <= _MAX_SIDE_PX):
         raise ParameterError(
             "A slide of this size cannot be written",
             got=f"{width} × {height} px",
-            expected=f"1 to {MAX_SIDE_PX} a side",
+            expected=f"1 to {_MAX_SIDE_PX} a side",
         )
     if levels is None:
         levels = 1
-        while max(width, height) >> (levels - 1) > SMALLEST_LEVEL_PX and min(width, height) >> levels:
+        while max(width, height) >> (levels - 1) > _SMALLEST_LEVEL_PX and min(width, height) >> levels:
             levels += 1
     most = min(width, height).bit_length()
     if not 1 <= levels <= most:

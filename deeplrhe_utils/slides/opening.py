@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides import tiff
 from deeplrhe_utils.slides.resolution import Handle, number
 
-MAX_SIDE_PX: Final = 2_000_000
+_MAX_SIDE_PX: Final = 2_000_000
 """The largest slides have some 300,000 px a side; what claims more is damaged."""
 PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600 MB at this size
 READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
@@ -78,11 +78,11 @@ def file_state(path: Path) -> tuple[int, int, int, int]:
 def _plausible(handle: openslide.OpenSlide, name: str) -> openslide.OpenSlide:
     """The handle, unless its size cannot be true."""
     width, height = handle.dimensions
-    if max(width, height) > MAX_SIDE_PX:
+    if max(width, height) > _MAX_SIDE_PX:
         handle.close()
         raise SlideError(
             f"Slide {name} claims {width} × {height} px",
-            expected=f"at most {MAX_SIDE_PX} a side",
+            expected=f"at most {_MAX_SIDE_PX} a side",
             fix="Copy or download it again",
         )
     return handle

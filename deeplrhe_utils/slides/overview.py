@@ -8,13 +8,13 @@ from itertools import pairwise
 import numpy as np
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides.jpeg_tiles import Band
+from deeplrhe_utils.slides.jpeg_tiles import DecodedBand
 from deeplrhe_utils.slides.pixel_source import PixelSource
 from deeplrhe_utils.slides.sampling import Box, Rgb, Strip, box_of, choose, reduce_whole, resample, scale_for
 
 _PART_PX = 8_000_000  # pixels of a level that are read at once: 32 MB through OpenSlide
 
-Part = tuple[int, int, int, int]
+_Part = tuple[int, int, int, int]
 """Left, top, width and height [px of the picture]."""
 
 
@@ -57,7 +57,7 @@ class Overview:
 
         parts = list(_parts(out.shape[1], rows, whole**2))
         uses = self._source.plan([box(*part) for part in parts])
-        band = Band(key for keys in uses for key in keys)
+        band = DecodedBand(key for keys in uses for key in keys)
 
         def fill(x: int, y: int, w: int, h: int) -> None:
             out[y : y + h, x : x + w] = reduce_whole(self._source.read(box(x, y, w, h), band), whole // scale)
@@ -87,7 +87,7 @@ class Overview:
         return resample(self._source.read(box, None), width, height)
 
 
-def _parts(width: int, height: int, read: float) -> Iterator[Part]:
+def _parts(width: int, height: int, read: float) -> Iterator[_Part]:
     """Parts that are read at once, row by row; `read` is the number of level pixels per pixel of the picture."""
     rows = max(1, int(_PART_PX / (read * max(width, 1))))
     columns = width if rows > 1 else max(1, int(_PART_PX / read))
@@ -97,8 +97,8 @@ def _parts(width: int, height: int, read: float) -> Iterator[Part]:
 
 
 def _filled(
-    fill: Callable[[int, int, int, int], None], part: Part, pitch: tuple[float, ...] | None, top: int = 0
-) -> list[Part]:
+    fill: Callable[[int, int, int, int], None], part: _Part, pitch: tuple[float, ...] | None, top: int = 0
+) -> list[_Part]:
     """Fill a part, native tile by native tile where that fails as a whole; the pieces that could not be filled.
 
     `pitch` is the width and height of a native tile, and `top` the place of the picture's first row, both in pixels of
@@ -116,7 +116,7 @@ def _filled(
     return []
 
 
-def _succeeds(fill: Callable[[int, int, int, int], None], part: Part) -> bool:
+def _succeeds(fill: Callable[[int, int, int, int], None], part: _Part) -> bool:
     try:
         fill(*part)
     except SlideError:

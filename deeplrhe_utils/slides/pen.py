@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.slides.tissue import Glass, optical_density
+from deeplrhe_utils.slides.tissue import SlideGlass, density_over_glass
 
 PEN_WIDTH_UM: Final = 40.0
 """Dark things narrower than this are not ink [µm]; the stroke of a felt pen is wider than 100 µm."""
@@ -33,7 +33,7 @@ _RED_BLUE: Final = 0.55  # blue / green density under red ink, at least
 _USUAL_GLASS: Final = 245.0  # white level for which the cuts hold; densities are relative to 256 × level / this
 _FILL: Final = 8  # grey value up to which a place is what the scanner left out, not black ink
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 
 def pen_mask(
@@ -41,9 +41,9 @@ def pen_mask(
     mpp: float = 0.5,
     *,
     red: bool = True,
-    glass: Glass | None = None,
+    glass: SlideGlass | None = None,
     density: float = PEN_DENSITY,
-) -> Mask:
+) -> _Mask:
     """Pixels under blue, green, black or red felt pen, on glass or on tissue (ours).
 
     Parameters
@@ -63,12 +63,12 @@ def pen_mask(
     side = 2 * round(PEN_WIDTH_UM / cell / 2) + 1
     wide = np.asarray(cv2.morphologyEx(small, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)), np.uint8)
     level = np.full(3, _USUAL_GLASS) if glass is None else np.asarray(glass.level)
-    light = Glass(256 * level / _USUAL_GLASS - 1, True)
-    ink = _is_ink(optical_density(wide, light), density, red) & (wide.max(axis=2) > _FILL)
+    light = SlideGlass(256 * level / _USUAL_GLASS - 1, True)
+    ink = _is_ink(density_over_glass(wide, light), density, red) & (wide.max(axis=2) > _FILL)
     return cv2.resize(ink.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
 
 
-def _is_ink(density: NDArray[np.float32], cut: float, with_red: bool) -> Mask:
+def _is_ink(density: NDArray[np.float32], cut: float, with_red: bool) -> _Mask:
     """The rules for ink, on optical density (log10), shape (height, width, 3)."""
     red, green, blue = cv2.split(density)
     least, greatest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)

@@ -9,7 +9,7 @@ import numpy as np
 import openslide
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides.jpeg_tiles import VENDORS, Band, JpegLevels, Key
+from deeplrhe_utils.slides.jpeg_tiles import VENDORS, DecodedBand, JpegLevels, Key
 from deeplrhe_utils.slides.opening import READ_ERRORS, open_handle
 from deeplrhe_utils.slides.resolution import Handle, vendor_of
 from deeplrhe_utils.slides.sampling import Box, Rgb, on_white, reduce_whole
@@ -72,7 +72,7 @@ class PixelSource:
         jpeg = self._jpeg
         return [jpeg.keys(box) if jpeg is not None and jpeg.serves(box) else [] for box in boxes]
 
-    def read(self, box: Box, band: Band | None = None) -> Rgb:
+    def read(self, box: Box, band: DecodedBand | None = None) -> Rgb:
         """A box, reduced by its scale.
 
         Parameters
@@ -84,7 +84,7 @@ class PixelSource:
         Raises SlideError: the pixels cannot be decoded; the source stays usable for other boxes.
         """
         if self._jpeg is not None and self._jpeg.serves(box):
-            return self._jpeg.read(box, Band() if band is None else band)
+            return self._jpeg.read(box, DecodedBand() if band is None else band)
         return self._openslide(box)
 
     def _openslide(self, box: Box) -> Rgb:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.blocks import block_sums, mean_grey, spread
+from deeplrhe_utils.slides.blocks import block_sums, mean_grey, spread_blocks
 from deeplrhe_utils.slides.tissue import blank_mask, clean_mask
 
 BLUR_CUT: Final = 0.012
@@ -148,7 +148,7 @@ def noise_mask(
     """
     blank = _blank(tile, blank)
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
-    mask = np.where(spread(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
+    mask = np.where(spread_blocks(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
     mask[blank] = BLANK
     return mask
 

@@ -21,7 +21,7 @@ from typing import Self
 import openslide
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
-from deeplrhe_utils.slides.jpeg_tiles import Band
+from deeplrhe_utils.slides.jpeg_tiles import DecodedBand
 from deeplrhe_utils.slides.opening import (
     bounds_of,
     file_state,
@@ -155,7 +155,7 @@ class Slide:
         """
         boxes = [self._box(square, out_px) for square in squares]
         uses = self._source.plan(boxes)
-        band = Band(key for keys in uses for key in keys)
+        band = DecodedBand(key for keys in uses for key in keys)
         for box, keys in zip(boxes, uses, strict=True):
             try:
                 result: Rgb | SlideError = resample(self._source.read(box, band), out_px, out_px)

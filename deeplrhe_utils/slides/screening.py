@@ -28,13 +28,13 @@ from deeplrhe_utils.slides.artefacts import (
     artefact_masks,
     background_of,
 )
-from deeplrhe_utils.slides.blocks import JPEG_PX, LEAST_PX, jpeg_damage, mean_grey
+from deeplrhe_utils.slides.blocks import JPEG_PX, LEAST_BLOCK_PX, jpeg_damage, mean_grey
 from deeplrhe_utils.slides.pixels import open_row, squares_of
 from deeplrhe_utils.slides.quality import BLUR_CUT, noise_ratio
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Rgb, reduce_whole
 from deeplrhe_utils.slides.survey import glass_of, survey
-from deeplrhe_utils.slides.tissue import Glass
+from deeplrhe_utils.slides.tissue import SlideGlass
 
 _CLEAN: Final = 0.05
 _MOST_BLANK: Final = 0.5
@@ -98,7 +98,7 @@ def screen_slide(slide_row: Mapping[str, Any], tiles: pd.DataFrame, rules: Scree
     return conform(tiles, TILES)
 
 
-def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules) -> None:
+def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: SlideGlass, rules: ScreenRules) -> None:
     """Fill the shares under pen, folds and bubbles of the kept tiles, in place, and drop."""
     kept = tiles[tiles["kept"]]
     if kept.empty:
@@ -114,7 +114,7 @@ def _survey_artefacts(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: Sc
         _drop(tiles, found.index[found[name] > largest], name)
 
 
-def _look_closely(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: ScreenRules) -> None:
+def _look_closely(slide: Slide, tiles: pd.DataFrame, glass: SlideGlass, rules: ScreenRules) -> None:
     """Decode the tiles that are left, fill noise and compression damage, in place, and drop."""
     kept = tiles[tiles["kept"]]
     squares, block_px = squares_of(kept), _block_px(slide, rules.target_mpp)
@@ -126,7 +126,7 @@ def _look_closely(slide: Slide, tiles: pd.DataFrame, glass: Glass, rules: Screen
         grey, blank = mean_grey(pixels), blank_of(pixels, glass, rules)
         noise = noise_ratio(pixels, rules.target_mpp, rules.blur_cut, blank=blank, grey=grey)
         # In scans much finer than the tile the blocks of JPEG are too small to be seen: not assessed is null.
-        damage = jpeg_damage(grey, block_px) if block_px >= LEAST_PX else np.nan
+        damage = jpeg_damage(grey, block_px) if block_px >= LEAST_BLOCK_PX else np.nan
         measured[i] = noise.blur_fraction, noise.ratio, damage
         reasons[i] = "noise" if noise.ratio > rules.max_noise else "jpeg" if damage > rules.max_jpeg else ""
     for column, name in enumerate(("blur_fraction", "noise_ratio", "jpeg_fraction")):
@@ -140,7 +140,7 @@ def _block_px(slide: Slide, mpp: float) -> float:
     return JPEG_PX * slide.source_mpp(mpp / slide.mpp) / mpp
 
 
-def blank_of(pixels: Rgb, glass: Glass, rules: ScreenRules) -> NDArray[np.bool_]:
+def blank_of(pixels: Rgb, glass: SlideGlass, rules: ScreenRules) -> NDArray[np.bool_]:
     """Blank areas of a tile, found at survey resolution: bool, shape (height, width)."""
     side = max(1, round(pixels.shape[0] * rules.target_mpp / max(rules.survey_mpp, rules.target_mpp)))
     small = pixels
@@ -167,7 +167,7 @@ class Field(NamedTuple):
 
     picture: Rgb
     mpp: float
-    glass: Glass
+    glass: SlideGlass
     block_px: float
 
 

@@ -18,10 +18,10 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.artefacts import SURVEY_MPP
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Rgb, Square, Strip
-from deeplrhe_utils.slides.tissue import Glass, glass_level, shares
+from deeplrhe_utils.slides.tissue import SlideGlass, glass_level, shares
 
-Mask = NDArray[np.bool_]
-Masks = Callable[[Rgb, float], Mapping[str, Mask]]
+_Mask = NDArray[np.bool_]
+_Masks = Callable[[Rgb, float], Mapping[str, _Mask]]
 """From a picture and its resolution [µm/px] to named masks of its size."""
 
 OVERVIEW_PX: Final = 512
@@ -31,7 +31,7 @@ _WHOLE_PX: Final = 4_000_000  # of the coarsest level: more is not read for the 
 _BAND_PX: Final = 3_000_000  # survey pixels of one band, margins included: some 100 MB with all its masks
 
 
-def glass_of(slide: Slide) -> Glass:
+def glass_of(slide: Slide) -> SlideGlass:
     """White level of a slide's glass, from a small picture of it; places that cannot be decoded count as no glass.
 
     Of a slide without a coarse level a mosaic of squares, spread evenly, stands for the whole, which would have to be
@@ -55,7 +55,7 @@ def _mosaic(slide: Slide) -> Rgb:
 
 
 def survey(
-    slide: Slide, tiles: pd.DataFrame, masks: Masks, *, context_um: float, survey_mpp: float = SURVEY_MPP
+    slide: Slide, tiles: pd.DataFrame, masks: _Masks, *, context_um: float, survey_mpp: float = SURVEY_MPP
 ) -> pd.DataFrame:
     """Share of every tile that each mask covers.
 
@@ -93,7 +93,7 @@ def _bands(slide: Slide, tiles: pd.DataFrame, margin: float, factor: float) -> I
         yield pd.concat(band)
 
 
-def _survey_band(slide: Slide, band: pd.DataFrame, masks: Masks, margin: float, factor: float) -> pd.DataFrame:
+def _survey_band(slide: Slide, band: pd.DataFrame, masks: _Masks, margin: float, factor: float) -> pd.DataFrame:
     top = band["y_l0_px"].min()
     bottom = (band["y_l0_px"] + band["size_l0_px"]).max()
     start = max(0.0, top - margin)

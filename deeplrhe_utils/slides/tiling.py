@@ -111,7 +111,7 @@ def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FR
     return read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
 
 
-def outline_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
+def slide_outline(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
     """The tumour outline of a slide [level-0 px]; None where it has no annotation. Errors: :func:`regions_of`."""
     regions = regions_of(slide_row, slide, frame)
     return None if regions is None else tumour_outline(regions)

@@ -34,10 +34,10 @@ _FILL_BLACK: Final = 8  # all channels up to here: the other thing that a scanne
 CLEAN_UM: Final = 6.0
 """Things narrower than about this are taken out of a survey's background mask [µm]."""
 
-Mask = NDArray[np.bool_]
+_Mask = NDArray[np.bool_]
 
 
-class Glass(NamedTuple):
+class SlideGlass(NamedTuple):
     """White level of a slide: what the scanner sees where nothing is.
 
     ``level``, ndarray, shape (3,), float64, is R, G, B in [0, 255]; ``found`` is False where the picture showed no
@@ -48,7 +48,7 @@ class Glass(NamedTuple):
     found: bool
 
 
-def glass_level(thumbnail: NDArray[np.uint8]) -> Glass:
+def glass_level(thumbnail: NDArray[np.uint8]) -> SlideGlass:
     """White level of the glass, from a picture of the whole slide.
 
     Glass is even, nearly colourless and bright; its level is the commonest grey value of such places. Pure white
@@ -69,8 +69,8 @@ def glass_level(thumbnail: NDArray[np.uint8]) -> Glass:
     fill = bright & (least >= _FILL_WHITE)
     for candidates in (bright & ~fill, fill):
         if candidates.mean() >= MIN_GLASS_SHARE:
-            return Glass(_commonest(pixels[candidates]), True)
-    return Glass(np.full(3, GLASS_FALLBACK), False)
+            return SlideGlass(_commonest(pixels[candidates]), True)
+    return SlideGlass(np.full(3, GLASS_FALLBACK), False)
 
 
 def _commonest(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -81,7 +81,7 @@ def _commonest(colours: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.asarray(np.median(colours[near], axis=0), np.float64)
 
 
-def optical_density(rgb: NDArray[np.uint8], glass: Glass) -> NDArray[np.float32]:
+def density_over_glass(rgb: NDArray[np.uint8], glass: SlideGlass) -> NDArray[np.float32]:
     """Optical density (log10) of each channel relative to the glass, not below 0.
 
     Parameters
@@ -93,7 +93,7 @@ def optical_density(rgb: NDArray[np.uint8], glass: Glass) -> NDArray[np.float32]
     return np.asarray(cv2.LUT(np.ascontiguousarray(rgb), _density_table(glass)), np.float32)
 
 
-def _density_table(glass: Glass) -> NDArray[np.float32]:
+def _density_table(glass: SlideGlass) -> NDArray[np.float32]:
     """Optical density of every grey value of every channel: shape (1, 256, 3)."""
     values = np.log10((np.asarray(glass.level)[None] + 1) / (np.arange(256)[:, None] + 1))
     return np.maximum(values, 0).astype(np.float32)[None]
@@ -102,14 +102,14 @@ def _density_table(glass: Glass) -> NDArray[np.float32]:
 def background_mask(
     rgb: NDArray[np.uint8],
     *,
-    glass: Glass,
+    glass: SlideGlass,
     mpp: float = 2.0,
     method: Literal["density", "intensity"] = "density",
     density_cut: float = DENSITY_CUT,
     shade_cut: float = SHADE_CUT,
     intensity_cut: float = 220,
     clean_um: float = CLEAN_UM,
-) -> Mask:
+) -> _Mask:
     """Where there is no tissue, on a survey picture; calibrated at 2 µm/px.
 
     Parameters
@@ -134,7 +134,7 @@ def background_mask(
     return clean_mask(mask, clean_um / mpp)
 
 
-def _pale(rgb: NDArray[np.uint8], glass: Glass, density_cut: float, shade_cut: float) -> Mask:
+def _pale(rgb: NDArray[np.uint8], glass: SlideGlass, density_cut: float, shade_cut: float) -> _Mask:
     """Thin, or a colourless even shade."""
     table = _density_table(glass)
     red, green, blue = (np.asarray(cv2.LUT(one, table[0, :, k])) for k, one in enumerate(cv2.split(rgb)))
@@ -148,7 +148,7 @@ def _pale(rgb: NDArray[np.uint8], glass: Glass, density_cut: float, shade_cut: f
     return pale
 
 
-def clean_mask(mask: Mask, width_px: float) -> Mask:
+def clean_mask(mask: _Mask, width_px: float) -> _Mask:
     """Smooth a mask: single pixels removed, ragged edges filled (edge padding, median, closing).
 
     Parameters
@@ -169,7 +169,7 @@ def clean_mask(mask: Mask, width_px: float) -> Mask:
     return closed[pad:-pad, pad:-pad].astype(bool)
 
 
-def shares(mask: Mask, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def shares(mask: _Mask, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of each box that a mask covers; pixels that a box cuts count by the area inside it.
 
     Parameters
@@ -204,7 +204,7 @@ def _at(table: NDArray[np.float64], y: NDArray[np.float64], x: NDArray[np.float6
     return np.asarray(upper * (1 - down) + lower * down, np.float64)
 
 
-def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> Mask:
+def blank_mask(tile: NDArray[np.uint8], intensity_cut: float = 220) -> _Mask:
     """Pixels whose grey value (R + G + B) / 3 is at least `intensity_cut`.
 
     Source: Coudray et al. 2018 (methods): tiles with more than a given share of pixels brighter than 220 are dropped;

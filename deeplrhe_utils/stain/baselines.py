@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import GLASS_DENSITY, GLASS_SOFTNESS, density_to_rgb, optical_density
 
-Tile = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+_Tile = NDArray[np.uint8]
+_Floats = NDArray[np.float64]
 
-TISSUE_DENSITY: Final = 0.15
+CLASSICAL_TISSUE_DENSITY: Final = 0.15
 """Mean optical density above which a pixel is tissue: Macenko's β, for all three alike."""
 STEP: Final = 2
 """Every n-th pixel of each axis counts for the statistics [px]."""
-PERCENTILE: Final = 1.0
+_PERCENTILE: Final = 1.0
 """Macenko's percentile of the angles at which one stain lies, the other at 100 minus it [%]."""
 SPARSITY: Final = 0.02
 """Vahadane's λ, the authors' [optical density]; more of it draws the two stains together."""
-SAMPLE_PX: Final = 20_000
+_SAMPLE_PX: Final = 20_000
 """Most pixels, evenly spaced, for Vahadane's vectors."""
 ROUNDS: Final = 500
 MINIMUM_SD: Final = 0.1
@@ -59,8 +59,8 @@ class SlideColours:
     """
 
     method: str
-    colours: Floats
-    strengths: Floats
+    colours: _Floats
+    strengths: _Floats
     tissue_px: float
 
     def to_json(self) -> dict[str, Any]:
@@ -90,19 +90,19 @@ class _Baseline:
     name: ClassVar[str]
     shape: ClassVar[tuple[int, ...]]
 
-    def measure(self, tiles: Sequence[Tile]) -> SlideColours:
+    def measure(self, tiles: Sequence[_Tile]) -> SlideColours:
         """Statistics of one slide from its tiles, uint8 RGB (H, W, 3), whose sizes may differ.
 
         Raises StainError: no tissue in any tile; or tissue of one colour, of one stain, or grey; or an array that is no
         RGB tile.
         """
         seen = [_checked(tile)[::STEP, ::STEP].reshape(-1, 3) for tile in tiles]
-        found = [pixels[optical_density(pixels).mean(axis=1) > TISSUE_DENSITY] for pixels in seen]
+        found = [pixels[optical_density(pixels).mean(axis=1) > CLASSICAL_TISSUE_DENSITY] for pixels in seen]
         tissue = np.concatenate([np.empty((0, 3), np.uint8), *found])
         if not len(tissue):
             raise StainError(
                 "No tissue was found, so the colours of the slide cannot be measured",
-                got=f"no pixel above a mean optical density of {TISSUE_DENSITY} in {len(seen)} tiles",
+                got=f"no pixel above a mean optical density of {CLASSICAL_TISSUE_DENSITY} in {len(seen)} tiles",
                 expected="stained tissue",
                 fix="Give tiles that hold tissue (see notebook 02)",
             )
@@ -136,7 +136,7 @@ class _Baseline:
             fix="Measure the slide again",
         )
 
-    def _statistics(self, tissue: Tile) -> tuple[Floats, Floats]:
+    def _statistics(self, tissue: _Tile) -> tuple[_Floats, _Floats]:
         """Colours and strengths of tissue pixels, uint8 RGB (N, 3)."""
         raise NotImplementedError
 
@@ -156,7 +156,7 @@ class Reinhard(_Baseline):
     name: ClassVar[str] = "reinhard"
     shape: ClassVar[tuple[int, ...]] = (3,)
 
-    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: _Tile) -> _Tile:
         """Normalize one uint8 RGB tile (H, W, 3); colours outside sRGB are clipped; deterministic."""
         source, target = stain_map.source, stain_map.target
         scale = target.strengths / source.strengths
@@ -167,7 +167,7 @@ class Reinhard(_Baseline):
         tissue = 1 / (1 + np.exp(-np.clip(excess, -30, 30)))
         return np.rint(tissue * mapped + (1 - tissue) * tile).astype(np.uint8)
 
-    def _statistics(self, tissue: Tile) -> tuple[Floats, Floats]:
+    def _statistics(self, tissue: _Tile) -> tuple[_Floats, _Floats]:
         lab = _to_lab(tissue[None])[0].astype(np.float64)
         return lab.mean(axis=0), lab.std(axis=0)
 
@@ -188,14 +188,14 @@ class _TwoStains(_Baseline):
 
     shape: ClassVar[tuple[int, ...]] = (2, 3)
 
-    def apply(self, stain_map: ColourPair, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourPair, tile: _Tile) -> _Tile:
         """Normalize one uint8 RGB tile (H, W, 3): white stays; what two stains do not explain is lost, as published."""
         source, target = stain_map.source, stain_map.target
         stains = target.colours * (target.strengths / source.strengths)[:, None]
         amounts = self._amounts(optical_density(_checked(tile)).reshape(-1, 3), source.colours.astype(np.float32))
         return np.asarray(density_to_rgb(amounts @ stains.astype(np.float32)).reshape(tile.shape))
 
-    def _statistics(self, tissue: Tile) -> tuple[Floats, Floats]:
+    def _statistics(self, tissue: _Tile) -> tuple[_Floats, _Floats]:
         od = optical_density(tissue).astype(np.float64)
         vectors = self._vectors(od)
         vectors = vectors[np.argsort(-vectors[:, 0])]  # haematoxylin absorbs more red than eosin
@@ -212,7 +212,7 @@ class _TwoStains(_Baseline):
             raise _one_stain(told, f"at least {MINIMUM_STRENGTH} each")
         return found
 
-    def _vectors(self, od: Floats) -> Floats:
+    def _vectors(self, od: _Floats) -> _Floats:
         """Unit vectors (2, 3) of the two stains, in any order, from the density (N, 3) of tissue pixels."""
         raise NotImplementedError
 
@@ -231,14 +231,16 @@ class Macenko(_TwoStains):
 
     name: ClassVar[str] = "macenko"
 
-    def _vectors(self, od: Floats) -> Floats:
-        dense = od[(od > TISSUE_DENSITY).all(axis=1)]
+    def _vectors(self, od: _Floats) -> _Floats:
+        dense = od[(od > CLASSICAL_TISSUE_DENSITY).all(axis=1)]
         if not len(dense):
-            raise _one_stain(f"no pixel above an optical density of {TISSUE_DENSITY} in every channel", "some")
+            raise _one_stain(
+                f"no pixel above an optical density of {CLASSICAL_TISSUE_DENSITY} in every channel", "some"
+            )
         plane = np.linalg.eigh(dense.T @ dense)[1][:, :0:-1]
         plane *= np.sign(plane[0, 0])  # the first axis points along the data: angles lie around 0 and never wrap
         along, across = (dense @ plane).T
-        angles = np.percentile(np.arctan2(across, along), [PERCENTILE, 100 - PERCENTILE])
+        angles = np.percentile(np.arctan2(across, along), [_PERCENTILE, 100 - _PERCENTILE])
         return np.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=1) @ plane.T)
 
     def _amounts(self, od: NDArray[Any], vectors: NDArray[Any]) -> NDArray[Any]:
@@ -256,8 +258,8 @@ class Vahadane(_TwoStains):
 
     name: ClassVar[str] = "vahadane"
 
-    def _vectors(self, od: Floats) -> Floats:
-        od = od[np.linspace(0, len(od) - 1, min(len(od), SAMPLE_PX)).astype(int)]
+    def _vectors(self, od: _Floats) -> _Floats:
+        od = od[np.linspace(0, len(od) - 1, min(len(od), _SAMPLE_PX)).astype(int)]
         vectors = np.array(_HAEMATOXYLIN_EOSIN)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         for _ in range(ROUNDS):
@@ -290,18 +292,18 @@ def nonnegative_amounts(od: NDArray[Any], vectors: NDArray[Any], sparsity: float
     return np.where(negative.any(axis=1)[:, None], np.where(negative, 0, np.maximum(alone, 0)), both)
 
 
-def _to_lab(rgb: Tile) -> NDArray[np.float32]:
+def _to_lab(rgb: _Tile) -> NDArray[np.float32]:
     """CIE L*a*b* (D65) of uint8 sRGB (H, W, 3); L* in 0–100."""
     return np.asarray(cv2.cvtColor(rgb.astype(np.float32) / 255, cv2.COLOR_RGB2LAB))
 
 
-def _checked(tile: Tile) -> Tile:
+def _checked(tile: _Tile) -> _Tile:
     if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3:
         raise StainError("This is no RGB tile", got=f"{tile.dtype} {tile.shape}", expected="uint8 (H, W, 3)")
     return tile
 
 
-def _check_angle(vectors: Floats) -> None:
+def _check_angle(vectors: _Floats) -> None:
     angle = float(np.degrees(np.arctan2(np.linalg.norm(np.cross(*vectors)), vectors[0] @ vectors[1])))
     if angle < MINIMUM_ANGLE_DEG:
         raise _one_stain(f"stain vectors {angle:.2f}° apart", f"at least {MINIMUM_ANGLE_DEG}°")

@@ -19,7 +19,7 @@ ODD_SHARE: Final = 0.25
 LEAST_CY: Final = 0.05
 LARGEST_CX: Final = 0.9
 TILE_SHARE: Final = 0.02
-TILE_PX: Final = 5_000
+_TILE_PX: Final = 5_000
 _STEP: Final = 4
 
 
@@ -40,7 +40,7 @@ def tissue_px(tile: NDArray[np.uint8]) -> float:
 def has_tissue(tile: NDArray[np.uint8]) -> bool:
     """Whether a tile holds enough tissue to tell colours: at least 2 % of it, and 5,000 px (or half a small tile)."""
     area = tile.shape[0] * tile.shape[1]
-    return tissue_px(tile) >= max(TILE_SHARE * area, min(TILE_PX, area / 2))
+    return tissue_px(tile) >= max(TILE_SHARE * area, min(_TILE_PX, area / 2))
 
 
 def check_colours(tiles: Sequence[NDArray[np.uint8]], name: str = "this slide") -> list[str]:

@@ -28,7 +28,7 @@ from deeplrhe_utils.stain.maps import ColourMap, map_to
 from deeplrhe_utils.stain.statistics import ColourStatistics, collect, responsibilities_of
 from deeplrhe_utils.stain.transform import StainTransform, apply
 
-Tile = NDArray[np.uint8]
+_Tile = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Dcgmm:
         """Whose statistics a tile is mapped with: "slide" or "tile"."""
         return self.net.config.per
 
-    def measure(self, tiles: Sequence[Tile], cohort: ColourStatistics | None = None) -> ColourStatistics:
+    def measure(self, tiles: Sequence[_Tile], cohort: ColourStatistics | None = None) -> ColourStatistics:
         """Statistics of one slide from uint8 RGB tiles (H, W, 3), pixels of no colour of `cohort` left out."""
         check_tiles(tiles)
         white = white_level(tiles) if self.white else None
@@ -65,16 +65,16 @@ class Dcgmm:
         """The map from one slide to the reference."""
         return map_to(source, reference, self.net.config, white=self.white)
 
-    def painter(self, stain_map: ColourMap) -> Callable[[Tile], Tile]:
+    def painter(self, stain_map: ColourMap) -> Callable[[_Tile], _Tile]:
         """A function that normalizes tiles with one map."""
         return partial(apply, StainTransform(self.net, stain_map, compiled=self.compiled))
 
-    def apply(self, stain_map: ColourMap, tile: Tile) -> Tile:
+    def apply(self, stain_map: ColourMap, tile: _Tile) -> _Tile:
         """One normalized tile, same layout as given; for many tiles of a slide take :meth:`painter`."""
         return self.painter(stain_map)(tile)
 
 
-def responsibilities(net: DcgmmNet, scale: float, tile: Tile) -> NDArray[np.float32]:
+def responsibilities(net: DcgmmNet, scale: float, tile: _Tile) -> NDArray[np.float32]:
     """Component memberships γ of one tile, (K, H, W), for the paper's Figure 2; they sum to 1 over K.
 
     Parameters

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.stain.colour import od_to_hsd, optical_density
-from deeplrhe_utils.stain.dcgmm_net import DEFAULT, LEAST_PX, DcgmmConfig, DcgmmNet, start_logits, tissue_weight
+from deeplrhe_utils.stain.dcgmm_net import DEFAULT, LEAST_SIDE_PX, DcgmmConfig, DcgmmNet, start_logits, tissue_weight
 
 SIGMA_FLOOR_FIT: Final = 0.03
 DENSITY_JITTER: Final = (0.85, 1.18)
@@ -121,8 +121,10 @@ def _check(tiles: Sequence[NDArray[np.uint8]], scales: Sequence[float]) -> None:
     if min(scales) <= 0 or not np.isfinite(scales).all():
         raise StainError("A density scale is not positive", got=min(scales), fix="Leave out slides without tissue")
     least = min(min(tile.shape[:2]) for tile in tiles)
-    if least < LEAST_PX:
-        raise StainError("A tile is too small for the DCGMM fit", got=f"{least} px", expected=f"{LEAST_PX} px or more")
+    if least < LEAST_SIDE_PX:
+        raise StainError(
+            "A tile is too small for the DCGMM fit", got=f"{least} px", expected=f"{LEAST_SIDE_PX} px or more"
+        )
 
 
 def _balance(logits: Tensor, tissue: Tensor) -> Tensor:

@@ -26,13 +26,13 @@ from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
 from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig, load_net, save_net
-from deeplrhe_utils.stain.reference import REFERENCE_PX, choose_reference, survey
+from deeplrhe_utils.stain.reference import REFERENCE_PX, choose_reference, survey_colours
 from deeplrhe_utils.stain.statistics import MINIMUM_SHARE, density_scale
 
-Tile = NDArray[np.uint8]
-PROFILES: Final[dict[str, DcgmmConfig]] = {"dcgmm": DEFAULT, "paper": PAPER, "density": DENSITY}
+_Tile = NDArray[np.uint8]
+DCGMM_VARIANTS: Final[dict[str, DcgmmConfig]] = {"dcgmm": DEFAULT, "paper": PAPER, "density": DENSITY}
 BASELINES: Final[dict[str, Callable[[], Any]]] = {"reinhard": Reinhard, "macenko": Macenko, "vahadane": Vahadane}
-METHODS: Final = (*PROFILES, *BASELINES)
+NORMALIZATIONS: Final = (*DCGMM_VARIANTS, *BASELINES)
 MINIMUM_TILES: Final = 8
 MINIMUM_TISSUE_PX: Final = 200_000.0
 NOTED_INK: Final = 0.02
@@ -65,7 +65,7 @@ class Normalizer:
             raise StainError("Unknown way to treat a slide with little tissue", got=self.on_thin_slide,
                              expected='"error" or "cohort"')  # fmt: skip
 
-    def plan(self, tiles: Sequence[Tile], name: str = "this slide") -> Plan:
+    def plan(self, tiles: Sequence[_Tile], name: str = "this slide") -> Plan:
         """Measure one slide and make its map.
 
         Parameters
@@ -83,7 +83,7 @@ class Normalizer:
                 raise
             raise StainError(f"{name}: {error.what}", got=error.got, expected=error.expected, fix=error.fix) from error
 
-    def _plan(self, tiles: Sequence[Tile], name: str) -> Plan:
+    def _plan(self, tiles: Sequence[_Tile], name: str) -> Plan:
         check_tiles(tiles)
         usable = [tile for tile in tiles if has_tissue(tile)]
         counts = (len(usable), len(tiles) - len(usable))
@@ -108,7 +108,7 @@ class Normalizer:
             warnings.append(hint)
         return Plan(note, self._painter(stain_map), tuple(warnings), stain_map.to_json(), *counts)
 
-    def plan_or_keep(self, tiles: Sequence[Tile], name: str = "this slide") -> Plan:
+    def plan_or_keep(self, tiles: Sequence[_Tile], name: str = "this slide") -> Plan:
         """:meth:`plan`, or a plan that leaves the slide unchanged and says why: one bad slide ends no cohort."""
         try:
             return self.plan(tiles, name)
@@ -119,12 +119,12 @@ class Normalizer:
         thin = n_tiles < self.minimum_tiles or own.tissue_px < self.minimum_tissue_px
         return f"{n_tiles} tiles with {own.tissue_px:,.0f} px of tissue" if thin else ""
 
-    def _painter(self, stain_map: Any) -> Callable[[Tile], Tile]:
+    def _painter(self, stain_map: Any) -> Callable[[_Tile], _Tile]:
         if isinstance(self.method, Dcgmm):
             return self.method.painter(stain_map)
         return partial(self.method.apply, stain_map)
 
-    def _one_by_one(self, tile: Tile) -> Tile:
+    def _one_by_one(self, tile: _Tile) -> _Tile:
         if not has_tissue(tile):
             return tile.copy()
         return self._painter(self.method.map_to(self.method.measure([tile]), self.reference))(tile)
@@ -186,7 +186,11 @@ def load_normalizer(folder: Path) -> Normalizer:
 
 
 def fit_normalizer(
-    slides: Mapping[str, Sequence[Tile]], method: str = "dcgmm", *, reference: str | Sequence[Tile] = "", **options: Any
+    slides: Mapping[str, Sequence[_Tile]],
+    method: str = "dcgmm",
+    *,
+    reference: str | Sequence[_Tile] = "",
+    **options: Any,
 ) -> Normalizer:
     """Fit a method to slides in memory (those of *training* patients) and take the reference.
 
@@ -203,7 +207,7 @@ def fit_normalizer(
     """
     for tiles in slides.values():
         check_tiles(tiles)
-    chosen = choose_reference(survey(slides)) if isinstance(reference, str) and not reference else reference
+    chosen = choose_reference(survey_colours(slides)) if isinstance(reference, str) and not reference else reference
     if isinstance(chosen, str) and chosen not in slides:
         raise StainError("The reference is none of the slides", got=chosen, expected=", ".join(list(slides)[:5]))
     usable = {name: [tile for tile in tiles if has_tissue(tile)] for name, tiles in slides.items()}
@@ -219,9 +223,9 @@ def fit_normalizer(
 
 def make_normalizer(
     method: str,
-    pool: Sequence[Tile],
+    pool: Sequence[_Tile],
     scales: Sequence[float],
-    target: Sequence[Tile],
+    target: Sequence[_Tile],
     *,
     config: DcgmmConfig | None = None,
     steps: int = 300,
@@ -245,13 +249,13 @@ def make_normalizer(
     trace : receives the loss per step
     options : further attributes of :class:`Normalizer`
     """
-    if method not in METHODS:
-        raise StainError("Unknown stain normalization", got=method, expected=", ".join(METHODS),
+    if method not in NORMALIZATIONS:
+        raise StainError("Unknown stain normalization", got=method, expected=", ".join(NORMALIZATIONS),
                          fix="Choose one of them")  # fmt: skip
     check_tiles([*pool, *target])
     if not pool:
         raise StainError("No tile holds enough tissue to fit a normalization", got=0, fix="Give tiles of tissue")
-    own = config or PROFILES.get(method, DEFAULT)
+    own = config or DCGMM_VARIANTS.get(method, DEFAULT)
     if white and (method in BASELINES or own.per == "tile"):
         raise StainError("The white level is corrected by DCGMM with statistics per slide only", got=method,
                          fix="Leave white off")  # fmt: skip
@@ -268,7 +272,7 @@ def make_normalizer(
     return Normalizer(made, goal, cohort, **options)
 
 
-def measure_slide(method: Any, tiles: Sequence[Tile], cohort: Any) -> tuple[Any, list[str]]:
+def measure_slide(method: Any, tiles: Sequence[_Tile], cohort: Any) -> tuple[Any, list[str]]:
     """A slide's statistics, without ink where the method can tell it, and what to say about that.
 
     Pixels of no colour of the cohort are ink as long as they are few. Where they are more than 15 % of the tissue, they
@@ -309,13 +313,13 @@ class Plan:
     """
 
     note: str
-    paint: Callable[[Tile], Tile]
+    paint: Callable[[_Tile], _Tile]
     warnings: tuple[str, ...] = ()
     record: dict[str, Any] | None = None
     n_used: int = 0
     n_skipped: int = 0
 
-    def __call__(self, tile: Tile) -> Tile:
+    def __call__(self, tile: _Tile) -> _Tile:
         """The normalized tile, uint8 RGB (H, W, 3)."""
         return self.paint(tile)
 

@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import optical_density
 from deeplrhe_utils.stain.statistics import TISSUE_DENSITY, density_scale
 
-Tile = NDArray[np.uint8]
+_Tile = NDArray[np.uint8]
 REFERENCE_PX: Final = 50_000.0
 """Least tissue of a reference [px]."""
 _STEP: Final = 4
@@ -37,7 +37,7 @@ class SlideColour:
     tissue_px: float = 0.0
 
 
-def slide_colour(tiles: Sequence[Tile]) -> SlideColour:
+def slide_colour(tiles: Sequence[_Tile]) -> SlideColour:
     """Colour of one slide from uint8 RGB tiles (H, W, 3); one without tiles has no tissue."""
     parts = [optical_density(tile[::_STEP, ::_STEP]).reshape(-1, 3) for tile in tiles]
     pixels = np.concatenate([np.empty((0, 3), np.float32), *parts])
@@ -48,7 +48,7 @@ def slide_colour(tiles: Sequence[Tile]) -> SlideColour:
     return SlideColour(len(tissue) / len(pixels), density_scale(tiles), mean, seen_px)
 
 
-def survey(slides: Mapping[str, Sequence[Tile]]) -> dict[str, SlideColour]:
+def survey_colours(slides: Mapping[str, Sequence[_Tile]]) -> dict[str, SlideColour]:
     """:func:`slide_colour` of every slide."""
     return {name: slide_colour(tiles) for name, tiles in slides.items()}
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GLASS_DENSITY, GLASS_SOFTNESS, SQRT3
-from deeplrhe_utils.stain.dcgmm_net import LEAST_PX, DcgmmNet
+from deeplrhe_utils.stain.dcgmm_net import LEAST_SIDE_PX, DcgmmNet
 from deeplrhe_utils.stain.maps import ColourMap
 
 STRIP_ROWS: Final = 128
@@ -42,9 +42,9 @@ def check_tile(tile: Any) -> bool:
         raise StainError("A tile must be RGB", got=f"shape {shape}", expected="(H, W, 3) or (3, H, W)",
                          fix="Lay it over white first: alpha is no stain" if alpha else "Give one picture")  # fmt: skip
     first = shape[2] != 3
-    if min(shape[1:] if first else shape[:2]) < LEAST_PX:
+    if min(shape[1:] if first else shape[:2]) < LEAST_SIDE_PX:
         raise StainError("A tile is too small to be normalized", got=f"shape {shape}",
-                         expected=f"sides of {LEAST_PX} px or more", fix="Cut larger tiles")  # fmt: skip
+                         expected=f"sides of {LEAST_SIDE_PX} px or more", fix="Cut larger tiles")  # fmt: skip
     return first
 
 
@@ -94,7 +94,7 @@ class StainTransform(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor:
         """Normalized uint8 (N, 3, H, W)."""
-        if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[1] != 3 or min(tiles.shape[2:]) < LEAST_PX:
+        if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[1] != 3 or min(tiles.shape[2:]) < LEAST_SIDE_PX:
             raise StainError("A batch of tiles must be 8-bit RGB", got=f"{tiles.dtype}, {tuple(tiles.shape)}",
                              expected="uint8 (N, 3, H, W)")  # fmt: skip
         if self.identity:

@@ -13,7 +13,7 @@ import pytest
 import shapely
 
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.reporting.slide_views import ramp
+from deeplrhe_utils.reporting.slide_views import colour_ramp
 from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, tumour_fractions, tumour_outline
 from tests.browser.lab import FIRST_PAINT, FRAMES, VIEWER, jupyterlab, run_all
 from tests.browser.run_folder import AWAY, GENES, HEIGHT, HERE, SIDE, WIDTH, score
@@ -91,12 +91,12 @@ def _gene_and_opacity(page) -> None:
         page.wait_for_timeout(1200)
         for column, row in ((1, 0), (2, 1), (3, 2)):
             found = page.evaluate(PIXEL, [(column + 0.5) * SIDE, (row + 0.5) * SIDE])["colour"]
-            expected = ramp("paper")[int(score(column, row, number) * 256)]
+            expected = colour_ramp("paper")[int(score(column, row, number) * 256)]
             assert "#{:02x}{:02x}{:02x}".format(*found) == expected, (gene, column, row)
     handle.press("Home")
     page.wait_for_timeout(800)
     bare = page.evaluate(PIXEL, [1.5 * SIDE, 0.5 * SIDE])["colour"]
-    assert "#{:02x}{:02x}{:02x}".format(*bare) not in ramp("paper"), "with opacity 0 the tissue is seen"
+    assert "#{:02x}{:02x}{:02x}".format(*bare) not in colour_ramp("paper"), "with opacity 0 the tissue is seen"
 
 
 def _at(page, x: float, y: float) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deeplrhe_utils.core.paths import PROFILES
-from deeplrhe_utils.reporting.slide_views import ramp
+from deeplrhe_utils.reporting.slide_views import colour_ramp
 from deeplrhe_utils.running.page import write_page
 from deeplrhe_utils.running.profiles import load_profile
 from tests.browser.run_folder import AWAY, GENES, HEIGHT, HERE, SIDE, WIDTH, report, score
@@ -71,7 +71,7 @@ def test_the_map_has_the_scores_colours_and_hostile_names_stay_text(address, wat
 
 
 def _compare(page, gene: int, unscored: bool) -> None:
-    colours = ramp("paper")
+    colours = colour_ramp("paper")
     for column, row in ((0, 0), (1, 0), (3, 0), (2, 1), (3, 2)):
         found = page.evaluate(PIXEL, [(column + 0.5) * SIDE / WIDTH, (row + 0.5) * SIDE / HEIGHT])
         if unscored and (column, row) == (0, 0):

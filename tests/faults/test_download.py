@@ -599,7 +599,7 @@ def test_ctrl_c_does_not_wait_for_a_service_that_stalls(after, service, place):
 def test_hashing_what_is_there_can_be_stopped(tmp_path):
     (tmp_path / "a.part").write_bytes(content(0))
     threads = threading.active_count()
-    with pytest.raises(transfer.Stopped), transfer.Part(tmp_path / "a.part", lambda: True):
+    with pytest.raises(transfer.Stopped), transfer.PartFile(tmp_path / "a.part", lambda: True):
         pytest.fail("it was hashed to the end")
     assert threading.active_count() == threads and (tmp_path / "a.part").read_bytes() == content(0)
 

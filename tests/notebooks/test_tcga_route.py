@@ -10,7 +10,7 @@ import pytest
 
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.cli import build_parser, main
-from deeplrhe_utils.running.synth import make_spec, write_cohort
+from deeplrhe_utils.running.synth import make_spec, write_synthetic_cohort
 from tests.stand_ins.rehearsal import Rehearsal
 
 
@@ -28,7 +28,7 @@ def commands() -> list[list[str]]:
 def services(tmp_path_factory):
     """Two dozen slides: enough for four strata of two in which every patient is profiled for all genes."""
     folder = tmp_path_factory.mktemp("synthetic")
-    write_cohort(make_spec("smoke", ["n_slides=24"], 5), folder, workers=2)
+    write_synthetic_cohort(make_spec("smoke", ["n_slides=24"], 5), folder, workers=2)
     with Rehearsal(folder) as rehearsal:
         yield rehearsal
 

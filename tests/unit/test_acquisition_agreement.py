@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.agreement import KINDS, agreement
+from deeplrhe_utils.acquisition.agreement import AGREEMENT_KINDS, label_agreement
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.schemas import LABELS
 from deeplrhe_utils.core.tables import conform
@@ -28,20 +28,20 @@ SECOND = table([("a", "G", 1), ("b", "G", 0), ("c", "G", 1), ("d", "G", 0), ("e"
 
 
 def test_each_patient_is_one_of_nine_things():
-    row = agreement(FIRST, SECOND).set_index("gene").loc["G"]
-    assert row[list(KINDS)].tolist() == [1] * 9 and row["patients"] == 9 and row["agreeing"] == 0.5
-    assert len(agreement(FIRST, SECOND)) == 1, "only genes that both name"
+    row = label_agreement(FIRST, SECOND).set_index("gene").loc["G"]
+    assert row[list(AGREEMENT_KINDS)].tolist() == [1] * 9 and row["patients"] == 9 and row["agreeing"] == 0.5
+    assert len(label_agreement(FIRST, SECOND)) == 1, "only genes that both name"
 
 
 def test_genes_that_are_not_in_both_are_refused():
     with pytest.raises(LabelError, match=r"not in both sources.*ONE"):
-        agreement(FIRST, SECOND, ["G", "ONE"])
+        label_agreement(FIRST, SECOND, ["G", "ONE"])
     with pytest.raises(LabelError, match="share no gene"):
-        agreement(FIRST[FIRST["gene"] == "ONE"], SECOND)
+        label_agreement(FIRST[FIRST["gene"] == "ONE"], SECOND)
 
 
 def test_no_common_patient_leaves_the_share_null():
-    row = agreement(table([("a", "G", 1)], "x"), table([("b", "G", 0)], "y")).iloc[0]
+    row = label_agreement(table([("a", "G", 1)], "x"), table([("b", "G", 0)], "y")).iloc[0]
     assert row["patient_only_in_first"] == row["patient_only_in_second"] == 1 and pd.isna(row["agreeing"])
 
 
@@ -56,10 +56,10 @@ def test_counts_follow_from_counting_and_do_not_depend_on_the_order(one, two):
     shared = {gene for _, gene in one} & {gene for _, gene in two}
     if not shared:
         with pytest.raises(LabelError):
-            agreement(first, second)
+            label_agreement(first, second)
         return
-    counts = agreement(first, second).set_index("gene")
-    swapped = agreement(second.iloc[::-1], first).set_index("gene").loc[counts.index]
+    counts = label_agreement(first, second).set_index("gene")
+    swapped = label_agreement(second.iloc[::-1], first).set_index("gene").loc[counts.index]
     mirror = {"first_only": "second_only", "null_in_first": "null_in_second",
               "patient_only_in_first": "patient_only_in_second"}  # fmt: skip
     for here, there in [*mirror.items(), *((b, a) for a, b in mirror.items())]:
@@ -68,6 +68,6 @@ def test_counts_follow_from_counting_and_do_not_depend_on_the_order(one, two):
         patients = {p for p, g in [*one, *two] if g == gene}
         both = Counter((one[p, gene], two[p, gene]) for p in patients if (p, gene) in one and (p, gene) in two)
         row = counts.loc[gene]
-        assert row["patients"] == len(patients) == row[list(KINDS)].sum()
+        assert row["patients"] == len(patients) == row[list(AGREEMENT_KINDS)].sum()
         assert (row["both_mutated"], row["first_only"]) == (both[1, 1], both[1, 0])
         assert (row["both_wild_type"], row["null_in_both"]) == (both[0, 0], both[None, None])

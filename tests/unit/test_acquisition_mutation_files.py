@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.agreement import agreement
+from deeplrhe_utils.acquisition.agreement import label_agreement
 from deeplrhe_utils.acquisition.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_mutations
@@ -367,7 +367,7 @@ def test_real_sources_agree_as_the_page_says(shared_data):
     maf = read_mutations(tables / "tcgamutations_luad_selected_genes.maf.tsv", genes)
     columns = ["both_mutated", "first_only", "second_only"]
     for place, (first, second) in enumerate([(portal, listed), (portal, maf), (listed, maf)]):
-        counts = agreement(first.labels, second.labels, genes).set_index("gene")
+        counts = label_agreement(first.labels, second.labels, genes).set_index("gene")
         assert {gene: printed[gene][place] for gene in genes} == counts[columns].T.to_dict("list")
         assert printed["All ten"][place] == counts[columns].sum().tolist()
     positive = [int(c.labels.query("gene == 'TP53'")["status"].sum()) for c in (portal, listed, maf)]

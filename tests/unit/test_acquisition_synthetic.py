@@ -21,7 +21,7 @@ from deeplrhe_utils.acquisition.synthetic import (
     write_tables,
     write_truth,
 )
-from deeplrhe_utils.acquisition.synthetic_artefacts import KINDS, add_artefacts, place_artefacts
+from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
 from deeplrhe_utils.acquisition.synthetic_light import Light, camera_matrix, stain_matrix
 from deeplrhe_utils.acquisition.synthetic_nuclei import (
     DENSITY_UNIT,
@@ -291,7 +291,7 @@ def artefact_pixels(kind):
     return *pictures, mask.astype(bool), one
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ARTEFACT_KINDS)
 def test_an_artefact_changes_the_picture_inside_its_mask_and_nowhere_else(kind):
     before, after, mask, _ = artefact_pixels(kind)
     changed = np.abs(after.astype(int) - before).max(axis=2)

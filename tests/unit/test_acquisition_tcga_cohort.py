@@ -12,8 +12,8 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from deeplrhe_utils.acquisition import cohort_files
-from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, draw, mutation_by_site, spread
-from deeplrhe_utils.acquisition.cohort_rules import RULES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
+from deeplrhe_utils.acquisition.cohort_rules import COHORT_RULES, CohortRule, named_rule
 from deeplrhe_utils.acquisition.labels import read_labels
 from deeplrhe_utils.acquisition.manifest import read_manifest
 from deeplrhe_utils.acquisition.mutation_files import by_gene_calls
@@ -134,7 +134,7 @@ PAPER = CohortRule("small", n_slides=16, slides_per_patient=1, sample_codes=("01
                    strata=("project_id", "sample_type"), needs_labels=True, genes=GENES)  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [PAPER, *RULES.values()], ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", [PAPER, *COHORT_RULES.values()], ids=lambda rule: rule.name)
 def test_every_file_has_one_fate_and_the_flow_adds_up(rule):
     n = 300 if rule.name == "paper" else 40
     files = offered(n)
@@ -164,7 +164,7 @@ def test_the_small_paper_cohort_keeps_its_rule():
 
 @pytest.mark.parametrize("name", ["paper", "smallest"])
 def test_the_order_of_rows_does_not_matter(name):
-    rule = PAPER if name == "paper" else RULES["smallest"]
+    rule = PAPER if name == "paper" else COHORT_RULES["smallest"]
     files = offered()
     labels, clinical = tables(files)
     first = build(files, labels, clinical, rule)
@@ -203,7 +203,7 @@ def test_the_seed_draws_and_draws_fairly():
 
 def test_the_smallest_are_the_smallest():
     files = offered()
-    chosen = build(files, *tables(files), RULES["smallest"]).chosen
+    chosen = build(files, *tables(files), COHORT_RULES["smallest"]).chosen
     tumours = files[files["sample_code"].isin(["01", "02"])]
     least = tumours.sort_values("bytes").drop_duplicates("patient_id").head(10)
     assert sorted(chosen["file_id"]) == sorted(least["file_id"])
@@ -301,17 +301,17 @@ def test_mutations_by_site_are_those_counted_by_hand():
     files = pd.DataFrame({"patient_id": ["p1", "p1", "p2", "p3", "p4", None], "site_id": [*"AAABB", None]})
     rows = [("p1", "G", 1), ("p2", "G", None), ("p3", "G", 0), ("p4", "G", 1), ("p9", "G", 1)]
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
-    found = mutation_by_site(labels, files).set_index("site_id")
+    found = count_mutations_by_site(labels, files).set_index("site_id")
     assert found.loc["A", ["positives", "profiled", "patients"]].tolist() == [1, 1, 2]
     assert found.loc["B", ["positives", "profiled", "patients"]].tolist() == [1, 2, 2]
     with pytest.raises(CohortError, match="two sites"):
-        mutation_by_site(labels, pd.DataFrame({"patient_id": ["p1", "p1"], "site_id": ["A", "B"]}))
+        count_mutations_by_site(labels, pd.DataFrame({"patient_id": ["p1", "p1"], "site_id": ["A", "B"]}))
 
 
 def written(folder, rule=PAPER, **changes):
     cohort = made(rule, missing=0.1)
     facts = {"release": "R1", "source": {"tables": {"t.tsv": "0" * 64}}} | changes
-    return cohort, cohort_files.write_cohort(folder / "cohort.json", cohort, **facts)
+    return cohort, cohort_files.save_cohort(folder / "cohort.json", cohort, **facts)
 
 
 def test_a_cohort_file_gives_back_what_was_written(tmp_path):

@@ -156,7 +156,7 @@ def test_mann_whitney_matches_the_auc():
 
 def test_ledger_counts_in_equal_counts_out():
     frame = pd.DataFrame({"kept": [True, False, False], "reason": [None, "noise", None]})
-    table = cohort.ledger(frame, frame["kept"])
+    table = cohort.drop_ledger(frame, frame["kept"])
     assert table["count"].iloc[:-1].sum() == table["count"].iloc[-1] == 3
     assert set(table["outcome"]) == {"kept", "noise", "unstated", "total"}
 

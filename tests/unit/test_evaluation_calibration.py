@@ -102,7 +102,7 @@ def _folds(n=800, seed=2):
     return pd.DataFrame({"patient_id": names, "gene": "A", "fold": np.arange(n) % 2, "label": label, "score": score})
 
 
-@pytest.mark.parametrize("method", cal.METHODS)
+@pytest.mark.parametrize("method", cal.RECALIBRATIONS)
 def test_recalibration_mends_what_was_bent(method):
     scored = _folds()
     mended = cal.recalibrate(scored, method)
@@ -114,7 +114,7 @@ def test_recalibration_mends_what_was_bent(method):
         assert found["slope_low"] < 1 < found["slope_high"]
 
 
-@pytest.mark.parametrize("method", cal.METHODS)
+@pytest.mark.parametrize("method", cal.RECALIBRATIONS)
 def test_a_patients_own_fold_never_moves_their_score(method):
     scored = _folds(200)
     own = scored["fold"] == 0
@@ -134,10 +134,10 @@ def test_platt_is_finite_where_the_other_fold_is_separated():
 def test_what_cannot_be_recalibrated_is_named():
     scored = _folds(40)
     alone = scored.assign(label=np.where(scored["fold"] == 1, 0, scored["label"]), gene="B")
-    rows, missing = cal.versions(pd.concat([scored, alone]))
+    rows, missing = cal.score_versions(pd.concat([scored, alone]))
     assert missing["gene"].tolist() == ["B", "B"] and missing["reason"].str.contains("outside fold 0").all()
     table = cal.calibration_table(rows)
-    assert list(table.columns) == list(cal.COLUMNS) and len(table) == 4 and (table["reason"] == "").all()
+    assert list(table.columns) == list(cal.CALIBRATION_COLUMNS) and len(table) == 4 and (table["reason"] == "").all()
     one_class = cal.calibration_table(rows.assign(label=0))
     assert one_class["reason"].str.contains("both classes").all() and one_class["brier"].isna().all()
 

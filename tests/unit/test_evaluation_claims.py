@@ -8,7 +8,7 @@ import pytest
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation import forensics
-from deeplrhe_utils.evaluation.claims import ABSENT, JUDGES, VERDICTS, Numbers, ledger, read_numbers
+from deeplrhe_utils.evaluation.claims import ABSENT, JUDGES, VERDICTS, Numbers, claims_ledger, read_numbers
 from deeplrhe_utils.learning.models import identity_gap
 from deeplrhe_utils.learning.recipe import DEEPPATH
 from deeplrhe_utils.reporting import audit_figures
@@ -67,7 +67,7 @@ def _changed(path, value):
 
 
 def test_every_verdict_follows_from_numbers_and_names_them(claims):
-    table = ledger(claims, Numbers(STAGES)).set_index("id")
+    table = claims_ledger(claims, Numbers(STAGES)).set_index("id")
     assert table["verdict"].to_dict() == EXPECTED
     for traced in table.loc[table["verdict"] != "not testable", "traced_to"]:
         for item in traced.split("; "):
@@ -87,7 +87,7 @@ def _keys(path, value):
 
 
 def test_without_numbers_nothing_is_reproduced_or_contradicted(claims):
-    table = ledger(claims, Numbers({"00-start-here": {}}))
+    table = claims_ledger(claims, Numbers({"00-start-here": {}}))
     assert set(table["verdict"]) <= {"not estimable", "needs TCGA", "not testable"}
     assert (table["traced_to"] == ABSENT).all()
 
@@ -118,14 +118,14 @@ def test_without_numbers_nothing_is_reproduced_or_contradicted(claims):
     ],
 )
 def test_verdicts_change_with_the_numbers(claims, claim, path, value, verdict):
-    table = ledger(claims, Numbers(_changed(path, value))).set_index("id")
+    table = claims_ledger(claims, Numbers(_changed(path, value))).set_index("id")
     assert table.loc[claim, "verdict"] == verdict
 
 
 def test_claims_and_judges_match_and_texts_are_whole(claims):
     assert list(claims["id"]) == sorted(JUDGES) and claims.notna().all().all()
     with pytest.raises(InputError, match=r"do not match.*C07"):
-        ledger(claims[claims["id"] != "C07"], Numbers(STAGES))
+        claims_ledger(claims[claims["id"] != "C07"], Numbers(STAGES))
     assert len(VERDICTS) == 6
 
 

@@ -78,7 +78,7 @@ def test_bootstraps_cover_with_enough_patients():
 def test_the_same_seed_gives_the_same_table_and_a_class_needs_two():
     first = cv.coverage_of_patients(0.7, 40, 0.2, draws=50, boots=5, resamples=50, seed=9)
     assert first.equals(cv.coverage_of_patients(0.7, 40, 0.2, draws=50, boots=5, resamples=50, seed=9))
-    assert list(first.columns) == list(cv.COLUMNS)
+    assert list(first.columns) == list(cv.COVERAGE_COLUMNS)
     with pytest.raises(ParameterError, match="1 positive"):
         cv.coverage_of_patients(0.7, 20, 0.03)
 

@@ -202,7 +202,7 @@ def scenes(n, seed=0, side=96):
 def test_copies_have_distance_zero_however_they_are_turned():
     pictures = scenes(4)
     turned = [np.rot90(p, k)[:, ::f] for p in pictures for k in range(4) for f in (1, -1)]
-    found = near_duplicates.describe(np.stack([*pictures, *turned]))
+    found = near_duplicates.describe_tiles(np.stack([*pictures, *turned]))
     pairs = near_duplicates.pairs_between(found, np.arange(4), np.arange(4, 36))
     assert len(pairs) == 32
     assert ((pairs[:, 1].astype(int) - 4) // 8 == pairs[:, 0].astype(int)).all()
@@ -215,14 +215,14 @@ def test_compression_and_small_shifts_stay_copies_and_strangers_do_not(tmp_path)
     for i, picture in enumerate(pictures[:30]):
         Image.fromarray(np.roll(picture, 1, axis=0)).save(tmp_path / f"{i}.jpg", quality=75)
         stored.append(np.asarray(Image.open(tmp_path / f"{i}.jpg")))
-    found = near_duplicates.describe(np.concatenate([pictures, np.stack(stored)]))
+    found = near_duplicates.describe_tiles(np.concatenate([pictures, np.stack(stored)]))
     pairs = near_duplicates.pairs_between(found, np.arange(60), np.arange(60, 90))
     assert sorted(pairs[:, 0].astype(int)) == list(range(30))
     assert (pairs[:, 1] - 60 == pairs[:, 0]).all()
 
 
 def test_the_tree_finds_what_all_pairs_find():
-    found = near_duplicates.describe(np.concatenate([scenes(80, 2), scenes(80, 2)[::-1] // 2 * 2]))
+    found = near_duplicates.describe_tiles(np.concatenate([scenes(80, 2), scenes(80, 2)[::-1] // 2 * 2]))
     first, second = np.arange(0, 160, 2), np.arange(1, 160, 2)
     for kind, (colour_cut, layout_cut) in near_duplicates.CUTS.items():
         colour = np.sqrt(((found.colour[first][:, None] - found.colour[second][None]) ** 2).mean(2))
@@ -248,7 +248,7 @@ def test_near_duplicates_across_a_split_are_named():
     with pytest.raises(ParameterError, match="Unknown kind"):
         near_duplicates.across(found, by_tile, tiles, "twin")
     with pytest.raises(ParameterError, match="cannot be described"):
-        near_duplicates.describe(pictures.astype(float))
+        near_duplicates.describe_tiles(pictures.astype(float))
 
 
 def test_fields_of_real_tiles_are_found(shared_data):

@@ -38,7 +38,7 @@ def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
     """Two readers of 50 grant applications: both yes 20, both no 15, one only 5 and 10: κ = 0.4."""
     a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
-    found = rd.agreement(_wide(truth=a, model=a, other=b), resamples=400, seed=2).iloc[0]
+    found = rd.reader_agreement(_wide(truth=a, model=a, other=b), resamples=400, seed=2).iloc[0]
     assert found["kappa"] == pytest.approx(0.4) and found["agreed"] == pytest.approx(0.7)
     weight = redraw(generator(2, "reader study"), 50, 400)[1:]
     slow = [cohen_kappa_score(np.repeat(a, w.astype(int)), np.repeat(b, w.astype(int))) for w in weight]
@@ -46,7 +46,7 @@ def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
 
 
 def test_readers_who_call_all_cases_alike_have_no_kappa():
-    found = rd.agreement(_wide(truth=[0, 1, 0], model=[0, 0, 0], other=[0, 0, 0]), resamples=20).iloc[0]
+    found = rd.reader_agreement(_wide(truth=[0, 1, 0], model=[0, 0, 0], other=[0, 0, 0]), resamples=20).iloc[0]
     assert np.isnan(found["kappa"]) and found["agreed"] == 1 and found["undefined"] == 20
 
 
@@ -64,13 +64,13 @@ def test_differences_are_paired_and_counted():
     model, other = truth.copy(), truth.copy()
     model[[0, 10]] = [0, 1]
     other[[1, 2, 3]] = 0
-    found = rd.differences(_wide(truth=truth, model=model, other=other), resamples=500).set_index("measure")
+    found = rd.reader_differences(_wide(truth=truth, model=model, other=other), resamples=500).set_index("measure")
     assert found["n_cases"].tolist() == [20, 10, 10]
     assert found["difference"].tolist() == pytest.approx([0.05, 0.2, -0.1])
     assert found.loc["sensitivity", ["only_model", "only_other"]].tolist() == [3, 1]
     assert found.loc["sensitivity", "p"] == pytest.approx(0.625)
     assert ((found["ci_low"] <= found["difference"]) & (found["difference"] <= found["ci_high"])).all()
-    same = rd.differences(_wide(truth=truth, model=model, other=model), resamples=50)
+    same = rd.reader_differences(_wide(truth=truth, model=model, other=model), resamples=50)
     assert (same[["difference", "ci_low", "ci_high"]] == 0).all(axis=None) and (same["p"] == 1).all()
 
 

@@ -41,7 +41,7 @@ def test_many_data_sets_at_once_equal_one_by_one():
 def test_hanley_and_mcneil_is_the_spread_of_exponential_scores():
     random = np.random.default_rng(1)
     positive, negative = random.exponential(3, (20_000, 12)), random.exponential(1, (20_000, 25))
-    found = auc.components(positive, negative)[0].mean(-1)  # AUC 3 / (3 + 1)
+    found = auc.delong_components(positive, negative)[0].mean(-1)  # AUC 3 / (3 + 1)
     assert found.mean() == pytest.approx(0.75, abs=0.002)
     assert auc.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
 

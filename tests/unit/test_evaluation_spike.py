@@ -8,10 +8,10 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.evaluation import spike
 from deeplrhe_utils.evaluation.spike import LADDERS, STRENGTHS, paint, spike_in
 from deeplrhe_utils.slides.artefacts import SurveyRules
-from deeplrhe_utils.slides.blocks import LEAST_PX, blockiness
-from deeplrhe_utils.slides.tissue import Glass
+from deeplrhe_utils.slides.blocks import LEAST_BLOCK_PX, blockiness
+from deeplrhe_utils.slides.tissue import SlideGlass
 
-GLASS = Glass(np.full(3, 242.0), True)
+GLASS = SlideGlass(np.full(3, 242.0), True)
 MPP = 0.5
 
 
@@ -116,7 +116,7 @@ def test_jpeg_is_painted_in_blocks_of_the_scan(block_px):
 def test_jpeg_is_looked_for_at_the_blocks_of_each_field_and_not_where_they_are_too_small(monkeypatch):
     looked = []
     monkeypatch.setattr(spike, "blockiness", lambda rgb, px: looked.append((rgb.shape, px)) or blockiness(rgb, px))
-    blocks = [4.0, LEAST_PX - 0.01, 8.0]
+    blocks = [4.0, LEAST_BLOCK_PX - 0.01, 8.0]
     kinds = ("jpeg", "pen green")
     table = spike_in(FIELDS, MPP, seed=5, glasses=[GLASS] * 3, blocks_px=blocks, kinds=kinds).table
     assert set(looked) == {((512, 512, 3), 4.0), ((512, 512, 3), 8.0)} and len(looked) == 2 * 4
@@ -126,7 +126,7 @@ def test_jpeg_is_looked_for_at_the_blocks_of_each_field_and_not_where_they_are_t
     small = spike_in(FIELDS[1:], MPP, seed=5, blocks_px=blocks[1:2] * 2, kinds=("jpeg",))
     assert (small.table["n"] == 0).all() and small.table.drop(columns=["kind", "strength", "n"]).isna().all(axis=None)
     assert len(small.roc) == 3 * len(LADDERS["jpeg"]) and small.roc["true_positive_rate"].isna().all()
-    assert not {shape for shape, px in looked if px < LEAST_PX}
+    assert not {shape for shape, px in looked if px < LEAST_BLOCK_PX}
 
 
 def test_a_field_without_blocks_of_its_own_has_eight_pixels():

@@ -201,11 +201,13 @@ def test_nmi_of_too_few_or_black_pixels_is_unknown():
 
 def test_spread_is_that_of_numpy_without_nan():
     values = np.random.default_rng(0).uniform(0.5, 1, 20)
-    sd, cv = metrics.spread([*values, np.nan])
+    sd, cv = metrics.colour_spread([*values, np.nan])
     assert sd == pytest.approx(np.std(values, ddof=1)) and cv == pytest.approx(np.std(values, ddof=1) / values.mean())
-    assert metrics.spread([1.0, 3.0]) == pytest.approx((2**0.5, 2**0.5 / 2))
-    assert np.isnan(metrics.spread([0.7, np.nan])).all() and np.isnan(metrics.spread([])).all()
-    assert metrics.spread([-1.0, 1.0])[0] == pytest.approx(2**0.5) and np.isnan(metrics.spread([-1.0, 1.0])[1])
+    assert metrics.colour_spread([1.0, 3.0]) == pytest.approx((2**0.5, 2**0.5 / 2))
+    assert np.isnan(metrics.colour_spread([0.7, np.nan])).all() and np.isnan(metrics.colour_spread([])).all()
+    assert metrics.colour_spread([-1.0, 1.0])[0] == pytest.approx(2**0.5) and np.isnan(
+        metrics.colour_spread([-1.0, 1.0])[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -496,7 +498,7 @@ def test_the_row_is_what_the_single_measures_say(monkeypatch):
     row = assess(units, after, named, reference_of(units, named))
     flat_after, flat_masks = [unit[0] for unit in after], [unit[0] for unit in named]
     for name in ("nuclei", "stroma"):
-        sd, cv = metrics.spread([metrics.nmi(t, m[name]) for t, m in zip(flat_after, flat_masks, strict=True)])
+        sd, cv = metrics.colour_spread([metrics.nmi(t, m[name]) for t, m in zip(flat_after, flat_masks, strict=True)])
         assert (row[f"nmi_{name}_sd"], row[f"nmi_{name}_cv"]) == (sd, cv)
         assert row[f"lab_{name}"] == pytest.approx(
             metrics.scatter([metrics.mean_lab(t, m[name]) for t, m in zip(flat_after, flat_masks, strict=True)])

@@ -113,7 +113,7 @@ def test_the_real_table_adds_up(tcga):
 
 def test_differences_are_those_of_tableone(tcga):
     package = pytest.importorskip("tableone")
-    known = tcga[[*REAL, "type"]].mask(tcga[[*REAL, "type"]].isin(list(t1.UNKNOWN)))
+    known = tcga[[*REAL, "type"]].mask(tcga[[*REAL, "type"]].isin(list(t1.MISSING_WORDS)))
     # with its default, include_null, "not there" would be a level of its own
     options = {"categorical": REAL[1:], "groupby": "type", "smd": True, "include_null": False}
     theirs = package.TableOne(known, columns=REAL, **options).tableone

@@ -15,7 +15,7 @@ from deeplrhe_utils.evaluation.stain_metrics import structure
 from deeplrhe_utils.learning import attribution, attribution_sanity
 from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, attribute
 from deeplrhe_utils.learning.attribution_places import EVEN, FOLLOWED, Probe, find_feature_map
-from deeplrhe_utils.learning.attribution_sanity import blocks_of, sanity_check, similarity, summary, verdicts
+from deeplrhe_utils.learning.attribution_sanity import blocks_of, sanity_check, sanity_verdicts, similarity, summary
 from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
 
 TWO = ("A", "B")
@@ -366,7 +366,7 @@ class Picture(Hand):
 def test_a_method_that_shows_the_tile_fails_and_it_is_said():
     network, tiles = hand(Picture), [picture()]
     found = attribute(network, tiles, "A", methods=(GRADIENTS,))
-    judged = verdicts(sanity_check(network, tiles, found, seed=1).table)
+    judged = sanity_verdicts(sanity_check(network, tiles, found, seed=1).table)
     assert judged["passes"].tolist() == [False, False] and (judged["similarity"] > 0.99).all()
     assert judged["statement"].str.contains("FAILS").all() and judged["method"].unique().tolist() == [GRADIENTS]
 
@@ -377,16 +377,19 @@ def test_verdicts_do_not_let_opposite_signs_cancel_and_name_what_is_undefined():
             for i, r in enumerate((0.9, -0.9))]  # fmt: skip
     rows += [{**rows[0], "stage": 0, "block": "", "layers": 0, "spearman": 1.0, "spearman_abs": 1.0}]
     table = pd.DataFrame(rows)
-    judged = verdicts(table).set_index("reading")
+    judged = sanity_verdicts(table).set_index("reading")
     assert judged.loc["sign and size", "similarity"] == pytest.approx(0.9) and not judged.loc["sign and size", "passes"]
     assert judged.loc["size alone", "passes"] and judged["n"].tolist() == [2, 2]
     means = summary(table).set_index("stage")
     assert means.loc[2, "spearman"] == pytest.approx(0) and means.loc[2, "spearman_size"] == pytest.approx(0.9)
     table.loc[0, ["spearman", "spearman_abs"]] = np.nan
-    assert verdicts(table)["undefined"].tolist() == [1, 1]
-    assert verdicts(table)["statement"].str.contains("1 of 2 comparisons left out").all()
+    assert sanity_verdicts(table)["undefined"].tolist() == [1, 1]
+    assert sanity_verdicts(table)["statement"].str.contains("1 of 2 comparisons left out").all()
     table[["spearman", "spearman_abs"]] = np.nan
-    assert not verdicts(table)["passes"].any() and verdicts(table)["statement"].str.contains("cannot be judged").all()
+    assert (
+        not sanity_verdicts(table)["passes"].any()
+        and sanity_verdicts(table)["statement"].str.contains("cannot be judged").all()
+    )
 
 
 def test_similarities_are_those_of_others():
@@ -442,7 +445,9 @@ def test_a_constant_network_gives_empty_maps_and_says_so():
     assert not found[0].integrated.map.any() and not found[0].cam.map.any()
     assert "constant" in found[0].integrated.note and "constant" in found[0].cam.note
     assert found[0].integrated.relative_gap == 0 and found[0].integrated.complete
-    assert "FAILS" not in "".join(judged := verdicts(sanity_check(network, tiles, found, seed=1).table)["statement"])
+    assert "FAILS" not in "".join(
+        judged := sanity_verdicts(sanity_check(network, tiles, found, seed=1).table)["statement"]
+    )
     assert judged.str.contains("cannot be judged").all()
     assert "baseline" in integrated_gradients(demo(), np.full((64, 64, 3), 255, np.uint8), "TP53").note
     blind = hand(Linear)
@@ -560,6 +565,6 @@ def test_real_lung_tissue_is_explained_and_checked(shared_data, two_stages):
     found = attribute(demo(), tiles, "TP53")
     assert all(f.integrated.complete and f.integrated.map.any() and f.cam.cells.any() for f in found)
     check = sanity_check(demo(), tiles, found, seed=1)
-    judged = verdicts(check.table).set_index(["method", "reading"])
+    judged = sanity_verdicts(check.table).set_index(["method", "reading"])
     assert judged.loc[(GRADIENTS, "sign and size"), "similarity"] < 0.2
     assert judged["undefined"].sum() == 0 and judged["n"].unique().tolist() == [4]

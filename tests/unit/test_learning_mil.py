@@ -38,7 +38,7 @@ class Colour(torch.nn.Module):
 
 
 def test_features_are_those_of_each_tile_in_order(monkeypatch):
-    monkeypatch.setattr(features, "BATCH", 3)
+    monkeypatch.setattr(features, "FEATURE_BATCH", 3)
     tiles = generator(0, "tiles").integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
     read = lambda indices: tiles[list(indices)]  # noqa: E731
     found = features.tile_features(Colour().train(), read, 7, device="cpu")
@@ -51,7 +51,7 @@ def test_features_that_are_none_are_refused(monkeypatch):
     network = Colour()
     with pytest.raises(InputError, match="no tile"):
         features.tile_features(network, lambda i: tiles, 0)
-    monkeypatch.setattr(features, "BATCH", 3)
+    monkeypatch.setattr(features, "FEATURE_BATCH", 3)
     with pytest.raises(InputError, match=r"from 3 on .* Expected: 1 tiles"):
         features.tile_features(network, lambda i: tiles[:3], 4, device="cpu")
     monkeypatch.undo()

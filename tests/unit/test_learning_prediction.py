@@ -15,7 +15,7 @@ from deeplrhe_utils.learning import heat, prediction
 from deeplrhe_utils.learning.models import NetworkConfig, build_network, load_model, save_model
 from deeplrhe_utils.learning.normalizing import fold_folder, normalizer_of_model, statistics_rows
 from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, not_scored, score_slide
-from deeplrhe_utils.learning.scoring import as_input, probabilities, ready
+from deeplrhe_utils.learning.scoring import as_input, probabilities, ready_network
 from deeplrhe_utils.running.engine import map_surviving
 from deeplrhe_utils.slides.grid import make_grid
 from deeplrhe_utils.slides.pixels import read_pixels, shrink
@@ -246,7 +246,7 @@ def test_tiles_can_be_seen_as_the_network_sees_them(folder, model):
     rows = task.tiles.iloc[[3, 0]]
     seen = prediction.seen_tiles(task, rows)
     network, _ = load_model(model)
-    scores = probabilities(ready(network, "cpu"), np.stack(seen), False)
+    scores = probabilities(ready_network(network, "cpu"), np.stack(seen), False)
     expected = score_slide(task).scores[[3, 0]]
     usable = np.isfinite(expected).all(axis=0)
     assert usable.any() and np.allclose(scores[:, usable], expected[:, usable], atol=0.01)

@@ -58,7 +58,7 @@ def test_readers_have_a_row_each(scored, tmp_path):
     calls = readers.simulated_readers(cases, 2)
     calls["reader"] = calls["reader"].replace("reader 1 (SIMULATED)", readers.MODEL)
     wide, _ = readers.shared_cases(calls)
-    figure = pf.readers(readers.differences(wide, resamples=20), "SIMULATED")
+    figure = pf.readers(readers.reader_differences(wide, resamples=20), "SIMULATED")
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["reader 2 (SIMULATED)"]
     assert "SIMULATED" in figure._suptitle.get_text() and _written(figure, tmp_path)
 

@@ -28,7 +28,7 @@ from deeplrhe_utils.reporting.explorer_windows import (
 from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
 from deeplrhe_utils.reporting.heatmaps import Frame, overlay
 from deeplrhe_utils.reporting.outlines import outline_file, outline_rings, save_outline
-from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, neighbours, overview_jpeg, ramp, slide_views
+from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, colour_ramp, neighbours, overview_jpeg, slide_views
 from deeplrhe_utils.reporting.viewer import window_facts, window_picture
 from deeplrhe_utils.slides.annotations import (
     Region,
@@ -239,9 +239,11 @@ def test_rows_show_the_highest_and_the_lowest_once(view):
 def test_the_ramp_is_that_of_the_overlay():
     heat = np.array([[0.0, 0.25, 0.5, 0.9, 1.0]])
     drawn = overlay(np.zeros((1, 5, 3), np.uint8), heat, palette="paper", opacity=1.0)[0]
-    assert ["#{:02x}{:02x}{:02x}".format(*c) for c in drawn] == [ramp("paper")[min(255, int(v * 256))] for v in heat[0]]
+    assert ["#{:02x}{:02x}{:02x}".format(*c) for c in drawn] == [
+        colour_ramp("paper")[min(255, int(v * 256))] for v in heat[0]
+    ]
     with pytest.raises(InputError, match="palette"):
-        ramp("jet")
+        colour_ramp("jet")
 
 
 def _scores(view: SlideView) -> SlideScores:

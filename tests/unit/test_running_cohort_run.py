@@ -16,8 +16,8 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.evaluation.cohort import run_flow
 from deeplrhe_utils.evaluation.splits import patient_folds
 from deeplrhe_utils.running.cohort import Services
-from deeplrhe_utils.running.cohort_run import fetch, ready, targets, with_targets
-from deeplrhe_utils.running.synth import make_spec, write_cohort
+from deeplrhe_utils.running.cohort_run import fetch_cohort, ready_cohort, targets, with_targets
+from deeplrhe_utils.running.synth import make_spec, write_synthetic_cohort
 from deeplrhe_utils.slides.inventory import scan_slides
 from tests.stand_ins.rehearsal import Rehearsal
 
@@ -29,7 +29,7 @@ QUIET = TransferOptions(progress_s=0)
 def synthetic(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic")
     parameters = ["n_slides=6", "grid_columns=3", "grid_rows=2", "tile_px=128", "artefact_rate=0"]
-    write_cohort(make_spec("smoke", parameters, 3), folder, workers=1)
+    write_synthetic_cohort(make_spec("smoke", parameters, 3), folder, workers=1)
     return folder
 
 
@@ -50,59 +50,59 @@ def rule():
 
 
 def test_a_cohort_is_chosen_once(services, sources, rule, tmp_path):
-    first = ready(tmp_path, rule, sources)
+    first = ready_cohort(tmp_path, rule, sources)
     assert len(first.chosen) == 4 and any("synthetic rehearsal" in note for note in first.notes)
     services.gdc.files.clear()  # tomorrow the service has nothing of it
-    again = ready(tmp_path, rule, sources)
+    again = ready_cohort(tmp_path, rule, sources)
     pd.testing.assert_frame_equal(again.chosen, first.chosen)
     assert again.notes == first.notes
     pd.testing.assert_frame_equal(
         again.labels[["patient_id", "gene", "status"]], first.labels[["patient_id", "gene", "status"]]
     )
     with pytest.raises(ParameterError, match="chosen with another rule"):
-        ready(tmp_path, named_rule("smallest", genes=GENES, n=5), sources)
-    given = ready(tmp_path / "other", named_rule("paper"), sources, given=tmp_path / "cohort.json")
+        ready_cohort(tmp_path, named_rule("smallest", genes=GENES, n=5), sources)
+    given = ready_cohort(tmp_path / "other", named_rule("paper"), sources, given=tmp_path / "cohort.json")
     pd.testing.assert_frame_equal(given.chosen, first.chosen)
 
 
 def test_an_edited_cohort_is_refused(sources, rule, tmp_path):
-    ready(tmp_path, rule, sources)
+    ready_cohort(tmp_path, rule, sources)
     path = tmp_path / "cohort-labels.csv"
     path.write_text(path.read_text().replace(",0", ",1", 1))
     with pytest.raises(InputError, match="not what the cohort file was signed with"):
-        ready(tmp_path, rule, sources)
+        ready_cohort(tmp_path, rule, sources)
 
 
 def test_what_is_here_is_not_asked_for(services, sources, rule, tmp_path):
-    cohort = ready(tmp_path / "cohort", rule, sources)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
+    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert found.report["status"].eq("verified").all() and found.repairs.empty and len(found.paths) == 4
     services.gdc.stop()
-    again = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    again = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert again.report["status"].eq("present").all() and again.paths == found.paths
 
 
 def test_identifiers_of_an_old_cohort_are_replaced(services, sources, rule, tmp_path):
-    cohort = ready(tmp_path / "cohort", rule, sources)
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
     services.gdc.files[:] = [replace(f, file_id=f"{i:08d}{f.file_id[8:]}") for i, f in enumerate(services.gdc.files)]
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert found.repairs["how"].eq("file name").all() and len(found.repairs) == len(found.paths) == 4
     assert set(found.paths) == set(cohort.chosen["file_id"])
 
 
 def test_missing_slides_stop_the_run_unless_they_may_be_missing(services, sources, rule, tmp_path):
-    cohort = ready(tmp_path / "cohort", rule, sources)
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
     gone = cohort.chosen["file_id"].iloc[0]
     services.gdc.files[:] = [f for f in services.gdc.files if f.file_id != gone]
     with pytest.raises(RunError, match=r"1 of 4 slides could not be fetched.*404.*allow_missing"):
-        fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv", allow_missing=True)
+        fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv", allow_missing=True)
     assert sorted(found.report["status"]) == ["failed", "present", "present", "present"] and len(found.paths) == 3
 
 
 def test_slides_know_what_the_cohort_knows(sources, rule, tmp_path):
-    cohort = ready(tmp_path / "cohort", rule, sources)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
+    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     stranger = tmp_path / "slides" / "another" / "other.svs"
     stranger.parent.mkdir()
     stranger.write_bytes(next(iter(found.paths.values())).read_bytes())
@@ -113,7 +113,9 @@ def test_slides_know_what_the_cohort_knows(sources, rule, tmp_path):
 
 
 def test_classes_belong_to_samples_and_folds_to_patients(sources, tmp_path):
-    cohort = ready(tmp_path, named_rule("all", genes=GENES), sources)  # five tumours, and normal tissue of one of them
+    cohort = ready_cohort(
+        tmp_path, named_rule("all", genes=GENES), sources
+    )  # five tumours, and normal tissue of one of them
     found = targets(cohort, "classes")
     assert found.labels.groupby("patient_id")["status"].sum().eq(1).all()
     assert set(found.clinical["patient_id"]) == set(found.labels["patient_id"]) == set(found.unit_of.values())
@@ -128,16 +130,16 @@ def test_classes_belong_to_samples_and_folds_to_patients(sources, tmp_path):
 
 def test_replacements_are_remembered_so_that_the_next_run_needs_no_network(services, sources, rule, tmp_path):
     """New identifiers, and a new name: the slides are the cohort's, whatever the service calls them today."""
-    cohort = ready(tmp_path / "cohort", rule, sources)
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
     services.gdc.newer = {f.file_id: f"{i:08d}{f.file_id[8:]}" for i, f in enumerate(services.gdc.files)}
     services.gdc.files[:] = [
         replace(f, file_id=services.gdc.newer[f.file_id], file_name=f.file_name.replace(".svs", ".v2.svs"))
         for f in services.gdc.files
     ]
-    first = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    first = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert first.repairs["how"].eq("newest version").all() and (first.repairs["md5_differs"] == "False").all()
     services.gdc.stop()
-    again = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    again = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     assert again.paths == first.paths and again.report["status"].eq("present").all()
     slides = scan_slides(tmp_path / "slides", only=again.paths.values())
     told = with_targets(slides, cohort, targets(cohort, "genes").unit_of, again.paths)
@@ -145,7 +147,7 @@ def test_replacements_are_remembered_so_that_the_next_run_needs_no_network(servi
 
 
 def test_other_content_than_was_signed_must_be_accepted(services, sources, rule, tmp_path):
-    cohort = ready(tmp_path / "cohort", rule, sources)
+    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
     victim = cohort.chosen["file_id"].iloc[0]
     other = next(f for f in services.gdc.files if f.file_id not in set(cohort.chosen["file_id"]))
     services.gdc.files[:] = [
@@ -153,30 +155,32 @@ def test_other_content_than_was_signed_must_be_accepted(services, sources, rule,
     ]
     arguments = (cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     with pytest.raises(RunError, match=r"1 of 4 slides have another content.*accept_changed"):
-        fetch(*arguments)
+        fetch_cohort(*arguments)
     assert not (tmp_path / "slides" / victim).exists()
     for _ in range(3):  # and it stays so
-        found = fetch(*arguments, accept_changed=True)
+        found = fetch_cohort(*arguments, accept_changed=True)
         assert len(found.paths) == 4 and found.repairs["file_id"].tolist() == [victim]
     with pytest.raises(RunError, match="another content"):
-        fetch(*arguments)
+        fetch_cohort(*arguments)
     assert found.paths[victim].read_bytes() == other.bytes(), "a refusal throws nothing away"
 
 
 def test_a_cohort_is_bound_to_its_sources(services, sources, rule, tmp_path):
-    ready(tmp_path / "cohort", rule, sources)
+    ready_cohort(tmp_path / "cohort", rule, sources)
     drivers = tmp_path / "drivers.csv"
     drivers.write_text("gene,protein_change\nTP53,R158L\n")
     with pytest.raises(ParameterError, match="another sources"):
-        ready(tmp_path / "cohort", rule, sources, drivers=drivers)
+        ready_cohort(tmp_path / "cohort", rule, sources, drivers=drivers)
     with pytest.raises(ParameterError, match="another genes"):
-        ready(tmp_path / "cohort", named_rule("smallest", genes=GENES[:2], n=4), sources)
+        ready_cohort(tmp_path / "cohort", named_rule("smallest", genes=GENES[:2], n=4), sources)
     other = tmp_path / "other"
-    ready(other, named_rule("smallest", genes=GENES, n=3), sources)
+    ready_cohort(other, named_rule("smallest", genes=GENES, n=3), sources)
     with pytest.raises(ParameterError, match="another signature"):
-        ready(tmp_path / "cohort", rule, sources, given=other / "cohort.json")
+        ready_cohort(tmp_path / "cohort", rule, sources, given=other / "cohort.json")
     with pytest.raises(ParameterError, match="no labels of some genes"):
-        ready(tmp_path / "third", named_rule("smallest", genes=("TP53", "NF1")), sources, given=other / "cohort.json")
+        ready_cohort(
+            tmp_path / "third", named_rule("smallest", genes=("TP53", "NF1")), sources, given=other / "cohort.json"
+        )
 
 
 def test_a_cohort_that_was_half_written_is_made_again(services, sources, rule, tmp_path, monkeypatch):
@@ -188,15 +192,15 @@ def test_a_cohort_that_was_half_written_is_made_again(services, sources, rule, t
     with monkeypatch.context() as patched:
         patched.setattr(cohort_run, "write_text", killed)
         with pytest.raises(KeyboardInterrupt):
-            ready(tmp_path / "cohort", rule, sources)
+            ready_cohort(tmp_path / "cohort", rule, sources)
     services.gdc.files.pop()  # the service answers differently now
-    assert len(ready(tmp_path / "cohort", rule, sources).chosen) == 4
+    assert len(ready_cohort(tmp_path / "cohort", rule, sources).chosen) == 4
     assert (tmp_path / "cohort" / "prevalence.csv").is_file() and (tmp_path / "cohort" / "notes.txt").is_file()
 
 
 def test_the_flow_of_classes_counts_patients_and_tumours_as_the_cohort_does(sources, tmp_path):
-    cohort = ready(tmp_path / "cohort", named_rule("all", genes=GENES), sources)
-    found = fetch(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
+    cohort = ready_cohort(tmp_path / "cohort", named_rule("all", genes=GENES), sources)
+    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
     aim = targets(cohort, "classes")
     slides = with_targets(scan_slides(tmp_path / "slides", only=found.paths.values()), cohort, aim.unit_of, found.paths)
     flow = check_flow(run_flow(slides, aim.labels, aim.tumour, cohort.flow))

@@ -6,7 +6,7 @@ import pytest
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.running.notebooks import find_stages
 from deeplrhe_utils.running.parameters import parse_parameters
-from deeplrhe_utils.running.plan import Request, describe, make_plan
+from deeplrhe_utils.running.plan import Request, describe_plan, make_plan
 from deeplrhe_utils.running.profiles import load_profile
 
 CELL = """run_dir: str = ""
@@ -136,7 +136,7 @@ def test_precedence_and_selection(tmp_path, stages):
     assert [p.values["tile_px"] for p in plan] == [2, 1]
     plan = plan_of(tmp_path, stages, text, "02.tile_px=4", "tile_px=3", only=("2",))
     assert [p.values["tile_px"] for p in plan] == [3, 4] and [p.selected for p in plan] == [False, True]
-    assert "*tile_px: int = 4 (256)" in describe(plan, profile_of(tmp_path, text))
+    assert "*tile_px: int = 4 (256)" in describe_plan(plan, profile_of(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError, R
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running import restain, restain_write
 from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.restain import COLUMNS, normalize
+from deeplrhe_utils.running.restain import LEDGER_COLUMNS, normalize
 from deeplrhe_utils.running.restain_sources import (
     NormalizeOptions,
     PictureFolder,
@@ -25,7 +25,7 @@ from deeplrhe_utils.running.restain_sources import (
     find_sources,
     reference_source,
 )
-from deeplrhe_utils.running.restain_tissue import frame_of, spread
+from deeplrhe_utils.running.restain_tissue import frame_of, spread_places
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.sampling import Square
 from deeplrhe_utils.stain.normalize import Plan, load_normalizer
@@ -73,7 +73,7 @@ def read_tiles(folder):
 def table(out):
     with open(out / "normalize.csv", encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert all(tuple(row) == COLUMNS for row in rows)
+    assert all(tuple(row) == LEDGER_COLUMNS for row in rows)
     return {row["slide"]: row for row in rows}
 
 
@@ -136,7 +136,7 @@ def test_tiles_are_those_of_the_saved_normalizer(fitted, slides):
     with Slide(slides / "two.svs") as slide:
         squares = sorted((int(n[10:17]), int(n[1:8]), n) for n in tiles)
         source = list(slide.read_tiles([Square(x, y, TILE) for y, x, _ in squares], TILE))
-    plan = normalizer.plan([source[i] for i in spread(len(source), 32)], "two")
+    plan = normalizer.plan([source[i] for i in spread_places(len(source), 32)], "two")
     assert plan.digest() == rows[1]["map"] and plan.n_used == int(rows[1]["n_statistics_tiles"])
     for pixels, (_, _, name) in zip(source, squares, strict=True):
         assert np.array_equal(plan(pixels), tiles[name])

@@ -14,7 +14,7 @@ from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stat
 from deeplrhe_utils.evaluation.score_file import read_scores
 from deeplrhe_utils.evaluation.units import aggregate
 from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.score import COLUMNS, ScoreOptions, score
+from deeplrhe_utils.running.score import SCORE_COLUMNS, ScoreOptions, score
 
 
 def _table(patients=40, tiles=3, seed=0):
@@ -56,7 +56,7 @@ def test_files_units_and_methods(csv, tmp_path):
     out = tmp_path / "out"
     assert main(["score", str(csv(table)), "--out", str(out), "--unit", "all", "--resamples", "200"]) == 0
     found = pd.read_csv(out / "auc.csv")
-    assert list(found) == COLUMNS
+    assert list(found) == SCORE_COLUMNS
     assert found.groupby("unit")["ci_method"].nunique().to_dict() == {"patient": 4, "slide": 2, "tile": 2}
     mean = table.groupby("patient_id")[["label", "score"]].mean()
     first = found[found["unit"] == "patient"].iloc[0]

@@ -31,12 +31,12 @@ def sums(folder):
 @pytest.fixture(scope="module")
 def cohort(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort") / "one"
-    synth.write_cohort(SMALL, folder, workers=1)
+    synth.write_synthetic_cohort(SMALL, folder, workers=1)
     return folder
 
 
 def test_one_and_two_workers_write_the_same_bytes(cohort, tmp_path):
-    synth.write_cohort(SMALL, tmp_path / "two", workers=2)
+    synth.write_synthetic_cohort(SMALL, tmp_path / "two", workers=2)
     assert sums(tmp_path / "two") == sums(cohort)
     done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=cohort, capture_output=True)
     assert done.returncode == 0
@@ -49,7 +49,7 @@ def test_a_missing_slide_is_written_again_and_the_others_are_kept(cohort, tmp_pa
     slides[0].unlink()
     (copy / "slides" / f".{slides[1].stem}.99.part.svs").write_bytes(b"left by a kill")
     kept = slides[1].stat().st_mtime_ns
-    synth.write_cohort(SMALL, copy, workers=1)
+    synth.write_synthetic_cohort(SMALL, copy, workers=1)
     assert slides[1].stat().st_mtime_ns == kept and sums(copy) == sums(cohort)
     assert not list(copy.rglob(".*.part*"))
 
@@ -91,27 +91,27 @@ def test_the_cohort_can_be_used_as_slides_with_labels(cohort):
 
 def test_a_folder_with_another_cohort_is_refused(cohort):
     with pytest.raises(ParameterError, match="made in another way: seed"):
-        synth.write_cohort(synth.make_spec("smoke", AS_TYPED, seed=4), cohort)
+        synth.write_synthetic_cohort(synth.make_spec("smoke", AS_TYPED, seed=4), cohort)
 
 
 def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
     (tmp_path / ".notes.part.txt").write_text("mine")
     (tmp_path / "labels.csv").write_text("mine")
     with pytest.raises(ParameterError, match=r"no synthetic cohort.*labels\.csv"):
-        synth.write_cohort(SMALL, tmp_path)
+        synth.write_synthetic_cohort(SMALL, tmp_path)
     assert {p.read_text() for p in tmp_path.iterdir() if p.suffix} == {"mine"}
 
 
 def test_two_writers_never_share_a_folder(cohort):
     with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
-        synth.write_cohort(SMALL, cohort)
+        synth.write_synthetic_cohort(SMALL, cohort)
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6, 1000))
     with pytest.raises(RunError, match="Too little disk"):
-        synth.write_cohort(SMALL, tmp_path / "full")
+        synth.write_synthetic_cohort(SMALL, tmp_path / "full")
     assert not (tmp_path / "full" / "slides").exists()
 
 

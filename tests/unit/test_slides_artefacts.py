@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.slides.artefacts import SurveyRules, artefact_masks, background_of, bubble_mask, fold_mask
-from deeplrhe_utils.slides.blocks import components, disc, is_long, to_cells, to_pixels, touched
+from deeplrhe_utils.slides.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import Glass, glass_level, shares
+from deeplrhe_utils.slides.tissue import SlideGlass, glass_level, shares
 
 MPP, SIDE = 2.0, 500  # 1 mm
-GLASS = Glass(np.array([242.0, 240.0, 238.0]), True)
+GLASS = SlideGlass(np.array([242.0, 240.0, 238.0]), True)
 EOSIN, HAEMATOXYLIN = np.array((0.12, 0.45, 0.22)), np.array((0.45, 0.50, 0.22))  # optical density, RGB
 BLUE, SHADE = np.array((0.95, 0.55, 0.10)), np.ones(3)
 
@@ -174,7 +174,7 @@ def test_cells_and_parts():
     parts = np.zeros((40, 60), np.uint8)
     parts[5:9, 5:45] = 1  # 40 × 4 px
     parts[20:30, 20:30] = 1
-    found = [part for _, part in components(parts, 15, 0, 1.0)]
+    found = [part for _, part in connected_components(parts, 15, 0, 1.0)]
     assert len(found) == 1 and found[0].sum() == 160
     assert is_long(found[0], 30, 5, 1.0) and not is_long(found[0], 50, 5, 1.0) and not is_long(found[0], 30, 12, 1.0)
     assert not is_long(parts[20:30, 20:30] > 0, 5, 2, 1.0)

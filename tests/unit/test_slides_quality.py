@@ -6,7 +6,7 @@ import pytest
 
 from deeplrhe_utils.slides.pen import pen_mask
 from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import Glass
+from deeplrhe_utils.slides.tissue import SlideGlass
 
 INKS = {
     "blue": (0.95, 0.55, 0.10),
@@ -81,7 +81,7 @@ def test_the_colour_of_the_glass_is_taken_into_account(ink):
     glass = np.array([200, 190, 165])
     clean, inked = flat(glass), flat(np.rint(glass * 10.0 ** -(1.0 * np.array(INKS[ink]))))
     pale = flat(np.rint(glass * 10.0 ** -(0.4 * np.array(INKS[ink]))))
-    light = Glass(glass.astype(float), True)
+    light = SlideGlass(glass.astype(float), True)
     assert pen_mask(inked, glass=light).all() and not pen_mask(clean, glass=light).any()
     assert not pen_mask(pale, glass=light).any()
 

@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.blocks import JPEG_EXCESS, JPEG_RATIO, block_sums, blockiness, jpeg_damage, spread, starts
+from deeplrhe_utils.slides.blocks import (
+    JPEG_EXCESS,
+    JPEG_RATIO,
+    block_sums,
+    blockiness,
+    jpeg_damage,
+    spread_blocks,
+    starts,
+)
 from deeplrhe_utils.slides.quality import (
     BLUR_CUT,
     BLURRED,
@@ -49,8 +57,8 @@ def test_block_sums_and_spread_agree_with_loops():
                     for a, b in zip(rows, [*rows[1:], shape[0]], strict=True)]  # fmt: skip
         assert block_sums(values, step) == pytest.approx(np.array(expected), rel=1e-5)
         blocks = rng.random((len(rows), len(columns))) < 0.5
-        assert block_sums(spread(blocks, shape, step).astype(np.float32), step)[~blocks].sum() == 0
-        assert spread(blocks, shape, step).sum() == block_sums(np.ones(shape, np.float32), step)[blocks].sum()
+        assert block_sums(spread_blocks(blocks, shape, step).astype(np.float32), step)[~blocks].sum() == 0
+        assert spread_blocks(blocks, shape, step).sum() == block_sums(np.ones(shape, np.float32), step)[blocks].sum()
 
 
 def test_sharpness_is_the_textbook_ratio():

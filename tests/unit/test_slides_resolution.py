@@ -15,7 +15,7 @@ from deeplrhe_utils.core.errors import MissingMppError, SlideError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.slides import nuclear_size
 from deeplrhe_utils.slides.inventory import scan_slides
-from deeplrhe_utils.slides.nuclear_size import CALIBRATION_UM, CONVENTIONAL, interval_of, objective_of
+from deeplrhe_utils.slides.nuclear_size import CALIBRATION_UM, CONVENTIONAL, objective_of, size_interval
 from deeplrhe_utils.slides.opening import open_handle
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, resolution_of
@@ -227,7 +227,7 @@ def test_where_there_are_no_nuclei_there_is_no_estimate(tmp_path, kind):
 
 
 def test_the_interval_is_that_of_one_more_slide_and_names_an_objective_only_if_it_must():
-    mpp, low, high = interval_of(CALIBRATION_UM, 20.0)
+    mpp, low, high = size_interval(CALIBRATION_UM, 20.0)
     assert mpp == pytest.approx(np.exp(np.log(CALIBRATION_UM).mean()) / 20) and mpp / low == pytest.approx(high / mpp)
     assert 1.3 < high / mpp < 1.6
     assert objective_of(0.18, 0.36) == 40 and objective_of(0.36, 0.72) == 20 and objective_of(0.7, 1.4) == 10
@@ -257,7 +257,7 @@ def test_left_out_real_slides_are_estimated_within_their_interval(shared_data, t
         how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
         resampled = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=how)
         others = [um for i, um in enumerate(CALIBRATION_UM) if i != left_out]
-        middle, low, high = interval_of(others, estimate(resampled, tmp_path).diameter_px)
+        middle, low, high = size_interval(others, estimate(resampled, tmp_path).diameter_px)
         assert low <= target <= high and max(middle / target, target / middle) < 1.3
         said.append(objective_of(low, high))
     right = next((power for power, (low, high) in CONVENTIONAL.items() if low <= target <= high), None)

@@ -8,12 +8,12 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.reader import Slide
 from deeplrhe_utils.slides.tissue import (
     GLASS_FALLBACK,
-    Glass,
+    SlideGlass,
     background_mask,
     blank_mask,
     clean_mask,
+    density_over_glass,
     glass_level,
-    optical_density,
     shares,
 )
 
@@ -75,7 +75,7 @@ def test_the_grey_value_fails_on_grey_glass_and_density_does_not():
 
 
 def test_a_colourless_even_shade_is_background_and_pale_eosin_is_not():
-    glass = Glass(np.full(3, 240.0), True)
+    glass = SlideGlass(np.full(3, 240.0), True)
     shade = np.full((60, 60, 3), 185, np.uint8)  # optical density 0.11
     pale = np.rint(240 * 10.0 ** -(0.11 / EOSIN.mean() * EOSIN)).astype(np.uint8) * np.ones((60, 60, 1), np.uint8)
     assert background_mask(shade, glass=glass).all() and not background_mask(pale, glass=glass).any()
@@ -87,12 +87,12 @@ def test_a_colourless_even_shade_is_background_and_pale_eosin_is_not():
 @pytest.mark.parametrize("value", [0, 255])
 def test_fill_is_background(method, value):
     fill = np.full((40, 40, 3), value, np.uint8)
-    assert background_mask(fill, glass=Glass(np.full(3, 240.0), True), method=method).all()
+    assert background_mask(fill, glass=SlideGlass(np.full(3, 240.0), True), method=method).all()
 
 
 def test_an_unknown_method_is_refused():
     with pytest.raises(ParameterError, match="density"):
-        background_mask(np.zeros((4, 4, 3), np.uint8), glass=Glass(np.full(3, 240.0), True), method="otsu")
+        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
 
 
 def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
@@ -105,9 +105,9 @@ def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
 
 
 def test_optical_density_is_relative_to_the_glass_and_never_negative():
-    glass = Glass(np.array([240.0, 230.0, 220.0]), True)
+    glass = SlideGlass(np.array([240.0, 230.0, 220.0]), True)
     rgb = np.array([[[240, 230, 220], [255, 255, 255], [23, 22, 21]]], np.uint8)
-    density = optical_density(rgb, glass)
+    density = density_over_glass(rgb, glass)
     assert density[0, 0] == pytest.approx(0, abs=1e-6) and (density[0, 1] == 0).all()
     assert density[0, 2] == pytest.approx(np.log10([241 / 24, 231 / 23, 221 / 22]), abs=1e-5)
 

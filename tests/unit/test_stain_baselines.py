@@ -46,7 +46,7 @@ def slides():
 def lab_of_tissue(tiles, like=None):
     """L*a*b* of the pixels that are tissue in `like` (by default in the tiles themselves)."""
     like = tiles if like is None else like
-    masks = [optical_density(t).mean(-1) > baselines.TISSUE_DENSITY for t in like]
+    masks = [optical_density(t).mean(-1) > baselines.CLASSICAL_TISSUE_DENSITY for t in like]
     return np.concatenate([baselines._to_lab(t)[m] for t, m in zip(tiles, masks, strict=True)])
 
 

@@ -16,8 +16,8 @@ from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue, 
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 from deeplrhe_utils.stain.dcgmm import Dcgmm
 from deeplrhe_utils.stain.dcgmm_net import DENSITY, PAPER, DcgmmConfig, DcgmmNet, load_net, save_net
-from deeplrhe_utils.stain.normalize import METHODS, Normalizer, fit_normalizer, load_normalizer, make_normalizer
-from deeplrhe_utils.stain.reference import choose_reference, slide_colour, survey
+from deeplrhe_utils.stain.normalize import NORMALIZATIONS, Normalizer, fit_normalizer, load_normalizer, make_normalizer
+from deeplrhe_utils.stain.reference import choose_reference, slide_colour, survey_colours
 from tests.stain_tiles import GLASS, amounts, fitted, levels, net, painted, slides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -271,7 +271,7 @@ def quickly(monkeypatch):
     monkeypatch.setattr(normalize, "fit_responsibilities", lambda *a, **k: real(*a, **k, **recipe))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALIZATIONS)
 def test_every_method_is_fitted_by_its_name(method, monkeypatch):
     quickly(monkeypatch)
     trace = []
@@ -282,7 +282,7 @@ def test_every_method_is_fitted_by_its_name(method, monkeypatch):
     new = plan(slides()["lab 2"][0])
     assert new.shape == (192, 192, 3) and levels(new, slides()["lab 2"][0]).mean() > 2
     if method not in BASELINES:
-        assert made.method.net.config == normalize.PROFILES[method]
+        assert made.method.net.config == normalize.DCGMM_VARIANTS[method]
 
 
 def test_the_reference_slide_maps_onto_itself_bit_for_bit(monkeypatch):
@@ -296,7 +296,7 @@ def test_the_reference_slide_maps_onto_itself_bit_for_bit(monkeypatch):
 def test_the_reference_is_a_rule_a_name_or_tiles(monkeypatch):
     quickly(monkeypatch)
     ruled, named = (fit_normalizer(slides(), steps=2, reference=name, **LOW) for name in ("", "lab 1"))
-    assert ruled.facts["reference"] == choose_reference(survey(slides())) == "lab 1"
+    assert ruled.facts["reference"] == choose_reference(survey_colours(slides())) == "lab 1"
     assert ruled.reference.to_json() == named.reference.to_json()
     given = fit_normalizer(slides(), steps=2, reference=slides()["lab 3"], **LOW)
     assert given.facts["reference"] == "given by the user"
@@ -378,7 +378,7 @@ def test_a_reference_that_lacks_a_component_is_told(monkeypatch):
 
 
 def test_the_reference_is_the_slide_nearest_to_the_median_colour():
-    colours = survey({**slides(), "blank": [WHITE], "none": []})
+    colours = survey_colours({**slides(), "blank": [WHITE], "none": []})
     od = {name: colour.mean for name, colour in colours.items() if np.isfinite(colour.mean).all()}
     median = np.median(list(od.values()), axis=0)
     order = sorted(od, key=lambda name: np.linalg.norm(od[name] - median))

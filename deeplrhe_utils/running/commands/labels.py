@@ -9,7 +9,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.running.commands import OK, Commands, say
 
 
-def add_parser(commands: Commands) -> None:
+def _add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "labels",
@@ -29,11 +29,11 @@ def add_parser(commands: Commands) -> None:
     add("--compare", type=Path, default=None, metavar="FILE", help="another source; tell how far both agree")
 
 
-def run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Read, tell what was read and what was left out, and write."""
     import pandas as pd
 
-    from deeplrhe_utils.acquisition.agreement import agreement
+    from deeplrhe_utils.acquisition.agreement import label_agreement
     from deeplrhe_utils.acquisition.labels import joined_labels, wide_labels
     from deeplrhe_utils.acquisition.mutation_files import read_mutations
     from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     if options.compare:
         other = read_mutations(options.compare, genes, rule).labels
         with pd.option_context("display.width", 200, "display.max_columns", None):
-            say(agreement(labels, other, genes).to_string(index=False))
+            say(label_agreement(labels, other, genes).to_string(index=False))
     write_text(options.out, wide_labels(labels, genes).to_csv(index=False, lineterminator="\n"))
     say(f"{options.out}: {labels['patient_id'].nunique()} patients, {', '.join(genes)}")
     return OK

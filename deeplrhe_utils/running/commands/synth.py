@@ -9,7 +9,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import OK, Commands
 
 
-def add_parser(commands: Commands) -> None:
+def _add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
@@ -23,11 +23,13 @@ def add_parser(commands: Commands) -> None:
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
 
 
-def run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
     """Write the cohort."""
-    from deeplrhe_utils.running.synth import make_spec, sentence, write_cohort
+    from deeplrhe_utils.running.synth import make_spec, sentence, write_synthetic_cohort
 
     spec = make_spec(options.preset, options.parameters, options.seed)
-    plan = write_cohort(spec, options.out, workers=options.workers or os.cpu_count() or 1, scheduler=options.scheduler)
+    plan = write_synthetic_cohort(
+        spec, options.out, workers=options.workers or os.cpu_count() or 1, scheduler=options.scheduler
+    )
     print(sentence(plan, options.out))
     return OK
