@@ -14,8 +14,8 @@ from pathlib import Path
 
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.core.paths import PROFILES, REPORTS
-from deeplrhe_utils.running.closing import close_run
-from deeplrhe_utils.running.profiles import load_profile
+from deeplrhe_utils.running.page.closing import close_run
+from deeplrhe_utils.running.plan.profiles import load_profile
 
 DISPENSABLE = (
     "html",

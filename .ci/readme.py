@@ -16,7 +16,7 @@ from typing import Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import write_text
-from deeplrhe_utils.core.truth_schemas import dictionary
+from deeplrhe_utils.core.tables.truth import dictionary
 
 RESULTS: Final = places.REPORTS / "demo" / "tables" / "auc_table.csv"
 REPORTED: Final = places.REFERENCE_DATA / "reported_auc.csv"

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures import PALETTE
+from deeplrhe_utils.reporting.figures.style import PALETTE
 
 JPEG_QUALITY: Final = 75
 DETAIL_SIZES_UM: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -13,9 +13,9 @@ from PIL import Image
 from shapely.geometry import box
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.annotations import read_annotation
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.outlines.find import read_annotation
+from deeplrhe_utils.slides.reading.reader import Slide
 
 Tile = NDArray[np.uint8]
 DATA = REAL_SLIDE.parents[1]

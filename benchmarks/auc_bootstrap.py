@@ -14,7 +14,7 @@ from _harness import compare, interleaved, one_core, show, timed, versions, writ
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.resampling import bootstrap_aucs, row_weights
+from deeplrhe_utils.evaluation.auc.resampling import bootstrap_aucs, row_weights
 
 PATIENTS, TILES, RESAMPLES, LOOPED, ROUNDS = 180, 10, 10_000, 40, 5
 PREVALENCES = (0.5, 0.3, 0.13, 0.12, 0.05, 0.04, 0.02, 0.02)  # of eight genes

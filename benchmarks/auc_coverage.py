@@ -14,9 +14,14 @@ import pandas as pd
 from _harness import RESULTS
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import auc_interval, delong_components, delong_many
-from deeplrhe_utils.evaluation.coverage import bootstraps, coverage_of_patients, coverage_rows, simulated_counts
-from deeplrhe_utils.evaluation.power import binormal
+from deeplrhe_utils.evaluation.auc.delong import auc_interval, delong_components, delong_many
+from deeplrhe_utils.evaluation.precision.coverage import (
+    bootstraps,
+    coverage_of_patients,
+    coverage_rows,
+    simulated_counts,
+)
+from deeplrhe_utils.evaluation.precision.power import binormal
 
 AUCS, PATIENTS, PREVALENCES = (0.5, 0.6, 0.7, 0.8, 0.9), (60, 180, 500), (0.03, 0.05, 0.1, 0.2, 0.5)
 TILE_CELLS = list(product((0.6, 0.75), (60, 180), (0.05, 0.2, 0.5)))

@@ -52,8 +52,15 @@ from scipy.spatial import cKDTree
 from shapely import LineString
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.acquisition import synthetic_tissue
-from deeplrhe_utils.acquisition.synthetic import (
+from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.files import atomic_path, read_json, write_text
+from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.slides.outlines.find import read_geojson
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.synthetic.paint import tissue
+from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS
+from deeplrhe_utils.synthetic.publish import (
     RENDERER_VERSION,
     CohortPlan,
     CohortSpec,
@@ -61,14 +68,7 @@ from deeplrhe_utils.acquisition.synthetic import (
     slide_recipe,
     write_slide,
 )
-from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS
-from deeplrhe_utils.acquisition.synthetic_slide import section_stream
-from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputError, ParameterError
-from deeplrhe_utils.core.files import atomic_path, read_json, write_text
-from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.annotations import read_geojson
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.synthetic.slide import section_stream
 
 DOCS: Final = REPOSITORY / "docs"
 FIELD_UM: Final = 250  # side of a field: 1,000 px at 40×, 500 px at 20×
@@ -224,8 +224,8 @@ def nuclei_of(cohort: Cohort, slide_id: str) -> pd.DataFrame:
     """Kind, centre [level-0 px] and area [µm²] of every nucleus of a slide, all four kinds: the section drawn again."""
     recipe = slide_recipe(cohort.plan, slide_id)
     seed, scale = cohort.plan.spec.seed, recipe.tissue.scale
-    with patch.object(synthetic_tissue, "stamp", wraps=synthetic_tissue.stamp) as stamped:
-        synthetic_tissue.draw_tissue(recipe.tissue, lambda name: section_stream(seed, slide_id, 0, name))
+    with patch.object(tissue, "stamp", wraps=tissue.stamp) as stamped:
+        tissue.draw_tissue(recipe.tissue, lambda name: section_stream(seed, slide_id, 0, name))
     drawn = [call.args[1] for call in stamped.call_args_list]
     parts = [
         pd.DataFrame({"kind": n.kind, "x": n.x_px * scale, "y": n.y_px * scale, "area": n.area_um2}) for n in drawn

@@ -41,8 +41,8 @@ def make(path: Path) -> None:
 FETCH = """
 import sys, time
 from pathlib import Path
-from deeplrhe_utils.running.download import DownloadOptions, fetch_manifest
-from deeplrhe_utils.acquisition.download import all_done
+from deeplrhe_utils.running.jobs.download import DownloadOptions, fetch_manifest
+from deeplrhe_utils.acquisition.services.download import all_done
 folder = Path(sys.argv[1])
 start = time.perf_counter()
 report = fetch_manifest(DownloadOptions(folder / "manifest.txt", folder / "ours", sys.argv[2]), lambda _: None)
@@ -81,7 +81,7 @@ def main() -> None:
         url = server.stdout.readline().strip()
         file_id, name = (folder / "manifest.txt").read_text().splitlines()[1].split("\t")[:2]
         address = f"{url}/data/{file_id}"
-        subprocess.run([sys.executable, "-c", "import deeplrhe_utils.running.download"], check=True)
+        subprocess.run([sys.executable, "-c", "import deeplrhe_utils.running.jobs.download"], check=True)
         idle_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         ours(folder, url)
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024

@@ -27,12 +27,12 @@ import tifffile
 from _harness import compare, interleaved, one_core, show, timed, versions, write
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.reporting.contours import window_contours
-from deeplrhe_utils.reporting.heat_pyramid import write_score_tiff
-from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
-from deeplrhe_utils.reporting.interop import write_qupath
-from deeplrhe_utils.slides.between import windows_between
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.reporting.exports.interop import write_qupath
+from deeplrhe_utils.reporting.exports.pyramid import write_score_tiff
+from deeplrhe_utils.reporting.heatmaps.bands import Frame, heat_bands, heat_map
+from deeplrhe_utils.reporting.heatmaps.contours import window_contours
+from deeplrhe_utils.slides.tiles.between import windows_between
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 LARGE, MPP, MAP_MPP = 100_000, 0.25, 8.0
 FINER = "finer map, two networks"

@@ -32,12 +32,12 @@ from _slides import write_real
 
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.learning.models import TileNetwork, load_model, save_model
-from deeplrhe_utils.learning.normalizing import normalizer_of_model, statistics_rows
-from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, score_slide
-from deeplrhe_utils.learning.scoring import probabilities, ready_network, score_arrays
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.pixels import read_pixels, shrink
+from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork, load_model, save_model
+from deeplrhe_utils.learning.recipes.scoring import probabilities, ready_network, score_arrays
+from deeplrhe_utils.learning.scoring.prediction import ScoreTask, SlideScorer, score_slide
+from deeplrhe_utils.learning.tiles.normalizing import normalizer_of_model, statistics_rows
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.slides.tiles.pixels import read_pixels, shrink
 
 ROUNDS, THREADS, BATCH, ACROSS, GOAL = 5, 2, 16, 16, 0.85
 MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"

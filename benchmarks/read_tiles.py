@@ -22,8 +22,8 @@ from _slides import write_420, write_real
 from openslide.deepzoom import DeepZoomGenerator
 from PIL import Image
 
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Box, Square
+from deeplrhe_utils.slides.decoding.sampling import Box, Square
+from deeplrhe_utils.slides.reading.reader import Slide
 
 OUT_PX = 512
 OTHER_PLACE = 10  # grey levels of mean difference: not the same job

@@ -17,12 +17,12 @@ import torch
 from _harness import RESULTS, compare, interleaved, show, timed, versions, write
 
 from deeplrhe_utils.core.files import read_json
-from deeplrhe_utils.stain.baselines import Macenko
-from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
-from deeplrhe_utils.stain.dcgmm_net import PAPER, DcgmmNet
-from deeplrhe_utils.stain.maps import map_to
-from deeplrhe_utils.stain.statistics import collect, density_scale
-from deeplrhe_utils.stain.transform import StainTransform, apply
+from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
+from deeplrhe_utils.stain.dcgmm.maps import map_to
+from deeplrhe_utils.stain.dcgmm.net import PAPER, DcgmmNet
+from deeplrhe_utils.stain.dcgmm.statistics import collect, density_scale
+from deeplrhe_utils.stain.dcgmm.transform import StainTransform, apply
+from deeplrhe_utils.stain.methods.baselines import Macenko
 
 ROUNDS, SIDE = 9, 512
 GOALS = {2: {"compiled": 4.0, "eager": 2.0}, 1: {"compiled": 3.0, "eager": 1.7}}

@@ -16,14 +16,20 @@ import numpy as np
 import torch
 from _harness import versions, write
 
-from deeplrhe_utils.evaluation.stain_masks import neutral_masks, outline_masks
-from deeplrhe_utils.evaluation.stain_metrics import assess, glass_change, planted_residual, planted_versions, seam_error
-from deeplrhe_utils.stain.baselines import Macenko, Reinhard, Vahadane
-from deeplrhe_utils.stain.checks import has_tissue, tissue_px
-from deeplrhe_utils.stain.dcgmm import Dcgmm
-from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
-from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig
-from deeplrhe_utils.stain.statistics import density_scale
+from deeplrhe_utils.evaluation.quality.stain_masks import neutral_masks, outline_masks
+from deeplrhe_utils.evaluation.quality.stain_metrics import (
+    assess,
+    glass_change,
+    planted_residual,
+    planted_versions,
+    seam_error,
+)
+from deeplrhe_utils.stain.dcgmm.checks import has_tissue, tissue_px
+from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
+from deeplrhe_utils.stain.dcgmm.method import Dcgmm
+from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DENSITY, PAPER, DcgmmConfig
+from deeplrhe_utils.stain.dcgmm.statistics import density_scale
+from deeplrhe_utils.stain.methods.baselines import Macenko, Reinhard, Vahadane
 
 Tile = data.Tile
 Maker = Callable[[Sequence[Tile]], Callable[[Tile], Tile]]

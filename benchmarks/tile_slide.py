@@ -23,15 +23,15 @@ from _harness import compare, interleaved, one_core, show, timed, write
 from _slides import write_420, write_real
 from PIL import Image
 
-from deeplrhe_utils.slides.artefacts import artefact_masks, background_of
-from deeplrhe_utils.slides.blocks import jpeg_damage
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.quality import noise_ratio
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.slides.screening import ScreenRules, screen_slide
-from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
-from deeplrhe_utils.slides.tissue import glass_level
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.quality.artefacts import artefact_masks, background_of
+from deeplrhe_utils.slides.quality.blocks import jpeg_damage
+from deeplrhe_utils.slides.quality.blur import noise_ratio
+from deeplrhe_utils.slides.quality.tissue import glass_level
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 
 # The slide is real tissue in a random order, so folds and bubbles cannot be judged: nothing is dropped for them.
 RULES, SCREEN = TilingRules(), ScreenRules(max_fold=1.0, max_bubble=1.0, max_pen=1.0)

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from deeplrhe_utils.core.seeds import integer_seed
-from deeplrhe_utils.learning.launch import Job, run_elsewhere, write_job
-from deeplrhe_utils.learning.models import NetworkConfig, build_network
-from deeplrhe_utils.learning.optimisers import parameter_groups
-from deeplrhe_utils.learning.recipe import TrainConfig, uses_bfloat16
-from deeplrhe_utils.learning.store import TileStore, write_tiles
-from deeplrhe_utils.learning.trainer import Part, Run
-from deeplrhe_utils.learning.training import train_fold
-from deeplrhe_utils.slides.pixels import read_image
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network
+from deeplrhe_utils.learning.recipes.optimisers import parameter_groups
+from deeplrhe_utils.learning.recipes.recipe import TrainConfig, uses_bfloat16
+from deeplrhe_utils.learning.tiles.store import TileStore, write_tiles
+from deeplrhe_utils.learning.training.fold import train_fold
+from deeplrhe_utils.learning.training.launch import Job, run_elsewhere, write_job
+from deeplrhe_utils.learning.training.trainer import Part, Run
+from deeplrhe_utils.slides.tiles.pixels import read_image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLASSES = ("lung_aca", "lung_n", "lung_scc")

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.tile_folder import scan_tile_folder
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc import DELONG, delong, weighted_auc
-from deeplrhe_utils.evaluation.splits import check_split, patient_folds
-from deeplrhe_utils.evaluation.units import aggregate, align_folds
-from deeplrhe_utils.learning.crossfit import cross_fit
-from deeplrhe_utils.learning.models import NetworkConfig
-from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.learning.store import TileStore, tile_targets, write_tiles
-from deeplrhe_utils.slides.pixels import read_image, shrink
+from deeplrhe_utils.evaluation.auc.delong import DELONG, delong, weighted_auc
+from deeplrhe_utils.evaluation.auc.units import aggregate, align_folds
+from deeplrhe_utils.evaluation.splits.folds import check_split, patient_folds
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
+from deeplrhe_utils.learning.recipes.recipe import TrainConfig
+from deeplrhe_utils.learning.tiles.store import TileStore, tile_targets, write_tiles
+from deeplrhe_utils.learning.training.crossfit import cross_fit
+from deeplrhe_utils.slides.tiles.pixels import read_image, shrink
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 STORE_PX, SEEDS, RESAMPLES, GOAL = 160, (0, 1, 2), 2000, 0.97

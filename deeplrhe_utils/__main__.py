@@ -2,6 +2,6 @@
 
 import sys
 
-from deeplrhe_utils.running.cli import main
+from deeplrhe_utils.running.commands.cli import main
 
 sys.exit(main())

@@ -28,7 +28,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_plan():
     """A dozen planned slides of 3 × 2 tiles of 128 px: a fraction of a second each."""
-    from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
+    from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
     return plan_cohort(CohortSpec(n_slides=12, seed=7, grid_columns=3, grid_rows=2, tile_px=128, artefact_rate=0))
 
@@ -36,7 +36,7 @@ def small_plan():
 @pytest.fixture(scope="session")
 def slide_factory(small_plan, tmp_path_factory) -> Callable[[int], Path]:
     """``slide_factory(20)`` or ``slide_factory(40)``: the first synthetic slide of that objective."""
-    from deeplrhe_utils.acquisition.synthetic import write_slide
+    from deeplrhe_utils.synthetic.publish import write_slide
 
     folder = tmp_path_factory.mktemp("slides")
 

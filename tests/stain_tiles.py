@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from deeplrhe_utils.stain.colour import CHROMA_EPSILON, SQRT3, density_to_rgb
-from deeplrhe_utils.stain.dcgmm import Dcgmm
-from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
-from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DcgmmConfig, DcgmmNet
-from deeplrhe_utils.stain.statistics import density_scale
+from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
+from deeplrhe_utils.stain.dcgmm.method import Dcgmm
+from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DcgmmConfig, DcgmmNet
+from deeplrhe_utils.stain.dcgmm.statistics import density_scale
 
 SIDE, GLASS_PX = 192, 40
 GLASS = np.arange(SIDE)[None].repeat(SIDE, 0) >= SIDE - GLASS_PX

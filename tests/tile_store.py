@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.learning import store
+from deeplrhe_utils.learning.tiles import store
 
 
 def write_store(folder, random, n_slides=6, n_tiles=4):

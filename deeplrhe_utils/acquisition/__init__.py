@@ -1,1 +1,7 @@
-"""Where slides, tiles, labels and clinical data come from."""
+"""Which patients and slides there are, what is known of them, and how the files come here.
+
+- `labels`: mutated, wild type, not profiled: from hand-written CSV, MAF, cBioPortal tables, DeepPATH lists
+- `services`: the GDC and cBioPortal over HTTP; manifests and their repair; files fetched in parallel, each verified
+- `cohort`: declared rules, the draw, the signed cohort
+- `tile_folder`: labelled tiles in folders, one per class
+"""

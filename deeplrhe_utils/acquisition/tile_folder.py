@@ -12,8 +12,8 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.core.schemas import LABELS, SLIDES, TILES
-from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import LABELS, SLIDES, TILES
 from deeplrhe_utils.core.text import read_csv_text
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})

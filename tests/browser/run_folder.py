@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.core import schemas
 from deeplrhe_utils.core.files import write_json
-from deeplrhe_utils.core.tables import conform, write_table
-from deeplrhe_utils.learning.cards import hash_patient
-from deeplrhe_utils.learning.heat import SlideScores
-from deeplrhe_utils.learning.models import NetworkConfig, build_network, save_model
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.core.tables import schemas
+from deeplrhe_utils.core.tables.contract import conform, write_table
+from deeplrhe_utils.learning.networks.cards import hash_patient
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, save_model
+from deeplrhe_utils.learning.scoring.heat import SlideScores
+from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 GENES = ("TP53", "<img src=x onerror=alert(1)>")

@@ -13,8 +13,8 @@ import pytest
 import shapely
 
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.reporting.slide_views import colour_ramp
-from deeplrhe_utils.slides.annotations import find_annotation, read_annotation, tumour_fractions, tumour_outline
+from deeplrhe_utils.reporting.explorer.views import colour_ramp
+from deeplrhe_utils.slides.outlines.find import find_annotation, read_annotation, tumour_fractions, tumour_outline
 from tests.browser.lab import FIRST_PAINT, FRAMES, VIEWER, jupyterlab, run_all
 from tests.browser.run_folder import AWAY, GENES, HEIGHT, HERE, SIDE, WIDTH, score
 

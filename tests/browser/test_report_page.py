@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from deeplrhe_utils.core.paths import PROFILES
-from deeplrhe_utils.reporting.slide_views import colour_ramp
-from deeplrhe_utils.running.page import write_page
-from deeplrhe_utils.running.profiles import load_profile
+from deeplrhe_utils.reporting.explorer.views import colour_ramp
+from deeplrhe_utils.running.page.page import write_page
+from deeplrhe_utils.running.plan.profiles import load_profile
 from tests.browser.run_folder import AWAY, GENES, HEIGHT, HERE, SIDE, WIDTH, report, score
 
 FOCUS = """[document.activeElement.id || document.activeElement.tagName,

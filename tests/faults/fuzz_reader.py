@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 
 MEMORY_BYTES = 3_000_000_000  # address space, of which the libraries map about 1 GB
 SECONDS_PER_FILE = 20

@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from deeplrhe_utils.running.pipeline import Pipeline, Places
-from deeplrhe_utils.running.plan import Request
+from deeplrhe_utils.running.plan.plan import Request
+from deeplrhe_utils.running.runner.pipeline import Pipeline, Places
 
-FIRST = """from deeplrhe_utils.running.record import start_run
+FIRST = """from deeplrhe_utils.running.stage.record import start_run
 run = start_run("01-first", run_dir)
 (run.paths.tables).mkdir(parents=True, exist_ok=True)
 (run.paths.tables / "words.txt").write_text(word * times)
@@ -23,7 +23,7 @@ run.declare(run.paths.tables / "words.txt")
 with open(run.paths.root / "count-01.txt", "a") as stream:
     stream.write("x")"""
 SECOND = """from pathlib import Path
-from deeplrhe_utils.running.record import start_run
+from deeplrhe_utils.running.stage.record import start_run
 run = start_run("02-second", run_dir)
 text = (run.paths.tables / "words.txt").read_text()
 run.numbers({"length": len(text), "extra": Path(extra_csv).read_text() if extra_csv else ""})
@@ -38,8 +38,8 @@ PARAMETERS = {
 _DRIVER = """import sys
 from pathlib import Path
 from deeplrhe_utils.running import kernel
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.pipeline import Places
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.runner.pipeline import Places
 repository = Path(sys.argv[1])
 where = Places(repository / "notebooks", repository / "profiles", repository, repository / "package")
 sys.exit(main(sys.argv[2:], where))

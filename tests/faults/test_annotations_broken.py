@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides import annotation_regions
-from deeplrhe_utils.slides.annotations import read_annotation, read_geojson
+from deeplrhe_utils.slides.outlines import regions
+from deeplrhe_utils.slides.outlines.find import read_annotation, read_geojson
 
 VERTICES = '<Vertex X="0" Y="0"/><Vertex X="9" Y="0"/><Vertex X="9" Y="9"/>'
 
@@ -162,7 +162,7 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_large_files_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(annotation_regions, "LARGEST_FILE_BYTES", 10)
+    monkeypatch.setattr(regions, "LARGEST_FILE_BYTES", 10)
     refuse(tmp_path, "[" + " " * 20 + "]", "too large.*22 bytes")
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition import download as downloads
-from deeplrhe_utils.acquisition import transfer
-from deeplrhe_utils.acquisition.download import DownloadFolder
-from deeplrhe_utils.acquisition.manifest import read_manifest
-from deeplrhe_utils.acquisition.web import Patience
+from deeplrhe_utils.acquisition.services import download as downloads
+from deeplrhe_utils.acquisition.services import transfer
+from deeplrhe_utils.acquisition.services.download import DownloadFolder
+from deeplrhe_utils.acquisition.services.manifest import read_manifest
+from deeplrhe_utils.acquisition.services.web import Patience
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.text import human_size
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.download import DownloadOptions, fetch_manifest
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs.download import DownloadOptions, fetch_manifest
 from tests.faults.download_faults import CASES, LARGE, SIZE, TIMEOUT_S, Case, cut, cut_then_nothing, status
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.labels import attach_labels, patient_of_slide, patients_of, read_labels
+from deeplrhe_utils.acquisition.labels.labels import attach_labels, patient_of_slide, patients_of, read_labels
 from deeplrhe_utils.core.errors import LabelError
 
 

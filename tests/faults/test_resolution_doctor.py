@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import MissingMppError, SlideError
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.slides.nuclear_size import estimate_slide
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.slides.files.nuclear_size import estimate_slide
+from deeplrhe_utils.slides.reading.reader import Slide
 from tests.unit.test_slides_resolution import nuclei, write_svs
 
 

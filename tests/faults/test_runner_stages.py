@@ -13,8 +13,8 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import read_json
-from deeplrhe_utils.running import state
-from deeplrhe_utils.running.lock import RunLock, holder
+from deeplrhe_utils.running.machine.lock import RunLock, holder
+from deeplrhe_utils.running.stage import state
 from tests.faults.runner_house import FIRST, SECOND, House
 
 
@@ -194,10 +194,10 @@ def test_a_full_disk_while_recording_keeps_the_finished_stage(house, monkeypatch
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "stages/02.json")
 
-    monkeypatch.setattr("deeplrhe_utils.running.pipeline.complete", full)
+    monkeypatch.setattr("deeplrhe_utils.running.runner.pipeline.complete", full)
     with pytest.raises(RunError, match=r"(?s)02-second.*disk is full.*Resume with"):
         house.run()
-    monkeypatch.setattr("deeplrhe_utils.running.pipeline.complete", real)
+    monkeypatch.setattr("deeplrhe_utils.running.runner.pipeline.complete", real)
     house.run()
     assert house.count("01") == 1
 
@@ -234,7 +234,7 @@ def test_a_disk_that_is_really_full(house, small_disk):
 
 
 def test_long_stages_say_that_they_live(house, monkeypatch, capsys):
-    monkeypatch.setattr("deeplrhe_utils.running.kernel.HEARTBEAT_S", 1.0)
+    monkeypatch.setattr("deeplrhe_utils.running.runner.kernel.HEARTBEAT_S", 1.0)
     house.notebook("01-first", "import time\ntime.sleep(2.5)", parameters="")
     house.profile(seconds={"01": 3})
     house.run(only=("01",))

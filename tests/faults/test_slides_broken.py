@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, SlideError
-from deeplrhe_utils.running.engine import map_surviving
-from deeplrhe_utils.slides.inventory import read_mpp_overrides, scan_slides
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.screening import ScreenRules, screen_slide
-from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
+from deeplrhe_utils.running.machine.engine import map_surviving
+from deeplrhe_utils.slides.files.inventory import read_mpp_overrides, scan_slides
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 
 
 def test_every_real_file_is_listed_and_the_broken_ones_have_a_reason(shared_data):

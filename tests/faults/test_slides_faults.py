@@ -12,13 +12,13 @@ import shapely
 import tifffile
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides.annotations import Region, write_geojson
-from deeplrhe_utils.slides.inventory import scan_slides
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.slides.screening import ScreenRules, screen_or_reason
-from deeplrhe_utils.slides.tiff import TiffIndexError, read_tiled_directories
-from deeplrhe_utils.slides.tiling import TilingRules, tile_or_reason, tile_slide
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError, read_tiled_directories
+from deeplrhe_utils.slides.files.inventory import scan_slides
+from deeplrhe_utils.slides.outlines.find import Region, write_geojson
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_or_reason, tile_slide
 from tests.faults.fuzz_reader import fuzz
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
@@ -138,7 +138,7 @@ def test_an_index_that_cannot_be_true_is_refused_before_anything_is_allocated(tm
     os.close(descriptor)
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
-        "from pathlib import Path; from deeplrhe_utils.slides.inventory import scan_slides\n"
+        "from pathlib import Path; from deeplrhe_utils.slides.files.inventory import scan_slides\n"
         "slides = scan_slides(Path(sys.argv[1])); print(len(slides), slides['status'].iloc[0])"
     )
     told = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, timeout=100)

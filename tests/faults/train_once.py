@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deeplrhe_utils.learning.models import NetworkConfig
-from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.learning.trainer import Part
-from deeplrhe_utils.learning.training import fit_or_load
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
+from deeplrhe_utils.learning.recipes.recipe import TrainConfig
+from deeplrhe_utils.learning.tiles.store import TileStore
+from deeplrhe_utils.learning.training.fold import fit_or_load
+from deeplrhe_utils.learning.training.trainer import Part
 from tests.tile_store import write_store
 
 RECIPE = TrainConfig(40, 8, crop_px=32, ema=0.9, stain_jitter=0.1, precision="float32", checkpoint_seconds=0)

@@ -6,18 +6,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.paths import REPORTS
-from deeplrhe_utils.core.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES
-from deeplrhe_utils.core.tables import read_table
-from deeplrhe_utils.core.truth_schemas import TRUTH_TABLES
-from deeplrhe_utils.evaluation import planted
-from deeplrhe_utils.evaluation.auc import DELONG
-from deeplrhe_utils.evaluation.roc import gene_metrics
-from deeplrhe_utils.evaluation.splits import check_split
-from deeplrhe_utils.learning.heat import stored_scores
-from deeplrhe_utils.learning.models import read_card
+from deeplrhe_utils.core.tables.contract import read_table
+from deeplrhe_utils.core.tables.schemas import LABELS, METRICS, PREDICTIONS, SPLITS, TILES
+from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
+from deeplrhe_utils.evaluation.auc.delong import DELONG
+from deeplrhe_utils.evaluation.auc.table import gene_metrics
+from deeplrhe_utils.evaluation.audits import recovery
+from deeplrhe_utils.evaluation.splits.folds import check_split
+from deeplrhe_utils.learning.networks.deeplrhe import read_card
+from deeplrhe_utils.learning.scoring.heat import stored_scores
+from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
 DEMO = REPORTS / "demo"
 TOLERANCE = 1e-9  # the same arithmetic on the same table: only the last bits may differ between machines
@@ -91,15 +91,15 @@ def test_the_comparison_with_the_truth_follows_from_the_committed_tables(tables,
     committed = pd.read_csv(DEMO / "tables" / "planted_recovery.csv").set_index("gene")
     headline = tables["metrics"].query("unit == 'patient'")
     headline = headline[headline["ci_method"].isin([DELONG, "none"])]
-    fresh = planted.recovery(
+    fresh = recovery.recovery(
         headline, truth["truth_patients"], truth["truth_tiles"], tables["tiles"], tables["labels"],
         tables["predictions"], dict(committed["expected_auc"]),
     ).set_index("gene")  # fmt: skip
     for column in ("d", "bayes_auc", "oracle_auc", "drawn_auc", "expected_auc", "auc", "gap"):
         np.testing.assert_allclose(fresh[column], committed[column].reindex(fresh.index), atol=TOLERANCE)
-    filtered = planted.filter_performance(tables["tiles"], truth["truth_tiles"])
+    filtered = recovery.filter_performance(tables["tiles"], truth["truth_tiles"])
     pd.testing.assert_frame_equal(filtered, pd.read_csv(DEMO / "tables" / "planted_filter.csv"), check_dtype=False)
-    planted.check_grid(tables["tiles"], truth["truth_tiles"])
+    recovery.check_grid(tables["tiles"], truth["truth_tiles"])
 
 
 def test_the_committed_truth_is_the_planned_one(truth):

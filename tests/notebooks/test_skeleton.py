@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from deeplrhe_utils.core.paths import NOTEBOOKS
-from deeplrhe_utils.running.parameters import Parameter, parse_parameters
+from deeplrhe_utils.running.plan.parameters import Parameter, parse_parameters
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
 CLOSING = ["Checks", "Outputs written", "What to remember", "References"]

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.running.cli import build_parser, main
-from deeplrhe_utils.running.synth import make_spec, write_synthetic_cohort
+from deeplrhe_utils.running.commands.cli import build_parser, main
+from deeplrhe_utils.running.jobs.synth import make_spec, write_synthetic_cohort
 from tests.stand_ins.rehearsal import Rehearsal
 
 

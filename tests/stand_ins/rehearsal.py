@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels import patient_of_slide, read_labels
+from deeplrhe_utils.acquisition.labels.labels import patient_of_slide, read_labels
 from tests.stand_ins.cbioportal import CBioPortalStandIn, study_from_labels
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered
 

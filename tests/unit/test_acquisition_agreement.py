@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.agreement import AGREEMENT_KINDS, label_agreement
+from deeplrhe_utils.acquisition.labels.agreement import AGREEMENT_KINDS, label_agreement
 from deeplrhe_utils.core.errors import LabelError
-from deeplrhe_utils.core.schemas import LABELS
-from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import LABELS
 
 
 def table(cells, source):

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.cbioportal import CBioPortal, labels
-from deeplrhe_utils.acquisition.mutation_files import by_gene_calls
-from deeplrhe_utils.acquisition.variants import VariantRule
-from deeplrhe_utils.acquisition.web import Patience, Service
+from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls
+from deeplrhe_utils.acquisition.labels.variants import VariantRule
+from deeplrhe_utils.acquisition.services.cbioportal import CBioPortal, labels
+from deeplrhe_utils.acquisition.services.web import Patience, Service
 from deeplrhe_utils.core.errors import LabelError, ServiceError
-from deeplrhe_utils.core.schemas import LABELS
-from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import LABELS
 from tests.stand_ins.cbioportal import (
     CBioPortalStandIn,
     Study,

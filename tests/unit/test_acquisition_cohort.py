@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition import synthetic_genes
-from deeplrhe_utils.acquisition.synthetic_cohort import ARTEFACTS, PRESETS, SLIDE_COLUMNS, CohortSpec, plan_cohort
-from deeplrhe_utils.acquisition.synthetic_genes import (
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.synthetic import genes as synthetic_genes
+from deeplrhe_utils.synthetic.genes import (
     ASSOCIATED,
     EFFECTS,
     FLOORS,
@@ -25,7 +25,7 @@ from deeplrhe_utils.acquisition.synthetic_genes import (
     oracle_auc,
     site_only_auc,
 )
-from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.synthetic.plan import ARTEFACTS, PRESETS, SLIDE_COLUMNS, CohortSpec, plan_cohort
 
 N_COHORTS, N_PATIENTS = 200, 160
 CONTROLS = [g for g in GENES if g not in ASSOCIATED]

@@ -11,11 +11,11 @@ import httpx
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition import web
-from deeplrhe_utils.acquisition.gdc import PAGE, Gdc, clinical, read_query, slide_files, stage_of
-from deeplrhe_utils.acquisition.manifest import name_problem, read_manifest, write_manifest
-from deeplrhe_utils.acquisition.repair import repair
-from deeplrhe_utils.acquisition.web import Patience, Service
+from deeplrhe_utils.acquisition.services import web
+from deeplrhe_utils.acquisition.services.gdc import PAGE, Gdc, clinical, read_query, slide_files, stage_of
+from deeplrhe_utils.acquisition.services.manifest import name_problem, read_manifest, write_manifest
+from deeplrhe_utils.acquisition.services.repair import repair
+from deeplrhe_utils.acquisition.services.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError, ServiceError
 from deeplrhe_utils.core.paths import REPOSITORY
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered

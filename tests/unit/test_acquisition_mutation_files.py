@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.acquisition.agreement import label_agreement
-from deeplrhe_utils.acquisition.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
-from deeplrhe_utils.acquisition.labels import read_labels
-from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_mutations
-from deeplrhe_utils.acquisition.variants import NON_SILENT, VariantRule, classes_of_change, judge, read_drivers
+from deeplrhe_utils.acquisition.labels.agreement import label_agreement
+from deeplrhe_utils.acquisition.labels.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
+from deeplrhe_utils.acquisition.labels.labels import read_labels
+from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_mutations
+from deeplrhe_utils.acquisition.labels.variants import NON_SILENT, VariantRule, classes_of_change, judge, read_drivers
 from deeplrhe_utils.core.errors import CompendiumError, LabelError, ParameterError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.core.schemas import LABELS
-from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.running.cli import main
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import LABELS
+from deeplrhe_utils.running.commands.cli import main
 
 HEADER = "Hugo_Symbol\tTumor_Sample_Barcode\tVariant_Classification\tHGVSp_Short\tMutation_Status"
 MAF = "\n".join([

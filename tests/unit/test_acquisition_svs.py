@@ -8,9 +8,9 @@ import openslide
 import pytest
 from tiffslide import TiffSlide
 
-from deeplrhe_utils.acquisition import svs
-from deeplrhe_utils.acquisition.svs import HEADER_BYTES, TILE_SIZE_PX, SvsWriter, aperio_description, tile_grid
 from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.synthetic.paint import svs
+from deeplrhe_utils.synthetic.paint.svs import HEADER_BYTES, TILE_SIZE_PX, SvsWriter, aperio_description, tile_grid
 
 SIZES = [(1000, 700), (500, 350), (250, 175)]
 DESCRIPTION = aperio_description(*SIZES[0], quality=90, mpp=0.2527, power=40)

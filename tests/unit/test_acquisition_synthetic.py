@@ -11,8 +11,26 @@ import pytest
 import shapely
 import tiffslide
 
-from deeplrhe_utils.acquisition import synthetic_slide
-from deeplrhe_utils.acquisition.synthetic import (
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables.contract import read_table
+from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
+from deeplrhe_utils.slides.outlines.find import read_geojson, tumour_outline
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.synthetic import slide as synthetic_slide
+from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
+from deeplrhe_utils.synthetic.paint.light import Light, camera_matrix, stain_matrix
+from deeplrhe_utils.synthetic.paint.nuclei import (
+    DENSITY_UNIT,
+    Nuclei,
+    add_chromatin,
+    hexagonal_points,
+    masters,
+    stamp,
+)
+from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
+from deeplrhe_utils.synthetic.paint.tissue import TissueRecipe, draw_tissue, enlarge_rows
+from deeplrhe_utils.synthetic.publish import (
     CohortSpec,
     plan_cohort,
     slide_recipe,
@@ -21,24 +39,6 @@ from deeplrhe_utils.acquisition.synthetic import (
     write_tables,
     write_truth,
 )
-from deeplrhe_utils.acquisition.synthetic_artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
-from deeplrhe_utils.acquisition.synthetic_light import Light, camera_matrix, stain_matrix
-from deeplrhe_utils.acquisition.synthetic_nuclei import (
-    DENSITY_UNIT,
-    Nuclei,
-    add_chromatin,
-    hexagonal_points,
-    masters,
-    stamp,
-)
-from deeplrhe_utils.acquisition.synthetic_regions import SUBCLONE_SHARE
-from deeplrhe_utils.acquisition.synthetic_tissue import TissueRecipe, draw_tissue, enlarge_rows
-from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.core.tables import read_table
-from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
-from deeplrhe_utils.slides.annotations import read_geojson, tumour_outline
-from deeplrhe_utils.slides.grid import make_grid
 
 
 def digest(path):

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from deeplrhe_utils.acquisition import cohort_files
-from deeplrhe_utils.acquisition.cohort import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
-from deeplrhe_utils.acquisition.cohort_rules import COHORT_RULES, CohortRule, named_rule
-from deeplrhe_utils.acquisition.labels import read_labels
-from deeplrhe_utils.acquisition.manifest import read_manifest
-from deeplrhe_utils.acquisition.mutation_files import by_gene_calls
-from deeplrhe_utils.acquisition.tcga_slides import add_fields, notes_of, parse_name
-from deeplrhe_utils.acquisition.variants import VariantRule
+from deeplrhe_utils.acquisition.cohort import files as cohort_files
+from deeplrhe_utils.acquisition.cohort.build import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
+from deeplrhe_utils.acquisition.cohort.rules import COHORT_RULES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.labels.labels import read_labels
+from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls
+from deeplrhe_utils.acquisition.labels.variants import VariantRule
+from deeplrhe_utils.acquisition.services.manifest import read_manifest
+from deeplrhe_utils.acquisition.services.tcga_slides import add_fields, notes_of, parse_name
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
-from deeplrhe_utils.core.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.signing import changed_parts, signed
-from deeplrhe_utils.core.tables import conform
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
 
 GENES = ("TP53", "EGFR")
 PAPER_GENES = ("TP53", "EGFR", "STK11", "POLE", "POLD1", "PBRM1", "DNMT3A", "KRAS")

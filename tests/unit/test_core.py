@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core import files, schemas, seeds, tables, truth_schemas, units
+from deeplrhe_utils.core import files, seeds, units
 from deeplrhe_utils.core.errors import LabelError, RunError, SchemaError
+from deeplrhe_utils.core.tables import contract, schemas, truth
 
 
 def test_error_says_what_got_expected_and_next_move():
@@ -56,7 +57,7 @@ def _labels(**changes):
 
 
 def test_contract_casts_orders_and_fills_nullable_columns():
-    frame = tables.conform(_labels(), schemas.LABELS)
+    frame = contract.conform(_labels(), schemas.LABELS)
     assert list(frame.columns) == [c.name for c in schemas.LABELS.columns]
     assert frame["status"].dtype == "Int64" and frame["variant_class"].isna().all()
 
@@ -72,21 +73,21 @@ def test_contract_casts_orders_and_fills_nullable_columns():
 )
 def test_contract_violations_are_named(frame, message):
     with pytest.raises(SchemaError, match=message):
-        tables.conform(frame, schemas.LABELS)
+        contract.conform(frame, schemas.LABELS)
 
 
 def test_null_labels_survive_the_round_trip(tmp_path: Path):
-    path = tables.write_table(_labels(status=None), schemas.LABELS, tmp_path / "labels.parquet")
-    assert tables.read_table(path, schemas.LABELS)["status"].isna().all()
+    path = contract.write_table(_labels(status=None), schemas.LABELS, tmp_path / "labels.parquet")
+    assert contract.read_table(path, schemas.LABELS)["status"].isna().all()
 
 
 def test_missing_table_names_the_way_out(tmp_path: Path):
     with pytest.raises(SchemaError, match="Run the notebook"):
-        tables.read_table(tmp_path / "none.parquet", schemas.LABELS)
+        contract.read_table(tmp_path / "none.parquet", schemas.LABELS)
 
 
 def test_dictionary_lists_every_column():
-    text = truth_schemas.dictionary()
+    text = truth.dictionary()
     assert all(f"| {c.name} |" in text for t in schemas.TABLES.values() for c in t.columns)
 
 

@@ -7,8 +7,12 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import cohort, compare, resampling, roc, splits, stain_metrics, units
-from deeplrhe_utils.evaluation.auc import DELONG, delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.auc import compare, resampling, units
+from deeplrhe_utils.evaluation.auc import table as roc
+from deeplrhe_utils.evaluation.auc.delong import DELONG, delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.quality import stain_metrics
+from deeplrhe_utils.evaluation.splits import folds as splits
+from deeplrhe_utils.evaluation.tables import counts as cohort
 
 
 def _labels(n=60, seed=0, genes=("A", "B", "C"), prevalence=(0.5, 0.2, 0.06)):

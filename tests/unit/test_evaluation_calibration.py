@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import calibration as cal
+from deeplrhe_utils.evaluation.precision import calibration as cal
 
 
 def _true(n=4000, seed=1):

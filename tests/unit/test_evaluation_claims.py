@@ -7,11 +7,11 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
-from deeplrhe_utils.evaluation import forensics
-from deeplrhe_utils.evaluation.claims import ABSENT, JUDGES, VERDICTS, Numbers, claims_ledger, read_numbers
-from deeplrhe_utils.learning.models import identity_gap
-from deeplrhe_utils.learning.recipe import DEEPPATH
-from deeplrhe_utils.reporting import audit_figures
+from deeplrhe_utils.evaluation.audits import forensics
+from deeplrhe_utils.evaluation.audits.claims import ABSENT, JUDGES, VERDICTS, Numbers, claims_ledger, read_numbers
+from deeplrhe_utils.learning.networks.deeplrhe import identity_gap
+from deeplrhe_utils.learning.recipes.recipe import DEEPPATH
+from deeplrhe_utils.reporting.audit_figures import leakage
 
 GAIN = {"difference": -0.02, "ci_low": -0.1, "ci_high": 0.05}
 STAGES = {
@@ -169,7 +169,7 @@ def test_reported_values_beside_what_counts_allow():
     reported = pd.DataFrame({"gene": ["TP53", "PBRM1", "KRAS", "X"], "reported_auc": [0.87, 0.55, None, 0.9]})
     table = forensics.reported_by_chance(reported, STAGES["12-power-and-precision"]["reported"])
     assert list(table["gene"]) == ["TP53", "PBRM1"] and list(table["above_chance"]) == ["yes", "no"]
-    assert len(audit_figures.allowed(table).axes[0].get_yticklabels()) == 2
+    assert len(leakage.allowed(table).axes[0].get_yticklabels()) == 2
     assert forensics.reported_by_chance(reported, {}).empty
     counts = pd.Series([3, 0], index=["reproduced", "compatible"])
-    assert [t.get_text() for t in audit_figures.verdict_bars(counts).axes[0].texts] == ["3", "0"]
+    assert [t.get_text() for t in leakage.verdict_bars(counts).axes[0].texts] == ["3", "0"]

@@ -6,12 +6,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.mutation_files import by_gene_calls, read_deeppath_labels
-from deeplrhe_utils.acquisition.variants import VariantRule
+from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_deeppath_labels
+from deeplrhe_utils.acquisition.labels.variants import VariantRule
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
-from deeplrhe_utils.evaluation import controls, covariates
-from deeplrhe_utils.evaluation.splits import patient_folds
-from deeplrhe_utils.learning.store import ShuffledStore, TileStore, write_tiles
+from deeplrhe_utils.evaluation.audits import controls, covariates
+from deeplrhe_utils.evaluation.splits.folds import patient_folds
+from deeplrhe_utils.learning.tiles.store import ShuffledStore, TileStore, write_tiles
 from deeplrhe_utils.reporting import control_figures
 
 

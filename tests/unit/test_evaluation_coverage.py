@@ -7,10 +7,10 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.evaluation import coverage as cv
-from deeplrhe_utils.evaluation.auc import DELONG, NEWCOMBE, hanley_mcneil, newcombe_interval
-from deeplrhe_utils.evaluation.power import binormal
-from deeplrhe_utils.evaluation.resampling import BCA, PERCENTILE, bootstrap
+from deeplrhe_utils.evaluation.auc.delong import DELONG, NEWCOMBE, hanley_mcneil, newcombe_interval
+from deeplrhe_utils.evaluation.auc.resampling import BCA, PERCENTILE, bootstrap
+from deeplrhe_utils.evaluation.precision import coverage as cv
+from deeplrhe_utils.evaluation.precision.power import binormal
 
 
 def _within(draws, least=0.93, most=0.97):

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import decision as de
+from deeplrhe_utils.evaluation.precision import decision as de
 
 RULES = (de.Rule(), de.Rule("sensitivity", 0.9), de.Rule("specificity", 0.8), de.Rule("specificity", 1.0))
 

@@ -9,8 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, InputError, LeakError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
-from deeplrhe_utils.evaluation import compare, leakage, near_duplicates, splits
-from deeplrhe_utils.reporting import audit_figures
+from deeplrhe_utils.evaluation.auc import compare
+from deeplrhe_utils.evaluation.audits import leakage, near_duplicates
+from deeplrhe_utils.evaluation.splits import folds
+from deeplrhe_utils.reporting.audit_figures import leakage as audit_figures
 
 
 def cohort(n=40, tiles=6, seed=0, genes=("A", "B", "C")):
@@ -34,7 +36,7 @@ def test_shared_patients_by_hand():
 @pytest.mark.parametrize(("scheme", "all_shared"), [("tile", True), ("patient", False)])
 def test_a_random_split_of_tiles_shares_nearly_every_patient(scheme, all_shared):
     tiles, labels = cohort()
-    found = leakage.shared_patients(splits.unit_folds(tiles, labels, scheme, 2, 1, stratify=False), tiles)
+    found = leakage.shared_patients(folds.unit_folds(tiles, labels, scheme, 2, 1, stratify=False), tiles)
     expected = 1 - 0.5**5  # a tested tile's patient has five more tiles, each in training with probability one half
     assert (found["share"] - expected).abs().max() < 0.05 if all_shared else (found["shared"] == 0).all()
 
@@ -55,8 +57,8 @@ def predictions(tiles, labels, frame, effect, memory, seed=0):
     """Scores of a network that sees `effect` of the label and remembers `memory` of patients it was trained on."""
     random = np.random.default_rng(seed)
     wide = labels.pivot(index="patient_id", columns="gene", values="status").astype(float)
-    test = splits.roles_of(frame[frame["role"] == "test"], tiles)
-    train = splits.roles_of(frame[frame["role"] == "train"], tiles)[["fold", "patient_id"]].drop_duplicates()
+    test = folds.roles_of(frame[frame["role"] == "test"], tiles)
+    train = folds.roles_of(frame[frame["role"] == "train"], tiles)[["fold", "patient_id"]].drop_duplicates()
     shared = test.merge(train, on=["fold", "patient_id"], how="left", indicator=True)["_merge"].eq("both")
     parts = []
     for gene in wide:
@@ -69,7 +71,7 @@ def predictions(tiles, labels, frame, effect, memory, seed=0):
 
 def arms_of(memory, seed=0, effect=0.3, n=60):
     tiles, labels = cohort(n, seed=seed)
-    made = {s: splits.unit_folds(tiles, labels, s, 2, seed) for s in ("tile", "slide", "patient")}
+    made = {s: folds.unit_folds(tiles, labels, s, 2, seed) for s in ("tile", "slide", "patient")}
     return {s: predictions(tiles, labels, f, effect, memory, seed) for s, f in made.items()}, labels
 
 
@@ -88,7 +90,7 @@ def test_intervals_of_inflation_cover_zero_where_nothing_leaks():
     missed, draws = 0, 24
     for seed in range(draws):
         tiles, labels = cohort(40, 2, seed)
-        made = {s: splits.unit_folds(tiles, labels, s, 2, seed) for s in ("tile", "patient")}
+        made = {s: folds.unit_folds(tiles, labels, s, 2, seed) for s in ("tile", "patient")}
         arms = {s: predictions(tiles, labels, f, 0.3, 0.0, seed) for s, f in made.items()}
         found = compare.inflation(arms, labels, units=("patient",), resamples=200, seed=seed)
         row = found[(found["gene"] == compare.MACRO) & (found["scheme"] == "tile")].iloc[0]
@@ -242,7 +244,7 @@ def test_near_duplicates_across_a_split_are_named():
                             "role": ["train", "test"] * 10})  # fmt: skip
     (row,) = near_duplicates.across(found, by_tile, tiles).to_dict("records")
     assert (row["tested"], row["other"], row["role"], row["same_patient"]) == ("P00-1_1", "P00-0_0", "train", True)
-    assert near_duplicates.across(found, splits.unit_folds(tiles, labels, "patient"), tiles).empty
+    assert near_duplicates.across(found, folds.unit_folds(tiles, labels, "patient"), tiles).empty
     with pytest.raises(CohortError, match="one descriptor"):
         near_duplicates.across(found, by_tile, tiles.iloc[1:])
     with pytest.raises(ParameterError, match="Unknown kind"):
@@ -275,11 +277,11 @@ def test_fields_of_real_tiles_are_found(shared_data):
 @pytest.mark.parametrize(("scheme", "both"), [("tile", True), ("patient", False)])
 def test_training_sees_units_as_patients_and_its_alarm_stays_for_true_ones(scheme, both):
     """What notebook 10 hands to the cross-fit: parts by unit, no leak alarm; with true patients it would ring."""
-    from deeplrhe_utils.learning.launch import fold_parts
-    from deeplrhe_utils.learning.models import hash_patient, refuse_leak
+    from deeplrhe_utils.learning.networks.deeplrhe import hash_patient, refuse_leak
+    from deeplrhe_utils.learning.training.launch import fold_parts
 
     tiles, labels = cohort()
-    frame = splits.unit_folds(tiles, labels, scheme, 2, 1, stratify=False)
+    frame = folds.unit_folds(tiles, labels, scheme, 2, 1, stratify=False)
     parts = fold_parts(leakage.as_units(tiles, scheme), np.zeros((len(tiles), 1), np.float32), frame, 0, None)
     train, test = (parts[role] for role in ("train", "test"))
     assert len(train.indices) + len(test.indices) == len(tiles) and not set(train.indices) & set(test.indices)

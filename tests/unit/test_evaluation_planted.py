@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.evaluation import planted
+from deeplrhe_utils.evaluation.audits import recovery
+from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
 
 def truth_tile(tile_id, **shares):
@@ -17,8 +17,8 @@ def truth_tile(tile_id, **shares):
 
 def test_bayes_auc_is_the_closed_form():
     draws = np.random.default_rng(0).standard_normal((2, 400_000))
-    assert planted.bayes_auc(1.2) == pytest.approx((draws[0] + 1.2 > draws[1]).mean(), abs=0.002)
-    assert planted.bayes_auc(0) == 0.5
+    assert recovery.bayes_auc(1.2) == pytest.approx((draws[0] + 1.2 > draws[1]).mean(), abs=0.002)
+    assert recovery.bayes_auc(0) == 0.5
 
 
 def recovery_of(scores, **changes):
@@ -33,7 +33,7 @@ def recovery_of(scores, **changes):
     ]
     known = plan.labels[plan.labels["gene"].isin(scores)]
     predictions = pd.DataFrame([{"patient_id": p, "gene": g, "score": 0.5} for p in latent.index for g in scores])
-    table = planted.recovery(pd.DataFrame(rows), truth, drawn, tiles, known, predictions, {"KRAS": 0.6})
+    table = recovery.recovery(pd.DataFrame(rows), truth, drawn, tiles, known, predictions, {"KRAS": 0.6})
     return table.set_index("gene"), truth, known
 
 
@@ -65,10 +65,10 @@ def test_with_every_effect_at_zero_chance_is_expected_everywhere():
 
 def test_tiles_of_another_grid_are_refused():
     truth = pd.DataFrame({"tile_id": ["S_0_0"], "x_l0_px": [0], "y_l0_px": [0], "size_l0_px": [512.0]})
-    planted.check_grid(truth, truth)
+    recovery.check_grid(truth, truth)
     for change in ({"size_l0_px": 1024.0}, {"x_l0_px": 3}, {"tile_id": "S_9_9"}):
         with pytest.raises(CohortError, match="not the tiles of the truth"):
-            planted.check_grid(truth.assign(**change), truth)
+            recovery.check_grid(truth.assign(**change), truth)
 
 
 def maps(scores, inside):
@@ -82,25 +82,25 @@ def maps(scores, inside):
 
 def test_a_map_that_points_inside_has_auroc_1_and_one_that_points_outside_0():
     for scores, expected in (([0.9, 0.8, 0.2, 0.1], 1.0), ([0.1, 0.2, 0.8, 0.9], 0.0), ([0.5] * 4, 0.5)):
-        row = planted.inside_outside(*maps(scores, [1, 1, 0, 0]), "TP53").iloc[0]
+        row = recovery.inside_outside(*maps(scores, [1, 1, 0, 0]), "TP53").iloc[0]
         assert row["auroc"] == expected and row["chance"] == 0.5 and row["drawn_auroc"] == 1.0
         assert row["pointed"] == (scores[0] >= scores[3])
 
 
 def test_slides_without_both_sides_and_tiles_outside_the_tumour_are_left_out():
     predictions, tiles, patients = maps([0.9, 0.1], [1, 1])
-    assert planted.inside_outside(predictions, tiles, patients, "TP53").empty
-    nobody = planted.inside_outside(predictions[predictions["gene"] == "EGFR"], tiles, patients, "TP53")
-    assert nobody[nobody["mutated"]].empty and planted.patient_mean(nobody, "auroc")[3] == 0
+    assert recovery.inside_outside(predictions, tiles, patients, "TP53").empty
+    nobody = recovery.inside_outside(predictions[predictions["gene"] == "EGFR"], tiles, patients, "TP53")
+    assert nobody[nobody["mutated"]].empty and recovery.patient_mean(nobody, "auroc")[3] == 0
     predictions, tiles, patients = maps([0.9, 0.1, 0.5], [1, 0, 0])
     tiles.loc[2, "tumour_fraction"] = 0.2
-    assert planted.inside_outside(predictions, tiles, patients, "TP53")["n_outside"].iloc[0] == 1
+    assert recovery.inside_outside(predictions, tiles, patients, "TP53")["n_outside"].iloc[0] == 1
 
 
 def test_a_scored_tile_without_truth_is_an_error():
     predictions, tiles, patients = maps([0.9, 0.1], [1, 0])
     with pytest.raises(CohortError, match="S_1_0"):
-        planted.inside_outside(predictions, tiles.iloc[:1], patients, "TP53")
+        recovery.inside_outside(predictions, tiles.iloc[:1], patients, "TP53")
 
 
 def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
@@ -112,7 +112,7 @@ def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
         "blur_fraction": [0.9, 0.1, 0.3, np.nan, np.nan], "jpeg_fraction": [0.0, 0.0, 0.0, np.nan, np.nan],
         "kept": [False, True, True, False, False],
     })  # fmt: skip
-    table = planted.filter_performance(tiles, pd.DataFrame(truth)).set_index("artefact")
+    table = recovery.filter_performance(tiles, pd.DataFrame(truth)).set_index("artefact")
     assert table.loc["blur", ["affected", "seen", "both"]].tolist() == [2, 2, 1]
     assert table.loc["blur", "precision"] == 0.5 and table.loc["blur", "recall"] == 0.5
     assert table.loc["blur", "dropped"] == 0.5  # seen or not, only one of the two affected tiles is gone
@@ -125,12 +125,12 @@ def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
 
 def test_exchanged_labels_keep_prevalence_and_co_mutation():
     labels = plan_cohort(CohortSpec(n_slides=60, seed=4)).labels
-    other = planted.exchange_labels(labels, 1)
+    other = recovery.exchange_labels(labels, 1)
     assert not other.equals(labels) and set(other["patient_id"]) == set(labels["patient_id"])
     wide = [f.pivot(index="patient_id", columns="gene", values="status").astype(float) for f in (labels, other)]
     ours, theirs = (w.groupby(["TP53", "KRAS", "EGFR"], dropna=False).size() for w in wide)
     assert ours.equals(theirs)
-    assert planted.exchange_labels(labels, 1).equals(other)
+    assert recovery.exchange_labels(labels, 1).equals(other)
 
 
 def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
@@ -140,7 +140,7 @@ def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
     patient = np.repeat(np.arange(n_sites * per_site), slides).astype(str)
     means = np.repeat(rng.normal(0, spread, (n_sites, 3)), per_site * slides, axis=0)
     own = np.repeat(rng.normal(0, 1, (n_sites * per_site, 3)), slides, axis=0)
-    return planted.site_agreement(means + own + rng.normal(0, 1e-3, own.shape), site, patient)
+    return recovery.site_agreement(means + own + rng.normal(0, 1e-3, own.shape), site, patient)
 
 
 def test_site_agreement_is_right_on_average_and_zero_where_sites_are_alike():
@@ -159,7 +159,7 @@ def test_slides_of_one_patient_are_no_agreement_of_sites():
 
 def test_the_interval_of_a_patient_mean_resamples_patients():
     frame = pd.DataFrame({"patient_id": ["a"] * 50 + ["b", "c"], "auroc": [1.0] * 50 + [0.0, 0.5]})
-    mean, low, high, n = planted.patient_mean(frame, "auroc")
+    mean, low, high, n = recovery.patient_mean(frame, "auroc")
     assert (mean, n) == (0.5, 3) and low == 0 and high == 1  # three patients, however many slides one of them has
-    assert planted.patient_mean(frame, "auroc") == (mean, low, high, n)
-    assert planted.patient_mean(frame.iloc[:0], "auroc")[3] == 0
+    assert recovery.patient_mean(frame, "auroc") == (mean, low, high, n)
+    assert recovery.patient_mean(frame.iloc[:0], "auroc")[3] == 0

@@ -9,8 +9,8 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation import power as pw
-from deeplrhe_utils.evaluation.auc import delong_many, hanley_mcneil
+from deeplrhe_utils.evaluation.auc.delong import delong_many, hanley_mcneil
+from deeplrhe_utils.evaluation.precision import power as pw
 
 # AUC, positive of 180, ends of the interval, patients for ± 0.05 at a prevalence, power, normal 97.5 % null bound:
 # computed from the published formulas before this module was written, to two or three digits

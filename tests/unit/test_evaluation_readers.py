@@ -7,8 +7,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation import readers as rd
-from deeplrhe_utils.evaluation.resampling import redraw
+from deeplrhe_utils.evaluation.auc.resampling import redraw
+from deeplrhe_utils.evaluation.precision import readers as rd
 
 
 def _wide(**columns):

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import auc, resampling, units
+from deeplrhe_utils.evaluation.auc import delong, resampling, units
 
 
 def _frame(patients=30, tiles=5, effect=0.8, seed=0, step=0.25):
@@ -32,18 +32,18 @@ def test_many_data_sets_at_once_equal_one_by_one():
     random = np.random.default_rng(3)
     positive, negative = np.round(random.normal(0.7, 1, (20, 9)), 1), np.round(random.normal(0, 1, (20, 14)), 1)
     positive[0], negative[0] = 5, 0
-    many = np.array(auc.delong_many(positive, negative))
+    many = np.array(delong.delong_many(positive, negative))
     label = np.r_[np.ones(9, np.int64), np.zeros(14, np.int64)]
-    one = [auc.delong(label, np.r_[p, n]) for p, n in zip(positive, negative, strict=True)]
+    one = [delong.delong(label, np.r_[p, n]) for p, n in zip(positive, negative, strict=True)]
     np.testing.assert_allclose(many.T, one, atol=1e-12)
 
 
 def test_hanley_and_mcneil_is_the_spread_of_exponential_scores():
     random = np.random.default_rng(1)
     positive, negative = random.exponential(3, (20_000, 12)), random.exponential(1, (20_000, 25))
-    found = auc.delong_components(positive, negative)[0].mean(-1)  # AUC 3 / (3 + 1)
+    found = delong.delong_components(positive, negative)[0].mean(-1)  # AUC 3 / (3 + 1)
     assert found.mean() == pytest.approx(0.75, abs=0.002)
-    assert auc.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
+    assert delong.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
 
 
 def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile():
@@ -107,10 +107,10 @@ def test_intervals_agree_with_scipys_bootstrap():
 def test_at_a_perfect_auc_the_bootstrap_says_what_it_can():
     frame = pd.DataFrame({"patient_id": list("abcd"), "label": [0, 0, 1, 1], "score": [0.1, 0.2, 0.8, 0.9]})
     label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(float)
-    assert auc.delong(label, score)[1:] == auc.bound(1.0, 2) == (pytest.approx(0.025**0.5), 1.0)
-    assert set(resampling.bootstrap(frame, resamples=100).values()) == {auc.bound(1.0, 2)}
+    assert delong.delong(label, score)[1:] == delong.bound(1.0, 2) == (pytest.approx(0.025**0.5), 1.0)
+    assert set(resampling.bootstrap(frame, resamples=100).values()) == {delong.bound(1.0, 2)}
     mirrored = resampling.bootstrap(frame.assign(label=1 - frame["label"]), resamples=100)
-    assert set(mirrored.values()) == {auc.bound(0.0, 2)}
+    assert set(mirrored.values()) == {delong.bound(0.0, 2)}
 
 
 def test_many_patients_are_drawn_in_blocks_of_bounded_memory(monkeypatch):
@@ -161,8 +161,8 @@ def test_what_cannot_be_resampled_is_named():
 
 
 def test_false_discovery_rate_of_known_values():
-    np.testing.assert_allclose(auc.false_discovery(np.array([0.01, 0.02, 0.03, 0.5])), [0.04, 0.04, 0.04, 0.5])
-    assert auc.false_discovery(np.array([])).size == 0
+    np.testing.assert_allclose(delong.false_discovery(np.array([0.01, 0.02, 0.03, 0.5])), [0.04, 0.04, 0.04, 0.5])
+    assert delong.false_discovery(np.array([])).size == 0
 
 
 def _tiles():

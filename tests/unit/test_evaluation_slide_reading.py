@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
-from deeplrhe_utils.slides.annotations import Region, Regions
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.evaluation.tables.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
+from deeplrhe_utils.slides.outlines.find import Region, Regions
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 TABLES = Path(__file__).resolve().parents[2] / "reports" / "demo" / "tables"
 

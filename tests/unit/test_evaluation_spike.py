@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.evaluation import spike
-from deeplrhe_utils.evaluation.spike import LADDERS, STRENGTHS, paint, spike_in
-from deeplrhe_utils.slides.artefacts import SurveyRules
-from deeplrhe_utils.slides.blocks import LEAST_BLOCK_PX, blockiness
-from deeplrhe_utils.slides.tissue import SlideGlass
+from deeplrhe_utils.evaluation.quality import spike_in as spike
+from deeplrhe_utils.evaluation.quality.spike_in import LADDERS, STRENGTHS, paint, spike_in
+from deeplrhe_utils.slides.quality.artefacts import SurveyRules
+from deeplrhe_utils.slides.quality.blocks import LEAST_BLOCK_PX, blockiness
+from deeplrhe_utils.slides.quality.tissue import SlideGlass
 
 GLASS = SlideGlass(np.full(3, 242.0), True)
 MPP = 0.5

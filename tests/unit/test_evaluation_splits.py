@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core import schemas, tables
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
-from deeplrhe_utils.evaluation import site_split, split_files, splits
+from deeplrhe_utils.core.tables import contract, schemas
+from deeplrhe_utils.evaluation.splits import files, folds
+from deeplrhe_utils.evaluation.splits import sites as site_split
 
 GENES = ("A", "B", "C")
 
@@ -49,10 +50,10 @@ def slow_deal(positive, shares):
 def test_the_deal_with_running_counts_is_the_deal(shares, monkeypatch):
     labels, _, _ = cohort(12, seed=5)
     members = labels[["patient_id"]].drop_duplicates()
-    make = splits.unit_shares if len(shares) == 3 else splits.unit_folds
+    make = folds.unit_shares if len(shares) == 3 else folds.unit_folds
     argument = {"shares": shares} if len(shares) == 3 else {"n_folds": len(shares)}
     fast = [make(members, labels, "patient", seed=s, **argument) for s in range(5)]
-    monkeypatch.setattr(splits, "_deal", slow_deal)
+    monkeypatch.setattr(folds, "_deal", slow_deal)
     for seed, frame in enumerate(fast):
         pd.testing.assert_frame_equal(frame, make(members, labels, "patient", seed=seed, **argument))
 
@@ -61,17 +62,17 @@ def test_the_deal_with_running_counts_is_the_deal(shares, monkeypatch):
 @pytest.mark.parametrize("stratify", [True, False])
 def test_folds_of_any_unit_test_it_once_and_are_balanced(scheme, column, stratify):
     labels, _, tiles = cohort()
-    frame = splits.unit_folds(tiles, labels, scheme, 3, seed=2, stratify=stratify)
-    tables.conform(frame, schemas.SPLITS)
-    splits.check_split(frame)
+    frame = folds.unit_folds(tiles, labels, scheme, 3, seed=2, stratify=stratify)
+    contract.conform(frame, schemas.SPLITS)
+    folds.check_split(frame)
     assert set(frame["unit_id"]) == set(tiles[column])
     sizes = frame[frame["role"] == "test"].groupby("fold").size()
     assert sizes.max() - sizes.min() <= (2 if stratify else 1)
-    again = splits.unit_folds(tiles.sample(frac=1, random_state=1), labels, scheme, 3, seed=2, stratify=stratify)
+    again = folds.unit_folds(tiles.sample(frac=1, random_state=1), labels, scheme, 3, seed=2, stratify=stratify)
     pd.testing.assert_frame_equal(frame, again)
-    assert not frame.equals(splits.unit_folds(tiles, labels, scheme, 3, seed=3, stratify=stratify))
+    assert not frame.equals(folds.unit_folds(tiles, labels, scheme, 3, seed=3, stratify=stratify))
     if stratify:
-        test = splits.roles_of(frame[frame["role"] == "test"], tiles)
+        test = folds.roles_of(frame[frame["role"] == "test"], tiles)
         wide = (labels.pivot(index="patient_id", columns="gene", values="status") == 1).astype(int)
         spread = test.drop_duplicates(column).join(wide, on="patient_id").groupby("fold")[list(GENES)].sum()
         assert (spread.max() - spread.min()).max() <= 3
@@ -80,19 +81,19 @@ def test_folds_of_any_unit_test_it_once_and_are_balanced(scheme, column, stratif
 def test_by_patient_it_is_the_old_function():
     labels, _, tiles = cohort()
     pd.testing.assert_frame_equal(
-        splits.unit_folds(tiles, labels, "patient", 2, seed=1), splits.patient_folds(labels, 2, seed=1)
+        folds.unit_folds(tiles, labels, "patient", 2, seed=1), folds.patient_folds(labels, 2, seed=1)
     )
 
 
 def test_shares_are_kept():
     labels, _, tiles = cohort(20, seed=3)
-    frame = splits.unit_shares(tiles, labels, "slide", (0.7, 0.15, 0.15), seed=1)
-    splits.check_split(frame, once=False)
+    frame = folds.unit_shares(tiles, labels, "slide", (0.7, 0.15, 0.15), seed=1)
+    folds.check_split(frame, once=False)
     share = frame["role"].value_counts(normalize=True)
     assert share["train"] == pytest.approx(0.7, abs=0.02) and share["test"] == pytest.approx(0.15, abs=0.02)
     with pytest.raises(CohortError, match="exactly once"):
-        splits.check_split(frame)
-    no_valid = splits.unit_shares(tiles, labels, "slide", (0.8, 0, 0.2), seed=1)
+        folds.check_split(frame)
+    no_valid = folds.unit_shares(tiles, labels, "slide", (0.8, 0, 0.2), seed=1)
     assert set(no_valid["role"]) == {"train", "test"}
 
 
@@ -100,35 +101,35 @@ def test_shares_are_kept():
 def test_illegal_shares(shares):
     labels, _, tiles = cohort()
     with pytest.raises(ParameterError, match="Illegal shares"):
-        splits.unit_shares(tiles, labels, "patient", shares)
+        folds.unit_shares(tiles, labels, "patient", shares)
 
 
 def test_what_a_split_cannot_be_made_of():
     labels, _, tiles = cohort()
     with pytest.raises(ParameterError, match="Unknown unit"):
-        splits.unit_folds(tiles, labels, "block")
+        folds.unit_folds(tiles, labels, "block")
     with pytest.raises(CohortError, match=r"1 patients have no row in the labels.*P00000"):
-        splits.unit_folds(tiles, labels[labels["patient_id"] != "P00000"], "tile")
+        folds.unit_folds(tiles, labels[labels["patient_id"] != "P00000"], "tile")
     torn = tiles.assign(slide_id="one")
     with pytest.raises(CohortError, match="belongs to two patients"):
-        splits.unit_folds(torn, labels, "slide")
+        folds.unit_folds(torn, labels, "slide")
     with pytest.raises(CohortError, match="at least 9 units"):
-        splits.unit_folds(tiles.iloc[:2], labels, "tile", 9)
+        folds.unit_folds(tiles.iloc[:2], labels, "tile", 9)
 
 
 def test_a_patient_on_both_sides_is_named_and_counted():
     labels, sites, tiles = cohort()
-    splits.check_disjoint(splits.unit_folds(tiles, labels, "patient"), tiles)
-    by_tile = splits.unit_folds(tiles, labels, "tile", stratify=False)
-    roles = splits.roles_of(by_tile, tiles)
+    folds.check_disjoint(folds.unit_folds(tiles, labels, "patient"), tiles)
+    by_tile = folds.unit_folds(tiles, labels, "tile", stratify=False)
+    roles = folds.roles_of(by_tile, tiles)
     both = roles.groupby(["fold", "patient_id"])["role"].nunique().gt(1)
     n = int(both[0].sum())
     with pytest.raises(CohortError, match=rf"A patient has two roles.*fold 0: {n} of {len(sites)}.*{both[0].idxmax()}"):
-        splits.check_disjoint(by_tile, tiles)
+        folds.check_disjoint(by_tile, tiles)
     by_site = site_split.site_folds(labels, sites, 2).splits
-    splits.check_disjoint(by_site, sites, "site_id")
+    folds.check_disjoint(by_site, sites, "site_id")
     with pytest.raises(CohortError, match="A site has two roles"):
-        splits.check_disjoint(splits.patient_folds(labels), sites, "site_id")
+        folds.check_disjoint(folds.patient_folds(labels), sites, "site_id")
 
 
 def brute_force(labels, sites, shares):
@@ -152,8 +153,8 @@ def test_sites_are_divided_as_well_as_brute_force_can(n_folds, seed):
     found = site_split.site_folds(labels, sites, n_folds, seed)
     assert found.optimal and found.gap == 0 and found.stopped == ""
     assert found.objective == pytest.approx(brute_force(labels, sites, [1 / n_folds] * n_folds), abs=1e-6)
-    splits.check_split(found.splits)
-    splits.check_disjoint(found.splits, sites, "site_id")
+    folds.check_split(found.splits)
+    folds.check_disjoint(found.splits, sites, "site_id")
     counted = positives(found.splits, labels)
     table = found.balance.pivot(index="part", columns="gene", values="count")
     np.testing.assert_array_equal(table[[*GENES, site_split.PATIENTS]].to_numpy(), counted.to_numpy())
@@ -165,7 +166,7 @@ def test_shares_of_sites_against_brute_force():
     labels, sites, _ = cohort(8, 0)
     found = site_split.site_shares(labels, sites, (0.7, 0.15, 0.15), 0)
     assert found.objective == pytest.approx(brute_force(labels, sites, [0.7, 0.15, 0.15]), abs=1e-6)
-    splits.check_split(found.splits, once=False)
+    folds.check_split(found.splits, once=False)
     assert set(found.splits["role"]) == {"train", "valid", "test"}
 
 
@@ -187,7 +188,7 @@ def test_a_solver_that_is_stopped_says_so(monkeypatch):
     assert not found.optimal and "branches" in found.stopped
     assert 0 <= found.bound < found.objective and found.gap == pytest.approx(found.objective - found.bound)
     assert "not proved optimal" in found.sentence()
-    splits.check_disjoint(found.splits, sites, "site_id")
+    folds.check_disjoint(found.splits, sites, "site_id")
     assert found.objective < 1.0  # 11 counts in 3 folds: less than a hundredth of its total off, on average 3 %
 
 
@@ -209,40 +210,38 @@ def example(scheme="patient"):
     labels, sites, tiles = cohort()
     if scheme == "site":
         return site_split.site_folds(labels, sites, 2, 1).splits, dict(sites.itertuples(index=False))
-    return splits.unit_folds(tiles, labels, scheme, 2, 1), None
+    return folds.unit_folds(tiles, labels, scheme, 2, 1), None
 
 
 @pytest.mark.parametrize("scheme", ["tile", "slide", "patient", "site"])
 def test_a_split_file_gives_the_table_back(tmp_path, scheme):
     frame, sites = example(scheme)
-    first = split_files.write_split(tmp_path / "a.json", frame, genes=GENES, sites=sites)
+    first = files.write_split(tmp_path / "a.json", frame, genes=GENES, sites=sites)
     mixed = frame.sample(frac=1, random_state=0)
-    assert first == split_files.write_split(tmp_path / "b.json", mixed, genes=GENES[::-1], sites=sites)
+    assert first == files.write_split(tmp_path / "b.json", mixed, genes=GENES[::-1], sites=sites)
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
-    expected = tables.conform(frame, schemas.SPLITS)
-    pd.testing.assert_frame_equal(split_files.read_split(tmp_path / "a.json"), expected)
+    expected = contract.conform(frame, schemas.SPLITS)
+    pd.testing.assert_frame_equal(files.read_split(tmp_path / "a.json"), expected)
 
 
 def test_shares_are_a_split_file_too(tmp_path):
     labels, _, tiles = cohort()
-    frame = splits.unit_shares(tiles, labels, "patient")
-    split_files.write_split(tmp_path / "s.json", frame, shares=(0.7, 0.15, 0.15))
-    pd.testing.assert_frame_equal(split_files.read_split(tmp_path / "s.json"), tables.conform(frame, schemas.SPLITS))
+    frame = folds.unit_shares(tiles, labels, "patient")
+    files.write_split(tmp_path / "s.json", frame, shares=(0.7, 0.15, 0.15))
+    pd.testing.assert_frame_equal(files.read_split(tmp_path / "s.json"), contract.conform(frame, schemas.SPLITS))
 
 
 def test_pseudonyms_hide_names_and_still_find_them(tmp_path):
     frame, _ = example()
     path = tmp_path / "h.json"
-    split_files.write_split(path, frame, salt="pepper")
+    files.write_split(path, frame, salt="pepper")
     text = path.read_text()
     assert not any(unit in text for unit in frame["unit_id"])
-    assert set(split_files.read_split(path)["unit_id"]) == {
-        split_files.pseudonym(u, "pepper") for u in frame["unit_id"]
-    }
+    assert set(files.read_split(path)["unit_id"]) == {files.pseudonym(u, "pepper") for u in frame["unit_id"]}
     names = [*frame["unit_id"], "somebody else"]
-    pd.testing.assert_frame_equal(split_files.read_split(path, names=names), tables.conform(frame, schemas.SPLITS))
+    pd.testing.assert_frame_equal(files.read_split(path, names=names), contract.conform(frame, schemas.SPLITS))
     with pytest.raises(ParameterError, match=r"None of \d+ names"):
-        split_files.read_split(path, names=["somebody else"])
+        files.read_split(path, names=["somebody else"])
 
 
 def swap(document):
@@ -269,7 +268,7 @@ def hashes(document):
 def forge(document):
     """Somebody who changes a role and every digest, but not the signature."""
     swap(document)
-    document["digests"] = split_files.signed(document)["digests"]
+    document["digests"] = files.signed(document)["digests"]
 
 
 @pytest.mark.parametrize(
@@ -279,28 +278,28 @@ def forge(document):
 )  # fmt: skip
 def test_an_edited_file_is_refused_and_says_where(tmp_path, edit, says):
     path = tmp_path / "s.json"
-    split_files.write_split(path, example()[0], genes=GENES)
+    files.write_split(path, example()[0], genes=GENES)
     document = json.loads(path.read_text())
     edit(document)
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match=rf"was edited after it was signed.*{says}"):
-        split_files.read_split(path)
+        files.read_split(path)
 
 
 def test_reformatting_is_no_edit(tmp_path):
     path = tmp_path / "s.json"
-    split_files.write_split(path, example()[0])
-    before = split_files.read_split(path)
+    files.write_split(path, example()[0])
+    before = files.read_split(path)
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(json.loads(path.read_text())).encode())
-    pd.testing.assert_frame_equal(split_files.read_split(path), before)
+    pd.testing.assert_frame_equal(files.read_split(path), before)
 
 
 def test_a_divided_site_is_refused_even_when_signed(tmp_path):
     frame, sites = example("site")
     path = tmp_path / "s.json"
-    split_files.write_split(path, frame, sites=dict.fromkeys(sites, "one site"))
+    files.write_split(path, frame, sites=dict.fromkeys(sites, "one site"))
     with pytest.raises(CohortError, match="A site has two roles"):
-        split_files.read_split(path)
+        files.read_split(path)
 
 
 @pytest.mark.parametrize(
@@ -311,17 +310,17 @@ def test_a_divided_site_is_refused_even_when_signed(tmp_path):
 def test_what_is_no_split_file(tmp_path, text, says):
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=says):
-        split_files.read_split(tmp_path / "x.json")
+        files.read_split(tmp_path / "x.json")
     with pytest.raises(InputError, match="is not there"):
-        split_files.read_split(tmp_path / "y.json")
+        files.read_split(tmp_path / "y.json")
 
 
 def test_what_cannot_be_written(tmp_path):
     frame, _ = example()
     with pytest.raises(CohortError, match="no role in some fold"):
-        split_files.write_split(tmp_path / "x.json", frame[(frame["fold"] == 0) | (frame["role"] == "test")])
+        files.write_split(tmp_path / "x.json", frame[(frame["fold"] == 0) | (frame["role"] == "test")])
     with pytest.raises(ParameterError, match="empty salt"):
-        split_files.write_split(tmp_path / "x.json", frame, salt="")
+        files.write_split(tmp_path / "x.json", frame, salt="")
 
 
 def test_samples_of_one_patient_go_together():
@@ -329,9 +328,9 @@ def test_samples_of_one_patient_go_together():
     units = [f"TCGA-05-{4000 + i}-{code}" for i in range(30) for code in ("01", "11")]
     rows = [(u, g, int((g == "normal") == u.endswith("11"))) for u in units for g in ("normal", "adenocarcinoma")]
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status"])
-    found = splits.patient_folds(labels, 3, seed=2)
-    splits.check_split(found)
-    for frame in (found, splits.with_validation(found, labels, 0.2, seed=2)):
+    found = folds.patient_folds(labels, 3, seed=2)
+    folds.check_split(found)
+    for frame in (found, folds.with_validation(found, labels, 0.2, seed=2)):
         person = frame["unit_id"].str[:12]
         assert frame.groupby(["fold", person])["role"].nunique().eq(1).all()
     assert found[found["role"] == "test"].groupby("fold").size().tolist() == [20, 20, 20]

@@ -9,10 +9,10 @@ import shapely
 from scipy import stats
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.evaluation import stain_masks as masks
-from deeplrhe_utils.evaluation import stain_metrics as metrics
-from deeplrhe_utils.evaluation.stain_metrics import RUIFROK, assess, planted_residual, planted_versions
-from deeplrhe_utils.slides.annotations import read_annotation
+from deeplrhe_utils.evaluation.quality import stain_masks as masks
+from deeplrhe_utils.evaluation.quality import stain_metrics as metrics
+from deeplrhe_utils.evaluation.quality.stain_metrics import RUIFROK, assess, planted_residual, planted_versions
+from deeplrhe_utils.slides.outlines.find import read_annotation
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 
 H, E = RUIFROK / np.linalg.norm(RUIFROK, axis=1, keepdims=True)

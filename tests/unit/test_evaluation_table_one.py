@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import CohortError, ParameterError
-from deeplrhe_utils.evaluation import table_one as t1
+from deeplrhe_utils.evaluation.tables import table_one as t1
 
 
 def _patients():

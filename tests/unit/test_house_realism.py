@@ -10,8 +10,14 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
-from deeplrhe_utils.acquisition import synthetic_tissue
-from deeplrhe_utils.acquisition.synthetic import (
+from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
+from deeplrhe_utils.core.files import write_json
+from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.synthetic.genes import ODDS_RATIOS, PREVALENCE, neighbour_auc
+from deeplrhe_utils.synthetic.paint import tissue
+from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
+from deeplrhe_utils.synthetic.plan import ARTEFACTS
+from deeplrhe_utils.synthetic.publish import (
     EFFECTS,
     GENES,
     PRESETS,
@@ -21,12 +27,6 @@ from deeplrhe_utils.acquisition.synthetic import (
     write_tables,
     write_truth,
 )
-from deeplrhe_utils.acquisition.synthetic_cohort import ARTEFACTS
-from deeplrhe_utils.acquisition.synthetic_genes import ODDS_RATIOS, PREVALENCE, neighbour_auc
-from deeplrhe_utils.acquisition.synthetic_regions import SUBCLONE_SHARE
-from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
-from deeplrhe_utils.core.files import write_json
-from deeplrhe_utils.core.paths import REPOSITORY
 
 PAGE = REPOSITORY / "docs" / "synthetic-cohort.md"
 
@@ -200,9 +200,9 @@ def test_the_pages_presets_artefacts_and_scanners_are_those_of_the_code():
 
 def test_the_pages_tissue_is_that_of_the_code():
     text = " ".join(PAGE.read_text(encoding="utf-8").split())
-    assert f"{synthetic_tissue.TUMOUR_DENSITY_PER_MM2:,.0f} per mm²" in text
-    assert f"median area of {synthetic_tissue.TUMOUR_AREA_UM2:.0f} µm²" in text
-    assert f"{100 * synthetic_tissue.LYMPHOCYTE_SHARE:.0f} % of lymphocytes and tumour cells" in text
+    assert f"{tissue.TUMOUR_DENSITY_PER_MM2:,.0f} per mm²" in text
+    assert f"median area of {tissue.TUMOUR_AREA_UM2:.0f} µm²" in text
+    assert f"{100 * tissue.LYMPHOCYTE_SHARE:.0f} % of lymphocytes and tumour cells" in text
     assert f"cuts off {100 * SUBCLONE_SHARE:.0f} % of the tumour" in text
 
 

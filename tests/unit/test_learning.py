@@ -5,19 +5,21 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.errors import InputError, ModelError
-from deeplrhe_utils.learning import losses, models, store
+from deeplrhe_utils.learning.networks import deeplrhe
+from deeplrhe_utils.learning.recipes import losses
+from deeplrhe_utils.learning.tiles import store
 from tests.tile_store import write_store
 
 
 def test_residual_block_is_the_identity_of_the_paper():
     """C[l+2] = σ(B[l+2] + C[l]) with B[l+2] = 0 gives C[l] wherever C[l] ≥ 0 (paper, Residual Network)."""
-    block = models.ResidualBlock(4, 4, 1, residual=True, batch_norm=False).eval()
+    block = deeplrhe.ResidualBlock(4, 4, 1, residual=True, batch_norm=False).eval()
     torch.nn.init.zeros_(block.second.weight)
     torch.nn.init.zeros_(block.second.bias)
     c = torch.randn(2, 4, 8, 8)
     assert torch.equal(block(c.clamp_min(0)), c.clamp_min(0))
     assert torch.equal(block(c), torch.relu(c))
-    without = models.ResidualBlock(4, 4, 1, residual=False, batch_norm=False).eval()
+    without = deeplrhe.ResidualBlock(4, 4, 1, residual=False, batch_norm=False).eval()
     torch.nn.init.zeros_(without.second.weight)
     torch.nn.init.zeros_(without.second.bias)
     assert float(without(c).abs().sum()) == 0
@@ -26,16 +28,16 @@ def test_residual_block_is_the_identity_of_the_paper():
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_first_stage_has_the_papers_kernels(kernel_size, batch_norm):
-    config = models.NetworkConfig(("A", "B"), kernel_size=kernel_size, batch_norm=batch_norm)
-    net = models.DeepLrhe(config)
+    config = deeplrhe.NetworkConfig(("A", "B"), kernel_size=kernel_size, batch_norm=batch_norm)
+    net = deeplrhe.DeepLrhe(config)
     assert tuple(net.stem[0].weight.shape) == (32, 3, kernel_size, kernel_size)
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) is batch_norm
     assert net.eval()(torch.rand(2, 3, 65, 70)).shape == (2, 2)
 
 
 def test_layer_table_counts_every_weight():
-    net = models.DeepLrhe(models.NetworkConfig(("A",)))
-    assert sum(n for _, _, n in models.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
+    net = deeplrhe.DeepLrhe(deeplrhe.NetworkConfig(("A",)))
+    assert sum(n for _, _, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
 
 
 def test_targets_repeat_the_patient_and_keep_null(small):
@@ -47,25 +49,25 @@ def test_targets_repeat_the_patient_and_keep_null(small):
 
 def test_leak_alarm_damage_and_foreign_files(tmp_path):
     path = tmp_path / "m.safetensors"
-    models.save_model(
-        models.DeepLrhe(models.NetworkConfig(("X",))), path, trained_on=["PATIENT-ONE"], card={"usable": [True]}
+    deeplrhe.save_model(
+        deeplrhe.DeepLrhe(deeplrhe.NetworkConfig(("X",))), path, trained_on=["PATIENT-ONE"], card={"usable": [True]}
     )
-    assert models.load_model(path, score_patients=["P2"])[1]["usable"] == [True]
+    assert deeplrhe.load_model(path, score_patients=["P2"])[1]["usable"] == [True]
     with pytest.raises(ModelError, match="trained on 1 patients it is asked to score"):
-        models.load_model(path, score_patients=["P2", "PATIENT-ONE"])
+        deeplrhe.load_model(path, score_patients=["P2", "PATIENT-ONE"])
     assert b"PATIENT-ONE" not in path.read_bytes()
     tumour = tmp_path / "tumour.safetensors"
-    network = models.DeepLrhe(models.NetworkConfig(("X",)))
-    models.save_model(network, tumour, trained_on=["TCGA-05-4244-01"], card={})
+    network = deeplrhe.DeepLrhe(deeplrhe.NetworkConfig(("X",)))
+    deeplrhe.save_model(network, tumour, trained_on=["TCGA-05-4244-01"], card={})
     for unit in ("TCGA-05-4244-11", "TCGA-05-4244"):  # normal tissue of the same patient, or the patient
         with pytest.raises(ModelError, match="asked to score"):
-            models.load_model(tumour, score_patients=[unit])
+            deeplrhe.load_model(tumour, score_patients=[unit])
     (tmp_path / "pickle.safetensors").write_bytes(b"\x80\x04\x95 not a safetensors file")
     with pytest.raises(ModelError, match="never opened"):
-        models.load_model(tmp_path / "pickle.safetensors")
+        deeplrhe.load_model(tmp_path / "pickle.safetensors")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ModelError):
-        models.load_model(path)
+        deeplrhe.load_model(path)
 
 
 def test_store_refuses_a_mismatch(tmp_path):

@@ -11,12 +11,12 @@ from scipy.stats import spearmanr
 
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.evaluation.stain_metrics import structure
-from deeplrhe_utils.learning import attribution, attribution_sanity
-from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, attribute
-from deeplrhe_utils.learning.attribution_places import EVEN, FOLLOWED, Probe, find_feature_map
-from deeplrhe_utils.learning.attribution_sanity import blocks_of, sanity_check, sanity_verdicts, similarity, summary
-from deeplrhe_utils.learning.models import NetworkConfig, TileNetwork, build_network, load_model
+from deeplrhe_utils.evaluation.quality.stain_metrics import structure
+from deeplrhe_utils.learning.attribution import maps, sanity
+from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, attribute
+from deeplrhe_utils.learning.attribution.places import EVEN, FOLLOWED, Probe, find_feature_map
+from deeplrhe_utils.learning.attribution.sanity import blocks_of, sanity_check, sanity_verdicts, similarity, summary
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, load_model
 
 TWO = ("A", "B")
 DEMO = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
@@ -33,12 +33,12 @@ def grad_cam(network, tile, target):
 
 @pytest.fixture
 def nine_steps(monkeypatch):
-    monkeypatch.setattr(attribution, "MOST_STEPS", 9)
+    monkeypatch.setattr(maps, "MOST_STEPS", 9)
 
 
 @pytest.fixture
 def two_stages(monkeypatch):
-    monkeypatch.setattr(attribution_sanity, "STAGES", 2)
+    monkeypatch.setattr(sanity, "STAGES", 2)
 
 
 class Hand(TileNetwork):
@@ -129,8 +129,8 @@ def test_a_linear_network_is_attributed_exactly():
 
 def test_the_map_sums_to_the_change_of_the_logit(monkeypatch):
     tile = demo_tiles()[0][:64, :64]
-    monkeypatch.setattr(attribution, "MOST_STEPS", 729)
-    monkeypatch.setattr(attribution, "TOLERANCE", 1e-3)
+    monkeypatch.setattr(maps, "MOST_STEPS", 729)
+    monkeypatch.setattr(maps, "TOLERANCE", 1e-3)
     found = attribute(demo(), [tile], "TP53", methods=(GRADIENTS,))[0]
     with torch.no_grad():
         both = torch.stack([torch.from_numpy(tile).permute(2, 0, 1) / 255, torch.ones(3, 64, 64)])
@@ -138,7 +138,7 @@ def test_the_map_sums_to_the_change_of_the_logit(monkeypatch):
     one = found.integrated
     assert one.complete and found.logit == pytest.approx(high, abs=1e-5)
     assert float(one.map.sum(dtype=np.float64)) - (high - low) == pytest.approx(one.gap, abs=1e-4)
-    assert abs(one.gap) <= max(1e-3 * abs(high - low), attribution.NEGLIGIBLE_LOGIT) * 1.01
+    assert abs(one.gap) <= max(1e-3 * abs(high - low), maps.NEGLIGIBLE_LOGIT) * 1.01
     assert found.score == pytest.approx(1 / (1 + np.exp(-high)), abs=1e-6)
 
 
@@ -150,10 +150,10 @@ def test_a_gap_that_stays_is_told(monkeypatch):
         network.see.bias.fill_(1003.1)
         network.classify.weight.fill_(1.0)
     tile = np.full((32, 32, 3), 10, np.uint8)
-    monkeypatch.setattr(attribution, "TOLERANCE", 1e-6)
+    monkeypatch.setattr(maps, "TOLERANCE", 1e-6)
     found = []
     for most in (9, 729):
-        monkeypatch.setattr(attribution, "MOST_STEPS", most)
+        monkeypatch.setattr(maps, "MOST_STEPS", most)
         found.append(integrated_gradients(network, tile, "A"))
     few, many = found
     assert few.steps == 9 and not few.complete and few.relative_gap > 1e-6
@@ -164,12 +164,12 @@ def test_a_gap_that_stays_is_told(monkeypatch):
 
 def test_tripled_midpoints_are_the_plain_midpoints(monkeypatch):
     tile = demo_tiles()[0][:64, :64]
-    monkeypatch.setattr(attribution, "NEGLIGIBLE_LOGIT", 0.0)
-    monkeypatch.setattr(attribution, "TOLERANCE", 1e-9)
+    monkeypatch.setattr(maps, "NEGLIGIBLE_LOGIT", 0.0)
+    monkeypatch.setattr(maps, "TOLERANCE", 1e-9)
     nested = integrated_gradients(demo(), tile, "EGFR")
     probe = Probe(demo(), "EGFR")
     end = torch.from_numpy(tile.copy()).permute(2, 0, 1)[None].float() / 255
-    total = attribution.sum_gradients(probe, torch.ones_like(end), end, (np.arange(81) + 0.5) / 81)
+    total = maps.sum_gradients(probe, torch.ones_like(end), end, (np.arange(81) + 0.5) / 81)
     plain = ((end - 1)[0] * total / 81).sum(0)
     assert nested.steps == 81
     np.testing.assert_allclose(nested.map, plain, atol=1e-6 * float(plain.abs().max()) + 1e-8)
@@ -429,7 +429,7 @@ def test_random_layers_of_deep_networks_stay_alive():
     probe = Probe(inception(), "A")
     blocks, _ = blocks_of(probe.network, torch.rand(1, 3, 299, 299))
     x = torch.from_numpy(demo_tiles()[0].copy()).permute(2, 0, 1)[None] / 255
-    ((_, random),) = attribution_sanity._cascade(probe, blocks, [len(blocks)], torch.cat([x, x.flip(3)]), 1, 0)
+    ((_, random),) = sanity._cascade(probe, blocks, [len(blocks)], torch.cat([x, x.flip(3)]), 1, 0)
     assert float(random.logits(x).abs()) < 100 and float(random.gradients(x).abs().max()) > 0
 
 
@@ -459,7 +459,7 @@ def test_steps_are_computed_in_batches(monkeypatch):
     monkeypatch.setattr(Probe, "gradients", lambda self, x: sizes.append(len(x)) or plain(self, x))
     network, tile = hand(Linear), picture(40, 48)
     whole = integrated_gradients(network, tile, "A")
-    monkeypatch.setattr(attribution, "BATCH", 2)
+    monkeypatch.setattr(maps, "BATCH", 2)
     parts = integrated_gradients(network, tile, "A")
     assert sizes == [9, 2, 2, 2, 2, 1]
     np.testing.assert_allclose(whole.map, parts.map, atol=1e-6)

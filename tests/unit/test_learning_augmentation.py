@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.learning import augmentation
-from deeplrhe_utils.learning.augmentation import CropFlipTurn, DeepPathDistortion
+from deeplrhe_utils.learning.tiles import augmentation
+from deeplrhe_utils.learning.tiles.augmentation import CropFlipTurn, DeepPathDistortion
 
 PINK, PURPLE = (230, 150, 190), (110, 60, 140)
 

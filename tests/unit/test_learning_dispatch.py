@@ -23,9 +23,9 @@ import itertools, sys
 import torch
 from torch import nn
 from deeplrhe_utils.learning.mil_network import GatedAttention, MilConfig
-from deeplrhe_utils.learning.models import NetworkConfig, build_network
-from deeplrhe_utils.learning.pointwise import guard_pointwise
-from deeplrhe_utils.stain.dcgmm_net import DcgmmConfig, DcgmmNet
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network
+from deeplrhe_utils.learning.networks.pointwise import guard_pointwise
+from deeplrhe_utils.stain.dcgmm.net import DcgmmConfig, DcgmmNet
 
 def off(ours, exact):
     """Largest difference, in shares of the largest value."""

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, LeakError, ModelError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.roc import gene_metrics
-from deeplrhe_utils.evaluation.units import align_folds
-from deeplrhe_utils.learning import features, mil
+from deeplrhe_utils.evaluation.auc.table import gene_metrics
+from deeplrhe_utils.evaluation.auc.units import align_folds
+from deeplrhe_utils.learning.rivals import mil
+from deeplrhe_utils.learning.scoring import features
 
 SMALL = mil.MilConfig(embed=8, hidden=4, epochs=3)
 

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.learning import models, weights
-from deeplrhe_utils.learning.models import BatchDropout, NetworkConfig, build_network, set_dropout_state
+from deeplrhe_utils.learning.networks import deeplrhe, weights
+from deeplrhe_utils.learning.networks.deeplrhe import BatchDropout, NetworkConfig, build_network, set_dropout_state
 
 TWO = ("A", "B")
 LITE = "timm/tf_efficientnet_lite0"
@@ -43,7 +43,7 @@ def x(count=2, side=64, seed=1):
 
 def test_deeplrhe_keeps_its_names_and_its_first_weights():
     torch.manual_seed(0)
-    state = models.DeepLrhe(NetworkConfig(("X", "Y"), kernels=8, stages=2)).state_dict()
+    state = deeplrhe.DeepLrhe(NetworkConfig(("X", "Y"), kernels=8, stages=2)).state_dict()
     digest = hashlib.sha256()
     for name, tensor in state.items():
         digest.update(name.encode() + str(tuple(tensor.shape)).encode())
@@ -55,12 +55,12 @@ def test_deeplrhe_keeps_its_names_and_its_first_weights():
 def test_dropout_adds_no_weight_and_no_layer_to_the_default():
     with_drop = build_network(NetworkConfig(TWO, dropout=0.5))
     plain = build_network(NetworkConfig(TWO))
-    assert isinstance(plain, models.DeepLrhe) and list(with_drop.state_dict()) == list(plain.state_dict())
-    assert not any("ropout" in row[0] for row in models.layer_table(plain, 64))
+    assert isinstance(plain, deeplrhe.DeepLrhe) and list(with_drop.state_dict()) == list(plain.state_dict())
+    assert not any("ropout" in row[0] for row in deeplrhe.layer_table(plain, 64))
 
 
 def test_a_committed_model_still_loads():
-    model, card = models.load_model(OWN)
+    model, card = deeplrhe.load_model(OWN)
     assert model.config.architecture == "deeplrhe" and model.config.targets == tuple(card["config"]["targets"])
     assert model(x()).shape == (2, len(model.config.targets)) and not model.training
 
@@ -136,7 +136,7 @@ def test_resnet_gives_features_then_logits():
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         raw = net.body((x() - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     torch.testing.assert_close(raw, features)
-    assert sum(n for _, _, n in models.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
+    assert sum(n for _, _, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize(
@@ -224,24 +224,24 @@ def test_dropout_is_a_share(share):
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "m.safetensors"
-    models.save_model(resnet18(), path, trained_on=["P1"], card={"usable": [True, True]})
+    deeplrhe.save_model(resnet18(), path, trained_on=["P1"], card={"usable": [True, True]})
     return path
 
 
 def rewrite(path, **changes):
-    card = {**models.read_card(path), **changes}
+    card = {**deeplrhe.read_card(path), **changes}
     save_file(load_file(path), path, metadata={"card": json.dumps(card)})
 
 
 def test_a_backbone_survives_its_file(saved):
-    model, card = models.load_model(saved, score_patients=["P2"])
+    model, card = deeplrhe.load_model(saved, score_patients=["P2"])
     assert card["config"]["architecture"] == "resnet18" and card["start"]["source"] == "none"
     with torch.inference_mode():
         assert torch.equal(model(x()), resnet18().eval()(x()))
 
 
 def test_new_keys_of_the_card_have_defaults(saved):
-    config = dict(models.read_card(OWN)["config"])
+    config = dict(deeplrhe.read_card(OWN)["config"])
     for key in ("architecture", "weights", "dropout"):
         config.pop(key, None)
     assert NetworkConfig(**{**config, "targets": tuple(config["targets"])}).architecture == "deeplrhe"
@@ -249,25 +249,25 @@ def test_new_keys_of_the_card_have_defaults(saved):
 
 def test_models_that_do_not_fit_are_refused(saved, tmp_path):
     with pytest.raises(LeakError):
-        models.load_model(saved, score_patients=["P1"])
+        deeplrhe.load_model(saved, score_patients=["P1"])
     with pytest.raises(LeakError, match="named here"):
-        models.refuse_leak(models.read_card(saved), ["P3", "P1"], "named here")
-    config = models.read_card(saved)["config"]
+        deeplrhe.refuse_leak(deeplrhe.read_card(saved), ["P3", "P1"], "named here")
+    config = deeplrhe.read_card(saved)["config"]
     rewrite(saved, config={**config, "architecture": "resnet34"})
     with pytest.raises(ModelError, match="do not fit"):
-        models.load_model(saved)
+        deeplrhe.load_model(saved)
     rewrite(saved, config={**config, "architecture": "resnet1"})
     with pytest.raises(ModelError, match="no network resnet1"):
-        models.load_model(saved)
+        deeplrhe.load_model(saved)
     rewrite(saved, config={**config, "shape": "round"})
     with pytest.raises(ModelError, match="does not know"):
-        models.load_model(saved)
+        deeplrhe.load_model(saved)
     saved.write_bytes(saved.read_bytes()[:-7])
     with pytest.raises(ModelError, match="cannot be read"):
-        models.load_model(saved)
+        deeplrhe.load_model(saved)
     torch.save(resnet18().state_dict(), saved)
     with pytest.raises(ModelError, match="never opened"):
-        models.load_model(saved)
+        deeplrhe.load_model(saved)
 
 
 # --- weights from elsewhere ---
@@ -386,25 +386,25 @@ def test_pickles_run_no_code_and_other_files_are_refused(tmp_path):
 def test_starting_from_a_model_of_ours_keeps_its_patients(tmp_path, architecture):
     first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
     net = build_network(NetworkConfig(("OTHER",), architecture=architecture))
-    models.save_model(net, first, trained_on=["P1"], card={})
+    deeplrhe.save_model(net, first, trained_on=["P1"], card={})
     again = started(first, architecture)
     assert again.loaded.left_out == ("classify.bias", "classify.weight")
     assert all(torch.equal(t, net.state_dict()[n]) for n, t in again.state_dict().items()
                if not n.startswith("classify") and not n.endswith("tracked"))  # fmt: skip
-    models.save_model(again, second, trained_on=["P2"], card={})
+    deeplrhe.save_model(again, second, trained_on=["P2"], card={})
     for patient in ("P1", "P2"):
         with pytest.raises(LeakError):
-            models.load_model(second, score_patients=[patient])
-    card = models.load_model(second, score_patients=["P3"])[1]
+            deeplrhe.load_model(second, score_patients=[patient])
+    card = deeplrhe.load_model(second, score_patients=["P3"])[1]
     assert card["config"]["weights"] == card["start"]["source"] == "first.safetensors"
     assert str(tmp_path).encode() not in second.read_bytes()
-    third = models.load_model(second)[0]
-    models.save_model(third, second, trained_on=[], card={})
+    third = deeplrhe.load_model(second)[0]
+    deeplrhe.save_model(third, second, trained_on=[], card={})
     with pytest.raises(LeakError):
-        models.load_model(second, score_patients=["P1"])
+        deeplrhe.load_model(second, score_patients=["P1"])
     lost = build_network(third.config, pretrained=False)
     with pytest.raises(ModelError, match="not known what weights"):
-        models.save_model(lost, second, trained_on=[], card={})
+        deeplrhe.save_model(lost, second, trained_on=[], card={})
 
 
 def test_the_packages_weights_fill_the_small_network():

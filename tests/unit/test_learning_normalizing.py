@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import ModelError, StainError
-from deeplrhe_utils.learning import normalizing
-from deeplrhe_utils.learning.prediction import SlideScorer
-from deeplrhe_utils.learning.store import TileStore
-from deeplrhe_utils.slides.pixels import read_ahead
-from deeplrhe_utils.stain.normalize import load_normalizer
+from deeplrhe_utils.learning.scoring.prediction import SlideScorer
+from deeplrhe_utils.learning.tiles import normalizing
+from deeplrhe_utils.learning.tiles.store import TileStore
+from deeplrhe_utils.slides.tiles.pixels import read_ahead
+from deeplrhe_utils.stain.methods.normalize import load_normalizer
 from tests.stain_tiles import STAINS, painted
 
 PATIENTS = {f"S{i}": f"P{i // 2}" for i in range(6)}

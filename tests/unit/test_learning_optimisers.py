@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError
-from deeplrhe_utils.learning.optimisers import (
+from deeplrhe_utils.learning.recipes.optimisers import (
     SCHEDULES,
     Ema,
     RMSpropTF,

@@ -11,15 +11,15 @@ import tifffile
 import torch
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError
-from deeplrhe_utils.learning import heat, prediction
-from deeplrhe_utils.learning.models import NetworkConfig, build_network, load_model, save_model
-from deeplrhe_utils.learning.normalizing import fold_folder, normalizer_of_model, statistics_rows
-from deeplrhe_utils.learning.prediction import ScoreTask, SlideScorer, not_scored, score_slide
-from deeplrhe_utils.learning.scoring import as_input, probabilities, ready_network
-from deeplrhe_utils.running.engine import map_surviving
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.pixels import read_pixels, shrink
-from deeplrhe_utils.stain.normalize import fit_normalizer
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, load_model, save_model
+from deeplrhe_utils.learning.recipes.scoring import as_input, probabilities, ready_network
+from deeplrhe_utils.learning.scoring import heat, prediction
+from deeplrhe_utils.learning.scoring.prediction import ScoreTask, SlideScorer, not_scored, score_slide
+from deeplrhe_utils.learning.tiles.normalizing import fold_folder, normalizer_of_model, statistics_rows
+from deeplrhe_utils.running.machine.engine import map_surviving
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.slides.tiles.pixels import read_pixels, shrink
+from deeplrhe_utils.stain.methods.normalize import fit_normalizer
 from tests.stain_tiles import painted
 from tests.tiff_slides import write_jpeg_slide
 

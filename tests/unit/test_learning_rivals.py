@@ -7,15 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core.schemas import TABLES
-from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.evaluation.compare import paired_differences
-from deeplrhe_utils.learning import rivals, training
-from deeplrhe_utils.learning.crossfit import cross_fit
-from deeplrhe_utils.learning.mil import MilConfig
-from deeplrhe_utils.learning.models import NetworkConfig
-from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.reporting import learning_figures
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import TABLES
+from deeplrhe_utils.evaluation.auc.compare import paired_differences
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
+from deeplrhe_utils.learning.recipes.recipe import TrainConfig
+from deeplrhe_utils.learning.rivals import rivals
+from deeplrhe_utils.learning.rivals.mil import MilConfig
+from deeplrhe_utils.learning.training import fold
+from deeplrhe_utils.learning.training.crossfit import cross_fit
+from deeplrhe_utils.reporting.figures import learning
 from tests.tile_store import folds_of
 
 NETWORK = NetworkConfig(("X", "Y"), kernels=8, stages=1)
@@ -87,12 +88,12 @@ def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
     table = paired_differences(
         {"base": arm(), "one": arm(), "two": arm()}, labels, "base", min_positives=3, resamples=20
     )
-    figure = learning_figures.rivals(table, "base")
+    figure = learning.rivals(table, "base")
     shown = [axes for axes in figure.axes if axes.get_title()]
     assert [axes.get_title() for axes in shown] == ["A (6 / 6)", "B (6 / 6)"]
     assert [text.get_text() for text in shown[0].get_yticklabels()] == ["one", "two"]
     lacking = table[(table["arm"] != "one") | (table["gene"] != "B")]
-    assert [axes.get_title() for axes in learning_figures.rivals(lacking, "base").axes][:2] == [
+    assert [axes.get_title() for axes in learning.rivals(lacking, "base").axes][:2] == [
         "A (6 / 6)",
         "B (6 / 6)",
     ]
@@ -100,30 +101,30 @@ def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
 
 def test_search_figures_draw_what_they_are_given():
     rates, losses = np.geomspace(1e-4, 1, 5), np.array([0.7, 0.6, 0.5, 0.9, np.nan])
-    figure = learning_figures.range_figure({"flat": (rates, losses)}, {"flat": 1e-2})
+    figure = learning.range_figure({"flat": (rates, losses)}, {"flat": 1e-2})
     dot = figure.axes[0].lines[1]
     assert float(dot.get_xdata()[0]) == pytest.approx(1e-2) and float(dot.get_ydata()[0]) == 0.5
     trace = pd.DataFrame(
         {"scope": ["flat", "flat", "outer"], "phase": ["grid", "fine", "grid"], "value": [0.5, 0.6, 0.7]}
     )
-    assert len(learning_figures.search(trace).axes[0].lines) == 3
-    diverged = learning_figures.search(trace.assign(value=[0.5, np.nan, 0.7])).axes[0].lines[0]
+    assert len(learning.search(trace).axes[0].lines) == 3
+    diverged = learning.search(trace.assign(value=[0.5, np.nan, 0.7])).axes[0].lines[0]
     assert list(diverged.get_ydata()) == [0.5]
     many = [f"outer fold {i}" for i in range(25)]
-    drawn = learning_figures.range_figure(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
+    drawn = learning.range_figure(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
     assert len(drawn.axes[0].lines) == 50
     trace = pd.DataFrame({"scope": many, "phase": "grid", "value": 0.5})
-    assert len(learning_figures.search(trace).axes[0].lines) == 26
+    assert len(learning.search(trace).axes[0].lines) == 26
 
 
 def test_watchers_are_called_together_and_tensorboard_writes_when_it_is_there(tmp_path):
     seen = []
     epoch = SimpleNamespace(fold=0, epoch=1, loss=0.5, valid=None, learning_rate=0.1)
-    both = training.together(seen.append, None, seen.append)
+    both = fold.together(seen.append, None, seen.append)
     both(epoch)
-    assert seen == [epoch, epoch] and training.together(None, None) is None
+    assert seen == [epoch, epoch] and fold.together(None, None) is None
     if find_spec("tensorboard") is None:
-        assert training.tensorboard(tmp_path) is None
+        assert fold.tensorboard(tmp_path) is None
     else:
-        training.tensorboard(tmp_path)(epoch)
+        fold.tensorboard(tmp_path)(epoch)
         assert list(tmp_path.glob("fold-0/events*"))

@@ -10,14 +10,14 @@ import torch
 from filelock import FileLock
 
 from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
-from deeplrhe_utils.evaluation.compare import MACRO, judging_genes, optimism
-from deeplrhe_utils.learning import search, search_range
-from deeplrhe_utils.learning.models import NetworkConfig
-from deeplrhe_utils.learning.recipe import TrainConfig
-from deeplrhe_utils.learning.trainer import Part
+from deeplrhe_utils.evaluation.auc.compare import MACRO, judging_genes, optimism
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
+from deeplrhe_utils.learning.recipes.recipe import TrainConfig
+from deeplrhe_utils.learning.rivals import protocol, ranges
+from deeplrhe_utils.learning.training.trainer import Part
 from tests.tile_store import write_store
 
-SPACE = search.Space((4, 8), (1,), (8,), ("bce", "focal"), coarse=(0.1, 0.5), decays=(0.01,), fine=(1.0, 2.0))
+SPACE = protocol.Space((4, 8), (1,), (8,), ("bce", "focal"), coarse=(0.1, 0.5), decays=(0.01,), fine=(1.0, 2.0))
 
 
 def folds(names):
@@ -32,23 +32,23 @@ def study(tmp_path):
     y = np.stack([status, 1 - status], axis=1).astype(np.float32)
     names = sorted(frame["patient_id"].unique(), key=lambda n: int(n[1:]))
     recipe = TrainConfig(2, 8, crop_px=32, precision="float32")
-    return search.Study({0: tiles.folder, 1: tiles.folder}, frame, y, folds(names), np.ones(len(frame), bool),
+    return protocol.Study({0: tiles.folder, 1: tiles.folder}, frame, y, folds(names), np.ones(len(frame), bool),
                               NetworkConfig(("X", "Y")), recipe, seed=5)  # fmt: skip
 
 
 def test_the_range_test_finds_where_the_loss_stops_falling(study, monkeypatch):
-    monkeypatch.setattr(search_range, "HIGHEST", 100.0)
-    store = search.open_store(study, 0)
+    monkeypatch.setattr(ranges, "HIGHEST", 100.0)
+    store = protocol.open_store(study, 0)
     at = np.arange(len(store))
     part = Part(at, study.targets, study.tiles["patient_id"].tolist())
     network = replace(study.network, kernels=8, stages=1, batch_norm=False)
-    found = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32)
+    found = ranges.range_test(store, part, network, study.recipe, seed=0, tiles=32)
     assert 1e-4 < found.threshold < 10 and len(found.rates) == len(found.losses)
     low = int(np.nanargmin(found.losses))
     assert found.threshold == found.rates[low] and found.losses[low] < found.losses[0]
     after = found.losses[low + 1 :]
     assert np.isnan(after).any() or np.nanmax(after) > found.losses[low], "the rate never became too high"
-    again = search_range.range_test(store, part, network, study.recipe, seed=0, tiles=32)
+    again = ranges.range_test(store, part, network, study.recipe, seed=0, tiles=32)
     np.testing.assert_array_equal(found.losses, again.losses)
 
 
@@ -56,23 +56,23 @@ def test_the_small_sample_holds_both_classes():
     targets = np.zeros((1000, 3), np.float32)
     targets[:3, 0], targets[7, 1], targets[:, 2] = 1, 1, np.nan
     for seed in range(20):
-        drawn = search_range.draw_sample(targets, 8, np.random.default_rng(seed))
+        drawn = ranges.draw_sample(targets, 8, np.random.default_rng(seed))
         assert len(set(drawn)) == 8 and set(drawn) >= {0, 1, 2} and list(drawn) == sorted(drawn)
-    np.testing.assert_array_equal(drawn, search_range.draw_sample(targets, 8, np.random.default_rng(seed)))
-    assert len(search_range.draw_sample(targets[:5], 8, np.random.default_rng(0))) == 5
-    assert len(search_range.draw_sample(targets[10:], 8, np.random.default_rng(0))) == 8
+    np.testing.assert_array_equal(drawn, ranges.draw_sample(targets, 8, np.random.default_rng(seed)))
+    assert len(ranges.draw_sample(targets[:5], 8, np.random.default_rng(0))) == 5
+    assert len(ranges.draw_sample(targets[10:], 8, np.random.default_rng(0))) == 8
 
 
 def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
-    searcher = search.Searcher(tmp_path / "search", quiet=True)
-    chosen = search.select(searcher, study, SPACE, "flat", range_tiles=16)
+    searcher = protocol.Searcher(tmp_path / "search", quiet=True)
+    chosen = protocol.select(searcher, study, SPACE, "flat", range_tiles=16)
     assert chosen.trace.groupby("phase").size().to_dict() == {"grid": 4, "coarse": 2, "fine": 4}
     assert not chosen.trace.duplicated(["phase", "kernels", "loss", "learning_rate", "weight_decay"]).any()
     assert chosen.value == chosen.trace["value"].max() >= 0.9
-    assert set(chosen.parameters) == {*search.GRID, "learning_rate", "weight_decay"}
+    assert set(chosen.parameters) == {*protocol.GRID, "learning_rate", "weight_decay"}
     assert len(chosen.scores) == 16 * 2 and chosen.scores["fold"].nunique() == 2
     ran = searcher.ran
-    again = search.select(searcher, study, SPACE, "flat", range_tiles=16)
+    again = protocol.select(searcher, study, SPACE, "flat", range_tiles=16)
     assert searcher.ran == ran, "finished trials were run again"
     assert again.parameters == chosen.parameters
     pd.testing.assert_frame_equal(again.trace, chosen.trace)
@@ -81,8 +81,8 @@ def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
 @pytest.mark.parametrize("kills", [[1], [3], [1, 1], [0, 2]], ids=str)
 def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch, kills):
     values, fixed = {"kernels": [4, 8], "loss": ["bce", "focal"]}, {"stages": 1}
-    undisturbed = search.Searcher(tmp_path / "a", quiet=True).grid(study, "g", values, fixed)
-    real = search.evaluate
+    undisturbed = protocol.Searcher(tmp_path / "a", quiet=True).grid(study, "g", values, fixed)
+    real = protocol.evaluate
     for more in kills:
         left = iter(range(more))
 
@@ -91,11 +91,11 @@ def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch,
                 raise KeyboardInterrupt  # as a kill: the trial stays "running", those after it "waiting"
             return real(*arguments)
 
-        monkeypatch.setattr(search, "evaluate", dies)
+        monkeypatch.setattr(protocol, "evaluate", dies)
         with pytest.raises(KeyboardInterrupt):
-            search.Searcher(tmp_path / "b", quiet=True).grid(study, "g", values, fixed)
-    monkeypatch.setattr(search, "evaluate", real)
-    searcher = search.Searcher(tmp_path / "b", quiet=True)
+            protocol.Searcher(tmp_path / "b", quiet=True).grid(study, "g", values, fixed)
+    monkeypatch.setattr(protocol, "evaluate", real)
+    searcher = protocol.Searcher(tmp_path / "b", quiet=True)
     resumed = searcher.grid(study, "g", values, fixed)
     assert searcher.ran == 4 - sum(kills)
     pd.testing.assert_frame_equal(resumed.rows("flat", "grid"), undisturbed.rows("flat", "grid"))
@@ -104,34 +104,34 @@ def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch,
 
 def test_two_searches_in_one_folder_are_refused(study, tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="Another process is searching in"):
-        search.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [4]}, {"stages": 1})
+        protocol.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [4]}, {"stages": 1})
 
 
 def test_the_range_test_computes_with_the_study_s_threads(study, tmp_path, monkeypatch):
     seen, before = [], torch.get_num_threads()
-    real = search.range_test
-    monkeypatch.setattr(search, "range_test", lambda *a, **k: seen.append(torch.get_num_threads()) or real(*a, **k))
-    space = search.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
-    search.select(search.Searcher(tmp_path, quiet=True), replace(study, threads=2), space, "flat", range_tiles=16)
+    real = protocol.range_test
+    monkeypatch.setattr(protocol, "range_test", lambda *a, **k: seen.append(torch.get_num_threads()) or real(*a, **k))
+    space = protocol.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
+    protocol.select(protocol.Searcher(tmp_path, quiet=True), replace(study, threads=2), space, "flat", range_tiles=16)
     assert seen == [2] and torch.get_num_threads() == before
 
 
 def test_a_loss_that_a_softmax_head_does_not_have_is_refused(study, tmp_path):
     softmax = replace(study, network=replace(study.network, head="softmax"))
     with pytest.raises(ParameterError, match="weighted_bce"):
-        search.select(search.Searcher(tmp_path), softmax, replace(SPACE, loss=("bce", "weighted_bce")), "flat")
+        protocol.select(protocol.Searcher(tmp_path), softmax, replace(SPACE, loss=("bce", "weighted_bce")), "flat")
 
 
 def test_the_number_of_workers_changes_nothing(study, tmp_path):
     space = replace(SPACE, coarse=(0.1,), fine=(1.0,))
-    one, two = (search.select(search.Searcher(tmp_path / str(n), n, quiet=True), study, space, "flat", range_tiles=16)
-                for n in (1, 2))  # fmt: skip
+    searchers = [protocol.Searcher(tmp_path / str(n), n, quiet=True) for n in (1, 2)]
+    one, two = (protocol.select(searcher, study, space, "flat", range_tiles=16) for searcher in searchers)
     pd.testing.assert_frame_equal(one.trace, two.trace)
     pd.testing.assert_frame_equal(one.scores, two.scores)
 
 
 def test_other_data_or_another_recipe_is_another_study(study, tmp_path):
-    searcher = search.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path, quiet=True)
     values = {"kernels": [4]}
     searcher.grid(study, "g", values, {"stages": 1})
     searcher.grid(replace(study, seed=6), "g", values, {"stages": 1})
@@ -144,53 +144,53 @@ def test_other_data_or_another_recipe_is_another_study(study, tmp_path):
 
 
 def test_nested_selection_never_sees_the_test_patients(study, tmp_path):
-    searcher = search.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path, quiet=True)
     space = replace(SPACE, kernels=(8,), coarse=(0.3,), fine=(1.0,))
     train = {f: study.splits.query("fold == @f and role == 'train'")["unit_id"].tolist() for f in (0, 1)}
     inner = {f: folds(names) for f, names in train.items()}
-    outcome, chosen = search.nested(searcher, study, space, inner, range_tiles=16)
+    outcome, chosen = protocol.nested(searcher, study, space, inner, range_tiles=16)
     assert set(chosen) == {0, 1} and len(outcome.scores) == 16 * 2
     for fold, selection in chosen.items():
         assert set(selection.scores["patient_id"]) == set(train[fold])
         tested = outcome.scores[outcome.scores["fold"] == fold]["patient_id"]
         assert not set(tested) & set(train[fold])
     with pytest.raises(ParameterError, match="test patients"):
-        search.nested(searcher, study, space, {0: folds(sorted(set(study.tiles["patient_id"])))})
+        protocol.nested(searcher, study, space, {0: folds(sorted(set(study.tiles["patient_id"])))})
 
 
 def test_a_trial_that_diverges_is_recorded_and_never_wins(study, tmp_path):
-    searcher = search.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path, quiet=True)
     fixed = {"kernels": 4, "stages": 1, "batch_norm": False}
     trials = searcher.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed)
     rows = trials.rows("flat", "coarse").set_index("learning_rate")
     assert np.isnan(rows.loc[1e30, "value"]) and "The loss is" in rows.loc[1e30, "note"]
     assert rows.loc[1e-3, "note"] == "" and trials.best().params["learning_rate"] == 1e-3
-    again = search.Searcher(tmp_path, quiet=True)
+    again = protocol.Searcher(tmp_path, quiet=True)
     assert len(again.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed).finished()) == 2 and again.ran == 0
 
 
 def test_an_auc_of_zero_is_not_a_divergence(study, tmp_path, monkeypatch):
     rows = pd.DataFrame({"patient_id": ["P0"], "gene": ["X"], "fold": [0], "score": [0.5]})
-    told = {4: search.Outcome(0.0, (0.0,), rows), 2: search.Outcome(float("nan"), (), rows, "diverged")}
-    monkeypatch.setattr(search, "evaluate", lambda _, parameters: told[parameters["kernels"]])
-    best = search.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [2, 4]}, {}).best()
+    told = {4: protocol.Outcome(0.0, (0.0,), rows), 2: protocol.Outcome(float("nan"), (), rows, "diverged")}
+    monkeypatch.setattr(protocol, "evaluate", lambda _, parameters: told[parameters["kernels"]])
+    best = protocol.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [2, 4]}, {}).best()
     assert best.params == {"kernels": 4} and best.value == 0
 
 
 def test_an_outer_test_that_diverges_names_its_fold(study, tmp_path, monkeypatch):
-    real = search.evaluate
-    gone = search.Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id"]), "The loss is inf")
-    monkeypatch.setattr(search, "evaluate", lambda s, p: gone if s.splits["fold"].nunique() == 1 else real(s, p))
-    space = search.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
+    real = protocol.evaluate
+    gone = protocol.Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id"]), "The loss is inf")
+    monkeypatch.setattr(protocol, "evaluate", lambda s, p: gone if s.splits["fold"].nunique() == 1 else real(s, p))
+    space = protocol.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
     inner = {1: folds(study.splits.query("fold == 1 and role == 'train'")["unit_id"].tolist())}
     with pytest.raises(ModelError, match=r"outer fold 1 .*The loss is inf"):
-        search.nested(search.Searcher(tmp_path, quiet=True), study, space, inner, range_tiles=16)
+        protocol.nested(protocol.Searcher(tmp_path, quiet=True), study, space, inner, range_tiles=16)
 
 
 def test_a_gene_that_a_fold_could_not_learn_has_no_scores():
     part = Part(np.arange(4), np.zeros((4, 2), np.float32), ["P0", "P0", "P1", "P1"])
     scores = np.array([[0.1, 0.5], [0.3, 0.5], [0.6, 0.5], [0.8, 0.5]], np.float32)
-    rows = search.patient_scores(part, scores, ("X", "Y"), 1, np.array([True, False]))
+    rows = protocol.patient_scores(part, scores, ("X", "Y"), 1, np.array([True, False]))
     assert rows.groupby("gene")["score"].count().to_dict() == {"X": 2, "Y": 0} and len(rows) == 4
     np.testing.assert_allclose(rows.loc[rows["gene"] == "X", "score"], [0.2, 0.7], rtol=1e-6)
 
@@ -198,7 +198,7 @@ def test_a_gene_that_a_fold_could_not_learn_has_no_scores():
 def test_a_search_without_two_classes_says_so(study):
     constant = replace(study, targets=np.ones_like(study.targets))
     with pytest.raises(CohortError, match="both classes"):
-        search.evaluate(constant, {"kernels": 4, "stages": 1})
+        protocol.evaluate(constant, {"kernels": 4, "stages": 1})
 
 
 def test_optimism_is_the_difference_on_the_same_patients():

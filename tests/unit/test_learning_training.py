@@ -10,25 +10,17 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.errors import CohortError, LabelError, LeakError, ModelError, ParameterError, RunError
-from deeplrhe_utils.learning import (
-    checkpoints,
-    crossfit,
-    launch,
-    losses,
-    models,
-    processes,
-    scoring,
-    store,
-    trainer,
-    training,
-)
-from deeplrhe_utils.learning.checkpoints import Stop
-from deeplrhe_utils.learning.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig, uses_bfloat16
-from deeplrhe_utils.learning.sampling import epoch_order
-from deeplrhe_utils.learning.trainer import Part, Run
+from deeplrhe_utils.learning.networks import deeplrhe
+from deeplrhe_utils.learning.recipes import checkpoints, losses, processes, scoring
+from deeplrhe_utils.learning.recipes.checkpoints import Stop
+from deeplrhe_utils.learning.recipes.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig, uses_bfloat16
+from deeplrhe_utils.learning.tiles import store
+from deeplrhe_utils.learning.tiles.sampling import epoch_order
+from deeplrhe_utils.learning.training import crossfit, fold, launch, trainer
+from deeplrhe_utils.learning.training.trainer import Part, Run
 from tests.tile_store import folds_of, write_store
 
-NETWORK = models.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=2)
+NETWORK = deeplrhe.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=2)
 TINY = replace(NETWORK, stages=1)
 RECIPE = TrainConfig(epochs=12, batch_size=8, crop_px=32, learning_rate=1e-2, precision="float32")
 VIEW = {"input_mpp": 0.5, "normalization": "none"}
@@ -53,7 +45,7 @@ def scores_of(model, tiles, **kinds):
 
 def test_training_learns_is_seeded_and_ignores_unknown_labels(small):
     tiles, frame, y = small
-    run = lambda seed: training.train_fold(tiles, part_of(frame, y), NETWORK, RECIPE, seed=seed, fold=0, report=quiet)  # noqa: E731
+    run = lambda seed: fold.train_fold(tiles, part_of(frame, y), NETWORK, RECIPE, seed=seed, fold=0, report=quiet)  # noqa: E731
     first = run(1)
     scores = scores_of(first.model, tiles)
     assert scores[y[:, 0] == 1, 0].min() > scores[y[:, 0] == 0, 0].max()
@@ -65,7 +57,7 @@ def test_training_learns_is_seeded_and_ignores_unknown_labels(small):
 def test_bfloat16_learns_the_same_and_scores_do_not_tie(small):
     tiles, frame, y = small
     recipe = replace(RECIPE, precision="bfloat16")
-    trained = training.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
+    trained = fold.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
     low, full = (scores_of(trained.model, tiles, precision=p) for p in ("bfloat16", "float32"))
     assert low[y[:, 0] == 1, 0].min() > low[y[:, 0] == 0, 0].max()
     assert np.abs(low - full).max() < 0.05 and len(np.unique(low[:, 0])) == len(tiles)
@@ -83,15 +75,15 @@ def test_a_stopped_run_resumes_to_the_bit(small, tmp_path, kind, monkeypatch):
         network, valid = replace(NETWORK, dropout=0.3), part_of(frame, y, ["P4", "P5"])
     train = part_of(frame, y, ["P0", "P1", "P2", "P3"])
     kinds = {"seed": 3, "fold": 1, "report": quiet, "valid": valid}
-    undisturbed = training.train_fold(tiles, train, network, recipe, **kinds)
+    undisturbed = fold.train_fold(tiles, train, network, recipe, **kinds)
     state = tmp_path / "state.safetensors"
     for stop_after in (1, 2, 3, 4):  # two steps an epoch: inside epochs and between them
         count = iter(range(100))
-        monkeypatch.setattr(training, "stop_signal", _stops(lambda c=count, s=stop_after: next(c) + 1 >= s))
+        monkeypatch.setattr(fold, "stop_signal", _stops(lambda c=count, s=stop_after: next(c) + 1 >= s))
         with pytest.raises(Stop, match="goes on from there"):
-            training.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
-        monkeypatch.setattr(training, "stop_signal", _stops(lambda: False))
-        resumed = training.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
+            fold.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
+        monkeypatch.setattr(fold, "stop_signal", _stops(lambda: False))
+        resumed = fold.train_fold(tiles, train, network, recipe, state_file=state, fingerprint="f", **kinds)
         assert equal(resumed.model, undisturbed.model) and resumed.progress == undisturbed.progress
         for name, weights in undisturbed.others.items():
             assert all(torch.equal(resumed.others[name][k], v) for k, v in weights.items())
@@ -112,7 +104,7 @@ def test_sigterm_saves_and_ends(small, tmp_path):
     tiles, frame, y = small
     state = tmp_path / "s.safetensors"
     with pytest.raises(Stop, match="told to end after fold 0, epoch 2"):
-        training.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, state_file=state, fingerprint="f",
+        fold.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, state_file=state, fingerprint="f",
                             report=lambda _line: os.kill(os.getpid(), signal.SIGTERM))  # fmt: skip
     assert checkpoints.load_state(state, "f").progress.epoch == 1
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -123,12 +115,12 @@ def test_a_state_of_another_run_or_a_damaged_one_is_not_resumed(small, tmp_path)
     state, lines = tmp_path / "s.safetensors", []
     kinds = {"seed": 0, "fold": 0, "state_file": state, "report": lines.append}
     recipe = replace(RECIPE, epochs=2, checkpoint_seconds=0)
-    training.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
+    fold.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
     assert checkpoints.load_state(state, "a") is not None and checkpoints.load_state(state, "b") is None
     state.write_bytes(state.read_bytes()[:-50])
     assert checkpoints.load_state(state, "a") is None
     lines.clear()
-    training.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
+    fold.train_fold(tiles, part_of(frame, y), TINY, recipe, fingerprint="a", **kinds)
     assert len(lines) == 3 and "starts anew" in lines[0]
 
 
@@ -138,29 +130,29 @@ def test_early_stopping_keeps_the_best_epoch(small):
     wrong = part_of(frame, 1 - y, ["P4", "P5"])
     train = part_of(frame, y, ["P0", "P1", "P2", "P3"])
     recipe = replace(RECIPE, patience=3, schedule="constant")
-    trained = training.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, valid=wrong, report=quiet)
+    trained = fold.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, valid=wrong, report=quiet)
     done = trained.progress
     assert done.best_epoch == int(np.argmin(done.valid)) and len(done.valid) == done.best_epoch + 4
     assert not all(torch.equal(trained.model.state_dict()[k], v) for k, v in trained.others["last"].items())
     with pytest.raises(CohortError, match="no validation patients"):
-        training.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, report=quiet)
+        fold.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, report=quiet)
 
 
 def test_a_fold_without_two_classes_is_refused(small):
     tiles, _, y = small
     with pytest.raises(CohortError, match="no target with both classes"):
-        training.train_fold(
-            tiles, Part(np.arange(24), y[:, 1:]), models.NetworkConfig(("Y", "Z")), RECIPE, seed=0, fold=1
+        fold.train_fold(
+            tiles, Part(np.arange(24), y[:, 1:]), deeplrhe.NetworkConfig(("Y", "Z")), RECIPE, seed=0, fold=1
         )
     with pytest.raises(CohortError, match="0 training tiles"):
-        training.train_fold(tiles, Part(np.arange(0), y[:0]), NETWORK, RECIPE, seed=0, fold=1)
+        fold.train_fold(tiles, Part(np.arange(0), y[:0]), NETWORK, RECIPE, seed=0, fold=1)
 
 
 def test_diverging_loss_names_the_place_and_the_tiles(small):
     tiles, frame, y = small
     network = replace(TINY, batch_norm=False)
     with pytest.raises(ModelError, match=r"fold 3, epoch \d+, step \d+ \(tiles S\d_\d"):
-        training.train_fold(tiles, part_of(frame, y), network, replace(RECIPE, learning_rate=1e30), seed=0, fold=3,
+        fold.train_fold(tiles, part_of(frame, y), network, replace(RECIPE, learning_rate=1e30), seed=0, fold=3,
                             report=quiet)  # fmt: skip
 
 
@@ -169,7 +161,7 @@ def test_constant_tiles_train_to_finite_weights(tmp_path):
     for s in range(6):
         store.write_tiles(tmp_path, f"S{s}", np.full((4, 48, 48, 3), 243, np.uint8))
     y = np.tile(np.repeat([[0.0], [1.0]], 4, axis=0), (3, 1)).astype(np.float32)
-    trained = training.train_fold(store.TileStore(tmp_path, frame), part_of(frame, y), models.NetworkConfig(("X",)),
+    trained = fold.train_fold(store.TileStore(tmp_path, frame), part_of(frame, y), deeplrhe.NetworkConfig(("X",)),
                                   replace(RECIPE, epochs=2), seed=0, fold=0, report=quiet)  # fmt: skip
     assert np.isfinite(scores_of(trained.model, tiles)).all()
 
@@ -187,23 +179,23 @@ def test_out_of_memory_says_which_batch_fits():
 
 def test_memory_shortage_in_training_is_explained(small, monkeypatch):
     tiles, frame, y = small
-    forward = models.DeepLrhe.forward
+    forward = deeplrhe.DeepLrhe.forward
 
     def small_memory(self, x):
         if len(x) > 4:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return forward(self, x)
 
-    monkeypatch.setattr(models.DeepLrhe, "forward", small_memory)
+    monkeypatch.setattr(deeplrhe.DeepLrhe, "forward", small_memory)
     with pytest.raises(ModelError, match="accumulate to 2"):
-        training.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, report=quiet)
+        fold.train_fold(tiles, part_of(frame, y), TINY, RECIPE, seed=0, fold=0, report=quiet)
 
 
 def test_accumulated_parts_give_the_whole_step(small):
     """Without batch normalization the parts of a step add up to the step."""
     tiles, frame, y = small
     network = replace(TINY, batch_norm=False)
-    run = lambda parts: training.train_fold(  # noqa: E731
+    run = lambda parts: fold.train_fold(  # noqa: E731
         tiles, part_of(frame, y), network, replace(RECIPE, epochs=2, accumulate=parts), seed=0, fold=0, report=quiet
     )
     for a, b in zip(run(1).model.state_dict().values(), run(3).model.state_dict().values(), strict=True):
@@ -214,16 +206,16 @@ def test_accumulated_parts_give_the_whole_step(small):
 def test_balanced_training_learns(small, balance):
     tiles, frame, y = small
     recipe = replace(RECIPE, balance=balance, tiles_per_patient=3 if balance == "patient" else 0)
-    trained = training.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
+    trained = fold.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
     scores = scores_of(trained.model, tiles)
     assert scores[y[:, 0] == 1, 0].min() > scores[y[:, 0] == 0, 0].max()
 
 
 def test_inception_trains_with_its_auxiliary_head_and_the_published_recipe(small):
     tiles, frame, y = small
-    network = models.NetworkConfig(("X", "Y", "Z"), **DEEPPATH_NETWORK)
+    network = deeplrhe.NetworkConfig(("X", "Y", "Z"), **DEEPPATH_NETWORK)
     recipe = replace(DEEPPATH, epochs=1, batch_size=24, crop_px=75, learning_rate=1e-3)
-    trained = training.train_fold(tiles, part_of(frame, y), network, recipe, seed=0, fold=0, report=quiet)
+    trained = fold.train_fold(tiles, part_of(frame, y), network, recipe, seed=0, fold=0, report=quiet)
     assert np.isfinite(trained.progress.history).all() and set(trained.others) == {"last"}
 
 
@@ -231,7 +223,7 @@ def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
     tiles, frame, y = small
     file, train = tmp_path / "fold-0.safetensors", part_of(frame, y, ["P0", "P1"])
     kinds = {"score_patients": ["P5"], "fold": 0, "view": VIEW, "quiet": True}
-    fit = lambda epochs, seed=1, own=tiles: training.fit_or_load(  # noqa: E731
+    fit = lambda epochs, seed=1, own=tiles: fold.fit_or_load(  # noqa: E731
         file, own, train, TINY, replace(RECIPE, epochs=epochs), seed=seed, **kinds
     )
     first = fit(1)
@@ -248,7 +240,7 @@ def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
 def test_validation_patients_are_refused_for_scoring_too(small, tmp_path):
     tiles, frame, y = small
     with pytest.raises(LeakError, match="P4"):
-        training.fit_or_load(tmp_path / "m.safetensors", tiles, part_of(frame, y, ["P0", "P1"]), TINY,
+        fold.fit_or_load(tmp_path / "m.safetensors", tiles, part_of(frame, y, ["P0", "P1"]), TINY,
                              replace(RECIPE, epochs=1), valid=part_of(frame, y, ["P4", "P5"]), score_patients=["P4"],
                              seed=0, fold=0, view=VIEW, quiet=True)  # fmt: skip
 
@@ -300,7 +292,7 @@ def test_processes_change_results_by_rounding_only(small, tmp_path):
     two = crossfit.cross_fit(
         *arguments, folder=tmp_path / "two", launch="torchrun --standalone --nproc-per-node 2", **kinds
     )
-    assert models.read_card(two.files[0])["processes"] == 2
+    assert deeplrhe.read_card(two.files[0])["processes"] == 2
     for name, curve in one.history.items():
         np.testing.assert_allclose(two.history[name], curve, rtol=2e-3)
     merged = one.predictions.merge(two.predictions, on=["tile_id", "gene"])

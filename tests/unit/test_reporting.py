@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.reporting import display, figures, heatmaps, interop
+from deeplrhe_utils.reporting.exports import interop
+from deeplrhe_utils.reporting.figures import display, style
+from deeplrhe_utils.reporting.heatmaps import bands
 
 
 def _tiles(boxes):
@@ -21,7 +23,7 @@ def test_windows_land_on_their_level_0_pixels(size):
     width, height = 6000, 4000
     boxes = [(round(c * size), round(r * size), size) for c in range(3) for r in range(2)]
     scores = np.linspace(0.1, 0.9, 6)
-    heat = heatmaps.accumulate(_tiles(boxes), scores, width, height, (400, 600))
+    heat = bands.accumulate(_tiles(boxes), scores, width, height, (400, 600))
     for (x, y, s), score in zip(boxes, scores, strict=True):
         inside = np.abs(heat - score) < 1e-12
         rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
@@ -32,19 +34,19 @@ def test_windows_land_on_their_level_0_pixels(size):
 
 def test_overlapping_windows_are_averaged_and_unmeasured_stay_bare():
     tiles = _tiles([(0, 0, 20.0), (10, 0, 20.0), (0, 20, 20.0)])
-    heat = heatmaps.accumulate(tiles, np.array([0.2, 0.8, np.nan]), 40, 40, (40, 40))
+    heat = bands.accumulate(tiles, np.array([0.2, 0.8, np.nan]), 40, 40, (40, 40))
     assert heat[0, 0] == 0.2 and heat[0, 15] == 0.5 and heat[0, 25] == 0.8
     assert np.isnan(heat[30, 5]) and np.isnan(heat[0, 35])
     picture = np.full((40, 40, 3), 200, np.uint8)
-    drawn = heatmaps.overlay(picture, heat)
+    drawn = bands.overlay(picture, heat)
     assert (drawn[30, 5] == 200).all() and drawn[0, 25, 0] > drawn[0, 25, 2] and drawn[0, 5, 2] > drawn[0, 5, 0]
 
 
 def test_windows_outside_the_slide_and_unknown_palettes_are_refused():
     with pytest.raises(InputError, match="outside its slide"):
-        heatmaps.accumulate(_tiles([(30, 0, 20.0)]), np.array([0.5]), 40, 40, (40, 40))
+        bands.accumulate(_tiles([(30, 0, 20.0)]), np.array([0.5]), 40, 40, (40, 40))
     with pytest.raises(InputError, match="perceptual"):
-        heatmaps.overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), palette="jet")
+        bands.overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), palette="jet")
 
 
 def test_qupath_export_keeps_coordinates_and_leaves_out_unknown_scores(tmp_path):
@@ -56,7 +58,7 @@ def test_qupath_export_keeps_coordinates_and_leaves_out_unknown_scores(tmp_path)
 
 def test_compacting_keeps_line_art_and_shrinks_photographs(tmp_path):
     photo = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
-    figure = figures.image_grid([[photo]], ["x"], size=4)
+    figure = style.image_grid([[photo]], ["x"], size=4)
     figure.savefig(tmp_path / "a.png")
     figure.savefig(tmp_path / "a.svg")
     png, svg = (tmp_path / f"a.{s}" for s in ("png", "svg"))
@@ -72,16 +74,16 @@ def test_compacting_keeps_line_art_and_shrinks_photographs(tmp_path):
 def test_component_image_blends_memberships():
     gamma = np.zeros((4, 2, 2), np.float32)
     gamma[0] = 1
-    assert (figures.component_image(gamma) == [0xE8, 0xE4, 0xF0]).all()
+    assert (style.component_image(gamma) == [0xE8, 0xE4, 0xF0]).all()
 
 
 def test_noise_image_marks_blank_and_blur():
     tile = np.full((2, 2, 3), 100, np.uint8)
-    painted = figures.noise_image(tile, np.array([[0, 1], [2, 0]]))
+    painted = style.noise_image(tile, np.array([[0, 1], [2, 0]]))
     assert (painted[0, 0] == 100).all() and (painted[0, 1] == 170).all() and painted[1, 0, 0] > painted[1, 0, 2]
 
 
 def test_the_live_curve_is_for_notebooks_only():
-    from deeplrhe_utils.reporting.display import live_curve
+    from deeplrhe_utils.reporting.figures.display import live_curve
 
     assert live_curve() is None, "there is no notebook here"

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.learning.attribution import CAM, GRADIENTS, Attribution, Cam, Integrated
-from deeplrhe_utils.learning.attribution_sanity import SanityCheck
-from deeplrhe_utils.reporting.attribution_figures import attribution_rows, similarity_curves
+from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, Attribution, Cam, Integrated
+from deeplrhe_utils.learning.attribution.sanity import SanityCheck
+from deeplrhe_utils.reporting.figures.attribution import attribution_rows, similarity_curves
 
 SIDE = 64
 

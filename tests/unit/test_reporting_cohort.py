@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from deeplrhe_utils.reporting.cohort_figures import flow_figure, prevalence_figure, site_mutation_map
+from deeplrhe_utils.reporting.figures.cohort import flow_figure, prevalence_figure, site_mutation_map
 
 LONG = "the patient's tissue was collected by a centre that withdrew its consent for pictures, see the letter of May: 7"
 

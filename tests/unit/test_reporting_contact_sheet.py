@@ -16,8 +16,8 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.slide_reading import slide_summary
-from deeplrhe_utils.reporting.contact_sheet import (
+from deeplrhe_utils.evaluation.tables.slide_reading import slide_summary
+from deeplrhe_utils.reporting.exports.contact_sheet import (
     BOX_PX,
     CELL_PX,
     LETTERS,
@@ -33,8 +33,8 @@ from deeplrhe_utils.reporting.contact_sheet import (
     short_name,
     write_sheets,
 )
-from deeplrhe_utils.reporting.heatmaps import overlay
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.reporting.heatmaps.bands import overlay
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 
 def solid(colour, width=60, height=40):

@@ -16,9 +16,9 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
 from deeplrhe_utils.core.files import safe_name, sha256_file
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.reporting import heat_picture, interop
-from deeplrhe_utils.reporting.contours import Contour, map_contours, window_contours
-from deeplrhe_utils.reporting.heat_export import (
+from deeplrhe_utils.reporting.exports import interop
+from deeplrhe_utils.reporting.exports import picture as heat_picture
+from deeplrhe_utils.reporting.exports.export import (
     FORMATS,
     INDEX,
     ExportFolder,
@@ -27,7 +27,7 @@ from deeplrhe_utils.reporting.heat_export import (
     export_map,
     map_stem,
 )
-from deeplrhe_utils.reporting.heat_pyramid import (
+from deeplrhe_utils.reporting.exports.pyramid import (
     halved,
     level_sizes,
     read_deep_zoom,
@@ -35,10 +35,11 @@ from deeplrhe_utils.reporting.heat_pyramid import (
     write_overlay_tiff,
     write_score_tiff,
 )
-from deeplrhe_utils.reporting.heat_scores import GeneWindows
-from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
-from deeplrhe_utils.slides.annotations import read_annotation
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.reporting.heatmaps.bands import Frame, heat_bands, heat_map
+from deeplrhe_utils.reporting.heatmaps.contours import Contour, map_contours, window_contours
+from deeplrhe_utils.reporting.heatmaps.scores import GeneWindows
+from deeplrhe_utils.slides.outlines.find import read_annotation
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 DEMO = Path(__file__).resolve().parents[2] / "reports" / "demo"
 HOSTILE = ["../../etc/passwd", "<script>alert('x')</script>", "a\0b\x01", "x" * 300, "", "..", "Lunge Ö/1", "=SUM(A1)",

@@ -11,10 +11,10 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.evaluation.slide_reading import extreme_tiles
-from deeplrhe_utils.reporting.extreme_tiles import extreme_figure, wanted
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.pixels import open_row, peek, read_pixels
+from deeplrhe_utils.evaluation.tables.slide_reading import extreme_tiles
+from deeplrhe_utils.reporting.explorer.extreme_tiles import extreme_figure, wanted
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.slides.tiles.pixels import open_row, peek, read_pixels
 
 SIZE = (4000, 2000)
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.learning.cards import check_cards, hash_patient
-from deeplrhe_utils.reporting import heat_scores, heatmaps
-from deeplrhe_utils.reporting.heatmaps import Frame, heat_bands, heat_map
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.learning.networks.cards import check_cards, hash_patient
+from deeplrhe_utils.reporting.heatmaps import bands as heatmaps
+from deeplrhe_utils.reporting.heatmaps import scores as heat_scores
+from deeplrhe_utils.reporting.heatmaps.bands import Frame, heat_bands, heat_map
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 DEMO = Path(__file__).resolve().parents[2] / "reports" / "demo" / "tables"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.evaluation import calibration, coverage, decision, power, readers
-from deeplrhe_utils.evaluation.auc import NEWCOMBE
-from deeplrhe_utils.reporting import precision_figures as pf
+from deeplrhe_utils.evaluation.auc.delong import NEWCOMBE
+from deeplrhe_utils.evaluation.precision import calibration, coverage, decision, power, readers
+from deeplrhe_utils.reporting.audit_figures import precision as pf
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ import shapely
 import tifffile
 from PIL import Image
 
-from deeplrhe_utils.evaluation.deeppath import read_stats, write_stats
-from deeplrhe_utils.reporting.contours import map_contours
-from deeplrhe_utils.reporting.heat_export import FORMATS, ExportFolder, MapStyle, SlideMap, export_map
-from deeplrhe_utils.reporting.heat_scores import GeneWindows
-from deeplrhe_utils.reporting.heatmaps import Frame
-from deeplrhe_utils.slides.grid import Grid, make_grid
+from deeplrhe_utils.evaluation.auc.deeppath import read_stats, write_stats
+from deeplrhe_utils.reporting.exports.export import FORMATS, ExportFolder, MapStyle, SlideMap, export_map
+from deeplrhe_utils.reporting.heatmaps.bands import Frame
+from deeplrhe_utils.reporting.heatmaps.contours import map_contours
+from deeplrhe_utils.reporting.heatmaps.scores import GeneWindows
+from deeplrhe_utils.slides.tiles.grid import Grid, make_grid
 
 SLIDES = {
     "40x": (9001, 6007, 0.25, 0, "cover"),
@@ -86,7 +86,7 @@ def found_boxes(values, step_x, step_y, tolerance=0.02):
 
 def colours_to_scores(picture):
     """The score of every colour of a picture; white, and what is far from all five, is NaN."""
-    from deeplrhe_utils.reporting.heatmaps import colour_map
+    from deeplrhe_utils.reporting.heatmaps.bands import colour_map
 
     palette = colour_map(SCORES, "perceptual").astype(np.int16)
     found = np.full(picture.shape[:2], np.nan)
@@ -279,7 +279,7 @@ def test_a_map_over_a_thumbnail_spans_the_slide():
 
 def test_a_real_slide_and_its_overlay_are_in_one_frame(shared_data, tmp_path):
     """Planted tissue: the darkest tile of a real slide is where the overlay says, as OpenSlide and tifffile see it."""
-    from deeplrhe_utils.slides.reader import Slide
+    from deeplrhe_utils.slides.reading.reader import Slide
 
     path = shared_data / "slides" / "CMU-1-Small-Region.svs"
     with Slide(path) as slide:

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
-from deeplrhe_utils.reporting.heat_export import ExportFolder, MapStyle, SlideMap, export_slide
-from deeplrhe_utils.reporting.heat_figures import Compared, finer_maps
-from deeplrhe_utils.reporting.heat_scores import networks_in, windows_in
-from deeplrhe_utils.reporting.heatmaps import Frame
-from deeplrhe_utils.slides.between import windows_between
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.reporting.exports.export import ExportFolder, MapStyle, SlideMap, export_slide
+from deeplrhe_utils.reporting.figures.heat import Compared, finer_maps
+from deeplrhe_utils.reporting.heatmaps.bands import Frame
+from deeplrhe_utils.reporting.heatmaps.scores import networks_in, windows_in
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.between import windows_between
+from deeplrhe_utils.slides.tiles.grid import make_grid
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 WIDTH, HEIGHT = 1501, 997

@@ -14,9 +14,17 @@ from openslide import OpenSlide
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError, SlideError
-from deeplrhe_utils.learning.heat import SlideScores
-from deeplrhe_utils.reporting import explorer_figures
-from deeplrhe_utils.reporting.explorer_windows import (
+from deeplrhe_utils.learning.scoring.heat import SlideScores
+from deeplrhe_utils.reporting.explorer import figures
+from deeplrhe_utils.reporting.explorer.views import (
+    Pixels,
+    SlideView,
+    colour_ramp,
+    neighbours,
+    overview_jpeg,
+    slide_views,
+)
+from deeplrhe_utils.reporting.explorer.windows import (
     framed_window,
     heat_square,
     highest_window,
@@ -25,12 +33,11 @@ from deeplrhe_utils.reporting.explorer_windows import (
     window_points,
     window_rows,
 )
-from deeplrhe_utils.reporting.heat_pyramid import write_deep_zoom
-from deeplrhe_utils.reporting.heatmaps import Frame, overlay
-from deeplrhe_utils.reporting.outlines import outline_file, outline_rings, save_outline
-from deeplrhe_utils.reporting.slide_views import Pixels, SlideView, colour_ramp, neighbours, overview_jpeg, slide_views
-from deeplrhe_utils.reporting.viewer import window_facts, window_picture
-from deeplrhe_utils.slides.annotations import (
+from deeplrhe_utils.reporting.exports.pyramid import write_deep_zoom
+from deeplrhe_utils.reporting.heatmaps.bands import Frame, overlay
+from deeplrhe_utils.reporting.viewer.outlines import outline_file, outline_rings, save_outline
+from deeplrhe_utils.reporting.viewer.viewer import window_facts, window_picture
+from deeplrhe_utils.slides.outlines.find import (
     Region,
     find_annotation,
     read_annotation,
@@ -277,10 +284,10 @@ def test_a_slide_that_is_elsewhere_is_seen_by_its_deep_zoom_picture(view, tmp_pa
 
 def test_static_figures_draw_hostile_and_empty_tables(view):
     hostile = window_points([replace(view, slide_id="_$a$<b>")], "TP53")
-    assert len(explorer_figures.agreement_figure(hostile, "$\\frac").axes) == 1
-    empty = explorer_figures.agreement_figure(hostile.iloc[:0], "TP53")
+    assert len(figures.agreement_figure(hostile, "$\\frac").axes) == 1
+    empty = figures.agreement_figure(hostile.iloc[:0], "TP53")
     assert not empty.axes[0].collections
-    assert explorer_figures.corners({}).axes[0].get_legend() is None
+    assert figures.corners({}).axes[0].get_legend() is None
 
 
 class TestExplorer:
@@ -292,7 +299,7 @@ class TestExplorer:
 
     @pytest.fixture
     def explorer(self, view, tmp_path):
-        from deeplrhe_utils.reporting.viewer import Explorer
+        from deeplrhe_utils.reporting.viewer.viewer import Explorer
 
         other = replace(view, slide_id="<i>s2</i>", patient_id="P2", fold="1", path=None,
                         windows=grid(name="<i>s2</i>"))  # fmt: skip
@@ -354,7 +361,7 @@ class TestExplorer:
         assert json.loads(explorer.save().read_text())["features"][0]["properties"]["classification"]["name"] == "Tumor"
 
     def test_a_damaged_slide_is_shown_as_its_thumbnail(self, view, tmp_path):
-        from deeplrhe_utils.reporting.viewer import Explorer
+        from deeplrhe_utils.reporting.viewer.viewer import Explorer
 
         broken = tmp_path / "b.svs"
         broken.write_bytes(b"\0" * 100)
@@ -369,9 +376,9 @@ class TestExplorer:
 
         met = []
         points = window_points([view], "TP53")
-        figure = explorer_figures.live_agreement(points, "TP53", met.append)
+        figure = figures.live_agreement(points, "TP53", met.append)
         curves = {"TP53": roc_points(pd.DataFrame({"patient_id": ["A", "B"], "score": [0.1, 0.9], "label": [0, 1]}))}
-        other = explorer_figures.live_roc(curves, lambda *who: met.append(who))
+        other = figures.live_roc(curves, lambda *who: met.append(who))
         for drawn, place in ((figure, 7), (other, 1)):
             drawn.data[0]._dispatch_on_click(Points([place], [0], [0], "", 0), InputDeviceState())
         assert met == ["s1_2_1", ("TP53", "B")]

@@ -8,14 +8,14 @@ from ipywidgets import BoundedIntText, Dropdown, Image
 from matplotlib.figure import Figure
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.schemas import LABELS, TILES
-from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.evaluation.spike import SpikeIn
-from deeplrhe_utils.reporting import widgets
-from deeplrhe_utils.reporting.audit_figures import filter_roc
-from deeplrhe_utils.reporting.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.pixels import peek
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import LABELS, TILES
+from deeplrhe_utils.evaluation.quality.spike_in import SpikeIn
+from deeplrhe_utils.reporting.audit_figures.leakage import filter_roc
+from deeplrhe_utils.reporting.viewer import widgets
+from deeplrhe_utils.reporting.viewer.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
+from deeplrhe_utils.slides.tiles.grid import make_grid
+from deeplrhe_utils.slides.tiles.pixels import peek
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 SIDE = 112  # of a picture on the page [px]

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from deeplrhe_utils.running import doctor
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.notebooks import path_cleaner
-from deeplrhe_utils.running.pipeline import Places
-from deeplrhe_utils.running.profiles import Profile
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs import doctor
+from deeplrhe_utils.running.plan.notebooks import path_cleaner
+from deeplrhe_utils.running.plan.profiles import Profile
+from deeplrhe_utils.running.runner.pipeline import Places
 from tests.unit.test_slides_resolution import nuclei, write_svs
 
 
@@ -45,7 +45,7 @@ def test_exit_codes(where, capsys, arguments, code, text):
 
 
 def test_the_command_line_starts_without_heavy_libraries():
-    code = "import sys, deeplrhe_utils.running.cli, deeplrhe_utils.running.record; print(*sys.modules)"
+    code = "import sys, deeplrhe_utils.running.commands.cli, deeplrhe_utils.running.stage.record; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "openslide", "papermill", "nbconvert", "pandas", "matplotlib", "distributed"} & set(loaded)
 

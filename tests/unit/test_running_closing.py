@@ -7,10 +7,10 @@ import pytest
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPOSITORY
-from deeplrhe_utils.evaluation.claims import Numbers, read_numbers
-from deeplrhe_utils.reporting.documents import UNKNOWN, fill, write_documents
-from deeplrhe_utils.running.closing import close_run
-from deeplrhe_utils.running.profiles import load_profile
+from deeplrhe_utils.evaluation.audits.claims import Numbers, read_numbers
+from deeplrhe_utils.running.page.closing import close_run
+from deeplrhe_utils.running.page.documents import UNKNOWN, fill, write_documents
+from deeplrhe_utils.running.plan.profiles import load_profile
 
 REPORT = {"title": "A <run>", "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T01:00:00+00:00",
           "status": "finished", "command": "run smoke", "package_version": "0", "git": {"commit": "abc"},

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from deeplrhe_utils.acquisition.cohort_files import read_cohort, read_cohort_files
-from deeplrhe_utils.acquisition.cohort_rules import CohortRule
-from deeplrhe_utils.acquisition.labels import attach_labels, read_labels
-from deeplrhe_utils.acquisition.manifest import read_manifest
-from deeplrhe_utils.running import cohort as command
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.cohort import CHOSEN, EVERYBODY, WHOLE, Gathered, Services
+from deeplrhe_utils.acquisition.cohort.files import read_cohort, read_cohort_files
+from deeplrhe_utils.acquisition.cohort.rules import CohortRule
+from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels
+from deeplrhe_utils.acquisition.services.manifest import read_manifest
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs import cohort as command
+from deeplrhe_utils.running.jobs.cohort import CHOSEN, EVERYBODY, WHOLE, Gathered, Services
 from tests.stand_ins.cbioportal import CBioPortalStandIn, study_from_labels
 from tests.stand_ins.gdc import GdcStandIn
 from tests.stand_ins.gdc import offered as on_offer

@@ -8,17 +8,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.cohort import check_flow
-from deeplrhe_utils.acquisition.cohort_rules import named_rule
-from deeplrhe_utils.acquisition.download import TransferOptions
-from deeplrhe_utils.acquisition.labels import person_of
+from deeplrhe_utils.acquisition.cohort.build import check_flow
+from deeplrhe_utils.acquisition.cohort.rules import named_rule
+from deeplrhe_utils.acquisition.labels.labels import person_of
+from deeplrhe_utils.acquisition.services.download import TransferOptions
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
-from deeplrhe_utils.evaluation.cohort import run_flow
-from deeplrhe_utils.evaluation.splits import patient_folds
-from deeplrhe_utils.running.cohort import Services
-from deeplrhe_utils.running.cohort_run import fetch_cohort, ready_cohort, targets, with_targets
-from deeplrhe_utils.running.synth import make_spec, write_synthetic_cohort
-from deeplrhe_utils.slides.inventory import scan_slides
+from deeplrhe_utils.evaluation.splits.folds import patient_folds
+from deeplrhe_utils.evaluation.tables.counts import run_flow
+from deeplrhe_utils.running.jobs.cohort import Services
+from deeplrhe_utils.running.jobs.cohort_run import fetch_cohort, ready_cohort, targets, with_targets
+from deeplrhe_utils.running.jobs.synth import make_spec, write_synthetic_cohort
+from deeplrhe_utils.slides.files.inventory import scan_slides
 from tests.stand_ins.rehearsal import Rehearsal
 
 GENES = ("TP53", "EGFR", "KRAS")
@@ -184,7 +184,7 @@ def test_a_cohort_is_bound_to_its_sources(services, sources, rule, tmp_path):
 
 
 def test_a_cohort_that_was_half_written_is_made_again(services, sources, rule, tmp_path, monkeypatch):
-    from deeplrhe_utils.running import cohort_run
+    from deeplrhe_utils.running.jobs import cohort_run
 
     def killed(*_):
         raise KeyboardInterrupt

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from deeplrhe_utils.core.errors import RunError, SlideError
-from deeplrhe_utils.running import engine
-from deeplrhe_utils.running.engine import map_surviving, map_tasks
+from deeplrhe_utils.running.machine import engine
+from deeplrhe_utils.running.machine.engine import map_surviving, map_tasks
 
 
 def square(x):

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.paths import PROFILES, REPOSITORY
-from deeplrhe_utils.learning.cards import hash_patient
-from deeplrhe_utils.running import page_heat
-from deeplrhe_utils.running.page import write_page
-from deeplrhe_utils.running.page_html import STATIC
-from deeplrhe_utils.running.profiles import load_profile
+from deeplrhe_utils.learning.networks.cards import hash_patient
+from deeplrhe_utils.running.page import heat
+from deeplrhe_utils.running.page.html import STATIC
+from deeplrhe_utils.running.page.page import write_page
+from deeplrhe_utils.running.plan.profiles import load_profile
 from tests.browser.run_folder import AWAY, GENES, HERE, SIDE, make_run, report, score
 
 DAMAGED = [
@@ -93,7 +93,7 @@ def test_scores_travel_in_thousandths_and_windows_unmoved(root):
 
 
 def test_a_slide_of_many_windows_is_cut_and_the_page_says_so(root, monkeypatch):
-    monkeypatch.setattr(page_heat, "MOST_WINDOWS", 5)
+    monkeypatch.setattr(heat, "MOST_WINDOWS", 5)
     assert f"Drawn in part: {AWAY}: 5 of 12 windows; {HERE}: 5 of 12 windows." in " ".join(written(root).words)
 
 

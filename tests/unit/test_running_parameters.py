@@ -4,10 +4,10 @@ import nbformat
 import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.running.notebooks import find_stages
-from deeplrhe_utils.running.parameters import parse_parameters
-from deeplrhe_utils.running.plan import Request, describe_plan, make_plan
-from deeplrhe_utils.running.profiles import load_profile
+from deeplrhe_utils.running.plan.notebooks import find_stages
+from deeplrhe_utils.running.plan.parameters import parse_parameters
+from deeplrhe_utils.running.plan.plan import Request, describe_plan, make_plan
+from deeplrhe_utils.running.plan.profiles import load_profile
 
 CELL = """run_dir: str = ""
 # a comment line

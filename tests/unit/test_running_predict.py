@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.synthetic import CohortSpec, plan_cohort, write_slide
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.learning.models import NetworkConfig, build_network, read_card, save_model
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.predict import PredictOptions, all_scored, predict
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, read_card, save_model
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs.predict import PredictOptions, all_scored, predict
+from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort, write_slide
 
 MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
 HERE = PredictOptions(workers=1, device="cpu")

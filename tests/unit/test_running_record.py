@@ -11,11 +11,11 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.core.tables import write_table
-from deeplrhe_utils.core.truth_schemas import TRUTH_PATIENTS
-from deeplrhe_utils.running.lock import RunLock, check_free
-from deeplrhe_utils.running.record import run_folder, start_run
-from deeplrhe_utils.running.state import LARGE_BYTES, begin_by_hand, declared_files, fingerprint
+from deeplrhe_utils.core.tables.contract import write_table
+from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS
+from deeplrhe_utils.running.machine.lock import RunLock, check_free
+from deeplrhe_utils.running.stage.record import run_folder, start_run
+from deeplrhe_utils.running.stage.state import LARGE_BYTES, begin_by_hand, declared_files, fingerprint
 
 matplotlib.use("Agg")
 

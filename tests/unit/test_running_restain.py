@@ -15,20 +15,21 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError, RunError, SlideError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.running import restain, restain_write
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.restain import LEDGER_COLUMNS, normalize
-from deeplrhe_utils.running.restain_sources import (
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.normalize import job
+from deeplrhe_utils.running.normalize import write as restain_write
+from deeplrhe_utils.running.normalize.job import LEDGER_COLUMNS, normalize
+from deeplrhe_utils.running.normalize.sources import (
     NormalizeOptions,
     PictureFolder,
     SlideFile,
     find_sources,
     reference_source,
 )
-from deeplrhe_utils.running.restain_tissue import frame_of, spread_places
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.stain.normalize import Plan, load_normalizer
+from deeplrhe_utils.running.normalize.tissue import frame_of, spread_places
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.stain.methods.normalize import Plan, load_normalizer
 from tests.stain_tiles import painted
 from tests.tiff_slides import write_jpeg_slide
 
@@ -208,7 +209,7 @@ def test_a_whole_slide_is_what_the_whole_picture_would_be(whole, slides):
 
 def plan_of(out, path):
     """The plan that the command made for a slide."""
-    from deeplrhe_utils.running.restain_tissue import Readings
+    from deeplrhe_utils.running.normalize.tissue import Readings
 
     recipe = NormalizeOptions(model=out / "normalizer", lossless=True, **WHOLE)
     tiles = Readings(recipe).tiles(SlideFile(path.stem, path))
@@ -343,8 +344,8 @@ def test_transparent_places_of_a_tile_become_white(tmp_path):
     tile = np.dstack([painted("lab 1"), np.full((192, 192), 255, np.uint8)])
     tile[:40, :, :3], tile[:40, :, 3] = 0, 0
     Image.fromarray(tile).save(tmp_path / "a.png")
-    assert (restain.find_sources([tmp_path / "a.png"]).sources[0].files) == (tmp_path / "a.png",)
-    from deeplrhe_utils.running.restain_sources import read_picture
+    assert (job.find_sources([tmp_path / "a.png"]).sources[0].files) == (tmp_path / "a.png",)
+    from deeplrhe_utils.running.normalize.sources import read_picture
 
     assert (read_picture(tmp_path / "a.png")[:40] == 255).all()
 
@@ -537,7 +538,7 @@ def test_finished_slides_are_kept_and_the_fit_is_not_repeated(slides, tmp_path, 
     recipe = NormalizeOptions(fit_steps=10, method="density", **SMALL)
     first = normalize([slides], out, recipe, quiet)
     written = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
-    monkeypatch.setattr("deeplrhe_utils.running.restain_fit.fit", None)
+    monkeypatch.setattr("deeplrhe_utils.running.normalize.fit.fit", None)
     lines = []
     again = normalize([slides], out, recipe, lines.append)
     assert [{k: str(v) for k, v in row.items()} for row in first] == again

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.labels import read_labels
+from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
-from deeplrhe_utils.evaluation.auc import DELONG
-from deeplrhe_utils.evaluation.deeppath import is_stats, read_classes, read_stats, write_stats
-from deeplrhe_utils.evaluation.score_file import read_scores
-from deeplrhe_utils.evaluation.units import aggregate
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.running.score import SCORE_COLUMNS, ScoreOptions, score
+from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats, write_stats
+from deeplrhe_utils.evaluation.auc.delong import DELONG
+from deeplrhe_utils.evaluation.auc.score_file import read_scores
+from deeplrhe_utils.evaluation.auc.units import aggregate
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs.score import SCORE_COLUMNS, ScoreOptions, score
 
 
 def _table(patients=40, tiles=3, seed=0):

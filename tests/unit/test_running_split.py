@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.evaluation import split_files, splits
-from deeplrhe_utils.running.cli import main
+from deeplrhe_utils.evaluation.splits import files, folds
+from deeplrhe_utils.running.commands.cli import main
 
 
 def barcodes(n=40, sites=("05", "44", "50", "55")):
@@ -45,9 +45,9 @@ def test_long_and_wide_labels_give_the_same_split(here, capsys):
     first = run(here, capsys, wide().to_csv(index=False), "--seed", "3", "--out", "a.json")
     run(here, capsys, long().sample(frac=1, random_state=0).to_csv(index=False), "--seed", "3", "--out", "b.json")
     assert (here / "a.json").read_bytes() == (here / "b.json").read_bytes()
-    frame = split_files.read_split(here / "a.json")
+    frame = files.read_split(here / "a.json")
     labels = long().astype({"status": "Int64"})
-    expected = splits.patient_folds(labels, 2, 3)
+    expected = folds.patient_folds(labels, 2, 3)
     assert list(frame["unit_id"]) == list(expected["unit_id"]) and list(frame["role"]) == list(expected["role"])
     assert set(frame["hash"]) == set(expected["hash"])
     assert json.loads((here / "a.json").read_text())["signature"] in first
@@ -60,9 +60,9 @@ def test_long_and_wide_labels_give_the_same_split(here, capsys):
 def test_sites_come_from_barcodes_a_column_or_a_file(here, capsys):
     said = run(here, capsys, wide().to_csv(index=False), "--scheme", "site", "--out", "a.json")
     assert "proved optimal" in said and "4 sites" in said
-    frame = split_files.read_split(here / "a.json")
+    frame = files.read_split(here / "a.json")
     sites = pd.DataFrame({"patient_id": barcodes()}).assign(site_id=lambda f: f["patient_id"].str[5:7])
-    splits.check_disjoint(frame, sites, "site_id")
+    folds.check_disjoint(frame, sites, "site_id")
     text = wide().assign(centre=sites["site_id"], site_id="one").to_csv(index=False)
     run(here, capsys, text, "--scheme", "site", "--sites", "centre", "--out", "b.json")
     assert (here / "a.json").read_bytes() == (here / "b.json").read_bytes()
@@ -73,7 +73,7 @@ def test_sites_come_from_barcodes_a_column_or_a_file(here, capsys):
 
 def test_shares_and_the_default_name(here, capsys):
     said = run(here, capsys, wide().to_csv(index=False), "--shares", "70/15/15")
-    frame = split_files.read_split(here / "l-patient-split.json")
+    frame = files.read_split(here / "l-patient-split.json")
     assert frame["role"].value_counts().to_dict() == {"train": 28, "valid": 6, "test": 6}
     assert [x.split()[0] for x in said.splitlines()[1:4]] == ["train", "valid", "test"]
 
@@ -85,19 +85,19 @@ def test_a_split_below_the_patient_warns_and_counts(here, capsys, scheme):
     rows = pd.concat([labels.assign(slide_id=name + f"-01A-01-TS{k}", tile_id=name + f"_{k}") for k in (1, 2, 3)])
     text = rows.drop(columns="patient_id" if scheme == "slide" else []).to_csv(index=False)
     said = run(here, capsys, text, "--scheme", scheme)
-    frame = split_files.read_split(here / f"l-{scheme}-split.json")
+    frame = files.read_split(here / f"l-{scheme}-split.json")
     assert frame["unit_id"].nunique() == 120
     members = rows if scheme == "tile" else rows.assign(patient_id=rows["slide_id"].str[:12])
     with pytest.raises(CohortError) as found:
-        splits.check_disjoint(frame, members)
+        folds.check_disjoint(frame, members)
     assert f"WARNING: {found.value}" in said
 
 
 def test_hashed_lists_hold_no_name_and_can_be_found_again(here, capsys):
     run(here, capsys, wide().to_csv(index=False), "--hashed", "--out", "h.json")
     assert "TCGA" not in (here / "h.json").read_text()
-    frame = split_files.read_split(here / "h.json", names=barcodes())
-    assert set(frame["hash"]) == set(splits.patient_folds(long().astype({"status": "Int64"}))["hash"])
+    frame = files.read_split(here / "h.json", names=barcodes())
+    assert set(frame["hash"]) == set(folds.patient_folds(long().astype({"status": "Int64"}))["hash"])
 
 
 def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
@@ -105,7 +105,7 @@ def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
     frame["patient_id"] += "-01A"
     frame.loc[0, ["TP53", "EGFR"]] = ""
     said = run(here, capsys, "\ufeff" + frame.to_csv(index=False).replace("\n", "\r\n"), "--out", "x.json")
-    units = set(split_files.read_split(here / "x.json")["unit_id"])
+    units = set(files.read_split(here / "x.json")["unit_id"])
     assert units == set(barcodes()[1:])
     assert "Left out: 1 patients without any known label (TCGA-05-0000)" in said
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from deeplrhe_utils.core.files import sha256_file, write_json
-from deeplrhe_utils.running import lock
-from deeplrhe_utils.running.state import CHANGED, Record, forget, outputs_file, record_file
+from deeplrhe_utils.running.machine import lock
+from deeplrhe_utils.running.stage.state import CHANGED, Record, forget, outputs_file, record_file
 
 
 @pytest.fixture

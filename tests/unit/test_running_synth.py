@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from filelock import FileLock
 
-from deeplrhe_utils.acquisition.synthetic import PRESETS, CohortSpec
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.running import synth
-from deeplrhe_utils.running.cli import main
-from deeplrhe_utils.slides.inventory import scan_slides
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs import synth
+from deeplrhe_utils.slides.files.inventory import scan_slides
+from deeplrhe_utils.synthetic.publish import PRESETS, CohortSpec
 
 SMALL = CohortSpec(n_slides=4, seed=3, grid_columns=2, grid_rows=1, tile_px=128)
 AS_TYPED = ["n_slides=4", "grid_columns=2", "grid_rows=1", "tile_px=128"]

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Point, Polygon, box
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
-from deeplrhe_utils.slides import annotations
-from deeplrhe_utils.slides.annotations import (
+from deeplrhe_utils.slides.outlines import find
+from deeplrhe_utils.slides.outlines.find import (
     ANNOTATION_ENDINGS,
     Region,
     find_annotation,
@@ -130,7 +130,7 @@ def test_only_squares_across_the_line_are_clipped_and_a_bad_clip_is_not_believed
         raise shapely.GEOSException("TopologyException")
 
     for bad in (invalid, broken):
-        monkeypatch.setattr(annotations.shapely, "clip_by_rect", bad)
+        monkeypatch.setattr(find.shapely, "clip_by_rect", bad)
         np.testing.assert_allclose(tumour_fractions(outline, x, y, size), truth, atol=1e-6)
     assert calls and set(calls) <= across
 

@@ -7,9 +7,9 @@ import shapely
 from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
-from deeplrhe_utils.slides import annotation_masks
-from deeplrhe_utils.slides.annotation_masks import trace_edges
-from deeplrhe_utils.slides.annotations import read_annotation, write_geojson
+from deeplrhe_utils.slides.outlines import masks
+from deeplrhe_utils.slides.outlines.find import read_annotation, write_geojson
+from deeplrhe_utils.slides.outlines.masks import trace_edges
 
 
 def save(path, labels, mode=None):
@@ -113,7 +113,7 @@ def test_pictures_are_no_masks(tmp_path):
 
 
 def test_noise_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(annotation_masks, "LARGEST_CORNERS", 1000)
+    monkeypatch.setattr(masks, "LARGEST_CORNERS", 1000)
     path = save(tmp_path / "m.png", (np.random.default_rng(0).random((100, 100)) < 0.5).astype(np.uint8))
     with pytest.raises(AnnotationError, match=r"m\.png is too ragged"):
         read_annotation(path, slide_px=(100, 100))

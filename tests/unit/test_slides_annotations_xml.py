@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.annotations import read_annotation, read_geojson, tumour_outline, write_geojson
+from deeplrhe_utils.slides.outlines.find import read_annotation, read_geojson, tumour_outline, write_geojson
 
 
 def rectangle(x0, y0, x1, y1):

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.slides.artefacts import SurveyRules, artefact_masks, background_of, bubble_mask, fold_mask
-from deeplrhe_utils.slides.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import SlideGlass, glass_level, shares
+from deeplrhe_utils.slides.quality.artefacts import SurveyRules, artefact_masks, background_of, bubble_mask, fold_mask
+from deeplrhe_utils.slides.quality.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
+from deeplrhe_utils.slides.quality.tissue import SlideGlass, glass_level, shares
+from deeplrhe_utils.slides.reading.reader import Slide
 
 MPP, SIDE = 2.0, 500  # 1 mm
 GLASS = SlideGlass(np.array([242.0, 240.0, 238.0]), True)

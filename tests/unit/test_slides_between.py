@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.between import windows_between
-from deeplrhe_utils.slides.grid import make_grid
+from deeplrhe_utils.slides.tiles.between import windows_between
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 
 def grid(width=4000, height=3000, mpp=0.2527, target=0.5, side=512, stride=0, edge="inside"):

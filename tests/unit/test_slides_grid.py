@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.slides.grid import Grid, make_grid
+from deeplrhe_utils.slides.tiles.grid import Grid, make_grid
 
 mpps = st.sampled_from([0.25, 0.2527, 0.499, 0.5, 0.5026, 0.2325, 1.0, 0.121547])
 

@@ -6,9 +6,9 @@ import struct
 import openslide
 import pytest
 
-from deeplrhe_utils.slides import inventory
-from deeplrhe_utils.slides.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
-from deeplrhe_utils.slides.inventory import barcode_fields, scan_slides
+from deeplrhe_utils.slides.files import inventory
+from deeplrhe_utils.slides.files.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
+from deeplrhe_utils.slides.files.inventory import barcode_fields, scan_slides
 
 NAME = "TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs"
 OTHER = "TCGA-44-2665-01A-01-TS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides import jpeg_tiles
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square, box_of, choose, resample, scale_for
+from deeplrhe_utils.slides.decoding import jpeg_tiles
+from deeplrhe_utils.slides.decoding.sampling import Square, box_of, choose, resample, scale_for
+from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 PICTURE = tissue_like(1300, 1100)

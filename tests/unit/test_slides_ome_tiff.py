@@ -15,9 +15,9 @@ import tiffslide
 
 from deeplrhe_utils.core.errors import ParameterError, RunError, SlideError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.slides import ome_tiff
-from deeplrhe_utils.slides.ome_tiff import write_ome_tiff
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.files import ome_tiff
+from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
+from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like
 
 WIDTH, HEIGHT, TILE, MPP = 1403, 1178, 128, 0.2527
@@ -205,7 +205,7 @@ def test_optional_codecs_are_not_needed(tmp_path):
 import sys
 sys.modules["imagecodecs"] = None
 import numpy as np
-from deeplrhe_utils.slides.ome_tiff import write_ome_tiff
+from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
 for quality in (90, None):
     pixels = np.full((300, 300, 3), (200, 100, 150), np.uint8)
     write_ome_tiff(r"{tmp_path}/%s.ome.tiff" % quality, [pixels], width_px=300, height_px=300, mpp=0.5, name="a",

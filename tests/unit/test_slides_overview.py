@@ -7,11 +7,11 @@ import pytest
 import tifffile
 
 from deeplrhe_utils.core.errors import SlideError
-from deeplrhe_utils.slides import overview
-from deeplrhe_utils.slides.grid import make_grid
-from deeplrhe_utils.slides.pixel_source import PixelSource
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.survey import survey
+from deeplrhe_utils.slides.quality.survey import survey
+from deeplrhe_utils.slides.reading import overview
+from deeplrhe_utils.slides.reading.pixel_source import PixelSource
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.grid import make_grid
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 PICTURE = tissue_like(1303, 1103)

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.slides.pen import pen_mask
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import SlideGlass
+from deeplrhe_utils.slides.quality.pen import pen_mask
+from deeplrhe_utils.slides.quality.tissue import SlideGlass
+from deeplrhe_utils.slides.reading.reader import Slide
 
 INKS = {
     "blue": (0.95, 0.55, 0.10),

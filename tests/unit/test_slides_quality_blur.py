@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.blocks import (
+from deeplrhe_utils.slides.quality.blocks import (
     JPEG_EXCESS,
     JPEG_RATIO,
     block_sums,
@@ -14,7 +14,7 @@ from deeplrhe_utils.slides.blocks import (
     spread_blocks,
     starts,
 )
-from deeplrhe_utils.slides.quality import (
+from deeplrhe_utils.slides.quality.blur import (
     BLUR_CUT,
     BLURRED,
     CLEAN,
@@ -24,7 +24,7 @@ from deeplrhe_utils.slides.quality import (
     sharpness,
     smooth_pixels,
 )
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.reading.reader import Slide
 
 
 def blurred(tile, mpp=0.5):

@@ -6,9 +6,9 @@ import openslide
 import pytest
 from PIL import Image
 
-from deeplrhe_utils.acquisition.svs import SvsWriter, aperio_description
 from deeplrhe_utils.core.errors import MissingMppError, ParameterError, SlideError
-from deeplrhe_utils.slides.reader import Slide
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.synthetic.paint.svs import SvsWriter, aperio_description
 
 
 def tiny_svs(path, *, mpp=None, power=None, value=120):
@@ -68,7 +68,7 @@ def test_paper_densities_of_jpeg_images_are_not_taken_for_a_scanner(tmp_path):
 
 
 def test_a_huge_plain_image_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("deeplrhe_utils.slides.opening.PLAIN_IMAGE_LIMIT_PX", 1000)
+    monkeypatch.setattr("deeplrhe_utils.slides.reading.opening.PLAIN_IMAGE_LIMIT_PX", 1000)
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with pytest.raises(SlideError, match="40 × 30 px, too many"):
         Slide(tmp_path / "a.png", 0.5)
@@ -114,7 +114,7 @@ def test_a_square_outside_the_slide_is_an_error(slide_factory, place):
 def test_a_thumbnail_shows_the_whole_slide_whatever_its_bands(slide_factory, monkeypatch):
     with Slide(slide_factory(20)) as slide:
         whole = slide.thumbnail(90)
-        monkeypatch.setattr("deeplrhe_utils.slides.overview._PART_PX", 1500)
+        monkeypatch.setattr("deeplrhe_utils.slides.reading.overview._PART_PX", 1500)
         banded = slide.thumbnail(90)
         assert max(whole.shape[:2]) == 90 and slide.thumbnail(100_000).shape[1::-1] == slide.dimensions
     assert np.abs(whole.astype(int) - banded).mean() < 6

@@ -10,15 +10,15 @@ import openslide
 import pytest
 from PIL import Image
 
-from deeplrhe_utils.acquisition.svs import SvsWriter, aperio_description
 from deeplrhe_utils.core.errors import MissingMppError, SlideError
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.slides import nuclear_size
-from deeplrhe_utils.slides.inventory import scan_slides
-from deeplrhe_utils.slides.nuclear_size import CALIBRATION_UM, CONVENTIONAL, objective_of, size_interval
-from deeplrhe_utils.slides.opening import open_handle
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.resolution import resolution_evidence, resolution_note, resolution_of
+from deeplrhe_utils.slides.files import nuclear_size
+from deeplrhe_utils.slides.files.inventory import scan_slides
+from deeplrhe_utils.slides.files.nuclear_size import CALIBRATION_UM, CONVENTIONAL, objective_of, size_interval
+from deeplrhe_utils.slides.reading.opening import open_handle
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.reading.resolution import resolution_evidence, resolution_note, resolution_of
+from deeplrhe_utils.synthetic.paint.svs import SvsWriter, aperio_description
 
 
 def write_svs(path, *, mpp=None, power=None, tags=None, described=None, levels=((300, 200),)):

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError, SlideError
-from deeplrhe_utils.core.schemas import TILES
-from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.slides import pixels as pixels_module
-from deeplrhe_utils.slides import screening
-from deeplrhe_utils.slides.quality import Noise
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Square
-from deeplrhe_utils.slides.screening import (
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import TILES
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.quality.blur import Noise
+from deeplrhe_utils.slides.quality.survey import glass_of
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles import pixels as pixels_module
+from deeplrhe_utils.slides.tiles import screening
+from deeplrhe_utils.slides.tiles.screening import (
     ScreenRules,
     blank_of,
     clean_tiles,
@@ -24,8 +25,7 @@ from deeplrhe_utils.slides.screening import (
     screen_slide,
     surroundings,
 )  # fmt: skip
-from deeplrhe_utils.slides.survey import glass_of
-from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 SIDE = 1024  # 8 × 8 tiles of 64 px at 0.5 µm/px

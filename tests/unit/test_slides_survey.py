@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.slides import survey as survey_module
-from deeplrhe_utils.slides.artefacts import CONTEXT_UM, SurveyRules, artefact_masks, background_of
-from deeplrhe_utils.slides.grid import COVER, INSIDE, make_grid
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.sampling import Strip
-from deeplrhe_utils.slides.survey import boxes_on, glass_of, survey
-from deeplrhe_utils.slides.tiling import TilingRules, tile_slide
-from deeplrhe_utils.slides.tissue import CLEAN_UM
+from deeplrhe_utils.slides.decoding.sampling import Strip
+from deeplrhe_utils.slides.quality import survey as survey_module
+from deeplrhe_utils.slides.quality.artefacts import CONTEXT_UM, SurveyRules, artefact_masks, background_of
+from deeplrhe_utils.slides.quality.survey import boxes_on, glass_of, survey
+from deeplrhe_utils.slides.quality.tissue import CLEAN_UM
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.grid import COVER, INSIDE, make_grid
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 from tests.tiff_slides import write_jpeg_slide
 
 WIDTH, HEIGHT = 1280, 2048  # a multiple of the survey's pixels, so that no edge is left out

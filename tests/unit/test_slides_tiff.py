@@ -10,9 +10,9 @@ import tifffile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deeplrhe_utils.slides import tiff
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tiff import TiffIndexError, read_tiled_directories
+from deeplrhe_utils.slides.decoding import tiff_index
+from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError, read_tiled_directories
+from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 PICTURE = tissue_like(530, 410)  # no multiple of a tile
@@ -114,7 +114,7 @@ def test_a_single_tile_and_small_numbers_lie_inside_the_entry_itself(tmp_path, b
         page = reference.pages[0]
         assert (one.offsets.tolist(), one.counts.tolist()) == (list(page.dataoffsets), list(page.databytecounts))
         assert (one.compression, one.photometric) == (page.compression, page.photometric)
-    assert (one.columns, one.rows, one.jpeg_tables) == (1, 1, b"") and one.compression != tiff.JPEG
+    assert (one.columns, one.rows, one.jpeg_tables) == (1, 1, b"") and one.compression != tiff_index.JPEG
 
 
 @pytest.mark.parametrize(("pixels", "options", "rgb"), [
@@ -261,19 +261,19 @@ def test_a_directory_whose_size_or_sizes_are_missing_is_refused(tmp_path):
     ("MAX_TILES", 5, "6 tiles"), ("MAX_TAGS", 10, "claims 11 tags"), ("MAX_TILE_SIDE_PX", 127, "128 × 128 px"),
 ])  # fmt: skip
 def test_each_limit_holds_and_the_limit_itself_is_allowed(tmp_path, monkeypatch, limit, value, says):
-    monkeypatch.setattr(tiff, limit, value)
+    monkeypatch.setattr(tiff_index, limit, value)
     with pytest.raises(TiffIndexError, match=says):
         index_of_bytes(tmp_path / "a.tif", handmade())
-    monkeypatch.setattr(tiff, limit, value + 1)
+    monkeypatch.setattr(tiff_index, limit, value + 1)
     assert len(index_of_bytes(tmp_path / "a.tif", handmade())) == 1
 
 
 def test_tables_of_jpeg_are_limited(tmp_path, monkeypatch):
     path, shared = write_abbreviated(tmp_path / "a.tif", tissue_like(128, 256))
     (one,) = index_of(path)
-    monkeypatch.setattr(tiff, "MAX_JPEG_TABLES", len(one.jpeg_tables))
+    monkeypatch.setattr(tiff_index, "MAX_JPEG_TABLES", len(one.jpeg_tables))
     assert index_of(path)[0].jpeg_tables == one.jpeg_tables == shared
-    monkeypatch.setattr(tiff, "MAX_JPEG_TABLES", len(one.jpeg_tables) - 1)
+    monkeypatch.setattr(tiff_index, "MAX_JPEG_TABLES", len(one.jpeg_tables) - 1)
     with pytest.raises(TiffIndexError, match="tag 347 claims"):
         index_of(path)
 
@@ -288,9 +288,9 @@ def chain(directories):
 
 
 def test_a_long_chain_of_directories_is_followed_up_to_the_limit_and_no_further(tmp_path):
-    assert index_of_bytes(tmp_path / "a.tif", chain(tiff.MAX_DIRECTORIES)) == []
+    assert index_of_bytes(tmp_path / "a.tif", chain(tiff_index.MAX_DIRECTORIES)) == []
     with pytest.raises(TiffIndexError, match="more than 512 directories"):
-        index_of_bytes(tmp_path / "a.tif", chain(tiff.MAX_DIRECTORIES + 1))
+        index_of_bytes(tmp_path / "a.tif", chain(tiff_index.MAX_DIRECTORIES + 1))
     looped = chain(5)[:-4] + struct.pack("<I", 8 + 6 * 2)
     with pytest.raises(TiffIndexError, match="byte 20 follows itself"):
         index_of_bytes(tmp_path / "a.tif", looped)

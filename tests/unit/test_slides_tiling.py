@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.schemas import TILES
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.core.tables import conform
-from deeplrhe_utils.slides.inventory import barcode_fields, scan_slides
-from deeplrhe_utils.slides.quality import noise_mask, noise_ratio
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.screening import ScreenRules, screen_slide
-from deeplrhe_utils.slides.tiling import TilingRules, select_tiles, tile_slide
-from deeplrhe_utils.slides.tissue import blank_mask
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import TILES
+from deeplrhe_utils.slides.files.inventory import barcode_fields, scan_slides
+from deeplrhe_utils.slides.quality.blur import noise_mask, noise_ratio
+from deeplrhe_utils.slides.quality.tissue import blank_mask
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_slide
 
 RULES = TilingRules(tile_px=128)
 SCREEN = ScreenRules(tile_px=128, max_noise=0.5)

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.slides.reader import Slide
-from deeplrhe_utils.slides.tissue import (
+from deeplrhe_utils.slides.quality.tissue import (
     GLASS_FALLBACK,
     SlideGlass,
     background_mask,
@@ -16,6 +15,7 @@ from deeplrhe_utils.slides.tissue import (
     glass_level,
     shares,
 )
+from deeplrhe_utils.slides.reading.reader import Slide
 
 EOSIN, HAEMATOXYLIN = np.array((0.10, 0.45, 0.20)), np.array((0.55, 0.60, 0.30))  # optical density, RGB
 WHITE, GREY, YELLOW = (244, 243, 241), (206, 205, 204), (236, 230, 205)

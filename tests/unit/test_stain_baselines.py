@@ -8,9 +8,9 @@ from scipy.optimize import nnls
 from sklearn.decomposition import DictionaryLearning
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.stain import baselines
-from deeplrhe_utils.stain.baselines import Macenko, Reinhard, Vahadane
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
+from deeplrhe_utils.stain.methods import baselines
+from deeplrhe_utils.stain.methods.baselines import Macenko, Reinhard, Vahadane
 
 STAINS = [((0.60, 0.70, 0.35), (0.20, 0.85, 0.45)), ((0.55, 0.78, 0.30), (0.20, 0.90, 0.35))]
 GLASS_PX = 24

@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from scipy import special, stats
 
 from deeplrhe_utils.core.errors import ModelError, StainError
-from deeplrhe_utils.stain import dcgmm_fit
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
-from deeplrhe_utils.stain.dcgmm import responsibilities
-from deeplrhe_utils.stain.dcgmm_fit import SIGMA_FLOOR_FIT, fit_responsibilities, negative_log_likelihood
-from deeplrhe_utils.stain.dcgmm_net import (
+from deeplrhe_utils.stain.dcgmm import fit
+from deeplrhe_utils.stain.dcgmm.fit import SIGMA_FLOOR_FIT, fit_responsibilities, negative_log_likelihood
+from deeplrhe_utils.stain.dcgmm.method import responsibilities
+from deeplrhe_utils.stain.dcgmm.net import (
     DEFAULT,
     DENSITY,
     PAPER,
@@ -24,7 +24,7 @@ from deeplrhe_utils.stain.dcgmm_net import (
     start_logits,
     tissue_weight,
 )
-from deeplrhe_utils.stain.statistics import collect, density_scale
+from deeplrhe_utils.stain.dcgmm.statistics import collect, density_scale
 from tests.stain_tiles import fitted, hsd_to_od, net, quick_fit, slides, smooth, training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -232,7 +232,7 @@ def test_the_papers_network_trains_and_does_not_stay_at_its_saddle():
 
 def saddle_loss(tile):
     """What a network says that cannot tell its components apart: one Gaussian for all pixels."""
-    hsd = torch.from_numpy(dcgmm_fit.od_to_hsd(optical_density(tile)))[None]
+    hsd = torch.from_numpy(fit.od_to_hsd(optical_density(tile)))[None]
     return float(negative_log_likelihood(torch.zeros(1, 4, *tile.shape[:2]), hsd, torch.ones(1, *tile.shape[:2])))
 
 
@@ -281,7 +281,7 @@ def test_tiles_that_cannot_be_fitted_are_told(tiles, scales, told):
 
 
 def test_a_fit_that_diverges_is_told(monkeypatch):
-    monkeypatch.setattr(dcgmm_fit, "negative_log_likelihood", lambda logits, *_: logits.sum() * float("nan"))
+    monkeypatch.setattr(fit, "negative_log_likelihood", lambda logits, *_: logits.sum() * float("nan"))
     with pytest.raises(StainError, match=r"diverged at step 1 of 4\. Got: nan\. Lower learning_rate"):
         quick_fit(*training(), steps=4, crop_px=48, batch=1)
 

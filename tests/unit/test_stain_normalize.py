@@ -9,15 +9,21 @@ import pytest
 import torch
 
 from deeplrhe_utils.core.errors import ModelError, StainError
-from deeplrhe_utils.evaluation.stain_metrics import delta_e
-from deeplrhe_utils.stain import normalize
-from deeplrhe_utils.stain.baselines import Macenko, Reinhard, Vahadane
-from deeplrhe_utils.stain.checks import check_colours, check_tiles, has_tissue, tissue_px
+from deeplrhe_utils.evaluation.quality.stain_metrics import delta_e
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
-from deeplrhe_utils.stain.dcgmm import Dcgmm
-from deeplrhe_utils.stain.dcgmm_net import DENSITY, PAPER, DcgmmConfig, DcgmmNet, load_net, save_net
-from deeplrhe_utils.stain.normalize import NORMALIZATIONS, Normalizer, fit_normalizer, load_normalizer, make_normalizer
-from deeplrhe_utils.stain.reference import choose_reference, slide_colour, survey_colours
+from deeplrhe_utils.stain.dcgmm.checks import check_colours, check_tiles, has_tissue, tissue_px
+from deeplrhe_utils.stain.dcgmm.method import Dcgmm
+from deeplrhe_utils.stain.dcgmm.net import DENSITY, PAPER, DcgmmConfig, DcgmmNet, load_net, save_net
+from deeplrhe_utils.stain.methods import normalize
+from deeplrhe_utils.stain.methods.baselines import Macenko, Reinhard, Vahadane
+from deeplrhe_utils.stain.methods.normalize import (
+    NORMALIZATIONS,
+    Normalizer,
+    fit_normalizer,
+    load_normalizer,
+    make_normalizer,
+)
+from deeplrhe_utils.stain.methods.reference import choose_reference, slide_colour, survey_colours
 from tests.stain_tiles import GLASS, amounts, fitted, levels, net, painted, slides
 
 pytestmark = pytest.mark.usefixtures("one_thread")

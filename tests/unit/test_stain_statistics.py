@@ -10,11 +10,11 @@ import torch
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import density_to_rgb, od_to_hsd, optical_density
-from deeplrhe_utils.stain.dcgmm import Dcgmm, responsibilities
-from deeplrhe_utils.stain.dcgmm_fit import fit_responsibilities
-from deeplrhe_utils.stain.dcgmm_net import PAPER, DcgmmConfig, DcgmmNet, tissue_weight
-from deeplrhe_utils.stain.maps import ColourMap, chroma_spread, map_to
-from deeplrhe_utils.stain.statistics import (
+from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
+from deeplrhe_utils.stain.dcgmm.maps import ColourMap, chroma_spread, map_to
+from deeplrhe_utils.stain.dcgmm.method import Dcgmm, responsibilities
+from deeplrhe_utils.stain.dcgmm.net import PAPER, DcgmmConfig, DcgmmNet, tissue_weight
+from deeplrhe_utils.stain.dcgmm.statistics import (
     SIGMA_FLOOR,
     ColourStatistics,
     collect,

@@ -9,15 +9,15 @@ import openslide
 import pytest
 import torch
 
-from deeplrhe_utils.acquisition.synthetic import write_slide
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.evaluation.stain_metrics import delta_e, planted_residual, planted_versions
-from deeplrhe_utils.stain import transform as transforms
+from deeplrhe_utils.evaluation.quality.stain_metrics import delta_e, planted_residual, planted_versions
 from deeplrhe_utils.stain.colour import density_to_rgb, od_to_hsd, optical_density
-from deeplrhe_utils.stain.dcgmm import Dcgmm, responsibilities
-from deeplrhe_utils.stain.dcgmm_net import DEFAULT, DENSITY, PAPER, DcgmmConfig, DcgmmNet, tissue_weight
-from deeplrhe_utils.stain.statistics import density_scale
-from deeplrhe_utils.stain.transform import StainTransform, apply, check_tile
+from deeplrhe_utils.stain.dcgmm import transform as transforms
+from deeplrhe_utils.stain.dcgmm.method import Dcgmm, responsibilities
+from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DENSITY, PAPER, DcgmmConfig, DcgmmNet, tissue_weight
+from deeplrhe_utils.stain.dcgmm.statistics import density_scale
+from deeplrhe_utils.stain.dcgmm.transform import StainTransform, apply, check_tile
+from deeplrhe_utils.synthetic.publish import write_slide
 from tests.stain_tiles import GLASS, clip_gamut, fitted, hsd_to_od, levels, net, painted, quick_fit, slides
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -29,7 +29,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Ask the services, choose, and write."""
-    from deeplrhe_utils.running.cohort import CohortOptions, cohort
+    from deeplrhe_utils.running.jobs.cohort import CohortOptions, cohort
 
     cohort(as_options(CohortOptions, options), say)
     return OK

@@ -28,7 +28,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Examine and tell."""
-    from deeplrhe_utils.running.doctor import examine, examine_slides
+    from deeplrhe_utils.running.jobs.doctor import examine, examine_slides
 
     if not options.slides:
         if options.mpp_csv or options.csv or options.no_estimate:

@@ -34,8 +34,8 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Fetch; 1 if a file is missing."""
-    from deeplrhe_utils.acquisition.download import all_done
-    from deeplrhe_utils.running.download import DownloadOptions, fetch_manifest
+    from deeplrhe_utils.acquisition.services.download import all_done
+    from deeplrhe_utils.running.jobs.download import DownloadOptions, fetch_manifest
 
     previous = signal.signal(signal.SIGTERM, terminate)
     try:

@@ -33,10 +33,10 @@ def _run(options: argparse.Namespace) -> int:
     """Read, tell what was read and what was left out, and write."""
     import pandas as pd
 
-    from deeplrhe_utils.acquisition.agreement import label_agreement
-    from deeplrhe_utils.acquisition.labels import joined_labels, wide_labels
-    from deeplrhe_utils.acquisition.mutation_files import read_mutations
-    from deeplrhe_utils.acquisition.variants import DEFAULT_RULE, VariantRule, read_drivers
+    from deeplrhe_utils.acquisition.labels.agreement import label_agreement
+    from deeplrhe_utils.acquisition.labels.labels import joined_labels, wide_labels
+    from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
+    from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
     from deeplrhe_utils.core.files import write_text
 
     if options.out.exists():

@@ -40,8 +40,8 @@ def _add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     """Normalize; 1 if a slide failed."""
     quiet_threads()
-    from deeplrhe_utils.running.restain import any_failed, normalize
-    from deeplrhe_utils.running.restain_sources import NormalizeOptions
+    from deeplrhe_utils.running.normalize.job import any_failed, normalize
+    from deeplrhe_utils.running.normalize.sources import NormalizeOptions
 
     rows = normalize(options.paths, options.out, as_options(NormalizeOptions, options), say)
     return FAILED if any_failed(rows) else OK

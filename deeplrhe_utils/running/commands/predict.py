@@ -30,7 +30,7 @@ def _add_parser(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> int:
     """Score; 1 if a slide has no score."""
     quiet_threads()
-    from deeplrhe_utils.running.predict import PredictOptions, all_scored, predict
+    from deeplrhe_utils.running.jobs.predict import PredictOptions, all_scored, predict
 
     table = predict(options.slides, options.model, options.out, as_options(PredictOptions, options), say)
     return OK if all_scored(table) else FAILED

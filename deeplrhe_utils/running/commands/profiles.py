@@ -15,7 +15,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Print a line per profile."""
-    from deeplrhe_utils.running.profiles import load_profile, profile_names
+    from deeplrhe_utils.running.plan.profiles import load_profile, profile_names
 
     for name in profile_names(places.PROFILES):
         print(f"{name:<12} {load_profile(name, places.PROFILES).title}")

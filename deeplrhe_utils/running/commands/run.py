@@ -29,9 +29,9 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the stages, or list them; `options` also has `arguments` (what was typed) and `where` (Places or None)."""
-    from deeplrhe_utils.running.pipeline import Pipeline, Places
-    from deeplrhe_utils.running.plan import Request
-    from deeplrhe_utils.running.provenance import shown_path
+    from deeplrhe_utils.running.machine.provenance import shown_path
+    from deeplrhe_utils.running.plan.plan import Request
+    from deeplrhe_utils.running.runner.pipeline import Pipeline, Places
 
     only = tuple(text.strip() for text in options.only.split(",") if text.strip())
     request = Request(tuple(options.parameters), options.first, options.last, only)
@@ -60,6 +60,6 @@ def resume_command(arguments: Sequence[str]) -> str:
 
 def terminate(*_: Any) -> None:
     """SIGTERM as an exception."""
-    from deeplrhe_utils.running.pipeline import Terminated
+    from deeplrhe_utils.running.runner.pipeline import Terminated
 
     raise Terminated

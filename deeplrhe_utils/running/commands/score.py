@@ -33,7 +33,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Score; 1 if no AUC could be estimated."""
-    from deeplrhe_utils.running.score import ScoreOptions, score
+    from deeplrhe_utils.running.jobs.score import ScoreOptions, score
 
     found = score(options.file, options.out, as_options(ScoreOptions, options), say)
     return OK if (found["status"] == "estimated").any() else FAILED

@@ -30,7 +30,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Divide, tell the balance, and write."""
-    from deeplrhe_utils.running.split import SplitOptions, split
+    from deeplrhe_utils.running.jobs.split import SplitOptions, split
 
     split(options.labels, as_options(SplitOptions, options), say)
     return OK

@@ -25,7 +25,7 @@ def _add_parser(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Write the cohort."""
-    from deeplrhe_utils.running.synth import make_spec, sentence, write_synthetic_cohort
+    from deeplrhe_utils.running.jobs.synth import make_spec, sentence, write_synthetic_cohort
 
     spec = make_spec(options.preset, options.parameters, options.seed)
     plan = write_synthetic_cohort(

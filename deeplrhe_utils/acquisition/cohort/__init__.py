@@ -1,0 +1,1 @@
+"""Cohorts by declared rules, with a fate for every file."""

@@ -1,0 +1,1 @@
+"""Mutation labels: mutated, wild type and not profiled are three things."""

@@ -1,0 +1,1 @@
+"""The GDC and cBioPortal over HTTP: their tables, and their files, verified and resumable."""

@@ -1,0 +1,1 @@
+"""AUCs with intervals, from tile scores of ours or of others."""

@@ -1,0 +1,127 @@
+"""ROC curves and the metrics table: every AUC with its unit, its counts and intervals that say how they were made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.tables.schemas import METRICS
+from deeplrhe_utils.evaluation.auc.delong import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
+from deeplrhe_utils.evaluation.auc.resampling import bootstrap, permutation_p, row_weights
+from deeplrhe_utils.evaluation.auc.units import aggregate, align_folds, with_labels
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A ROC curve with a pointwise 95 % band: `fpr` (grid), `tpr`, `low`, `high`, all in [0, 1]."""
+
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+def curve(frame: pd.DataFrame, *, resamples: int = 300, seed: int = 0) -> Curve:
+    """ROC curve of `frame` (patient_id, label, score) with a patient-bootstrap band."""
+    label, score = frame["label"].to_numpy(np.int64), frame["score"].to_numpy(np.float64)
+    grid = np.linspace(0, 1, 101)
+    lines = []
+    for weight in row_weights(frame, resamples, seed):
+        keep = weight > 0
+        lines.append(_on_grid(label[keep], score[keep], weight[keep], grid))
+    low, high = np.quantile(lines, [0.025, 0.975], axis=0)
+    return Curve(grid, _on_grid(label, score, np.ones(len(label)), grid), low, high)
+
+
+def _on_grid(
+    label: NDArray[np.int64], score: NDArray[np.float64], weight: NDArray[np.float64], grid: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    fpr, tpr, _ = roc_curve(label, score, sample_weight=weight)
+    line = np.interp(grid, fpr, tpr)
+    line[0] = 0.0
+    return np.asarray(line)
+
+
+def gene_metrics(
+    predictions: pd.DataFrame,
+    labels: pd.DataFrame,
+    *,
+    units: tuple[str, ...] = ("patient", "slide", "tile"),
+    min_positives: int = 5,
+    resamples: int = 2000,
+    seed: int = 0,
+    scheme: str = "patient",
+    rule: str = "mean",
+) -> pd.DataFrame:
+    """The metrics table: AUC per gene and unit, or "not estimable" with the reason.
+
+    Parameters
+    ----------
+    predictions, labels : tables PREDICTIONS and LABELS
+    units : of "patient", "slide", "tile"
+    min_positives : least number of patients in *each* class; at least 2
+    resamples : draws of the bootstrap, and of the exchanged labels
+    scheme : what the split never divided; it is only written down
+    rule : how tiles become a unit's score, as in `aggregate`
+
+    Returns DataFrame: table METRICS. Scores of several folds are aligned first
+    (`align_folds`). Patient rows carry DeLong's and Newcombe's interval and both
+    bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent. p
+    (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and Hochberg
+    adjust the first over the estimable genes.
+
+    Raises ParameterError: `min_positives` below 2.
+    """
+    if min_positives < 2:
+        raise ParameterError("min_positives is too small for an interval", got=min_positives, expected="2 or more")
+    rows = []
+    for unit in units:
+        joined = with_labels(align_folds(aggregate(predictions, unit, rule)), labels)
+        for gene in labels["gene"].drop_duplicates():
+            one = joined[joined["gene"] == gene]
+            known = labels.loc[labels["gene"] == gene, "status"].value_counts()
+            labelled = f"{known.get(1, 0)} positive and {known.get(0, 0)} negative patients are labelled"
+            base = {"gene": str(gene), "unit": unit, "scheme": scheme}
+            rows += [base | row for row in _rows(one, unit, min_positives, resamples, seed, labelled)]
+    frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
+    first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
+    for name, adjust in (("p_holm", holm), ("p_fdr", false_discovery)):
+        frame.loc[first.index, name] = adjust(first["p"].to_numpy(np.float64))
+    return frame
+
+
+def _rows(
+    one: pd.DataFrame, unit: str, least: int, resamples: int, seed: int, labelled: str
+) -> list[dict[str, object]]:
+    label, score = one["label"].to_numpy(np.int64), one["score"].to_numpy(np.float64)
+    base: dict[str, object] = {"n_pos": int((label == 1).sum()), "n_neg": int((label == 0).sum())}
+    per_class = one.groupby("label")["patient_id"].nunique()
+    fewest = min(int(per_class.get(0, 0)), int(per_class.get(1, 0)))
+    if fewest < least:
+        counts = f"{int(per_class.get(1, 0))} positive and {int(per_class.get(0, 0))} negative patients could be scored"
+        reason = f"{labelled}; {counts}; at least {least} of each are needed"
+        return [{**base, "status": "not estimable", "reason": reason, "ci_method": "none"}]
+    if len(np.unique(score)) == 1:
+        reason = "every unit has the same score, which says nothing of any of them"
+        return [{**base, "status": "not estimable", "reason": reason, "ci_method": "none"}]
+    estimated = {**base, "status": "estimated", "auc": float(roc_auc_score(label, score)),
+                 "average_precision": float(average_precision_score(label, score))}  # fmt: skip
+    ends = bootstrap(one, resamples=resamples, seed=seed)
+    rows = [{**estimated, "ci_low": low, "ci_high": high, "ci_method": how} for how, (low, high) in ends.items()]
+    if unit == "patient":
+        _, low, high = delong(label, score)
+        p = float(stats.mannwhitneyu(score[label == 1], score[label == 0]).pvalue)
+        exchanged = permutation_p(one, draws=resamples, seed=seed, within="fold")
+        rows.insert(0, {**estimated, "ci_low": low, "ci_high": high, "ci_method": DELONG, "p": p,
+                        "p_permutation": exchanged})  # fmt: skip
+        n_pos = int((label == 1).sum())
+        newcombe = newcombe_interval(np.array([roc_auc_score(label, score)]), n_pos, len(label) - n_pos)
+        rows.insert(1, {**estimated, "ci_low": float(newcombe[0][0]), "ci_high": float(newcombe[1][0]),
+                        "ci_method": NEWCOMBE})  # fmt: skip
+    return rows

@@ -1,0 +1,1 @@
+"""What could fool us: leakage, confounders, published arithmetic; what was found of what was planted."""

@@ -1,0 +1,1 @@
+"""What a number of patients allows, and what a score is good for."""

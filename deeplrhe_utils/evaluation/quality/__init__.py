@@ -1,0 +1,1 @@
+"""How good the artefact filter and the colour normalization are."""

@@ -1,0 +1,1 @@
+"""Counts and characteristics of a cohort and of its slides."""

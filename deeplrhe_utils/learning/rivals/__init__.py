@@ -1,0 +1,1 @@
+"""Other methods, and other settings, on the same patients and folds."""

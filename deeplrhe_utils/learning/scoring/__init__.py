@@ -1,0 +1,1 @@
+"""From tiles and slides to scores and features."""

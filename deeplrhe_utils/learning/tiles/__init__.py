@@ -1,0 +1,1 @@
+"""Tiles as a network gets them: stored, drawn, augmented."""

@@ -1,0 +1,1 @@
+"""One fold, all folds, several processes."""

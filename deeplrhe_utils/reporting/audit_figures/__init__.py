@@ -1,0 +1,1 @@
+"""Figures of the audits: planted truth, leakage, controls, precision, claims."""

@@ -1,0 +1,133 @@
+"""Figures of notebook 08: recovered against planted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deeplrhe_utils.reporting.figures.style import PALETTE, draw_forest
+
+_MARKS = {
+    "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
+    "oracle_auc": ("oracle: latent of these patients", "s", "0.25"),
+    "drawn_auc": ("drawn in these tiles", "^", PALETTE[2]),
+}
+
+
+def _figure(width: float, height: float) -> Figure:
+    sns.set_theme(context="notebook", style="white", font_scale=0.8)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def draw_recovery(axes: Axes, table: pd.DataFrame) -> None:
+    """Bayes, oracle, drawn and recovered AUC of each gene, with the recovered one's 95 % interval."""
+    names = [f"{r.gene}  ({r.n_pos}/{r.n_neg})\n{r.role}" for r in table.itertuples()]
+    looks = {"": {"ms": 6, "capsize": 3, "zorder": 3, "label": "recovered, 95 % interval"}}
+    draw_forest(axes, table.assign(row=names), names, looks, row="row", absent="not estimable")
+    for column, (label, marker, edge) in _MARKS.items():
+        known = table[column].notna().to_numpy() & (table["d"] > 0).to_numpy()
+        fill = "none" if column == "bayes_auc" else edge
+        axes.scatter(table.loc[known, column], np.flatnonzero(known) + 0.27, marker=marker, s=26, facecolors=fill,
+                     edgecolors=edge, label=label, zorder=2)  # fmt: skip
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient (mutated/wild type)", ylim=(len(table) - 0.4, -0.6))
+    axes.legend(frameon=False, fontsize=7, loc="lower center", bbox_to_anchor=(0.42, 1.0), ncols=2)
+
+
+def draw_inside(axes: Axes, table: pd.DataFrame, gene: str) -> None:
+    """Per-slide AUROC of tile scores inside against outside the region, mutated and wild type."""
+    for y, (name, part) in enumerate((("mutated", table[table["mutated"]]), ("wild type", table[~table["mutated"]]))):
+        jitter = 0.28 * (np.modf(np.arange(len(part)) * 0.618)[0] - 0.5)
+        axes.scatter(part["auroc"], y + jitter, s=12, color=PALETTE[y], alpha=0.6, edgecolors="none")
+        if len(part):
+            mean, drawn = (part.groupby("patient_id")[c].mean().mean() for c in ("auroc", "drawn_auroc"))
+            axes.plot([mean, mean], [y - 0.33, y + 0.33], color="0.1", lw=2)
+            axes.plot([drawn], [y + 0.36], marker="^", color=PALETTE[2], ms=5, clip_on=False)
+            axes.text(mean, y - 0.37, f"mean {mean:.2f}", ha="center", va="bottom", fontsize=7.5)
+        axes.text(1.03, y, f"{name}\n{part['patient_id'].nunique()} patients", va="center", fontsize=7.5)
+    axes.axvline(0.5, ls=":", color="0.5", lw=1)
+    axes.set(xlim=(-0.02, 1.02), ylim=(1.6, -0.7), yticks=[], xlabel=f"{gene}: AUROC inside / outside, by slide")
+
+
+def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
+    """Precision and recall of what the filter looks for, and the share of affected tiles that were dropped."""
+    bars = (("recall", "seen, of the affected (recall)"), ("precision", "affected, of the seen (precision)"),
+            ("dropped", "dropped, of the affected"))  # fmt: skip
+    for i, (column, label) in enumerate(bars):
+        axes.barh(np.arange(len(table)) + 0.26 * (i - 1), table[column].fillna(0), height=0.24, color=PALETTE[i],
+                  label=label)  # fmt: skip
+    names = [f"{r.artefact} ({r.affected})" + ("" if r.looked_for else "\nnot looked for") for r in table.itertuples()]
+    axes.set_yticks(range(len(table)), names, fontsize=7.5)
+    axes.set(xlim=(0, 1.02), xlabel="share of tiles (number of affected tiles in brackets)")
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+
+
+def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
+    """AUC per gene in each arm, same recipe: planted, nothing planted, labels exchanged."""
+    genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
+    looks = {arm: {"color": colour, "label": arm} for arm, colour in zip(arms, PALETTE, strict=False)}
+    draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.24)
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval (DeLong)")
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
+
+
+def draw_sites(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
+    """Distance between sites and within a site, in mean tissue colour, before and after normalization."""
+    for i, (name, values) in enumerate((("before", before), ("after", after))):
+        heights = [values["between"], values["within"]]
+        bars = axes.bar(np.arange(2) + 0.36 * (i - 0.5), heights, width=0.34, color=PALETTE[i], label=name)
+        axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
+    axes.set_xticks([0, 1], ["between sites", "within a site"], fontsize=7.5)
+    axes.set_ylabel("colour distance [grey levels]")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def truth_page(
+    recovered: pd.DataFrame,
+    inside: pd.DataFrame,
+    gene: str,
+    filtered: pd.DataFrame,
+    controls: pd.DataFrame,
+    sites: tuple[Mapping[str, float], Mapping[str, float]],
+) -> Figure:
+    """Everything on one page; the tables are those of `evaluation.audits.recovery`."""
+    figure = _figure(11.5, 9.2)
+    left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=[1.12, 1])))
+    a, d = left.subplots(2, 1, height_ratios=[1, 1])
+    b, c, e = right.subplots(3, 1, height_ratios=[0.8, 1.2, 0.8])
+    draw_recovery(a, recovered)
+    draw_inside(b, inside, gene)
+    draw_filter(c, filtered)
+    draw_controls(d, controls)
+    draw_sites(e, *sites)
+    titles = ("A  recovered against planted", f"B  does the {gene} map point at the place?", "C  quality filter",
+              "D  nothing planted, labels exchanged", "E  stain normalization")  # fmt: skip
+    for axes, title in zip((a, b, c, d, e), titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 20}.get(axes, 6))
+        sns.despine(ax=axes)
+    return figure
+
+
+def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDArray[np.float64]]]]) -> Figure:
+    """Heat maps with the true outlines of the region on top.
+
+    Parameters
+    ----------
+    panels : sequence of (title, picture, rings): picture: uint8 RGB; rings: outlines (n, 2) in picture px
+    """
+    figure = _figure(2.9 * len(panels), 2.4)
+    for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        axes.imshow(picture, interpolation="none")
+        for ring in rings:
+            axes.plot(*ring.T, color="white", lw=3)
+            axes.plot(*ring.T, color="black", lw=1.4, ls="--")
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(title, fontsize=8)
+        sns.despine(ax=axes, left=True, bottom=True)
+    return figure

@@ -1,0 +1,157 @@
+"""Figures of notebook 12: what the counts allow, whether intervals hold, calibration, decisions, readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter, ScalarFormatter
+
+from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, new_figure, panel_grid
+
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def null_bands(table: pd.DataFrame) -> Figure:
+    """Per gene the AUCs that chance reaches (bar), and the gene's AUC with its interval (dot).
+
+    Parameters
+    ----------
+    table : columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
+        `precision_table` returns; nulls are left out of the drawing
+    """
+    label = "AUC by patient (mutated/wild type in brackets); grey: central 95 % without any information"
+    figure, panels = forest(table.assign(row=gene_rows(table)), label, row="row")
+    for axes in panels.values():
+        known = table["null_low"].notna().to_numpy()
+        low, high = (table.loc[known, f"null_{end}"].to_numpy(float) for end in ("low", "high"))
+        axes.barh(np.flatnonzero(known), high - low, left=low, height=0.62, color="0.85", zorder=0)
+        axes.set_xlim(0, 1.02)
+    return figure
+
+
+def coverage(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float, float]) -> Figure:
+    """Coverage against the number of mutated patients, a panel per total, a line per method.
+
+    Parameters
+    ----------
+    table : columns patients, n_pos, method, coverage; several rows of a point (other AUCs) are drawn as their mean,
+        their range as a thin line
+    names : methods to draw, and what to call them
+    promise : (low, high): accepted coverage, shaded
+    """
+    totals = sorted(table["patients"].unique())
+    figure = new_figure(1.2 + 2.7 * max(1, len(totals)), 3.3)
+    panels = figure.subplots(1, max(1, len(totals)), squeeze=False, sharey=True)[0]
+    for axes, total in zip(panels, totals, strict=False):
+        own = table[table["patients"] == total]
+        axes.axhspan(*promise, color="0.92", lw=0)
+        axes.axhline(0.95, ls=":", color="0.5", lw=1)
+        for i, (method, name) in enumerate(names.items()):
+            _coverage_line(axes, own[own["method"] == method], i, len(names), name)
+        axes.set_xscale("log")
+        ticks = sorted(own["n_pos"].unique())
+        axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 6))])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+        axes.set_title(f"{total} patients", fontsize=9)
+        axes.set_xlabel("mutated patients", fontsize=9)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panels[0].set_ylabel("intervals that contain the truth")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _coverage_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: str) -> None:
+    points = rows.groupby("n_pos")["coverage"].agg(["mean", "min", "max"])
+    x = points.index.to_numpy(float) * 1.05 ** (place - (of - 1) / 2)  # side by side on the logarithmic axis
+    colour = PALETTE[place]
+    axes.vlines(x, points["min"], points["max"], color=colour, lw=0.8, alpha=0.6)
+    axes.plot(x, points["mean"], marker=_MARKS[place % len(_MARKS)], ms=4, lw=1.2, color=colour, label=name)
+
+
+def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Observed share against mean score, a panel per gene, a line per version with Wilson intervals.
+
+    Parameters
+    ----------
+    panels : gene → version → reliability table: columns mean_score, observed, ci_low, ci_high
+    """
+    figure, grid = panel_grid(len(panels), 2.8, 2.9)
+    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
+        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+        for colour, mark, (name, table) in zip(cycle(PALETTE), cycle(_MARKS), by_version.items(), strict=False):
+            error = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - table["observed"].to_numpy(float))
+            axes.errorbar(table["mean_score"], table["observed"], yerr=error, color=colour, fmt=f"{mark}-", ms=4,
+                          lw=1.2, elinewidth=0.7, label=name)  # fmt: skip
+        # a rare gene's panel ends where its bins end, or its bins would be one blot
+        end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
+        axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
+        axes.set_ylabel("share positive")
+        axes.set_title(gene, fontsize=9)
+    if panels:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Net benefit against the threshold of risk, a panel per gene, a line per version, with testing all and nobody.
+
+    Parameters
+    ----------
+    panels : gene → version → table
+        Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none, as
+        `decision_curve` returns. A panel ends where no version tests anybody.
+    """
+    figure, grid = panel_grid(len(panels), 2.8, 2.6)
+    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
+        for place, (name, table) in enumerate(by_version.items()):
+            colour = PALETTE[place % len(PALETTE)]
+            axes.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
+            axes.plot(
+                table["threshold"], table["net_benefit"], color=colour, lw=1.6, label=f"test by the model: {name}"
+            )
+        _alternatives(axes, list(by_version.values()))
+        axes.set(xlabel="threshold of risk", ylabel="net benefit")
+        axes.set_title(gene, fontsize=9)
+    if panels:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _alternatives(axes: Axes, tables: list[pd.DataFrame]) -> None:
+    """Testing everybody and testing nobody, and the part of the panel in which anything happens."""
+    first = tables[0]
+    axes.plot(first["threshold"], first["treat_all"], color="0.2", lw=1.2, ls="--", label="test everybody")
+    axes.plot(first["threshold"], first["treat_none"], color="0.4", lw=1, ls=":", label="test nobody")
+    top = max(max(float(t["ci_high"].max()) for t in tables), float(first["treat_all"].max()), 0.01)
+    acting = [t.loc[(t["net_benefit"] != 0) | (t["treat_all"] > 0), "threshold"].max() for t in tables]
+    axes.set(ylim=(-0.35 * top, 1.1 * top), xlim=(0, min(1.0, 1.1 * max(acting))))
+
+
+def readers(table: pd.DataFrame, title: str = "") -> Figure:
+    """Model minus reader on the same cases, a panel per measure, a row per reader.
+
+    Parameters
+    ----------
+    table : columns reader, measure, difference, ci_low, ci_high, n_cases, as
+        `differences` returns
+    title : says, among other things, whether the readers are simulated
+    """
+    figure, panels = forest(table, "model minus reader", value="difference", panel="measure", row="reader", zero=0.0)
+    for measure, axes in panels.items():
+        n_cases = int(table.loc[table["measure"] == measure, "n_cases"].max())
+        axes.set_title(f"{'share correct' if measure == 'correct' else measure} ({n_cases} cases)", fontsize=9)
+    figure.suptitle(title, fontsize=9, x=0.02, ha="left")
+    return figure

@@ -1,0 +1,1 @@
+"""Heat maps as files for other programs."""

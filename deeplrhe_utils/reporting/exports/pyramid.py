@@ -1,0 +1,409 @@
+"""Pyramids written while an image streams by: levels of half the size each, and Deep Zoom of an overlay.
+
+Pixel (row, column) of the full image is map pixel (row, column) of a `Frame`.
+Level k has sides ⌈side / 2^k⌉, and each of its pixels covers 2^k × 2^k of the full image's.
+
+Source: Deep Zoom as described by Microsoft (schema 2008). The same calls give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import math
+import re
+import shutil
+import tempfile
+import uuid
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import IO, Any, Final
+
+import cv2
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+import deeplrhe_utils
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SlideError
+from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame
+
+_Pixels = NDArray[Any]
+_TILE_PX: Final = 256
+MOST_PIXELS: Final = 100_000_000
+"""Largest picture that :func:`read_deep_zoom` holds in memory (300 MB)."""
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_FACTS: Final = re.compile(r'(TileSize|Overlap|Format|Width|Height)="(\w+)"')
+_TILE_FILE: Final = re.compile(r"\d+/\d+_\d+\.(jpg|png)")
+
+
+def xml_text(text: str) -> str:
+    """Text without the characters that XML forbids; what is left still needs escaping."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
+def write_deep_zoom(
+    path: Path, strips: Iterable[NDArray[np.uint8]], frame: Frame, *, encoding: str = "jpeg", quality: int = 90
+) -> Path:
+    """Write an RGB overlay as Deep Zoom: ``NAME.dzi`` and the folder ``NAME_files`` beside it.
+
+    Parameters
+    ----------
+    path : target, ``*.dzi``; a folder of that name is replaced when the new one is complete
+    strips : uint8 (rows, columns, 3), from the top
+    encoding : ``jpeg`` (colour at full resolution) or ``png``
+    quality : of JPEG, 1 to 100
+
+    Returns Path: `path`.
+    """
+    if encoding not in ("jpeg", "png") or not 1 <= quality <= 100:
+        raise ParameterError("Deep Zoom cannot be written so", got=f"{encoding}, quality {quality}",
+                             expected="jpeg | png, quality 1 to 100")  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sizes, ending = level_sizes(frame.columns, frame.rows), "jpg" if encoding == "jpeg" else "png"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dzi-") as work:
+        folders = [Path(work) / "tiles" / str(len(sizes) - 1 - k) for k in range(len(sizes))]
+        sinks = [_picture_sink(folder, ending, quality) for folder in folders]
+        levels = [_Level(size[0], np.uint8, (3,), sink) for size, sink in zip(sizes, sinks, strict=True)]
+        stream(strips, frame, levels)
+        _replace(Path(work) / "tiles", path)
+    text = (
+        f'<?xml version="1.0" encoding="UTF-8"?>\n<Image xmlns="http://schemas.microsoft.com/deepzoom/2008" '
+        f'TileSize="{_TILE_PX}" Overlap="0" Format="{ending}"><Size Width="{frame.columns}" Height="{frame.rows}"/>'
+        "</Image>\n"
+    )
+    return write_text(path, text)
+
+
+def deep_zoom_facts(path: Path) -> dict[str, str]:
+    """TileSize, Overlap, Format, Width and Height of a Deep Zoom file, of any writer.
+
+    Raises InputError: it says something else, or cannot be read.
+    """
+    try:
+        found = dict(_FACTS.findall(path.read_text(encoding="utf-8")[:2000]))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+    numbers = [found.get(name, "") for name in ("TileSize", "Overlap", "Width", "Height")]
+    whole = all(re.fullmatch(r"\d{1,7}", number) for number in numbers)
+    if not whole or found.get("Format") not in ("jpg", "jpeg", "png"):
+        raise InputError(f"{path} describes no Deep Zoom picture", fix="Write it again with notebook 07")
+    return found
+
+
+def read_deep_zoom(path: Path) -> NDArray[np.uint8]:
+    """The full picture of a file that :func:`write_deep_zoom` wrote, (height, width, 3) uint8 RGB.
+
+    Raises InputError: the picture is damaged, of another writer, or larger than :data:`MOST_PIXELS`.
+    """
+    facts = deep_zoom_facts(path)
+    width, height = int(facts["Width"]), int(facts["Height"])
+    if facts["TileSize"] != str(_TILE_PX) or facts["Overlap"] != "0" or not 0 < width * height <= MOST_PIXELS:
+        got = f"{width} × {height} px, tiles of {facts['TileSize']} px"
+        raise InputError(f"{path} is not read into memory", got=got,
+                         expected=f"at most {MOST_PIXELS} px, tiles of {_TILE_PX} px without overlap")  # fmt: skip
+    folder = path.with_name(f"{path.stem}_files") / str(len(level_sizes(width, height)) - 1)
+    picture = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _TILE_PX):
+        for left in range(0, width, _TILE_PX):
+            tile = cv2.imread(str(folder / f"{left // _TILE_PX}_{top // _TILE_PX}.{facts['Format']}"))
+            place = picture[top : top + _TILE_PX, left : left + _TILE_PX]
+            if tile is None or tile.shape != place.shape:
+                raise InputError(f"A tile of {path} is missing or damaged", got=f"column {left // _TILE_PX}, row "
+                                 f"{top // _TILE_PX}", fix="Write it again with notebook 07")  # fmt: skip
+            place[:] = cv2.cvtColor(tile, cv2.COLOR_BGR2RGB)
+    return picture
+
+
+def _replace(tiles: Path, path: Path) -> None:
+    """Move finished tiles beside `path`, where nothing or an earlier Deep Zoom image may stand."""
+    target = path.with_name(f"{path.stem}_files")
+    if target.exists():
+        files = [f.relative_to(target).as_posix() for f in target.rglob("*") if not f.is_dir()]
+        if strange := [name for name in files if not _TILE_FILE.fullmatch(name)]:
+            raise InputError(f"{target} is not a Deep Zoom folder, so it is not replaced", got=strange[0],
+                             fix="Move it away, or write elsewhere")  # fmt: skip
+        shutil.rmtree(target)
+    tiles.replace(target)
+
+
+def level_sizes(columns: int, rows: int) -> list[tuple[int, int]]:
+    """(width, height) [px] of the levels of a Deep Zoom image, the full one first and a single pixel last."""
+    count = math.ceil(math.log2(max(columns, rows))) + 1 if max(columns, rows) > 1 else 1
+    return [(-(-columns >> k), -(-rows >> k)) for k in range(count)]
+
+
+def halved(pixels: _Pixels) -> _Pixels:
+    """Average 2 × 2 pixels, of scores (NaN is left out) or of uint8 colours (rounded); an odd last one stands alone."""
+    odd = [(0, n % 2) for n in pixels.shape[:2]] + [(0, 0)] * (pixels.ndim - 2)
+    whole = np.pad(pixels, odd, mode="edge")
+    four = np.stack([whole[y::2, x::2] for y in (0, 1) for x in (0, 1)])
+    if pixels.dtype == np.uint8:
+        return np.asarray((four.sum(axis=0, dtype=np.uint16) + 2) >> 2, np.uint8)
+    known = ~np.isnan(four)
+    number = known.sum(axis=0)
+    total = np.where(known, four, 0).sum(axis=0, dtype=np.float64)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
+
+
+class _Level:
+    """One level: collects rows until a row of tiles is full, hands that on, and its half to the level below."""
+
+    def __init__(self, columns: int, dtype: Any, depth: tuple[int, ...], sink: Callable[[_Pixels], None]) -> None:
+        self._rows = np.empty((_TILE_PX, columns, *depth), dtype)
+        self._filled, self._sink = 0, sink
+        self.below: _Level | None = None
+
+    def fits(self, rows: _Pixels) -> bool:
+        """Whether rows have the width, depth and type of this level."""
+        return rows.shape[1:] == self._rows.shape[1:] and rows.dtype == self._rows.dtype
+
+    def take(self, rows: _Pixels) -> None:
+        """Collect rows, of any number."""
+        while len(rows):
+            room = rows[: _TILE_PX - self._filled]
+            self._rows[self._filled : self._filled + len(room)] = room
+            self._filled += len(room)
+            rows = rows[len(room) :]
+            if self._filled == _TILE_PX:
+                self._pass_on()
+
+    def finish(self) -> None:
+        """Hand on what is left, here and below."""
+        if self._filled:
+            self._pass_on()
+        if self.below is not None:
+            self.below.finish()
+
+    def _pass_on(self) -> None:
+        band, self._filled = self._rows[: self._filled], 0
+        self._sink(band)
+        if self.below is not None:
+            self.below.take(halved(band))
+
+
+def stream(strips: Iterable[_Pixels], frame: Frame, levels: list[_Level]) -> None:
+    """Feed all rows of an image to its first level, and by it to the others.
+
+    Raises SlideError: a strip has another shape or type, or the strips do not add up to the frame.
+    """
+    for level, below in pairwise(levels):
+        level.below = below
+    top = 0
+    for strip in strips:
+        if not levels[0].fits(strip) or top + len(strip) > frame.rows:
+            raise SlideError(f"A band of a map does not fit, from row {top} on", got=f"{strip.dtype} {strip.shape}",
+                             expected=f"at most {frame.rows - top} rows of {frame.columns} px")  # fmt: skip
+        levels[0].take(strip)
+        top += len(strip)
+    if top != frame.rows:
+        raise SlideError("The bands of a map end too early", got=f"{top} rows", expected=f"{frame.rows} rows")
+    levels[0].finish()
+
+
+def _picture_sink(folder: Path, ending: str, quality: int) -> Callable[[_Pixels], None]:
+    """Writes each row of tiles of a Deep Zoom level as ``column_row.ending``; tiles at the edge are smaller."""
+    folder.mkdir(parents=True)
+    number = 0
+
+    def take(band: _Pixels) -> None:
+        nonlocal number
+        for column, left in enumerate(range(0, band.shape[1], _TILE_PX)):
+            tile = np.ascontiguousarray(band[:, left : left + _TILE_PX])
+            (folder / f"{column}_{number}.{ending}").write_bytes(_picture(tile, ending, quality))
+        number += 1
+
+    return take
+
+
+def _picture(tile: NDArray[np.uint8], ending: str, quality: int) -> bytes:
+    if ending == "jpg":
+        return bytes(simplejpeg.encode_jpeg(tile, quality, "RGB", "444"))
+    done, data = cv2.imencode(".png", cv2.cvtColor(tile, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise RunError("A tile could not be encoded as PNG", got=tile.shape)
+    return data.tobytes()
+
+
+_SMALLEST_LEVEL_PX: Final = 512
+"""Levels are added to a TIFF until the larger side is at most this."""
+_KINDS: Final = ("float32", "uint8")
+UNMEASURED: Final = {"float32": "NaN is not measured", "uint8": "0 is not measured; score = (value − 1) / 254"}
+_CLASSIC_BYTES: Final = 1 << 31
+_DEFLATE_LEVEL: Final = 2
+_SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
+_OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+
+def write_score_tiff(
+    path: Path, bands: Iterable[Band | _Pixels], frame: Frame, *, name: str, kind: str = "float32",
+    about: Mapping[str, str] | None = None,
+) -> Path:  # fmt: skip
+    """Write a map as a single-channel pyramidal OME-TIFF.
+
+    Parameters
+    ----------
+    path : target, by convention ``*.ome.tiff``; it appears when it is complete
+    bands : of `Band` (their mean is written) or of arrays (rows, columns),
+        from the top; NaN where nothing was measured
+    frame : where the map lies; bands must add up to its shape
+    name : name of the image, any text; characters that XML forbids are replaced
+    kind : ``float32``: scores as they are, NaN where not measured. ``uint8``: 0 where not measured, and 1 to 255 for
+        scores 0 to 1 in steps of 1/254. A pixel of a lower level is the mean of those of its four that were measured.
+    about : facts for the file's annotations, such as gene and model
+
+    Returns Path: `path`.
+
+    Raises ParameterError: no such kind, or a score outside 0 to 1 for ``uint8``. SlideError: the bands do not add up to
+    the frame. RunError: the disk is full.
+    """
+    if kind not in _KINDS:
+        raise ParameterError("A score map cannot be of this kind", got=kind, expected=" | ".join(_KINDS))
+    rows = (np.asarray(band.mean if isinstance(band, Band) else band, np.float32) for band in bands)
+    facts = {"values": UNMEASURED[kind], **_place(frame), **(about or {})}
+    return _write_tiff(path, rows, frame, _Format(kind, 1, _as_bytes if kind == "uint8" else _as_is), name, facts)
+
+
+def write_overlay_tiff(path: Path, strips: Iterable[NDArray[np.uint8]], frame: Frame, *, name: str) -> Path:
+    """Write an RGB overlay as a pyramidal OME-TIFF without loss; `strips` are uint8 (rows, columns, 3), from the top.
+
+    Other parameters, result and errors are those of :func:`write_score_tiff`.
+    """
+    facts = {"values": "sRGB", **_place(frame)}
+    return _write_tiff(path, strips, frame, _Format("uint8", 3, _as_is), name, facts)
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Sample type and count of a TIFF, and how the values of a band become its samples."""
+
+    dtype: str
+    samples: int
+    encode: Callable[[_Pixels], _Pixels]
+
+
+def _as_is(pixels: _Pixels) -> _Pixels:
+    return pixels
+
+
+def _as_bytes(scores: _Pixels) -> _Pixels:
+    known = ~np.isnan(scores)
+    if known.any() and not (scores[known].min() >= 0 and scores[known].max() <= 1):
+        raise ParameterError("A score does not fit into a byte", got=f"{scores[known].min()} to {scores[known].max()}",
+                             expected="0 to 1", fix="Write it as float32")  # fmt: skip
+    return np.where(known, np.rint(np.where(known, scores, 0) * 254) + 1, 0).astype(np.uint8)
+
+
+class _Spool:
+    """Encoded tiles of one level, in a temporary file until their directory can be written; and their hash."""
+
+    def __init__(self, file: IO[bytes], form: _Format) -> None:
+        self._file, self._form = file, form
+        self._lengths, self.digest = array("Q"), hashlib.sha256()
+
+    def take(self, band: _Pixels) -> None:
+        for tile in _tiles_of(self._form.encode(band)):
+            self.digest.update(tile.tobytes())
+            data = zlib.compress(_differences(tile), _DEFLATE_LEVEL)
+            self._file.write(data)
+            self._lengths.append(len(data))
+
+    def tiles(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        for length in self._lengths:
+            yield self._file.read(length)
+
+
+def _tiles_of(band: _Pixels) -> Iterator[_Pixels]:
+    """Tiles of a row; beyond the edge the last column and row are repeated."""
+    for left in range(0, band.shape[1], _TILE_PX):
+        tile = band[:, left : left + _TILE_PX]
+        lacking = [(0, _TILE_PX - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+        yield np.pad(tile, lacking, mode="edge")
+
+
+def _differences(tile: _Pixels) -> bytes:
+    """uint8 as differences to the left neighbour (TIFF's predictor 2), float32 as it is."""
+    if tile.dtype != np.uint8:
+        return tile.astype("<f4").tobytes()
+    change = tile.copy()
+    change[:, 1:] -= tile[:, :-1]
+    return change.tobytes()
+
+
+def _write_tiff(
+    path: Path, strips: Iterable[_Pixels], frame: Frame, form: _Format, name: str, facts: Mapping[str, str]
+) -> Path:
+    path = Path(path)
+    sizes = [s for s in level_sizes(frame.columns, frame.rows) if max(s) > _SMALLEST_LEVEL_PX // 2]
+    sizes = sizes or [(frame.columns, frame.rows)]
+    depth = (3,) if form.samples == 3 else ()
+    dtype = np.uint8 if form.samples == 3 else np.float32  # lower levels are averaged as scores, then made bytes
+    with atomic_path(path) as part, ExitStack() as stack:
+        spools = [_Spool(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)), form) for _ in sizes]
+        levels = [_Level(size[0], dtype, depth, spool.take) for size, spool in zip(sizes, spools, strict=True)]
+        stream(strips, frame, levels)
+        text = _ome_xml(name, frame, form, facts)
+        big = sum(w * h for w, h in sizes) * form.samples * np.dtype(form.dtype).itemsize > _CLASSIC_BYTES
+        with tifffile.TiffWriter(part, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
+            for k, (size, spool) in enumerate(zip(sizes, spools, strict=True)):
+                own = {"subfiletype": 1} if k else _of_first(text, spools[0], len(sizes) - 1)
+                writer.write(spool.tiles(), shape=(size[1], size[0], *depth), **_tags(form, frame, 2**k), **own)
+    return path
+
+
+def _of_first(text: str, spool: _Spool, lower: int) -> dict[str, Any]:
+    """What the full image has besides: the OME-XML, with the UUID of this content, and room for lower levels."""
+    spool.digest.update(text.encode())
+    made = uuid.uuid5(uuid.NAMESPACE_OID, spool.digest.hexdigest())
+    return {"description": text.replace(_NO_UUID, str(made)).encode(), "subifds": lower}
+
+
+def _tags(form: _Format, frame: Frame, scale: int) -> dict[str, Any]:
+    per_cm = tuple(1e4 / (frame.mpp * step * scale) for step in (frame.step_x, frame.step_y))
+    return {
+        "dtype": np.dtype(form.dtype), "tile": (_TILE_PX, _TILE_PX), "compression": "adobe_deflate",
+        "predictor": form.dtype == "uint8", "photometric": "rgb" if form.samples == 3 else "minisblack",
+        "planarconfig": "contig" if form.samples == 3 else None, "resolution": per_cm, "resolutionunit": "centimeter",
+        "metadata": None, "software": _SOFTWARE,
+    }  # fmt: skip
+
+
+_NO_UUID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+def _place(frame: Frame) -> dict[str, str]:
+    return {
+        "frame": "level-0 pixels of OpenSlide's full canvas; the map begins at 0, 0",
+        "step_x_l0_px": repr(float(frame.step_x)), "step_y_l0_px": repr(float(frame.step_y)),
+        "slide_width_l0_px": str(frame.width_l0_px), "slide_height_l0_px": str(frame.height_l0_px),
+        "slide_mpp": repr(float(frame.mpp)),
+    }  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return html.escape(xml_text(text), quote=True)
+
+
+def _ome_xml(name: str, frame: Frame, form: _Format, facts: Mapping[str, str]) -> str:
+    said = "".join(f'<M K="{_escaped(key)}">{_escaped(value)}</M>' for key, value in sorted(facts.items()))
+    sides = zip("XY", (frame.step_x, frame.step_y), strict=True)
+    physical = " ".join(f'PhysicalSize{a}="{frame.mpp * s!r}" PhysicalSize{a}Unit="µm"' for a, s in sides)
+    kind = "float" if form.dtype == "float32" else form.dtype
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" UUID="urn:uuid:{_NO_UUID}" '
+        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{_SOFTWARE}">'
+        f'<Image ID="Image:0" Name="{_escaped(name)}"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{kind}" '
+        f'Interleaved="true" BigEndian="false" SizeX="{frame.columns}" SizeY="{frame.rows}" SizeC="{form.samples}" '
+        f'SizeZ="1" SizeT="1" {physical}><Channel ID="Channel:0:0" SamplesPerPixel="{form.samples}"/>'
+        '<TiffData IFD="0" PlaneCount="1"/></Pixels><AnnotationRef ID="Annotation:0"/></Image><StructuredAnnotations>'
+        f'<MapAnnotation ID="Annotation:0"><Value>{said}</Value></MapAnnotation></StructuredAnnotations></OME>'
+    )

@@ -1,0 +1,89 @@
+"""Figures of training: methods side by side, the range test, what a search found and what it pretended to find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, new_figure
+
+
+def rivals(table: pd.DataFrame, base: str) -> Figure:
+    """AUC difference from `base` with its interval: a panel per gene, a row per method.
+
+    Parameters
+    ----------
+    table : columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg, as
+        `paired_differences` returns
+    """
+    shown = table[table["arm"] != base]
+    figure, panels = forest(shown, f"AUC minus AUC of {base}", value="difference", panel="gene", row="arm", zero=0.0)
+    for gene, axes in panels.items():
+        n_pos, n_neg = shown.loc[shown["gene"] == gene, ["n_pos", "n_neg"]].iloc[0]
+        axes.set_title(f"{gene} ({n_pos:.0f} / {n_neg:.0f})", fontsize=9)
+    return figure
+
+
+def range_figure(
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], thresholds: Mapping[str, float]
+) -> Figure:
+    """Smoothed loss against the growing learning rate, one line per name; a dot marks each threshold."""
+    figure = new_figure(6.4, 2.8)
+    axes = figure.subplots()
+    for colour, (name, (rates, losses)) in zip(cycle(PALETTE), curves.items(), strict=False):
+        axes.plot(rates, losses, color=colour, label=name)
+        at = int(np.argmin(np.abs(rates - thresholds[name])))
+        axes.plot(rates[at], losses[at], "o", color=colour, ms=6)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate [1/step]")
+    axes.set_ylabel("loss [nats], smoothed")
+    axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def search(trace: pd.DataFrame) -> Figure:
+    """Value of every trial that has one, by phase and scope: columns scope, phase, value (null when it diverged)."""
+    figure = new_figure(6.4, 3.0)
+    axes = figure.subplots()
+    scopes, phases = list(trace["scope"].drop_duplicates()), list(trace["phase"].drop_duplicates())
+    for j, (scope, colour) in enumerate(zip(scopes, cycle(PALETTE), strict=False)):
+        part = trace[trace["scope"] == scope].dropna(subset=["value"])
+        place = part["phase"].map(phases.index) + 0.22 * (j - (len(scopes) - 1) / 2)
+        axes.plot(place, part["value"], "o", ms=4, alpha=0.7, color=colour, label=scope)
+    axes.axhline(0.5, ls=":", color="0.4", lw=1)
+    axes.set_xticks(range(len(phases)), phases)
+    axes.set_ylabel("mean AUC on the folds that judge")
+    axes.legend(frameon=False, fontsize=8, title="who may be seen", title_fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def trade_off(table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -> Figure:
+    """One dot per method (rows, named by the index): agreement on one axis, structure on the other."""
+    figure = new_figure(5.2, 3.4)
+    axes = figure.subplots()
+    colours = sns.color_palette("colorblind", len(table))
+    for i, ((name, row), colour) in enumerate(zip(table.sort_values(y).iterrows(), colours, strict=True)):
+        axes.scatter(row[x], row[y], s=46, color=colour, zorder=3)
+        side = (7, "left") if i % 2 else (-7, "right")  # neighbours write to different sides
+        axes.annotate(str(name), (row[x], row[y]), (side[0], -3), textcoords="offset points", fontsize=8, ha=side[1])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.margins(x=0.18, y=0.15)
+    sns.despine(figure)
+    return figure
+
+
+def gain_figure(table: pd.DataFrame, base: str) -> Figure:
+    """AUC difference from `base` with its interval: columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg."""
+    shown = table[table["arm"] != base]
+    first = shown.drop_duplicates("gene")
+    named = shown.assign(row=shown["gene"].map(dict(zip(first["gene"], gene_rows(first), strict=True))))
+    return forest(named, f"AUC minus AUC of {base}", value="difference", row="row", series="arm", zero=0.0)[0]

@@ -1,0 +1,357 @@
+"""Figures: static, colour-blind safe, made from numbers that were computed elsewhere.
+
+Every function returns a :class:`matplotlib.figure.Figure` and leaves saving to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, pairwise
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
+
+if TYPE_CHECKING:
+    from deeplrhe_utils.evaluation.auc.table import Curve
+
+PALETTE = sns.color_palette("colorblind")
+REASON_COLOURS = {
+    "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
+    "unreadable": PALETTE[3], "pen": PALETTE[4], "fold": PALETTE[5], "bubble": PALETTE[9], "jpeg": PALETTE[8],
+}  # fmt: skip
+COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in the house style; sizes in inches."""
+    sns.set_theme(context="notebook", style="white", font_scale=0.85)
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels of `width` × `height` [inches], three in a row; `options` of `Figure.subplots`."""
+    columns = min(3, max(1, count))
+    rows = -(-max(1, count) // columns)
+    figure = new_figure(width * columns, height * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels
+
+
+def gene_rows(table: pd.DataFrame) -> pd.Series:
+    """Row names of genes with their counts, from columns gene, n_pos, n_neg."""
+    return pd.Series([f"{r.gene}  ({r.n_pos:.0f}/{r.n_neg:.0f})" for r in table.itertuples()], index=table.index)
+
+
+def intervals(axes: Axes, table: pd.DataFrame, heights: Any, value: str = "auc", **look: Any) -> None:
+    """A dot per row with its interval (columns `value`, ci_low, ci_high); nothing for a null; `look` of `errorbar`."""
+    middle = table[value].to_numpy(float)
+    ends = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - middle)
+    usual: dict[str, Any] = {"fmt": "o", "ms": 4, "lw": 1.2, "capsize": 2, "color": PALETTE[0]}
+    axes.errorbar(middle, heights, xerr=ends, **(usual | look))
+
+
+def draw_forest(
+    axes: Axes,
+    table: pd.DataFrame,
+    rows: Sequence[str],
+    looks: Mapping[Any, Mapping[str, Any]],
+    *,
+    value: str = "auc",
+    row: str = "gene",
+    series: str = "",
+    apart: float = 0.2,
+    absent: str = "",
+    zero: float = 0.5,
+) -> None:
+    """One panel of :func:`forest`: `rows` from top to bottom, `looks` (series → options of `errorbar`) side by side."""
+    for place, (name, look) in enumerate(looks.items()):
+        own = table[table[series] == name] if series else table
+        heights = own[row].map(list(rows).index).to_numpy(float) + apart * (place - (len(looks) - 1) / 2)
+        intervals(axes, own, heights, value, **look)
+        for y in heights[own[value].isna()] if absent else ():
+            axes.text(zero, y, absent, ha="center", va="center", fontsize=7.5, color="0.4", style="italic",
+                      bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
+    axes.axvline(zero, ls=":", color="0.4", lw=1)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def forest(
+    table: pd.DataFrame,
+    label: str,
+    *,
+    value: str = "auc",
+    row: str = "gene",
+    panel: str = "",
+    series: str = "",
+    looks: Mapping[Any, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> tuple[Figure, dict[Any, Axes]]:
+    """Dots with intervals: a panel per value of `panel`, a row per value of `row`, a colour per value of `series`.
+
+    Parameters
+    ----------
+    table : columns `value`, ci_low, ci_high and those named
+    label : of the axis of values
+    looks : series → options of `Axes.errorbar`; by default the palette's colours, with a legend
+    options : `apart` [rows] between neighbouring series, `zero` of the dotted line, `absent` text of a null
+
+    Returns the figure, and its panels by their value ("" without `panel`), none for an empty table.
+    """
+    table = table.assign(**{"": ""})
+    names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
+    looks = looks or {k: {"color": c, "label": k} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
+    height = 0.9 + 0.32 * max(1, len(rows))
+    figure, panels = panel_grid(len(names), 3.1 if panel else 6.4, height, sharex=True, sharey=True)
+    found = dict(zip(names, panels, strict=False))
+    for name, axes in found.items():
+        draw_forest(axes, table[table[panel] == name], rows, looks, value=value, row=row, series=series, **options)
+        axes.set_title(str(name), fontsize=9)
+    if found:
+        figure.supxlabel(label, fontsize=9)
+    handles, texts = panels[0].get_legend_handles_labels()
+    if len(texts) > 1:
+        figure.legend(handles, texts, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure, found
+
+
+def _bare(axes: Axes, title: str = "") -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=9)
+
+
+def image_grid(
+    rows: Sequence[Sequence[NDArray[np.uint8]]],
+    row_titles: Sequence[str],
+    column_titles: Sequence[str] = (),
+    size: float = 1.7,
+) -> Figure:
+    """A grid of RGB images (h, w, 3), one row per title (Figures 2 and 5, contact sheets); `size` in inches."""
+    columns = max(map(len, rows))
+    figure = new_figure(size * columns + 0.4, size * len(rows) + 0.25)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for i, (images, title) in enumerate(zip(rows, row_titles, strict=True)):
+        for j in range(columns):
+            _bare(grid[i][j], column_titles[j] if i == 0 and j < len(column_titles) else "")
+            if j < len(images):
+                grid[i][j].imshow(images[j], interpolation="none")
+        grid[i][0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def noise_image(tile: NDArray[np.uint8], mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A tile with blank pixels (mask 1) in grey and blurred ones (mask 2) in orange, uint8 (H, W, 3)."""
+    painted = tile.copy()
+    painted[mask == 1] = (170, 170, 170)
+    painted[mask == 2] = np.rint(0.4 * tile[mask == 2] + 0.6 * np.array([230, 130, 0])).astype(np.uint8)
+    return painted
+
+
+def component_image(gamma: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Colour each pixel by the blend of its memberships (K, H, W) → uint8 (H, W, 3), pale to dark."""
+    colours = np.array([matplotlib.colors.to_rgb(c) for c in COMPONENT_COLOURS[: len(gamma)]]) * 255
+    return np.asarray(np.rint(np.einsum("khw,kc->hwc", gamma, colours))).astype(np.uint8)
+
+
+def ledger_bars(counts: Mapping[str, int], title: str) -> Figure:
+    """Horizontal bars of kept and dropped by reason; the numbers are printed on the bars."""
+    figure = new_figure(6.4, 0.6 + 0.34 * len(counts))
+    axes = figure.subplots()
+    colours = [REASON_COLOURS.get(name, PALETTE[7]) for name in counts]
+    bars = axes.barh(list(counts), list(counts.values()), color=colours, height=0.7)
+    axes.bar_label(bars, padding=3, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, max([*counts.values(), 1]) * 1.15)
+    axes.set_title(title, fontsize=10, loc="left")
+    sns.despine(figure)
+    return figure
+
+
+def draw_grid(axes: Axes, thumbnail: NDArray[np.uint8], tiles: pd.DataFrame, width_l0_px: int,
+              outline: Any = None) -> None:  # fmt: skip
+    """Draw a slide with its candidate tiles coloured by outcome, and the tumour outline (dashed blue, as in Fig 1B)."""
+    factor = thumbnail.shape[1] / width_l0_px
+    axes.imshow(thumbnail, interpolation="none")
+    for row in tiles.itertuples():
+        name = "kept" if row.kept else str(row.reason)
+        size = float(row.size_l0_px) * factor
+        corner = (row.x_l0_px * factor, row.y_l0_px * factor)
+        axes.add_patch(Rectangle(corner, size, size, fill=False, lw=1.0 if row.kept else 0.6,
+                                 ec=REASON_COLOURS.get(name, "black")))  # fmt: skip
+    if outline is not None:
+        for part in getattr(outline, "geoms", [outline]):
+            ring = np.asarray(part.exterior.coords) * factor
+            axes.plot(ring[:, 0], ring[:, 1], ls="--", lw=1.4, color="#0050d0")
+
+
+def slide_grids(panels: Sequence[dict[str, Any]]) -> Figure:
+    """Slides side by side, each as :func:`draw_grid` with its `title`; one legend of outcomes."""
+    figure = new_figure(3.1 * len(panels), 2.9)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw_grid(axes, panel["thumbnail"], panel["tiles"], panel["width_l0_px"], panel.get("outline"))
+        _bare(axes, panel["title"])
+    seen = {r for panel in panels for r in panel["tiles"]["reason"].dropna()} | {"kept"}
+    handles = [Rectangle((0, 0), 1, 1, fill=False, ec=c, label=n) for n, c in REASON_COLOURS.items() if n in seen]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    return figure
+
+
+def histogram(values: NDArray[np.float64], cut: float, label: str, cut_label: str) -> Figure:
+    """Distribution of one measurement with its cut as a dashed line."""
+    figure = new_figure(6.4, 2.4)
+    axes = figure.subplots()
+    axes.hist(values, bins=40, color=PALETTE[0])
+    axes.axvline(cut, ls="--", color=PALETTE[3], label=cut_label)
+    axes.set_xlabel(label)
+    axes.set_ylabel("tiles")
+    axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
+    """Mean tile colour per slide (columns red, blue in 0–255, site) before and after normalization."""
+    figure = new_figure(7.4, 3.2)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, frame, title in zip(panels, (before, after), ("original", "normalized"), strict=True):
+        sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=22, legend=False, ax=axes)
+        axes.set_title(title, fontsize=10)
+    sns.despine(figure)
+    return figure
+
+
+def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence[tuple[int, int]] = ()) -> Figure:
+    """Boxes from left to right, wrapped to rows of six, joined by arrows (Figures 3 and 4).
+
+    Parameters
+    ----------
+    boxes : (headline, detail) per box
+    shortcuts : pairs of box numbers joined by a curved arrow above the row
+    """
+    per_row = 6
+    rows = -(-len(boxes) // per_row)
+    figure = new_figure(10.5, 0.6 + 1.35 * rows)
+    axes = figure.subplots()
+    centres = [(i % per_row * 1.75, -(i // per_row) * 1.3) for i in range(len(boxes))]
+    for (headline, detail), (x, y) in zip(boxes, centres, strict=True):
+        axes.add_patch(
+            FancyBboxPatch((x - 0.65, y - 0.3), 1.3, 0.6, boxstyle="round,pad=0.04", fc="#eef2fa", ec=PALETTE[0])
+        )
+        axes.text(x, y + 0.09, headline, ha="center", va="center", fontsize=8, weight="bold")
+        axes.text(x, y - 0.14, detail, ha="center", va="center", fontsize=7)
+    for a, b in pairwise(centres):
+        same = a[1] == b[1]
+        start, end = ((a[0] + 0.7, a[1]), (b[0] - 0.7, b[1])) if same else ((a[0], a[1] - 0.35), (b[0], b[1] + 0.35))
+        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color="0.35"))
+    for i, j in shortcuts:
+        (xa, ya), (xb, _) = centres[i], centres[j]
+        axes.add_patch(FancyArrowPatch((xa, ya + 0.35), (xb, ya + 0.35), connectionstyle="arc3,rad=-0.18",
+                                       arrowstyle="-|>", mutation_scale=9, color=PALETTE[3]))  # fmt: skip
+    axes.set_xlim(-0.9, 1.75 * (min(per_row, len(boxes)) - 1) + 0.9)
+    axes.set_ylim(-1.3 * (rows - 1) - 0.5, 1.15 if shortcuts else 0.6)
+    axes.set_aspect("equal")
+    _bare(axes, title)
+    return figure
+
+
+def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
+    """Mean loss per epoch, one line per name; names that end in "validation" are dashed."""
+    figure = new_figure(6.4, 2.6)
+    axes = figure.subplots()
+    for colour, (name, losses) in zip(cycle(PALETTE), history.items(), strict=False):
+        style = "--" if name.endswith("validation") else "-"
+        axes.plot(range(1, len(losses) + 1), losses, style, marker="o", ms=3, color=colour, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss [nats]")
+    if history:
+        axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
+    """ROC curves with pointwise 95 % bands, one panel per gene (Figure 6); `titles` carry AUC, interval and counts."""
+    figure, panels = panel_grid(len(curves), 3.1, 2.9)
+    for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):
+        axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
+        axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
+        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+        axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
+        axes.set_title(titles[gene], fontsize=8.5)
+    sns.despine(figure)
+    return figure
+
+
+def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
+    """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
+    caller's caption says so; reported values are never drawn on the same axis.
+    """
+    table = metrics.assign(row=gene_rows(metrics), auc=metrics["auc"].where(metrics["status"] == "estimated"))
+    label = f"AUC, 95 % interval (positive/negative {units})"
+    figure, panels = forest(table, label, row="row", absent="not estimable")
+    for axes in panels.values():
+        axes.set_xlim(0, 1.02)
+    return figure
+
+
+def matrix(counts: pd.DataFrame, title: str) -> Figure:
+    """Confusion matrix: true classes in rows, predicted in columns, counts printed."""
+    figure = new_figure(4.6, 3.6)
+    axes = figure.subplots()
+    sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
+    axes.set_title(title, fontsize=10)
+    return figure
+
+
+def heat_map_steps(
+    probability: NDArray[np.float64],
+    window: NDArray[np.uint8],
+    overlaid: NDArray[np.uint8],
+    tiles: pd.DataFrame,
+    width_l0_px: int,
+    *,
+    gene: str,
+    tile_px: int,
+    palette: str = "paper",
+) -> Figure:
+    """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
+    figure = new_figure(10.5, 2.9)
+    a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
+    a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
+    _bare(a, f"A  probability of {gene} mutation")
+    draw_grid(b, window, tiles, width_l0_px)
+    _bare(b, f"B  {tile_px} × {tile_px} windows")
+    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES[palette]), cax=c)
+    c.set_title("C", fontsize=9)
+    d.imshow(overlaid, interpolation="none")
+    _bare(d, "D  heat map")
+    return figure
+
+
+def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
+    """Figure 1: the whole path in labelled pictures, left to right."""
+    ratios = [image.shape[1] / image.shape[0] for _, image in panels]
+    figure = new_figure(1.9 * sum(ratios), 2.3)
+    row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
+    for axes, (title, image) in zip(row, panels, strict=True):
+        axes.imshow(image, interpolation="none")
+        _bare(axes, title)
+    return figure

@@ -1,0 +1,1 @@
+"""Tile scores on the pixels that they came from."""

@@ -1,0 +1,187 @@
+"""``deeplrhe cohort``: TCGA's lung slides, labels and clinical data, from the GDC and cBioPortal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+
+from deeplrhe_utils.acquisition.cohort.build import Cohort, build, count_mutations_by_site
+from deeplrhe_utils.acquisition.cohort.files import save_cohort
+from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
+from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
+from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
+from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
+from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.text import human_size
+from deeplrhe_utils.synthetic.genes import GENES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STUDIES: Final = ("luad_tcga_pan_can_atlas_2018", "lusc_tcga_pan_can_atlas_2018")
+QUERY: Final = REPOSITORY / "data" / "queries" / "tcga-lung-slides.json"
+COHORT: Final = "cohort.json"
+PREVALENCE_COLUMNS: Final = ("project", "gene", "group", "mutated", "profiled", "percent", "ci_low", "ci_high")
+WHOLE, CHOSEN, EVERYBODY = "LUAD and LUSC", "cohort", "all profiled"
+
+
+@dataclass(frozen=True)
+class Services:
+    """Addresses of the GDC and of cBioPortal, and the query for slides."""
+
+    gdc: str = GDC
+    cbioportal: str = CBIOPORTAL
+    query: Path = QUERY
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """Everything a cohort is chosen from: tables SLIDE_FILES, LABELS and CLINICAL, and where they came from."""
+
+    files: pd.DataFrame
+    labels: pd.DataFrame
+    clinical: pd.DataFrame
+    release: str
+    source: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CohortOptions:
+    """What is asked of the command; see :func:`cohort`."""
+
+    rule: str
+    out: Path
+    genes: str = ""
+    seed: int | None = None
+    n: int | None = None
+    gdc: str = GDC
+    cbioportal: str = CBIOPORTAL
+    drivers: Path | None = None
+
+
+def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None = None) -> Gathered:
+    """Ask for the slides on offer, the patients' mutation labels and their clinical data.
+
+    `drivers` is a list of changes (`read_drivers`): only these count as
+    mutations, instead of every non-silent one. Raises ServiceError where a service cannot be reached, or refuses, and
+    InputError or LabelError where its answers are not what they should be.
+    """
+    from deeplrhe_utils.acquisition.services.cbioportal import CBioPortal, labels
+    from deeplrhe_utils.acquisition.services.gdc import Gdc, read_query
+    from deeplrhe_utils.acquisition.services.web import Service
+
+    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
+    query = read_query(sources.query)
+    with Service(sources.gdc) as service:
+        gdc = Gdc(service)
+        release, files = gdc.release(), gdc.slide_files(query)
+        clinical = gdc.clinical(sorted(files["patient_id"].dropna().unique()))
+        if (after := gdc.release()) != release:
+            gdc.notes.append(f"The data release changed while it was read, from {release} to {after}.")
+    with Service(sources.cbioportal) as service:
+        calls = labels(CBioPortal(service), STUDIES, list(genes), rule)
+    source = source_of(sources, genes, drivers)
+    return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
+
+
+def source_of(sources: Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:
+    """What a cohort file says of its sources: addresses and query, genes asked for, SHA-256 of the list of drivers."""
+    from deeplrhe_utils.acquisition.services.gdc import read_query
+
+    listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
+    return {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES),
+            "query": read_query(sources.query), "genes_asked": list(genes), "drivers": listed}  # fmt: skip
+
+
+def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
+    """Choose a cohort and write it.
+
+    Parameters
+    ----------
+    out : folder for ``cohort.json`` and the tables beside it
+        (`write_cohort`), ``prevalence.csv`` and ``sites.csv``
+
+    Raises CohortError: too few files for the rule. ParameterError: another cohort stands in `out`.
+    """
+    cohort = build(gathered.files, gathered.labels, gathered.clinical, rule)
+    save_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
+    for name, table in (("prevalence.csv", prevalences(gathered, cohort)),
+                        ("sites.csv", count_mutations_by_site(cohort.labels, cohort.chosen))):  # fmt: skip
+        write_text(Path(out) / name, table.to_csv(index=False, lineterminator="\n"))
+    return cohort
+
+
+def prevalences(gathered: Gathered, cohort: Cohort) -> pd.DataFrame:
+    """How often each gene is mutated, in the cohort and among all profiled patients.
+
+    Returns :data:`PREVALENCE_COLUMNS`: project (both together first), gene in the cohort's order, group
+    (:data:`CHOSEN`, :data:`EVERYBODY`), patients mutated and profiled, prevalence and Wilson's 95 % interval [%], NaN
+    where nobody is profiled. Patients without any slide on offer have no project and count in both together.
+    """
+    named = gathered.files.dropna(subset=["patient_id", "project_id"])
+    projects = dict(zip(named["patient_id"], named["project_id"], strict=True))
+    rows: list[dict[str, object]] = []
+    for project in (WHOLE, *sorted(set(projects.values()))):
+        for gene in cohort.rule.genes:
+            for group, labels in ((CHOSEN, cohort.labels), (EVERYBODY, gathered.labels)):
+                own = labels[labels["gene"] == gene]
+                mine = own if project == WHOLE else own[own["patient_id"].map(projects) == project]
+                rows.append({"project": project, "gene": gene, "group": group, **_share(mine["status"])})
+    return pd.DataFrame(rows, columns=list(PREVALENCE_COLUMNS))
+
+
+def _share(status: pd.Series) -> dict[str, float]:
+    from deeplrhe_utils.evaluation.precision.power import wilson
+
+    mutated, profiled = int(status.sum()), int(status.notna().sum())
+    low, high = wilson(mutated, profiled)
+    share = 100 * mutated / profiled if profiled else float("nan")
+    return {"mutated": mutated, "profiled": profiled, "percent": share, "ci_low": 100 * low, "ci_high": 100 * high}
+
+
+def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort:
+    """The command: gather, choose, write tables and figures, and tell what was done.
+
+    Raises CompendiumError: as :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
+    """
+    typed = tuple(text.strip() for text in options.genes.split(",") if text.strip())
+    genes = typed or USUAL_GENES.get(options.rule, GENES)
+    rule = named_rule(options.rule, genes=genes, seed=options.seed, n=options.n)
+    gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)
+    made = make_cohort(gathered, rule, options.out)
+    _draw(gathered, made, options.out)
+    for line in _report(gathered, made):
+        say(line)
+    size = human_size(made.chosen["bytes"].sum())
+    say(f"{options.out / COHORT}: {len(made.chosen)} slides of {len(made.patients)} patients, {size}")
+    say(f"To fetch them: deeplrhe download {options.out / 'manifest.txt'} --out DIR")
+    return made
+
+
+def _report(gathered: Gathered, made: Cohort) -> Iterable[str]:
+    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_colwidth", None):
+        yield made.flow.to_string(index=False)
+        if len(made.strata):
+            yield made.strata.to_string(index=False)
+        table = prevalences(gathered, made)
+        yield table[table["project"] == WHOLE].drop(columns="project").round(1).to_string(index=False)
+    yield from (*gathered.notes, *made.notes)
+
+
+def _draw(gathered: Gathered, made: Cohort, out: Path) -> None:
+    from deeplrhe_utils.reporting.figures import cohort as figures
+
+    pictures: Mapping[str, Figure] = {
+        "flow.png": figures.flow_figure(made.flow),
+        "prevalence.png": figures.prevalence_figure(prevalences(gathered, made)),
+        "sites.png": figures.site_mutation_map(count_mutations_by_site(made.labels, made.chosen)),
+    }
+    for name, figure in pictures.items():
+        with atomic_path(out / name) as part:
+            figure.savefig(part, dpi=150, format="png")

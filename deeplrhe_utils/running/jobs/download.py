@@ -1,0 +1,146 @@
+"""``deeplrhe download``: a manifest's files into a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+
+from deeplrhe_utils.acquisition.services.download import (
+    DONE,
+    REPORT,
+    DownloadFolder,
+    TransferOptions,
+    download_into,
+    parse_rate,
+)
+from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT, Gdc
+from deeplrhe_utils.acquisition.services.manifest import name_problem, read_manifest, write_manifest
+from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
+from deeplrhe_utils.acquisition.services.web import Patience, Service
+from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import human_size
+
+_SHOWN: Final = 10
+_UNKNOWN: Final = 404
+_WORDS: Final = {
+    "metadata": "with another size or MD5",
+    "newest version": "replaced by the newest version",
+    "file name": "found by name",
+}
+
+
+@dataclass(frozen=True)
+class DownloadOptions:
+    """What was asked for on the command line (see ``deeplrhe download --help``)."""
+
+    manifest: Path
+    out: Path
+    endpoint: str = GDC_ENDPOINT
+    jobs: int = 4
+    limit_rate: str = ""
+    token: Path | None = None
+    repair: bool = False
+    recheck: bool = False
+    timeout: float = 60.0
+    retries: int = 8
+
+
+def fetch_manifest(
+    options: DownloadOptions, say: Callable[[str], None], patience: Patience | None = None
+) -> pd.DataFrame:
+    """Fetch the files of a manifest, with `repair` those that replace them.
+
+    Parameters
+    ----------
+    patience : instead of the usual one with the time-out and retries
+
+    Returns the report, a row per file; see `download`.
+    Raises ParameterError: the manifest, the token file or a value cannot be used. ServiceError, DiskFullError,
+    RunError, InputError: nothing could be begun, or a report could not be written. KeyboardInterrupt: after the summary
+    was said.
+    """
+    if options.jobs < 1 or options.retries < 1 or not options.timeout > 0:
+        raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")
+    settings = TransferOptions(jobs=options.jobs, limit_rate=_rate(options.limit_rate), recheck=options.recheck)
+    manifest = _manifest(options.manifest)
+    if manifest.attrs["repeated"]:
+        say(f"{manifest.attrs['repeated']} repeated rows of the manifest were merged.")
+    patience = patience or replace(Patience(), timeout_s=options.timeout, attempts=options.retries)
+    with Service(options.endpoint, patience, token=_token(options.token), connections=options.jobs + 1) as service:
+        try:
+            return _fetch(manifest, service, settings, options, say)
+        except KeyboardInterrupt:
+            say("Repeat the same command to continue.")
+            raise
+
+
+def _fetch(
+    manifest: pd.DataFrame,
+    service: Service,
+    settings: TransferOptions,
+    options: DownloadOptions,
+    say: Callable[[str], None],
+) -> pd.DataFrame:
+    """Both steps under one lock: nobody else writes their reports in between."""
+    with DownloadFolder(options.out, recheck=settings.recheck) as folder:
+        if options.repair:
+            manifest = _repaired(manifest, Gdc(service), folder, say)
+        return download_into(folder, manifest, service, settings, say, lambda report: _summary(report, options, say))
+
+
+def _manifest(path: Path) -> pd.DataFrame:
+    try:
+        return read_manifest(path)
+    except InputError as cause:
+        raise ParameterError(str(cause)) from cause
+
+
+def _rate(text: str) -> float:
+    try:
+        return parse_rate(text)
+    except ValueError as cause:
+        raise ParameterError("--limit-rate is no rate", got=text, expected="bytes per second, such as 10M") from cause
+
+
+def _token(path: Path | None) -> str:
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as cause:
+        raise ParameterError(f"The token file {path} cannot be read ({cause})") from cause
+
+
+def _repaired(manifest: pd.DataFrame, gdc: Gdc, folder: DownloadFolder, say: Callable[[str], None]) -> pd.DataFrame:
+    found = repair(manifest, gdc)
+    listed = [not name_problem(i, n) for i, n in zip(found.manifest["id"], found.manifest["filename"], strict=True)]
+    with folder.saving("repairs.csv") as path:
+        write_text(path, found.repairs.to_csv(index=False))
+    with folder.saving("manifest-repaired.txt") as path:
+        write_manifest(path, found.manifest[listed])
+    changed = found.repairs[found.repairs["how"] != SAME_FILE]
+    counts = ", ".join(f"{count} {_WORDS.get(how, f'({how})')}" for how, count in changed["how"].value_counts().items())
+    say(f"{len(changed)} of {len(manifest)} rows of the manifest were not as the service has them today"
+        f"{': ' if counts else ''}{counts}. See {folder.out / 'repairs.csv'}.")  # fmt: skip
+    if lacks := len(listed) - sum(listed):
+        say(f"manifest-repaired.txt lacks {lacks} of {len(listed)} files, whose ids or names must not become paths.")
+    return found.manifest
+
+
+def _summary(report: pd.DataFrame, options: DownloadOptions, say: Callable[[str], None]) -> None:
+    bad = report[~report["status"].isin(DONE)]
+    for row in bad.head(_SHOWN).to_dict("records"):
+        say(f"{row['status']}: {row['filename']}: {row['reason']}")
+    if len(bad) > _SHOWN:
+        say(f"… and {len(bad) - _SHOWN} more")
+    unknown = int((report["http_status"] == _UNKNOWN).sum())
+    if unknown and not options.repair:
+        say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
+    counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
+    received = human_size(report["received_bytes"].sum())
+    say(f"{len(report)} files: {counts}; {received} received. See {options.out / REPORT}.")

@@ -1,0 +1,209 @@
+"""``deeplrhe score``: anybody's scores in, AUCs with intervals, figures and a short page out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from deeplrhe_utils.acquisition.labels.labels import read_labels
+from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
+from deeplrhe_utils.evaluation.auc.delong import DELONG
+from deeplrhe_utils.evaluation.auc.score_file import Scores, parse_columns, read_scores
+from deeplrhe_utils.evaluation.auc.table import curve, gene_metrics
+from deeplrhe_utils.evaluation.auc.units import AGGREGATION_RULES, UNITS, aggregate, align_folds, with_labels
+from deeplrhe_utils.running.page.html import page, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SCORE_COLUMNS: Final = [
+    "gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr", "p_permutation",
+    "average_precision", "status", "reason",
+]  # fmt: skip
+"""Columns of ``auc.csv``, a row per gene, unit and interval method."""
+_DRAWN: Final = 12
+_LEAST: Final = 10
+_UNLIKE: Final = 0.1
+_Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is asked of a table of scores.
+
+    Attributes
+    ----------
+    unit : patient, slide, tile or all
+    rule : how tiles become a unit's score
+    labels : table of labels (patient_id and a column per gene) instead of the file's own
+    classes : DeepPATH's file of class names
+    columns : such as ``label=outcome,score=ndka``
+    positive : label that counts as 1
+    any_scale : whether scores outside [0, 1] are taken
+    min_positives, resamples, seed : as for `gene_metrics`
+    """
+
+    unit: str = "patient"
+    rule: str = "mean"
+    labels: Path | None = None
+    classes: Path | None = None
+    columns: str = ""
+    positive: str = ""
+    any_scale: bool = False
+    min_positives: int = 5
+    resamples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.unit not in (*UNITS, "all"):
+            raise ParameterError("Unknown unit", got=self.unit, expected=" | ".join((*UNITS, "all")))
+        if self.rule not in AGGREGATION_RULES:
+            raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(AGGREGATION_RULES))
+        if self.resamples < 100:
+            raise ParameterError("An interval needs more draws", got=self.resamples, expected="100 or more")
+
+
+def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tell = print) -> pd.DataFrame:
+    """Score a table and write ``auc.csv``, ``ledger.csv``, ``roc.png``, ``calibration.png`` and ``index.html``.
+
+    Parameters
+    ----------
+    path : a CSV (`read_scores`) or DeepPATH's ``out_filename_Stats.txt``
+    out : folder of the results; files of those names in it are replaced
+    tell : receives lines of text
+
+    Returns what ``auc.csv`` receives.
+    Raises InputError, LabelError, ParameterError: as the readers; a unit that the file does not name.
+    """
+    options = options or ScoreOptions()
+    scores = _read(path, options)
+    scores = _pooled(scores)
+    units = scores.units if options.unit == "all" else (options.unit,)
+    if missing := [unit for unit in units if unit not in scores.units]:
+        raise ParameterError(f"{path} names no {missing[0]}s", expected=" | ".join((*scores.units, "all")),
+                             fix=f"Add a column {missing[0]}_id")  # fmt: skip
+    for note in scores.notes:
+        tell(f"Note: {note}")
+    for row in scores.ledger.itertuples():
+        tell(f"{row.rows:>9,} rows: {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
+    found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=options.min_positives,
+                         resamples=options.resamples, seed=options.seed, rule=options.rule)[SCORE_COLUMNS]  # fmt: skip
+    for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
+        tell(_sentence(row))
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_path(out / "auc.csv") as part:
+        found.to_csv(part, index=False)
+    with atomic_path(out / "ledger.csv") as part:
+        scores.ledger.to_csv(part, index=False)
+    _draw(scores, found, units[0], options, out)
+    write_text(out / "index.html", _page(path, scores, found, options, out))
+    tell(f"Results: {out / 'index.html'}")
+    return found
+
+
+def _read(path: Path, options: ScoreOptions) -> Scores:
+    if is_stats(path):
+        if options.labels or options.columns or options.positive or options.any_scale:
+            raise ParameterError("DeepPATH's file carries its own labels and scores",
+                                 fix="Leave --labels, --columns, --positive and --any-scale out")  # fmt: skip
+        return read_stats(path, read_classes(options.classes) if options.classes else ())
+    if options.classes:
+        raise ParameterError("--classes belongs to DeepPATH's out_filename_Stats.txt", got=path)
+    labels = read_labels(options.labels) if options.labels else None
+    return read_scores(path, columns=parse_columns(options.columns), positive=options.positive, labels=labels,
+                       any_scale=options.any_scale)  # fmt: skip
+
+
+def _pooled(scores: Scores) -> Scores:
+    """The scores with their folds where these can be compared, else without; either way it is said.
+
+    Ranks within a fold undo offsets between networks, but they lose AUC where folds differ in prevalence, and all of it
+    where a fold is one patient.
+    """
+    if scores.predictions["fold"].nunique() == 1:
+        return scores
+    who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
+    by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
+    share = by.mean().astype(float).groupby("gene")
+    if by.size().min() >= _LEAST and (share.max() - share.min()).max() <= _UNLIKE and by.nunique().min() == 2:
+        note = "Scores were ranked within their fold before they were pooled."
+        return replace(scores, notes=(*scores.notes, note))
+    note = (f"Folds have fewer than {_LEAST} patients, one class, or shares of positives that differ by more than "
+            f"{_UNLIKE:g}: scores were pooled as they are, and an offset between folds would count.")  # fmt: skip
+    return replace(scores, predictions=scores.predictions.assign(fold=0), notes=(*scores.notes, note))
+
+
+def _sentence(row: dict[str, object]) -> str:
+    head = f"{row['gene']}, {row['unit']}: "
+    if row["status"] != "estimated":
+        return head + f"not estimable; {row['reason']}"
+    ends = f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
+    return head + f"AUC {row['auc']:.3f} {ends} ({row['n_pos']} positive, {row['n_neg']} negative; {row['ci_method']})"
+
+
+def _draw(scores: Scores, found: pd.DataFrame, unit: str, options: ScoreOptions, out: Path) -> None:
+    """Figures of the genes that have an AUC; without one, older figures are removed: they would belong to others."""
+    from deeplrhe_utils.evaluation.precision.calibration import reliability
+    from deeplrhe_utils.reporting.audit_figures import precision
+    from deeplrhe_utils.reporting.figures import style
+
+    for name in ("roc.png", "calibration.png"):
+        (out / name).unlink(missing_ok=True)
+    best = found[(found["unit"] == unit) & (found["status"] == "estimated")].drop_duplicates("gene").head(_DRAWN)
+    if best.empty:
+        return
+    ranked = with_labels(align_folds(aggregate(scores.predictions, unit, options.rule)), scores.labels)
+    curves = {_shown(g): curve(ranked[ranked["gene"] == g], resamples=200, seed=options.seed) for g in best["gene"]}
+    title = "{gene}  AUC {auc:.2f} [{ci_low:.2f}, {ci_high:.2f}]\n{n_pos} positive, {n_neg} negative {unit}s".format
+    titles = {_shown(row["gene"]): title(**row | {"gene": _shown(row["gene"])}) for row in best.to_dict("records")}
+    _save(style.roc(curves, titles), out / "roc.png")
+    if scores.probabilities:
+        panels = {}
+        plain = with_labels(aggregate(scores.predictions, "patient", options.rule), scores.labels)
+        for gene in best["gene"]:
+            own = plain[plain["gene"] == gene]
+            bins = reliability(own["label"].to_numpy(int), own["score"].to_numpy(float))
+            panels[_shown(gene)] = {"as given": bins}
+        _save(precision.calibration(panels), out / "calibration.png")
+
+
+def _shown(name: str, most: int = 24) -> str:
+    """A name as a figure shows it: a dollar sign would begin a formula, a long one leave the panel."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as part:
+        figure.savefig(part, dpi=150, format="png")
+
+
+def _page(path: Path, scores: Scores, found: pd.DataFrame, options: ScoreOptions, out: Path) -> str:
+    lines = [
+        f"<h1>Scores of {escaped(Path(path).name)}</h1>",
+        f'<p class="soft">{options.resamples:,} draws, seed {options.seed}; intervals: 95 %. AUCs with fewer than '
+        f"{options.min_positives} patients in a class are not estimable.</p>",
+        *(f"<p>{escaped(note)}</p>" for note in scores.notes),
+    ]  # fmt: skip
+    if len(scores.units) > 1:
+        lines.append(
+            f"<p>Scores of tiles or slides become a patient's score by the rule “{escaped(options.rule)}”.</p>"
+        )
+    kept = found["gene"][found["status"] == "estimated"].nunique()
+    drawn = f"; the first {_DRAWN} of {kept}" if kept > _DRAWN else ""
+    for name, title, said in (
+        ("roc.png", "ROC curves", f"pointwise 95 % band, patients resampled{drawn}"),
+        ("calibration.png", "Calibration by patient", f"bins of equal counts of patients, Wilson 95 %{drawn}"),
+    ):
+        if (out / name).is_file():
+            picture = f'<img src="{name}" alt="{title}: {said}" style="width: auto; max-width: 100%">'
+            lines.append(f"<h2>{title}</h2><figure>{picture}<figcaption>{said}</figcaption></figure>")
+    lines += ["<h2>Area under the ROC curve</h2>", table(found.dropna(axis=1, how="all")),
+              "<h2>Rows of the file</h2>", table(scores.ledger)]  # fmt: skip
+    lines.append('<p><a href="auc.csv">auc.csv</a> · <a href="ledger.csv">ledger.csv</a></p>')
+    return page(f"Scores of {Path(path).name}", "\n".join(lines))

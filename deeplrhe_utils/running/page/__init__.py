@@ -1,0 +1,1 @@
+"""The report page, documents and metadata of a run."""

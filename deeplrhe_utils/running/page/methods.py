@@ -1,0 +1,110 @@
+"""Methods in prose with the run's own numbers, and the limits that these numbers set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.evaluation.audits.claims import Numbers, read_numbers
+from deeplrhe_utils.running.page.documents import UNKNOWN, fill
+
+# One sentence after the other is shown when every number that it asks for is in the run; what a stage did is told
+# only by the stage's own numbers.
+_PARAGRAPHS: Final = (
+    (
+        "{01:n_patients} patients gave {01:n_slides} slides ({01:n_files} files were found, {01:n_excluded} excluded).",
+        "Targets: {01:genes}.",
+    ),
+    (
+        "Slides were cut into windows of {02:tile_px} px at {02:target_mpp} µm/px, {02:stride_px} px apart.",
+        "Of {02:n_candidates} windows, {02:n_kept} held tissue of the tumour; background was told by {02:background}, "
+        "and a window was dropped when more than {02:max_background} of it was background.",
+        "Blank and blurred areas together were allowed {03:max_noise} of a window.",
+        "Ink, folds, bubbles, compression damage and noise left {03:n_kept} windows, of which {03:n_selected} were "
+        "drawn for training, at most {03:tiles_per_slide_max} from one slide.",
+    ),
+    (
+        "Colours were brought to a reference by {04:normalization}, with {04:components} components and "
+        "{04:statistics_tiles} windows of each slide for its statistics; the reference of a fold came from its "
+        "training patients.",
+        "Tiles were kept at {04:store_px} px.",
+    ),
+    (
+        "A network of the kind {05:architecture} with {05:weights} weights was trained on {05:n_tiles} windows of "
+        "{05:n_patients} patients for {05:epochs} passes, in {05:n_folds} folds that divide patients; seed {05:seed}.",
+    ),
+    (
+        "A patient's score is the mean over the windows of all their slides, by the network that had not seen them.",
+        "AUCs are of {06:unit} (n = {06:n_patients}), with intervals by {06:interval}; an AUC is estimated from "
+        "{06:min_positives} positive and as many negative patients on.",
+        "Not estimable in this run: {06:not_estimable}.",
+    ),
+    ("Heat maps were drawn for {07:n_maps} slides from the scores of {07:n_windows} windows.",),
+    (
+        "{13:claims} statements of the sources were judged by these numbers and by nothing else.",
+    ),
+)  # fmt: skip
+_SETTLED: Final = {"finished", "unchanged", "skipped"}
+
+
+def methods_section(root: Path) -> str:
+    """Paragraphs of HTML, from ``numbers/`` alone; "" for a run without numbers."""
+    numbers = _numbers(root)
+    if isinstance(numbers, str):
+        return numbers
+    paragraphs = [" ".join(said for said in map(_filled(numbers), part) if said) for part in _PARAGRAPHS]
+    return "\n".join(f"<p>{escaped(part)}</p>" for part in paragraphs if part)
+
+
+def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
+    """What the reader must not conclude, as a list in HTML."""
+    limits = ["The slides are synthetic; nothing here is a finding about lung tissue."] if synthetic else []
+    limits += [
+        "A score is the opinion of one network trained once per fold; intervals do not contain the spread over seeds.",
+        "There is no endpoint of treatment in these data: no number here says who responds to a therapy.",
+    ]
+    numbers = _numbers(root)
+    if isinstance(numbers, Numbers):
+        few = _filled(numbers)("No AUC is given for {06:not_estimable}: too few patients of a class.")
+        limits += [few] if few and numbers.get("06", "not_estimable") else []
+        limits += _left_out(numbers)
+    stages = {name: stage["status"] for name, stage in report["stages"].items()}
+    unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in (*_SETTLED, "stale")]
+    limits += [f"Stages without a result: {', '.join(unsettled)}."] if unsettled else []
+    stale = [name for name, status in stages.items() if status == "stale"]
+    limits += [f"Made by another notebook, code, parameters or inputs: {', '.join(stale)}."] if stale else []
+    return "<ul>" + "".join(f"<li>{escaped(limit)}</li>" for limit in limits) + "</ul>"
+
+
+def _left_out(numbers: Numbers) -> list[str]:
+    notes = numbers.get("07", "notes")
+    if not isinstance(notes, list) or not notes:
+        return []
+    reasons: dict[str, int] = {}
+    for note in map(str, notes):
+        reason = note.partition(": ")[2] or note
+        reasons[reason] = reasons.get(reason, 0) + 1
+    told = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
+    return [f"Remarks of the heat maps, by slide: {told}."]
+
+
+def _filled(numbers: Numbers) -> Any:
+    def filled(sentence: str) -> str:
+        """The sentence with its numbers; "" when the run lacks one of them."""
+        said = fill(sentence, numbers)
+        return "" if UNKNOWN in said else said
+
+    return filled
+
+
+def _numbers(root: Path) -> Numbers | str:
+    """The run's numbers; "" when there are none, a sentence when a file is damaged."""
+    folder = root / "numbers"
+    if not any(folder.glob("*.json")):
+        return ""
+    try:
+        return read_numbers(folder)
+    except InputError as error:
+        return f"<p>{escaped(error)}</p>"

@@ -1,0 +1,173 @@
+"""Sections of the report page that show tables and files of a run as they are."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.running.page.html import cell, link, rows_table, url
+
+_CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
+_DRAWN: Final = re.compile(r"run\.figure\(\s*f?[\"']([\w.-]+)[\"']")
+_MARKS: Final = re.compile(r"[*`]|(?<!\w)_|_(?!\w)")
+_CLAIM: Final = ("id", "statement", "source", "reported", "found", "interval", "verdict", "traced_to")
+_SHORT_ALT: Final = 160
+
+
+def stages(root: Path, report: dict[str, Any]) -> str:
+    """Every stage: what became of it, how long it took, and its executed notebook."""
+    rows = []
+    for name, stage in report["stages"].items():
+        links = [link(root, f"html/{name}.html", "page"), link(root, f"notebooks/{name}.ipynb", "notebook")]
+        status = stage["status"] + (f": {stage['reason']}" if stage.get("reason") else "")
+        peak = stage.get("peak_memory_bytes")
+        numbers = [str(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else "", _short(stage.get("commit"))]
+        linked = "<td>" + " · ".join(f"{one}" for one in links if one) + "</td>"
+        rows.append(cell(name) + cell(status) + "".join(cell(number, "number") for number in numbers) + linked)
+    head = ("Stage", "Status", "Seconds", "Peak memory", "Commit", "Executed notebook")
+    return rows_table(head, rows, "stages") if rows else ""
+
+
+def _short(commit: str | None) -> str:
+    return f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else ""
+
+
+def auc(root: Path) -> str:
+    """The AUC table: every column of the file, the interval beside its AUC."""
+    found = _read(root, "tables/auc_table.csv")
+    if isinstance(found, str):
+        return found
+    if not {"gene", "auc", "ci_low", "ci_high"} <= set(found[0]):
+        return _as_is(found)
+    rows = [_auc_row(line) for line in found]
+    note = "AUC of patients with its 95 % interval, positive and negative patients, and p against 0.5 (Holm-adjusted)."
+    more = link(root, "tables/auc_table.csv", "auc_table.csv")
+    head = ("Gene", "AUC", "95 % interval", "Positive / negative", "p", "p (Holm)", "Status")
+    return f'{rows_table(head, rows, "AUC by gene")}<p class="soft">{note} All columns: {more}.</p>'
+
+
+def _auc_row(line: Mapping[str, str]) -> str:
+    low, high = (_decimals(line[name]) for name in ("ci_low", "ci_high"))
+    counts = " / ".join(line.get(name) or "–" for name in ("n_pos", "n_neg"))
+    status = ": ".join(line[name] for name in ("status", "reason") if line.get(name))
+    numbers = (_decimals(line["auc"]), f"{low} to {high}" if low != "–" else "–", counts,
+               _decimals(line.get("p", ""), 3), _decimals(line.get("p_holm", ""), 3))  # fmt: skip
+    return cell(line["gene"]) + "".join(cell(number, "number") for number in numbers) + cell(status)
+
+
+def _decimals(content: str, digits: int = 2) -> str:
+    try:
+        return f"{float(content):.{digits}f}"
+    except (TypeError, ValueError):
+        return content or "–"
+
+
+def claims(root: Path) -> str:
+    """The claims ledger of notebook 13, each verdict with the numbers that it was traced to."""
+    found = _read(root, "tables/claims.csv")
+    if isinstance(found, str):
+        return found
+    if not set(_CLAIM) <= set(found[0]):
+        return _as_is(found)
+    rows = []
+    for line in found:
+        traced = " ".join(_traced(root, one) for one in line["traced_to"].split("; ") if one)
+        verdict = f'<td><span class="badge">{escaped(line["verdict"])}</span></td>'
+        source = f'<span class="soft">({escaped(line["source"])})</span>'
+        said = f'<td class="long">{escaped(line["statement"])} {source}</td>'
+        middle = "".join(cell(line[name]) for name in ("reported", "found", "interval"))
+        rows.append(cell(line["id"]) + said + middle + verdict + f"<td>{traced or '–'}</td>")
+    head = ("Claim", "Statement", "Reported", "This run", "Interval", "Verdict", "Traced to")
+    return (
+        rows_table(head, rows, "claims")
+        + f'<p class="soft">As a file: {link(root, "tables/claims.csv", "claims.csv")}.</p>'
+    )
+
+
+def _traced(root: Path, trace: str) -> str:
+    """A number file and the key in it; linked only when it is a file of this run's numbers."""
+    name, _, key = trace.partition("#")
+    known = re.fullmatch(r"(numbers|tables)/[\w.-]+", name) is not None
+    file = name.rpartition("/")[2].removesuffix(".json")
+    stage = file[:2] if file[:2].isdigit() else file
+    return (link(root, name, f"{stage}: {key}") if known else "") or escaped(trace)
+
+
+def gallery(root: Path) -> str:
+    """Every figure with the caption that its notebook gives it."""
+    said, figures = _captions(root / "notebooks"), []
+    for png in sorted((root / "figures").glob("*.png"), key=_figure_order):
+        svg, address = link(root, f"figures/{png.stem}.svg", "SVG"), url(f"figures/{png.name}")
+        title = png.stem.replace("_", " ")
+        caption = said.get(png.stem, "")
+        alt = escaped(f"{title}: {caption}"[:_SHORT_ALT] if caption else title)
+        size = "".join(f' {name}="{value}"' for name, value in zip(("width", "height"), _size(png), strict=False))
+        files = " · ".join(one for one in (link(root, f"figures/{png.name}", "PNG"), svg) if one)
+        shown = f'<a href="{address}"><img src="{address}" alt="{alt}" loading="lazy"{size}></a>'
+        figures.append(
+            f"<figure>{shown}<figcaption><b>{escaped(title)}</b> · {files}<br>{escaped(caption)}</figcaption></figure>"
+        )
+    return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
+
+
+def _figure_order(path: Path) -> tuple[bool, str]:
+    """The paper's own figures first."""
+    return (not re.match(r"fig\d", path.name), path.name)
+
+
+def _size(path: Path) -> tuple[int, ...]:
+    """Width and height of a picture [px], so that nothing moves while it loads; () when it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except OSError:
+        return ()
+
+
+def _captions(folder: Path) -> dict[str, str]:
+    """Figure name → the caption that follows it in an executed notebook, as plain text."""
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.ipynb")):
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+            sources = [("".join(c["source"]), c["cell_type"]) for c in cells]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # the figure is shown without a caption; the notebook itself is linked under its stage
+        for (code, kind), (words, _) in pairwise(sources):
+            said = _CAPTION.match(words) if kind == "code" else None
+            if said:
+                caption = _MARKS.sub("", f"{said[1]} {said[2]}".replace("\n", " "))
+                found |= dict.fromkeys(_DRAWN.findall(code), caption)
+    return found
+
+
+def files(root: Path, folder: str) -> str:
+    """Links to the files of a folder."""
+    names = sorted(p.relative_to(root).as_posix() for p in (root / folder).glob("*") if p.is_file())
+    items = [f"<li>{link(root, name, Path(name).name)}</li>" for name in names if not Path(name).name.startswith(".")]
+    return f'<ul class="files">{"".join(items)}</ul>' if items else ""
+
+
+def _read(root: Path, name: str) -> list[dict[str, str]] | str:
+    """Rows of a CSV file as text; "" when it is not there or empty, a sentence when it cannot be read."""
+    path = root / name
+    if not path.is_file():
+        return ""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            rows = list(csv.DictReader(stream, restkey="", restval=""))
+    except (OSError, ValueError, csv.Error) as error:
+        return f"<p>{escaped(name)} cannot be read ({escaped(error)}).</p>"
+    return rows or ""
+
+
+def _as_is(rows: list[dict[str, str]]) -> str:
+    return rows_table(list(rows[0]), ["".join(cell(str(value)) for value in line.values()) for line in rows])

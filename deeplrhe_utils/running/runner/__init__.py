@@ -1,0 +1,1 @@
+"""Stages in order, skipped when unchanged, resumed after any death."""

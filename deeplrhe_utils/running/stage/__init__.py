@@ -1,0 +1,1 @@
+"""What a notebook opens, what it leaves, and when it may be skipped."""

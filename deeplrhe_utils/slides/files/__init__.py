@@ -1,0 +1,1 @@
+"""The slides of a folder, usable or excluded with a reason."""

@@ -1,0 +1,277 @@
+"""Which slides are there: every file of a folder, usable or excluded with a reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import openslide
+import pandas as pd
+
+from deeplrhe_utils.acquisition.services.tcga_slides import parse_name
+from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
+from deeplrhe_utils.core.files import sha256_file
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import SLIDES
+from deeplrhe_utils.core.text import read_csv_text
+from deeplrhe_utils.core.units import PLAUSIBLE_MPP
+from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.files import dicom
+from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, find_annotation
+from deeplrhe_utils.slides.reading.opening import open_handle
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.reading.resolution import vendor_of
+
+SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md", ".parcel", ".log"})
+"""Endings of files that are never slides; ``.parcel`` are the logs of the GDC's transfer tool."""
+UNFINISHED: Final = frozenset({".partial", ".part", ".crdownload"})
+"""Endings of downloads that are not complete: the GDC's transfer tool, ours and curl's, browsers."""
+_TEST_PX: Final = 256
+
+
+_Row = dict[str, Any]
+_Spread = Callable[[Callable[[Path], _Row], list[Path], Callable[[Path, str], _Row]], list[_Row]]
+"""``spread(describe, paths, otherwise)``: a row per path, ``otherwise(path, reason)`` where describing it failed."""
+
+
+def _in_turn(describe: Callable[[Path], _Row], paths: list[Path], _: Callable[[Path, str], _Row]) -> list[_Row]:
+    return [describe(path) for path in paths]
+
+
+def scan_slides(
+    slides_dir: Path,
+    *,
+    mpp_csv: str = "",
+    annotations_dir: str = "",
+    hash_files: bool = True,
+    only: Collection[Path] | None = None,
+    spread: _Spread = _in_turn,
+) -> pd.DataFrame:
+    """List every file under a folder as a slide, usable or excluded with a reason.
+
+    Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files, sidecars
+    (:data:`SIDECARS`), masks (``-mask.png`` and the like) and the data folders of MIRAX slides. Unfinished downloads
+    (:data:`UNFINISHED`) are excluded and never opened. The files of one DICOM series in one folder are one slide: the
+    first that holds a level stands for all, the others are excluded; where file names are only identifiers, slide and
+    patient are what the file says (`names_of`). A file is used only if it opens,
+    has a resolution, and one of three test tiles can be decoded (other damage is told tile by tile later on). Of files
+    that show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name, the first by path is used.
+    What the file says of its resolution may contradict itself: the slide stays, with a note
+    (`resolution_note`).
+
+    Parameters
+    ----------
+    slides_dir : folder, or one file
+    mpp_csv : CSV with the columns slide_id,mpp [µm/px] that overrides the files' resolutions; empty for none. Overrides
+        that name no slide found are listed in ``frame.attrs["unused_overrides"]``.
+    annotations_dir : folder of the outlines (`find_annotation`); empty for
+        beside each slide
+    hash_files : whether to compute SHA-256 of each file (reads it once)
+    only : files below the folder that count, as if there were no others: a folder may hold more than a cohort
+    spread : how the files are shared among processes (:data:`_Spread`); one after the other by default
+
+    Returns table SLIDES, sorted by path; paths are absolute.
+    Raises InputError: the folder is missing or holds no file that could be a slide; `mpp_csv` or `annotations_dir` is
+    wrong.
+    """
+    slides_dir = Path(slides_dir).resolve()
+    if not slides_dir.exists():
+        raise InputError(f"The slides folder {slides_dir} is not there", fix="Check slides_dir")
+    outlines = Path(annotations_dir).resolve() if annotations_dir else None
+    if outlines is not None and not outlines.is_dir():
+        raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
+    overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
+    files, sidecars = find_files(slides_dir) if slides_dir.is_dir() else ([slides_dir], 0)
+    if only is not None:
+        wanted = {Path(path).resolve() for path in only}
+        files, sidecars = [path for path in files if path in wanted], 0
+    if not files:
+        raise InputError(
+            f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
+        )
+    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files)
+    series = dicom.series_of(files)
+    parts = {part: first for first, every in series.items() for part in every if part != first}
+    whole = [path for path in files if path not in parts]
+    found = dict(zip(whole, spread(describe, whole, _failed), strict=True))
+    rows = [_part(path, parts[path]) if path in parts else found[path] for path in files]
+    _note_missing_levels(found, series)
+    _exclude_duplicates(rows)
+    frame = conform(pd.DataFrame([{k: v for k, v in r.items() if k != "same"} for r in rows]), SLIDES)
+    frame.attrs["sidecar_files"] = sidecars
+    frame.attrs["unused_overrides"] = sorted(set(overrides) - set(frame["slide_id"]))
+    return frame
+
+
+def find_files(folder: Path) -> tuple[list[Path], int]:
+    """Candidate slides under a folder in path order, and the number of files that are none (:func:`scan_slides`)."""
+    files, others = [], 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        mirax_data = any(p.with_suffix(".mrxs").is_file() for p in path.parents if p != folder and folder in p.parents)
+        if hidden or mirax_data or path.suffix.lower() in SIDECARS or _is_mask(path):
+            others += 1
+        else:
+            files.append(path)
+    return files, others
+
+
+def _is_mask(path: Path) -> bool:
+    """A picture that says by its name that it is the mask of a slide beside it."""
+    return path.name.lower().endswith(tuple(ending for ending in ANNOTATION_ENDINGS if "mask" in ending))
+
+
+def read_mpp_overrides(path: Path) -> dict[str, float]:
+    """Read a table of resolutions.
+
+    Parameters
+    ----------
+    path : CSV with exactly the columns slide_id and mpp [µm/px]
+
+    Returns resolution by slide_id.
+    Raises InputError: missing file, other columns, a repeated slide, a value that is no number or not plausible; the
+    row is named (the header is row 1).
+    """
+    table = read_csv_text(path, InputError)
+    if sorted(table.columns) != ["mpp", "slide_id"]:
+        raise InputError(f"{path} has other columns", got=", ".join(table.columns), expected="slide_id,mpp")
+    overrides: dict[str, float] = {}
+    for number, (slide_id, text) in enumerate(zip(table["slide_id"], table["mpp"], strict=True), start=2):
+        where = f"{path}, row {number}, slide {slide_id or '(empty)'}"
+        if not slide_id or slide_id in overrides:
+            raise InputError(f"{where}: the slide_id is {'repeated' if slide_id else 'empty'}")
+        overrides[slide_id] = _plausible(text, where)
+    return overrides
+
+
+def _plausible(text: str, where: str) -> float:
+    expected = f"a number of {PLAUSIBLE_MPP[0]:g} to {PLAUSIBLE_MPP[1]:g} µm/px"
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise InputError(f"{where}: mpp is not a number", got=repr(text), expected=expected) from error
+    if not PLAUSIBLE_MPP[0] <= value <= PLAUSIBLE_MPP[1]:
+        raise InputError(f"{where}: mpp is implausible", got=text, expected=expected)
+    return value
+
+
+def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
+    """Patient, tissue source site and sample type that a slide's name tells.
+
+    Returns (patient_id, site_id, sample_type): the slide_id itself and None where the name has not the structure of a
+    TCGA barcode.
+
+    >>> barcode_fields("TCGA-05-4244-01A-01-BS1.90f043f6")
+    ('TCGA-05-4244', '05', 'frozen')
+    >>> barcode_fields("CMU-1-Small-Region")
+    ('CMU-1-Small-Region', None, None)
+    """
+    told = parse_name(slide_id)
+    return told.patient_id or slide_id, told.site_id, told.sample_type
+
+
+def _about(path: Path) -> _Row:
+    """What a file's name and size say."""
+    name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
+    name, owner = dicom.names_of(path) or (name, "")
+    patient, site, sample = barcode_fields(name)
+    patient = owner if owner and site is None else patient
+    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
+    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
+
+
+def _failed(path: Path, reason: str) -> _Row:
+    return _about(path) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
+
+
+def _part(path: Path, first: Path) -> _Row:
+    reason = f"The file is a part of the DICOM series of {first.name}, which stands for the whole slide."
+    return _about(path) | {"status": "excluded", "reason": reason}
+
+
+def _note_missing_levels(found: dict[Path, _Row], series: dict[Path, list[Path]]) -> None:
+    """Say so, in place, where a DICOM slide opens without the level that was scanned."""
+    for first, every in series.items():
+        if found[first]["status"] == "ok" and dicom.lacks_full_resolution(every):
+            own = found[first].get("resolution_note")
+            note = "every level of the DICOM series says that it was resampled: the scanned one may be missing"
+            found[first]["resolution_note"] = f"{own}; {note}" if own else note
+
+
+def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> _Row:
+    """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
+    row = _about(path) | {"status": "ok"}
+    slide_id = row["slide_id"]
+    try:
+        _check_finished(path)
+        if row["path"] != str(path):
+            raise SlideError(f"The name of {row['path']} is not valid UTF-8", fix="Rename the file")
+        outline = find_annotation(outlines or path.parent, slide_id)
+        row["annotation"] = None if outline is None else str(outline)
+        if hash_files and os.access(path, os.R_OK):
+            row["sha256"] = sha256_file(path)
+        row |= open_and_test(path, overrides.get(slide_id))
+    except (CompendiumError, OSError) as error:
+        row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
+    row["same"] = row["same"] or row.get("sha256")
+    return row
+
+
+def _check_finished(path: Path) -> None:
+    if path.suffix.lower() in UNFINISHED:
+        what = f"The file {path.name} is an unfinished download, so it was not opened"
+        raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
+
+
+def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
+    """Open and read three tiles (first, middle, last); it is an error if none can be decoded."""
+    with Slide(path, override) as slide:
+        width, height = slide.dimensions
+        side = min(_TEST_PX, width, height)
+        places = [(int((width - side) * part), int((height - side) * part)) for part in (0.0, 0.5, 1.0)]
+        found = list(slide.read_tiles([Square(x, y, side) for x, y in places], side))
+        failures = [tile for tile in found if isinstance(tile, SlideError)]
+        if len(failures) == len(found):
+            raise failures[0]
+        return {
+            "vendor": slide.vendor,
+            "width_l0_px": width,
+            "height_l0_px": height,
+            "mpp": slide.mpp,
+            "mpp_source": slide.mpp_source,
+            "resolution_note": slide.resolution_note,
+            "reader": slide.reader,
+            "same": slide.quickhash,
+        }
+
+
+def _what_is_known(path: Path) -> dict[str, Any]:
+    """Vendor and size of an excluded file, if it may be opened and opens at all."""
+    try:
+        _check_finished(path)
+        handle = open_handle(path)
+    except CompendiumError:
+        return {}
+    with handle:
+        width, height = handle.dimensions
+        same = handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
+        return {"vendor": vendor_of(handle), "width_l0_px": width, "height_l0_px": height, "same": same}
+
+
+def _exclude_duplicates(rows: list[dict[str, Any]]) -> None:
+    """Keep the first usable file of every slide, in place."""
+    by_content: dict[str, str] = {}
+    by_name: dict[str, str] = {}
+    for row in rows:
+        if row["status"] != "ok":
+            continue
+        first = by_content.get(row["same"] or row["path"]) or by_name.get(row["slide_id"])
+        if first is None:
+            by_content[row["same"] or row["path"]] = by_name[row["slide_id"]] = row["path"]
+        else:
+            same = "shows the same slide as" if row["same"] in by_content else "has the same slide_id as"
+            row |= {"status": "excluded", "reason": f"The file {same} {first}, which is used instead."}

@@ -1,0 +1,266 @@
+"""Write a slide as a pyramidal OME-TIFF while its pixels stream by: nothing larger than a few strips is held.
+
+Full resolution goes to the file tile by tile. Each lower level is averaged from the one above on the way and waits,
+compressed, in a temporary file, because its directory belongs behind the full image.
+
+Source: OME-TIFF 6 (lower levels are SubIFDs of the full image, largest first, marked as reduced images, and outside
+the chain of directories), TIFF 6.0, TIFF Technical Note 2 (JPEG in TIFF).
+
+OpenSlide does not follow SubIFDs: it reads such a file as ``generic-tiff`` with one level. QuPath, Bio-Formats and
+tifffile show all levels.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import tempfile
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, Final
+
+import cv2
+import numpy as np
+import simplejpeg
+import tifffile
+from numpy.typing import NDArray
+
+import deeplrhe_utils
+from deeplrhe_utils.core.errors import ParameterError, SlideError
+from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.slides.decoding.sampling import Rgb, reduce_whole
+
+_SMALLEST_LEVEL_PX: Final = 1024
+"""Levels are added until the larger side is at most this."""
+_MAX_SIDE_PX: Final = 2_000_000
+_CLASSIC_BYTES: Final = 1 << 31
+"""Pixels beyond which BigTIFF is written: half of what classic TIFF can address (noise grows when compressed)."""
+_DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
+_BLACK_AND_WHITE: Final = (532, 5, 6, (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1), False)
+"""ReferenceBlackWhite of YCbCr as JPEG has it: TIFF 6.0 requires the tag."""
+_SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
+
+Encoder = Callable[[Rgb], bytes]
+
+
+def write_ome_tiff(
+    path: Path,
+    strips: Iterable[NDArray[np.uint8]],
+    *,
+    width_px: int,
+    height_px: int,
+    mpp: float,
+    name: str,
+    tile_px: int = 512,
+    quality: int | None = 90,
+    levels: int | None = None,
+) -> Path:
+    """Write a tiled pyramid; the file appears under its name only when it is complete.
+
+    The same calls give the same bytes.
+
+    Parameters
+    ----------
+    path : target, by convention ``*.ome.tiff``
+    strips : iterable of ndarray, shape (h, width_px, 3), uint8; RGB of the whole width, from the top; each h a multiple
+        of `tile_px`, except the last strip's
+    width_px, height_px : size of the full image [px]
+    mpp : resolution of the full image [µm/px], 0.01 to 1000
+    name : name of the image, any text; characters that XML forbids are replaced
+    tile_px : side of the tiles [px]; a multiple of 16
+    quality : JPEG quality, 1 to 100 (YCbCr, colour at full resolution); None is deflate, without loss
+    levels : number of levels with the full image, each half of the one above, rounded down. None: until the larger side
+        is at most :data:`_SMALLEST_LEVEL_PX`.
+
+    Raises ParameterError: an image of another size, or too small for so many levels. SlideError: the
+    strips do not add up to the height. RunError: the disk is full.
+
+    Pixels beyond the right and lower edge repeat the last one. A level of odd size loses its last column or row
+    in the next. An exception, also one of `strips`, leaves no file behind.
+    """
+    sizes = _level_sizes(width_px, height_px, levels)
+    path = Path(path)
+    with atomic_path(path) as part, ExitStack() as stack:
+        encode = _deflated if quality is None else _jpeg(quality)
+        spools = [stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in sizes[1:]]
+        reduced = [_Level(size[0], tile_px, encode, spool) for size, spool in zip(sizes[1:], spools, strict=True)]
+        source = iter(strips)
+        big = sum(width * height for width, height in sizes) * 3 > _CLASSIC_BYTES
+        with tifffile.TiffWriter(part, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
+            full = _full_tiles(source, sizes[0], tile_px, encode, reduced)
+            common: dict[str, Any] = _tags(tile_px, quality)
+            text = _ome_xml(name, sizes[0], mpp)
+            writer.write(full, **common, **_of_level(sizes, 0, mpp), subifds=len(reduced), description=text)
+            if (extra := next(source, None)) is not None:  # asked for: what the source does at its end must happen
+                raise SlideError("There are more strips than the slide has rows", got=extra.shape)
+            _finish(reduced)
+            for number, level in enumerate(reduced, start=1):
+                writer.write(level.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
+        if quality is not None:
+            _call_it_jpeg(part)
+    return path
+
+
+def _level_sizes(width: int, height: int, levels: int | None) -> list[tuple[int, int]]:
+    if not (1 <= width <= _MAX_SIDE_PX and 1 <= height <= _MAX_SIDE_PX):
+        raise ParameterError(
+            "A slide of this size cannot be written",
+            got=f"{width} × {height} px",
+            expected=f"1 to {_MAX_SIDE_PX} a side",
+        )
+    if levels is None:
+        levels = 1
+        while max(width, height) >> (levels - 1) > _SMALLEST_LEVEL_PX and min(width, height) >> levels:
+            levels += 1
+    most = min(width, height).bit_length()
+    if not 1 <= levels <= most:
+        raise ParameterError(
+            f"An image of {width} × {height} px cannot have so many levels", got=levels, expected=f"1 to {most}"
+        )
+    return [(width >> k, height >> k) for k in range(levels)]
+
+
+class _Level:
+    """A reduced level: averages the rows of the level above, keeps them until a row of tiles is full, spools those."""
+
+    def __init__(self, width: int, tile_px: int, encode: Encoder, spool: IO[bytes]) -> None:
+        self._band = np.empty((tile_px, width, 3), np.uint8)
+        self._filled = 0
+        self._encode, self._spool = encode, spool
+        self._lengths = array("Q")
+
+    def take(self, above: Rgb) -> Iterator[Rgb]:
+        """Average rows of the level above; yields each full row of tiles, to be taken before the next is asked for."""
+        height, width = above.shape[0] // 2, self._band.shape[1]
+        rows = reduce_whole(above[: 2 * height, : 2 * width], 2) if height else above[:0]
+        while len(rows):
+            room = rows[: len(self._band) - self._filled]
+            self._band[self._filled : self._filled + len(room)] = room
+            self._filled += len(room)
+            rows = rows[len(room) :]
+            if self._filled == len(self._band):
+                yield from self.flush()
+
+    def flush(self) -> Iterator[Rgb]:
+        """Spool what has come so far as a row of tiles, and yield it if there is any."""
+        band = self._band[: self._filled]
+        self._filled = 0
+        if len(band):
+            for tile in _row_of_tiles(band, len(self._band), self._encode):
+                self._spool.write(tile)
+                self._lengths.append(len(tile))
+            yield band
+
+    def tiles(self) -> Iterator[bytes]:
+        """The spooled tiles, in order."""
+        self._spool.seek(0)
+        for length in self._lengths:
+            yield self._spool.read(length)
+
+
+def _pass_down(band: Rgb, levels: Sequence[_Level]) -> None:
+    """Rows of one level, to all those below it."""
+    if levels:
+        for finished in levels[0].take(band):
+            _pass_down(finished, levels[1:])
+
+
+def _finish(levels: Sequence[_Level]) -> None:
+    """Store the last, incomplete rows of tiles, from the finest level down."""
+    for number, level in enumerate(levels):
+        for rest in level.flush():
+            _pass_down(rest, levels[number + 1 :])
+
+
+def _full_tiles(
+    strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], tile_px: int, encode: Encoder, levels: Sequence[_Level]
+) -> Iterator[bytes]:
+    """Encoded tiles of the full image, row by row; the lower levels are fed on the way."""
+    top, number = 0, 0
+    for strip in strips:
+        # Before the tiles are handed out: nobody asks for more than the last one, and what follows would not run.
+        for y in range(0, len(strip), tile_px):
+            _pass_down(strip[y : y + tile_px], levels)
+        for y in range(0, len(strip), tile_px):
+            yield from _row_of_tiles(strip[y : y + tile_px], tile_px, encode)
+        top, number = top + len(strip), number + 1
+        del strip  # the next is made before the name is bound again: two would be alive
+        if top == size[1]:
+            return
+    raise SlideError("The strips of a slide end too early", got=f"{top} rows in {number}", expected=f"{size[1]} rows")
+
+
+def _row_of_tiles(band: Rgb, tile_px: int, encode: Encoder) -> Iterator[bytes]:
+    """A band of at most `tile_px` rows as encoded tiles; the last column and row are repeated beyond the edge."""
+    for left in range(0, band.shape[1], tile_px):
+        tile = band[:, left : left + tile_px]
+        below, right = tile_px - tile.shape[0], tile_px - tile.shape[1]
+        if below or right:
+            tile = np.asarray(cv2.copyMakeBorder(tile, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
+        yield encode(tile)
+
+
+def _jpeg(quality: int) -> Encoder:
+    def encode(tile: Rgb) -> bytes:
+        return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(tile), quality, "RGB", "444"))
+
+    return encode
+
+
+def _deflated(tile: Rgb) -> bytes:
+    """Differences to the left neighbour, modulo 256 (TIFF's predictor 2), deflated."""
+    differences = tile.copy()
+    differences[:, 1:] -= tile[:, :-1]
+    return zlib.compress(differences.tobytes(), _DEFLATE_LEVEL)
+
+
+def _tags(tile_px: int, quality: int | None) -> dict[str, Any]:
+    """What all levels have in common, as arguments of tifffile; for JPEG see :func:`_call_it_jpeg`."""
+    own: dict[str, Any] = {"predictor": True} if quality is None else {"extratags": [_BLACK_AND_WHITE]}
+    return own | {
+        "compression": "adobe_deflate", "photometric": "rgb", "planarconfig": "contig", "tile": (tile_px, tile_px),
+        "dtype": np.uint8, "resolutionunit": "centimeter", "metadata": None, "software": _SOFTWARE,
+    }  # fmt: skip
+
+
+def _of_level(sizes: Sequence[tuple[int, int]], number: int, mpp: float) -> dict[str, Any]:
+    """Shape and resolution of one level, as arguments of tifffile."""
+    width, height = sizes[number]
+    per_cm = 1e4 / (mpp * 2**number)
+    return {"shape": (height, width, 3), "resolution": (per_cm, per_cm)}
+
+
+def _call_it_jpeg(path: Path) -> None:
+    """Rename deflated RGB, as which the JPEG tiles were announced, to JPEG in YCbCr.
+
+    tifffile would demand its optional codecs for the name JPEG alone, although the tiles come encoded; and would write
+    YCbCrSubSampling, which must not be there. Bio-Formats (and so QuPath) takes 1, 1 for a sign that nobody has
+    converted the tiles to RGB yet, and does it once more: pink slides, mean error 43 grey levels. Without the tag, as
+    in its own files, every reader asks the JPEG stream.
+    """
+    with tifffile.TiffFile(path, mode="r+") as file:
+        full = file.pages.first
+        for page in (full, *(full.pages or ())):
+            tags = page.aspage().tags
+            tags["Compression"].overwrite(int(tifffile.COMPRESSION.JPEG))
+            tags["PhotometricInterpretation"].overwrite(int(tifffile.PHOTOMETRIC.YCBCR))
+
+
+def _ome_xml(name: str, size: tuple[int, int], mpp: float) -> bytes:
+    """OME-XML of one 8-bit RGB image, UTF-8. No UUID: it is for images of several files, and would not repeat."""
+    said = html.escape(_NOT_XML.sub("\ufffd", name), quote=True)
+    side = " ".join(f'PhysicalSize{axis}="{float(mpp)!r}" PhysicalSize{axis}Unit="µm"' for axis in "XY")
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
+        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{_SOFTWARE}">'
+        f'<Image ID="Image:0" Name="{said}"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
+        f'SignificantBits="8" Interleaved="true" BigEndian="false" SizeX="{size[0]}" SizeY="{size[1]}" SizeC="3" '
+        f'SizeZ="1" SizeT="1" {side}>'
+        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
+    ).encode()

@@ -1,0 +1,1 @@
+"""Outlines drawn by a pathologist, in any known format."""

@@ -1,0 +1,1 @@
+"""Glass, pen, folds, bubbles, blur and compression damage."""

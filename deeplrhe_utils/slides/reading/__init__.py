@@ -1,0 +1,1 @@
+"""Open a slide, know its resolution, read tiles and overviews."""

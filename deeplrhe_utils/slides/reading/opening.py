@@ -1,0 +1,143 @@
+"""Open a file as a slide or a plain image."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Final
+
+import openslide
+from PIL import Image, UnidentifiedImageError
+
+from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.slides.decoding import tiff_index
+from deeplrhe_utils.slides.reading.resolution import Handle, number
+
+_MAX_SIDE_PX: Final = 2_000_000
+"""The largest slides have some 300,000 px a side; what claims more is damaged."""
+PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600 MB at this size
+READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
+_PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
+_PLAIN_MODES: Final = ("RGB", "RGBA", "L", "P")
+_CACHE_BYTES: Final = 32_000_000
+_shared_cache: openslide.OpenSlideCache | None = None
+
+
+def open_handle(path: Path) -> Handle:
+    """Open a file as a slide or, failing that, as a plain image.
+
+    Parameters
+    ----------
+    path : any format OpenSlide knows; JPEG, PNG or TIFF otherwise
+
+    Raises SlideError: the file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
+    more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
+    """
+    _check_file(path)
+    try:
+        return _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
+    except openslide.OpenSlideUnsupportedFormatError:
+        return _open_plain_image(path)
+    except READ_ERRORS as error:
+        raise SlideError(f"Slide {path.name} cannot be opened ({error})", fix="Copy or download it again") from error
+
+
+def _with_shared_cache(handle: openslide.OpenSlide) -> openslide.OpenSlide:
+    """OpenSlide's cache is one per handle by default: with hundreds of open slides it would fill the memory."""
+    global _shared_cache
+    if _shared_cache is None:
+        _shared_cache = openslide.OpenSlideCache(_CACHE_BYTES)
+    handle.set_cache(_shared_cache)
+    return handle
+
+
+def bounds_of(handle: Handle) -> tuple[int, int, int, int]:
+    """(x, y, width, height) of the scanned area [level-0 px]; the whole slide where the format tells none."""
+    names = (
+        openslide.PROPERTY_NAME_BOUNDS_X,
+        openslide.PROPERTY_NAME_BOUNDS_Y,
+        openslide.PROPERTY_NAME_BOUNDS_WIDTH,
+        openslide.PROPERTY_NAME_BOUNDS_HEIGHT,
+    )
+    told = [number(handle.properties.get(name)) for name in names]
+    if any(value is None for value in told):
+        return (0, 0, *handle.dimensions)
+    x, y, width, height = (int(value) for value in told if value is not None)
+    return x, y, width, height
+
+
+def file_state(path: Path) -> tuple[int, int, int, int]:
+    """What changes when a file is replaced or written to: device, inode, size [bytes], modification time [ns]."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SlideError(f"Slide {path} is not there any more ({error.strerror or error})") from error
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _plausible(handle: openslide.OpenSlide, name: str) -> openslide.OpenSlide:
+    """The handle, unless its size cannot be true."""
+    width, height = handle.dimensions
+    if max(width, height) > _MAX_SIDE_PX:
+        handle.close()
+        raise SlideError(
+            f"Slide {name} claims {width} × {height} px",
+            expected=f"at most {_MAX_SIDE_PX} a side",
+            fix="Copy or download it again",
+        )
+    return handle
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise SlideError(f"Slide {path} is not there", fix="Check the path")
+    try:
+        with open(path, "rb") as stream:
+            empty = not stream.read(1)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SlideError(f"Slide {path.name} cannot be read ({reason})", fix="Check its permissions") from error
+    if empty:
+        raise SlideError(f"Slide {path.name} is empty", got="0 bytes", fix="Copy or download it again")
+
+
+def _check_tiff(path: Path) -> None:
+    """Refuse a TIFF whose index cannot be true: Pillow would spend minutes on tens of thousands of rubbish tags."""
+    with open(path, "rb") as stream:
+        if stream.read(2) not in (b"II", b"MM"):
+            return
+        try:
+            tiff_index.read_tiled_directories(stream.fileno())
+        except (tiff_index.TiffIndexError, OSError) as error:
+            raise SlideError(
+                f"{path.name} is no slide that OpenSlide knows, and a damaged TIFF image ({error})",
+                fix="Copy or download it again",
+            ) from error
+
+
+def _open_plain_image(path: Path) -> openslide.ImageSlide:
+    _check_tiff(path)
+    try:
+        with warnings.catch_warnings():
+            # Our own limit and errors decide; Pillow's warnings about size or metadata would only repeat them.
+            warnings.simplefilter("ignore")
+            image = Image.open(path, formats=_PLAIN_FORMATS)
+    except UnidentifiedImageError as error:
+        raise SlideError(
+            f"{path.name} is neither a slide that OpenSlide knows nor a JPEG, PNG or TIFF image",
+            fix="Convert it, or remove it from the slides folder",
+        ) from error
+    except (*READ_ERRORS, Image.DecompressionBombError) as error:
+        raise SlideError(f"Image {path.name} cannot be opened ({error})") from error
+    if problem := _plain_image_problem(image):
+        image.close()
+        raise SlideError(f"Image {path.name} {problem}", fix="Convert it to a tiled pyramidal TIFF of 8-bit RGB")
+    return openslide.ImageSlide(image)
+
+
+def _plain_image_problem(image: Image.Image) -> str:
+    if image.width * image.height > PLAIN_IMAGE_LIMIT_PX:
+        return f"has {image.width} × {image.height} px, too many for a plain image ({PLAIN_IMAGE_LIMIT_PX:,})"
+    if image.mode not in _PLAIN_MODES:
+        return f"has the pixel type {image.mode}; {', '.join(_PLAIN_MODES)} can be read"
+    return ""

@@ -1,0 +1,1 @@
+"""The grid, its candidate tiles, and which of them are kept."""

@@ -1,0 +1,199 @@
+"""From a slide to its candidate tiles: lay the grid, find tissue, draw a sample.
+
+The functions here run in worker processes: their arguments can be pickled, and nothing is shared. Every
+candidate tile keeps its row; a tile that was dropped carries the first reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from shapely.geometry.base import BaseGeometry
+
+from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.schemas import TILES
+from deeplrhe_utils.slides.outlines.find import Regions, read_annotation, tumour_fractions, tumour_outline
+from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules, background_of
+from deeplrhe_utils.slides.quality.survey import glass_of, survey
+from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.grid import INSIDE, make_grid
+from deeplrhe_utils.slides.tiles.pixels import open_row
+
+SLIDE_FRAME, BOUNDS_FRAME = "slide", "bounds"
+NO_GLASS = "no glass was found; a white level of {:.0f} is assumed"
+
+
+@dataclass(frozen=True)
+class TilingRules:
+    """Grid and tissue rules of notebook 02.
+
+    Attributes
+    ----------
+    target_mpp : resolution of the tiles [µm/px]
+    tile_px, stride_px : side of the tiles and distance of their corners [px]; a stride of 0 is the side
+    edge : see `make_grid`
+    max_background : tiles with a larger share without tissue are dropped [0–1]
+    min_tumour : tiles with a smaller share inside the outline are dropped, where there is one [0–1]
+    outline_frame : frame of the outlines: ``slide`` (level 0) or ``bounds`` (counted from the scanned area, as QuPath
+        does for formats that tell one)
+    survey_mpp : resolution at which tissue is looked for [µm/px]
+    survey : what counts as background
+    """
+
+    target_mpp: float = 0.5
+    tile_px: int = 512
+    stride_px: int = 0
+    edge: str = INSIDE
+    max_background: float = 0.75
+    min_tumour: float = 0.5
+    outline_frame: str = SLIDE_FRAME
+    survey_mpp: float = SURVEY_MPP
+    survey: SurveyRules = field(default_factory=SurveyRules)
+
+
+def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> pd.DataFrame:
+    """Every candidate tile of one slide, kept or dropped with its reason.
+
+    Parameters
+    ----------
+    slide_row : one row of table SLIDES; its path (and annotation) must lead to the files from here
+    rules : grid and tissue rules
+
+    Returns rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
+    ``attrs["notes"]`` lists what was repaired in or left out of the outlines, and whether no glass was found.
+    Raises SlideError, AnnotationError, InputError: the slide cannot be opened or changed meanwhile, its outline cannot
+    be read, no tile fits. A tile that cannot be decoded is not an error: it stays in the table as ``unreadable``.
+    """
+    rules = rules or TilingRules()
+    slide_id = str(slide_row["slide_id"])
+    with open_row(slide_row) as slide:
+        regions = regions_of(slide_row, slide, rules.outline_frame)
+        tiles = make_grid(
+            *slide.dimensions, slide.mpp, rules.target_mpp, rules.tile_px, slide_id,
+            stride_px=rules.stride_px, edge=rules.edge,
+        )  # fmt: skip
+        glass = glass_of(slide)
+        found = survey(
+            slide, tiles, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
+            context_um=rules.survey.clean_um, survey_mpp=rules.survey_mpp,
+        )  # fmt: skip
+        slide.check_unchanged()
+    tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])
+    tiles["tile_id"] = [f"{slide_id}_{c}_{r}" for c, r in zip(tiles["column"], tiles["row"], strict=True)]
+    tiles["background_fraction"] = found["background"].astype("Float64")
+    tiles["tumour_fraction"] = pd.array(_tumour_fractions(tiles, regions), dtype="Float64")
+    tiles["reason"] = _tiling_reasons(tiles, rules)
+    tiles["kept"] = tiles["reason"].isna()
+    tiles["selected"] = False
+    tiles = conform(tiles, TILES)
+    tiles.attrs["notes"] = [*_notes(regions), *([] if glass.found else [NO_GLASS.format(glass.level[0])])]
+    return tiles
+
+
+def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> Regions | None:
+    """What is drawn on a slide [level-0 px]; None where it has no annotation.
+
+    Raises AnnotationError: the file cannot be read. ParameterError: there is no such frame.
+    """
+    if frame not in (SLIDE_FRAME, BOUNDS_FRAME):
+        raise ParameterError("There is no such frame of outlines", got=frame, expected="slide or bounds")
+    annotation = slide_row.get("annotation")
+    if annotation is None or pd.isna(annotation) or not str(annotation):
+        return None
+    x, y, width, height = slide.bounds_l0_px if frame == BOUNDS_FRAME else (0, 0, *slide.dimensions)
+    return read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
+
+
+def slide_outline(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
+    """The tumour outline of a slide [level-0 px]; None where it has no annotation. Errors: :func:`regions_of`."""
+    regions = regions_of(slide_row, slide, frame)
+    return None if regions is None else tumour_outline(regions)
+
+
+def _notes(regions: Regions | None) -> list[str]:
+    """What was repaired in the outlines, and what was left out of them."""
+    if regions is None:
+        return []
+    repaired = [f"outline {r.name or r.classification or i}: {r.note}" for i, r in enumerate(regions) if r.note]
+    return [*repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
+
+
+def _tumour_fractions(tiles: pd.DataFrame, regions: Regions | None) -> Any:
+    if regions is None:
+        return [None] * len(tiles)
+    places = (tiles[c].to_numpy(float) for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
+    return tumour_fractions(tumour_outline(regions), *places)
+
+
+def _tiling_reasons(tiles: pd.DataFrame, rules: TilingRules) -> pd.Series:
+    reason = pd.Series(pd.NA, index=tiles.index, dtype="string")
+    reason[(tiles["tumour_fraction"] < rules.min_tumour).fillna(False)] = "outside-tumour"
+    reason[(tiles["background_fraction"] > rules.max_background).fillna(False)] = "background"
+    reason[tiles["background_fraction"].isna()] = "unreadable"
+    return reason
+
+
+class Tiled(NamedTuple):
+    """Tiles of a slide, why there are none (empty where there are), and what else a reader should know."""
+
+    tiles: pd.DataFrame
+    reason: str
+    notes: list[str]
+
+
+def tile_or_reason(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -> Tiled:
+    """:func:`tile_slide`, or no rows and the reason when the slide is too small, unreadable or badly annotated."""
+    try:
+        tiles = tile_slide(slide_row, rules)
+        return Tiled(tiles, "", tiles.attrs["notes"])
+    except InputError as error:
+        return not_tiled(slide_row, str(error))
+
+
+def not_tiled(_: Mapping[str, Any], reason: str) -> Tiled:
+    """What :func:`tile_or_reason` gives for a slide that failed."""
+    return Tiled(conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), reason, [])
+
+
+def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataFrame:
+    """Draw at most `max_per_slide` kept tiles of each slide.
+
+    The draw of a slide depends on the seed, its name and its kept tiles alone: neither other slides nor
+    the order of rows change it.
+
+    Parameters
+    ----------
+    tiles : table TILES
+    max_per_slide : largest number of tiles per slide; 0 selects every kept tile
+
+    Returns the same rows with `selected` set.
+    """
+    if max_per_slide < 0:
+        raise ParameterError("The number of tiles per slide cannot be negative", got=max_per_slide, expected="0 = all")
+    tiles = tiles.copy()
+    kept = tiles.loc[tiles["kept"], ["slide_id", "tile_id"]]
+    chosen: list[str] = []
+    for slide_id, group in kept.groupby("slide_id", sort=True):
+        names = np.sort(group["tile_id"].to_numpy(dtype=str))
+        if max_per_slide:
+            names = generator(seed, "select tiles", str(slide_id)).permutation(names)[:max_per_slide]
+        chosen += names.tolist()
+    tiles["selected"] = tiles["tile_id"].isin(chosen).astype("boolean")
+    return tiles
+
+
+def examples(tiles: pd.DataFrame, per_outcome: int, seed: int) -> pd.DataFrame:
+    """Up to `per_outcome` tiles of every outcome (kept, or a reason), drawn over all slides; for contact sheets."""
+    outcome = tiles["reason"].fillna("kept")
+    drawn = []
+    for name, group in tiles.sort_values("tile_id").groupby(outcome, sort=True):
+        order = generator(seed, "examples", str(name)).permutation(len(group))[:per_outcome]
+        drawn.append(group.iloc[np.sort(order)])
+    return pd.concat(drawn) if drawn else tiles

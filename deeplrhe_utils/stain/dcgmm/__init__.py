@@ -1,0 +1,1 @@
+"""DCGMM: network, fit, statistics and colour maps."""

@@ -1,0 +1,158 @@
+"""From two sets of colour statistics to a colour map: one affine map per component.
+
+Source: Zanjani et al. 2018 for the diagonal map; the full map is the optimal transport between two Gaussians.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplrhe_utils.core.errors import StainError
+from deeplrhe_utils.core.files import sha256_text
+from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DcgmmConfig
+from deeplrhe_utils.stain.dcgmm.statistics import MINIMUM_SHARE, ColourStatistics
+
+SINGLE_STAIN: Final = 0.05
+"""Least :func:`chroma_spread` of two stains: real H&E has 0.08 and more, haematoxylin alone about 0.02."""
+_NO_WHITE: Final = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class ColourMap:
+    """An affine map of (D, cx, cy) per component, and what it was made for.
+
+    Attributes
+    ----------
+    net : digest of the network it belongs to
+    scale : density scale of the source [optical density]
+    matrix, offset : float64, (K, 3, 3) and (K, 3): x' = Σ_k γ_k (matrix_k x + offset_k)
+    white_in, white_out : optical density of the glass of source and reference, (3,); zeros leave glass as it is
+    identity : source and reference are the same: pixels are copied
+    note : "" or why the map is not what was asked for
+    """
+
+    net: str
+    scale: float
+    matrix: NDArray[np.float64]
+    offset: NDArray[np.float64]
+    white_in: tuple[float, float, float] = _NO_WHITE
+    white_out: tuple[float, float, float] = _NO_WHITE
+    identity: bool = False
+    note: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and numbers."""
+        return {
+            "net": self.net, "scale": self.scale, "identity": self.identity, "note": self.note,
+            "white_in": list(self.white_in), "white_out": list(self.white_out),
+            "matrix": self.matrix.tolist(), "offset": self.offset.tolist(),
+        }  # fmt: skip
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> ColourMap:
+        """Inverse of :meth:`to_json`; a damaged record is a :class:`StainError`."""
+        try:
+            matrix, offset = (np.asarray(record[name], dtype=np.float64) for name in ("matrix", "offset"))
+            white = [tuple(float(v) for v in record[name]) for name in ("white_in", "white_out")]
+            made = cls(str(record["net"]), float(record["scale"]), matrix, offset, white[0], white[1],  # type: ignore[arg-type]
+                       bool(record["identity"]), str(record["note"]))  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise StainError(f"A colour map's record is damaged ({type(error).__name__}: {error})",
+                             fix="Make the map again") from error  # fmt: skip
+        if matrix.shape[1:] != (3, 3) or offset.shape != (len(matrix), 3) or len(white[0]) != 3 or len(white[1]) != 3:
+            raise StainError("A colour map's record has the wrong shape", got=f"{matrix.shape}, {offset.shape}",
+                             expected="(K, 3, 3), (K, 3)", fix="Make the map again")  # fmt: skip
+        return made
+
+    def digest(self) -> str:
+        """Sixteen hex digits over everything the map does."""
+        return sha256_text(json.dumps(self.to_json(), sort_keys=True))[:16]
+
+
+def map_to(
+    source: ColourStatistics, reference: ColourStatistics, config: DcgmmConfig = DEFAULT, *, white: bool = False
+) -> ColourMap:
+    """The colour map that carries `source` onto `reference`, component by component.
+
+    Parameters
+    ----------
+    source, reference : from the same network
+    config : its covariance: "full" is the optimal transport between the two Gaussians, A = S^-½ (S^½ T S^½)^½ S^-½;
+        "diagonal" is the paper's (x − μ)/σ · σ' + μ'
+    white : the statistics were collected with the glass taken off: give the result the reference's glass
+
+    A component that holds less than 1 % of the pixels of either side takes the share-weighted mean of the others'
+    maps: its own moments say nothing. A source of one chroma (a single stain) gets a map of
+    density alone: there is no second stain to match, and matching would paint one.
+
+    Raises StainError: statistics of different networks; no component with enough pixels on both sides; glass unknown.
+    """
+    if source.net != reference.net:
+        raise StainError("Source and reference were measured with different networks",
+                         got=f"{source.net} and {reference.net}", fix="Collect both with one network")  # fmt: skip
+    k = source.weight.size
+    white_in, white_out = _whites(source, reference) if white else (_NO_WHITE, _NO_WHITE)
+    if source.to_json() == reference.to_json():
+        return ColourMap(
+            source.net, source.scale, np.tile(np.eye(3), (k, 1, 1)), np.zeros((k, 3)), white_in, white_out, True
+        )
+    trusted = np.minimum(source.shares(), reference.shares()) >= MINIMUM_SHARE
+    if not trusted.any():
+        raise StainError("No component holds 1 % of the pixels of both source and reference",
+                         got=f"shares {source.shares().round(3)} and {reference.shares().round(3)}",
+                         fix="Choose another reference, or fit the network on tiles like these")  # fmt: skip
+    single = chroma_spread(source) < SINGLE_STAIN <= chroma_spread(reference)
+    pairs = zip(source.covariances(), reference.covariances(), strict=True)
+    matrix = np.stack([_density_only(s, t, config) if single else _affine(s, t, config) for s, t in pairs])
+    goal = reference.means().copy()
+    if single:
+        goal[:, 1:] = source.means()[:, 1:]
+    offset = goal - np.einsum("kij,kj->ki", matrix, source.means())
+    share = np.where(trusted, source.shares(), 0.0) / source.shares()[trusted].sum()
+    matrix[~trusted], offset[~trusted] = np.einsum("k,kij->ij", share, matrix), share @ offset
+    note = "single stain: only density is matched" if single else ""
+    return ColourMap(source.net, source.scale, matrix, offset, white_in, white_out, False, note)
+
+
+def chroma_spread(statistics: ColourStatistics) -> float:
+    """Standard deviation of chroma over the tissue (both coordinates): near 0 where there is one stain only."""
+    total = statistics.weight.sum()
+    mean = statistics.first.sum(axis=0)[1:] / total
+    square = np.diag(statistics.second.sum(axis=0))[1:] / total
+    return float(np.sqrt(np.maximum(square - mean**2, 0.0).sum()))
+
+
+def _whites(source: ColourStatistics, reference: ColourStatistics) -> list[Any]:
+    found = [side.glass.white for side in (source, reference)]
+    if found[0] is None or found[1] is None:
+        raise StainError("The white level is unknown: too little glass",
+                         got=f"{source.glass.share:.2%} and {reference.glass.share:.2%} of glass", expected="1 %",
+                         fix="Leave the white level alone for all slides")  # fmt: skip
+    return [tuple(found[0].tolist()), tuple(found[1].tolist())]
+
+
+def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(values)) @ vectors.T)
+
+
+def _ratio(source: NDArray[np.float64], target: NDArray[np.float64], config: DcgmmConfig) -> NDArray[np.float64]:
+    ratio = np.sqrt(np.diag(target) / np.diag(source))
+    return np.clip(ratio, 1 / config.scale_limit, config.scale_limit) if config.scale_limit else ratio
+
+
+def _density_only(source: NDArray[np.float64], target: NDArray[np.float64], config: DcgmmConfig) -> Any:
+    return np.diag([_ratio(source, target, config)[0], 1.0, 1.0])
+
+
+def _affine(source: NDArray[np.float64], target: NDArray[np.float64], config: DcgmmConfig) -> NDArray[np.float64]:
+    if config.covariance == "diagonal":
+        return np.diag(_ratio(source, target, config))
+    root = _root(source)
+    inverse = np.linalg.inv(root)
+    return np.asarray(inverse @ _root(root @ target @ root) @ inverse)

@@ -1,0 +1,1 @@
+"""Every normalizer behind one interface, and the reference that they aim at."""

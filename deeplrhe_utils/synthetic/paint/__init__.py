@@ -1,0 +1,1 @@
+"""What a synthetic section looks like: tissue, nuclei, artefacts, light."""
