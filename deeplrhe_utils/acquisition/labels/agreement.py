@@ -27,7 +27,8 @@ def label_agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[s
     genes : empty takes those that both name, in the first's order
 
     Returns a row per gene: `AGREEMENT_KINDS` counted in patients, `patients` (their sum: everybody whom either
-    source lists for the gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null without any).
+    source lists for the gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null
+    without any).
     Raises LabelError: no gene, or a gene asked for, is in both.
     """
     pairs = _pairs(first, second, genes)

@@ -230,8 +230,8 @@ def calibration_table(rows: pd.DataFrame, *, bins: int = 10, seed: int = 0) -> p
     rows : patient_id, gene, version, label, score, as :func:`score_versions` returns
     bins, seed : of the expected calibration error
 
-    Returns DataFrame: :data:`CALIBRATION_COLUMNS`; `n_edge` counts scores moved to :data:`EDGE` before the logarithm. A gene
-    that cannot be judged says so in `reason`, and the rest is null.
+    Returns DataFrame: `CALIBRATION_COLUMNS`; `n_edge` counts scores moved to `EDGE` before the logarithm. A gene that
+    cannot be judged says so in `reason`, and the rest is null.
     """
     found = []
     for (gene, version), own in rows.groupby(["gene", "version"], sort=False):

@@ -8,7 +8,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import OK, Commands, as_options, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "cohort",
@@ -27,7 +27,7 @@ def _add_parser(commands: Commands) -> None:
     add("--cbioportal", default="https://www.cbioportal.org/api", metavar="URL", help="default: cBioPortal")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Ask the services, choose, and write."""
     from deeplrhe_utils.running.jobs.cohort import CohortOptions, cohort
 

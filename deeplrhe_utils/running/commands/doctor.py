@@ -10,7 +10,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.running.commands import FAILED, OK, Commands, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "doctor",
@@ -26,7 +26,7 @@ def _add_parser(commands: Commands) -> None:
     add("--no-estimate", action="store_true", help="no estimate from nuclei where there is none")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Examine and tell."""
     from deeplrhe_utils.running.jobs.doctor import examine, examine_slides
 

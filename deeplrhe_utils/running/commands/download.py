@@ -10,7 +10,7 @@ from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, sa
 from deeplrhe_utils.running.commands.run import terminate
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "download",
@@ -32,7 +32,7 @@ def _add_parser(commands: Commands) -> None:
     add("--retries", type=int, default=8, metavar="N", help="failures in a row without a byte (default: 8)")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Fetch; 1 if a file is missing."""
     from deeplrhe_utils.acquisition.services.download import all_done
     from deeplrhe_utils.running.jobs.download import DownloadOptions, fetch_manifest

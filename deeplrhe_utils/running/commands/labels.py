@@ -9,7 +9,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.running.commands import OK, Commands, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "labels",
@@ -29,7 +29,7 @@ def _add_parser(commands: Commands) -> None:
     add("--compare", type=Path, default=None, metavar="FILE", help="another source; tell how far both agree")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Read, tell what was read and what was left out, and write."""
     import pandas as pd
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, quiet_threads, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "normalize",
@@ -37,7 +37,7 @@ def _add_parser(commands: Commands) -> None:
     add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Normalize; 1 if a slide failed."""
     quiet_threads()
     from deeplrhe_utils.running.normalize.job import any_failed, normalize

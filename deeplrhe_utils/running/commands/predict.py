@@ -8,7 +8,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, quiet_threads, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "predict",
@@ -27,7 +27,7 @@ def _add_parser(commands: Commands) -> None:
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU when there is one")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Score; 1 if a slide has no score."""
     quiet_threads()
     from deeplrhe_utils.running.jobs.predict import PredictOptions, all_scored, predict

@@ -8,12 +8,12 @@ from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.running.commands import OK, Commands
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     commands.add_parser("profiles", help="list the profiles")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Print a line per profile."""
     from deeplrhe_utils.running.plan.profiles import load_profile, profile_names
 

@@ -13,7 +13,7 @@ from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.running.commands import OK, Commands
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser("run", help="run the notebooks of a profile", description="Run a profile's notebooks.")
     add = parser.add_argument
@@ -27,7 +27,7 @@ def _add_parser(commands: Commands) -> None:
     add("--list", action="store_true", help="show stages and parameters, start nothing")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Run the stages, or list them; `options` also has `arguments` (what was typed) and `where` (Places or None)."""
     from deeplrhe_utils.running.machine.provenance import shown_path
     from deeplrhe_utils.running.plan.plan import Request

@@ -8,7 +8,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "score",
@@ -31,7 +31,7 @@ def _add_parser(commands: Commands) -> None:
     add("--seed", type=int, default=0, metavar="N", help="default: 0")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Score; 1 if no AUC could be estimated."""
     from deeplrhe_utils.running.jobs.score import ScoreOptions, score
 

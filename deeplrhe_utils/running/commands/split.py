@@ -8,7 +8,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import OK, Commands, as_options, say
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "split",
@@ -28,7 +28,7 @@ def _add_parser(commands: Commands) -> None:
     add("--hashed", action="store_true", help="write salted hashes instead of names; the salt stands in the file")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Divide, tell the balance, and write."""
     from deeplrhe_utils.running.jobs.split import SplitOptions, split
 

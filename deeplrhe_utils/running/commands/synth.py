@@ -9,7 +9,7 @@ from pathlib import Path
 from deeplrhe_utils.running.commands import OK, Commands
 
 
-def _add_parser(commands: Commands) -> None:
+def add_parser(commands: Commands) -> None:
     """What may be typed."""
     parser = commands.add_parser(
         "synth", help="write a synthetic cohort with its truth", description="Write synthetic slides and their truth."
@@ -23,7 +23,7 @@ def _add_parser(commands: Commands) -> None:
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
 
 
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Write the cohort."""
     from deeplrhe_utils.running.jobs.synth import make_spec, sentence, write_synthetic_cohort
 
