@@ -37,7 +37,6 @@ PARAMETERS = {
 }
 _DRIVER = """import sys
 from pathlib import Path
-from deeplrhe_utils.running import kernel
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.runner.pipeline import Places
 repository = Path(sys.argv[1])

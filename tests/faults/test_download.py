@@ -243,14 +243,14 @@ def test_a_folder_that_cannot_be_written(repair, service, place):
 
 
 def test_an_error_nobody_thought_of_is_that_of_one_file(service, place, monkeypatch):
-    real = downloads.fetch
+    real = downloads.fetch_file
 
     def fetch(asked, wanted, *more):
         if wanted.file_id == service.files[0].file_id:
             raise ValueError("nobody thought of it")
         return real(asked, wanted, *more)
 
-    monkeypatch.setattr(downloads, "fetch", fetch)
+    monkeypatch.setattr(downloads, "fetch_file", fetch)
     report = run(place, service)
     assert report["status"].tolist() == ["failed", "verified"]
     assert report["reason"][0] == "ValueError: nobody thought of it"

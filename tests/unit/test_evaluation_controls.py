@@ -12,7 +12,7 @@ from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation.audits import controls, covariates
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
 from deeplrhe_utils.learning.tiles.store import ShuffledStore, TileStore, write_tiles
-from deeplrhe_utils.reporting import control_figures
+from deeplrhe_utils.reporting.audit_figures import audits as audit_figures
 
 
 @pytest.fixture(scope="module")
@@ -241,12 +241,12 @@ def test_shuffled_pixels_keep_colours_and_nothing_else(tmp_path):
 def test_figures_show_every_arm_and_survive_nothing():
     rows = [{"arm": a, "gene": g, "auc": x, "ci_low": 0.4, "ci_high": 0.8, "n_pos": 4, "n_neg": 6}
             for g in ("A", "B") for a, x in (("ours", 0.7), ("tissue", 0.6), ("glass", np.nan))]  # fmt: skip
-    figure = control_figures.arms(pd.DataFrame(rows), ["ours", "tissue", "glass"])
+    figure = audit_figures.arms(pd.DataFrame(rows), ["ours", "tissue", "glass"])
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ours", "tissue", "glass"]
     assert "not estimable" in [t.get_text() for t in figure.axes[0].texts]
     empty = pd.DataFrame(rows).assign(auc=np.nan)
-    assert "No gene" in control_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
+    assert "No gene" in audit_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
     table = pd.DataFrame(
         {"gene": ["A"], "given": ["B"], "given_status": [1], "auc": [0.6], "ci_low": [0.5], "ci_high": [0.7]}
     )
-    assert len(control_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2
+    assert len(audit_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2

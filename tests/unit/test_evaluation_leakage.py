@@ -12,7 +12,7 @@ from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation.auc import compare
 from deeplrhe_utils.evaluation.audits import leakage, near_duplicates
 from deeplrhe_utils.evaluation.splits import folds
-from deeplrhe_utils.reporting.audit_figures import leakage as audit_figures
+from deeplrhe_utils.reporting.audit_figures import audits as audit_figures
 
 
 def cohort(n=40, tiles=6, seed=0, genes=("A", "B", "C")):

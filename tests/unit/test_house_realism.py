@@ -124,7 +124,7 @@ def test_a_cohort_of_other_code_is_found_out(script, cohort, monkeypatch):
     monkeypatch.setattr(script, "FIELD_UM", 100)
     field = script.synthetic_field(found, tile, nuclei=True)
     assert field.pixels.shape[0] == 10 * int(tile["objective"]) and len(field.areas)
-    monkeypatch.setattr(script.synthetic_tissue, "TUMOUR_DENSITY_PER_MM2", 3000.0)
+    monkeypatch.setattr(script.tissue, "TUMOUR_DENSITY_PER_MM2", 3000.0)
     with pytest.raises(ParameterError, match="drawn by other code"):
         script.synthetic_field(found, tile, nuclei=True)
     with pytest.raises(InputError, match="holds no cohort"):

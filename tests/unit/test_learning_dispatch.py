@@ -22,7 +22,7 @@ SCRIPT = '''
 import itertools, sys
 import torch
 from torch import nn
-from deeplrhe_utils.learning.mil_network import GatedAttention, MilConfig
+from deeplrhe_utils.learning.rivals.mil import GatedAttention, MilConfig
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network
 from deeplrhe_utils.learning.networks.pointwise import guard_pointwise
 from deeplrhe_utils.stain.dcgmm.net import DcgmmConfig, DcgmmNet

@@ -11,7 +11,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import LABELS, TILES
 from deeplrhe_utils.evaluation.quality.spike_in import SpikeIn
-from deeplrhe_utils.reporting.audit_figures.leakage import filter_roc
+from deeplrhe_utils.reporting.audit_figures.audits import filter_roc
 from deeplrhe_utils.reporting.viewer import widgets
 from deeplrhe_utils.reporting.viewer.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
 from deeplrhe_utils.slides.tiles.grid import make_grid

@@ -281,4 +281,4 @@ def test_only_the_doctor_knows_of_estimates():
     users = [
         p for p in package.rglob("*.py") if re.search(r"import.*nuclear_size|nuclear_size import", p.read_text("utf-8"))
     ]
-    assert [p.relative_to(package).as_posix() for p in users] == ["running/doctor.py"]
+    assert [p.relative_to(package).as_posix() for p in users] == ["running/jobs/doctor.py"]
