@@ -65,7 +65,7 @@ def test_numbers_agree_with_the_committed_ones(run, profile):
 
 
 def test_a_second_call_runs_nothing(run, profile):
-    done = _run("smoke", "--out", str(run))
+    done = _run(profile, "--out", str(run))
     assert done.returncode == 0 and done.stdout.count("unchanged") == 15, done.stdout
 
 

@@ -168,7 +168,7 @@ def test_reported_values_beside_what_counts_allow():
     reported = pd.DataFrame({"gene": ["TP53", "PBRM1", "KRAS", "X"], "reported_auc": [0.87, 0.55, None, 0.9]})
     table = forensics.reported_by_chance(reported, STAGES["12-power-and-precision"]["reported"])
     assert list(table["gene"]) == ["TP53", "PBRM1"] and list(table["above_chance"]) == ["yes", "no"]
-    assert len(leakage.allowed(table).axes[0].get_yticklabels()) == 2
+    assert len(audits.allowed(table).axes[0].get_yticklabels()) == 2
     assert forensics.reported_by_chance(reported, {}).empty
     counts = pd.Series([3, 0], index=["reproduced", "compatible"])
-    assert [t.get_text() for t in leakage.verdict_bars(counts).axes[0].texts] == ["3", "0"]
+    assert [t.get_text() for t in audits.verdict_bars(counts).axes[0].texts] == ["3", "0"]
