@@ -11,6 +11,7 @@ from deeplrhe_utils.evaluation.audits import forensics
 from deeplrhe_utils.evaluation.audits.claims import ABSENT, JUDGES, VERDICTS, Numbers, claims_ledger, read_numbers
 from deeplrhe_utils.learning.networks.deeplrhe import identity_gap
 from deeplrhe_utils.learning.recipes.recipe import DEEPPATH
+from deeplrhe_utils.reporting.audit_figures import audits
 
 GAIN = {"difference": -0.02, "ci_low": -0.1, "ci_high": 0.05}
 STAGES = {
