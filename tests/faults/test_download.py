@@ -181,14 +181,11 @@ def test_a_file_that_cannot_be_repaired_stays_visible(service, place):
 
 
 HOSTILE = {
-    "id with ../": ("../../outside/x", "a.svs"),
-    "name with ../": (None, "../../outside/untouched.txt"),
-    "absolute name": (None, "/tmp/a.svs"),
-    "name with NUL": (None, "a\0b.svs"),
-    "name of 300 characters": (None, "a" * 296 + ".svs"),
-    "name that hides": (None, ".bashrc"),
+    "id with ../": ("../../outside/x", "a.svs"), "name with ../": (None, "../../outside/untouched.txt"),
+    "absolute name": (None, "/tmp/a.svs"), "name with NUL": (None, "a\0b.svs"),
+    "name of 300 characters": (None, "a" * 296 + ".svs"), "name that hides": (None, ".bashrc"),
     "name of two lines": (None, "a\x0bb.svs"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
@@ -282,15 +279,12 @@ def test_manifests_as_people_keep_them(change, service, place):
 
 
 BAD_MANIFESTS = {
-    "empty": "",
-    "header alone": "id\tfilename\tmd5\tsize\tstate\n",
-    "without MD5": "id\tfilename\tsize\nx\ty.svs\t3\n",
-    "HTML": "<html>\n<body>Sign in</body>\n</html>\n",
-    "row of another length": "id\tfilename\tmd5\tsize\n1\t2\n",
+    "empty": "", "header alone": "id\tfilename\tmd5\tsize\tstate\n", "without MD5": "id\tfilename\tsize\nx\ty.svs\t3\n",
+    "HTML": "<html>\n<body>Sign in</body>\n</html>\n", "row of another length": "id\tfilename\tmd5\tsize\n1\t2\n",
     "size that is no number": f"id\tfilename\tmd5\tsize\nx\ty.svs\t{'0' * 32}\tmany\n",
     "MD5 that is none": "id\tfilename\tmd5\tsize\nx\ty.svs\tabc\t3\n",
     "rows that contradict each other": f"id\tfilename\tmd5\tsize\nx\ty.svs\t{'0' * 32}\t3\nx\ty.svs\t{'1' * 32}\t3\n",
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", BAD_MANIFESTS)

@@ -102,14 +102,12 @@ def send(handler, body: bytes, status: int = 200, **headers: str) -> None:
 
 
 ANSWERS = {
-    "503": lambda h: h.json({"message": "busy"}, 503),
-    "500 without words": lambda h: h.json({}, 500),
+    "503": lambda h: h.json({"message": "busy"}, 503), "500 without words": lambda h: h.json({}, 500),
     "HTML with status 200": lambda h: send(h, b"<html>login</html>", Content_Type="text/html"),
     "truncated gzip": lambda h: send(h, gzip.compress(b"{}" * 4000)[:20], Content_Encoding="gzip"),
-    "truncated JSON": lambda h: send(h, b'{"data": {"hits": ['),
-    "JSON too deep": lambda h: send(h, b"[" * 200_000),
+    "truncated JSON": lambda h: send(h, b'{"data": {"hits": ['), "JSON too deep": lambda h: send(h, b"[" * 200_000),
     "reset": lambda h: h.reset(),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -146,18 +144,12 @@ def test_the_words_of_a_refusal_may_be_nested_deeply(gdc, lung):
     assert caught.value.status == 400
 
 
-@pytest.mark.parametrize(
-    ("first", "then", "same"),
-    [
-        ("http://h/a", "https://h/b", True),
-        ("http://h:8461/a", "http://h:8461/b", True),
-        ("http://h:8461/a", "https://h:9999/b", False),
-        ("http://h/a", "https://h:9999/b", False),
-        ("http://h:8461/a", "https://h/b", False),
-        ("https://h/a", "http://h/b", False),
-        ("http://h/a", "https://h.evil/b", False),
-    ],
-)
+@pytest.mark.parametrize(("first", "then", "same"), [
+    ("http://h/a", "https://h/b", True), ("http://h:8461/a", "http://h:8461/b", True),
+    ("http://h:8461/a", "https://h:9999/b", False), ("http://h/a", "https://h:9999/b", False),
+    ("http://h:8461/a", "https://h/b", False), ("https://h/a", "http://h/b", False),
+    ("http://h/a", "https://h.evil/b", False),
+])  # fmt: skip
 def test_where_a_redirect_may_lead(first, then, same):
     assert web._same_place(httpx.URL(first), httpx.URL(then)) is same
 

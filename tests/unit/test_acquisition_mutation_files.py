@@ -63,14 +63,10 @@ def test_the_rule_counts_deeppaths_nine_classes():
     assert judge(table, VariantRule())["counts"].tolist() == [True] * 9 + [False] * 3
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"classes": frozenset({"Missense"})}, "Unknown variant class.*Missense"),
-        ({"classes": frozenset()}, "counts no class"),
-        ({"sample_codes": ("1",)}, "two digits"),
-    ],
-)
+@pytest.mark.parametrize(("more", "message"), [
+    ({"classes": frozenset({"Missense"})}, "Unknown variant class.*Missense"),
+    ({"classes": frozenset()}, "counts no class"), ({"sample_codes": ("1",)}, "two digits"),
+])  # fmt: skip
 def test_rules_that_mean_nothing_are_refused(more, message):
     with pytest.raises(ParameterError, match=message):
         VariantRule(**more)

@@ -177,17 +177,12 @@ def test_missing_tiles_are_counted_and_the_first_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (TILES[5], "put twice: a.svs, level 0, column 1, row 1"),
-        ((0, 4, 0, TILES[0][3]), "no such tile: a.svs, level 0, column 4, row 0"),
-        ((2, 0, 1, TILES[0][3]), "no such tile"),
-        ((0, -1, 0, TILES[0][3]), "no such tile"),
-        ((3, 0, 0, TILES[0][3]), "no such tile"),
-        ((-1, 0, 0, TILES[0][3]), "no such tile"),
-    ],
-)
+@pytest.mark.parametrize(("call", "message"), [
+    (TILES[5], "put twice: a.svs, level 0, column 1, row 1"),
+    ((0, 4, 0, TILES[0][3]), "no such tile: a.svs, level 0, column 4, row 0"), ((2, 0, 1, TILES[0][3]), "no such tile"),
+    ((0, -1, 0, TILES[0][3]), "no such tile"), ((3, 0, 0, TILES[0][3]), "no such tile"),
+    ((-1, 0, 0, TILES[0][3]), "no such tile"),
+])  # fmt: skip
 def test_a_tile_put_twice_or_outside_is_refused_at_once(tmp_path, call, message):
     with pytest.raises(SlideError, match=message), SvsWriter(tmp_path / "a.svs", SIZES, DESCRIPTION) as writer:
         for earlier in TILES:

@@ -20,14 +20,7 @@ from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.synthetic import slide as synthetic_slide
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
 from deeplrhe_utils.synthetic.paint.light import Light, camera_matrix, stain_matrix
-from deeplrhe_utils.synthetic.paint.nuclei import (
-    DENSITY_UNIT,
-    Nuclei,
-    add_chromatin,
-    hexagonal_points,
-    masters,
-    stamp,
-)
+from deeplrhe_utils.synthetic.paint.nuclei import DENSITY_UNIT, Nuclei, add_chromatin, hexagonal_points, masters, stamp
 from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
 from deeplrhe_utils.synthetic.paint.tissue import TissueRecipe, draw_tissue, enlarge_rows
 from deeplrhe_utils.synthetic.publish import (

@@ -61,20 +61,16 @@ def made(rule, n=40, missing=0.0):
     return build(files, *tables(files, missing=missing), rule)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs", ("TCGA-05-4244", "05", "01", "DX")),
-        ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "95", "01", "TS")),
-        ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "05", "11", "MS")),
-        ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
-        ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
-        ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
-        ("tcga-05-4244-01A-01-TS1.svs", (None, None, None, None)),
-        ("CMU-1-Small-Region.svs", (None, None, None, None)),
-        ("", (None, None, None, None)),
-    ],
-)
+@pytest.mark.parametrize(("name", "expected"), [
+    ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs", ("TCGA-05-4244", "05", "01", "DX")),
+    ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "95", "01", "TS")),
+    ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "05", "11", "MS")),
+    ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
+    ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
+    ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
+    ("tcga-05-4244-01A-01-TS1.svs", (None, None, None, None)), ("CMU-1-Small-Region.svs", (None, None, None, None)),
+    ("", (None, None, None, None)),
+])  # fmt: skip
 def test_what_a_name_tells(name, expected):
     assert tuple(parse_name(name)) == expected
 

@@ -62,15 +62,10 @@ def test_contract_casts_orders_and_fills_nullable_columns():
     assert frame["status"].dtype == "Int64" and frame["variant_class"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("frame", "message"),
-    [
-        (_labels(extra=1), "outside its contract"),
-        (_labels(gene=None), "gene: null"),
-        (_labels(status="x"), "status"),
-        (pd.concat([_labels(), _labels()]), "repeats the key"),
-    ],
-)
+@pytest.mark.parametrize(("frame", "message"), [
+    (_labels(extra=1), "outside its contract"), (_labels(gene=None), "gene: null"), (_labels(status="x"), "status"),
+    (pd.concat([_labels(), _labels()]), "repeats the key"),
+])  # fmt: skip
 def test_contract_violations_are_named(frame, message):
     with pytest.raises(SchemaError, match=message):
         contract.conform(frame, schemas.LABELS)

@@ -92,31 +92,28 @@ def test_without_numbers_nothing_is_reproduced_or_contradicted(claims):
     assert (table["traced_to"] == ABSENT).all()
 
 
-@pytest.mark.parametrize(
-    ("claim", "path", "value", "verdict"),
-    [
-        ("C07", ("05-gpu-training", "identity_gap"), 0.1, "contradicted"),
-        ("C10", ("02-tiling", "background_kept_max"), 0.76, "contradicted"),
-        ("C06", ("03-denoising", "n_selected"), 1700, "compatible"),
-        ("C06", ("03-denoising", "n_selected"), 1801, "contradicted"),
-        ("C09", ("04-dcgmm-normalization", "methods", "DCGMM"), {"correlation": 0.8, "cs": 0.5}, "contradicted"),
-        ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), 0.01, "compatible"),
-        ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_high"), -0.01, "contradicted"),
-        ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), None, "not estimable"),
-        ("C06", ("01-data-acquisition", "input_kind"), "synthetic", "compatible"),
-        ("C06", ("03-denoising", "n_selected"), 1, "contradicted"),
-        ("C10", ("02-tiling", "max_background"), 0.95, "compatible"),
-        ("C09", ("04-dcgmm-normalization", "methods", "DCGMM", "cs"), 0.2, "contradicted"),
-        ("C12", ("08-planted-truth", "auroc_low"), None, "not estimable"),
-        ("C01", ("12-power-and-precision", "reported", "TP53", "null_high"), None, "not estimable"),
-        ("C14", ("13-claims-ledger", "forensics", "split_unit", "code"), "window", "reproduced"),
-        ("C16", ("13-claims-ledger", "forensics", "reader_shares", "a", "share"), 0.01, "contradicted"),
-        ("C08a", ("05-gpu-training", "claims_loss_last"), {"same, short, fold 0": 0.5}, "not estimable"),
-        ("C08a", ("05-gpu-training", "claims_loss_last", "no batch norm, fold 0"), None, "compatible"),
-        ("C12", ("08-planted-truth", "auroc_low"), 0.4, "not estimable"),
-        ("C20", ("00-start-here", "genes_reported"), 8, "contradicted"),
-    ],
-)
+@pytest.mark.parametrize(("claim", "path", "value", "verdict"), [
+    ("C07", ("05-gpu-training", "identity_gap"), 0.1, "contradicted"),
+    ("C10", ("02-tiling", "background_kept_max"), 0.76, "contradicted"),
+    ("C06", ("03-denoising", "n_selected"), 1700, "compatible"),
+    ("C06", ("03-denoising", "n_selected"), 1801, "contradicted"),
+    ("C09", ("04-dcgmm-normalization", "methods", "DCGMM"), {"correlation": 0.8, "cs": 0.5}, "contradicted"),
+    ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), 0.01, "compatible"),
+    ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_high"), -0.01, "contradicted"),
+    ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), None, "not estimable"),
+    ("C06", ("01-data-acquisition", "input_kind"), "synthetic", "compatible"),
+    ("C06", ("03-denoising", "n_selected"), 1, "contradicted"),
+    ("C10", ("02-tiling", "max_background"), 0.95, "compatible"),
+    ("C09", ("04-dcgmm-normalization", "methods", "DCGMM", "cs"), 0.2, "contradicted"),
+    ("C12", ("08-planted-truth", "auroc_low"), None, "not estimable"),
+    ("C01", ("12-power-and-precision", "reported", "TP53", "null_high"), None, "not estimable"),
+    ("C14", ("13-claims-ledger", "forensics", "split_unit", "code"), "window", "reproduced"),
+    ("C16", ("13-claims-ledger", "forensics", "reader_shares", "a", "share"), 0.01, "contradicted"),
+    ("C08a", ("05-gpu-training", "claims_loss_last"), {"same, short, fold 0": 0.5}, "not estimable"),
+    ("C08a", ("05-gpu-training", "claims_loss_last", "no batch norm, fold 0"), None, "compatible"),
+    ("C12", ("08-planted-truth", "auroc_low"), 0.4, "not estimable"),
+    ("C20", ("00-start-here", "genes_reported"), 8, "contradicted"),
+])  # fmt: skip
 def test_verdicts_change_with_the_numbers(claims, claim, path, value, verdict):
     table = claims_ledger(claims, Numbers(_changed(path, value))).set_index("id")
     assert table.loc[claim, "verdict"] == verdict

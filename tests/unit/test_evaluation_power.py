@@ -15,12 +15,10 @@ from deeplrhe_utils.evaluation.precision import power as pw
 # AUC, positive of 180, ends of the interval, patients for ± 0.05 at a prevalence, power, normal 97.5 % null bound:
 # computed from the published formulas before this module was written, to two or three digits
 COMPUTED = [
-    (0.870, 88, 0.82, 0.92, 210, 0.49, 1.00, 0.585),
-    (0.840, 23, 0.74, 0.94, 825, 0.125, 1.00, 0.629),
-    (0.716, 31, 0.61, 0.82, 855, 0.17, 0.97, 0.612),
-    (0.781, 9, 0.60, 0.96, 2350, 0.05, 0.83, 0.694),
+    (0.870, 88, 0.82, 0.92, 210, 0.49, 1.00, 0.585), (0.840, 23, 0.74, 0.94, 825, 0.125, 1.00, 0.629),
+    (0.716, 31, 0.61, 0.82, 855, 0.17, 0.97, 0.612), (0.781, 9, 0.60, 0.96, 2350, 0.05, 0.83, 0.694),
     (0.753, 7, 0.54, 0.97, 3140, 0.04, 0.62, 0.719),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("auc", "n_pos", "low", "high", "needed", "prevalence", "power", "bound"), COMPUTED)

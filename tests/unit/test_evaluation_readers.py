@@ -83,21 +83,16 @@ def test_a_cases_file_is_read_and_the_models_score_becomes_a_call(tmp_path):
     assert wide.loc["B"].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("case_id,truth,reader\nA,1,model\n", "lacks columns.*call"),
-        ("case_id,truth,reader,call\n", "no rows"),
-        ("case_id,truth,reader,call\nA,1,model,1\nA,1,Ann,yes\n", "line 3: call 'yes' is not 0 or 1"),
-        ("case_id,truth,reader,call\nA,,model,1\n", "line 2: truth '' is not"),
-        ("case_id,truth,reader,call\nA,1,Ann,1\nA,1,Ann,1\n", "line 3: Ann called A before"),
-        ("case_id,truth,reader,call\nA,1,Ann,1\nA,0,model,1\n", "line 3: A has another truth"),
-        ("case_id,truth,reader,call\n,1,Ann,1\n", "line 2: empty case_id"),
-        ("case_id,truth,reader,call,score\nA,1,model,,1.7\n", "line 2: score '1.7' is not in"),
-        ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"),
-        ("", "cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("text", "says"), [
+    ("case_id,truth,reader\nA,1,model\n", "lacks columns.*call"), ("case_id,truth,reader,call\n", "no rows"),
+    ("case_id,truth,reader,call\nA,1,model,1\nA,1,Ann,yes\n", "line 3: call 'yes' is not 0 or 1"),
+    ("case_id,truth,reader,call\nA,,model,1\n", "line 2: truth '' is not"),
+    ("case_id,truth,reader,call\nA,1,Ann,1\nA,1,Ann,1\n", "line 3: Ann called A before"),
+    ("case_id,truth,reader,call\nA,1,Ann,1\nA,0,model,1\n", "line 3: A has another truth"),
+    ("case_id,truth,reader,call\n,1,Ann,1\n", "line 2: empty case_id"),
+    ("case_id,truth,reader,call,score\nA,1,model,,1.7\n", "line 2: score '1.7' is not in"),
+    ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"), ("", "cannot be read"),
+])  # fmt: skip
 def test_bad_rows_are_named(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         rd.read_calls(_file(tmp_path, text))

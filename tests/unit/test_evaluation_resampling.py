@@ -173,8 +173,7 @@ def _tiles():
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("mean", [2.0 / 4, 0.4]), ("positive share", [2 / 4, 0.0]), ("top", [1.8 / 3, 0.4])],
+    ("rule", "expected"), [("mean", [2.0 / 4, 0.4]), ("positive share", [2 / 4, 0.0]), ("top", [1.8 / 3, 0.4])]
 )
 def test_rules_by_hand(rule, expected):
     found = units.aggregate(_tiles(), "patient", rule)

@@ -111,20 +111,16 @@ def test_the_extremes_of_the_committed_demo():
     np.testing.assert_allclose(found["x_um"], found["x_l0_px"].astype(float) * at_20x.astype(float))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p, t: (p.assign(gene="KRAS"), t), "Nobody scored TP53"),
-        (lambda p, t: (p.assign(score=None), t), "Nobody scored TP53"),
-        (lambda p, t: (p.assign(score=1.5), t), "no probability"),
-        (lambda p, t: (p.assign(score=np.inf), t), "no probability"),
-        (lambda p, t: (p.assign(score="high"), t), "no numbers"),
-        (lambda p, t: (pd.concat([p, p]), t), "scored twice"),
-        (lambda p, t: (p, pd.concat([t, t])), "in the tiles table twice"),
-        (lambda p, t: (p, t.iloc[1:]), "1 scores of TP53 are not of the tiles table"),
-        (lambda p, t: (p, t.assign(patient_id="Z")), "3 scores of TP53 are not of the tiles table"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p, t: (p.assign(gene="KRAS"), t), "Nobody scored TP53"),
+    (lambda p, t: (p.assign(score=None), t), "Nobody scored TP53"),
+    (lambda p, t: (p.assign(score=1.5), t), "no probability"),
+    (lambda p, t: (p.assign(score=np.inf), t), "no probability"),
+    (lambda p, t: (p.assign(score="high"), t), "no numbers"), (lambda p, t: (pd.concat([p, p]), t), "scored twice"),
+    (lambda p, t: (p, pd.concat([t, t])), "in the tiles table twice"),
+    (lambda p, t: (p, t.iloc[1:]), "1 scores of TP53 are not of the tiles table"),
+    (lambda p, t: (p, t.assign(patient_id="Z")), "3 scores of TP53 are not of the tiles table"),
+])  # fmt: skip
 def test_extremes_of_wrong_tables_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         extreme_tiles(*change(*cohort({"A": [0.9, 0.8], "B": [0.7]})), "TP53", 1)
@@ -237,16 +233,11 @@ def test_what_cannot_be_said_is_null_and_says_why():
     assert found["outline_scored"][0] == pytest.approx(100 / 450) and found["dice"][0] == 0
 
 
-@pytest.mark.parametrize(
-    ("regions", "note"),
-    [
-        (None, "no outline"),
-        ({"S-A": None}, "no outline"),
-        (tumour(shapely.Polygon()), "the outline has no area"),
-        (tumour(shapely.box(0, 0, 5, 5), "Stroma"), "No annotated region is a tumour"),
-        (tumour(shapely.box(500, 500, 600, 600)), "no AUROC: 0 scored windows inside"),
-    ],
-)
+@pytest.mark.parametrize(("regions", "note"), [
+    (None, "no outline"), ({"S-A": None}, "no outline"), (tumour(shapely.Polygon()), "the outline has no area"),
+    (tumour(shapely.box(0, 0, 5, 5), "Stroma"), "No annotated region is a tumour"),
+    (tumour(shapely.box(500, 500, 600, 600)), "no AUROC: 0 scored windows inside"),
+])  # fmt: skip
 def test_an_outline_that_tells_nothing_is_named(regions, note):
     row = slide_summary(plane(np.linspace(0, 1, 16)), slides_of("A"), "TP53", regions).iloc[0]
     assert np.isnan(row["outline_auroc"]) and row["outline_note"].startswith(note)
@@ -261,17 +252,11 @@ def test_windows_that_overlap_are_counted_once():
     assert row["dice"] == row["dice_if_all"] == pytest.approx(2 * 1e4 / (16e4 + 1e4))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"TP53": 2.0}, "no probability"),
-        ({"slide_id": "S-Z"}, "once in the slides table"),
-        ({"tile_id": "one"}, "stands twice"),
-        ({"x_l0_px": 8995}, "outside slide S-A"),
-        ({"y_l0_px": -1}, "outside slide S-A"),
-        ({"size_l0_px": np.nan}, "outside slide S-A"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"TP53": 2.0}, "no probability"), ({"slide_id": "S-Z"}, "once in the slides table"),
+    ({"tile_id": "one"}, "stands twice"), ({"x_l0_px": 8995}, "outside slide S-A"),
+    ({"y_l0_px": -1}, "outside slide S-A"), ({"size_l0_px": np.nan}, "outside slide S-A"),
+])  # fmt: skip
 def test_wrong_windows_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         slide_summary(plane(np.linspace(0, 1, 4)).assign(**change), slides_of("A"), "TP53")

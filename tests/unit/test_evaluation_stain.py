@@ -210,18 +210,11 @@ def test_spread_is_that_of_numpy_without_nan():
     )
 
 
-@pytest.mark.parametrize(
-    ("rgb", "expected"),
-    [
-        ((255, 255, 255), (100, 0, 0)),
-        ((0, 0, 0), (0, 0, 0)),
-        ((255, 0, 0), (53.24, 80.09, 67.20)),
-        ((0, 255, 0), (87.73, -86.18, 83.18)),
-        ((0, 0, 255), (32.30, 79.19, -107.86)),
-        ((119, 119, 119), (50.03, 0, 0)),
-        ((2, 2, 2), (0.548, 0, 0)),
-    ],
-)
+@pytest.mark.parametrize(("rgb", "expected"), [
+    ((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20)),
+    ((0, 255, 0), (87.73, -86.18, 83.18)), ((0, 0, 255), (32.30, 79.19, -107.86)), ((119, 119, 119), (50.03, 0, 0)),
+    ((2, 2, 2), (0.548, 0, 0)),
+])  # fmt: skip
 def test_lab_of_known_colours(rgb, expected):
     found = metrics.lab(np.array([rgb], np.uint8))
     assert found.dtype == np.float32 and found.shape == (1, 3)
@@ -479,14 +472,8 @@ def test_no_method_changes_nothing():
     units, named = cohort()
     row = assess(units, units, named, reference_of(units, named))
     expected = {
-        "correlation": 1,
-        "correlation_p5": 1,
-        "ssim": 1,
-        "cs": 1,
-        "glass_mean": 0,
-        "glass_p99": 0,
-        "clipped": 0,
-    }
+        "correlation": 1, "correlation_p5": 1, "ssim": 1, "cs": 1, "glass_mean": 0, "glass_p99": 0, "clipped": 0,
+    }  # fmt: skip
     assert {name: row[name] for name in expected} == pytest.approx(expected)
     assert row["units_nuclei"] == row["units_stroma"] == 3 and np.isfinite(list(row.values())).all()
 

@@ -26,12 +26,10 @@ from deeplrhe_utils.reporting.heatmaps.scores import GeneWindows
 from deeplrhe_utils.slides.tiles.grid import Grid, make_grid
 
 SLIDES = {
-    "40x": (9001, 6007, 0.25, 0, "cover"),
-    "40x, 0.2527": (8447, 5611, 0.2527, 0, "cover"),
-    "20x": (4099, 3001, 0.5, 0, "inside"),
-    "20x, 0.499, overlapping": (4097, 2999, 0.499, 128, "cover"),
+    "40x": (9001, 6007, 0.25, 0, "cover"), "40x, 0.2527": (8447, 5611, 0.2527, 0, "cover"),
+    "20x": (4099, 3001, 0.5, 0, "inside"), "20x, 0.499, overlapping": (4097, 2999, 0.499, 128, "cover"),
     "0.1213, fractional": (12_345, 9_871, 0.1213, 0, "inside"),
-}
+}  # fmt: skip
 OME = "{http://www.openmicroscopy.org/Schemas/OME/2016-06}"
 SVG = "{http://www.w3.org/2000/svg}"
 ORIGIN = np.array([1234, 77, 1234, 77])

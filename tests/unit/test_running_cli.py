@@ -27,17 +27,11 @@ def where(tmp_path):
     return Places(tmp_path / "notebooks", tmp_path / "profiles", tmp_path, tmp_path / "package")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        ([], 0, "usage: deeplrhe"),
-        (["rum"], 2, "invalid choice"),
-        (["run"], 2, "PROFILE"),
-        (["run", "dmo"], 2, "Did you mean demo?"),
-        (["run", "demo", "-p", "sed=1"], 2, "Did you mean seed?"),
-        (["run", "demo", "--list"], 0, "seed: int = 1  [none] the seed"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    ([], 0, "usage: deeplrhe"), (["rum"], 2, "invalid choice"), (["run"], 2, "PROFILE"),
+    (["run", "dmo"], 2, "Did you mean demo?"), (["run", "demo", "-p", "sed=1"], 2, "Did you mean seed?"),
+    (["run", "demo", "--list"], 0, "seed: int = 1  [none] the seed"),
+])  # fmt: skip
 def test_exit_codes(where, capsys, arguments, code, text):
     assert main(arguments, where) == code
     captured = capsys.readouterr()
@@ -114,19 +108,14 @@ def test_doctor_takes_the_skeleton_back_when_it_is_filled(slides, capsys, tmp_pa
     assert any("override" in line and "but 0.25 µm/px is used" in line for line in out.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["nowhere.svs"], 2, "nowhere.svs is not there"),
-        (["--no-estimate"], 2, "are about slides"),
-        (["{slides}", "--mpp-csv", "nowhere.csv"], 2, "nowhere.csv is not there"),
-        (["{slides}", "--mpp-csv", "{slides}/notes.txt"], 1, "a header and no rows"),
-        (["{slides}/empty"], 1, "There are no slides"),
-        (["{slides}/good 20.svs", "{slides}/good 20.svs"], 0, "1 file: 1 fine"),
-        (["{slides}", "{slides}/good 20.svs"], 0, "3 files"),
-        (["{slides}/notes.txt"], 1, "neither a slide"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    (["nowhere.svs"], 2, "nowhere.svs is not there"), (["--no-estimate"], 2, "are about slides"),
+    (["{slides}", "--mpp-csv", "nowhere.csv"], 2, "nowhere.csv is not there"),
+    (["{slides}", "--mpp-csv", "{slides}/notes.txt"], 1, "a header and no rows"),
+    (["{slides}/empty"], 1, "There are no slides"),
+    (["{slides}/good 20.svs", "{slides}/good 20.svs"], 0, "1 file: 1 fine"),
+    (["{slides}", "{slides}/good 20.svs"], 0, "3 files"), (["{slides}/notes.txt"], 1, "neither a slide"),
+])  # fmt: skip
 def test_doctor_says_what_is_wrong_with_the_command(slides, capsys, arguments, code, text):
     (slides / "empty").mkdir()
     assert main(["doctor", *(a.format(slides=slides) for a in arguments)]) == code

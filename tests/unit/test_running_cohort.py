@@ -105,18 +105,12 @@ def test_the_same_command_gives_the_same_files_and_another_does_not_replace_them
     assert before == {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".png"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["paprr"], 2, "no such cohort rule"),
-        (["all", "--n", "3"], 2, "takes every slide"),
-        (["paper", "--seed", "-1"], 2, "seed"),
-        (["paper", "--n", "0"], 2, "at least 1"),
-        (["paper", "--genes", "TP53,TP53"], 2, "named twice"),
-        (["paper", "--genes", "XYZ"], 1, "XYZ"),
-        (["paper", "--genes", "TP53"], 1, "wants 180 slides"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["paprr"], 2, "no such cohort rule"), (["all", "--n", "3"], 2, "takes every slide"),
+    (["paper", "--seed", "-1"], 2, "seed"), (["paper", "--n", "0"], 2, "at least 1"),
+    (["paper", "--genes", "TP53,TP53"], 2, "named twice"), (["paper", "--genes", "XYZ"], 1, "XYZ"),
+    (["paper", "--genes", "TP53"], 1, "wants 180 slides"),
+])  # fmt: skip
 def test_what_cannot_be_is_said_and_nothing_is_written(tmp_path, run, arguments, code, says):
     said = run(*arguments, "--out", tmp_path / "out", code=code)
     assert says in said

@@ -86,21 +86,11 @@ def test_yaml_values_that_are_wrong(parameters, name, value, hint):
     assert name in str(caught.value) and "profile demo" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("tile_px", "248", 248),
-        ("rate", "1e-3", 1e-3),
-        ("quick", "true", True),
-        ("quick", "No", False),
-        ("genes", "TP53,KRAS", ["TP53", "KRAS"]),
-        ("genes", '["TP53"]', ["TP53"]),
-        ("genes", "[TP53]", ["TP53"]),
-        ("genes", "", []),
-        ("cuts", "1,2.5", [1.0, 2.5]),
-        ("scheme", "no", "no"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "expected"), [
+    ("tile_px", "248", 248), ("rate", "1e-3", 1e-3), ("quick", "true", True), ("quick", "No", False),
+    ("genes", "TP53,KRAS", ["TP53", "KRAS"]), ("genes", '["TP53"]', ["TP53"]), ("genes", "[TP53]", ["TP53"]),
+    ("genes", "", []), ("cuts", "1,2.5", [1.0, 2.5]), ("scheme", "no", "no"),
+])  # fmt: skip
 def test_typed_values_that_are_right(parameters, name, text, expected):
     got = parameters[name].from_text(text, "-p")
     assert got == expected and type(got) is type(expected)
@@ -139,25 +129,18 @@ def test_precedence_and_selection(tmp_path, stages):
     assert "*tile_px: int = 4 (256)" in describe_plan(plan, profile_of(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    ("text", "overrides", "request_", "message"),
-    [
-        ("", ["tile_pix=1"], {}, r"Unknown parameter 'tile_pix'.*Did you mean tile_px\?"),
-        ("", ["01.seed=1"], {}, "Unknown parameter 'seed'"),
-        ("", ["09.seed=1"], {}, "Unknown stage '09'.*01, 02"),
-        ("", ["seed"], {}, "name=value"),
-        ("", ["run_dir=x"], {}, "--out"),
-        ("", ["tile_px=big"], {}, "tile_px"),
-        ("", [], {"only": ("07",)}, "Unknown stage '07' in --only.*01, 02"),
-        ("", [], {"first": "02", "last": "01"}, "lies after"),
-        ("", [], {"first": "02", "only": ("01",)}, "cannot be combined"),
-        ("stages: {'05': {}}\n", [], {}, "Unknown stage '05' in profile demo"),
-        ("common: {sed: 1}\n", [], {}, r"Did you mean seed\?"),
-        ("common: {scheme: no}\n", [], {}, "quotes"),
-        ("required: {data_dir: folder of tiles}\n", [], {}, r"data_dir \(folder of tiles\).*run demo -p data_dir=…"),
-        ("skip: [{stage: '02', reason: r, when: {nothing: 1}}]\n", [], {}, "Unknown parameter 'nothing'"),
-    ],
-)
+@pytest.mark.parametrize(("text", "overrides", "request_", "message"), [
+    ("", ["tile_pix=1"], {}, r"Unknown parameter 'tile_pix'.*Did you mean tile_px\?"),
+    ("", ["01.seed=1"], {}, "Unknown parameter 'seed'"), ("", ["09.seed=1"], {}, "Unknown stage '09'.*01, 02"),
+    ("", ["seed"], {}, "name=value"), ("", ["run_dir=x"], {}, "--out"), ("", ["tile_px=big"], {}, "tile_px"),
+    ("", [], {"only": ("07",)}, "Unknown stage '07' in --only.*01, 02"),
+    ("", [], {"first": "02", "last": "01"}, "lies after"),
+    ("", [], {"first": "02", "only": ("01",)}, "cannot be combined"),
+    ("stages: {'05': {}}\n", [], {}, "Unknown stage '05' in profile demo"),
+    ("common: {sed: 1}\n", [], {}, r"Did you mean seed\?"), ("common: {scheme: no}\n", [], {}, "quotes"),
+    ("required: {data_dir: folder of tiles}\n", [], {}, r"data_dir \(folder of tiles\).*run demo -p data_dir=…"),
+    ("skip: [{stage: '02', reason: r, when: {nothing: 1}}]\n", [], {}, "Unknown parameter 'nothing'"),
+])  # fmt: skip
 def test_bad_requests_name_the_way_out(tmp_path, stages, text, overrides, request_, message):
     with pytest.raises(ParameterError, match=message):
         plan_of(tmp_path, stages, text, *overrides, **request_)
@@ -179,20 +162,14 @@ def test_conditional_skips(tmp_path, stages):
     assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("title: T\ninput: synthetic\ncomon: {}\n", r"Unknown key 'comon'.*common.*Did you mean common\?"),
-        ("title: T\ninput: magic\n", "synthetic | slides | tiles"),
-        ("input: tiles\n", "lacks the key title"),
-        ("title: T\ninput: tiles\nexpect: {memory: 1}\n", "memory_gb"),
-        ("title: T\ninput: tiles\nexpect: {gpu: maybe}\n", "optional | recommended"),
-        ("title: T\ninput: tiles\nskip: [{stage: '1', reason: r}]\n", "two digits"),
-        ("title: T\ninput: tiles\nskip: {}\n", "wrong type"),
-        ("title: [\n", "not valid YAML"),
-        ("", "no mapping"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("title: T\ninput: synthetic\ncomon: {}\n", r"Unknown key 'comon'.*common.*Did you mean common\?"),
+    ("title: T\ninput: magic\n", "synthetic | slides | tiles"), ("input: tiles\n", "lacks the key title"),
+    ("title: T\ninput: tiles\nexpect: {memory: 1}\n", "memory_gb"),
+    ("title: T\ninput: tiles\nexpect: {gpu: maybe}\n", "optional | recommended"),
+    ("title: T\ninput: tiles\nskip: [{stage: '1', reason: r}]\n", "two digits"),
+    ("title: T\ninput: tiles\nskip: {}\n", "wrong type"), ("title: [\n", "not valid YAML"), ("", "no mapping"),
+])  # fmt: skip
 def test_malformed_profiles(tmp_path, text, message):
     (tmp_path / "bad.yml").write_text(text)
     with pytest.raises(ParameterError, match=message):

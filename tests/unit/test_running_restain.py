@@ -629,31 +629,25 @@ def test_a_killed_command_leaves_no_half_result_and_resumes(tmp_path, whole):
 # The command
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["nowhere.svs"], 2, "nowhere.svs is not there"),
-        (["{slides}", "--method", "magic"], 2, "--method is unknown. Got: magic. Expected: dcgmm, paper"),
-        (["{slides}", "--format", "zarr"], 2, "tiles, ome-tiff"),
-        (["{slides}", "--thin-slide", "drop"], 2, "error, cohort"),
-        (["{slides}", "--tile-px", "32"], 2, "128 to 2048"),
-        (["{slides}", "--tile-px", "200", "--format", "ome-tiff"], 2, "a multiple of 16"),
-        (["{slides}", "--mpp", "nan"], 2, "--mpp is out of range"),
-        (["{slides}", "--fit-steps", "0"], 2, "10 to 100000"),
-        (["{slides}", "--statistics-tiles", "4"], 2, "8 to 1024"),
-        (["{slides}", "--quality", "95"], 2, "about --format ome-tiff"),
-        (["{slides}", "--lossless"], 2, "about --format ome-tiff"),
-        (["{slides}", "--format", "ome-tiff", "--quality", "0"], 2, "1 to 100"),
-        (["{slides}", "--format", "ome-tiff", "--lossless", "--quality", "9"], 2, "not allowed with"),
-        (["{slides}", "--model", "m", "--seed", "0"], 2, "used as it was fitted"),
-        (["{slides}", "--method", "macenko", "--white"], 2, "macenko has no network"),
-        (["{slides}", "--model", "nowhere"], 1, "nowhere/normalizer.json cannot be read"),
-        (["{slides}", "--method", "reinhard", "--reference", "nobody"], 2, "none of the inputs"),
-        (["{slides}/empty"], 1, "There is nothing to normalize"),
-        (["{slides}/tiles", "--format", "ome-tiff"], 2, "cannot be put together"),
-        ([], 2, "SLIDE_OR_FOLDER"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    (["nowhere.svs"], 2, "nowhere.svs is not there"),
+    (["{slides}", "--method", "magic"], 2, "--method is unknown. Got: magic. Expected: dcgmm, paper"),
+    (["{slides}", "--format", "zarr"], 2, "tiles, ome-tiff"),
+    (["{slides}", "--thin-slide", "drop"], 2, "error, cohort"), (["{slides}", "--tile-px", "32"], 2, "128 to 2048"),
+    (["{slides}", "--tile-px", "200", "--format", "ome-tiff"], 2, "a multiple of 16"),
+    (["{slides}", "--mpp", "nan"], 2, "--mpp is out of range"), (["{slides}", "--fit-steps", "0"], 2, "10 to 100000"),
+    (["{slides}", "--statistics-tiles", "4"], 2, "8 to 1024"),
+    (["{slides}", "--quality", "95"], 2, "about --format ome-tiff"),
+    (["{slides}", "--lossless"], 2, "about --format ome-tiff"),
+    (["{slides}", "--format", "ome-tiff", "--quality", "0"], 2, "1 to 100"),
+    (["{slides}", "--format", "ome-tiff", "--lossless", "--quality", "9"], 2, "not allowed with"),
+    (["{slides}", "--model", "m", "--seed", "0"], 2, "used as it was fitted"),
+    (["{slides}", "--method", "macenko", "--white"], 2, "macenko has no network"),
+    (["{slides}", "--model", "nowhere"], 1, "nowhere/normalizer.json cannot be read"),
+    (["{slides}", "--method", "reinhard", "--reference", "nobody"], 2, "none of the inputs"),
+    (["{slides}/empty"], 1, "There is nothing to normalize"),
+    (["{slides}/tiles", "--format", "ome-tiff"], 2, "cannot be put together"), ([], 2, "SLIDE_OR_FOLDER"),
+])  # fmt: skip
 def test_the_command_says_what_is_wrong(tmp_path, capsys, arguments, code, text):
     folder = tmp_path / "in"
     (folder / "empty").mkdir(parents=True)

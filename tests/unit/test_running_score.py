@@ -81,20 +81,17 @@ def test_whatever_is_set_aside_is_counted(csv):
     assert scores.ledger.set_index("outcome").loc["no score", "examples"] == "rows 2, 3"
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "match"),
-    [
-        ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
-        ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
-        ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
-        ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
-        ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
-        ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
-        ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
-        ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
-        ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
-    ],
-)
+@pytest.mark.parametrize(("change", "error", "match"), [
+    ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
+    ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
+    ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
+    ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
+    ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
+    ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
+    ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
+    ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
+    ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
+])  # fmt: skip
 def test_bad_cells_are_named(csv, change, error, match):
     table = _table().astype(object)
     for column, value in change.items():

@@ -57,18 +57,8 @@ def test_a_missing_slide_is_written_again_and_the_others_are_kept(cohort, tmp_pa
 def test_a_killed_command_is_resumed_with_the_same_bytes(cohort, tmp_path):
     out = tmp_path / "killed"
     command = [
-        sys.executable,
-        "-m",
-        "deeplrhe_utils",
-        "synth",
-        "smoke",
-        "--out",
-        str(out),
-        "--seed",
-        "3",
-        "--workers",
-        "1",
-    ]
+        sys.executable, "-m", "deeplrhe_utils", "synth", "smoke", "--out", str(out), "--seed", "3", "--workers", "1",
+    ]  # fmt: skip
     command += [word for text in AS_TYPED for word in ("-p", text)]
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
     while process.poll() is None and not list(out.glob("slides/*.svs")):
@@ -122,18 +112,11 @@ def test_parameters_and_effect_sizes_change_a_preset():
     assert spec.effects_in_force["STK11"] == PRESETS["demo"].effects_in_force["STK11"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["slides=4"], "no cohort parameter 'slides=4'.*n_slides"),
-        (["n_slides"], "no cohort parameter"),
-        (["n_slides=many"], "n_slides is not a number"),
-        (["n_slides=0"], "n_slides"),
-        (["site_confounding=2"], "site_confounding"),
-        (["POLE=1"], "POLE"),
-        (["outline_error_um=nan"], "outline_error_um"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    (["slides=4"], "no cohort parameter 'slides=4'.*n_slides"), (["n_slides"], "no cohort parameter"),
+    (["n_slides=many"], "n_slides is not a number"), (["n_slides=0"], "n_slides"),
+    (["site_confounding=2"], "site_confounding"), (["POLE=1"], "POLE"), (["outline_error_um=nan"], "outline_error_um"),
+])  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_name(settings, message):
     with pytest.raises(ParameterError, match=message):
         synth.make_spec("smoke", settings)

@@ -126,12 +126,10 @@ def write_dicom(path, *, container="TCGA-05-4244-01Z-00-DX1", patient="TCGA-05-4
     """The header of a slide file, without pixels."""
     parts = [
         element(0x0002, 0x0010, b"UI", syntax),
-        element(0x0008, 0x0008, b"CS", f"DERIVED\\PRIMARY\\VOLUME\\{kind}".encode()),
-        middle,
-        element(0x0010, 0x0020, b"LO", patient.encode()),
-        element(0x0020, 0x000E, b"UI", series.encode()),
+        element(0x0008, 0x0008, b"CS", f"DERIVED\\PRIMARY\\VOLUME\\{kind}".encode()), middle,
+        element(0x0010, 0x0020, b"LO", patient.encode()), element(0x0020, 0x000E, b"UI", series.encode()),
         element(0x0040, 0x0512, b"LO", container.encode()),
-    ]
+    ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\0" * 128 + b"DICM" + b"".join(parts) + b"pixels")
     return path
@@ -161,15 +159,10 @@ def test_tcga_slides_of_imaging_data_commons_have_their_barcode(tmp_path):
     assert row["status"] == "excluded"
 
 
-@pytest.mark.parametrize(
-    ("container", "patient", "expected"),
-    [
-        ("../../etc/passwd", "P1", (UID, "P1")),
-        ("", "", (UID, "")),
-        ("a/b", "../x", (UID, "")),
-        ("S 1", "P^1", ("S 1", "")),
-    ],
-)
+@pytest.mark.parametrize(("container", "patient", "expected"), [
+    ("../../etc/passwd", "P1", (UID, "P1")), ("", "", (UID, "")), ("a/b", "../x", (UID, "")),
+    ("S 1", "P^1", ("S 1", "")),
+])  # fmt: skip
 def test_hostile_tags_name_nothing(tmp_path, container, patient, expected):
     assert names_of(write_dicom(tmp_path / f"{UUID}.dcm", container=container, patient=patient)) == expected
 

@@ -25,23 +25,13 @@ def mean_difference(a, b):
     return float(np.abs(a.astype(int) - b).mean())
 
 
-@pytest.mark.parametrize(
-    ("kind", "reader"),
-    [
-        ({}, "jpeg"),
-        ({"rgb": True}, "jpeg"),
-        ({"subsampling": (1, 1)}, "jpeg"),
-        ({"subsampling": (2, 1)}, "jpeg"),
-        ({"tile": 240, "quality": 30}, "jpeg"),
-        ({"levels": (1, 4)}, "jpeg"),
-        ({"levels": (1, 2), "aperio": False}, "jpeg"),
-        ({"bigtiff": True, "levels": (1, 2, 4)}, "jpeg"),
-        ({"missing": (2, 7)}, "jpeg"),
-        ({"missing": (2, 7), "aperio": False}, "jpeg"),
-        ({"missing": (2,), "levels": (1, 2)}, "jpeg and openslide (tiles are missing in a finer level)"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("kind", "reader"), [
+    ({}, "jpeg"), ({"rgb": True}, "jpeg"), ({"subsampling": (1, 1)}, "jpeg"), ({"subsampling": (2, 1)}, "jpeg"),
+    ({"tile": 240, "quality": 30}, "jpeg"), ({"levels": (1, 4)}, "jpeg"), ({"levels": (1, 2), "aperio": False}, "jpeg"),
+    ({"bigtiff": True, "levels": (1, 2, 4)}, "jpeg"), ({"missing": (2, 7)}, "jpeg"),
+    ({"missing": (2, 7), "aperio": False}, "jpeg"),
+    ({"missing": (2,), "levels": (1, 2)}, "jpeg and openslide (tiles are missing in a finer level)"),
+], ids=str)  # fmt: skip
 def test_both_readers_agree_on_every_kind_of_jpeg_slide(tmp_path, kind, reader):
     ours, theirs = both(write_jpeg_slide(tmp_path / "slide.svs", PICTURE, **kind))
     assert (ours.reader, theirs.reader) == (reader, "openslide (asked for)")

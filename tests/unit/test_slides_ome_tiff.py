@@ -270,9 +270,7 @@ def test_a_full_disk_under_the_lower_levels_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"levels": 0}, {"levels": 12}],
-    ids=str,
+    "wrong", [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"levels": 0}, {"levels": 12}], ids=str
 )
 def test_wrong_sizes_are_told_before_anything_is_read(tmp_path, wrong):
     def strips():

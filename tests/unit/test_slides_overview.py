@@ -121,11 +121,9 @@ ADOBE = {k: b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([k]) for k 
 
 
 @pytest.mark.parametrize("rgb", [False, True])
-@pytest.mark.parametrize(
-    "before",
-    [COMMENT, COMMENT + JFIF, JFIF + COMMENT, ADOBE[0], ADOBE[1], COMMENT + ADOBE[0], COMMENT + ADOBE[1], b"\xff\xff"],
-    ids=lambda b: repr(b[:12]),
-)
+@pytest.mark.parametrize("before", [
+    COMMENT, COMMENT + JFIF, JFIF + COMMENT, ADOBE[0], ADOBE[1], COMMENT + ADOBE[0], COMMENT + ADOBE[1], b"\xff\xff",
+], ids=lambda b: repr(b[:12]))  # fmt: skip
 def test_markers_of_every_kind_do_not_change_the_colours(tmp_path, rgb, before):
     """What the TIFF says of the colour coding counts, whatever stands in the streams, as in OpenSlide."""
     path = write_jpeg_slide(tmp_path / "a.svs", PICTURE, rgb=rgb)

@@ -20,16 +20,10 @@ def tiny_svs(path, *, mpp=None, power=None, value=120):
     return path
 
 
-@pytest.mark.parametrize(
-    ("mpp", "power", "override", "expected"),
-    [
-        (0.2527, 40, None, (0.2527, "metadata")),
-        (None, 40, None, (0.25, "objective")),
-        (0.5, 20, 0.25, (0.25, "override")),
-        (None, None, 0.5, (0.5, "override")),
-        (0.00001, 20, None, (0.5, "objective")),
-    ],
-)
+@pytest.mark.parametrize(("mpp", "power", "override", "expected"), [
+    (0.2527, 40, None, (0.2527, "metadata")), (None, 40, None, (0.25, "objective")),
+    (0.5, 20, 0.25, (0.25, "override")), (None, None, 0.5, (0.5, "override")), (0.00001, 20, None, (0.5, "objective")),
+])  # fmt: skip
 def test_resolution_comes_from_override_metadata_or_objective(tmp_path, mpp, power, override, expected):
     with Slide(tiny_svs(tmp_path / "a.svs", mpp=mpp, power=power), override) as slide:
         assert (pytest.approx(slide.mpp), slide.mpp_source) == expected

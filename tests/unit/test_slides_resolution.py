@@ -216,13 +216,11 @@ def test_where_there_are_no_nuclei_there_is_no_estimate(tmp_path, kind):
     rng = np.random.default_rng(0)
     ramp = np.linspace(60, 230, 600)[None, :, None] * np.ones((600, 1, 3))
     pictures = {
-        "white": np.full((600, 600, 3), 240),
-        "black": np.zeros((600, 600, 3)),
+        "white": np.full((600, 600, 3), 240), "black": np.zeros((600, 600, 3)),
         "noise": rng.integers(0, 255, (600, 600, 3)),
-        "pink": np.clip(rng.normal((230, 150, 190), 12, (600, 600, 3)), 0, 255),
-        "tiny": nuclei(64, 8, 20),
+        "pink": np.clip(rng.normal((230, 150, 190), 12, (600, 600, 3)), 0, 255), "tiny": nuclei(64, 8, 20),
         "gradient": ramp,
-    }
+    }  # fmt: skip
     assert estimate(pictures[kind].astype(np.uint8), tmp_path) is None
 
 

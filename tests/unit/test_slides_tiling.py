@@ -176,15 +176,10 @@ def test_monuseg_fields_are_small_slides(shared_data, tmp_path):
             tile_slide(row, TilingRules())
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("SYNT-07-0042-01Z-00-DX1", ("SYNT-07-0042", "07", "diagnostic")),
-        ("TCGA-44-2665-01B-06-BS6", ("TCGA-44-2665", "44", "frozen")),
-        ("TCGA-44-2665", ("TCGA-44-2665", "44", None)),
-        ("TCGA-44-26655", ("TCGA-44-26655", None, None)),
-        ("slide 7 ü", ("slide 7 ü", None, None)),
-    ],
-)
+@pytest.mark.parametrize(("name", "expected"), [
+    ("SYNT-07-0042-01Z-00-DX1", ("SYNT-07-0042", "07", "diagnostic")),
+    ("TCGA-44-2665-01B-06-BS6", ("TCGA-44-2665", "44", "frozen")), ("TCGA-44-2665", ("TCGA-44-2665", "44", None)),
+    ("TCGA-44-26655", ("TCGA-44-26655", None, None)), ("slide 7 ü", ("slide 7 ü", None, None)),
+])  # fmt: skip
 def test_names_tell_patient_site_and_sample(name, expected):
     assert barcode_fields(name) == expected

@@ -141,17 +141,13 @@ def test_statistics_survive_json(method, slides):
 
 
 DAMAGE = {
-    "nothing": lambda r: {},
-    "no record": lambda r: None,
-    "a list": lambda r: [r],
+    "nothing": lambda r: {}, "no record": lambda r: None, "a list": lambda r: [r],
     "another method": lambda r: r | {"method": "other"},
     "no strengths": lambda r: {k: v for k, v in r.items() if k != "strengths"},
-    "too few colours": lambda r: r | {"colours": r["colours"][:-1]},
-    "text": lambda r: r | {"colours": "pink"},
+    "too few colours": lambda r: r | {"colours": r["colours"][:-1]}, "text": lambda r: r | {"colours": "pink"},
     "not a number": lambda r: r | {"strengths": [float("nan")] * len(r["strengths"])},
-    "no spread": lambda r: r | {"strengths": [0.0] * len(r["strengths"])},
-    "no tissue": lambda r: r | {"tissue_px": 0},
-}
+    "no spread": lambda r: r | {"strengths": [0.0] * len(r["strengths"])}, "no tissue": lambda r: r | {"tissue_px": 0},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

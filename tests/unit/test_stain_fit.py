@@ -265,16 +265,12 @@ def test_a_planted_mixture_is_recovered():
     np.testing.assert_allclose(own.shares(), shares, atol=0.03)
 
 
-@pytest.mark.parametrize(
-    ("tiles", "scales", "told"),
-    [
-        ([], [], "needs tiles"),
-        ([np.zeros((64, 64, 3), np.uint8)], [1.0, 1.0], "1 tiles and 2 scales"),
-        ([np.zeros((64, 64, 3), np.uint8)], [0.0], "not positive"),
-        ([np.zeros((64, 64, 3), np.uint8)], [float("nan")], "not positive"),
-        ([np.zeros((31, 64, 3), np.uint8)], [1.0], "too small.*31 px"),
-    ],
-)
+@pytest.mark.parametrize(("tiles", "scales", "told"), [
+    ([], [], "needs tiles"), ([np.zeros((64, 64, 3), np.uint8)], [1.0, 1.0], "1 tiles and 2 scales"),
+    ([np.zeros((64, 64, 3), np.uint8)], [0.0], "not positive"),
+    ([np.zeros((64, 64, 3), np.uint8)], [float("nan")], "not positive"),
+    ([np.zeros((31, 64, 3), np.uint8)], [1.0], "too small.*31 px"),
+])  # fmt: skip
 def test_tiles_that_cannot_be_fitted_are_told(tiles, scales, told):
     with pytest.raises(StainError, match=told):
         fit_responsibilities(tiles, scales, steps=1)

@@ -80,11 +80,9 @@ def test_a_grey_slide_is_no_stained_slide():
     check_colours([greyscale(), painted("lab 1", 0)])  # half of it has hues to match
 
 
-@pytest.mark.parametrize(
-    ("vector", "warned"),
-    [((0.27, 0.57, 0.78), True), ((0.95, 0.25, 0.18), True), ((0.65, 0.70, 0.29), False)],
-    ids=["brown of an immunostain", "cyan", "haematoxylin"],
-)
+@pytest.mark.parametrize(("vector", "warned"), [
+    ((0.27, 0.57, 0.78), True), ((0.95, 0.25, 0.18), True), ((0.65, 0.70, 0.29), False),
+], ids=["brown of an immunostain", "cyan", "haematoxylin"])  # fmt: skip
 def test_hues_that_are_not_those_of_he_are_a_warning(vector, warned):
     """No error: yellow and blue lamps do that to real H&E, and normalization is there to undo it."""
     tiles = [density_to_rgb((amounts(i).sum(-1, keepdims=True) * np.array(vector)).astype(np.float32)) for i in (0, 1)]
@@ -95,28 +93,20 @@ def test_hues_that_are_not_those_of_he_are_a_warning(vector, warned):
     assert plan.changes and [sentence for sentence in plan.warnings if "unusual" in sentence] == told
 
 
-@pytest.mark.parametrize(
-    ("tile", "told"),
-    [
-        (np.zeros((192, 192, 3), np.float32), "8-bit"),
-        (np.full((192, 192, 3), np.nan), "8-bit"),
-        (np.zeros((192, 192, 3), np.uint16), "8-bit"),
-        (np.zeros((192, 192, 4), np.uint8), "RGB"),
-        (np.zeros((192, 192), np.uint8), "RGB"),
-        (np.zeros((31, 192, 3), np.uint8), "too small"),
-        (np.zeros((3, 192, 192), np.uint8), "channels last.*Transpose"),
-    ],
-)
+@pytest.mark.parametrize(("tile", "told"), [
+    (np.zeros((192, 192, 3), np.float32), "8-bit"), (np.full((192, 192, 3), np.nan), "8-bit"),
+    (np.zeros((192, 192, 3), np.uint16), "8-bit"), (np.zeros((192, 192, 4), np.uint8), "RGB"),
+    (np.zeros((192, 192), np.uint8), "RGB"), (np.zeros((31, 192, 3), np.uint8), "too small"),
+    (np.zeros((3, 192, 192), np.uint8), "channels last.*Transpose"),
+])  # fmt: skip
 def test_what_is_no_8_bit_rgb_tile_is_told_before_anything_is_measured(tile, told):
     """Optical density takes any number: of floats from 0 to 1 it would be black without anybody noticing."""
     good = slides()["lab 1"][0]
     steps = [
-        lambda: check_tiles([good, tile]),
-        lambda: fitted().measure([good, tile]),
-        lambda: normalizer().plan([good, tile], "slide 7"),
-        lambda: fit_normalizer({"a": [good], "b": [tile]}, steps=1),
+        lambda: check_tiles([good, tile]), lambda: fitted().measure([good, tile]),
+        lambda: normalizer().plan([good, tile], "slide 7"), lambda: fit_normalizer({"a": [good], "b": [tile]}, steps=1),
         lambda: make_normalizer("macenko", [good], [1.0], [tile]),
-    ]
+    ]  # fmt: skip
     for step in steps:
         with pytest.raises(StainError, match=told):
             step()
@@ -344,20 +334,14 @@ def test_the_network_is_fitted_on_one_tile_of_every_slide_in_turn(monkeypatch):
     assert [scale for _, scale in seen] == pytest.approx(scales)
 
 
-@pytest.mark.parametrize(
-    ("slides_of", "options", "told"),
-    [
-        ({"a": [WHITE]}, {}, "no reference"),
-        ({}, {}, "no reference"),
-        ({"a": [], "b": [WHITE]}, {}, "no reference"),
-        ({"a": [WHITE]}, {"reference": "a"}, "tissue"),
-        (None, {"method": "stainnet"}, r"Unknown stain normalization.*Got: stainnet.*dcgmm.*vahadane"),
-        (None, {"reference": "lab 9"}, r"none of the slides.*Got: lab 9.*lab 1"),
-        (None, {"reference": [WHITE]}, "No tissue was found"),
-        (None, {"reference": []}, "No tissue was found"),
-        (None, {"reference": "lab 1", "minimum": 3}, "minimum"),
-    ],
-)
+@pytest.mark.parametrize(("slides_of", "options", "told"), [
+    ({"a": [WHITE]}, {}, "no reference"), ({}, {}, "no reference"), ({"a": [], "b": [WHITE]}, {}, "no reference"),
+    ({"a": [WHITE]}, {"reference": "a"}, "tissue"),
+    (None, {"method": "stainnet"}, r"Unknown stain normalization.*Got: stainnet.*dcgmm.*vahadane"),
+    (None, {"reference": "lab 9"}, r"none of the slides.*Got: lab 9.*lab 1"),
+    (None, {"reference": [WHITE]}, "No tissue was found"), (None, {"reference": []}, "No tissue was found"),
+    (None, {"reference": "lab 1", "minimum": 3}, "minimum"),
+])  # fmt: skip
 def test_what_cannot_be_fitted_is_told(slides_of, options, told, monkeypatch):
     monkeypatch.setattr(normalize, "fit_responsibilities", lambda *_, **__: (net(), []))
     with pytest.raises((StainError, TypeError), match=told):
@@ -451,26 +435,16 @@ def rewrite(folder, change):
 
 
 FACTS = (
-    "method",
-    "white",
-    "net",
-    "reference",
-    "cohort",
-    "minimum_tiles",
-    "minimum_tissue_px",
-    "on_thin_slide",
-    "facts",
-)
+    "method", "white", "net", "reference", "cohort", "minimum_tiles", "minimum_tissue_px", "on_thin_slide", "facts",
+)  # fmt: skip
 DAMAGE = {
     **{f"no {name}": lambda r, name=name: {k: v for k, v in r.items() if k != name} for name in FACTS},
-    "a list": lambda r: [r],
-    "another method": lambda r: r | {"method": "stainnet"},
+    "a list": lambda r: [r], "another method": lambda r: r | {"method": "stainnet"},
     "another slide rule": lambda r: r | {"on_thin_slide": "keep"},
-    "no moments": lambda r: r | {"reference": {"net": r["net"]}},
-    "text": lambda r: r | {"cohort": "much"},
+    "no moments": lambda r: r | {"reference": {"net": r["net"]}}, "text": lambda r: r | {"cohort": "much"},
     "reference of another network": lambda r: r | {"reference": r["reference"] | {"net": "0" * 16}},
     "cohort of another network": lambda r: r | {"cohort": r["cohort"] | {"net": "0" * 16}},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

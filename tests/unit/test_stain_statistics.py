@@ -177,15 +177,13 @@ def test_statistics_survive_json():
 
 
 STATISTICS_DAMAGE = {
-    "nothing": lambda r: {},
-    "no record": lambda r: None,
+    "nothing": lambda r: {}, "no record": lambda r: None,
     "no moments": lambda r: {k: v for k, v in r.items() if k != "second"},
     "no glass": lambda r: {k: v for k, v in r.items() if k != "glass"},
     "a component less": lambda r: r | {"first": r["first"][:-1]},
     "not a number": lambda r: r | {"second": np.full((4, 3, 3), np.nan).tolist()},
-    "text": lambda r: r | {"weight": "much"},
-    "too long": lambda r: r | {"density": [1] * 2000},
-}
+    "text": lambda r: r | {"weight": "much"}, "too long": lambda r: r | {"density": [1] * 2000},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", STATISTICS_DAMAGE.values(), ids=STATISTICS_DAMAGE)
@@ -307,13 +305,11 @@ def test_maps_survive_json_and_their_digest_says_everything():
 
 
 MAP_DAMAGE = {
-    "nothing": lambda r: {},
-    "no record": lambda r: None,
+    "nothing": lambda r: {}, "no record": lambda r: None,
     "no offset": lambda r: {k: v for k, v in r.items() if k != "offset"},
-    "a component less": lambda r: r | {"offset": r["offset"][:-1]},
-    "text": lambda r: r | {"matrix": "one"},
+    "a component less": lambda r: r | {"offset": r["offset"][:-1]}, "text": lambda r: r | {"matrix": "one"},
     "two channels": lambda r: r | {"white_in": [0.0, 0.0]},
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("damage", MAP_DAMAGE.values(), ids=MAP_DAMAGE)

@@ -63,11 +63,9 @@ def loud(config, noise):
     return Dcgmm(made)
 
 
-@pytest.mark.parametrize(
-    ("config", "noise"),
-    [(DEFAULT, 0.3), (DcgmmConfig(components=3, temperature=1.0), 0.3), (DENSITY, 0.1), (PAPER, 0.01)],
-    ids=["compact", "three components", "density", "paper"],
-)
+@pytest.mark.parametrize(("config", "noise"), [
+    (DEFAULT, 0.3), (DcgmmConfig(components=3, temperature=1.0), 0.3), (DENSITY, 0.1), (PAPER, 0.01),
+], ids=["compact", "three components", "density", "paper"])  # fmt: skip
 def test_pixels_are_those_of_the_formula(config, noise):
     """The short cuts of the fast path change nothing, whatever the weights."""
     method = loud(config, noise)
