@@ -197,18 +197,25 @@ def test_the_seed_draws_and_draws_fairly():
     assert np.abs(counts - 150 * share).max() < 5 * np.sqrt(150 * share * (1 - share))
 
 
-def test_the_smallest_are_the_smallest():
+def test_the_smallest_are_the_smallest_and_at_most_two_slides_are_of_a_patient():
     files = offered()
     chosen = build(files, *tables(files), COHORT_RULES["smallest"]).chosen
     tumours = files[files["sample_code"].isin(["01", "02"])]
     least = tumours.sort_values("bytes").drop_duplicates("patient_id").head(10)
     assert sorted(chosen["file_id"]) == sorted(least["file_id"])
+    cohort = made(CohortRule("two", slides_per_patient=2))
+    assert cohort.chosen.groupby("patient_id").size().max() == 2
+    assert len(cohort.patients) == 40 and "enough other slides of the patient" in set(cohort.files["reason"].dropna())
 
 
-def test_too_few_files_are_refused():
+def test_too_few_files_and_a_flow_that_does_not_add_up_are_refused():
     rule = CohortRule("many", n_slides=500, slides_per_patient=1, strata=("sample_type",))
     with pytest.raises(CohortError, match=r"many wants 500 slides, and there are 40.*frozen: \d+ available"):
         made(rule)
+    flow = made(PAPER).flow
+    flow.loc[3, "dropped"] += 1
+    with pytest.raises(CohortError, match="does not add up"):
+        check_flow(flow)
 
 
 def test_a_scarce_stratum_leaves_its_share_to_the_others_and_says_so():
@@ -249,12 +256,6 @@ def test_hostile_and_controlled_files_are_kept_out_with_a_reason():
     assert why[files.loc[2, "file_name"]] == why[files.loc[3, "file_name"]] == "name or id cannot be a file"
 
 
-def test_at_most_two_slides_of_a_patient():
-    cohort = made(CohortRule("two", slides_per_patient=2))
-    assert cohort.chosen.groupby("patient_id").size().max() == 2
-    assert len(cohort.patients) == 40 and "enough other slides of the patient" in set(cohort.files["reason"].dropna())
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"n_slides": 0}, {"slides_per_patient": 0}, {"seed": -1}, {"strata": ("colour",)}, {"preparations": ("wax",)},
@@ -263,14 +264,6 @@ def test_at_most_two_slides_of_a_patient():
 def test_impossible_rules_are_refused(wrong):
     with pytest.raises(ParameterError):
         CohortRule("r", **wrong)
-
-
-def test_named_rules():
-    assert named_rule("paper", seed=4, n=20, genes=GENES).n_slides == 20
-    with pytest.raises(ParameterError, match=r"paper \| coudray"):
-        named_rule("papre")
-    with pytest.raises(ParameterError, match="takes every slide"):
-        named_rule("all", n=3)
 
 
 def test_nothing_to_choose_from_is_an_error():
@@ -284,13 +277,6 @@ def test_nothing_to_choose_from_is_an_error():
     ):
         with pytest.raises(CohortError, match=says):
             build(offer, labels, clinical, rule)
-
-
-def test_a_flow_that_does_not_add_up_is_refused():
-    flow = made(PAPER).flow
-    flow.loc[3, "dropped"] += 1
-    with pytest.raises(CohortError, match="does not add up"):
-        check_flow(flow)
 
 
 def test_mutations_by_site_are_those_counted_by_hand():

@@ -136,13 +136,10 @@ def test_number_files_are_read_and_damage_is_named(tmp_path):
         read_numbers(tmp_path / "nowhere")
 
 
-def test_the_reference_of_the_code_is_what_our_recipe_uses():
+def test_the_reference_of_the_code_is_what_our_recipe_uses_and_the_identity_holds():
     code = pd.read_csv(REFERENCE_DATA / "deeppath_code.csv").set_index("name")["code"]
     assert float(code["weight_decay"]) == DEEPPATH.weight_decay
     assert float(code["learning_rate"]) == DEEPPATH.learning_rate
-
-
-def test_the_identity_holds_to_the_bit():
     assert identity_gap(8) == 0.0
 
 

@@ -143,16 +143,13 @@ def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
     return recovery.site_agreement(means + own + rng.normal(0, 1e-3, own.shape), site, patient)
 
 
-def test_site_agreement_is_right_on_average_and_zero_where_sites_are_alike():
+def test_site_agreement_is_right_on_average_and_slides_of_one_patient_are_none():
     far = np.mean([agreement(5.0, seed=i)["between"] for i in range(40)])
     near = [agreement(0.0, seed=i) for i in range(40)]
     assert far == pytest.approx(5 * np.sqrt(3), rel=0.1)
     assert np.mean([f["within"] for f in near]) == pytest.approx(np.sqrt(3), rel=0.05)
     assert np.mean([f["between"] for f in near]) < 0.3 * np.sqrt(3)
     assert np.mean([f["neighbour"] for f in near]) == pytest.approx(near[0]["chance"], abs=0.03)
-
-
-def test_slides_of_one_patient_are_no_agreement_of_sites():
     assert agreement(0.0, slides=3)["neighbour"] < 0.3  # the nearest slide would always be the patient's own
     assert np.isnan(agreement(1.0, n_sites=1)["between"]) and np.isnan(agreement(1.0, per_site=1)["neighbour"])
 

@@ -50,7 +50,7 @@ def test_readers_who_call_all_cases_alike_have_no_kappa():
     assert np.isnan(found["kappa"]) and found["agreed"] == 1 and found["undefined"] == 20
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 8), (5, 5), (0, 6), (12, 3)])
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 8), (5, 5)])
 def test_mcnemar_is_the_binomial_sum(b, c):
     from math import comb
 

@@ -1,7 +1,6 @@
 """Extreme windows and slide summaries: against hand-made tables, slow definitions, and the committed demo."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,6 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.tables.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
 from deeplrhe_utils.slides.outlines.find import Region, Regions
 from deeplrhe_utils.slides.tiles.grid import make_grid
-
-TABLES = Path(__file__).resolve().parents[2] / "reports" / "demo" / "tables"
 
 
 def cohort(scores):
@@ -94,21 +91,6 @@ def test_extremes_are_those_of_the_definition_whatever_the_order_of_rows(scores,
     assert found.groupby(["side", "patient_id"]).size().max() == 1
     top, bottom = (found.loc[found["side"] == s, "score"] for s in ("top", "bottom"))
     assert not len(bottom) or top.min() >= bottom.max()
-
-
-def test_the_extremes_of_the_committed_demo():
-    predictions, tiles, slides, labels = (
-        pd.read_parquet(TABLES / f"{name}.parquet") for name in ("predictions", "tiles", "slides", "labels")
-    )
-    found = extreme_tiles(predictions, tiles, "TP53", 6, slides=slides, labels=labels).table
-    own = predictions[predictions["gene"] == "TP53"].dropna(subset=["score"])
-    assert found["score"].iloc[0] == own["score"].max() and found["score"].iloc[6] == own["score"].min()
-    assert len(found) == 12 and found.groupby("side")["patient_id"].nunique().tolist() == [6, 6]
-    best = own.groupby("patient_id")["score"].max().nlargest(6)
-    assert found["score"].iloc[:6].tolist() == pytest.approx(best.tolist())
-    at_20x = found["slide_id"].map(slides.set_index("slide_id")["mpp"])
-    np.testing.assert_allclose(found["size_um"], 256, rtol=0.01)
-    np.testing.assert_allclose(found["x_um"], found["x_l0_px"].astype(float) * at_20x.astype(float))
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -272,23 +254,3 @@ def test_wrong_arguments_are_refused():
     for slides in (slides_of("A", "A"), slides_of("A", status="excluded")):
         with pytest.raises(InputError, match="once in the slides table"):
             slide_summary(windows, slides, "TP53")
-
-
-def test_the_summary_of_the_committed_demo():
-    windows = pd.read_parquet(TABLES.parent / "heatmaps" / "windows.parquet")
-    slides = pd.read_parquet(TABLES / "slides.parquet")
-    found = slide_summary(windows, slides, "TP53").set_index("slide_id")
-    assert len(found) == len(slides) and found["n_windows"].sum() == len(windows)
-    for name, part in windows.groupby("slide_id"):
-        assert found.loc[name, "mean"] == pytest.approx(part["TP53"].mean())
-        assert found.loc[name, "scored_mm2"] == pytest.approx(len(part) * 0.256**2, rel=0.01)
-
-
-def test_a_large_slide_with_a_fine_outline():
-    tiles = make_grid(160_000, 160_000, 0.2527, 0.5, 256)
-    windows = tiles.assign(slide_id="S-A", tile_id=np.arange(len(tiles)).astype(str), TP53=0.0)
-    windows["TP53"] = generator(2, "large").random(len(windows))
-    corners = [(80_000 + 60_000 * np.cos(a), 80_000 + 60_000 * np.sin(a)) for a in np.linspace(0, 6.28, 3000)]
-    slides = slides_of("A", width_l0_px=160_000, height_l0_px=160_000)
-    row = slide_summary(windows, slides, "TP53", tumour(shapely.Polygon(corners))).iloc[0]
-    assert row["n_windows"] > 90_000 and abs(row["outline_auroc"] - 0.5) < 0.01 and abs(row["moran_i"]) < 0.01

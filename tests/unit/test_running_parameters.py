@@ -48,38 +48,21 @@ def test_other_forms_of_line_are_refused(line):
         parse_parameters(line, "05-x.ipynb")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("rate", "1e-4", 1e-4),  # YAML 1.1 reads it as text
-        ("rate", 1, 1.0),
-        ("genes", ["A"], ["A"]),
-        ("cuts", [1, "1e-3"], [1.0, 1e-3]),
-        ("scheme", "no", "no"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("rate", "1e-4", 1e-4), ("rate", 1, 1.0), ("genes", ["A"], ["A"]),  # YAML 1.1 reads the first as text
+    ("cuts", [1, "1e-3"], [1.0, 1e-3]), ("scheme", "no", "no"),
+])  # fmt: skip
 def test_yaml_values_that_are_right(parameters, name, value, expected):
     got = parameters[name].from_yaml(value, "test")
     assert got == expected and type(got) is type(expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "hint"),
-    [
-        ("scheme", False, "quotes"),  # an unquoted no
-        ("scheme", None, "quotes"),
-        ("scheme", "pateint", r"Did you mean patient\?"),
-        ("tile_px", True, "int"),
-        ("tile_px", 1.5, "int"),
-        ("tile_px", "512", "int"),
-        ("rate", float("nan"), "float"),
-        ("rate", "fast", "float"),
-        ("rate", True, "float"),
-        ("quick", 1, "bool"),
-        ("genes", "TP53", r"\[a, b\]"),
-        ("genes", ["TP53", 1], "list"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "hint"), [
+    ("scheme", False, "quotes"), ("scheme", None, "quotes"), ("scheme", "pateint", r"Did you mean patient\?"),
+    ("tile_px", True, "int"), ("tile_px", 1.5, "int"), ("tile_px", "512", "int"), ("rate", float("nan"), "float"),
+    ("rate", "fast", "float"), ("rate", True, "float"), ("quick", 1, "bool"), ("genes", "TP53", r"\[a, b\]"),
+    ("genes", ["TP53", 1], "list"),
+])  # fmt: skip
 def test_yaml_values_that_are_wrong(parameters, name, value, hint):
     with pytest.raises(ParameterError, match=hint) as caught:
         parameters[name].from_yaml(value, "profile demo")
@@ -120,13 +103,16 @@ def plan_of(tmp_path, stages, text="", *overrides, **request):
     return make_plan(profile_of(tmp_path, text), stages, wanted, tmp_path)
 
 
-def test_precedence_and_selection(tmp_path, stages):
+def test_precedence_selection_and_conditional_skips(tmp_path, stages):
     text = "common: {tile_px: 1}\nstages: {01: {tile_px: 2}}\n"
     plan = plan_of(tmp_path, stages, text)
     assert [p.values["tile_px"] for p in plan] == [2, 1]
     plan = plan_of(tmp_path, stages, text, "02.tile_px=4", "tile_px=3", only=("2",))
     assert [p.values["tile_px"] for p in plan] == [3, 4] and [p.selected for p in plan] == [False, True]
     assert "*tile_px: int = 4 (256)" in describe_plan(plan, profile_of(tmp_path, text))
+    text = "skip:\n  - {stage: '02', when: {labels_csv: '', tile_px: 256}, reason: no labels}\n"
+    assert [p.skip_reason for p in plan_of(tmp_path, stages, text)] == ["", "no labels"]
+    assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
 
 
 @pytest.mark.parametrize(("text", "overrides", "request_", "message"), [
@@ -154,12 +140,6 @@ def test_paths_start_at_the_caller_and_must_exist(tmp_path, stages):
         plan_of(tmp_path, stages, "", "data_dir=tilse")
     with pytest.raises(InputError, match="must name a file"):
         plan_of(tmp_path, stages, "", "labels_csv=tiles")
-
-
-def test_conditional_skips(tmp_path, stages):
-    text = "skip:\n  - {stage: '02', when: {labels_csv: '', tile_px: 256}, reason: no labels}\n"
-    assert [p.skip_reason for p in plan_of(tmp_path, stages, text)] == ["", "no labels"]
-    assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
 
 
 @pytest.mark.parametrize(("text", "message"), [

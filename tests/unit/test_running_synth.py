@@ -79,9 +79,11 @@ def test_the_cohort_can_be_used_as_slides_with_labels(cohort):
     assert json.loads((cohort / "cohort.json").read_text())["spec"]["n_slides"] == 4
 
 
-def test_a_folder_with_another_cohort_is_refused(cohort):
+def test_a_folder_with_another_cohort_or_another_writer_is_refused(cohort):
     with pytest.raises(ParameterError, match="made in another way: seed"):
         synth.write_synthetic_cohort(synth.make_spec("smoke", AS_TYPED, seed=4), cohort)
+    with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
+        synth.write_synthetic_cohort(SMALL, cohort)
 
 
 def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
@@ -90,11 +92,6 @@ def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
     with pytest.raises(ParameterError, match=r"no synthetic cohort.*labels\.csv"):
         synth.write_synthetic_cohort(SMALL, tmp_path)
     assert {p.read_text() for p in tmp_path.iterdir() if p.suffix} == {"mine"}
-
-
-def test_two_writers_never_share_a_folder(cohort):
-    with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
-        synth.write_synthetic_cohort(SMALL, cohort)
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):

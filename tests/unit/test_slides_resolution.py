@@ -114,15 +114,12 @@ def test_ome_xml_is_read_before_the_tags(tmp_path):
         assert (slide.mpp, slide.mpp_source) == (pytest.approx(0.25), "metadata")
 
 
-def test_a_level_0_that_was_dropped_does_not_keep_its_resolution_unnoticed(tmp_path):
+def test_a_dropped_level_0_and_a_squeezed_pyramid_are_told(tmp_path):
     path = write_svs(tmp_path / "a.svs", mpp="0.25", power="40", described=(1200, 800))
     found, note = examined(path)
     assert found["Aperio description"] == "contradicts"
     assert "of 1200 × 800 px, but level 0 has 300 × 200 px" in note and "resolution is 1 µm/px" in note
-
-
-def test_a_pyramid_that_is_squeezed_is_told(tmp_path):
-    squeezed = write_svs(tmp_path / "a.svs", mpp="0.5", levels=((1200, 800), (300, 400)))
+    squeezed = write_svs(tmp_path / "c.svs", mpp="0.5", levels=((1200, 800), (300, 400)))
     assert "level 1: reduced 4 times across, 2 times down" in examined(squeezed)[1]
     rounded = write_svs(tmp_path / "b.svs", mpp="0.5", levels=((1203, 801), (300, 200), (18, 12)))
     assert examined(rounded)[1] is None
@@ -163,9 +160,8 @@ def test_the_inventory_keeps_contradicting_slides_with_a_note(tmp_path):
     write_svs(tmp_path / "c.svs", mpp="350", levels=((320, 200),))
     slides = scan_slides(tmp_path).set_index("slide_id")
     assert slides["status"].tolist() == ["ok", "ok", "excluded"]
-    assert (
-        "mixed up" in slides.loc["a", "resolution_note"] and slides["resolution_note"].isna().tolist()[1:] == [True] * 2
-    )
+    assert "mixed up" in slides.loc["a", "resolution_note"]
+    assert slides["resolution_note"].isna().tolist()[1:] == [True] * 2
     assert slides.loc["a", "mpp"] == 0.5 and "350" in slides.loc["c", "reason"]
 
 
@@ -247,7 +243,7 @@ def test_the_calibration_is_what_the_real_slides_give(shared_data, tmp_path):
     np.testing.assert_allclose(measured, CALIBRATION_UM, rtol=0.01)
 
 
-@pytest.mark.parametrize("target", [0.25, 0.35, 0.5, 1.0])
+@pytest.mark.parametrize("target", [0.25, 0.35, 1.0])
 def test_left_out_real_slides_are_estimated_within_their_interval(shared_data, tmp_path, target):
     said = []
     for left_out, (pixels, mpp) in enumerate(real_fields(shared_data).values()):
@@ -279,4 +275,4 @@ def test_only_the_doctor_knows_of_estimates():
     users = [
         p for p in package.rglob("*.py") if re.search(r"import.*nuclear_size|nuclear_size import", p.read_text("utf-8"))
     ]
-    assert [p.relative_to(package).as_posix() for p in users] == ["running/doctor.py"]
+    assert [p.relative_to(package).as_posix() for p in users] == ["running/jobs/doctor.py"]

@@ -90,11 +90,6 @@ def test_fill_is_background(method, value):
     assert background_mask(fill, glass=SlideGlass(np.full(3, 240.0), True), method=method).all()
 
 
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ParameterError, match="density"):
-        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
-
-
 def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
     mask = np.zeros((60, 60), bool)
     mask[:, 30:] = True
@@ -104,12 +99,14 @@ def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
     assert (clean_mask(dirty, 2) == dirty).all() and clean_mask(dirty, 2) is not dirty
 
 
-def test_optical_density_is_relative_to_the_glass_and_never_negative():
+def test_optical_density_is_relative_to_the_glass_and_never_negative_and_other_methods_are_refused():
     glass = SlideGlass(np.array([240.0, 230.0, 220.0]), True)
     rgb = np.array([[[240, 230, 220], [255, 255, 255], [23, 22, 21]]], np.uint8)
     density = density_over_glass(rgb, glass)
     assert density[0, 0] == pytest.approx(0, abs=1e-6) and (density[0, 1] == 0).all()
     assert density[0, 2] == pytest.approx(np.log10([241 / 24, 231 / 23, 221 / 22]), abs=1e-5)
+    with pytest.raises(ParameterError, match="density"):
+        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
 
 
 def brute(mask, box, fine=20):
