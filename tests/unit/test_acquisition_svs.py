@@ -129,15 +129,12 @@ def test_a_classic_file_that_grows_too_large_says_what_to_do(tmp_path, monkeypat
     write(tmp_path / "a.svs", big=True)
 
 
-def test_resolution_and_power_may_be_missing(tmp_path):
+def test_resolution_and_power_may_be_missing_and_one_level_of_less_than_a_tile_is_a_slide(tmp_path):
     path = write(tmp_path / "a.svs", description=aperio_description(*SIZES[0], quality=90), associated={})
     with openslide.OpenSlide(path) as slide:
         assert slide.properties["openslide.vendor"] == "aperio" and not slide.associated_images
         assert not {"openslide.mpp-x", "openslide.objective-power", "tiff.XResolution"} & set(slide.properties)
         assert slide.level_dimensions == tuple(SIZES)
-
-
-def test_one_level_of_less_than_a_tile_is_a_slide(tmp_path):
     image = LEVELS[0][:91, :37]
     path = write(tmp_path / "a.svs", calls=tiles(0, image), sizes=[(37, 91)], associated={"thumbnail": image})
     assert tile_grid(37, 91) == (1, 1) and difference(whole_levels(path)[0], image) < 2

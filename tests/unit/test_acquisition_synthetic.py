@@ -123,7 +123,7 @@ def test_the_number_of_threads_changes_no_byte(tmp_path):
         assert digest(tmp_path / "1" / f"{slide_id}.svs") == digest(tmp_path / "4" / f"{slide_id}.svs")
 
 
-def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, tmp_path):
+def test_a_complete_slide_is_kept_one_of_another_recipe_is_not_and_an_unknown_one_is_refused(small_plan, tmp_path):
     slide_id = small_plan.slides["slide_id"].iloc[0]
     path = write_slide(small_plan, slide_id, tmp_path)
     before = path.stat().st_mtime_ns
@@ -135,9 +135,6 @@ def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, t
     (tmp_path / f"{same_name}.geojson").write_text("{}")
     assert digest(write_slide(other, same_name, tmp_path)) != digest(path)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_an_unknown_slide_is_refused(small_plan):
     with pytest.raises(ParameterError, match="SYNT-99"):
         slide_recipe(small_plan, "SYNT-99-9999-01Z-00-DX1")
 
@@ -218,7 +215,7 @@ def nuclear_statistics(**factors):
     return areas[large & inside].mean(), areas[large & ~inside].mean(), int(large.sum()), black
 
 
-def test_planted_attributes_are_visible_in_the_pixels():
+def test_planted_attributes_are_visible_in_the_pixels_and_leave_the_regions_alone():
     thin = {"nuclear_density": 0.5}  # few nuclei touch, so most blobs are one nucleus
     inside, outside, number, black = nuclear_statistics(**thin)
     larger = nuclear_statistics(nuclear_area=1.45, **thin)
@@ -226,9 +223,6 @@ def test_planted_attributes_are_visible_in_the_pixels():
     assert nuclear_statistics(nuclear_density=0.375)[2] < 0.9 * number
     fewer, more = (nuclear_statistics(lymphocyte_share=s, **thin)[3] for s in (0.4, 1.8))
     assert 1.3 * fewer < black < more / 1.3
-
-
-def test_the_regions_of_a_slide_do_not_depend_on_what_is_planted():
     plain, planted = (draw_tissue(recipe(nuclear_area=f, lymphocyte_share=1 / f), streams).regions for f in (1, 1.5))
     np.testing.assert_array_equal(plain.nest, planted.nest)
     assert plain.tumour_outline.equals(planted.tumour_outline)
@@ -252,15 +246,12 @@ def chromatin_energy(contrast, average):
     return float(detail.var()), float(light[np.asarray(body) > 0.99].mean())
 
 
-def test_fine_chromatin_is_seen_at_40x_and_gone_at_20x():
+def test_fine_chromatin_is_seen_at_40x_alone():
     fine = [chromatin_energy(c, average=False) for c in (0.14, 0.28)]
     coarse = [chromatin_energy(c, average=True) for c in (0.14, 0.28)]
     assert fine[1][0] > 2.5 * fine[0][0]
     assert coarse[1][0] < 1.2 * coarse[0][0]
     assert coarse[1][1] == pytest.approx(coarse[0][1], rel=0.01)  # brightness does not tell either
-
-
-def test_only_a_40x_scan_has_fine_chromatin():
     small, large = (draw_tissue(recipe(chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))
     np.testing.assert_array_equal(small, large)
     small, large = (draw_tissue(recipe(scale=2, chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))

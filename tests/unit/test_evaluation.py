@@ -146,12 +146,6 @@ def test_ledger_counts_in_equal_counts_out_and_confusion_counts_patients_once():
     assert table.loc["n", "n"] == 1 and table.loc["t", "n"] == 1 and table.to_numpy().sum() == 2
 
 
-def test_a_cohort_without_any_estimable_gene_still_gets_its_table():
-    labels = _labels(6)
-    table = roc.gene_metrics(_predictions(labels), labels, units=("patient",), min_positives=50)
-    assert (table["status"] == "not estimable").all() and table["auc"].isna().all() and table["p_holm"].isna().all()
-
-
 def test_an_offset_between_the_folds_networks_does_not_move_the_auc():
     labels = _labels(60, genes=("A",), prevalence=(0.5,))
     plain = _predictions(labels, 1.0)
@@ -165,7 +159,7 @@ def test_an_offset_between_the_folds_networks_does_not_move_the_auc():
     assert roc_auc_score(joined["label"].astype(int), joined["score"]) < first - 0.05
 
 
-def test_impossible_requests_are_named():
+def test_impossible_requests_are_named_and_a_cohort_without_any_estimable_gene_gets_its_table():
     labels = _labels(10)
     with pytest.raises(ParameterError, match="min_positives"):
         roc.gene_metrics(_predictions(labels), labels, min_positives=0)
@@ -173,6 +167,9 @@ def test_impossible_requests_are_named():
         splits.patient_folds(labels, 1)
     with pytest.raises(CohortError, match="two units of each class"):
         delong(np.array([1, 0, 0]), np.array([0.1, 0.2, 0.3]))
+    labels = _labels(6)
+    table = roc.gene_metrics(_predictions(labels), labels, units=("patient",), min_positives=50)
+    assert (table["status"] == "not estimable").all() and table["auc"].isna().all() and table["p_holm"].isna().all()
 
 
 def test_paired_differences_are_those_of_the_same_patients():

@@ -34,7 +34,7 @@ def test_the_articles_overlap_of_errors():
     assert found[["ci_low", "ci_high"]].to_numpy().ravel() == pytest.approx([0.29, 0.71, 0.71, 0.91], abs=0.005)
 
 
-def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
+def test_kappa_is_cohens_its_bootstrap_that_of_a_loop_and_none_where_all_is_called_alike():
     """Two readers of 50 grant applications: both yes 20, both no 15, one only 5 and 10: κ = 0.4."""
     a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
@@ -43,9 +43,6 @@ def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
     weight = redraw(generator(2, "reader study"), 50, 400)[1:]
     slow = [cohen_kappa_score(np.repeat(a, w.astype(int)), np.repeat(b, w.astype(int))) for w in weight]
     assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
-
-
-def test_readers_who_call_all_cases_alike_have_no_kappa():
     found = rd.reader_agreement(_wide(truth=[0, 1, 0], model=[0, 0, 0], other=[0, 0, 0]), resamples=20).iloc[0]
     assert np.isnan(found["kappa"]) and found["agreed"] == 1 and found["undefined"] == 20
 

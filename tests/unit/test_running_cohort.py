@@ -135,14 +135,11 @@ def test_prevalences_are_wilsons_and_leave_the_unprofiled_out():
     assert own[["ci_low", "ci_high"]].tolist() == pytest.approx([100 * ends.low, 100 * ends.high])
 
 
-def test_a_service_that_is_none_is_a_failure_and_writes_nothing(tmp_path, services, run):
+def test_the_default_services_are_public_and_one_that_is_none_is_a_failure(tmp_path, services, run):
     gdc, portal = services
     for wrong in (("--gdc", portal.url), ("--cbioportal", gdc.url)):
         said = run("paper", "--out", tmp_path / "o", "--genes", "TP53", *wrong, code=1)
         assert "ServiceError" in said and not (tmp_path / "o").exists()
-
-
-def test_the_default_services_are_the_public_ones():
     assert Services().gdc.startswith("https://") and Services().query.is_file()
     assert json.loads(Services().query.read_text())["filters"]
 

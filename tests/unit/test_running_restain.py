@@ -583,7 +583,7 @@ def test_files_of_others_are_neither_deleted_nor_overwritten(slides, tmp_path):
 
 @pytest.mark.parametrize("whole", [False, True], ids=["tiles", "whole"])
 def test_a_killed_command_leaves_no_half_result_and_resumes(tmp_path, whole):
-    source = np.concatenate([picture("lab 1")] * 4)
+    source = np.concatenate([picture("lab 1")] * 2)
     path = write_jpeg_slide(tmp_path / "big.svs", np.concatenate([source] * 3, axis=1), subsampling=(1, 1))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "deeplrhe_utils", "normalize", str(path), "--out", str(out), "--tile-px", "128"]

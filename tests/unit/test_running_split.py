@@ -71,11 +71,15 @@ def test_sites_come_from_barcodes_a_column_or_a_file(here, capsys):
     assert (here / "a.json").read_bytes() == (here / "c.json").read_bytes()
 
 
-def test_shares_and_the_default_name(here, capsys):
+def test_shares_the_default_name_and_hashed_lists_that_can_be_found_again(here, capsys):
     said = run(here, capsys, wide().to_csv(index=False), "--shares", "70/15/15")
     frame = files.read_split(here / "l-patient-split.json")
     assert frame["role"].value_counts().to_dict() == {"train": 28, "valid": 6, "test": 6}
     assert [x.split()[0] for x in said.splitlines()[1:4]] == ["train", "valid", "test"]
+    run(here, capsys, wide().to_csv(index=False), "--hashed", "--out", "h.json")
+    assert "TCGA" not in (here / "h.json").read_text()
+    frame = files.read_split(here / "h.json", names=barcodes())
+    assert set(frame["hash"]) == set(folds.patient_folds(long().astype({"status": "Int64"}))["hash"])
 
 
 @pytest.mark.parametrize("scheme", ["slide", "tile"])
@@ -91,13 +95,6 @@ def test_a_split_below_the_patient_warns_and_counts(here, capsys, scheme):
     with pytest.raises(CohortError) as found:
         folds.check_disjoint(frame, members)
     assert f"WARNING: {found.value}" in said
-
-
-def test_hashed_lists_hold_no_name_and_can_be_found_again(here, capsys):
-    run(here, capsys, wide().to_csv(index=False), "--hashed", "--out", "h.json")
-    assert "TCGA" not in (here / "h.json").read_text()
-    frame = files.read_split(here / "h.json", names=barcodes())
-    assert set(frame["hash"]) == set(folds.patient_folds(long().astype({"status": "Int64"}))["hash"])
 
 
 def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):

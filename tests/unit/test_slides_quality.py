@@ -63,14 +63,10 @@ def test_thick_stain_is_not_ink(stain, strength):
     assert pen_fraction(stained(stain, strength)) == 0.0
 
 
-def test_red_ink_can_be_left_out_and_no_other():
+def test_red_ink_alone_can_be_left_out_and_neither_erythrocytes_nor_black_are_ink():
     for ink, od in INKS.items():
         stroke = painted(flat(PINK), od, 1.0)
         assert pen_mask(stroke).all() and pen_mask(stroke, red=False).all() == (ink != "red"), ink
-
-
-def test_neither_erythrocytes_nor_what_the_scanner_left_black_are_ink():
-    """Colours of the reddest real fields: optical density 0.05, 0.46, 0.21 (LC25000), 0.06, 0.41, 0.26 (CMU-1)."""
     for od in ((0.05, 0.46, 0.21), (0.06, 0.41, 0.26), (0.08, 0.76, 0.34)):
         assert pen_fraction(stained(od, 1.0)) == 0.0
     assert pen_fraction(flat((0, 0, 0))) == 0.0 and pen_fraction(flat((30, 30, 30))) == 1.0

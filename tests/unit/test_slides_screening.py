@@ -168,11 +168,15 @@ def test_what_was_dropped_before_keeps_its_reason_and_is_not_looked_at(row, tile
     pd.testing.assert_frame_equal(screened[rest], whole[rest])
 
 
-def test_a_slide_without_kept_tiles_is_passed_on_as_it_is(row, tiles, decoded):
+def test_a_slide_without_kept_tiles_is_passed_on_and_tiles_of_another_are_refused(row, tiles, decoded):
     before = tiles.assign(kept=False, reason="background")
     screened = screen_slide(row, before, RULES)
     pd.testing.assert_frame_equal(screened, conform(before, TILES))
     assert decoded == []
+    strange = tiles.copy()
+    strange.loc[5, "slide_id"] = "t"
+    with pytest.raises(ParameterError, match="another slide"):
+        screen_or_reason(({**row, "path": "/nowhere.svs"}, strange), rules=RULES)
 
 
 def test_rows_keep_their_order_whatever_it_is_and_the_callers_table_is_left_alone(row, tiles, half):
@@ -226,13 +230,6 @@ def test_blank_areas_of_a_tile_are_found_at_survey_resolution_whatever_its_own(t
         # Within a pixel of the survey (2 µm) and of the tile.
         assert blank.mean() == pytest.approx(0.5, abs=max(2 / mpp, 1) / side + 1e-9), (mpp, side)
         assert blank[:, : side // 4].all() and not blank[:, -(side // 4) :].any()
-
-
-def test_tiles_of_another_slide_are_refused_before_anything_is_opened(row, tiles):
-    strange = tiles.copy()
-    strange.loc[5, "slide_id"] = "t"
-    with pytest.raises(ParameterError, match="another slide"):
-        screen_or_reason(({**row, "path": "/nowhere.svs"}, strange), rules=RULES)
 
 
 def test_a_slide_that_has_gone_costs_its_kept_tiles_with_the_reason(row, tiles, tmp_path):

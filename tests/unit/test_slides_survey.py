@@ -282,16 +282,7 @@ def test_a_damaged_native_tile_is_null_for_the_tiles_on_it_and_known_for_all_oth
     np.testing.assert_allclose(found.loc[~hit, "dark"], analytic(tiles)[~hit], atol=2 * 4 / 192)
 
 
-def test_a_slide_of_which_nothing_can_be_decoded_gives_nulls_in_every_column(tmp_path):
-    path = write_jpeg_slide(tmp_path / "a.svs", planted(width=512, height=512, rectangles=()))
-    for number in range(4):
-        damage(path, number)
-    with Slide(path, mpp=0.25) as slide:
-        found = survey(slide, make_grid(512, 512, 0.25, 0.5, 64), dark, context_um=30)
-    assert found.shape == (16, 2) and found.isna().all(axis=None) and all(kind == "float64" for kind in found.dtypes)
-
-
-def test_glass_is_known_although_a_part_of_the_slide_is_damaged(tmp_path):
+def test_glass_is_known_of_a_damaged_slide_and_nothing_decoded_gives_nulls_in_every_column(tmp_path):
     path = write_jpeg_slide(tmp_path / "a.svs", planted(), quality=95, subsampling=(1, 1))
     with Slide(path, mpp=0.25) as slide:
         before = glass_of(slide)
@@ -299,3 +290,9 @@ def test_glass_is_known_although_a_part_of_the_slide_is_damaged(tmp_path):
     with Slide(path, mpp=0.25) as slide:
         after = glass_of(slide)
     assert before.found and after.found and np.array_equal(before.level, after.level)
+    path = write_jpeg_slide(tmp_path / "a.svs", planted(width=512, height=512, rectangles=()))
+    for number in range(4):
+        damage(path, number)
+    with Slide(path, mpp=0.25) as slide:
+        found = survey(slide, make_grid(512, 512, 0.25, 0.5, 64), dark, context_um=30)
+    assert found.shape == (16, 2) and found.isna().all(axis=None) and all(kind == "float64" for kind in found.dtypes)

@@ -39,15 +39,12 @@ def test_the_level_of_the_glass_comes_back(level):
     assert glass.found and np.abs(glass.level - level).max() <= 1.5
 
 
-def test_fill_of_the_scanner_is_not_taken_for_glass():
+def test_fill_of_the_scanner_is_not_taken_for_glass_and_without_glass_the_fallback_is_told():
     rgb, _ = picture(GREY)
     rgb[:, :140], rgb[:25] = 255, 0  # more white than glass
     assert np.abs(glass_level(rgb).level - GREY).max() <= 1.5
     overexposed = np.full((50, 50, 3), 255, np.uint8)
     assert glass_level(overexposed).found and glass_level(overexposed).level.tolist() == [255, 255, 255]
-
-
-def test_without_glass_the_fallback_is_told():
     rng = np.random.default_rng(1)
     tissue = rng.integers(90, 200, (100, 100, 3)).astype(np.uint8)
     glass = glass_level(tissue)
@@ -118,15 +115,12 @@ def brute(mask, box, fine=20):
     return np.repeat(np.repeat(mask, fine, 0), fine, 1)[inside].mean()
 
 
-def test_shares_weigh_cut_pixels_by_their_area():
+def test_shares_weigh_cut_pixels_by_their_area_also_outside_the_mask():
     rng = np.random.default_rng(2)
     mask = rng.random((23, 31)) < 0.4
     corner = rng.integers(0, 12, (40, 2)) + rng.integers(0, 20, (40, 2)) / 20
     boxes = np.hstack([corner, corner + rng.integers(1, 10, (40, 2)) + rng.integers(0, 20, (40, 2)) / 20])
     assert shares(mask, boxes) == pytest.approx([brute(mask, box) for box in boxes], abs=1e-9)
-
-
-def test_shares_outside_the_mask():
     mask = np.ones((10, 10), bool)
     got = shares(mask, np.array([[-5, 0, 5, 10], [8, 8, 30, 30], [20, 20, 30, 30], [3, 3, 3, 5]], float))
     assert got[:2].tolist() == [1.0, 1.0] and np.isnan(got[2:]).all()

@@ -98,7 +98,7 @@ def test_constant_pictures_and_bare_glass_give_finite_losses(value):
 # The networks
 
 
-def test_the_papers_network_is_the_released_one():
+def test_the_papers_network_is_the_released_one_and_ours_are_small():
     paper = DcgmmNet(PAPER)
     assert paper.weights == 501_796
     convolutions = [m for m in paper.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -115,9 +115,6 @@ def test_the_papers_network_is_the_released_one():
     assert (PAPER.scaled, PAPER.covariance, PAPER.temperature, PAPER.glass, PAPER.per) == (
         False, "diagonal", 1.0, False, "tile",
     )  # fmt: skip
-
-
-def test_our_networks_are_small():
     assert DcgmmNet(DENSITY).weights == 3 * 4
     assert DcgmmNet(PAPER).weights > 30 * DcgmmNet(DEFAULT).weights
 
