@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,20 @@ def write_jpeg_slide(
                 description=APERIO.format(w=width, h=height) if aperio else None,
             )  # fmt: skip
     return path
+
+
+def overwrite_tile(path: Path, number: int, change: Callable[[bytes], bytes], level: int = 0) -> None:
+    """Change the compressed bytes of one native tile in place."""
+    with tifffile.TiffFile(path) as tiff:
+        start, count = tiff.pages[level].dataoffsets[number], tiff.pages[level].databytecounts[number]
+    data = bytearray(path.read_bytes())
+    data[start : start + count] = change(bytes(data[start : start + count]))
+    path.write_bytes(data)
+
+
+def damage(path: Path, number: int, level: int = 0) -> None:
+    """Zero the second half of one native tile."""
+    overwrite_tile(path, number, lambda stream: stream[: len(stream) // 2].ljust(len(stream), b"\0"), level)
 
 
 def _tiles(level: np.ndarray, tile: int, missing: tuple[int, ...]):

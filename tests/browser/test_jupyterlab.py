@@ -137,16 +137,8 @@ def _outline(page, folder: Path) -> None:
 def _notebooks_use_it(run: Path) -> None:
     """Notebooks 01 and 02, run for real with the folder of outlines: tiles inside are kept, the others are not."""
     command = [
-        sys.executable,
-        "-m",
-        "deeplrhe_utils",
-        "run",
-        "slides",
-        "--to",
-        "02",
-        "--out",
-        str(run / "with-outline"),
-    ]
+        sys.executable, "-m", "deeplrhe_utils", "run", "slides", "--to", "02", "--out", str(run / "with-outline"),
+    ]  # fmt: skip
     settings = {"slides_dir": run / "work" / "slides", "annotations_dir": run / "outlines", "tile_px": SIDE // 2,
                 "max_background": 1.0, "min_tumour": 0.5}  # fmt: skip
     chosen = [word for name, value in settings.items() for word in ("-p", f"{name}={value}")]

@@ -1,11 +1,7 @@
-"""Kill a real smoke run at random moments, kernel and runner in turn, until it ends; compare the AUC table.
-
-python tests/faults/kill_and_resume.py --kills 10 --undisturbed reports/smoke
-"""
+"""Kill a real smoke run at random moments, kernel and runner in turn, until it ends; compare the AUC table."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -62,22 +58,3 @@ def disturbed_run(out: Path, profile: str, kills: int, longest_s: float, seed: i
         raise SystemExit(f"the run did not recover: see {log}")
     time.sleep(0.1)
     return report
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default="smoke")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--longest", type=float, default=45.0, help="latest moment of a kill [s]")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--undisturbed", type=Path, required=True)
-    options = parser.parse_args()
-    disturbed_run(options.out, options.profile, options.kills, options.longest, options.seed)
-    same = (options.out / TABLE).read_bytes() == (options.undisturbed / TABLE).read_bytes()
-    print("AUC table byte for byte", "equal" if same else "DIFFERENT")
-    raise SystemExit(0 if same else 1)
-
-
-if __name__ == "__main__":
-    main()

@@ -51,16 +51,12 @@ def test_document_types_are_refused_before_anything_is_expanded(tmp_path, prolog
     refuse(tmp_path, content, "document type or entities")
 
 
-def test_an_undeclared_entity_is_refused(tmp_path):
-    refuse(tmp_path, imagescope("&x;"), "not XML")
-
-
-@pytest.mark.parametrize("cut", [1, 12, 40, 100, -1])
+@pytest.mark.parametrize("cut", [1, 40, -1])
 def test_truncated_xml_is_refused(tmp_path, cut):
     refuse(tmp_path, imagescope()[:cut], "not XML, or only part")
 
 
-@pytest.mark.parametrize("cut", [1, 10, 60, -1])
+@pytest.mark.parametrize("cut", [1, 60, -1])
 def test_truncated_json_is_refused(tmp_path, cut):
     text = json.dumps({"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]})
     refuse(tmp_path, text[:cut], "not JSON")
@@ -82,7 +78,8 @@ def test_truncated_json_is_refused(tmp_path, cut):
     (b"<ASAP_Annotations><Coordinate X='1' Y='2'/></ASAP_Annotations>", "out of place"),
     (b"[]", "no area"), (b"{}", "not GeoJSON"), (b"[null]", "not GeoJSON"), (b'{"positive": 5}', "not a list"),
     (b'{"positive": [5]}', "not a list"), (b'{"positive": [{}]}', "no list of vertices"),
-    (b'{"negative": []}', "no area"),
+    (b'{"negative": []}', "no area"), (imagescope("&x;"), "not XML"),
+    (imagescope(VERTICES + "\n<Vertex X='5'/>"), "line 2: a corner is not a pair"),
 ])  # fmt: skip
 def test_files_that_are_something_else_are_refused(tmp_path, content, match):
     refuse(tmp_path, content, match)
@@ -93,10 +90,6 @@ def test_coordinates_are_finite_numbers(tmp_path, x):
     refuse(tmp_path, imagescope(VERTICES + f"<Vertex X='{x}' Y='1'/>"), r"line 1: a corner|region 4 .*not finite")
     points = "".join(f"<Coordinate Order='{i}' X='{x}' Y='{i}'/>" for i in range(4))
     refuse(tmp_path, asap(points), r"line 1: a corner|annotation 0 .*not finite")
-
-
-def test_a_corner_without_a_coordinate_is_refused(tmp_path):
-    refuse(tmp_path, imagescope(VERTICES + "\n<Vertex X='5'/>"), "line 2: a corner is not a pair")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +121,8 @@ def test_crossing_lines_are_repaired_with_a_note(tmp_path):
     bow = [(0, 0), (10, 10), (10, 0), (0, 10)]
     vertices = "".join(f'<Vertex X="{x}" Y="{y}"/>' for x, y in bow)
     coordinates = "".join(f'<Coordinate Order="{i}" X="{x}" Y="{y}"/>' for i, (x, y) in enumerate(bow))
-    for content in (imagescope(vertices), asap(coordinates), json.dumps({"positive": [{"vertices": bow}]})):
+    lists = ({"positive": [{"vertices": bow}]}, {"type": "Polygon", "coordinates": [[*bow, bow[0]]]})
+    for content in (imagescope(vertices), asap(coordinates), *map(json.dumps, lists)):
         (tmp_path / "a").write_text(content)
         (region,) = read_annotation(tmp_path / "a")
         assert region.geometry.is_valid and region.geometry.area == 50 and "Self-intersection" in region.note
@@ -161,15 +155,12 @@ def test_deep_nesting_is_refused(tmp_path):
     refuse(tmp_path, "<Annotations>" + "<a>" * 100_000 + "</a>" * 100_000 + "</Annotations>", "nested too deeply")
 
 
-def test_large_files_are_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(regions, "LARGEST_FILE_BYTES", 10)
-    refuse(tmp_path, "[" + " " * 20 + "]", "too large.*22 bytes")
-
-
-def test_missing_files_and_folders_are_refused(tmp_path):
+def test_large_missing_files_and_folders_are_refused(tmp_path, monkeypatch):
     for path in (tmp_path / "absent.xml", tmp_path):
         with pytest.raises(AnnotationError, match="cannot be read"):
             read_annotation(path)
+    monkeypatch.setattr(regions, "LARGEST_FILE_BYTES", 10)
+    refuse(tmp_path, "[" + " " * 20 + "]", "too large.*22 bytes")
 
 
 def png(width, height, data=b""):
@@ -182,7 +173,7 @@ def png(width, height, data=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("side", [9_000, 12_000, 60_000])
+@pytest.mark.parametrize("side", [9_000, 60_000])
 def test_mask_bombs_are_refused_before_they_are_decoded(tmp_path, side):
     refuse(tmp_path, png(side, side, b"\0" * 1_000_000), "too large|exceeds limit", slide_px=(side, side))
 
@@ -222,7 +213,7 @@ SEEDS = (
 WORDS = (b"NaN", b"1e999", b"null", b"[", b"]", b"{}", b'"', b"<", b"&x;", b"\0", b"\xff", b"9" * 30, b"type", b"true")
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_mutilated_files_are_read_or_refused_but_never_crash(tmp_path, seed):
     rng = np.random.default_rng(seed)
     path = tmp_path / "outline.any"

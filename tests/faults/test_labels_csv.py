@@ -24,23 +24,16 @@ def test_line_ends_and_byte_order_marks_make_no_difference(tmp_path, newline, en
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("", "empty"),
-    ("patient_id,TP53\n", "no rows"),
+    ("", "empty"), ("patient_id,TP53\n", "no rows"),
     ("patient_id,TP53\nP1,2\n", "row 2, column TP53.*'2'.*0 .wild type"),
-    ("patient_id,TP53\nP1,1\nP2,yes\n", "row 3, column TP53.*'yes'"),
-    ("patient_id,TP53\nP1,1.0\n", "'1.0'"),
-    ("patient_id,TP53\nP1,NaN\n", "'NaN'"),
-    ("patient_id,TP53\nP1,1\nP1,0\n", "row 3.*P1 contradicts row 2"),
-    ("patient_id,TP53\nP1,1\nP1,\n", "contradicts"),
-    ("patient_id,EGFR\nP1,1\n", "no column for TP53.*EGFR"),
-    ("case,TP53\nP1,1\n", "names no patients"),
-    ("patient_id\nP1\n", "no gene column"),
-    ("patient_id,TP53\n,1\n", "row 2: neither"),
-    ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
+    ("patient_id,TP53\nP1,1\nP2,yes\n", "row 3, column TP53.*'yes'"), ("patient_id,TP53\nP1,1.0\n", "'1.0'"),
+    ("patient_id,TP53\nP1,NaN\n", "'NaN'"), ("patient_id,TP53\nP1,1\nP1,0\n", "row 3.*P1 contradicts row 2"),
+    ("patient_id,TP53\nP1,1\nP1,\n", "contradicts"), ("patient_id,EGFR\nP1,1\n", "no column for TP53.*EGFR"),
+    ("case,TP53\nP1,1\n", "names no patients"), ("patient_id\nP1\n", "no gene column"),
+    ("patient_id,TP53\n,1\n", "row 2: neither"), ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
     ("patient_id,TP53\nP1,1,0\n", "row 2: 3 cells"),
     ("slide_id,patient_id,TP53\nS,P1,1\nS,P2,1\n", "slide S belongs to P1 and to P2"),
-    ("patient_id,TP53\nP1,\0\n", "not a text file"),
-    ('patient_id,TP53\n"P1,1\n', "not valid CSV"),
+    ("patient_id,TP53\nP1,\0\n", "not a text file"), ('patient_id,TP53\n"P1,1\n', "not valid CSV"),
 ])  # fmt: skip
 def test_anything_else_is_refused_and_named(tmp_path, text, says):
     with pytest.raises(LabelError, match=says):
@@ -54,15 +47,12 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path):
         read_labels(tmp_path / "nowhere.csv", ["TP53"])
 
 
-def test_rows_that_agree_are_merged_and_all_genes_are_read_by_default(tmp_path):
+def test_rows_that_agree_are_merged_and_slides_alone_name_patients_by_their_barcode(tmp_path):
     path = write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
     table = read_labels(path)
     assert len(table) == 4 and set(table["gene"]) == {"TP53", "KRAS"}
     assert patients_of(path) == {"A": "P1", "B": "P1", "C": "P2"}
     assert len(read_labels(path, ["KRAS"])) == 2
-
-
-def test_slides_alone_name_patients_by_their_barcode(tmp_path):
     path = write(tmp_path, "slide_id,TP53\nTCGA-21-5784-01Z-00-DX1,1\nTCGA-21-5784-01A-01-TS1,1\ncase 7,0\n")
     assert sorted(read_labels(path)["patient_id"]) == ["TCGA-21-5784", "case 7"]
     assert patient_of_slide("tcga-21-5784-01Z") == "tcga-21-5784-01Z"

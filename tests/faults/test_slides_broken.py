@@ -4,7 +4,6 @@ import os
 import signal
 from functools import partial
 
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -12,8 +11,6 @@ from deeplrhe_utils.core.errors import InputError, SlideError
 from deeplrhe_utils.running.machine.engine import map_surviving
 from deeplrhe_utils.slides.files.inventory import read_mpp_overrides, scan_slides
 from deeplrhe_utils.slides.reading.reader import Slide
-from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_slide
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 
 
 def test_every_real_file_is_listed_and_the_broken_ones_have_a_reason(shared_data):
@@ -73,14 +70,10 @@ def test_empty_and_missing_folders_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("slide_id,mpp\na,0.25\na,0.5\n", "row 3.*repeated"),
-    ("slide_id,mpp\na,fast\n", "row 2.*not a number.*'fast'"),
-    ("slide_id,mpp\na,350\n", "row 2.*implausible.*350"),
-    ("slide_id,mpp\na,nan\n", "row 2.*implausible"),
-    ("slide_id,mpp,note\na,0.25,x\n", "other columns.*note"),
-    ("slide_id,mpp\n,0.25\n", "row 2.*empty"),
-    ("slide_id,mpp\n", "no rows"),
-    ("", "empty"),
+    ("slide_id,mpp\na,0.25\na,0.5\n", "row 3.*repeated"), ("slide_id,mpp\na,fast\n", "row 2.*not a number.*'fast'"),
+    ("slide_id,mpp\na,350\n", "row 2.*implausible.*350"), ("slide_id,mpp\na,nan\n", "row 2.*implausible"),
+    ("slide_id,mpp,note\na,0.25,x\n", "other columns.*note"), ("slide_id,mpp\n,0.25\n", "row 2.*empty"),
+    ("slide_id,mpp\n", "no rows"), ("", "empty"),
 ])  # fmt: skip
 def test_resolution_tables_are_strict_and_name_the_row(tmp_path, text, says):
     path = tmp_path / "mpp.csv"
@@ -103,18 +96,6 @@ def spoil(path, slide_factory, tile):
     data[starts[tile] : starts[tile] + 400] = b"\0" * 400
     path.write_bytes(bytes(data))
     return path
-
-
-def test_one_bad_tile_costs_that_tile_and_not_the_slide(tmp_path, slide_factory):
-    path = spoil(tmp_path / "spoilt.svs", slide_factory, 1)
-    row = {"slide_id": "spoilt", "patient_id": "p", "path": str(path), "mpp": 0.5, "annotation": None}
-    tiles = tile_slide(row, TilingRules(tile_px=128, max_background=1.0, survey_mpp=0.5))
-    bad = tiles["reason"] == "unreadable"
-    assert bad.any() and tiles.loc[~bad, "kept"].all() and not tiles.loc[bad, "kept"].any()
-    pretended = tiles.assign(kept=True, reason=pd.NA)
-    rules = ScreenRules(tile_px=128, max_pen=1, max_fold=1, max_bubble=1, max_noise=1, max_jpeg=1)
-    screened = screen_slide(row, pretended, rules)
-    assert (screened["reason"] == "unreadable").tolist() == bad.tolist()
 
 
 def test_a_slide_stays_usable_after_a_read_error(tmp_path, slide_factory):

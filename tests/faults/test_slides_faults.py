@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-import tifffile
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.sampling import Square
@@ -20,19 +19,18 @@ from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_or_reason, tile_slide
 from tests.faults.fuzz_reader import fuzz
-from tests.tiff_slides import tissue_like, write_jpeg_slide
+from tests.tiff_slides import overwrite_tile, tissue_like, write_jpeg_slide
 
 PICTURE = tissue_like(1100, 1000)
 RULES = TilingRules(tile_px=256, target_mpp=0.25)
 SCREEN = ScreenRules(tile_px=256, target_mpp=0.25)
-NAMES = ["two words", "Größe µm", "🫁 lung", "two\nlines", "'quoted'; rm -rf", "-p"]
 
 
 def row_of(path, **more):
     return {"slide_id": path.stem, "patient_id": "p", "path": str(path), "mpp": 0.25, "annotation": None, **more}
 
 
-@pytest.mark.parametrize("share", [0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.9999])
+@pytest.mark.parametrize("share", [0.001, 0.05, 0.4, 0.8, 0.9999])
 def test_a_slide_cut_anywhere_is_excluded_or_its_lost_tiles_are_told(tmp_path, share):
     good = write_jpeg_slide(tmp_path / "good.svs", PICTURE)
     (tmp_path / "all").mkdir()
@@ -52,15 +50,6 @@ def test_a_slide_cut_anywhere_is_excluded_or_its_lost_tiles_are_told(tmp_path, s
         squares = [Square(int(t.x_l0_px), int(t.y_l0_px), 256) for t in tiles.itertuples()]
         for a, b in zip(damaged.read_tiles(squares, 256), original.read_tiles(squares, 256), strict=True):
             assert isinstance(a, SlideError) or np.array_equal(a, b)
-
-
-def overwrite_tile(path, number, change):
-    """Change the compressed bytes of one native level-0 tile in place."""
-    with tifffile.TiffFile(path) as tiff:
-        start, count = tiff.pages[0].dataoffsets[number], tiff.pages[0].databytecounts[number]
-    data = bytearray(path.read_bytes())
-    data[start : start + count] = change(bytes(data[start : start + count]))
-    path.write_bytes(data)
 
 
 def claim(height, width):
@@ -152,12 +141,6 @@ def test_a_slide_of_glass_gives_no_tile_and_says_background(tmp_path):
     assert reason == "" and (tiles["reason"] == "background").all()
     screened, _ = screen_or_reason((row_of(tmp_path / "glass.svs"), tiles), rules=SCREEN)
     assert len(screened) == len(tiles) and not screened["kept"].any()
-
-
-def test_the_real_almost_empty_slide_is_almost_empty(shared_data):
-    path = shared_data / "slides/luna_1065626.svs"
-    tiles = tile_slide(row_of(path, mpp=0.5026), TilingRules())
-    assert len(tiles) == 23 * 20 and tiles["kept"].mean() < 0.1
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,12 @@ SECOND = table([("a", "G", 1), ("b", "G", 0), ("c", "G", 1), ("d", "G", 0), ("e"
                 ("g", "G", None), ("i", "G", 0), ("a", "TWO", 1)], "second")  # fmt: skip
 
 
-def test_each_patient_is_one_of_nine_things():
+def test_each_patient_is_one_of_nine_things_and_without_a_common_one_the_share_is_null():
     row = label_agreement(FIRST, SECOND).set_index("gene").loc["G"]
     assert row[list(AGREEMENT_KINDS)].tolist() == [1] * 9 and row["patients"] == 9 and row["agreeing"] == 0.5
     assert len(label_agreement(FIRST, SECOND)) == 1, "only genes that both name"
+    row = label_agreement(table([("a", "G", 1)], "x"), table([("b", "G", 0)], "y")).iloc[0]
+    assert row["patient_only_in_first"] == row["patient_only_in_second"] == 1 and pd.isna(row["agreeing"])
 
 
 def test_genes_that_are_not_in_both_are_refused():
@@ -38,11 +40,6 @@ def test_genes_that_are_not_in_both_are_refused():
         label_agreement(FIRST, SECOND, ["G", "ONE"])
     with pytest.raises(LabelError, match="share no gene"):
         label_agreement(FIRST[FIRST["gene"] == "ONE"], SECOND)
-
-
-def test_no_common_patient_leaves_the_share_null():
-    row = label_agreement(table([("a", "G", 1)], "x"), table([("b", "G", 0)], "y")).iloc[0]
-    assert row["patient_only_in_first"] == row["patient_only_in_second"] == 1 and pd.isna(row["agreeing"])
 
 
 KEYS = st.tuples(st.sampled_from("abcdef"), st.sampled_from(["G", "H"]))

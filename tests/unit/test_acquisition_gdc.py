@@ -102,14 +102,12 @@ def send(handler, body: bytes, status: int = 200, **headers: str) -> None:
 
 
 ANSWERS = {
-    "503": lambda h: h.json({"message": "busy"}, 503),
-    "500 without words": lambda h: h.json({}, 500),
+    "503": lambda h: h.json({"message": "busy"}, 503), "500 without words": lambda h: h.json({}, 500),
     "HTML with status 200": lambda h: send(h, b"<html>login</html>", Content_Type="text/html"),
     "truncated gzip": lambda h: send(h, gzip.compress(b"{}" * 4000)[:20], Content_Encoding="gzip"),
-    "truncated JSON": lambda h: send(h, b'{"data": {"hits": ['),
-    "JSON too deep": lambda h: send(h, b"[" * 200_000),
+    "truncated JSON": lambda h: send(h, b'{"data": {"hits": ['), "JSON too deep": lambda h: send(h, b"[" * 200_000),
     "reset": lambda h: h.reset(),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
@@ -139,33 +137,24 @@ def test_what_is_no_json_is_asked_for_three_times(kind, lung):
     assert len(asked) == 3 and f"3 × {NO_JSON[kind]}" in str(caught.value) and "kept" not in str(caught.value)
 
 
-def test_the_words_of_a_refusal_may_be_nested_deeply(gdc, lung):
-    lung.page_fault = failing(1, lambda h: send(h, b"[" * 4096, status=400))
-    with pytest.raises(ServiceError, match="HTTP 400") as caught:
-        gdc.slide_files(read_query(LUNG))
-    assert caught.value.status == 400
-
-
-@pytest.mark.parametrize(
-    ("first", "then", "same"),
-    [
-        ("http://h/a", "https://h/b", True),
-        ("http://h:8461/a", "http://h:8461/b", True),
-        ("http://h:8461/a", "https://h:9999/b", False),
-        ("http://h/a", "https://h:9999/b", False),
-        ("http://h:8461/a", "https://h/b", False),
-        ("https://h/a", "http://h/b", False),
-        ("http://h/a", "https://h.evil/b", False),
-    ],
-)
+@pytest.mark.parametrize(("first", "then", "same"), [
+    ("http://h/a", "https://h/b", True), ("http://h:8461/a", "http://h:8461/b", True),
+    ("http://h:8461/a", "https://h:9999/b", False), ("http://h/a", "https://h:9999/b", False),
+    ("http://h:8461/a", "https://h/b", False), ("https://h/a", "http://h/b", False),
+    ("http://h/a", "https://h.evil/b", False),
+])  # fmt: skip
 def test_where_a_redirect_may_lead(first, then, same):
     assert web._same_place(httpx.URL(first), httpx.URL(then)) is same
 
 
-def test_refusals_are_final(gdc, lung):
+def test_refusals_are_final_and_their_words_may_be_nested_deeply(gdc, lung):
     lung.page_fault = failing(1, lambda h: h.json({"message": "bad filter\nsecond line"}, 400))
     with pytest.raises(ServiceError, match=r"HTTP 400: bad filter second line"):
         gdc.slide_files(read_query(LUNG))
+    lung.page_fault = failing(1, lambda h: send(h, b"[" * 4096, status=400))
+    with pytest.raises(ServiceError, match="HTTP 400") as caught:
+        gdc.slide_files(read_query(LUNG))
+    assert caught.value.status == 400
 
 
 def page(*hits: object, total: object = 1) -> dict[str, object]:
@@ -183,14 +172,11 @@ def test_json_of_another_form_is_an_error(answer, gdc, lung):
         gdc.slide_files(read_query(LUNG))
 
 
-def test_warnings_are_noted_once(gdc, lung):
+def test_warnings_are_noted_once_and_the_release_is_told(gdc, lung):
     page = {"data": {"hits": [], "pagination": {"total": 0}}, "warnings": {"fields": "unrecognized values: [md6]"}}
     lung.page_fault = failing(9, lambda h: h.json(page))
     assert gdc.slide_files(read_query(LUNG)).empty and gdc.files("file_id", ["x"]) == []
     assert gdc.notes == ['The GDC warns: {"fields": "unrecognized values: [md6]"}']
-
-
-def test_the_release_is_told(gdc, lung):
     assert gdc.release() == "Data Release 0.0 - stand-in"
     lung.release = ""
     assert gdc.release() == "not stated (API stand-in)"

@@ -57,20 +57,18 @@ def variants(*rows):
 # ---- the rule
 
 
-def test_the_rule_counts_deeppaths_nine_classes():
+def test_the_rule_counts_deeppaths_nine_classes_and_codes_are_read():
     assert len(NON_SILENT) == 9 and {"Splice_Site", "Translation_Start_Site"} < NON_SILENT
     table = variants(*[("p", "G", "", kind) for kind in [*sorted(NON_SILENT), "Silent", "Intron", "Splice_Region"]])
     assert judge(table, VariantRule())["counts"].tolist() == [True] * 9 + [False] * 3
+    names = ["TCGA-05-4244-01", "TCGA-05-4244-02A", "TCGA-05-4244", "TCGA-95-7039-0", "P1-01"]
+    assert [sample_code(name) for name in names] == ["01", "02", None, None, None]
 
 
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        ({"classes": frozenset({"Missense"})}, "Unknown variant class.*Missense"),
-        ({"classes": frozenset()}, "counts no class"),
-        ({"sample_codes": ("1",)}, "two digits"),
-    ],
-)
+@pytest.mark.parametrize(("more", "message"), [
+    ({"classes": frozenset({"Missense"})}, "Unknown variant class.*Missense"),
+    ({"classes": frozenset()}, "counts no class"), ({"sample_codes": ("1",)}, "two digits"),
+])  # fmt: skip
 def test_rules_that_mean_nothing_are_refused(more, message):
     with pytest.raises(ParameterError, match=message):
         VariantRule(**more)
@@ -101,28 +99,19 @@ def test_a_list_of_drivers(tmp_path):
             read_drivers(write(tmp_path, text))
 
 
-@pytest.mark.parametrize(
-    ("change", "classes"),
-    [
-        ("L858R", "Missense_Mutation"), ("p.L858R", "Missense_Mutation"), ("p.(L858R)", "Missense_Mutation"),
-        ("R213*", "Nonsense_Mutation"), ("X470_splice", "Splice_Site"), ("T125=", "Synonymous_Change"),
-        ("T125T", "Synonymous_Change"), ("K139Rfs*31", "Frame_Shift_Del/Frame_Shift_Ins"),
-        ("D1010fs", "Frame_Shift_Del/Frame_Shift_Ins"), ("E746_A750del", "In_Frame_Del"), ("P191del", "In_Frame_Del"),
-        ("ELREA746del", "In_Frame_Del"), ("A767_V769dup", "In_Frame_Ins"), ("D770_N771insGL", "In_Frame_Ins"),
-        ("770_771insGL", "In_Frame_Ins"), ("T751_I759delinsN", "In_Frame_Del"), ("G776delinsVC", "In_Frame_Ins"),
-        ("V157_Y158delinsDD", "In_Frame_Del/In_Frame_Ins/Missense_Mutation"),
-        ("*935Lext*7", "Nonstop_Mutation"), ("GPG*171delext*18", "In_Frame_Del/Nonstop_Mutation"),
-        ("M1V", "Missense_Mutation/Translation_Start_Site"), ("MUTATED", ""), ("", ""), (".", ""), (None, ""),
-        ("L858", ""), ("promoter", ""), ("L858R;G12C", ""),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("change", "classes"), [
+    ("L858R", "Missense_Mutation"), ("p.L858R", "Missense_Mutation"), ("p.(L858R)", "Missense_Mutation"),
+    ("R213*", "Nonsense_Mutation"), ("X470_splice", "Splice_Site"), ("T125=", "Synonymous_Change"),
+    ("T125T", "Synonymous_Change"), ("K139Rfs*31", "Frame_Shift_Del/Frame_Shift_Ins"),
+    ("D1010fs", "Frame_Shift_Del/Frame_Shift_Ins"), ("E746_A750del", "In_Frame_Del"), ("P191del", "In_Frame_Del"),
+    ("ELREA746del", "In_Frame_Del"), ("A767_V769dup", "In_Frame_Ins"), ("D770_N771insGL", "In_Frame_Ins"),
+    ("770_771insGL", "In_Frame_Ins"), ("T751_I759delinsN", "In_Frame_Del"), ("G776delinsVC", "In_Frame_Ins"),
+    ("V157_Y158delinsDD", "In_Frame_Del/In_Frame_Ins/Missense_Mutation"), ("*935Lext*7", "Nonstop_Mutation"),
+    ("GPG*171delext*18", "In_Frame_Del/Nonstop_Mutation"), ("M1V", "Missense_Mutation/Translation_Start_Site"),
+    ("MUTATED", ""), ("", ""), (".", ""), (None, ""), ("L858", ""), ("promoter", ""), ("L858R;G12C", ""),
+])  # fmt: skip
 def test_classes_are_read_off_changes_where_they_can_be(change, classes):
     assert classes_of_change(change) == classes
-
-
-def test_sample_codes():
-    names = ["TCGA-05-4244-01", "TCGA-05-4244-02A", "TCGA-05-4244", "TCGA-95-7039-0", "P1-01"]
-    assert [sample_code(name) for name in names] == ["01", "02", None, None, None]
 
 
 @settings(max_examples=60, deadline=None)
@@ -216,25 +205,22 @@ def test_harmless_differences_change_nothing(tmp_path, text, damage):
 GZIPPED = gzip.compress((MAF * 50).encode())
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "is empty"), (b"#version 2.4\n", "is empty"), (b"\n \n", "is empty"),
-        (GZIPPED[: len(GZIPPED) // 2], "damaged or unfinished gzip"), (GZIPPED[:2], "damaged or unfinished gzip"),
-        (GZIPPED[:40] + b"\0" * 40 + GZIPPED[80:], "damaged or unfinished gzip"),
-        (MAF.encode("utf-16"), "not UTF-8"), (MAF.replace("R158L", "Ä").encode("latin-1"), "not UTF-8"),
-        (b"Hugo\0Symbol\n", "not a text file"), (b"<!DOCTYPE html><html>502</html>", "web page"),
-        (b"  <html>", "web page"), (b'{"message": "no"}', "web page or a service's answer"),
-        (HEADER.encode(), "no rows"), ((HEADER + "\n").encode(), "no rows"),
-        (MAF.replace("Variant_Classification", "Class").encode(), "lacks columns.*Variant_Classification"),
-        (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "repeats a column"),
-        (MAF[:-20].encode(), "1 rows are shorter or longer.*4 cells|cells in row 6 of 6"),
-        (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "1 rows are shorter or longer.*6 cells in row 1"),
-        (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "name no gene or no sample"),
-        (b"patient_id,TP53\na,1\n", "none of the known formats"), (b"a\tb\tc\n1\t2\t3\n", "none of the known formats"),
-        (MAF.replace("Silent", "Weird").encode(), r"nobody defined.*Weird \(1\)"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("data", "message"), [
+    (b"", "is empty"), (b"#version 2.4\n", "is empty"), (b"\n \n", "is empty"),
+    (GZIPPED[: len(GZIPPED) // 2], "damaged or unfinished gzip"), (GZIPPED[:2], "damaged or unfinished gzip"),
+    (GZIPPED[:40] + b"\0" * 40 + GZIPPED[80:], "damaged or unfinished gzip"), (MAF.encode("utf-16"), "not UTF-8"),
+    (MAF.replace("R158L", "Ä").encode("latin-1"), "not UTF-8"), (b"Hugo\0Symbol\n", "not a text file"),
+    (b"<!DOCTYPE html><html>502</html>", "web page"), (b"  <html>", "web page"),
+    (b'{"message": "no"}', "web page or a service's answer"), (HEADER.encode(), "no rows"),
+    ((HEADER + "\n").encode(), "no rows"),
+    (MAF.replace("Variant_Classification", "Class").encode(), "lacks columns.*Variant_Classification"),
+    (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "repeats a column"),
+    (MAF[:-20].encode(), "1 rows are shorter or longer.*4 cells|cells in row 6 of 6"),
+    (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "1 rows are shorter or longer.*6 cells in row 1"),
+    (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "name no gene or no sample"),
+    (b"patient_id,TP53\na,1\n", "none of the known formats"), (b"a\tb\tc\n1\t2\t3\n", "none of the known formats"),
+    (MAF.replace("Silent", "Weird").encode(), r"nobody defined.*Weird \(1\)"),
+])  # fmt: skip
 def test_damaged_files_are_refused_with_what_is_wrong(tmp_path, data, message):
     with pytest.raises(LabelError, match=message) as caught:
         read_mutations(write(tmp_path, data), ["TP53"])

@@ -20,14 +20,7 @@ from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.synthetic import slide as synthetic_slide
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
 from deeplrhe_utils.synthetic.paint.light import Light, camera_matrix, stain_matrix
-from deeplrhe_utils.synthetic.paint.nuclei import (
-    DENSITY_UNIT,
-    Nuclei,
-    add_chromatin,
-    hexagonal_points,
-    masters,
-    stamp,
-)
+from deeplrhe_utils.synthetic.paint.nuclei import DENSITY_UNIT, Nuclei, add_chromatin, hexagonal_points, masters, stamp
 from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
 from deeplrhe_utils.synthetic.paint.tissue import TissueRecipe, draw_tissue, enlarge_rows
 from deeplrhe_utils.synthetic.publish import (
@@ -98,9 +91,8 @@ def test_the_resolution_is_told_or_hidden_as_planned(tmp_path):
             assert tuple(told) == expected and "tiff.XResolution" not in slide.properties
     files = {p.name: p for p in write_tables(plan, tmp_path)}
     overrides = pd.read_csv(files["mpp_overrides.csv"])
-    assert overrides["slide_id"].tolist() == silent["slide_id"].tolist() and overrides["mpp"].tolist() == [
-        float(silent["mpp"].iloc[0])
-    ]
+    assert overrides["slide_id"].tolist() == silent["slide_id"].tolist()
+    assert overrides["mpp"].tolist() == [float(silent["mpp"].iloc[0])]
     labels = pd.read_csv(files["labels.csv"])
     assert len(labels) == plan.slides["patient_id"].nunique() and labels["TP53"].dropna().isin([0, 1]).all()
 
@@ -131,7 +123,7 @@ def test_the_number_of_threads_changes_no_byte(tmp_path):
         assert digest(tmp_path / "1" / f"{slide_id}.svs") == digest(tmp_path / "4" / f"{slide_id}.svs")
 
 
-def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, tmp_path):
+def test_a_complete_slide_is_kept_one_of_another_recipe_is_not_and_an_unknown_one_is_refused(small_plan, tmp_path):
     slide_id = small_plan.slides["slide_id"].iloc[0]
     path = write_slide(small_plan, slide_id, tmp_path)
     before = path.stat().st_mtime_ns
@@ -143,9 +135,6 @@ def test_a_complete_slide_is_kept_and_one_of_another_recipe_is_not(small_plan, t
     (tmp_path / f"{same_name}.geojson").write_text("{}")
     assert digest(write_slide(other, same_name, tmp_path)) != digest(path)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_an_unknown_slide_is_refused(small_plan):
     with pytest.raises(ParameterError, match="SYNT-99"):
         slide_recipe(small_plan, "SYNT-99-9999-01Z-00-DX1")
 
@@ -226,7 +215,7 @@ def nuclear_statistics(**factors):
     return areas[large & inside].mean(), areas[large & ~inside].mean(), int(large.sum()), black
 
 
-def test_planted_attributes_are_visible_in_the_pixels():
+def test_planted_attributes_are_visible_in_the_pixels_and_leave_the_regions_alone():
     thin = {"nuclear_density": 0.5}  # few nuclei touch, so most blobs are one nucleus
     inside, outside, number, black = nuclear_statistics(**thin)
     larger = nuclear_statistics(nuclear_area=1.45, **thin)
@@ -234,9 +223,6 @@ def test_planted_attributes_are_visible_in_the_pixels():
     assert nuclear_statistics(nuclear_density=0.375)[2] < 0.9 * number
     fewer, more = (nuclear_statistics(lymphocyte_share=s, **thin)[3] for s in (0.4, 1.8))
     assert 1.3 * fewer < black < more / 1.3
-
-
-def test_the_regions_of_a_slide_do_not_depend_on_what_is_planted():
     plain, planted = (draw_tissue(recipe(nuclear_area=f, lymphocyte_share=1 / f), streams).regions for f in (1, 1.5))
     np.testing.assert_array_equal(plain.nest, planted.nest)
     assert plain.tumour_outline.equals(planted.tumour_outline)
@@ -260,15 +246,12 @@ def chromatin_energy(contrast, average):
     return float(detail.var()), float(light[np.asarray(body) > 0.99].mean())
 
 
-def test_fine_chromatin_is_seen_at_40x_and_gone_at_20x():
+def test_fine_chromatin_is_seen_at_40x_alone():
     fine = [chromatin_energy(c, average=False) for c in (0.14, 0.28)]
     coarse = [chromatin_energy(c, average=True) for c in (0.14, 0.28)]
     assert fine[1][0] > 2.5 * fine[0][0]
     assert coarse[1][0] < 1.2 * coarse[0][0]
     assert coarse[1][1] == pytest.approx(coarse[0][1], rel=0.01)  # brightness does not tell either
-
-
-def test_only_a_40x_scan_has_fine_chromatin():
     small, large = (draw_tissue(recipe(chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))
     np.testing.assert_array_equal(small, large)
     small, large = (draw_tissue(recipe(scale=2, chromatin_texture=f), streams).nuclei for f in (0.5, 2.0))
@@ -307,20 +290,17 @@ def test_an_artefact_changes_the_picture_inside_its_mask_and_nowhere_else(kind):
         assert light[1] < light[0] - 20
 
 
-def test_sites_differ_more_than_the_slides_of_a_site():
+def test_lattice_points_keep_their_density_and_sites_differ_more_than_their_slides():
+    points = hexagonal_points(generator(0, "lattice"), 1000, 800, 20, 0.2)
+    assert len(points) == pytest.approx(1000 * 800 * 2 / (np.sqrt(3) * 400), rel=0.05)
+    area = (masters("tumour") > 0.2).sum(axis=(1, 2)).mean()
+    assert area == pytest.approx(np.pi * 18**2, rel=0.1)
     own = np.array([stain_matrix(1, "03", f"slide {i}") for i in range(30)])
     sites = np.array([stain_matrix(1, f"{i:02d}", "slide 0") for i in range(12)])
     assert sites.std(axis=0).mean() > 2 * own.std(axis=0).mean()
     camera = camera_matrix(1, "03")
     np.testing.assert_allclose(camera.sum(axis=1), 1)
     assert (np.diag(camera) > 0.9).all() and (camera >= 0).all()
-
-
-def test_lattice_points_keep_their_density_and_masters_their_size():
-    points = hexagonal_points(generator(0, "lattice"), 1000, 800, 20, 0.2)
-    assert len(points) == pytest.approx(1000 * 800 * 2 / (np.sqrt(3) * 400), rel=0.05)
-    area = (masters("tumour") > 0.2).sum(axis=(1, 2)).mean()
-    assert area == pytest.approx(np.pi * 18**2, rel=0.1)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])

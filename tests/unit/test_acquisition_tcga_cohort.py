@@ -61,20 +61,16 @@ def made(rule, n=40, missing=0.0):
     return build(files, *tables(files, missing=missing), rule)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs", ("TCGA-05-4244", "05", "01", "DX")),
-        ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "95", "01", "TS")),
-        ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "05", "11", "MS")),
-        ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
-        ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
-        ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
-        ("tcga-05-4244-01A-01-TS1.svs", (None, None, None, None)),
-        ("CMU-1-Small-Region.svs", (None, None, None, None)),
-        ("", (None, None, None, None)),
-    ],
-)
+@pytest.mark.parametrize(("name", "expected"), [
+    ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs", ("TCGA-05-4244", "05", "01", "DX")),
+    ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "95", "01", "TS")),
+    ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "05", "11", "MS")),
+    ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
+    ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
+    ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
+    ("tcga-05-4244-01A-01-TS1.svs", (None, None, None, None)), ("CMU-1-Small-Region.svs", (None, None, None, None)),
+    ("", (None, None, None, None)),
+])  # fmt: skip
 def test_what_a_name_tells(name, expected):
     assert tuple(parse_name(name)) == expected
 
@@ -201,18 +197,25 @@ def test_the_seed_draws_and_draws_fairly():
     assert np.abs(counts - 150 * share).max() < 5 * np.sqrt(150 * share * (1 - share))
 
 
-def test_the_smallest_are_the_smallest():
+def test_the_smallest_are_the_smallest_and_at_most_two_slides_are_of_a_patient():
     files = offered()
     chosen = build(files, *tables(files), COHORT_RULES["smallest"]).chosen
     tumours = files[files["sample_code"].isin(["01", "02"])]
     least = tumours.sort_values("bytes").drop_duplicates("patient_id").head(10)
     assert sorted(chosen["file_id"]) == sorted(least["file_id"])
+    cohort = made(CohortRule("two", slides_per_patient=2))
+    assert cohort.chosen.groupby("patient_id").size().max() == 2
+    assert len(cohort.patients) == 40 and "enough other slides of the patient" in set(cohort.files["reason"].dropna())
 
 
-def test_too_few_files_are_refused():
+def test_too_few_files_and_a_flow_that_does_not_add_up_are_refused():
     rule = CohortRule("many", n_slides=500, slides_per_patient=1, strata=("sample_type",))
     with pytest.raises(CohortError, match=r"many wants 500 slides, and there are 40.*frozen: \d+ available"):
         made(rule)
+    flow = made(PAPER).flow
+    flow.loc[3, "dropped"] += 1
+    with pytest.raises(CohortError, match="does not add up"):
+        check_flow(flow)
 
 
 def test_a_scarce_stratum_leaves_its_share_to_the_others_and_says_so():
@@ -253,12 +256,6 @@ def test_hostile_and_controlled_files_are_kept_out_with_a_reason():
     assert why[files.loc[2, "file_name"]] == why[files.loc[3, "file_name"]] == "name or id cannot be a file"
 
 
-def test_at_most_two_slides_of_a_patient():
-    cohort = made(CohortRule("two", slides_per_patient=2))
-    assert cohort.chosen.groupby("patient_id").size().max() == 2
-    assert len(cohort.patients) == 40 and "enough other slides of the patient" in set(cohort.files["reason"].dropna())
-
-
 @pytest.mark.parametrize(
     "wrong",
     [{"n_slides": 0}, {"slides_per_patient": 0}, {"seed": -1}, {"strata": ("colour",)}, {"preparations": ("wax",)},
@@ -267,14 +264,6 @@ def test_at_most_two_slides_of_a_patient():
 def test_impossible_rules_are_refused(wrong):
     with pytest.raises(ParameterError):
         CohortRule("r", **wrong)
-
-
-def test_named_rules():
-    assert named_rule("paper", seed=4, n=20, genes=GENES).n_slides == 20
-    with pytest.raises(ParameterError, match=r"paper \| coudray"):
-        named_rule("papre")
-    with pytest.raises(ParameterError, match="takes every slide"):
-        named_rule("all", n=3)
 
 
 def test_nothing_to_choose_from_is_an_error():
@@ -288,13 +277,6 @@ def test_nothing_to_choose_from_is_an_error():
     ):
         with pytest.raises(CohortError, match=says):
             build(offer, labels, clinical, rule)
-
-
-def test_a_flow_that_does_not_add_up_is_refused():
-    flow = made(PAPER).flow
-    flow.loc[3, "dropped"] += 1
-    with pytest.raises(CohortError, match="does not add up"):
-        check_flow(flow)
 
 
 def test_mutations_by_site_are_those_counted_by_hand():

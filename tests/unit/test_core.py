@@ -1,7 +1,6 @@
 """Errors, atomic files, seeds and table contracts."""
 
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,7 +16,7 @@ def test_error_says_what_got_expected_and_next_move():
     assert text == "Row 3 of x.csv is odd. Got: 2. Expected: 0, 1 or empty. Correct it."
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path):
+def test_a_failed_write_leaves_the_old_file_and_no_debris_and_a_full_disk_is_named(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(KeyError), files.atomic_path(target) as part:
@@ -25,9 +24,6 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path: Path):
         raise KeyError("power cut")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_full_disk_is_named(tmp_path: Path):
     with pytest.raises(RunError, match="disk is full"), files.atomic_path(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
 
@@ -39,12 +35,14 @@ def test_safe_names_stay_inside_their_folder_and_apart(name):
     assert safe != files.safe_name(name + "x")
 
 
-def test_seeds_depend_on_names_not_on_order():
+def test_seeds_depend_on_names_not_on_order_and_fit_torch():
     first = seeds.generator(1, "slide", "A").random()
     seeds.generator(1, "slide", "B").random()
     assert seeds.generator(1, "slide", "A").random() == first
     assert seeds.generator(1, "slide", "B").random() != first
     assert seeds.generator(2, "slide", "A").random() != first
+    assert 0 <= seeds.integer_seed(1, "a") < 2**63
+    assert isinstance(np.random.default_rng(seeds.seed_sequence(1, "a")).random(), float)
 
 
 def test_ratio_of_resolutions_is_exact():
@@ -62,26 +60,18 @@ def test_contract_casts_orders_and_fills_nullable_columns():
     assert frame["status"].dtype == "Int64" and frame["variant_class"].isna().all()
 
 
-@pytest.mark.parametrize(
-    ("frame", "message"),
-    [
-        (_labels(extra=1), "outside its contract"),
-        (_labels(gene=None), "gene: null"),
-        (_labels(status="x"), "status"),
-        (pd.concat([_labels(), _labels()]), "repeats the key"),
-    ],
-)
+@pytest.mark.parametrize(("frame", "message"), [
+    (_labels(extra=1), "outside its contract"), (_labels(gene=None), "gene: null"), (_labels(status="x"), "status"),
+    (pd.concat([_labels(), _labels()]), "repeats the key"),
+])  # fmt: skip
 def test_contract_violations_are_named(frame, message):
     with pytest.raises(SchemaError, match=message):
         contract.conform(frame, schemas.LABELS)
 
 
-def test_null_labels_survive_the_round_trip(tmp_path: Path):
+def test_null_labels_survive_the_round_trip_and_a_missing_table_names_the_way_out(tmp_path):
     path = contract.write_table(_labels(status=None), schemas.LABELS, tmp_path / "labels.parquet")
     assert contract.read_table(path, schemas.LABELS)["status"].isna().all()
-
-
-def test_missing_table_names_the_way_out(tmp_path: Path):
     with pytest.raises(SchemaError, match="Run the notebook"):
         contract.read_table(tmp_path / "none.parquet", schemas.LABELS)
 
@@ -89,8 +79,3 @@ def test_missing_table_names_the_way_out(tmp_path: Path):
 def test_dictionary_lists_every_column():
     text = truth.dictionary()
     assert all(f"| {c.name} |" in text for t in schemas.TABLES.values() for c in t.columns)
-
-
-def test_integer_seed_fits_torch():
-    assert 0 <= seeds.integer_seed(1, "a") < 2**63
-    assert isinstance(np.random.default_rng(seeds.seed_sequence(1, "a")).random(), float)

@@ -37,7 +37,7 @@ def test_equal_scores_share_a_bin():
     assert len(constant) == 1 and constant.loc[0, "observed"] == pytest.approx(5 / 12)
 
 
-def test_brier_is_scikit_learns_and_its_parts_add_up():
+def test_brier_is_scikit_learns_its_parts_add_up_and_are_murphys_for_discrete_scores():
     label, score = _true(300)
     found = cal.brier(label, score)
     assert found["brier"] == pytest.approx(brier_score_loss(label, score))
@@ -45,10 +45,6 @@ def test_brier_is_scikit_learns_and_its_parts_add_up():
     assert parts == pytest.approx(found["brier"]) and min(found["miscalibration"], found["discrimination"]) >= 0
     flat = cal.brier(label, np.full(300, label.mean()))
     assert (flat["brier_scaled"], flat["miscalibration"], flat["discrimination"]) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
-def test_brier_parts_of_discrete_scores_are_murphys():
-    """With few distinct scores whose shares rise, isotonic regression is the table of shares: Murphy 1973."""
     score = np.repeat([0.2, 0.5, 0.9], [10, 10, 10])
     label = np.r_[np.repeat([1, 0], [1, 9]), np.repeat([1, 0], [4, 6]), np.repeat([1, 0], [8, 2])]
     share = np.array([0.1, 0.4, 0.8])

@@ -7,7 +7,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_deeppath_labels
-from deeplrhe_utils.acquisition.labels.variants import VariantRule
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
 from deeplrhe_utils.evaluation.audits import controls, covariates
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
@@ -158,36 +157,16 @@ def test_a_companion_that_explains_everything_is_exposed(cohort):
     assert kept["ci_low"] > 0.5, "B itself survives"
 
 
-def test_co_mutation_against_scipy_and_the_real_calls(cohort, shared_data):
+def test_co_mutation_finds_what_goes_together(cohort):
     labels, _, _ = cohort
     table = controls.co_mutation(labels).set_index(["first", "second"])
     assert table.loc[("B", "C"), "p_holm"] < 1e-6 and table.loc[("A", "B"), "p_holm"] > 0.05
     assert table[["both", "first_only", "second_only", "neither"]].sum(axis=1).eq(120).all()
-    real = by_gene_calls(
-        shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv",
-        ["TP53", "EGFR", "STK11", "KRAS"], ["luad_tcga_pan_can_atlas_2018"], VariantRule(sample_codes=()),
-    ).labels  # fmt: skip
-    pairs = controls.co_mutation(real).set_index(["first", "second"])
-    assert pairs.loc[("EGFR", "KRAS"), "odds_ratio"] < 0.1, "EGFR and KRAS exclude each other"
-    assert pairs.loc[("STK11", "KRAS"), "odds_ratio"] > 2 and pairs.loc[("TP53", "STK11"), "odds_ratio"] < 0.6
     with pytest.raises(CohortError, match="two genes"):
         controls.co_mutation(labels[labels["gene"] == "A"])
 
 
-def test_real_calls_are_read_as_written(shared_data, tmp_path):
-    path = shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv"
-    rule = VariantRule(sample_codes=())
-    calls = by_gene_calls(path, ["TP53"], ["luad_tcga_pan_can_atlas_2018"], rule).labels
-    lines = [line.split("\t") for line in path.read_text().splitlines()]
-    column = lines[0].index("TP53")
-    raw = [line[column] for line in lines[1:] if line[0].startswith("luad")]
-    assert len(calls) == 566 == len(raw)
-    assert calls["status"].isna().sum() == raw.count("NS")
-    silent = sum(all(c.endswith("=") for c in text.split()) for text in raw)
-    assert (calls["status"] == 0).sum() == raw.count("WT") + silent
-    deeppath = read_deeppath_labels(shared_data / "tables" / "labels_r3.txt")
-    assert deeppath["patient_id"].nunique() == 494 and deeppath["gene"].nunique() == 10
-    assert deeppath.query("gene == 'TP53'")["status"].sum() == 280
+def test_call_tables_that_are_none_are_named(tmp_path):
     bad = tmp_path / "bad.txt"
     bad.write_text("TCGA-05-4244-0\tTP53\rnonsense\r")
     with pytest.raises(LabelError, match="line 2"):

@@ -96,20 +96,6 @@ def test_rule_out_equals_the_operating_point_and_a_loop(folds):
             assert row["avoided"] == pytest.approx((point["tn"] + point["fn"]) / 60)
 
 
-def test_every_resample_chooses_its_threshold_again():
-    """Weights are copies: a table in which patients stand as often as drawn gives the same shares."""
-    scored = _scored(36)
-    fold, label, score = (scored[c].to_numpy() for c in ("fold", "label", "score"))
-    weight = de._drawn_within(fold, label, 5, np.random.default_rng(3))
-    assert (weight[:, (fold == 1) & (label == 1)].sum(1) == ((fold == 1) & (label == 1)).sum()).all()
-    avoided, kept = de._ruled_out(fold, label, score, weight, 0.9, True)
-    for i, w in enumerate(weight):
-        rows = scored.loc[scored.index.repeat(w.astype(int))].reset_index(drop=True)
-        point = de.operating_points(rows.assign(patient_id=range(len(rows))), [de.Rule("sensitivity", 0.9)]).iloc[0]
-        assert avoided[i] == pytest.approx((point["tn"] + point["fn"]) / 36)
-        assert kept[i] == pytest.approx(point["sensitivity"])
-
-
 def test_the_interval_holds_what_new_patients_show():
     """Honest rule-out at 0.9 against the expectation of the same procedure over cohorts of the same size."""
     expected = np.mean([de.rule_out(_scored(60, s), [0.9], resamples=2)["avoided"].iloc[0] for s in range(100, 160)])

@@ -142,7 +142,7 @@ def test_the_published_card_drops_by_008():
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_the_greedy_fill_by_hand():
+def test_the_greedy_fill_by_hand_and_its_leak_against_a_formula():
     """The first is tested, the second validates, and each is topped up when it holds no more than 15 %."""
 
     class InOrder:
@@ -153,10 +153,6 @@ def test_the_greedy_fill_by_hand():
     # after 7 slides test holds 1/7 ≤ 0.15 and takes the eighth; valid, 1/8, takes the ninth; 2/14 is again ≤ 0.15
     expected = ["test", "valid", *["train"] * 5, "test", "valid", *["train"] * 5, "test", "valid", *["train"] * 4]
     assert role.tolist() == expected
-
-
-def test_the_leak_of_a_slide_split_against_a_formula():
-    """200 patients of two slides: a test slide's sister is in training with probability close to 0.7."""
     slides = pd.DataFrame({"slide_id": range(400), "patient_id": np.repeat(range(200), 2)})
     found = leakage.manifest_leak(slides, draws=200)
     assert found["in_train"].mean() == pytest.approx(0.7, abs=0.01)

@@ -37,7 +37,7 @@ def recovery_of(scores, **changes):
     return table.set_index("gene"), truth, known
 
 
-def test_what_was_drawn_without_error_reaches_the_oracle():
+def test_what_was_drawn_reaches_the_oracle_and_what_cannot_be_seen_is_expected_through_neighbours():
     table, truth, known = recovery_of({"TP53": 0.8, "KRAS": 0.55, "POLE": 0.5})
     one = truth[(truth["gene"] == "TP53")].merge(
         known.dropna(subset=["status"])[["patient_id", "gene"]], on=["patient_id", "gene"]
@@ -48,10 +48,6 @@ def test_what_was_drawn_without_error_reaches_the_oracle():
     assert table.loc["TP53", "oracle_auc"] == pytest.approx(above.mean())
     assert table.loc["TP53", "drawn_auc"] == pytest.approx(table.loc["TP53", "oracle_auc"])
     assert table.loc["TP53", "gap"] == pytest.approx(table.loc["TP53", "oracle_auc"] - 0.8)
-
-
-def test_what_cannot_be_seen_is_expected_through_its_neighbours_and_controls_at_chance():
-    table, *_ = recovery_of({"TP53": 0.8, "KRAS": 0.55, "POLE": 0.5})
     assert table.loc["KRAS", "expected_auc"] == 0.6 and np.isnan(table.loc["KRAS", "drawn_auc"])
     assert table.loc["POLE", "expected_auc"] == 0.5 and np.isnan(table.loc["POLE", "oracle_auc"])
     assert table.loc["POLE", "role"] == "control: nothing planted" and "40×" in table.loc["KRAS", "role"]
@@ -80,11 +76,14 @@ def maps(scores, inside):
     return predictions, tiles, patients
 
 
-def test_a_map_that_points_inside_has_auroc_1_and_one_that_points_outside_0():
+def test_a_map_that_points_inside_has_auroc_1_one_that_points_outside_0_and_needs_the_truth():
     for scores, expected in (([0.9, 0.8, 0.2, 0.1], 1.0), ([0.1, 0.2, 0.8, 0.9], 0.0), ([0.5] * 4, 0.5)):
         row = recovery.inside_outside(*maps(scores, [1, 1, 0, 0]), "TP53").iloc[0]
         assert row["auroc"] == expected and row["chance"] == 0.5 and row["drawn_auroc"] == 1.0
         assert row["pointed"] == (scores[0] >= scores[3])
+    predictions, tiles, patients = maps([0.9, 0.1], [1, 0])
+    with pytest.raises(CohortError, match="S_1_0"):
+        recovery.inside_outside(predictions, tiles.iloc[:1], patients, "TP53")
 
 
 def test_slides_without_both_sides_and_tiles_outside_the_tumour_are_left_out():
@@ -95,12 +94,6 @@ def test_slides_without_both_sides_and_tiles_outside_the_tumour_are_left_out():
     predictions, tiles, patients = maps([0.9, 0.1, 0.5], [1, 0, 0])
     tiles.loc[2, "tumour_fraction"] = 0.2
     assert recovery.inside_outside(predictions, tiles, patients, "TP53")["n_outside"].iloc[0] == 1
-
-
-def test_a_scored_tile_without_truth_is_an_error():
-    predictions, tiles, patients = maps([0.9, 0.1], [1, 0])
-    with pytest.raises(CohortError, match="S_1_0"):
-        recovery.inside_outside(predictions, tiles.iloc[:1], patients, "TP53")
 
 
 def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
@@ -143,16 +136,13 @@ def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
     return recovery.site_agreement(means + own + rng.normal(0, 1e-3, own.shape), site, patient)
 
 
-def test_site_agreement_is_right_on_average_and_zero_where_sites_are_alike():
+def test_site_agreement_is_right_on_average_and_slides_of_one_patient_are_none():
     far = np.mean([agreement(5.0, seed=i)["between"] for i in range(40)])
     near = [agreement(0.0, seed=i) for i in range(40)]
     assert far == pytest.approx(5 * np.sqrt(3), rel=0.1)
     assert np.mean([f["within"] for f in near]) == pytest.approx(np.sqrt(3), rel=0.05)
     assert np.mean([f["between"] for f in near]) < 0.3 * np.sqrt(3)
     assert np.mean([f["neighbour"] for f in near]) == pytest.approx(near[0]["chance"], abs=0.03)
-
-
-def test_slides_of_one_patient_are_no_agreement_of_sites():
     assert agreement(0.0, slides=3)["neighbour"] < 0.3  # the nearest slide would always be the patient's own
     assert np.isnan(agreement(1.0, n_sites=1)["between"]) and np.isnan(agreement(1.0, per_site=1)["neighbour"])
 

@@ -15,12 +15,10 @@ from deeplrhe_utils.evaluation.precision import power as pw
 # AUC, positive of 180, ends of the interval, patients for ± 0.05 at a prevalence, power, normal 97.5 % null bound:
 # computed from the published formulas before this module was written, to two or three digits
 COMPUTED = [
-    (0.870, 88, 0.82, 0.92, 210, 0.49, 1.00, 0.585),
-    (0.840, 23, 0.74, 0.94, 825, 0.125, 1.00, 0.629),
-    (0.716, 31, 0.61, 0.82, 855, 0.17, 0.97, 0.612),
-    (0.781, 9, 0.60, 0.96, 2350, 0.05, 0.83, 0.694),
+    (0.870, 88, 0.82, 0.92, 210, 0.49, 1.00, 0.585), (0.840, 23, 0.74, 0.94, 825, 0.125, 1.00, 0.629),
+    (0.716, 31, 0.61, 0.82, 855, 0.17, 0.97, 0.612), (0.781, 9, 0.60, 0.96, 2350, 0.05, 0.83, 0.694),
     (0.753, 7, 0.54, 0.97, 3140, 0.04, 0.62, 0.719),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("auc", "n_pos", "low", "high", "needed", "prevalence", "power", "bound"), COMPUTED)
@@ -37,7 +35,7 @@ def test_hanley_and_mcneil_give_their_published_standard_error():
     assert hanley_mcneil(0.893, 51, 58) == pytest.approx(0.032, abs=0.0006)
 
 
-@pytest.mark.parametrize(("auc", "prevalence"), [(0.6, 0.03), (0.716, 0.17), (0.87, 0.5), (0.95, 0.7)])
+@pytest.mark.parametrize(("auc", "prevalence"), [(0.6, 0.03), (0.87, 0.5), (0.95, 0.7)])
 def test_patients_needed_is_the_least_number(auc, prevalence):
     n = pw.patients_needed(auc, prevalence)
     assert pw.half_width(auc, n * prevalence, n * (1 - prevalence)) <= 0.05
@@ -45,7 +43,7 @@ def test_patients_needed_is_the_least_number(auc, prevalence):
     assert pw.half_width(auc, fewer * prevalence, fewer * (1 - prevalence)) > 0.05
 
 
-@pytest.mark.parametrize(("n_pos", "n_neg"), [(1, 4), (3, 5), (5, 3), (4, 6), (6, 6)])
+@pytest.mark.parametrize(("n_pos", "n_neg"), [(1, 4), (5, 3), (6, 6)])
 def test_the_null_band_is_that_of_all_rankings(n_pos, n_neg):
     n = n_pos + n_neg
     wins = np.array([sum(place) - n_pos * (n_pos - 1) / 2 for place in combinations(range(n), n_pos)])
@@ -55,11 +53,14 @@ def test_the_null_band_is_that_of_all_rankings(n_pos, n_neg):
     assert ((wins >= low * n_pos * n_neg - 1e-9) & (wins <= high * n_pos * n_neg + 1e-9)).mean() >= 0.95
 
 
-def test_the_null_band_holds_in_simulation():
+def test_the_null_band_holds_in_simulation_and_is_near_the_normal_one_for_many_patients(monkeypatch):
     low, high = pw.null_band(9, 171)
     positive, negative = pw.binormal(0.5, 9, 171, 8000, generator(3, "null"))
     auc = delong_many(positive, negative)[0]
     assert ((auc >= low) & (auc <= high)).mean() == pytest.approx(0.951, abs=4 * np.sqrt(0.05 * 0.95 / 8000))
+    approximate = pw.null_band(110, 190)
+    monkeypatch.setattr(pw, "EXACT_PAIRS", 10**9)
+    np.testing.assert_allclose(approximate, pw.null_band(110, 190), atol=0.002)
 
 
 @pytest.mark.parametrize(("auc", "n_pos", "n_neg"), [(0.753, 7, 173), (0.65, 30, 150), (0.5, 20, 60)])
@@ -70,9 +71,10 @@ def test_power_is_that_of_simulated_tests(auc, n_pos, n_neg):
     assert pw.power(auc, n_pos, n_neg, 0.01) < pw.power(auc, n_pos, n_neg)
 
 
-def test_power_does_not_care_about_the_direction():
+def test_power_does_not_care_about_the_direction_and_widths_agree_in_simulation():
     assert pw.power(0.3, 20, 60) == pytest.approx(pw.power(0.7, 20, 60))
     assert pw.power(0.5, 20, 60) == pytest.approx(0.05, abs=0.005)
+    assert pw.simulated_half_width(0.75, 150, 150) == pytest.approx(pw.half_width(0.75, 150, 150), rel=0.06)
 
 
 def test_binormal_scores_have_the_auc_and_the_correlation_that_were_asked_for():
@@ -82,10 +84,6 @@ def test_binormal_scores_have_the_auc_and_the_correlation_that_were_asked_for():
     tiles = negative.reshape(-1, 4)
     assert np.corrcoef(tiles.T)[0, 1:] == pytest.approx(0.6, abs=0.03)
     np.testing.assert_array_equal(positive, pw.binormal(0.8, 50, 50, 400, generator(1, "test"), 4, 0.6)[0])
-
-
-def test_simulated_and_theoretical_width_agree_where_there_are_many_patients():
-    assert pw.simulated_half_width(0.75, 150, 150) == pytest.approx(pw.half_width(0.75, 150, 150), rel=0.06)
 
 
 def test_wilson_gives_the_intervals_of_the_articles_shares():
@@ -114,9 +112,3 @@ def test_nobody_in_a_class_is_an_error():
         pw.simulated_half_width(0.7, 1, 5)
     with pytest.raises(ParameterError, match="prevalence 0"):
         pw.patients_needed(0.7, 0.0)
-
-
-def test_the_null_band_of_many_patients_is_the_normal_one_and_near_the_exact(monkeypatch):
-    approximate = pw.null_band(110, 190)
-    monkeypatch.setattr(pw, "EXACT_PAIRS", 10**9)
-    np.testing.assert_allclose(approximate, pw.null_band(110, 190), atol=0.002)

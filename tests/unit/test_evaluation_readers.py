@@ -34,7 +34,7 @@ def test_the_articles_overlap_of_errors():
     assert found[["ci_low", "ci_high"]].to_numpy().ravel() == pytest.approx([0.29, 0.71, 0.71, 0.91], abs=0.005)
 
 
-def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
+def test_kappa_is_cohens_its_bootstrap_that_of_a_loop_and_none_where_all_is_called_alike():
     """Two readers of 50 grant applications: both yes 20, both no 15, one only 5 and 10: κ = 0.4."""
     a = np.repeat([1, 1, 0, 0], [20, 5, 10, 15])
     b = np.repeat([1, 0, 1, 0], [20, 5, 10, 15])
@@ -43,14 +43,11 @@ def test_kappa_is_cohens_and_its_bootstrap_that_of_a_loop():
     weight = redraw(generator(2, "reader study"), 50, 400)[1:]
     slow = [cohen_kappa_score(np.repeat(a, w.astype(int)), np.repeat(b, w.astype(int))) for w in weight]
     assert (found["ci_low"], found["ci_high"]) == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])))
-
-
-def test_readers_who_call_all_cases_alike_have_no_kappa():
     found = rd.reader_agreement(_wide(truth=[0, 1, 0], model=[0, 0, 0], other=[0, 0, 0]), resamples=20).iloc[0]
     assert np.isnan(found["kappa"]) and found["agreed"] == 1 and found["undefined"] == 20
 
 
-@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 8), (5, 5), (0, 6), (12, 3)])
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 8), (5, 5)])
 def test_mcnemar_is_the_binomial_sum(b, c):
     from math import comb
 
@@ -83,21 +80,16 @@ def test_a_cases_file_is_read_and_the_models_score_becomes_a_call(tmp_path):
     assert wide.loc["B"].tolist() == [0, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("case_id,truth,reader\nA,1,model\n", "lacks columns.*call"),
-        ("case_id,truth,reader,call\n", "no rows"),
-        ("case_id,truth,reader,call\nA,1,model,1\nA,1,Ann,yes\n", "line 3: call 'yes' is not 0 or 1"),
-        ("case_id,truth,reader,call\nA,,model,1\n", "line 2: truth '' is not"),
-        ("case_id,truth,reader,call\nA,1,Ann,1\nA,1,Ann,1\n", "line 3: Ann called A before"),
-        ("case_id,truth,reader,call\nA,1,Ann,1\nA,0,model,1\n", "line 3: A has another truth"),
-        ("case_id,truth,reader,call\n,1,Ann,1\n", "line 2: empty case_id"),
-        ("case_id,truth,reader,call,score\nA,1,model,,1.7\n", "line 2: score '1.7' is not in"),
-        ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"),
-        ("", "cannot be read"),
-    ],
-)
+@pytest.mark.parametrize(("text", "says"), [
+    ("case_id,truth,reader\nA,1,model\n", "lacks columns.*call"), ("case_id,truth,reader,call\n", "no rows"),
+    ("case_id,truth,reader,call\nA,1,model,1\nA,1,Ann,yes\n", "line 3: call 'yes' is not 0 or 1"),
+    ("case_id,truth,reader,call\nA,,model,1\n", "line 2: truth '' is not"),
+    ("case_id,truth,reader,call\nA,1,Ann,1\nA,1,Ann,1\n", "line 3: Ann called A before"),
+    ("case_id,truth,reader,call\nA,1,Ann,1\nA,0,model,1\n", "line 3: A has another truth"),
+    ("case_id,truth,reader,call\n,1,Ann,1\n", "line 2: empty case_id"),
+    ("case_id,truth,reader,call,score\nA,1,model,,1.7\n", "line 2: score '1.7' is not in"),
+    ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"), ("", "cannot be read"),
+])  # fmt: skip
 def test_bad_rows_are_named(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
         rd.read_calls(_file(tmp_path, text))

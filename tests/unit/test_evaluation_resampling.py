@@ -23,11 +23,6 @@ def _frame(patients=30, tiles=5, effect=0.8, seed=0, step=0.25):
     return pd.DataFrame({"patient_id": [f"P{i:03d}" for i in code], "label": label[code], "score": score})
 
 
-def _marker(shared_data, name):
-    data = pd.read_csv(shared_data / "statistics" / "pROC_aSAH.csv")
-    return (data["outcome"] == "Poor").to_numpy(np.int64), data[name].to_numpy(float)
-
-
 def test_many_data_sets_at_once_equal_one_by_one():
     random = np.random.default_rng(3)
     positive, negative = np.round(random.normal(0.7, 1, (20, 9)), 1), np.round(random.normal(0, 1, (20, 14)), 1)
@@ -46,7 +41,7 @@ def test_hanley_and_mcneil_is_the_spread_of_exponential_scores():
     assert delong.hanley_mcneil(0.75, 12, 25) == pytest.approx(found.std(), rel=0.02)
 
 
-def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile():
+def test_pair_counts_equal_every_comparison_whatever_the_size_of_the_pieces(monkeypatch):
     frame = _frame(12, 4, seed=0)
     code, _ = frame["patient_id"].factorize(sort=True)
     score = frame["score"].to_numpy()
@@ -55,9 +50,6 @@ def test_pair_counts_equal_a_comparison_of_every_tile_with_every_tile():
     for i, j in itertools.product(range(len(score)), repeat=2):
         brute[code[i], code[j]] += 1.0 if score[i] > score[j] else 0.5 if score[i] == score[j] else 0.0
     np.testing.assert_array_equal(wins, brute)
-
-
-def test_pair_counts_do_not_depend_on_the_size_of_the_pieces(monkeypatch):
     frame = _frame(20, 6)
     code, _ = frame["patient_id"].factorize(sort=True)
     whole = resampling.count_pairs(frame["score"].to_numpy(), code, code, (20, 20))
@@ -160,11 +152,6 @@ def test_what_cannot_be_resampled_is_named():
         resampling.permutation_p(torn, within="site")
 
 
-def test_false_discovery_rate_of_known_values():
-    np.testing.assert_allclose(delong.false_discovery(np.array([0.01, 0.02, 0.03, 0.5])), [0.04, 0.04, 0.04, 0.5])
-    assert delong.false_discovery(np.array([])).size == 0
-
-
 def _tiles():
     return pd.DataFrame(
         {"tile_id": ["t1", "t2", "t3", "t4", "t5"], "slide_id": ["s1", "s1", "s2", "s2", "s3"],
@@ -173,8 +160,7 @@ def _tiles():
 
 
 @pytest.mark.parametrize(
-    ("rule", "expected"),
-    [("mean", [2.0 / 4, 0.4]), ("positive share", [2 / 4, 0.0]), ("top", [1.8 / 3, 0.4])],
+    ("rule", "expected"), [("mean", [2.0 / 4, 0.4]), ("positive share", [2 / 4, 0.0]), ("top", [1.8 / 3, 0.4])]
 )
 def test_rules_by_hand(rule, expected):
     found = units.aggregate(_tiles(), "patient", rule)
@@ -200,6 +186,8 @@ def test_places_among_wild_types_do_not_depend_on_the_class_mix():
     assert alone["score"].isna().all()
 
 
-def test_rules_refuse_what_they_cannot_do():
+def test_rules_refuse_what_they_cannot_do_and_false_discovery_rates_are_the_known_ones():
     with pytest.raises(ParameterError, match="Unknown rule"):
         units.aggregate(_tiles(), rule="median")
+    np.testing.assert_allclose(delong.false_discovery(np.array([0.01, 0.02, 0.03, 0.5])), [0.04, 0.04, 0.04, 0.5])
+    assert delong.false_discovery(np.array([])).size == 0

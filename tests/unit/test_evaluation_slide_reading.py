@@ -1,7 +1,6 @@
 """Extreme windows and slide summaries: against hand-made tables, slow definitions, and the committed demo."""
 
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +14,6 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.tables.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
 from deeplrhe_utils.slides.outlines.find import Region, Regions
 from deeplrhe_utils.slides.tiles.grid import make_grid
-
-TABLES = Path(__file__).resolve().parents[2] / "reports" / "demo" / "tables"
 
 
 def cohort(scores):
@@ -96,35 +93,16 @@ def test_extremes_are_those_of_the_definition_whatever_the_order_of_rows(scores,
     assert not len(bottom) or top.min() >= bottom.max()
 
 
-def test_the_extremes_of_the_committed_demo():
-    predictions, tiles, slides, labels = (
-        pd.read_parquet(TABLES / f"{name}.parquet") for name in ("predictions", "tiles", "slides", "labels")
-    )
-    found = extreme_tiles(predictions, tiles, "TP53", 6, slides=slides, labels=labels).table
-    own = predictions[predictions["gene"] == "TP53"].dropna(subset=["score"])
-    assert found["score"].iloc[0] == own["score"].max() and found["score"].iloc[6] == own["score"].min()
-    assert len(found) == 12 and found.groupby("side")["patient_id"].nunique().tolist() == [6, 6]
-    best = own.groupby("patient_id")["score"].max().nlargest(6)
-    assert found["score"].iloc[:6].tolist() == pytest.approx(best.tolist())
-    at_20x = found["slide_id"].map(slides.set_index("slide_id")["mpp"])
-    np.testing.assert_allclose(found["size_um"], 256, rtol=0.01)
-    np.testing.assert_allclose(found["x_um"], found["x_l0_px"].astype(float) * at_20x.astype(float))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda p, t: (p.assign(gene="KRAS"), t), "Nobody scored TP53"),
-        (lambda p, t: (p.assign(score=None), t), "Nobody scored TP53"),
-        (lambda p, t: (p.assign(score=1.5), t), "no probability"),
-        (lambda p, t: (p.assign(score=np.inf), t), "no probability"),
-        (lambda p, t: (p.assign(score="high"), t), "no numbers"),
-        (lambda p, t: (pd.concat([p, p]), t), "scored twice"),
-        (lambda p, t: (p, pd.concat([t, t])), "in the tiles table twice"),
-        (lambda p, t: (p, t.iloc[1:]), "1 scores of TP53 are not of the tiles table"),
-        (lambda p, t: (p, t.assign(patient_id="Z")), "3 scores of TP53 are not of the tiles table"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda p, t: (p.assign(gene="KRAS"), t), "Nobody scored TP53"),
+    (lambda p, t: (p.assign(score=None), t), "Nobody scored TP53"),
+    (lambda p, t: (p.assign(score=1.5), t), "no probability"),
+    (lambda p, t: (p.assign(score=np.inf), t), "no probability"),
+    (lambda p, t: (p.assign(score="high"), t), "no numbers"), (lambda p, t: (pd.concat([p, p]), t), "scored twice"),
+    (lambda p, t: (p, pd.concat([t, t])), "in the tiles table twice"),
+    (lambda p, t: (p, t.iloc[1:]), "1 scores of TP53 are not of the tiles table"),
+    (lambda p, t: (p, t.assign(patient_id="Z")), "3 scores of TP53 are not of the tiles table"),
+])  # fmt: skip
 def test_extremes_of_wrong_tables_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         extreme_tiles(*change(*cohort({"A": [0.9, 0.8], "B": [0.7]})), "TP53", 1)
@@ -237,16 +215,11 @@ def test_what_cannot_be_said_is_null_and_says_why():
     assert found["outline_scored"][0] == pytest.approx(100 / 450) and found["dice"][0] == 0
 
 
-@pytest.mark.parametrize(
-    ("regions", "note"),
-    [
-        (None, "no outline"),
-        ({"S-A": None}, "no outline"),
-        (tumour(shapely.Polygon()), "the outline has no area"),
-        (tumour(shapely.box(0, 0, 5, 5), "Stroma"), "No annotated region is a tumour"),
-        (tumour(shapely.box(500, 500, 600, 600)), "no AUROC: 0 scored windows inside"),
-    ],
-)
+@pytest.mark.parametrize(("regions", "note"), [
+    (None, "no outline"), ({"S-A": None}, "no outline"), (tumour(shapely.Polygon()), "the outline has no area"),
+    (tumour(shapely.box(0, 0, 5, 5), "Stroma"), "No annotated region is a tumour"),
+    (tumour(shapely.box(500, 500, 600, 600)), "no AUROC: 0 scored windows inside"),
+])  # fmt: skip
 def test_an_outline_that_tells_nothing_is_named(regions, note):
     row = slide_summary(plane(np.linspace(0, 1, 16)), slides_of("A"), "TP53", regions).iloc[0]
     assert np.isnan(row["outline_auroc"]) and row["outline_note"].startswith(note)
@@ -261,17 +234,11 @@ def test_windows_that_overlap_are_counted_once():
     assert row["dice"] == row["dice_if_all"] == pytest.approx(2 * 1e4 / (16e4 + 1e4))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"TP53": 2.0}, "no probability"),
-        ({"slide_id": "S-Z"}, "once in the slides table"),
-        ({"tile_id": "one"}, "stands twice"),
-        ({"x_l0_px": 8995}, "outside slide S-A"),
-        ({"y_l0_px": -1}, "outside slide S-A"),
-        ({"size_l0_px": np.nan}, "outside slide S-A"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"TP53": 2.0}, "no probability"), ({"slide_id": "S-Z"}, "once in the slides table"),
+    ({"tile_id": "one"}, "stands twice"), ({"x_l0_px": 8995}, "outside slide S-A"),
+    ({"y_l0_px": -1}, "outside slide S-A"), ({"size_l0_px": np.nan}, "outside slide S-A"),
+])  # fmt: skip
 def test_wrong_windows_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         slide_summary(plane(np.linspace(0, 1, 4)).assign(**change), slides_of("A"), "TP53")
@@ -287,23 +254,3 @@ def test_wrong_arguments_are_refused():
     for slides in (slides_of("A", "A"), slides_of("A", status="excluded")):
         with pytest.raises(InputError, match="once in the slides table"):
             slide_summary(windows, slides, "TP53")
-
-
-def test_the_summary_of_the_committed_demo():
-    windows = pd.read_parquet(TABLES.parent / "heatmaps" / "windows.parquet")
-    slides = pd.read_parquet(TABLES / "slides.parquet")
-    found = slide_summary(windows, slides, "TP53").set_index("slide_id")
-    assert len(found) == len(slides) and found["n_windows"].sum() == len(windows)
-    for name, part in windows.groupby("slide_id"):
-        assert found.loc[name, "mean"] == pytest.approx(part["TP53"].mean())
-        assert found.loc[name, "scored_mm2"] == pytest.approx(len(part) * 0.256**2, rel=0.01)
-
-
-def test_a_large_slide_with_a_fine_outline():
-    tiles = make_grid(160_000, 160_000, 0.2527, 0.5, 256)
-    windows = tiles.assign(slide_id="S-A", tile_id=np.arange(len(tiles)).astype(str), TP53=0.0)
-    windows["TP53"] = generator(2, "large").random(len(windows))
-    corners = [(80_000 + 60_000 * np.cos(a), 80_000 + 60_000 * np.sin(a)) for a in np.linspace(0, 6.28, 3000)]
-    slides = slides_of("A", width_l0_px=160_000, height_l0_px=160_000)
-    row = slide_summary(windows, slides, "TP53", tumour(shapely.Polygon(corners))).iloc[0]
-    assert row["n_windows"] > 90_000 and abs(row["outline_auroc"] - 0.5) < 0.01 and abs(row["moran_i"]) < 0.01

@@ -222,13 +222,10 @@ def test_a_split_file_gives_the_table_back(tmp_path, scheme):
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     expected = contract.conform(frame, schemas.SPLITS)
     pd.testing.assert_frame_equal(files.read_split(tmp_path / "a.json"), expected)
-
-
-def test_shares_are_a_split_file_too(tmp_path):
     labels, _, tiles = cohort()
-    frame = folds.unit_shares(tiles, labels, "patient")
-    files.write_split(tmp_path / "s.json", frame, shares=(0.7, 0.15, 0.15))
-    pd.testing.assert_frame_equal(files.read_split(tmp_path / "s.json"), contract.conform(frame, schemas.SPLITS))
+    shared = folds.unit_shares(tiles, labels, "patient")
+    files.write_split(tmp_path / "s.json", shared, shares=(0.7, 0.15, 0.15))
+    pd.testing.assert_frame_equal(files.read_split(tmp_path / "s.json"), contract.conform(shared, schemas.SPLITS))
 
 
 def test_pseudonyms_hide_names_and_still_find_them(tmp_path):
@@ -286,15 +283,12 @@ def test_an_edited_file_is_refused_and_says_where(tmp_path, edit, says):
         files.read_split(path)
 
 
-def test_reformatting_is_no_edit(tmp_path):
+def test_reformatting_is_no_edit_and_a_divided_site_is_refused_even_when_signed(tmp_path):
     path = tmp_path / "s.json"
     files.write_split(path, example()[0])
     before = files.read_split(path)
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(json.loads(path.read_text())).encode())
     pd.testing.assert_frame_equal(files.read_split(path), before)
-
-
-def test_a_divided_site_is_refused_even_when_signed(tmp_path):
     frame, sites = example("site")
     path = tmp_path / "s.json"
     files.write_split(path, frame, sites=dict.fromkeys(sites, "one site"))

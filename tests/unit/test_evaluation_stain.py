@@ -65,7 +65,7 @@ def test_the_neutral_rule_finds_what_was_painted():
     assert not (between & ((near == 0) | (core > 0))).any(), "the band that belongs to neither lies on the rims"
 
 
-def test_dense_eosin_is_no_nucleus():
+def test_dense_eosin_is_no_nucleus_and_two_flat_colours_leave_no_class_empty():
     """Red blood cells are as dense as nuclei: only the red channel tells them apart."""
     blood = discs([(100, 30), (100, 80)])
     tile = painted(extra=blood)
@@ -73,20 +73,16 @@ def test_dense_eosin_is_no_nucleus():
     assert density[blood].mean() > density[NUCLEI].mean()
     found = masks.neutral_masks(tile)
     assert not found["nuclei"][blood].any() and found["nuclei"][NUCLEI].mean() > 0.8
+    od = np.full((SIDE, SIDE, 3), 0.4)
+    od[:, :80] = 1.2
+    found = masks.neutral_masks(density_to_rgb(od))
+    assert found["nuclei"][:, :77].all() and found["stroma"][:, 83:].all()
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.6])
 def test_pale_and_dark_stains_give_the_same_nuclei(strength):
     found = [masks.neutral_masks(painted(s, noise=0, eosin=1.0))["nuclei"] for s in (1.0, strength)]
     assert (found[0] ^ found[1]).sum() <= 0.05 * found[0].sum()
-
-
-def test_two_flat_colours_leave_no_class_empty():
-    """Any threshold in the gap is Otsu's; the lowest would eat the stroma."""
-    od = np.full((SIDE, SIDE, 3), 0.4)
-    od[:, :80] = 1.2
-    found = masks.neutral_masks(density_to_rgb(od))
-    assert found["nuclei"][:, :77].all() and found["stroma"][:, 83:].all()
 
 
 def test_tiles_without_tissue_or_without_nuclei_have_empty_masks():
@@ -146,9 +142,6 @@ def test_masks_must_fit():
         masks.neutral_masks(tile.reshape(-1, 3))
 
 
-FIELDS = ("TCGA-21-5784-01Z-00-DX1", "TCGA-21-5786-01Z-00-DX1", "TCGA-44-2665-01B-06-BS6", "TCGA-50-5931-01Z-00-DX1")
-
-
 def outlined_field(shared_data, name):
     path = shared_data / "monuseg_tcga_lung" / f"{name}.tif"
     tile = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
@@ -156,7 +149,7 @@ def outlined_field(shared_data, name):
     return tile, [shapely.get_coordinates(area.exterior) for area in areas]
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@pytest.mark.parametrize("name", ["TCGA-21-5784-01Z-00-DX1", "TCGA-44-2665-01B-06-BS6"])
 def test_real_outlines_are_nuclei_and_the_neutral_rule_agrees(shared_data, name):
     tile, outlines = outlined_field(shared_data, name)
     drawn, ruled = masks.outline_masks(tile, outlines), masks.neutral_masks(tile)
@@ -164,9 +157,6 @@ def test_real_outlines_are_nuclei_and_the_neutral_rule_agrees(shared_data, name)
     difference = grey[drawn["stroma"]].mean() - grey[drawn["nuclei"]].mean()
     precision, chance = drawn["nuclei"][ruled["nuclei"]].mean(), drawn["nuclei"].mean()
     recall, share = ruled["nuclei"][drawn["nuclei"]].mean(), ruled["nuclei"].mean()
-    print(f"\n{name}: outlined nuclei {difference:.0f} grey levels darker than stroma; of the rule's nuclei "
-          f"{precision:.2f} are outlined (chance {chance:.2f}), of those outlined {recall:.2f} are found "
-          f"(chance {share:.2f})")  # fmt: skip
     assert difference > 30
     assert precision > 1.8 * chance and recall > 1.8 * share
     assert precision > 0.65, "the rule's nuclei must be nuclei; that it misses the pale ones is known"
@@ -182,7 +172,7 @@ def ramp(values):
     return np.repeat(np.asarray(values, np.uint8)[:, None], 3, axis=1)
 
 
-def test_nmi_by_hand():
+def test_nmi_by_hand_and_unknown_of_too_few_or_black_pixels():
     values = np.arange(1, 201)
     tile = ramp(values)
     assert metrics.nmi(tile, everywhere(tile)) == pytest.approx(100.5 / 190.05, rel=1e-6)
@@ -191,9 +181,6 @@ def test_nmi_by_hand():
     assert metrics.nmi(tile, everywhere(tile)) == pytest.approx((100.5 + 29 / 3) / (190.05 + 29 / 3), rel=1e-6)
     more = np.concatenate([tile, ramp([255] * 400)])
     assert metrics.nmi(more, np.arange(600) < 200) == metrics.nmi(tile, everywhere(tile))
-
-
-def test_nmi_of_too_few_or_black_pixels_is_unknown():
     tile = ramp(np.arange(1, 201))
     assert np.isnan(metrics.nmi(tile, np.arange(200) < 199))
     assert np.isnan(metrics.nmi(flat(0), everywhere(flat(0))))
@@ -205,34 +192,19 @@ def test_spread_is_that_of_numpy_without_nan():
     assert sd == pytest.approx(np.std(values, ddof=1)) and cv == pytest.approx(np.std(values, ddof=1) / values.mean())
     assert metrics.colour_spread([1.0, 3.0]) == pytest.approx((2**0.5, 2**0.5 / 2))
     assert np.isnan(metrics.colour_spread([0.7, np.nan])).all() and np.isnan(metrics.colour_spread([])).all()
-    assert metrics.colour_spread([-1.0, 1.0])[0] == pytest.approx(2**0.5) and np.isnan(
-        metrics.colour_spread([-1.0, 1.0])[1]
-    )
+    assert metrics.colour_spread([-1.0, 1.0])[0] == pytest.approx(2**0.5)
+    assert np.isnan(metrics.colour_spread([-1.0, 1.0])[1])
 
 
-@pytest.mark.parametrize(
-    ("rgb", "expected"),
-    [
-        ((255, 255, 255), (100, 0, 0)),
-        ((0, 0, 0), (0, 0, 0)),
-        ((255, 0, 0), (53.24, 80.09, 67.20)),
-        ((0, 255, 0), (87.73, -86.18, 83.18)),
-        ((0, 0, 255), (32.30, 79.19, -107.86)),
-        ((119, 119, 119), (50.03, 0, 0)),
-        ((2, 2, 2), (0.548, 0, 0)),
-    ],
-)
+@pytest.mark.parametrize(("rgb", "expected"), [
+    ((255, 255, 255), (100, 0, 0)), ((0, 0, 0), (0, 0, 0)), ((255, 0, 0), (53.24, 80.09, 67.20)),
+    ((0, 255, 0), (87.73, -86.18, 83.18)), ((0, 0, 255), (32.30, 79.19, -107.86)), ((119, 119, 119), (50.03, 0, 0)),
+    ((2, 2, 2), (0.548, 0, 0)),
+])  # fmt: skip
 def test_lab_of_known_colours(rgb, expected):
     found = metrics.lab(np.array([rgb], np.uint8))
     assert found.dtype == np.float32 and found.shape == (1, 3)
     np.testing.assert_allclose(found[0], expected, atol=0.02)
-
-
-def test_lab_agrees_with_opencv_as_far_as_its_table_goes():
-    tile = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
-    other = cv2.cvtColor(tile.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
-    assert metrics.lab(tile).shape == tile.shape
-    assert np.abs(metrics.lab(tile) - other).max() < 0.6
 
 
 def test_delta_e_by_hand():
@@ -379,9 +351,14 @@ def textured(seed=0):
     return np.asarray(cv2.GaussianBlur(noisy(seed=seed), (0, 0), 1.5))
 
 
-def test_structure_of_equal_tiles_is_complete():
+def test_structure_of_equal_tiles_is_complete_and_needs_the_same_tiles():
     kept = metrics.structure([textured(), painted()], [textured(), painted()])
     assert kept == pytest.approx({"correlation": 1, "ssim": 1, "cs": 1, "correlation_p5": 1})
+    for before, after in (([], []), ([textured()], []), ([textured()], [textured()] * 2)):
+        with pytest.raises(StainError, match="do not correspond"):
+            metrics.structure(before, after)
+    with pytest.raises(StainError, match="differ in size"):
+        metrics.structure([textured()], [textured()[:-1]])
 
 
 def test_cs_leaves_out_the_wanted_change():
@@ -413,14 +390,6 @@ def test_constant_tiles(level):
     for before, after in ((still, tile), (tile, still)):
         kept = metrics.structure([before], [after])
         assert kept["correlation"] == 0 and kept["cs"] < 0.1
-
-
-def test_structure_needs_the_same_tiles():
-    for before, after in (([], []), ([textured()], []), ([textured()], [textured()] * 2)):
-        with pytest.raises(StainError, match="do not correspond"):
-            metrics.structure(before, after)
-    with pytest.raises(StainError, match="differ in size"):
-        metrics.structure([textured()], [textured()[:-1]])
 
 
 def test_seam_error_by_hand():
@@ -475,22 +444,6 @@ def reference_of(units, named, index=1):
     return list(zip(units[index], named[index], strict=True))
 
 
-def test_no_method_changes_nothing():
-    units, named = cohort()
-    row = assess(units, units, named, reference_of(units, named))
-    expected = {
-        "correlation": 1,
-        "correlation_p5": 1,
-        "ssim": 1,
-        "cs": 1,
-        "glass_mean": 0,
-        "glass_p99": 0,
-        "clipped": 0,
-    }
-    assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert row["units_nuclei"] == row["units_stroma"] == 3 and np.isfinite(list(row.values())).all()
-
-
 def test_the_row_is_what_the_single_measures_say(monkeypatch):
     monkeypatch.setattr(metrics, "SAMPLE_PX", 10**6)
     units, named = cohort(tiles=1)
@@ -515,15 +468,6 @@ def test_the_row_is_what_the_single_measures_say(monkeypatch):
     assert row["glass_mean"] == pytest.approx(np.mean([g["mean"] for g in glass])) and row["glass_mean"] < -1
     assert row["glass_p99"] == pytest.approx(np.mean([g["p99"] for g in glass]))
     assert row["clipped"] == np.mean([metrics.clipped_share(a, b) for a, b, _ in triples])
-
-
-def test_better_agreement_is_seen():
-    units, named = cohort()
-    after = [[painted(1.0, seed=10 * u + t) for t in range(2)] for u in range(3)]
-    reference = reference_of(units, named)
-    raw, made_equal = (assess(units, new, named, reference) for new in (units, after))
-    for name in ("nmi_nuclei_cv", "lab_nuclei", "lab_stroma", "wasserstein"):
-        assert made_equal[name] < 0.3 * raw[name], name
 
 
 def test_tiles_of_a_unit_are_pooled():

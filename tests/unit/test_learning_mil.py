@@ -18,13 +18,7 @@ from deeplrhe_utils.learning.scoring import features
 SMALL = mil.MilConfig(embed=8, hidden=4, epochs=3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks this small gain nothing from threads that wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Colour(torch.nn.Module):
@@ -112,14 +106,10 @@ def test_attention_sums_to_one_and_ignores_order_and_padding(pooling, embed):
         torch.testing.assert_close(model(x[i : i + 1, :n], mask[i : i + 1, :n])[0][0], logits[i])
 
 
-def test_mean_pooling_is_the_mean_of_the_embeddings():
+def test_mean_pooling_is_the_mean_and_gated_attention_that_of_the_paper():
     model, x, mask = bags(pooling="mean")
     mean = (model.embeddings(x) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
     torch.testing.assert_close(model(x, mask)[0], model.classify(mean))
-
-
-def test_gated_attention_is_that_of_the_paper():
-    """Ilse 2018, equation 9, written out tile by tile for the second gene."""
     model, x, mask = bags()
     h = model.embeddings(x[0])
     v, u = model.content(h)[:, 4:], model.gate(h)[:, 4:]

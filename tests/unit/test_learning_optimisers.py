@@ -49,20 +49,6 @@ def test_rmsprop_is_tensorflows(weight_decay, epsilon):
     assert seen == pytest.approx(expected, rel=1e-14)
 
 
-def test_the_first_step_of_rmsprop_by_hand():
-    """g = 0.5: ms = 0.9 + 0.025 = 0.925; step = 0.1 · 0.5 / √1.925."""
-    p = parameter()
-    assert steps_of(RMSpropTF([p], 0.1), p)[0] == pytest.approx(2 - 0.05 / math.sqrt(1.925), rel=1e-14)
-
-
-def test_torchs_rmsprop_is_another_method():
-    p = parameter()
-    torchs = steps_of(torch.optim.RMSprop([p], lr=0.1, alpha=0.9, eps=1.0, momentum=0.9), p)
-    p = parameter()
-    ours = steps_of(RMSpropTF([p], 0.1), p)
-    assert abs(torchs[0] - ours[0]) > 1e-3 and abs(torchs[-1] - ours[-1]) > 1e-2
-
-
 def test_rmsprop_goes_on_from_its_state_and_skips_what_has_no_gradient():
     a, b, idle = parameter(), parameter(), parameter()
     whole = steps_of(RMSpropTF([a, idle], 0.1), a)
@@ -98,7 +84,7 @@ def test_optimisers_by_name():
         make_optimiser("adam", [parameter()], 0.1, 0.0)
 
 
-@pytest.mark.parametrize("total", [1, 2, 3, 4, 10, 137, 1000])
+@pytest.mark.parametrize("total", [1, 2, 10, 137])
 def test_one_cycle_equals_torchs(total):
     optimiser = torch.optim.AdamW([parameter()], lr=2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=2e-3, total_steps=total)

@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 import torch
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError
@@ -21,7 +20,7 @@ from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.slides.tiles.pixels import read_pixels, shrink
 from deeplrhe_utils.stain.methods.normalize import fit_normalizer
 from tests.stain_tiles import painted
-from tests.tiff_slides import write_jpeg_slide
+from tests.tiff_slides import damage, write_jpeg_slide
 
 GENES = ("TP53", "EGFR", "POLE")
 SCORER = SlideScorer(
@@ -35,15 +34,6 @@ def write_slide(path, lab, seed=0):
     picture = np.full((HEIGHT, WIDTH, 3), 246, np.uint8)
     picture[16:784, 70:1030] = np.concatenate(rows)
     return write_jpeg_slide(path, picture, subsampling=(1, 1), quality=90)
-
-
-def damage(path, number):
-    """Overwrite one stored JPEG tile."""
-    with tifffile.TiffFile(path) as tiff:
-        place, length = tiff.pages[0].dataoffsets[number], tiff.pages[0].databytecounts[number]
-    with open(path, "r+b") as stream:
-        stream.seek(place)
-        stream.write(b"\x00" * length)
 
 
 def rows_of(path, patient):
@@ -136,11 +126,6 @@ def test_processes_change_nothing(folder, model):
         assert np.array_equal(one.scores, other.scores, equal_nan=True)
 
 
-def test_a_patient_of_the_training_set_is_refused(folder, model):
-    found = score_slide(task_of(folder, model, patient="P9"))
-    assert found.status == "refused" and "trained on 1 patients" in found.reason and found.scores.shape[1] == 0
-
-
 def test_a_damaged_place_costs_the_tiles_that_lie_there(folder, model, tmp_path):
     whole = score_slide(task_of(folder, model, "two"))
     broken = score_slide(task_of(folder, model, "three"))
@@ -161,11 +146,17 @@ def test_a_slide_that_cannot_be_opened_or_read_has_a_reason(folder, model, tmp_p
     assert score_slide(empty).reason == "there is no tile to score"
 
 
-def test_a_model_of_another_magnification_ends_it(folder, model):
+def test_a_model_of_another_magnification_or_kind_ends_it_before_a_slide_is_read(folder, model):
     with pytest.raises(ModelError, match="other pixels"):
         score_slide(task_of(folder, model, scorer=replace(SCORER, store_px=64)))
     with pytest.raises(ParameterError, match="threads"):
         replace(SCORER, threads=0)
+    slide, tiles = rows_of(folder / "one.svs", "P1")
+    wrong = replace(SCORER, normalization="macenko")
+    with pytest.raises(ModelError, match="other pixels"):
+        heat.score_slides(
+            pd.DataFrame([slide]), tiles, {"P1": [model]}, GENES, wrong, 1, partial(map_surviving, workers=1)
+        )
 
 
 @pytest.mark.parametrize("spread", [prediction.in_turn, partial(map_surviving, workers=1)])
@@ -250,14 +241,3 @@ def test_tiles_can_be_seen_as_the_network_sees_them(folder, model):
     expected = score_slide(task).scores[[3, 0]]
     usable = np.isfinite(expected).all(axis=0)
     assert usable.any() and np.allclose(scores[:, usable], expected[:, usable], atol=0.01)
-    with pytest.raises(ModelError, match="other pixels"):
-        prediction.seen_tiles(task_of(folder, model, scorer=replace(SCORER, store_px=64)), rows)
-
-
-def test_a_wrong_model_is_told_before_a_slide_is_read(folder, model):
-    slide, tiles = rows_of(folder / "one.svs", "P1")
-    wrong = replace(SCORER, normalization="macenko")
-    with pytest.raises(ModelError, match="other pixels"):
-        heat.score_slides(
-            pd.DataFrame([slide]), tiles, {"P1": [model]}, GENES, wrong, 1, partial(map_surviving, workers=1)
-        )

@@ -93,10 +93,7 @@ def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):
     assert [axes.get_title() for axes in shown] == ["A (6 / 6)", "B (6 / 6)"]
     assert [text.get_text() for text in shown[0].get_yticklabels()] == ["one", "two"]
     lacking = table[(table["arm"] != "one") | (table["gene"] != "B")]
-    assert [axes.get_title() for axes in learning.rivals(lacking, "base").axes][:2] == [
-        "A (6 / 6)",
-        "B (6 / 6)",
-    ]
+    assert [axes.get_title() for axes in learning.rivals(lacking, "base").axes][:2] == ["A (6 / 6)", "B (6 / 6)"]
 
 
 def test_search_figures_draw_what_they_are_given():

@@ -78,7 +78,7 @@ def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
     pd.testing.assert_frame_equal(again.trace, chosen.trace)
 
 
-@pytest.mark.parametrize("kills", [[1], [3], [1, 1], [0, 2]], ids=str)
+@pytest.mark.parametrize("kills", [[1], [0, 2]], ids=str)
 def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch, kills):
     values, fixed = {"kernels": [4, 8], "loss": ["bce", "focal"]}, {"stages": 1}
     undisturbed = protocol.Searcher(tmp_path / "a", quiet=True).grid(study, "g", values, fixed)

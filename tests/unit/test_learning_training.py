@@ -214,8 +214,9 @@ def test_balanced_training_learns(small, balance):
 def test_inception_trains_with_its_auxiliary_head_and_the_published_recipe(small):
     tiles, frame, y = small
     network = deeplrhe.NetworkConfig(("X", "Y", "Z"), **DEEPPATH_NETWORK)
-    recipe = replace(DEEPPATH, epochs=1, batch_size=24, crop_px=75, learning_rate=1e-3)
-    trained = fold.train_fold(tiles, part_of(frame, y), network, recipe, seed=0, fold=0, report=quiet)
+    recipe = replace(DEEPPATH, epochs=1, batch_size=8, crop_px=75, learning_rate=1e-3)
+    few = part_of(frame, y, ["P0", "P1"])
+    trained = fold.train_fold(tiles, few, network, recipe, seed=0, fold=0, report=quiet)
     assert np.isfinite(trained.progress.history).all() and set(trained.others) == {"last"}
 
 
@@ -344,13 +345,6 @@ def test_label_smoothing_moves_towards_even_odds():
     assert one == pytest.approx(-(0.95 * np.log(q) + 0.05 * np.log(1 - q)), rel=1e-5)
 
 
-def test_illegal_recipes_are_refused():
-    for bad in ({"loss": "hinge"}, {"optimiser": "adam"}, {"epochs": 0}, {"balance": "patient"}, {"precision": "half"}):
-        with pytest.raises(ParameterError):
-            TrainConfig(**bad)
-    assert uses_bfloat16("bfloat16", torch.device("cpu")) and not uses_bfloat16("float32", torch.device("cpu"))
-
-
 def test_validation_loss_is_the_patients():
     scores = np.array([[0.2], [0.6], [0.9]], np.float32)
     y = np.array([[1], [1], [0]], np.float32)
@@ -386,7 +380,7 @@ def test_shared_batch_norm_equals_the_layers_own(kind, monkeypatch):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("count", "size", "accumulate"), [(16, 1, 1), (16, 2, 3), (5, 2, 3), (3, 2, 2), (7, 3, 4)])
+@pytest.mark.parametrize(("count", "size", "accumulate"), [(16, 1, 1), (5, 2, 3), (7, 3, 4)])
 def test_parts_of_a_step_do_not_depend_on_the_processes(count, size, accumulate, small):
     """Every tile belongs to one process and part; all processes have as many parts, each of at least one tile."""
     tiles, frame, y = small
@@ -404,10 +398,14 @@ def test_parts_of_a_step_do_not_depend_on_the_processes(count, size, accumulate,
         assert whole == list(range(whole[0], whole[-1] + 1))
 
 
-def test_softmax_needs_exactly_one_class_a_tile():
+def test_softmax_needs_exactly_one_class_a_tile_and_recipes_must_be_legal():
     for bad in ([[1, 1], [0, 1]], [[0, 0], [0, 1]], [[1, np.nan], [0, 1]]):
         with pytest.raises(LabelError, match="exactly one class"):
             losses.make_loss("bce", "softmax", np.array(bad, np.float32), ceiling=1.0)
+    for bad in ({"loss": "hinge"}, {"optimiser": "adam"}, {"epochs": 0}, {"balance": "patient"}, {"precision": "half"}):
+        with pytest.raises(ParameterError):
+            TrainConfig(**bad)
+    assert uses_bfloat16("bfloat16", torch.device("cpu")) and not uses_bfloat16("float32", torch.device("cpu"))
 
 
 def test_class_balance_draws_classes_equally_often():

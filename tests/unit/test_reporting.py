@@ -1,14 +1,11 @@
 """Heat maps lie where the scores were measured; exports carry level-0 pixels."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.reporting.exports import interop
 from deeplrhe_utils.reporting.figures import display, style
 from deeplrhe_utils.reporting.heatmaps import bands
 
@@ -47,13 +44,6 @@ def test_windows_outside_the_slide_and_unknown_palettes_are_refused():
         bands.accumulate(_tiles([(30, 0, 20.0)]), np.array([0.5]), 40, 40, (40, 40))
     with pytest.raises(InputError, match="perceptual"):
         bands.overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4)), palette="jet")
-
-
-def test_qupath_export_keeps_coordinates_and_leaves_out_unknown_scores(tmp_path):
-    tiles = _tiles([(5, 7, 10.5)]).assign(TP53=0.25, EGFR=np.nan)
-    feature = json.loads(interop.write_qupath(tiles, tmp_path / "a.geojson").read_text())["features"][0]
-    assert feature["geometry"]["coordinates"][0][2] == [15.5, 17.5]
-    assert feature["properties"]["measurements"] == {"TP53 probability": 0.25}
 
 
 def test_compacting_keeps_line_art_and_shrinks_photographs(tmp_path):

@@ -32,7 +32,7 @@ def boxes(figure):
     return [t.get_window_extent(renderer) for axes in figure.axes for t in axes.texts if t.get_text()]
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("steps", [1, 2, 8])
 def test_the_flow_shows_every_number_and_overlaps_nothing(steps):
     table = flow(steps)
     figure = flow_figure(table)
@@ -80,7 +80,7 @@ def sites(n, genes=("TP53", "EGFR")):
     return pd.DataFrame(rows, columns=["gene", "site_id", "positives", "profiled", "patients"])
 
 
-@pytest.mark.parametrize("n", [1, 10, 60, 75])
+@pytest.mark.parametrize("n", [1, 10, 75])
 def test_the_map_shows_every_count_once(n):
     table = sites(n)
     figure = site_mutation_map(table)
@@ -91,10 +91,6 @@ def test_the_map_shows_every_count_once(n):
     assert len(labels) == n and labels[0] == "00 (2)"
     found = boxes(figure)
     assert not any(a.overlaps(b) for i, a in enumerate(found) for b in found[i + 1 :])
-
-
-def test_the_map_can_be_empty():
-    assert texts(site_mutation_map(sites(0))) == []
 
 
 def prevalences():
@@ -115,5 +111,5 @@ def test_prevalences_show_their_counts_and_no_mark_where_nobody_is_profiled():
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["cohort", "all profiled"]
 
 
-def test_an_empty_table_of_prevalences_gives_an_empty_figure():
-    assert texts(prevalence_figure(prevalences().iloc[:0])) == []
+def test_the_map_and_the_prevalences_can_be_empty():
+    assert texts(site_mutation_map(sites(0))) == [] == texts(prevalence_figure(prevalences().iloc[:0]))

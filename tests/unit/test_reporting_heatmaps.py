@@ -1,7 +1,6 @@
 """Maps of any size: the paper's mean exactly, weights, uncertainty, and what may be drawn at all."""
 
 import warnings
-from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -17,8 +16,6 @@ from deeplrhe_utils.reporting.heatmaps import bands as heatmaps
 from deeplrhe_utils.reporting.heatmaps import scores as heat_scores
 from deeplrhe_utils.reporting.heatmaps.bands import Frame, heat_bands, heat_map
 from deeplrhe_utils.slides.tiles.grid import make_grid
-
-DEMO = Path(__file__).resolve().parents[2] / "reports" / "demo" / "tables"
 
 
 def stacked(bands):
@@ -54,8 +51,8 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("stride", [64, 32, 24, 9])
-@pytest.mark.parametrize("mpp", [0.25, 0.2527, 0.5])
+@pytest.mark.parametrize("stride", [64, 24, 9])
+@pytest.mark.parametrize("mpp", [0.2527, 0.5])
 def test_bands_are_the_papers_mean_whatever_their_height(stride, mpp):
     tiles = make_grid(1237, 811, mpp, 0.5, 64, stride_px=stride, edge="cover")
     scores = generator(1, "scores").random(len(tiles))
@@ -106,7 +103,7 @@ def test_triangles_on_half_overlapping_windows_make_a_ramp_without_steps():
     np.testing.assert_allclose(smooth, np.interp(np.arange(20.5, 180), 20 + 20 * np.arange(9), scores), atol=1e-6)
 
 
-def test_uncertainty_is_the_spread_of_the_folds_maps():
+def test_uncertainty_is_the_spread_of_the_folds_maps_and_none_of_equal_folds():
     tiles = make_grid(300, 200, 0.5, 0.5, 64, stride_px=32)
     scores = generator(3, "folds").random((len(tiles), 4))
     scores[:5, 1:] = np.nan
@@ -121,9 +118,6 @@ def test_uncertainty_is_the_spread_of_the_folds_maps():
     np.testing.assert_allclose(found.sd[number > 1], sd[number > 1], atol=1e-6)
     assert np.isnan(found.sd[number < 2]).all() and (number == 1).any() and (number > 1).any()
     assert np.isnan(heat_map(tiles, scores[:, 0], frame).sd).all(), "one fold has no spread"
-
-
-def test_equal_folds_have_no_spread_at_all():
     tiles = make_grid(128, 128, 0.5, 0.5, 64)
     same = np.repeat(generator(4, "x").random((len(tiles), 1)), 3, axis=1)
     assert (heat_map(tiles, same, Frame.fit(128, 128, 0.5, (32, 32))).sd == 0).all()
@@ -176,15 +170,12 @@ def lightness(palette):
     return np.where(y > 216 / 24389, 116 * np.cbrt(y) - 16, y * 24389 / 27)
 
 
-def test_the_perceptual_palette_gets_lighter_throughout_and_the_papers_is_red_high_and_blue_low():
+def test_palettes_get_lighter_or_red_and_colours_follow_their_limits():
     for palette in (heatmaps.PALETTES["perceptual"], heatmaps.UNCERTAINTY):
         assert (np.diff(lightness(palette)) > 0).all()
     assert not (np.diff(lightness(heatmaps.PALETTES["paper"])) > 0).all(), "why there is another"
     low, high = heatmaps.colour_map(np.array([0.0, 1.0]), "paper").astype(int)
     assert low[2] > low[0] and high[0] > high[2]
-
-
-def test_colours_follow_their_limits_and_nan_is_white():
     found = heatmaps.colour_map(np.array([np.nan, 0.2, 0.4, 9.0]), "uncertainty", 0.2, 0.4)
     ends = heatmaps.colour_map(np.array([0.0, 1.0]), "uncertainty")
     assert (found == [[255] * 3, ends[0], ends[1], ends[1]]).all()
@@ -270,7 +261,7 @@ def splits(*rows):
     return pd.DataFrame(rows, columns=["fold", "unit_id", "role"]).assign(scheme="patient")
 
 
-def test_the_leak_alarm_rings_for_stored_scores():
+def test_the_leak_alarm_rings_for_stored_scores_and_for_the_models_card():
     _, predictions = tables()
     held = splits((0, "p1", "test"), (1, "p1", "test"))
     heat_scores.check_held_out(predictions, held)
@@ -282,25 +273,9 @@ def test_the_leak_alarm_rings_for_stored_scores():
     heat_scores.check_held_out(predictions.assign(score=pd.NA), splits((0, "p2", "test")))  # nothing is drawn
     with pytest.raises(InputError, match="no such split scheme"):
         heat_scores.check_held_out(predictions, held, scheme="site")
-
-
-def test_the_leak_alarm_rings_for_the_models_card():
     _, predictions = tables()
     check_cards(predictions, {"m": {"patients": [hash_patient("p2")]}})
     with pytest.raises(LeakError, match=r"trained on 1 patients.*p1"):
         check_cards(predictions, {"m": {"patients": [hash_patient("p1")]}})
     with pytest.raises(ModelError, match="not known on whom"):
         check_cards(predictions, {})
-
-
-def test_the_committed_demo_passes_its_alarms_and_its_scale():
-    tiles, predictions, slides, folds = (
-        pd.read_parquet(DEMO / f"{name}.parquet") for name in ("tiles", "predictions", "slides", "splits")
-    )
-    heat_scores.check_held_out(predictions, folds)
-    mpp = slides.set_index("slide_id")["mpp"].astype(float)
-    for name, own in tiles.groupby("slide_id"):
-        heat_scores.check_scale(own, mpp[name], 0.5, 512)
-    wrong = predictions.assign(fold=(predictions["fold"] + 1) % predictions["fold"].nunique())
-    with pytest.raises(LeakError):
-        heat_scores.check_held_out(wrong, folds)

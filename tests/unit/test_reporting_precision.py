@@ -45,9 +45,8 @@ def test_calibration_and_decision_curves_have_a_panel_per_gene(scored, tmp_path)
     bins = {"raw": calibration.reliability(label, score, 1)}
     figure = pf.calibration({"A": bins, "B": bins})
     assert [a.get_title() for a in figure.axes if a.get_visible()] == ["A", "B"]
-    assert figure.axes[0].get_xlim()[1] == pytest.approx(1.08 * bins["raw"].loc[0, "ci_high"]) and _written(
-        figure, tmp_path
-    )
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(1.08 * bins["raw"].loc[0, "ci_high"])
+    assert _written(figure, tmp_path)
     curve = decision.decision_curve(scored, resamples=20)
     figure = pf.decision_curves({"A": {"raw": curve, "Platt": curve}})
     assert len(figure.legends[0].texts) == 4 and figure.axes[0].get_xlim()[1] <= 1

@@ -132,14 +132,11 @@ def test_neighbours_are_the_eight_around_also_with_a_fractional_pitch():
     assert sorted(neighbours(far, inner)) == [2, 12], "windows that do not touch are no neighbours"
 
 
-def test_facts_of_a_window(view):
+def test_facts_of_a_window_and_points_that_count_every_window_once(view):
     told, empty = window_facts(view.windows, 7, ["TP53", "KRAS"])
     around = np.mean([1, 2, 3, 6, 8, 11, 12, 13]) / 20
     assert told == ("TP53", "0.350", "13 of 20", f"{around:.3f} (n = 8)")
     assert empty == ("KRAS", "–", "–", "–")
-
-
-def test_points_count_every_window_once(view):
     holes = replace(view, windows=view.windows.assign(TP53=view.windows["TP53"].where(view.windows.index != 3)))
     points = window_points([view, replace(holes, slide_id="s2")], "TP53")
     assert len(points) + points.attrs["unscored"] == 40 and points.attrs["unscored"] == 1
@@ -341,10 +338,8 @@ class TestExplorer:
         assert explorer.view.patient_id == "P2" and explorer.menus["slide"].options == ("<i>s2</i>",)
         assert "thumbnail is shown" in self.texts(explorer) and "<i>" not in self.texts(explorer)
         explorer.choose("s1_4_3")
-        assert (explorer.view.slide_id, explorer.canvas.chosen) == ("s1", 19) and explorer.canvas.centre == [
-            4.5 * SIDE,
-            3.5 * SIDE,
-        ]
+        assert (explorer.view.slide_id, explorer.canvas.chosen) == ("s1", 19)
+        assert explorer.canvas.centre == [4.5 * SIDE, 3.5 * SIDE]
         explorer.choose_patient("TP53", "P2")
         assert explorer.view.patient_id == "P2" and explorer.canvas.chosen == 19
         explorer.choose_patient("TP53", "<b>P9</b>")

@@ -16,7 +16,7 @@ from deeplrhe_utils.reporting.viewer import widgets
 from deeplrhe_utils.reporting.viewer.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
 from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.slides.tiles.pixels import peek
-from tests.tiff_slides import tissue_like, write_jpeg_slide
+from tests.tiff_slides import overwrite_tile, tissue_like, write_jpeg_slide
 
 SIDE = 112  # of a picture on the page [px]
 REASONS = ("background", "noise", "pen")
@@ -70,15 +70,7 @@ def test_tiles_are_chosen_by_slide_gene_status_and_outcome_together(cohort, aske
     assert (len(chosen) > 0) == bool(slides and (reason in (ANY, "kept") or (reason != "fold" and slides != {"s3"})))
 
 
-def test_no_labels_at_all_choose_nothing_by_gene_and_everything_without(cohort):
-    _, tiles, labels = cohort
-    none = labels.iloc[:0]
-    assert len(choose_tiles(tiles, none)) == len(tiles)
-    assert len(choose_tiles(tiles, none, gene="TP53", status="mutated")) == 0
-    assert len(choose_tiles(tiles, none, gene="TP53", status="not profiled")) == len(tiles)
-
-
-def test_a_patient_without_a_row_of_the_gene_is_not_profiled(cohort):
+def test_without_labels_or_a_row_of_the_gene_a_patient_is_not_profiled(cohort):
     _, tiles, labels = cohort
     fewer = labels[(labels["patient_id"] != "p1") | (labels["gene"] != "TP53")]
     chosen = {s: choose_tiles(tiles, fewer, gene="TP53", status=s) for s in ("mutated", "wild type", "not profiled")}
@@ -86,6 +78,11 @@ def test_a_patient_without_a_row_of_the_gene_is_not_profiled(cohort):
         "mutated": set(), "wild type": {"s2"}, "not profiled": {"s1", "s3"},
     }  # fmt: skip
     assert sum(map(len, chosen.values())) == len(tiles), "every tile is of one status"
+    _, tiles, labels = cohort
+    none = labels.iloc[:0]
+    assert len(choose_tiles(tiles, none)) == len(tiles)
+    assert len(choose_tiles(tiles, none, gene="TP53", status="mutated")) == 0
+    assert len(choose_tiles(tiles, none, gene="TP53", status="not profiled")) == len(tiles)
 
 
 @pytest.mark.parametrize("status", ["mutated", "wild type", "not profiled"])
@@ -100,7 +97,7 @@ def cell(page, number, side=SIDE, gap=4):
     return page[y : y + side, x : x + side]
 
 
-@pytest.mark.parametrize(("n", "rows"), [(1, 1), (7, 1), (8, 1), (9, 2), (16, 2), (17, 3)])
+@pytest.mark.parametrize(("n", "rows"), [(1, 1), (8, 1), (17, 3)])
 def test_a_sheet_holds_its_pictures_row_by_row_on_white(n, rows):
     pictures = [np.full((10, 10, 3), 10 * i, np.uint8) for i in range(n)]
     page = sheet(pictures)
@@ -112,12 +109,15 @@ def test_a_sheet_holds_its_pictures_row_by_row_on_white(n, rows):
     assert (page[~covered] == 255).all() and covered.sum() == 100 * n
 
 
-def test_columns_and_an_empty_sheet():
+def test_columns_an_empty_sheet_and_a_png_of_the_picture():
     pictures = [np.full((6, 6, 3), i, np.uint8) for i in range(5)]
     page = sheet(pictures, columns=2)
     assert page.shape == (30, 20, 3) and (page[20:, 10:] == 255).all() and (page[10:16, 10:16] == 3).all()
     empty = sheet([])
     assert empty.ndim == 3 and min(empty.shape) > 0 and (empty == 255).all()
+    picture = tissue_like(40, 60)
+    stream = np.frombuffer(to_png(picture), np.uint8)
+    assert np.array_equal(cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), picture)
 
 
 def test_a_page_shows_exactly_the_chosen_tiles_in_their_order(cohort):
@@ -144,11 +144,6 @@ def test_rows_of_several_slides_in_turn_keep_their_order_and_each_slide_is_opene
     assert np.array_equal(page, sheet(one_by_one)) and opened == ["s1", "s2", "s3"]
 
 
-def test_a_page_without_tiles_is_white_and_opens_no_slide(cohort):
-    _, tiles, _ = cohort
-    assert (page_of(tiles.iloc[:0], {}, 0) == 255).all()
-
-
 def test_only_the_slides_on_the_page_are_opened(cohort, monkeypatch):
     by_id, tiles, _ = cohort
     opened = []
@@ -160,27 +155,15 @@ def test_only_the_slides_on_the_page_are_opened(cohort, monkeypatch):
 
 
 def test_a_tile_that_cannot_be_decoded_is_a_cross_among_the_others(cohort, tmp_path):
-    import tifffile
-
     by_id, tiles, _ = cohort
     path = write_jpeg_slide(tmp_path / "s3.svs", tissue_like(512, 512, 2), tile=128)
-    with tifffile.TiffFile(path) as tiff:
-        start, count = tiff.pages[0].dataoffsets[1], tiff.pages[0].databytecounts[1]
-    data = bytearray(path.read_bytes())
-    data[start : start + count] = bytes(count)
-    path.write_bytes(data)
+    overwrite_tile(path, 1, lambda stream: bytes(len(stream)))
     own = tiles[tiles["slide_id"] == "s3"]
     page = page_of(own, {"s3": {**by_id["s3"], "path": str(path)}}, 0)
     crosses = [(cell(page, i) == 255).all(axis=2).mean() > 0.9 for i in range(4)]
     assert crosses == [False, True, False, False]
     red = cell(page, 1).astype(int)
     assert (red[0, 0] == (200, 0, 0)).all() and (red[55, 55, 0] - red[55, 55, 1]) > 100
-
-
-def test_a_png_is_the_picture():
-    picture = tissue_like(40, 60)
-    stream = np.frombuffer(to_png(picture), np.uint8)
-    assert np.array_equal(cv2.cvtColor(cv2.imdecode(stream, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), picture)
 
 
 class Explorer:

@@ -27,30 +27,21 @@ def where(tmp_path):
     return Places(tmp_path / "notebooks", tmp_path / "profiles", tmp_path, tmp_path / "package")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        ([], 0, "usage: deeplrhe"),
-        (["rum"], 2, "invalid choice"),
-        (["run"], 2, "PROFILE"),
-        (["run", "dmo"], 2, "Did you mean demo?"),
-        (["run", "demo", "-p", "sed=1"], 2, "Did you mean seed?"),
-        (["run", "demo", "--list"], 0, "seed: int = 1  [none] the seed"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    ([], 0, "usage: deeplrhe"), (["rum"], 2, "invalid choice"), (["run"], 2, "PROFILE"),
+    (["run", "dmo"], 2, "Did you mean demo?"), (["run", "demo", "-p", "sed=1"], 2, "Did you mean seed?"),
+    (["run", "demo", "--list"], 0, "seed: int = 1  [none] the seed"),
+])  # fmt: skip
 def test_exit_codes(where, capsys, arguments, code, text):
     assert main(arguments, where) == code
     captured = capsys.readouterr()
     assert text in captured.out + captured.err and "Traceback" not in captured.err
 
 
-def test_the_command_line_starts_without_heavy_libraries():
+def test_the_command_line_starts_without_heavy_libraries_and_doctor_marks_what_is_short():
     code = "import sys, deeplrhe_utils.running.commands.cli, deeplrhe_utils.running.stage.record; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "openslide", "papermill", "nbconvert", "pandas", "matplotlib", "distributed"} & set(loaded)
-
-
-def test_doctor_marks_what_is_short():
     profile = Profile("p", "t", "tiles", expect={"memory_gb": 2, "disk_gb": 1, "seconds": 120, "gpu": "recommended"})
     text = doctor.needs(profile, {"memory_gb": 8.0, "disk_gb": 0.5, "gpu": None})
     assert text == "memory 2 GB ok, disk 1 GB SHORT (0.5 GB), about 2 min, GPU recommended SHORT (none)"
@@ -114,19 +105,14 @@ def test_doctor_takes_the_skeleton_back_when_it_is_filled(slides, capsys, tmp_pa
     assert any("override" in line and "but 0.25 µm/px is used" in line for line in out.splitlines())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "text"),
-    [
-        (["nowhere.svs"], 2, "nowhere.svs is not there"),
-        (["--no-estimate"], 2, "are about slides"),
-        (["{slides}", "--mpp-csv", "nowhere.csv"], 2, "nowhere.csv is not there"),
-        (["{slides}", "--mpp-csv", "{slides}/notes.txt"], 1, "a header and no rows"),
-        (["{slides}/empty"], 1, "There are no slides"),
-        (["{slides}/good 20.svs", "{slides}/good 20.svs"], 0, "1 file: 1 fine"),
-        (["{slides}", "{slides}/good 20.svs"], 0, "3 files"),
-        (["{slides}/notes.txt"], 1, "neither a slide"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "text"), [
+    (["nowhere.svs"], 2, "nowhere.svs is not there"), (["--no-estimate"], 2, "are about slides"),
+    (["{slides}", "--mpp-csv", "nowhere.csv"], 2, "nowhere.csv is not there"),
+    (["{slides}", "--mpp-csv", "{slides}/notes.txt"], 1, "a header and no rows"),
+    (["{slides}/empty"], 1, "There are no slides"),
+    (["{slides}/good 20.svs", "{slides}/good 20.svs"], 0, "1 file: 1 fine"),
+    (["{slides}", "{slides}/good 20.svs"], 0, "3 files"), (["{slides}/notes.txt"], 1, "neither a slide"),
+])  # fmt: skip
 def test_doctor_says_what_is_wrong_with_the_command(slides, capsys, arguments, code, text):
     (slides / "empty").mkdir()
     assert main(["doctor", *(a.format(slides=slides) for a in arguments)]) == code

@@ -105,18 +105,12 @@ def test_the_same_command_gives_the_same_files_and_another_does_not_replace_them
     assert before == {p.name: p.read_bytes() for p in out.iterdir() if p.suffix != ".png"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["paprr"], 2, "no such cohort rule"),
-        (["all", "--n", "3"], 2, "takes every slide"),
-        (["paper", "--seed", "-1"], 2, "seed"),
-        (["paper", "--n", "0"], 2, "at least 1"),
-        (["paper", "--genes", "TP53,TP53"], 2, "named twice"),
-        (["paper", "--genes", "XYZ"], 1, "XYZ"),
-        (["paper", "--genes", "TP53"], 1, "wants 180 slides"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["paprr"], 2, "no such cohort rule"), (["all", "--n", "3"], 2, "takes every slide"),
+    (["paper", "--seed", "-1"], 2, "seed"), (["paper", "--n", "0"], 2, "at least 1"),
+    (["paper", "--genes", "TP53,TP53"], 2, "named twice"), (["paper", "--genes", "XYZ"], 1, "XYZ"),
+    (["paper", "--genes", "TP53"], 1, "wants 180 slides"),
+])  # fmt: skip
 def test_what_cannot_be_is_said_and_nothing_is_written(tmp_path, run, arguments, code, says):
     said = run(*arguments, "--out", tmp_path / "out", code=code)
     assert says in said
@@ -141,14 +135,11 @@ def test_prevalences_are_wilsons_and_leave_the_unprofiled_out():
     assert own[["ci_low", "ci_high"]].tolist() == pytest.approx([100 * ends.low, 100 * ends.high])
 
 
-def test_a_service_that_is_none_is_a_failure_and_writes_nothing(tmp_path, services, run):
+def test_the_default_services_are_public_and_one_that_is_none_is_a_failure(tmp_path, services, run):
     gdc, portal = services
     for wrong in (("--gdc", portal.url), ("--cbioportal", gdc.url)):
         said = run("paper", "--out", tmp_path / "o", "--genes", "TP53", *wrong, code=1)
         assert "ServiceError" in said and not (tmp_path / "o").exists()
-
-
-def test_the_default_services_are_the_public_ones():
     assert Services().gdc.startswith("https://") and Services().query.is_file()
     assert json.loads(Services().query.read_text())["filters"]
 

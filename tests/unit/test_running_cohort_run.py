@@ -12,7 +12,7 @@ from deeplrhe_utils.acquisition.cohort.build import check_flow
 from deeplrhe_utils.acquisition.cohort.rules import named_rule
 from deeplrhe_utils.acquisition.labels.labels import person_of
 from deeplrhe_utils.acquisition.services.download import TransferOptions
-from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
+from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
 from deeplrhe_utils.evaluation.tables.counts import run_flow
 from deeplrhe_utils.running.jobs.cohort import Services
@@ -63,31 +63,6 @@ def test_a_cohort_is_chosen_once(services, sources, rule, tmp_path):
         ready_cohort(tmp_path, named_rule("smallest", genes=GENES, n=5), sources)
     given = ready_cohort(tmp_path / "other", named_rule("paper"), sources, given=tmp_path / "cohort.json")
     pd.testing.assert_frame_equal(given.chosen, first.chosen)
-
-
-def test_an_edited_cohort_is_refused(sources, rule, tmp_path):
-    ready_cohort(tmp_path, rule, sources)
-    path = tmp_path / "cohort-labels.csv"
-    path.write_text(path.read_text().replace(",0", ",1", 1))
-    with pytest.raises(InputError, match="not what the cohort file was signed with"):
-        ready_cohort(tmp_path, rule, sources)
-
-
-def test_what_is_here_is_not_asked_for(services, sources, rule, tmp_path):
-    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
-    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
-    assert found.report["status"].eq("verified").all() and found.repairs.empty and len(found.paths) == 4
-    services.gdc.stop()
-    again = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
-    assert again.report["status"].eq("present").all() and again.paths == found.paths
-
-
-def test_identifiers_of_an_old_cohort_are_replaced(services, sources, rule, tmp_path):
-    cohort = ready_cohort(tmp_path / "cohort", rule, sources)
-    services.gdc.files[:] = [replace(f, file_id=f"{i:08d}{f.file_id[8:]}") for i, f in enumerate(services.gdc.files)]
-    found = fetch_cohort(cohort, tmp_path / "slides", sources.gdc, QUIET, tmp_path / "memory.csv")
-    assert found.repairs["how"].eq("file name").all() and len(found.repairs) == len(found.paths) == 4
-    assert set(found.paths) == set(cohort.chosen["file_id"])
 
 
 def test_missing_slides_stop_the_run_unless_they_may_be_missing(services, sources, rule, tmp_path):

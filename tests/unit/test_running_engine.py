@@ -34,11 +34,7 @@ def process_id(_):
 def test_order_is_kept_and_progress_is_told(workers, capfd):
     assert map_tasks(square, range(7), workers=workers, label="squares") == [x * x for x in range(7)]
     out, err = capfd.readouterr()
-    assert out.endswith("squares: 7/7\n") and err == ""
-
-
-def test_nothing_to_do():
-    assert map_tasks(square, [], workers=4) == []
+    assert out.endswith("squares: 7/7\n") and err == "" and map_tasks(square, [], workers=workers) == []
 
 
 def test_errors_name_the_item(capfd):
@@ -89,13 +85,10 @@ def test_a_failure_costs_its_own_result_only(workers):
     assert map_surviving(refuse, ["a"], reported) == [("a", "slide is cut short. Got: a.")]
 
 
-def test_a_poisoned_item_that_kills_its_worker_is_given_up_and_the_others_are_done(capfd):
+def test_a_poisoned_item_is_given_up_the_others_are_done_and_one_that_kills_once_is_repeated(capfd, tmp_path):
     found = map_surviving(die_on_two, range(8), reported, workers=2)
     assert found == [0, 1, (2, "the worker process died"), 3, 4, 5, 6, 7]
     assert capfd.readouterr().err == ""
-
-
-def test_a_worker_that_dies_costs_its_item_s_time_only(tmp_path):
     assert map_surviving(die_once, [tmp_path / "a", tmp_path / "b"], reported, workers=2) == ["done", "done"]
 
 

@@ -153,13 +153,10 @@ def test_captions_come_from_the_executed_notebooks(root):
     assert "Figure 7. Four panels of <b>heat</b>, n = 3." in found.words
 
 
-def test_fewer_slides_leave_no_stale_files(root):
+def test_fewer_slides_or_a_failed_first_stage_leave_no_stale_files_and_give_a_page(root, tmp_path):
     written(root)
     (root / "heatmaps" / "slides.json").unlink()
     assert "heat" not in written(root).ids and not (root / "page").exists()
-
-
-def test_a_failed_first_stage_still_gives_a_page(tmp_path):
     told = " ".join(written(tmp_path / "empty", status="failed").words)
     assert "Stages without a result: 07-heat-maps (failed)." in told
 

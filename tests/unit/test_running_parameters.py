@@ -48,59 +48,32 @@ def test_other_forms_of_line_are_refused(line):
         parse_parameters(line, "05-x.ipynb")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("rate", "1e-4", 1e-4),  # YAML 1.1 reads it as text
-        ("rate", 1, 1.0),
-        ("genes", ["A"], ["A"]),
-        ("cuts", [1, "1e-3"], [1.0, 1e-3]),
-        ("scheme", "no", "no"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "expected"), [
+    ("rate", "1e-4", 1e-4), ("rate", 1, 1.0), ("genes", ["A"], ["A"]),  # YAML 1.1 reads the first as text
+    ("cuts", [1, "1e-3"], [1.0, 1e-3]), ("scheme", "no", "no"),
+])  # fmt: skip
 def test_yaml_values_that_are_right(parameters, name, value, expected):
     got = parameters[name].from_yaml(value, "test")
     assert got == expected and type(got) is type(expected)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "hint"),
-    [
-        ("scheme", False, "quotes"),  # an unquoted no
-        ("scheme", None, "quotes"),
-        ("scheme", "pateint", r"Did you mean patient\?"),
-        ("tile_px", True, "int"),
-        ("tile_px", 1.5, "int"),
-        ("tile_px", "512", "int"),
-        ("rate", float("nan"), "float"),
-        ("rate", "fast", "float"),
-        ("rate", True, "float"),
-        ("quick", 1, "bool"),
-        ("genes", "TP53", r"\[a, b\]"),
-        ("genes", ["TP53", 1], "list"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "hint"), [
+    ("scheme", False, "quotes"), ("scheme", None, "quotes"), ("scheme", "pateint", r"Did you mean patient\?"),
+    ("tile_px", True, "int"), ("tile_px", 1.5, "int"), ("tile_px", "512", "int"), ("rate", float("nan"), "float"),
+    ("rate", "fast", "float"), ("rate", True, "float"), ("quick", 1, "bool"), ("genes", "TP53", r"\[a, b\]"),
+    ("genes", ["TP53", 1], "list"),
+])  # fmt: skip
 def test_yaml_values_that_are_wrong(parameters, name, value, hint):
     with pytest.raises(ParameterError, match=hint) as caught:
         parameters[name].from_yaml(value, "profile demo")
     assert name in str(caught.value) and "profile demo" in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "expected"),
-    [
-        ("tile_px", "248", 248),
-        ("rate", "1e-3", 1e-3),
-        ("quick", "true", True),
-        ("quick", "No", False),
-        ("genes", "TP53,KRAS", ["TP53", "KRAS"]),
-        ("genes", '["TP53"]', ["TP53"]),
-        ("genes", "[TP53]", ["TP53"]),
-        ("genes", "", []),
-        ("cuts", "1,2.5", [1.0, 2.5]),
-        ("scheme", "no", "no"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "expected"), [
+    ("tile_px", "248", 248), ("rate", "1e-3", 1e-3), ("quick", "true", True), ("quick", "No", False),
+    ("genes", "TP53,KRAS", ["TP53", "KRAS"]), ("genes", '["TP53"]', ["TP53"]), ("genes", "[TP53]", ["TP53"]),
+    ("genes", "", []), ("cuts", "1,2.5", [1.0, 2.5]), ("scheme", "no", "no"),
+])  # fmt: skip
 def test_typed_values_that_are_right(parameters, name, text, expected):
     got = parameters[name].from_text(text, "-p")
     assert got == expected and type(got) is type(expected)
@@ -130,34 +103,30 @@ def plan_of(tmp_path, stages, text="", *overrides, **request):
     return make_plan(profile_of(tmp_path, text), stages, wanted, tmp_path)
 
 
-def test_precedence_and_selection(tmp_path, stages):
+def test_precedence_selection_and_conditional_skips(tmp_path, stages):
     text = "common: {tile_px: 1}\nstages: {01: {tile_px: 2}}\n"
     plan = plan_of(tmp_path, stages, text)
     assert [p.values["tile_px"] for p in plan] == [2, 1]
     plan = plan_of(tmp_path, stages, text, "02.tile_px=4", "tile_px=3", only=("2",))
     assert [p.values["tile_px"] for p in plan] == [3, 4] and [p.selected for p in plan] == [False, True]
     assert "*tile_px: int = 4 (256)" in describe_plan(plan, profile_of(tmp_path, text))
+    text = "skip:\n  - {stage: '02', when: {labels_csv: '', tile_px: 256}, reason: no labels}\n"
+    assert [p.skip_reason for p in plan_of(tmp_path, stages, text)] == ["", "no labels"]
+    assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
 
 
-@pytest.mark.parametrize(
-    ("text", "overrides", "request_", "message"),
-    [
-        ("", ["tile_pix=1"], {}, r"Unknown parameter 'tile_pix'.*Did you mean tile_px\?"),
-        ("", ["01.seed=1"], {}, "Unknown parameter 'seed'"),
-        ("", ["09.seed=1"], {}, "Unknown stage '09'.*01, 02"),
-        ("", ["seed"], {}, "name=value"),
-        ("", ["run_dir=x"], {}, "--out"),
-        ("", ["tile_px=big"], {}, "tile_px"),
-        ("", [], {"only": ("07",)}, "Unknown stage '07' in --only.*01, 02"),
-        ("", [], {"first": "02", "last": "01"}, "lies after"),
-        ("", [], {"first": "02", "only": ("01",)}, "cannot be combined"),
-        ("stages: {'05': {}}\n", [], {}, "Unknown stage '05' in profile demo"),
-        ("common: {sed: 1}\n", [], {}, r"Did you mean seed\?"),
-        ("common: {scheme: no}\n", [], {}, "quotes"),
-        ("required: {data_dir: folder of tiles}\n", [], {}, r"data_dir \(folder of tiles\).*run demo -p data_dir=…"),
-        ("skip: [{stage: '02', reason: r, when: {nothing: 1}}]\n", [], {}, "Unknown parameter 'nothing'"),
-    ],
-)
+@pytest.mark.parametrize(("text", "overrides", "request_", "message"), [
+    ("", ["tile_pix=1"], {}, r"Unknown parameter 'tile_pix'.*Did you mean tile_px\?"),
+    ("", ["01.seed=1"], {}, "Unknown parameter 'seed'"), ("", ["09.seed=1"], {}, "Unknown stage '09'.*01, 02"),
+    ("", ["seed"], {}, "name=value"), ("", ["run_dir=x"], {}, "--out"), ("", ["tile_px=big"], {}, "tile_px"),
+    ("", [], {"only": ("07",)}, "Unknown stage '07' in --only.*01, 02"),
+    ("", [], {"first": "02", "last": "01"}, "lies after"),
+    ("", [], {"first": "02", "only": ("01",)}, "cannot be combined"),
+    ("stages: {'05': {}}\n", [], {}, "Unknown stage '05' in profile demo"),
+    ("common: {sed: 1}\n", [], {}, r"Did you mean seed\?"), ("common: {scheme: no}\n", [], {}, "quotes"),
+    ("required: {data_dir: folder of tiles}\n", [], {}, r"data_dir \(folder of tiles\).*run demo -p data_dir=…"),
+    ("skip: [{stage: '02', reason: r, when: {nothing: 1}}]\n", [], {}, "Unknown parameter 'nothing'"),
+])  # fmt: skip
 def test_bad_requests_name_the_way_out(tmp_path, stages, text, overrides, request_, message):
     with pytest.raises(ParameterError, match=message):
         plan_of(tmp_path, stages, text, *overrides, **request_)
@@ -173,26 +142,14 @@ def test_paths_start_at_the_caller_and_must_exist(tmp_path, stages):
         plan_of(tmp_path, stages, "", "labels_csv=tiles")
 
 
-def test_conditional_skips(tmp_path, stages):
-    text = "skip:\n  - {stage: '02', when: {labels_csv: '', tile_px: 256}, reason: no labels}\n"
-    assert [p.skip_reason for p in plan_of(tmp_path, stages, text)] == ["", "no labels"]
-    assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("title: T\ninput: synthetic\ncomon: {}\n", r"Unknown key 'comon'.*common.*Did you mean common\?"),
-        ("title: T\ninput: magic\n", "synthetic | slides | tiles"),
-        ("input: tiles\n", "lacks the key title"),
-        ("title: T\ninput: tiles\nexpect: {memory: 1}\n", "memory_gb"),
-        ("title: T\ninput: tiles\nexpect: {gpu: maybe}\n", "optional | recommended"),
-        ("title: T\ninput: tiles\nskip: [{stage: '1', reason: r}]\n", "two digits"),
-        ("title: T\ninput: tiles\nskip: {}\n", "wrong type"),
-        ("title: [\n", "not valid YAML"),
-        ("", "no mapping"),
-    ],
-)
+@pytest.mark.parametrize(("text", "message"), [
+    ("title: T\ninput: synthetic\ncomon: {}\n", r"Unknown key 'comon'.*common.*Did you mean common\?"),
+    ("title: T\ninput: magic\n", "synthetic | slides | tiles"), ("input: tiles\n", "lacks the key title"),
+    ("title: T\ninput: tiles\nexpect: {memory: 1}\n", "memory_gb"),
+    ("title: T\ninput: tiles\nexpect: {gpu: maybe}\n", "optional | recommended"),
+    ("title: T\ninput: tiles\nskip: [{stage: '1', reason: r}]\n", "two digits"),
+    ("title: T\ninput: tiles\nskip: {}\n", "wrong type"), ("title: [\n", "not valid YAML"), ("", "no mapping"),
+])  # fmt: skip
 def test_malformed_profiles(tmp_path, text, message):
     (tmp_path / "bad.yml").write_text(text)
     with pytest.raises(ParameterError, match=message):

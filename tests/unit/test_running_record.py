@@ -25,18 +25,15 @@ def run(tmp_path):
     return start_run("02-tiling", str(tmp_path / "out"))
 
 
-def test_run_folders_start_at_the_repository():
+def test_run_folders_start_at_the_repository_and_paths_are_relative_inside(run, tmp_path):
+    inside = run.paths.work / "a.svs"
+    assert run.relative(inside) == "work/a.svs" and run.resolve("work/a.svs") == inside
+    assert run.relative(tmp_path / "b.svs") == str(tmp_path / "b.svs") == str(run.resolve(str(tmp_path / "b.svs")))
     assert run_folder("") == REPOSITORY / "reports" / "smoke"
     assert run_folder("reports/../reports/x") == REPOSITORY / "reports" / "x"
     assert run_folder("/data/run").as_posix() == "/data/run"
     with pytest.raises(ParameterError, match="NN-name"):
         start_run("tiling", "")
-
-
-def test_paths_are_relative_inside_and_absolute_outside(run, tmp_path):
-    inside = run.paths.work / "a.svs"
-    assert run.relative(inside) == "work/a.svs" and run.resolve("work/a.svs") == inside
-    assert run.relative(tmp_path / "b.svs") == str(tmp_path / "b.svs") == str(run.resolve(str(tmp_path / "b.svs")))
 
 
 def test_the_truth_is_closed_to_notebooks_before_08(run, tmp_path):
@@ -52,7 +49,7 @@ def test_the_truth_is_closed_to_notebooks_before_08(run, tmp_path):
         late.read_truth("slides")
 
 
-def test_tables_are_checked_and_come_back(run):
+def test_tables_are_checked_and_come_back_and_csv_keeps_floats_and_line_ends(run):
     labels = pd.DataFrame({"patient_id": ["a"], "gene": ["TP53"], "status": [1], "source": ["s"]})
     path = run.write("labels", labels)
     assert path == run.paths.tables / "labels.parquet" and run.read("labels")["status"].tolist() == [1]
@@ -60,9 +57,6 @@ def test_tables_are_checked_and_come_back(run):
         run.write("lables", labels)
     with pytest.raises(SchemaError, match="missing"):
         run.read("tiles")
-
-
-def test_csv_keeps_floats_and_line_ends(run):
     path = run.write_csv("auc_table", pd.DataFrame({"auc": [0.1 + 0.2, 1 / 3], "gene": ["é", ""]}))
     assert path.read_bytes() == "auc,gene\n0.30000000000000004,é\n0.3333333333333333,\n".encode()
 

@@ -81,20 +81,17 @@ def test_whatever_is_set_aside_is_counted(csv):
     assert scores.ledger.set_index("outcome").loc["no score", "examples"] == "rows 2, 3"
 
 
-@pytest.mark.parametrize(
-    ("change", "error", "match"),
-    [
-        ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
-        ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
-        ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
-        ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
-        ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
-        ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
-        ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
-        ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
-        ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
-    ],
-)
+@pytest.mark.parametrize(("change", "error", "match"), [
+    ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
+    ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
+    ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
+    ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
+    ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
+    ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
+    ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
+    ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
+    ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
+])  # fmt: skip
 def test_bad_cells_are_named(csv, change, error, match):
     table = _table().astype(object)
     for column, value in change.items():
@@ -122,10 +119,12 @@ def test_bad_files_are_named(tmp_path, csv):
         read_scores(csv(_table().assign(label="")))
 
 
-def test_line_ends_byte_order_mark_and_words_for_labels(csv, tmp_path):
+def test_line_ends_byte_order_mark_words_for_labels_and_tiles_numbered_slide_by_slide(csv, tmp_path):
     table = _table().assign(label=lambda f: f["label"].map({1: "TRUE", 0: "false"}))
     path = csv(table, lineterminator="\r\n", encoding="utf-8-sig")
     assert read_scores(path).labels["status"].sum() == 14
+    table = _table().assign(tile_id=lambda f: f["tile_id"].str.split("_").str[1])
+    assert len(read_scores(csv(table)).predictions) == len(table)
 
 
 def test_one_class_one_patient_and_constant_scores(csv, tmp_path):
@@ -185,11 +184,6 @@ def test_what_other_labels_and_separators_mean_is_said(csv, tmp_path):
     path.write_text(path.read_text().replace("\n", "\n\n", 1).replace(",0.", ",x0.", 1))
     with pytest.raises(InputError, match="row 3: the score is no number"):
         read_scores(path)
-
-
-def test_tiles_may_be_numbered_slide_by_slide(csv):
-    table = _table().assign(tile_id=lambda f: f["tile_id"].str.split("_").str[1])
-    assert len(read_scores(csv(table)).predictions) == len(table)
 
 
 def test_labels_elsewhere_win_and_silent_genes_are_named(csv, tmp_path):

@@ -71,11 +71,15 @@ def test_sites_come_from_barcodes_a_column_or_a_file(here, capsys):
     assert (here / "a.json").read_bytes() == (here / "c.json").read_bytes()
 
 
-def test_shares_and_the_default_name(here, capsys):
+def test_shares_the_default_name_and_hashed_lists_that_can_be_found_again(here, capsys):
     said = run(here, capsys, wide().to_csv(index=False), "--shares", "70/15/15")
     frame = files.read_split(here / "l-patient-split.json")
     assert frame["role"].value_counts().to_dict() == {"train": 28, "valid": 6, "test": 6}
     assert [x.split()[0] for x in said.splitlines()[1:4]] == ["train", "valid", "test"]
+    run(here, capsys, wide().to_csv(index=False), "--hashed", "--out", "h.json")
+    assert "TCGA" not in (here / "h.json").read_text()
+    frame = files.read_split(here / "h.json", names=barcodes())
+    assert set(frame["hash"]) == set(folds.patient_folds(long().astype({"status": "Int64"}))["hash"])
 
 
 @pytest.mark.parametrize("scheme", ["slide", "tile"])
@@ -93,13 +97,6 @@ def test_a_split_below_the_patient_warns_and_counts(here, capsys, scheme):
     assert f"WARNING: {found.value}" in said
 
 
-def test_hashed_lists_hold_no_name_and_can_be_found_again(here, capsys):
-    run(here, capsys, wide().to_csv(index=False), "--hashed", "--out", "h.json")
-    assert "TCGA" not in (here / "h.json").read_text()
-    frame = files.read_split(here / "h.json", names=barcodes())
-    assert set(frame["hash"]) == set(folds.patient_folds(long().astype({"status": "Int64"}))["hash"])
-
-
 def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
     frame = wide().astype(object)
     frame["patient_id"] += "-01A"
@@ -112,24 +109,19 @@ def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
 
 HEAD = "patient_id,gene,status\n"
 BAD = [
-    ("", 1, "is empty"),
-    (HEAD, 1, "a header and no rows"),
-    (b"\xff\xfe", 1, "is not UTF-8 text"),
+    ("", 1, "is empty"), (HEAD, 1, "a header and no rows"), (b"\xff\xfe", 1, "is not UTF-8 text"),
     (HEAD + "a,TP53,mutated\nb,TP53,0\n", 1, r"row 2, column status: the value is not a label"),
     (HEAD + "a,TP53,1.0\nb,TP53,0\n", 1, "the value is not a label"),
     (HEAD + "a,TP53,1\nb,TP53,0\na,TP53,0\n", 1, "row 4, column status: patient a contradicts row 2"),
     (HEAD + "a,TP53,1\n,TP53,0\n", 1, "row 3: patient_id is empty"),
     (HEAD + "a,,1\nb,TP53,0\n", 1, "row 2, column status: the gene is empty"),
-    (HEAD + "a,TP53,\nb,TP53,\n", 1, "holds no known label"),
-    (HEAD + "a,TP53,1\n", 1, "needs at least 2 units"),
+    (HEAD + "a,TP53,\nb,TP53,\n", 1, "holds no known label"), (HEAD + "a,TP53,1\n", 1, "needs at least 2 units"),
     ("patient_id,gene,status,age\na,TP53,1,60\n", 1, "Add or remove: age"),
     ("patient_id,gene\na,TP53\n", 1, "Add or remove: status"),
     ("patient_id,TP53,age\na,1,60\nb,0,70\n", 1, "If this column is no gene, remove it"),
-    ("name,TP53\na,1\nb,0\n", 1, "names no patients"),
-    ("patient_id,site_id\na,1\nb,0\n", 1, "has no gene column"),
-    ("patient_id,TP53,TP53\na,1,1\n", 1, "repeated column name"),
-    ("patient_id,TP53\na,1,1\n", 1, "3 cells"),
-]
+    ("name,TP53\na,1\nb,0\n", 1, "names no patients"), ("patient_id,site_id\na,1\nb,0\n", 1, "has no gene column"),
+    ("patient_id,TP53,TP53\na,1,1\n", 1, "repeated column name"), ("patient_id,TP53\na,1,1\n", 1, "3 cells"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "code", "says"), BAD)
@@ -138,24 +130,17 @@ def test_bad_labels_are_named(here, capsys, text, code, says):
     assert not list(here.glob("*.json"))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["--folds", "1"], 2, "at least two folds"),
-        (["--folds", "two"], 2, "invalid int"),
-        (["--folds", "2", "--shares", "70/15/15"], 2, "not allowed with"),
-        (["--shares", "70/15"], 2, "three numbers"),
-        (["--shares", "70/20/15"], 2, "add up to 100"),
-        (["--shares", "a/b/c"], 2, "three numbers"),
-        (["--scheme", "block"], 2, "invalid choice"),
-        (["--scheme", "slide"], 1, "has no column slide_id"),
-        (["--scheme", "site"], 1, "The site of 2 patients is unknown"),
-        (["--scheme", "site", "--sites", "nowhere"], 2, "neither a file nor a column"),
-        (["--scheme", "site", "--sites", "s.csv"], 1, "does not tell the site of 1 patients"),
-        (["--scheme", "site", "--sites", "one.csv"], 1, "at least 2 sites"),
-        (["--scheme", "site", "--sites", "torn.csv"], 1, "1 patients belong to two sites"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (["--folds", "1"], 2, "at least two folds"), (["--folds", "two"], 2, "invalid int"),
+    (["--folds", "2", "--shares", "70/15/15"], 2, "not allowed with"), (["--shares", "70/15"], 2, "three numbers"),
+    (["--shares", "70/20/15"], 2, "add up to 100"), (["--shares", "a/b/c"], 2, "three numbers"),
+    (["--scheme", "block"], 2, "invalid choice"), (["--scheme", "slide"], 1, "has no column slide_id"),
+    (["--scheme", "site"], 1, "The site of 2 patients is unknown"),
+    (["--scheme", "site", "--sites", "nowhere"], 2, "neither a file nor a column"),
+    (["--scheme", "site", "--sites", "s.csv"], 1, "does not tell the site of 1 patients"),
+    (["--scheme", "site", "--sites", "one.csv"], 1, "at least 2 sites"),
+    (["--scheme", "site", "--sites", "torn.csv"], 1, "1 patients belong to two sites"),
+])  # fmt: skip
 def test_bad_wishes_are_named(here, capsys, arguments, code, says):
     (here / "s.csv").write_text("patient_id,site_id\na,x\n")
     (here / "one.csv").write_text("patient_id,site_id\na,x\nb,x\n")

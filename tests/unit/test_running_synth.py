@@ -57,18 +57,8 @@ def test_a_missing_slide_is_written_again_and_the_others_are_kept(cohort, tmp_pa
 def test_a_killed_command_is_resumed_with_the_same_bytes(cohort, tmp_path):
     out = tmp_path / "killed"
     command = [
-        sys.executable,
-        "-m",
-        "deeplrhe_utils",
-        "synth",
-        "smoke",
-        "--out",
-        str(out),
-        "--seed",
-        "3",
-        "--workers",
-        "1",
-    ]
+        sys.executable, "-m", "deeplrhe_utils", "synth", "smoke", "--out", str(out), "--seed", "3", "--workers", "1",
+    ]  # fmt: skip
     command += [word for text in AS_TYPED for word in ("-p", text)]
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True)
     while process.poll() is None and not list(out.glob("slides/*.svs")):
@@ -89,9 +79,11 @@ def test_the_cohort_can_be_used_as_slides_with_labels(cohort):
     assert json.loads((cohort / "cohort.json").read_text())["spec"]["n_slides"] == 4
 
 
-def test_a_folder_with_another_cohort_is_refused(cohort):
+def test_a_folder_with_another_cohort_or_another_writer_is_refused(cohort):
     with pytest.raises(ParameterError, match="made in another way: seed"):
         synth.write_synthetic_cohort(synth.make_spec("smoke", AS_TYPED, seed=4), cohort)
+    with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
+        synth.write_synthetic_cohort(SMALL, cohort)
 
 
 def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
@@ -100,11 +92,6 @@ def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
     with pytest.raises(ParameterError, match=r"no synthetic cohort.*labels\.csv"):
         synth.write_synthetic_cohort(SMALL, tmp_path)
     assert {p.read_text() for p in tmp_path.iterdir() if p.suffix} == {"mine"}
-
-
-def test_two_writers_never_share_a_folder(cohort):
-    with FileLock(cohort / ".lock"), pytest.raises(RunError, match="Another process"):
-        synth.write_synthetic_cohort(SMALL, cohort)
 
 
 def test_a_full_disk_is_said_before_anything_is_written(tmp_path, monkeypatch):
@@ -122,18 +109,11 @@ def test_parameters_and_effect_sizes_change_a_preset():
     assert spec.effects_in_force["STK11"] == PRESETS["demo"].effects_in_force["STK11"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["slides=4"], "no cohort parameter 'slides=4'.*n_slides"),
-        (["n_slides"], "no cohort parameter"),
-        (["n_slides=many"], "n_slides is not a number"),
-        (["n_slides=0"], "n_slides"),
-        (["site_confounding=2"], "site_confounding"),
-        (["POLE=1"], "POLE"),
-        (["outline_error_um=nan"], "outline_error_um"),
-    ],
-)
+@pytest.mark.parametrize(("settings", "message"), [
+    (["slides=4"], "no cohort parameter 'slides=4'.*n_slides"), (["n_slides"], "no cohort parameter"),
+    (["n_slides=many"], "n_slides is not a number"), (["n_slides=0"], "n_slides"),
+    (["site_confounding=2"], "site_confounding"), (["POLE=1"], "POLE"), (["outline_error_um=nan"], "outline_error_um"),
+])  # fmt: skip
 def test_what_makes_no_sense_is_refused_by_name(settings, message):
     with pytest.raises(ParameterError, match=message):
         synth.make_spec("smoke", settings)

@@ -43,10 +43,7 @@ def test_holes_parts_and_classes_survive_a_round_trip(tmp_path):
 
 
 @pytest.mark.parametrize("wrap", [
-    lambda f: {"type": "FeatureCollection", "features": [f]},
-    lambda f: f,
-    lambda f: [f],
-    lambda f: f["geometry"],
+    lambda f: {"type": "FeatureCollection", "features": [f]}, lambda f: f, lambda f: [f], lambda f: f["geometry"],
 ])  # fmt: skip
 def test_the_shapes_that_qupath_writes_are_read(tmp_path, wrap):
     path = tmp_path / "a.geojson"
@@ -54,19 +51,14 @@ def test_the_shapes_that_qupath_writes_are_read(tmp_path, wrap):
     assert read_geojson(path)[0].geometry.area == 100
 
 
-def test_a_self_crossing_outline_is_repaired_with_a_note(tmp_path):
-    bow = {"type": "Polygon", "coordinates": [[[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]]}
-    (tmp_path / "a.geojson").write_text(json.dumps(feature(bow)))
-    region = read_geojson(tmp_path / "a.geojson")[0]
-    assert region.geometry.is_valid and region.geometry.area == 50 and "Self-intersection" in region.note
-
-
-def test_tumour_classes_are_found_and_others_refused():
+def test_tumour_classes_are_found_and_others_refused_and_no_class_counts_only_alone():
     regions = [Region(box(0, 0, 1, 1), "TUMOUR: invasive"), Region(box(5, 5, 6, 6), "Necrosis")]
     assert tumour_outline(regions).area == 1
     with pytest.raises(AnnotationError, match="Necrosis"):
         tumour_outline(regions[1:])
     assert tumour_outline([Region(box(0, 0, 2, 1))]).area == 2
+    bare, named = Region(box(0, 0, 2, 1)), Region(box(5, 5, 6, 6), "_0")
+    assert tumour_outline([bare]).area == 2 and tumour_outline([bare, named]).area == 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -204,22 +196,16 @@ CAMELYON = {
 }
 
 
-def test_camelyon_lists_have_holes_and_islands(tmp_path):
+def test_camelyon_lists_have_holes_and_islands_and_exclusions_that_lie_in_none(tmp_path):
     regions = read_annotation(write(tmp_path / "a.json", CAMELYON))
     assert [(r.name, r.geometry.area) for r in regions] == [("big", 9100), ("island", 100), ("apart", 50)]
     assert {r.classification for r in regions} == {"Tumor"} and "1 excluded area" in regions[0].note
     assert regions.left_out == ["Positive outline 3 encloses no area", "Negative outline nothing meets no region"]
     assert tumour_outline(regions).area == 9250
-
-
-def test_regions_under_an_exclusion_that_lies_in_none_vanish(tmp_path):
     document = {"positive": CAMELYON["positive"][1:3], "negative": CAMELYON["negative"][:1]}
     regions = read_annotation(write(tmp_path / "a.json", document))
     assert [r.name for r in regions] == ["apart"]
     assert regions.left_out == ["Region 0 island lies entirely in excluded areas"]
-
-
-def test_the_same_outline_drawn_twice_is_no_island(tmp_path):
     twice = {
         "positive": CAMELYON["positive"][:1] * 2,
         "negative": [{"vertices": [[0, 0], [100, 0], [100, 99.5], [0, 99.5]]}],
@@ -255,11 +241,6 @@ def test_the_rule_of_what_a_tumour_is_called(name, expected):
     assert is_tumour(name) is expected
 
 
-def test_regions_without_a_class_count_only_where_none_has_one():
-    bare, named = Region(box(0, 0, 2, 1)), Region(box(5, 5, 6, 6), "_0")
-    assert tumour_outline([bare]).area == 2 and tumour_outline([bare, named]).area == 1
-
-
 def random_regions(rng):
     """Regions with holes, several parts, classes, names, notes and coordinates that decimals cannot write."""
     regions = []
@@ -275,13 +256,13 @@ def random_regions(rng):
     return regions
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(3))
 def test_any_regions_survive_geojson_to_the_last_bit(tmp_path, seed):
     regions = random_regions(np.random.default_rng(seed))
     assert read_annotation(write_geojson(regions, tmp_path / "a.geojson")) == regions
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(3))
 def test_random_lines_become_valid_areas_or_are_refused(tmp_path, seed):
     rng = np.random.default_rng(seed)
     ring = rng.integers(0, 12, (int(rng.integers(3, 30)), 2)).tolist()

@@ -17,7 +17,7 @@ def save(path, labels, mode=None):
     return path
 
 
-@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("seed", range(5))
 def test_any_mask_is_traced_exactly(seed):
     rng = np.random.default_rng(seed)
     inside = rng.random(rng.integers(1, 30, 2)) < rng.choice([0.05, 0.3, 0.5, 0.6, 0.8, 0.97, 1])
@@ -30,10 +30,6 @@ def test_any_mask_is_traced_exactly(seed):
     assert len(shapely.get_parts(outline)) == parts
 
 
-def test_the_outline_has_no_corner_too_many():
-    assert len(trace_edges(np.ones((50, 70), bool)).exterior.coords) == 5
-
-
 def test_pixels_that_meet_in_a_corner_are_two_parts_and_holes_two_holes():
     diagonal = trace_edges(np.eye(2, dtype=bool))
     assert diagonal.geom_type == "MultiPolygon" and diagonal.area == 2
@@ -41,6 +37,7 @@ def test_pixels_that_meet_in_a_corner_are_two_parts_and_holes_two_holes():
     inside[1, 1] = inside[2, 2] = False
     holed = trace_edges(inside)
     assert holed.geom_type == "Polygon" and len(holed.interiors) == 2 and holed.is_valid
+    assert len(trace_edges(np.ones((50, 70), bool)).exterior.coords) == 5
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -77,14 +74,9 @@ def test_kinds_of_label_images(tmp_path, kind):
 
 
 @pytest.mark.parametrize("slide, columns, rows, fits", [
-    ((50_003, 30_017), 1562, 938, True),  # 32: floor
-    ((50_003, 30_017), 1563, 939, True),  # 32: ceiling
-    ((50_003, 30_017), 1562, 939, True),
-    ((50_003, 30_017), 1500, 938, False),
-    ((50_003, 30_017), 938, 1562, False),
-    ((1000, 1000), 1000, 1000, True),
-    ((1000, 1000), 2000, 2000, False),
-    ((1000, 1000), 100, 103, False),
+    ((50_003, 30_017), 1562, 938, True), ((50_003, 30_017), 1563, 939, True),  # 32: floor and ceiling
+    ((50_003, 30_017), 1562, 939, True), ((50_003, 30_017), 1500, 938, False), ((50_003, 30_017), 938, 1562, False),
+    ((1000, 1000), 1000, 1000, True), ((1000, 1000), 2000, 2000, False), ((1000, 1000), 100, 103, False),
 ])  # fmt: skip
 def test_the_aspect_must_be_that_of_the_slide(tmp_path, slide, columns, rows, fits):
     labels = np.zeros((rows, columns), np.uint8)
@@ -106,13 +98,10 @@ def test_a_mask_needs_the_size_of_its_slide(tmp_path):
         read_annotation(path, slide_px=(0, 10))
 
 
-def test_pictures_are_no_masks(tmp_path):
+def test_pictures_and_noise_are_no_masks(tmp_path, monkeypatch):
     path = save(tmp_path / "m.png", np.arange(100, dtype=np.uint8).reshape(10, 10))
     with pytest.raises(AnnotationError, match="smoothed"):
         read_annotation(path, slide_px=(10, 10))
-
-
-def test_noise_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(masks, "LARGEST_CORNERS", 1000)
     path = save(tmp_path / "m.png", (np.random.default_rng(0).random((100, 100)) < 0.5).astype(np.uint8))
     with pytest.raises(AnnotationError, match=r"m\.png is too ragged"):

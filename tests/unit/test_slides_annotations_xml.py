@@ -151,7 +151,7 @@ def test_encodings(tmp_path, declared, codec):
     assert read_annotation(path)[0].classification == "Größe"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_both_formats_survive_geojson_to_the_last_bit(tmp_path, seed):
     """Whatever is drawn: areas with and without exclusions, crossing lines, decimals."""
     rng = np.random.default_rng(seed)
@@ -194,8 +194,7 @@ def test_a_real_imagescope_file_full_of_stray_clicks(shared_data):
 
 
 @pytest.mark.parametrize("name, count", [
-    ("TCGA-21-5784-01Z-00-DX1", 398), ("TCGA-21-5786-01Z-00-DX1", 440), ("TCGA-44-2665-01B-06-BS6", 818),
-    ("TCGA-50-5931-01Z-00-DX1", 444),
+    ("TCGA-21-5784-01Z-00-DX1", 398), ("TCGA-44-2665-01B-06-BS6", 818),
 ])  # fmt: skip
 def test_real_nuclei_have_the_areas_that_imagescope_wrote(shared_data, name, count):
     path = shared_data / f"monuseg_tcga_lung/{name}.xml"

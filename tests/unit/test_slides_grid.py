@@ -45,11 +45,15 @@ def test_a_corner_leads_back_to_its_tile(mpp, width):
         assert int((Fraction(tile.y_l0_px) + side / 2) / side) == tile.row
 
 
-def test_a_slide_that_is_too_small_is_told_its_size_and_the_largest_tile():
+def test_a_slide_that_is_too_small_is_told_the_largest_tile_and_wrong_rules_are_refused():
     with pytest.raises(InputError, match=r"500 × 500 px.*512.*at most 500"):
         make_grid(1000, 1000, 0.25, 0.5, 512, "TCGA-21-5784-01Z-00-DX1")
     assert len(make_grid(1000, 1000, 0.25, 0.5, 248)) == 4
     assert len(make_grid(1000, 1000, 0.25, 0.5, 500)) == 1
+    with pytest.raises(ParameterError, match="inside or cover"):
+        make_grid(5000, 5000, 0.5, 0.5, 512, edge="clip")
+    with pytest.raises(ParameterError, match="stride -1"):
+        make_grid(5000, 5000, 0.5, 0.5, 512, stride_px=-1)
 
 
 @pytest.mark.parametrize("bad", [(0, 10, 0.5, 0.5, 5), (10, 10, -1, 0.5, 5), (10, 10, 0.5, 0.5, 0)])
@@ -68,10 +72,3 @@ def test_with_overlap_every_pixel_of_the_slide_is_covered(width, height, mpp, ti
         assert corners[0] == 0 and corners == sorted(corners)
         assert all(b - a < axis.step + 1 and b - a <= axis.side + 1 for a, b in itertools.pairwise(corners))
         assert length - 1 < corners[-1] + axis.side <= length  # the last tile ends at the edge, and not beyond
-
-
-def test_wrong_rules_are_refused():
-    with pytest.raises(ParameterError, match="inside or cover"):
-        make_grid(5000, 5000, 0.5, 0.5, 512, edge="clip")
-    with pytest.raises(ParameterError, match="stride -1"):
-        make_grid(5000, 5000, 0.5, 0.5, 512, stride_px=-1)

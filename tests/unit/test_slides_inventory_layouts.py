@@ -8,7 +8,7 @@ import pytest
 
 from deeplrhe_utils.slides.files import inventory
 from deeplrhe_utils.slides.files.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
-from deeplrhe_utils.slides.files.inventory import barcode_fields, scan_slides
+from deeplrhe_utils.slides.files.inventory import scan_slides
 
 NAME = "TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs"
 OTHER = "TCGA-44-2665-01A-01-TS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs"
@@ -59,12 +59,6 @@ def test_a_folder_of_unfinished_downloads_only_is_listed(tmp_path):
     (tmp_path / f"{NAME}.partial").write_bytes(b"half")
     slides = scan_slides(tmp_path)
     assert slides["status"].tolist() == ["excluded"]
-
-
-def test_names_tell_what_they_told_before():
-    assert barcode_fields(NAME.removesuffix(".svs")) == ("TCGA-05-4244", "05", "diagnostic")
-    assert barcode_fields("TCGA-05-4244") == ("TCGA-05-4244", "05", None)
-    assert barcode_fields("case 7") == ("case 7", None, None)
 
 
 def test_tags_are_those_that_openslide_reads(shared_data):
@@ -126,12 +120,10 @@ def write_dicom(path, *, container="TCGA-05-4244-01Z-00-DX1", patient="TCGA-05-4
     """The header of a slide file, without pixels."""
     parts = [
         element(0x0002, 0x0010, b"UI", syntax),
-        element(0x0008, 0x0008, b"CS", f"DERIVED\\PRIMARY\\VOLUME\\{kind}".encode()),
-        middle,
-        element(0x0010, 0x0020, b"LO", patient.encode()),
-        element(0x0020, 0x000E, b"UI", series.encode()),
+        element(0x0008, 0x0008, b"CS", f"DERIVED\\PRIMARY\\VOLUME\\{kind}".encode()), middle,
+        element(0x0010, 0x0020, b"LO", patient.encode()), element(0x0020, 0x000E, b"UI", series.encode()),
         element(0x0040, 0x0512, b"LO", container.encode()),
-    ]
+    ]  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"\0" * 128 + b"DICM" + b"".join(parts) + b"pixels")
     return path
@@ -144,12 +136,13 @@ def undefined(*items):
     return struct.pack("<HH2sHI", 0x0008, 0x1115, b"SQ", 0, 0xFFFFFFFF) + body + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
-def test_a_series_named_inside_a_sequence_is_not_the_files_own(tmp_path):
+def test_a_series_named_inside_a_sequence_is_not_the_files_own_and_other_byte_orders_are_left(tmp_path):
     inner = element(0x0020, 0x000E, b"UI", b"9.9.9.9.9")
     path = write_dicom(tmp_path / f"{UID}.dcm", middle=undefined(inner, undefined(inner)))
     assert read_tags(path) == Tags(UID, "TCGA-05-4244", "TCGA-05-4244-01Z-00-DX1",
                                    ("DERIVED", "PRIMARY", "VOLUME", "NONE"))  # fmt: skip
     assert names_of(path) == ("TCGA-05-4244-01Z-00-DX1", "TCGA-05-4244")
+    assert read_tags(write_dicom(tmp_path / "x.dcm", syntax=b"1.2.840.10008.1.2.2")) is None
 
 
 def test_tcga_slides_of_imaging_data_commons_have_their_barcode(tmp_path):
@@ -161,20 +154,15 @@ def test_tcga_slides_of_imaging_data_commons_have_their_barcode(tmp_path):
     assert row["status"] == "excluded"
 
 
-@pytest.mark.parametrize(
-    ("container", "patient", "expected"),
-    [
-        ("../../etc/passwd", "P1", (UID, "P1")),
-        ("", "", (UID, "")),
-        ("a/b", "../x", (UID, "")),
-        ("S 1", "P^1", ("S 1", "")),
-    ],
-)
+@pytest.mark.parametrize(("container", "patient", "expected"), [
+    ("../../etc/passwd", "P1", (UID, "P1")), ("", "", (UID, "")), ("a/b", "../x", (UID, "")),
+    ("S 1", "P^1", ("S 1", "")),
+])  # fmt: skip
 def test_hostile_tags_name_nothing(tmp_path, container, patient, expected):
     assert names_of(write_dicom(tmp_path / f"{UUID}.dcm", container=container, patient=patient)) == expected
 
 
-@pytest.mark.parametrize("cut", [0, 10, 131, 132, 140, 170, 200, 230])
+@pytest.mark.parametrize("cut", [0, 131, 140, 200])
 def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path, cut):
     path = write_dicom(tmp_path / f"{UUID}.dcm")
     path.write_bytes(path.read_bytes()[:cut])
@@ -190,10 +178,6 @@ def test_damaged_headers_tell_nothing_and_break_nothing(tmp_path, cut):
 )  # fmt: skip
 def test_lengths_that_cannot_be_true_are_refused(tmp_path, rubbish):
     assert read_tags(write_dicom(tmp_path / f"{UUID}.dcm", middle=rubbish)) is None
-
-
-def test_other_byte_orders_are_left_to_openslide(tmp_path):
-    assert read_tags(write_dicom(tmp_path / "x.dcm", syntax=b"1.2.840.10008.1.2.2")) is None
 
 
 def test_the_file_that_holds_a_level_stands_for_the_series(tmp_path):

@@ -25,23 +25,13 @@ def mean_difference(a, b):
     return float(np.abs(a.astype(int) - b).mean())
 
 
-@pytest.mark.parametrize(
-    ("kind", "reader"),
-    [
-        ({}, "jpeg"),
-        ({"rgb": True}, "jpeg"),
-        ({"subsampling": (1, 1)}, "jpeg"),
-        ({"subsampling": (2, 1)}, "jpeg"),
-        ({"tile": 240, "quality": 30}, "jpeg"),
-        ({"levels": (1, 4)}, "jpeg"),
-        ({"levels": (1, 2), "aperio": False}, "jpeg"),
-        ({"bigtiff": True, "levels": (1, 2, 4)}, "jpeg"),
-        ({"missing": (2, 7)}, "jpeg"),
-        ({"missing": (2, 7), "aperio": False}, "jpeg"),
-        ({"missing": (2,), "levels": (1, 2)}, "jpeg and openslide (tiles are missing in a finer level)"),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(("kind", "reader"), [
+    ({}, "jpeg"), ({"rgb": True}, "jpeg"), ({"subsampling": (1, 1)}, "jpeg"), ({"subsampling": (2, 1)}, "jpeg"),
+    ({"tile": 240, "quality": 30}, "jpeg"), ({"levels": (1, 4)}, "jpeg"), ({"levels": (1, 2), "aperio": False}, "jpeg"),
+    ({"bigtiff": True, "levels": (1, 2, 4)}, "jpeg"), ({"missing": (2, 7)}, "jpeg"),
+    ({"missing": (2, 7), "aperio": False}, "jpeg"),
+    ({"missing": (2,), "levels": (1, 2)}, "jpeg and openslide (tiles are missing in a finer level)"),
+], ids=str)  # fmt: skip
 def test_both_readers_agree_on_every_kind_of_jpeg_slide(tmp_path, kind, reader):
     ours, theirs = both(write_jpeg_slide(tmp_path / "slide.svs", PICTURE, **kind))
     assert (ours.reader, theirs.reader) == (reader, "openslide (asked for)")
@@ -84,19 +74,6 @@ def test_both_readers_agree_on_the_real_slides(shared_data):
         )
 
 
-@pytest.mark.parametrize("objective", [20, 40])
-def test_both_readers_agree_on_synthetic_slides(slide_factory, objective):
-    ours, theirs = both(slide_factory(objective))
-    width, height = ours.dimensions
-    side = min(width, height) // 16 * 16
-    assert ours.reader == "jpeg"
-    assert np.array_equal(ours.read_tile(0, 0, side, side), theirs.read_tile(0, 0, side, side))
-    for down in (2, 4, 8):
-        assert (
-            mean_difference(ours.read_tile(0, 0, side, side // down), theirs.read_tile(0, 0, side, side // down)) <= 0.5
-        )
-
-
 def test_many_tiles_at_once_are_the_tiles_one_by_one_and_each_native_tile_is_decoded_once(tmp_path, monkeypatch):
     path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE)
     decoded = []
@@ -114,25 +91,7 @@ def test_many_tiles_at_once_are_the_tiles_one_by_one_and_each_native_tile_is_dec
         assert all(np.array_equal(a, b) for a, b in zip(together, slide.read_tiles(squares, 100), strict=True))
 
 
-def test_a_damaged_native_tile_costs_its_tiles_only(tmp_path):
-    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE)
-    import tifffile
-
-    with tifffile.TiffFile(path) as tiff:
-        offset, count = tiff.pages[0].dataoffsets[6], tiff.pages[0].databytecounts[6]  # column 1, row 1
-    data = bytearray(path.read_bytes())
-    data[offset + count // 2 : offset + count] = bytes(count - count // 2)
-    path.write_bytes(data)
-    squares = [Square(x, y, 256) for y in (0, 256, 512) for x in (0, 256, 512)]
-    with Slide(path, mpp=0.25) as slide:
-        found = list(slide.read_tiles(squares, 128))
-        assert [isinstance(tile, SlideError) for tile in found] == [n == 4 for n in range(9)]
-        assert "column 1, row 1" in str(found[4]) and "slide.svs" in str(found[4])
-        with pytest.raises(SlideError, match="column 1, row 1"):
-            slide.read_tile(256, 256, 256, 128)
-
-
-def test_two_hundred_open_slides_share_one_cache(tmp_path):
+def test_many_open_slides_share_one_cache(tmp_path):
     import psutil
 
     path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE, levels=(1, 2))
@@ -140,11 +99,11 @@ def test_two_hundred_open_slides_share_one_cache(tmp_path):
     for fast in (True, False):
         gc.collect()
         before = process.memory_info().rss
-        slides = [Slide(path, mpp=0.25, fast=fast) for _ in range(200)]
+        slides = [Slide(path, mpp=0.25, fast=fast) for _ in range(40)]
         for slide in slides:
             slide.read_tile(0, 0, 1024, 512)
             slide.read_tile(0, 0, 1024, 1024)
-        assert process.memory_info().rss - before < 100e6  # a cache each would be up to 1.6 GB
+        assert process.memory_info().rss - before < 100e6  # a cache each would be up to 320 MB
         for slide in slides:
             slide.close()
 
@@ -169,7 +128,7 @@ def test_scale_is_taken_only_where_it_is_as_good_as_averaging():
     assert choose([1.0, 4.0, 16.0], 0.5) == (0, 1), "finer than the slide: the slide"
 
 
-@pytest.mark.parametrize("ratio", [1.979, 2.028, 1.9, 2.1, 2.95, 3.96, 1.5, 2.5, 1.0, 2.0, 0.8])
+@pytest.mark.parametrize("ratio", [1.979, 2.95, 1.5, 2.0, 0.8])
 def test_resampling_is_area_averaging(ratio):
     out = int(900 / ratio)
     side = round(out * ratio)

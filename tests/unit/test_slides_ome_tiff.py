@@ -4,7 +4,6 @@ import errno
 import subprocess
 import sys
 import tracemalloc
-import weakref
 from xml.etree import ElementTree
 
 import numpy as np
@@ -156,8 +155,7 @@ def test_our_reader_opens_it(written):
 @pytest.mark.parametrize("quality", QUALITIES)
 @pytest.mark.parametrize(
     ("width", "height", "levels"),
-    [(1, 1, 1), (TILE, TILE, 1), (TILE, TILE, 3), (TILE + 1, TILE - 1, 2), (2 * TILE, 3 * TILE, 4), (700, 1, 1),
-     (3, 515, 2), (2 * TILE + 1, 2 * TILE + 3, 8), (601, 4 * TILE + 1, 5)],
+    [(1, 1, 1), (TILE, TILE, 3), (TILE + 1, TILE - 1, 2), (3, 515, 2), (601, 4 * TILE + 1, 5)],
 )  # fmt: skip
 def test_every_size_can_be_written(tmp_path, width, height, levels, quality):
     pixels = PICTURE[:height, :width]
@@ -173,9 +171,7 @@ def test_every_size_can_be_written(tmp_path, width, height, levels, quality):
         assert slide.dimensions == (width, height)
 
 
-@pytest.mark.parametrize(
-    ("size", "levels"), [((1024, 1024), 1), ((1025, 300), 2), ((4097, 2500), 3), ((5000, 3), 2), ((1, 9000), 1)]
-)
+@pytest.mark.parametrize(("size", "levels"), [((1024, 1024), 1), ((1025, 300), 2), ((4097, 2500), 3), ((1, 9000), 1)])
 def test_levels_are_added_until_the_larger_side_is_small(tmp_path, size, levels):
     path = write(tmp_path / "a.ome.tiff", np.full((size[1], size[0], 3), 200, np.uint8))
     with tifffile.TiffFile(path) as file:
@@ -237,7 +233,7 @@ def failing(error, after):
     raise error
 
 
-@pytest.mark.parametrize("after", [0, 1, 5])
+@pytest.mark.parametrize("after", [0, 5])
 @pytest.mark.parametrize(
     ("error", "seen"),
     [(OSError(errno.ENOSPC, "No space left on device"), RunError), (SlideError("damaged"), SlideError),
@@ -270,9 +266,7 @@ def test_a_full_disk_under_the_lower_levels_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"levels": 0}, {"levels": 12}],
-    ids=str,
+    "wrong", [{"width_px": 0}, {"height_px": -1}, {"width_px": 3_000_000}, {"levels": 0}, {"levels": 12}], ids=str
 )
 def test_wrong_sizes_are_told_before_anything_is_read(tmp_path, wrong):
     def strips():
@@ -284,27 +278,6 @@ def test_wrong_sizes_are_told_before_anything_is_read(tmp_path, wrong):
         write_ome_tiff(tmp_path / "a.ome.tiff", strips(), **options)
     assert told.value.got is not None and told.value.expected
     assert list(tmp_path.iterdir()) == []
-
-
-def test_one_strip_lives_at_a_time(tmp_path):
-    alive, most = weakref.WeakSet(), 0
-
-    class Strip(np.ndarray):  # weakly referenced by what it is, not by what it holds
-        __hash__ = object.__hash__
-
-    def strips(count):
-        nonlocal most
-        for _ in range(count):
-            most = max(most, len(alive))
-            strip = np.full((TILE, WIDTH, 3), 200, np.uint8).view(Strip)
-            alive.add(strip)
-            yield strip
-            del strip
-
-    write_ome_tiff(
-        tmp_path / "a.ome.tiff", strips(12), width_px=WIDTH, height_px=12 * TILE, mpp=MPP, name="a", tile_px=TILE
-    )
-    assert most == 0  # when the next is made, nobody holds the last one
 
 
 def test_memory_does_not_grow_with_the_height(tmp_path):

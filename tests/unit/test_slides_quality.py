@@ -46,9 +46,8 @@ def folded(tile):
 
 @every_ink
 @pytest.mark.parametrize("under", [GLASS, PINK, PURPLE])
-@pytest.mark.parametrize("strength", [0.8, 1.2])
-def test_a_stroke_is_found_where_it_is(ink, under, strength):
-    mask = pen_mask(painted(flat(under), INKS[ink], strength, slice(0, 200)))
+def test_a_stroke_is_found_where_it_is(ink, under):
+    mask = pen_mask(painted(flat(under), INKS[ink], 0.8, slice(0, 200)))
     assert mask.shape == (SIDE, SIDE) and mask.dtype == bool
     assert mask[:, :196].all() and not mask[:, 204:].any()
 
@@ -59,21 +58,18 @@ def test_flat_colours_without_ink_are_not_ink(colour):
 
 
 @pytest.mark.parametrize("stain", [HAEMATOXYLIN, EOSIN, np.add(HAEMATOXYLIN, EOSIN) / 2])
-@pytest.mark.parametrize("strength", [0.3, 0.6, 0.9, 1.2])
+@pytest.mark.parametrize("strength", [0.3, 1.2])
 def test_thick_stain_is_not_ink(stain, strength):
     assert pen_fraction(stained(stain, strength)) == 0.0
 
 
-def test_red_ink_can_be_left_out_and_no_other():
+def test_red_ink_alone_can_be_left_out_and_neither_erythrocytes_nor_black_are_ink():
     for ink, od in INKS.items():
         stroke = painted(flat(PINK), od, 1.0)
         assert pen_mask(stroke).all() and pen_mask(stroke, red=False).all() == (ink != "red"), ink
-
-
-def test_erythrocytes_are_not_red_ink():
-    """Colours of the reddest real fields: optical density 0.05, 0.46, 0.21 (LC25000), 0.06, 0.41, 0.26 (CMU-1)."""
     for od in ((0.05, 0.46, 0.21), (0.06, 0.41, 0.26), (0.08, 0.76, 0.34)):
         assert pen_fraction(stained(od, 1.0)) == 0.0
+    assert pen_fraction(flat((0, 0, 0))) == 0.0 and pen_fraction(flat((30, 30, 30))) == 1.0
 
 
 @every_ink
@@ -84,10 +80,6 @@ def test_the_colour_of_the_glass_is_taken_into_account(ink):
     light = SlideGlass(glass.astype(float), True)
     assert pen_mask(inked, glass=light).all() and not pen_mask(clean, glass=light).any()
     assert not pen_mask(pale, glass=light).any()
-
-
-def test_what_the_scanner_left_black_is_not_ink():
-    assert pen_fraction(flat((0, 0, 0))) == 0.0 and pen_fraction(flat((30, 30, 30))) == 1.0
 
 
 @every_ink
@@ -114,7 +106,7 @@ def test_the_share_does_not_depend_on_resolution_or_tile_size(ink):
 
 @pytest.fixture(scope="module")
 def real_tiles(shared_data):
-    """(tile, µm/px) of real H&E without a pen: five fields, two places of CMU-1, ten tiles of each LC25000 class."""
+    """(tile, µm/px) of real H&E without a pen: five fields, two places of CMU-1, four tiles of each LC25000 class."""
     found = []
     for path in sorted((shared_data / "monuseg_tcga_lung").glob("*.tif")):
         with Slide(path, mpp=0.25) as slide:
@@ -122,7 +114,7 @@ def real_tiles(shared_data):
     with Slide(shared_data / "slides" / "CMU-1-Small-Region.svs") as slide:  # dark keratin; dense epithelium
         found += [(slide.read_tile(x, y, 512, 512), 0.5) for x, y in ((1200, 1000), (900, 1900))]
     for name in ("lung_n", "lung_aca", "lung_scc"):
-        for path in sorted((shared_data / "lc25000" / name).glob("*.jpeg"))[::78][:10]:
+        for path in sorted((shared_data / "lc25000" / name).glob("*.jpeg"))[::195][:4]:
             found.append((cv2.imread(str(path))[..., ::-1], 0.5))
     return found
 

@@ -39,15 +39,12 @@ def test_the_level_of_the_glass_comes_back(level):
     assert glass.found and np.abs(glass.level - level).max() <= 1.5
 
 
-def test_fill_of_the_scanner_is_not_taken_for_glass():
+def test_fill_of_the_scanner_is_not_taken_for_glass_and_without_glass_the_fallback_is_told():
     rgb, _ = picture(GREY)
     rgb[:, :140], rgb[:25] = 255, 0  # more white than glass
     assert np.abs(glass_level(rgb).level - GREY).max() <= 1.5
     overexposed = np.full((50, 50, 3), 255, np.uint8)
     assert glass_level(overexposed).found and glass_level(overexposed).level.tolist() == [255, 255, 255]
-
-
-def test_without_glass_the_fallback_is_told():
     rng = np.random.default_rng(1)
     tissue = rng.integers(90, 200, (100, 100, 3)).astype(np.uint8)
     glass = glass_level(tissue)
@@ -90,11 +87,6 @@ def test_fill_is_background(method, value):
     assert background_mask(fill, glass=SlideGlass(np.full(3, 240.0), True), method=method).all()
 
 
-def test_an_unknown_method_is_refused():
-    with pytest.raises(ParameterError, match="density"):
-        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
-
-
 def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
     mask = np.zeros((60, 60), bool)
     mask[:, 30:] = True
@@ -104,12 +96,14 @@ def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
     assert (clean_mask(dirty, 2) == dirty).all() and clean_mask(dirty, 2) is not dirty
 
 
-def test_optical_density_is_relative_to_the_glass_and_never_negative():
+def test_optical_density_is_relative_to_the_glass_and_never_negative_and_other_methods_are_refused():
     glass = SlideGlass(np.array([240.0, 230.0, 220.0]), True)
     rgb = np.array([[[240, 230, 220], [255, 255, 255], [23, 22, 21]]], np.uint8)
     density = density_over_glass(rgb, glass)
     assert density[0, 0] == pytest.approx(0, abs=1e-6) and (density[0, 1] == 0).all()
     assert density[0, 2] == pytest.approx(np.log10([241 / 24, 231 / 23, 221 / 22]), abs=1e-5)
+    with pytest.raises(ParameterError, match="density"):
+        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
 
 
 def brute(mask, box, fine=20):
@@ -121,15 +115,12 @@ def brute(mask, box, fine=20):
     return np.repeat(np.repeat(mask, fine, 0), fine, 1)[inside].mean()
 
 
-def test_shares_weigh_cut_pixels_by_their_area():
+def test_shares_weigh_cut_pixels_by_their_area_also_outside_the_mask():
     rng = np.random.default_rng(2)
     mask = rng.random((23, 31)) < 0.4
     corner = rng.integers(0, 12, (40, 2)) + rng.integers(0, 20, (40, 2)) / 20
     boxes = np.hstack([corner, corner + rng.integers(1, 10, (40, 2)) + rng.integers(0, 20, (40, 2)) / 20])
     assert shares(mask, boxes) == pytest.approx([brute(mask, box) for box in boxes], abs=1e-9)
-
-
-def test_shares_outside_the_mask():
     mask = np.ones((10, 10), bool)
     got = shares(mask, np.array([[-5, 0, 5, 10], [8, 8, 30, 30], [20, 20, 30, 30], [3, 3, 3, 5]], float))
     assert got[:2].tolist() == [1.0, 1.0] and np.isnan(got[2:]).all()

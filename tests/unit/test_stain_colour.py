@@ -38,9 +38,12 @@ def test_numpy_and_torch_give_the_same():
     assert np.array_equal(again.numpy(), rgb)
 
 
-def test_density_of_hand_computed_grey_values():
+def test_density_of_grey_values_by_hand_and_chroma_whatever_the_thickness():
     od = colour.optical_density(np.array([255, 127, 63, 0], np.uint8))
     np.testing.assert_allclose(od, [0, np.log(2), np.log(4), np.log(256)], rtol=1e-6)
+    thin, thick = (colour.od_to_hsd(strength * np.array([0.5, 1.2, 0.7])) for strength in (1.0, 2.0))
+    np.testing.assert_allclose(thick[1:], thin[1:], rtol=0.03)
+    assert thick[0] == pytest.approx(2 * thin[0])
 
 
 @pytest.mark.parametrize(
@@ -57,23 +60,21 @@ def test_hsd_of_hand_computed_colours(od, hsd):
     np.testing.assert_allclose(hsd_to_od(np.array(hsd)), od, atol=1e-12)
 
 
-def test_chroma_does_not_change_with_thickness_where_it_matters():
-    """Away from white: the regularization costs 3 % of chroma at a density of 1."""
-    thin, thick = (colour.od_to_hsd(strength * np.array([0.5, 1.2, 0.7])) for strength in (1.0, 2.0))
-    np.testing.assert_allclose(thick[1:], thin[1:], rtol=0.03)
-    assert thick[0] == pytest.approx(2 * thin[0])
-
-
 # Glass
 
 
-def test_glass_is_found_where_it_was_painted():
+def test_glass_is_found_where_it_was_painted_and_one_percent_is_enough():
     tile = painted("lab 1", 3, light=(0.04, 0.02, 0.07))
     found = find_glass(tile)
     assert found.sampled_px == 48 * 48
     assert found.share == pytest.approx(GLASS[::4, ::4].mean(), abs=0.03), "a window of 7 px at the edge sees tissue"
     np.testing.assert_allclose(found.white, (0.04, 0.02, 0.07), atol=0.006)
     np.testing.assert_allclose(white_level([tile]), found.white)
+    tile = np.full((400, 400, 3), 120, np.uint8)
+    tile[:60, :60] = 240  # 2.25 %, of which the window leaves 57² px
+    assert find_glass(tile).white is not None
+    tile[36:] = tile[:, 36:] = 120
+    assert 0 < find_glass(tile).share < 0.01 and find_glass(tile).white is None
 
 
 def test_pale_rough_or_coloured_fields_are_no_glass():
@@ -98,11 +99,3 @@ def test_glass_adds_up_in_any_order_and_survives_json():
     assert whole.sampled_px == sum(part.sampled_px for part in parts)
     none = Glass.from_json(json.loads(json.dumps(empty_glass().to_json())))
     assert none.counts.shape == (3, 256) and none.white is None and none.share == 0
-
-
-def test_one_percent_of_glass_is_enough_and_less_is_not():
-    tile = np.full((400, 400, 3), 120, np.uint8)
-    tile[:60, :60] = 240  # 2.25 %, of which the window leaves 57² px
-    assert find_glass(tile).white is not None
-    tile[36:] = tile[:, 36:] = 120
-    assert 0 < find_glass(tile).share < 0.01 and find_glass(tile).white is None

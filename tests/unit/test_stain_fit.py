@@ -98,7 +98,7 @@ def test_constant_pictures_and_bare_glass_give_finite_losses(value):
 # The networks
 
 
-def test_the_papers_network_is_the_released_one():
+def test_the_papers_network_is_the_released_one_and_ours_are_small():
     paper = DcgmmNet(PAPER)
     assert paper.weights == 501_796
     convolutions = [m for m in paper.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -115,9 +115,6 @@ def test_the_papers_network_is_the_released_one():
     assert (PAPER.scaled, PAPER.covariance, PAPER.temperature, PAPER.glass, PAPER.per) == (
         False, "diagonal", 1.0, False, "tile",
     )  # fmt: skip
-
-
-def test_our_networks_are_small():
     assert DcgmmNet(DENSITY).weights == 3 * 4
     assert DcgmmNet(PAPER).weights > 30 * DcgmmNet(DEFAULT).weights
 
@@ -161,7 +158,7 @@ def test_configurations_that_mean_nothing_are_refused(wrong):
 # The fit
 
 
-def test_the_fit_is_repeated_to_the_bit_and_changes_with_its_seed():
+def test_the_fit_is_repeated_to_the_bit_and_does_not_listen_to_global_generators():
     """Within one number of threads: sums of convolution gradients depend on it, as everywhere in torch."""
     recipe = {"steps": 6, "crop_px": 64, "batch": 2}
     one, two, other = (quick_fit(*training(), **recipe, seed=seed) for seed in (5, 5, 6))
@@ -169,9 +166,6 @@ def test_the_fit_is_repeated_to_the_bit_and_changes_with_its_seed():
     same = [torch.equal(*pair) for pair in zip(one[0].parameters(), two[0].parameters(), strict=True)]
     assert all(same)
     assert one[1] != other[1] and one[0].digest() != other[0].digest()
-
-
-def test_the_fit_does_not_listen_to_the_global_generators():
     recipe = {"steps": 2, "crop_px": 48, "batch": 1}
     torch.manual_seed(1)
     np.random.seed(1)  # noqa: NPY002 (that nobody listens to it is the point)
@@ -190,15 +184,12 @@ def test_the_fit_lowers_the_loss_and_lets_the_convolutions_speak():
     assert float((spread - spread.mean(1, keepdim=True)).std()) > 0.3
 
 
-def test_components_rise_in_density_and_none_is_empty():
+def test_components_rise_in_density_none_is_empty_and_the_last_is_the_nuclei():
     for name, tiles in slides().items():
         own = collect(net(), tiles)
         assert (np.diff(own.means()[:, 0]) > 0.02).all(), name
         assert own.shares().min() > 0.05, name
         assert own.shares().sum() == pytest.approx(1)
-
-
-def test_the_last_component_is_the_nuclei():
     tile = slides()["lab 1"][0]
     dark = responsibilities(net(), density_scale(slides()["lab 1"]), tile).argmax(0) == 3
     red = optical_density(tile)[..., 0]
@@ -265,16 +256,12 @@ def test_a_planted_mixture_is_recovered():
     np.testing.assert_allclose(own.shares(), shares, atol=0.03)
 
 
-@pytest.mark.parametrize(
-    ("tiles", "scales", "told"),
-    [
-        ([], [], "needs tiles"),
-        ([np.zeros((64, 64, 3), np.uint8)], [1.0, 1.0], "1 tiles and 2 scales"),
-        ([np.zeros((64, 64, 3), np.uint8)], [0.0], "not positive"),
-        ([np.zeros((64, 64, 3), np.uint8)], [float("nan")], "not positive"),
-        ([np.zeros((31, 64, 3), np.uint8)], [1.0], "too small.*31 px"),
-    ],
-)
+@pytest.mark.parametrize(("tiles", "scales", "told"), [
+    ([], [], "needs tiles"), ([np.zeros((64, 64, 3), np.uint8)], [1.0, 1.0], "1 tiles and 2 scales"),
+    ([np.zeros((64, 64, 3), np.uint8)], [0.0], "not positive"),
+    ([np.zeros((64, 64, 3), np.uint8)], [float("nan")], "not positive"),
+    ([np.zeros((31, 64, 3), np.uint8)], [1.0], "too small.*31 px"),
+])  # fmt: skip
 def test_tiles_that_cannot_be_fitted_are_told(tiles, scales, told):
     with pytest.raises(StainError, match=told):
         fit_responsibilities(tiles, scales, steps=1)

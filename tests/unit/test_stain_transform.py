@@ -63,11 +63,9 @@ def loud(config, noise):
     return Dcgmm(made)
 
 
-@pytest.mark.parametrize(
-    ("config", "noise"),
-    [(DEFAULT, 0.3), (DcgmmConfig(components=3, temperature=1.0), 0.3), (DENSITY, 0.1), (PAPER, 0.01)],
-    ids=["compact", "three components", "density", "paper"],
-)
+@pytest.mark.parametrize(("config", "noise"), [
+    (DEFAULT, 0.3), (DcgmmConfig(components=3, temperature=1.0), 0.3), (DENSITY, 0.1), (PAPER, 0.01),
+], ids=["compact", "three components", "density", "paper"])  # fmt: skip
 def test_pixels_are_those_of_the_formula(config, noise):
     """The short cuts of the fast path change nothing, whatever the weights."""
     method = loud(config, noise)
@@ -118,15 +116,6 @@ def test_white_stays_white_and_glass_as_it_is(lab):
     for tile in slides()[lab]:
         change = levels(apply(made, tile), tile)
         assert change[GLASS].max() <= 2 and change[~GLASS].mean() > 3
-
-
-def test_without_a_weight_of_its_own_glass_would_be_tinted():
-    """Source and reference hold different amounts of glass: moments are matched all the same."""
-    method = Dcgmm(DcgmmNet(replace(DEFAULT, glass=False)).eval())
-    less = [np.ascontiguousarray(tile[:, :160]) for tile in slides()["lab 1"]]
-    colour_map = method.map_to(method.measure(slides()["lab 2"]), method.measure(less))
-    tile = slides()["lab 2"][0]
-    assert levels(method.apply(colour_map, tile), tile)[GLASS].mean() > 4
 
 
 @pytest.mark.parametrize("lab", OTHERS)
@@ -247,7 +236,7 @@ def test_a_graphics_card_gives_the_same_pixels(white):
         assert difference.max() <= 1 and difference.mean() < 0.05
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 32), ODD, (64, 192), (192, 64)])
+@pytest.mark.parametrize("size", [(32, 32), ODD, (192, 64)])
 @pytest.mark.parametrize("lab", OTHERS)
 def test_any_size_and_either_layout(lab, size):
     made = transform(lab)
@@ -262,16 +251,7 @@ def test_any_size_and_either_layout(lab, size):
     assert np.array_equal(tile, before)
 
 
-def test_read_only_tiles_are_taken_and_answers_can_be_written_to():
-    tile = slides()["lab 2"][0].copy()
-    tile.setflags(write=False)
-    for layout in (tile, tile.transpose(2, 0, 1), np.ascontiguousarray(tile.transpose(2, 0, 1))):
-        layout.setflags(write=False)
-        for made in (transform(), StainTransform(net(), plan("lab 1", "lab 1"))):
-            apply(made, layout)[:] = 0
-
-
-def test_applying_is_deterministic_and_has_no_state():
+def test_applying_is_deterministic_takes_read_only_tiles_and_answers_can_be_written_to():
     made, tiles = transform(), slides()["lab 2"]
     first = [apply(made, tile) for tile in tiles]
     again = [apply(made, tile) for tile in tiles[::-1]][::-1]
@@ -279,6 +259,12 @@ def test_applying_is_deterministic_and_has_no_state():
     painter = fitted().painter(plan())
     for a, b, c, tile in zip(first, again, fresh, tiles, strict=True):
         assert np.array_equal(a, b) and np.array_equal(a, c) and np.array_equal(a, painter(tile))
+    tile = slides()["lab 2"][0].copy()
+    tile.setflags(write=False)
+    for layout in (tile, tile.transpose(2, 0, 1), np.ascontiguousarray(tile.transpose(2, 0, 1))):
+        layout.setflags(write=False)
+        for made in (transform(), StainTransform(net(), plan("lab 1", "lab 1"))):
+            apply(made, layout)[:] = 0
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -333,29 +319,19 @@ def test_a_failed_compilation_is_told(monkeypatch):
 # What is refused
 
 
-@pytest.mark.parametrize(
-    ("tile", "told"),
-    [
-        (np.zeros((64, 64, 3), np.float32), r"8-bit.*float32.*times 255"),
-        (np.full((64, 64, 3), np.nan), "8-bit.*float64"),
-        (np.zeros((64, 64, 3), np.uint16), r"8-bit.*uint16.*divided by 257"),
-        (np.zeros((64, 64, 4), np.uint8), "RGB.*over white first"),
-        (np.zeros((4, 64, 64), np.uint8), "RGB.*over white first"),
-        (np.zeros((64, 64), np.uint8), r"RGB.*shape \(64, 64\)"),
-        (np.zeros((1, 64, 64, 3), np.uint8), "RGB"),
-        (np.zeros((31, 64, 3), np.uint8), r"too small.*\(31, 64, 3\).*32 px or more"),
-        (np.zeros((3, 64, 31), np.uint8), "too small"),
-        ([[1, 2, 3]], "8-bit.*list"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("tile", "told"), [
+    (np.zeros((64, 64, 3), np.float32), r"8-bit.*float32.*times 255"), (np.full((64, 64, 3), np.nan), "8-bit.*float64"),
+    (np.zeros((64, 64, 3), np.uint16), r"8-bit.*uint16.*divided by 257"),
+    (np.zeros((64, 64, 4), np.uint8), "RGB.*over white first"),
+    (np.zeros((4, 64, 64), np.uint8), "RGB.*over white first"),
+    (np.zeros((64, 64), np.uint8), r"RGB.*shape \(64, 64\)"), (np.zeros((1, 64, 64, 3), np.uint8), "RGB"),
+    (np.zeros((31, 64, 3), np.uint8), r"too small.*\(31, 64, 3\).*32 px or more"),
+    (np.zeros((3, 64, 31), np.uint8), "too small"), ([[1, 2, 3]], "8-bit.*list"),
+])  # fmt: skip
 def test_what_is_no_8_bit_rgb_tile_is_told(tile, told):
     for refuse in (check_tile, lambda t: apply(transform(), t)):
         with pytest.raises(StainError, match=told):
             refuse(tile)
-
-
-def test_channels_are_told_apart():
-    assert check_tile(np.zeros((3, 64, 64), np.uint8)) and not check_tile(np.zeros((64, 64, 3), np.uint8))
 
 
 @pytest.mark.parametrize("batch", [torch.zeros(1, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8),
@@ -366,20 +342,17 @@ def test_what_is_no_batch_is_told(batch):
         transform()(batch)
 
 
-def test_a_map_of_another_network_is_refused():
+def test_a_map_of_another_network_is_refused_and_a_constant_tile_stays_finite():
+    tile = np.full((48, 48, 3), (180, 90, 160), np.uint8)
+    new = apply(transform(), tile)
+    inner = new[12:-12, 12:-12]  # the border is padded with zeros inside the network
+    assert (inner == inner[0, 0]).all() and levels(new, inner[0, 0]).max() <= 12
     with pytest.raises(StainError, match=r"another network.*Collect the statistics again"):
         StainTransform(net(), replace(plan(), net="0" * 16))
     with pytest.raises(StainError, match="another network"):
         StainTransform(DcgmmNet().eval(), plan())
     with pytest.raises(StainError, match="another network"):
         StainTransform(net(), replace(plan(), matrix=plan().matrix[:3], offset=plan().offset[:3]))
-
-
-def test_a_constant_tile_stays_finite_and_constant():
-    tile = np.full((48, 48, 3), (180, 90, 160), np.uint8)
-    new = apply(transform(), tile)
-    inner = new[12:-12, 12:-12]  # the border is padded with zeros inside the network
-    assert (inner == inner[0, 0]).all() and levels(new, inner[0, 0]).max() <= 12
 
 
 def test_the_transform_is_a_module_that_saves_and_moves_its_tables():
