@@ -71,10 +71,13 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
         limits += [few] if few and numbers.get("06", "not_estimable") else []
         limits += _left_out(numbers)
     stages = {name: stage["status"] for name, stage in report["stages"].items()}
-    unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in (*_SETTLED, "stale")]
+    kept = {"stale", "not selected"}  # the second in reports of versions before 1.0
+    unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in _SETTLED | kept]
     limits += [f"Stages without a result: {', '.join(unsettled)}."] if unsettled else []
-    stale = [name for name, status in stages.items() if status == "stale"]
-    limits += [f"Made by another notebook, code, parameters or inputs: {', '.join(stale)}."] if stale else []
+    for status, said in (("stale", "Made by another notebook, code, parameters or inputs"),
+                         ("not selected", "Kept from an earlier run, not compared with this one's code")):  # fmt: skip
+        names = [name for name, found in stages.items() if found == status]
+        limits += [f"{said}: {', '.join(names)}."] if names else []
     return "<ul>" + "".join(f"<li>{escaped(limit)}</li>" for limit in limits) + "</ul>"
 
 
