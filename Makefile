@@ -14,7 +14,7 @@ UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --py
 .PHONY: help reproduce test test-all demo smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 	@echo "  PYTHON=…          the interpreter for $(VENV), when python3 is older than 3.11"
 
 reproduce: demo  ## build .venv if needed, run the demo: every number, table and figure
