@@ -69,8 +69,6 @@ def assert_mean(values, expected):
 
 
 # Patients, slides, labels
-
-
 def test_a_plan_depends_on_nothing_but_its_specification():
     first, second, other = (plan_cohort(CohortSpec(n_slides=20, seed=s)) for s in (3, 3, 4))
     for name in TABLES:
@@ -181,8 +179,6 @@ def test_normal_slides_come_on_top_and_change_nothing_else():
 
 
 # Sizes
-
-
 def test_a_single_section_is_its_tiles_and_a_margin_below_one_tile(cohorts):
     slides = cohorts[0].slides
     for side, tiles in (("width", 6), ("height", 4)):
@@ -217,8 +213,6 @@ def test_the_stress_slide_and_the_effects_of_presets_are_the_declared_ones():
 
 
 # Genes
-
-
 def test_the_joint_distribution_keeps_prevalences_and_odds_ratios_and_adds_nothing():
     joint = joint_distribution()
     assert joint.sum() == pytest.approx(1) and joint.min() > 0 and not joint.flags.writeable
@@ -291,8 +285,6 @@ def test_declared_genes_are_those_of_the_public_calls(shared_data):
 
 
 # Effects
-
-
 @pytest.mark.parametrize("gene", EFFECTS)
 def test_latents_reach_the_bayes_auc_on_average(cohorts, gene):
     rows = [of_gene(plan, gene) for plan in cohorts]
@@ -365,8 +357,6 @@ def test_artefacts_are_as_frequent_as_declared(cohorts):
 
 
 # Sites
-
-
 def site_aucs(confounding, gene="KRAS"):
     """AUC of "the site is a high one" in 200 cohorts."""
     drawn = []
@@ -430,8 +420,6 @@ def test_a_plan_confounds_its_first_third_of_sites_and_nothing_but_sites(n_sites
 
 
 # Readers
-
-
 def test_the_oracle_counts_ties_by_half_and_needs_two_classes():
     positive = np.array([True, False, True, False])
     assert oracle_auc(positive, np.array([2.0, 1.0, 3.0, 0.0])) == 1

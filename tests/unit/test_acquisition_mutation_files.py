@@ -55,8 +55,6 @@ def variants(*rows):
 
 
 # ---- the rule
-
-
 def test_the_rule_counts_deeppaths_nine_classes_and_codes_are_read():
     assert len(NON_SILENT) == 9 and {"Splice_Site", "Translation_Start_Site"} < NON_SILENT
     table = variants(*[("p", "G", "", kind) for kind in [*sorted(NON_SILENT), "Silent", "Intron", "Splice_Region"]])
@@ -152,8 +150,6 @@ def test_a_sample_of_two_patients_and_repeated_samples_are_refused():
 
 
 # ---- a MAF
-
-
 def test_a_maf_alone_says_what_it_cannot_tell(tmp_path):
     calls = read_mutations(write(tmp_path, MAF), ["TP53", "EGFR"])
     assert calls.form == "a MAF" and conform(calls.labels, LABELS).equals(calls.labels)
@@ -250,8 +246,6 @@ def test_no_bytes_make_it_fail_in_another_way(tmp_path_factory, data, gz, header
 
 
 # ---- the table by gene and DeepPATH's list
-
-
 def test_the_table_by_gene_and_its_contradictions(tmp_path):
     calls = read_mutations(write(tmp_path, BY_GENE))
     assert calls.form == "cBioPortal's table of mutations by gene"
@@ -279,8 +273,6 @@ def test_deeppaths_list_needs_to_be_told_who_was_profiled(tmp_path):
 
 
 # ---- the command
-
-
 def label(capsys, *arguments, code=0):
     assert main(["labels", *map(str, arguments)]) == code
     said = capsys.readouterr()
@@ -310,8 +302,6 @@ def test_who_was_profiled_and_which_changes_count_can_be_given(tmp_path, capsys)
 
 
 # ---- real files
-
-
 def test_the_real_maf_counted_by_hand(shared_data):
     path = shared_data / "tables" / "tcgamutations_luad_selected_genes.maf.tsv"
     lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]

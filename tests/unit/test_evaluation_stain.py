@@ -48,8 +48,6 @@ def painted(strength=1.0, noise=0.03, seed=0, extra=None, eosin=0.5):
 
 
 # Masks
-
-
 def test_the_neutral_rule_finds_what_was_painted():
     found = masks.neutral_masks(painted())
     core, near = (
@@ -165,8 +163,6 @@ def test_real_outlines_are_nuclei_and_the_neutral_rule_agrees(shared_data, name)
 
 
 # Agreement
-
-
 def ramp(values):
     """Grey pixels (n, 3)."""
     return np.repeat(np.asarray(values, np.uint8)[:, None], 3, axis=1)
@@ -264,8 +260,6 @@ def test_wasserstein_invariants():
 
 
 # The planted stain change
-
-
 def stain_ramp():
     """Pixels of haematoxylin alone (rows 0, 1: two amounts), of eosin alone (2, 3), and white (4)."""
     od = np.stack([0.3 * H, 1.8 * H, 0.3 * E, 1.8 * E, 0 * H])
@@ -341,8 +335,6 @@ def test_planted_residual_refuses_what_says_nothing():
 
 
 # Structure, seams, glass
-
-
 def noisy(high=256, seed=0):
     return np.random.default_rng(seed).integers(0, high, (64, 64, 3), dtype=np.uint8)
 
@@ -433,8 +425,6 @@ def test_clipped_share_counts_new_clipping_only():
 
 
 # The row of the table
-
-
 def cohort(strengths=(0.8, 1.0, 1.3), tiles=2):
     units = [[painted(s, seed=10 * u + t) for t in range(tiles)] for u, s in enumerate(strengths)]
     return units, [[masks.neutral_masks(tile) for tile in unit] for unit in units]

@@ -111,8 +111,6 @@ def state_of(network):
 
 
 # --- integrated gradients ---
-
-
 def test_a_linear_network_is_attributed_exactly():
     network, tile = hand(Linear), picture(40, 48)
     found = integrated_gradients(network, tile, "A")
@@ -185,8 +183,6 @@ def test_glass_gets_nothing_and_flat_tissue_does():
 
 
 # --- Grad-CAM ---
-
-
 def test_grad_cam_shares_the_logit_among_the_cells():
     """Global average pooling and a linear classifier: the cells sum to the logit without its bias, exactly."""
     network = demo()
@@ -274,8 +270,6 @@ def test_centres_agree_with_gradients(architecture, side, monkeypatch):
 
 
 # --- the sanity check ---
-
-
 @functools.cache
 def checked():
     tiles = demo_tiles()
@@ -415,8 +409,6 @@ def test_random_layers_of_deep_networks_stay_alive():
 
 
 # --- nothing to see, and bad input ---
-
-
 def test_a_constant_network_gives_empty_maps_and_says_so():
     network = hand()
     with torch.no_grad():

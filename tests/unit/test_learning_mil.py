@@ -30,8 +30,6 @@ class Colour(torch.nn.Module):
 
 
 # --- features
-
-
 def test_features_are_those_of_each_tile_in_order(monkeypatch):
     monkeypatch.setattr(features, "FEATURE_BATCH", 3)
     tiles = generator(0, "tiles").integers(0, 256, (7, 8, 8, 3)).astype(np.uint8)
@@ -82,8 +80,6 @@ def test_kept_features_are_read_back_and_damage_is_mended(tmp_path):
 
 
 # --- the network
-
-
 def bags(shape=(3, 5, 6), targets=2, **changes):
     """A random network in evaluation mode, and bags of 5, 3 and 1 tiles."""
     torch.manual_seed(0)
@@ -145,8 +141,6 @@ def test_padded_bags_hold_every_tile_once():
 
 
 # --- training
-
-
 def planted(seed, shift=6.0, patients=80, tiles=10, dim=96):
     """Half of the patients are positive: one of their tiles is shifted along a direction nobody knows."""
     random = generator(seed, "planted bags")
@@ -276,8 +270,6 @@ def test_a_score_does_not_depend_on_who_else_is_scored():
 
 
 # --- files and folds
-
-
 def test_a_kept_network_scores_the_same_and_knows_its_patients(tmp_path):
     x, index, label = few()
     model = fit(x, index, label[:, None])[0]

@@ -39,8 +39,6 @@ def x(count=2, side=64, seed=1):
 
 
 # --- DeepLRHE stays what it was ---
-
-
 def test_deeplrhe_keeps_its_names_and_its_first_weights():
     torch.manual_seed(0)
     state = deeplrhe.DeepLrhe(NetworkConfig(("X", "Y"), kernels=8, stages=2)).state_dict()
@@ -66,8 +64,6 @@ def test_dropout_adds_no_weight_and_without_a_seed_takes_torchs_generator():
 
 
 # --- backbones ---
-
-
 def test_inception_is_as_published():
     net = inception()
     assert (net.feature_dim, net.side_px) == (2048, 299)
@@ -175,8 +171,6 @@ def test_other_names_are_refused_with_legal_and_near_ones(name, legal):
 
 
 # --- dropout ---
-
-
 def test_dropout_depends_on_the_step_and_not_on_who_computes_it():
     layer = BatchDropout(0.25).train()
     rows = torch.ones(10, 400)
@@ -204,8 +198,6 @@ def test_dropout_is_a_share(share):
 
 
 # --- files of ours ---
-
-
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "m.safetensors"
@@ -253,8 +245,6 @@ def test_models_that_do_not_fit_are_refused(saved, tmp_path):
 
 
 # --- weights from elsewhere ---
-
-
 def complete(name="resnet18", seed=3):
     """A state dict of torchvision's own, with its classifier."""
     from torchvision import models as theirs
@@ -411,8 +401,6 @@ def test_published_names_carry_their_hash_and_others_have_no_imagenet_weights(mo
 
 
 # --- a mirror on this machine ---
-
-
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
     """A server of one file of weights; (address, the file's real hash, list of requests)."""

@@ -174,8 +174,6 @@ def test_an_override_by_a_factor_of_two_is_obeyed_and_told(tmp_path):
 
 
 # Nuclear size
-
-
 def nuclei(side, diameter, count, seed=0):
     """Dark blue discs of one size on pink, as a camera sees them."""
     rng = np.random.default_rng(seed)

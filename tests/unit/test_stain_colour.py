@@ -61,8 +61,6 @@ def test_hsd_of_hand_computed_colours(od, hsd):
 
 
 # Glass
-
-
 def test_glass_is_found_where_it_was_painted_and_one_percent_is_enough():
     tile = painted("lab 1", 3, light=(0.04, 0.02, 0.07))
     found = find_glass(tile)

@@ -55,8 +55,6 @@ def scipy_loss(logits, x, weight):
 
 
 # The loss
-
-
 @pytest.mark.parametrize("spread", [0.2, 0.01, 1e-4])
 def test_the_loss_is_that_of_scipys_mixture(spread):
     given = batch(spread=spread)
@@ -96,8 +94,6 @@ def test_constant_pictures_and_bare_glass_give_finite_losses(value):
 
 
 # The networks
-
-
 def test_the_papers_network_is_the_released_one_and_ours_are_small():
     paper = DcgmmNet(PAPER)
     assert paper.weights == 501_796
@@ -156,8 +152,6 @@ def test_configurations_that_mean_nothing_are_refused(wrong):
 
 
 # The fit
-
-
 def test_the_fit_is_repeated_to_the_bit_and_does_not_listen_to_global_generators():
     """Within one number of threads: sums of convolution gradients depend on it, as everywhere in torch."""
     recipe = {"steps": 6, "crop_px": 64, "batch": 2}
@@ -274,8 +268,6 @@ def test_a_fit_that_diverges_is_told(monkeypatch):
 
 
 # Files
-
-
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_a_network_is_read_as_it_was_written(config, tmp_path):
     torch.manual_seed(0)

@@ -45,8 +45,6 @@ def greyscale(seed=0):
 
 
 # Is it H&E, is it tissue
-
-
 def test_tissue_is_counted_where_it_was_painted_and_stained_slides_pass_without_a_word():
     tile = painted("lab 1", 1)
     assert tissue_px(tile) == pytest.approx((~GLASS).sum(), rel=0.02) and tissue_px(WHITE) == 0
@@ -110,8 +108,6 @@ def test_what_is_no_8_bit_rgb_tile_is_told_before_anything_is_measured(tile, tol
 
 
 # Plans
-
-
 def test_a_plan_brings_a_slide_to_the_reference():
     made = normalizer()
     plan = made.plan(slides()["lab 2"], "slide 7")
@@ -248,8 +244,6 @@ def test_the_baselines_take_the_same_road(name):
 
 
 # Fits
-
-
 def quickly(monkeypatch):
     """Fits of `fit_normalizer` on small crops."""
     recipe = {"crop_px": 64, "batch": 2}
@@ -352,8 +346,6 @@ def test_references_with_too_little_tissue_or_without_a_component_are_told(monke
 
 
 # The reference, by rule
-
-
 def test_the_reference_is_the_slide_nearest_to_the_median_colour():
     colours = survey_colours({**slides(), "blank": [WHITE], "none": []})
     od = {name: colour.mean for name, colour in colours.items() if np.isfinite(colour.mean).all()}
@@ -384,8 +376,6 @@ def test_the_colour_of_a_slide_is_that_of_its_tissue():
 
 
 # Files
-
-
 @pytest.mark.parametrize("name", ["dcgmm", "white", *BASELINES])
 def test_a_normalizer_is_read_as_it_was_written(name, tmp_path):
     method = {"dcgmm": fitted(), "white": Dcgmm(net(), white=True), **BASELINES}[name]

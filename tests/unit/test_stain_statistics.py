@@ -44,8 +44,6 @@ def invented(seed, k=4, share=None, low=0.2):
 
 
 # Statistics
-
-
 def test_moments_add_up_in_any_order_and_however_split():
     tiles = slides()["lab 2"]
     scale = density_scale(tiles)
@@ -186,8 +184,6 @@ def test_damaged_statistics_are_told(damage):
 
 
 # Maps
-
-
 @pytest.mark.parametrize("seed", range(2))
 def test_the_full_map_sends_moments_to_moments(seed):
     source, target = invented(seed), invented(seed + 100, low=0.3)
@@ -310,7 +306,6 @@ def test_the_number_of_threads_does_not_change_a_map(threads):
 
 
 # The paper's profile, written once more from its description
-
 PAPER_FIT = {"steps": 24, "crop_px": 64, "batch": 2, "learning_rate": 1e-3, "seed": 3}
 
 

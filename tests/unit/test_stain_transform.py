@@ -37,8 +37,6 @@ def transform(lab="lab 2", **options):
 
 
 # What comes out
-
-
 def by_hand(method, colour_map, tile):
     """Σ γ_k (A_k x + b_k) from the room's parts, in float64, without any of the short cuts."""
     od = optical_density(tile).astype(np.float64)
@@ -210,8 +208,6 @@ def test_a_planted_stain_change_is_undone_the_better_the_more_tiles_are_known(fa
 
 
 # The same pixels, however they are computed
-
-
 def test_a_batch_is_its_tiles_one_by_one():
     tiles = slides()["lab 2"] + slides()["lab 3"]
     for made in (transform(), transform(bf16=True)):
@@ -317,8 +313,6 @@ def test_a_failed_compilation_is_told(monkeypatch):
 
 
 # What is refused
-
-
 @pytest.mark.parametrize(("tile", "told"), [
     (np.zeros((64, 64, 3), np.float32), r"8-bit.*float32.*times 255"), (np.full((64, 64, 3), np.nan), "8-bit.*float64"),
     (np.zeros((64, 64, 3), np.uint16), r"8-bit.*uint16.*divided by 257"),
