@@ -237,7 +237,7 @@ def _untrained(network: TileNetwork, seed: int, draw: int) -> dict[str, Tensor]:
 def _measure_norms(network: nn.Module, tensors: set[str], inputs: Tensor) -> None:
     """Let the batch normalization of the random layers take its statistics from `inputs`, in one pass."""
     norms = [m for name, m in network.named_modules()
-             if isinstance(m, nn.modules.batchnorm._BatchNorm) and f"{name}.running_mean" in tensors]  # fmt: skip
+             if isinstance(m, nn.modules.batchnorm._BatchNorm) and f"{name}.running_mean" in tensors]  # fmt: skip  # noqa: SLF001
     kept = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = 1.0

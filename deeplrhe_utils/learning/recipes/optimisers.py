@@ -63,11 +63,11 @@ class RMSpropTF(torch.optim.Optimizer):
             return
         grads: list[Tensor] = [p.grad for p in params]
         if group["weight_decay"]:
-            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))
+            grads = list(torch._foreach_add(grads, params, alpha=group["weight_decay"]))  # noqa: SLF001
         squares, moments = self._slots(params)
         torch._foreach_mul_(squares, group["decay"])
         torch._foreach_addcmul_(squares, grads, grads, 1 - group["decay"])
-        roots = torch._foreach_add(squares, group["epsilon"])
+        roots = torch._foreach_add(squares, group["epsilon"])  # noqa: SLF001
         torch._foreach_sqrt_(roots)
         torch._foreach_mul_(moments, group["momentum"])
         torch._foreach_addcdiv_(moments, grads, roots, group["lr"])

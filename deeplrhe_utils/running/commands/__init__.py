@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 OK: Final = 0
 FAILED: Final = 1
 
-Commands = argparse._SubParsersAction  # what `add_parser` of every command adds to
+Commands = argparse._SubParsersAction  # what `add_parser` of every command adds to  # noqa: SLF001
 Options = TypeVar("Options")
 
 

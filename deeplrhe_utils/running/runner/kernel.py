@@ -222,7 +222,7 @@ def _tail(path: Path, n_lines: int = 15) -> list[str]:
 def _register_engine() -> None:
     from papermill.engines import papermill_engines
 
-    if _ENGINE not in papermill_engines._engines:
+    if _ENGINE not in papermill_engines._engines:  # noqa: SLF001
         papermill_engines.register(_ENGINE, _make_engine())
 
 
