@@ -60,7 +60,8 @@ def test_bfloat16_learns_the_same_and_scores_do_not_tie(small):
     trained = fold.train_fold(tiles, part_of(frame, y), NETWORK, recipe, seed=1, fold=0, report=quiet)
     low, full = (scores_of(trained.model, tiles, precision=p) for p in ("bfloat16", "float32"))
     assert low[y[:, 0] == 1, 0].min() > low[y[:, 0] == 0, 0].max()
-    assert np.abs(low - full).max() < 0.05 and len(np.unique(low[:, 0])) == len(tiles)
+    assert np.abs(low - full).max() < 0.05
+    assert len(np.unique(low[:, 1])) == len(tiles)  # of a gene without an effect: scores near 1 tie in float32 itself
 
 
 @pytest.mark.parametrize("kind", ["plain", "ema, dropout, accumulation, validation, stain jitter"])
