@@ -28,14 +28,16 @@ DISPENSABLE = (
 
 
 def lean(root: Path, profile: str) -> tuple[int, int]:
-    """Files and bytes that are left of the run in `root`."""
+    """Files and bytes that are left of the run in `root`; nothing is touched unless its page can be written again."""
+    report = read_json(root / "run.json")
+    described = load_profile(profile, PROFILES)
     for pattern in DISPENSABLE:
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (root / "figures").glob("*.svg"):
         if b"<image" in path.read_bytes():
             path.unlink()
-    close_run(root, load_profile(profile, PROFILES), read_json(root / "run.json"))
+    close_run(root, described, report)
     left = [path for path in root.rglob("*") if path.is_file()]
     return len(left), sum(path.stat().st_size for path in left)
 

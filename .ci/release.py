@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import re
 import sys
 import tarfile
@@ -51,8 +52,10 @@ def sha256(path: Path) -> str:
 def main(profile: str) -> int:
     """Pack ``reports/<profile>``; 1 when there is no finished run."""
     folder = ROOT / "reports" / profile
-    if not (folder / "run.json").is_file():
-        print(f"There is no run in reports/{profile}: run `make {profile}` first.", file=sys.stderr)
+    run = folder / "run.json"
+    status = json.loads(run.read_text(encoding="utf-8"))["status"] if run.is_file() else "absent"
+    if status != "finished":
+        print(f"The run in reports/{profile} is {status}, not finished: run `make {profile}` first.", file=sys.stderr)
         return 1
     found = re.search(r'__version__ = "(.+?)"', (ROOT / "deeplrhe_utils" / "__init__.py").read_text(encoding="utf-8"))
     assert found

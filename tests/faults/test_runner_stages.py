@@ -66,6 +66,41 @@ def test_a_stage_depends_on_the_source_files_that_it_reaches_and_on_no_other(hou
         assert counts(house) == (1, times), name
 
 
+def test_a_result_made_from_damaged_ones_is_not_kept(house):
+    house.run()
+    (house.out / "tables" / "words.txt").write_text("damaged and long")
+    house.run("seed=2", only=("02",))
+    assert read_json(house.out / "run.json")["status"] == "stale"
+    house.run("seed=2")
+    assert read_json(house.out / "numbers" / "02-second.json")["length"] == len("ababab")
+
+
+def test_results_of_a_stage_that_no_longer_applies_or_was_begun_by_hand_are_stale(house):
+    house.profile(skip=[{"stage": "01", "when": {"rate": 0.7}, "reason": "no longer"}])
+    house.run()
+    house.run("rate=0.7", only=("02",))
+    stages = read_json(house.out / "run.json")["stages"]
+    assert {stage["status"] for stage in stages.values()} == {"stale"} and "no longer" in stages["01-first"]["reason"]
+    house.run()
+    (house.out / "stages" / "01.json").unlink()  # as a notebook that is opened by hand does
+    house.run("seed=2", only=("02",))
+    assert read_json(house.out / "run.json")["stages"]["01-first"]["status"] == "stale"
+
+
+def test_a_run_that_is_stopped_between_two_stages_is_not_finished(house, monkeypatch):
+    real = state.input_fingerprints
+
+    def stop(planned, repository):
+        if planned.stage.number == "02":
+            raise KeyboardInterrupt
+        return real(planned, repository)
+
+    monkeypatch.setattr("deeplrhe_utils.running.runner.pipeline.input_fingerprints", stop)
+    with pytest.raises(KeyboardInterrupt):
+        house.run()
+    assert read_json(house.out / "run.json")["status"] == "failed"
+
+
 def test_a_stage_that_is_not_selected_says_whether_its_result_is_still_good(house, capsys):
     house.run(only=("01",))
     stages = read_json(house.out / "run.json")["stages"]
@@ -82,7 +117,7 @@ def test_a_stage_that_is_not_selected_says_whether_its_result_is_still_good(hous
     assert report["status"] == "stale" and counts(house) == (1, 2)
     assert {s["status"] for s in report["stages"].values()} == {"stale"}
     assert "01-first … stale: not selected" in out and "02-second … stale: 01-first" in out
-    assert "Made by another notebook, code, parameters or inputs: 01-first, 02-second." in page.read_text()
+    assert "inputs, or from results that were: 01-first, 02-second." in page.read_text()
     house.run("seed=2")
     assert counts(house) == (2, 2), "the same bytes came back, so the second stage is good again"
     assert read_json(house.out / "run.json")["status"] == "finished"

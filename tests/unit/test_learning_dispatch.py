@@ -29,7 +29,8 @@ from deeplrhe_utils.stain.dcgmm.net import DcgmmConfig, DcgmmNet
 
 def off(ours, exact):
     """Largest difference, in shares of the largest value."""
-    return max(float((a.double() - b).abs().max() / b.abs().max().clamp(min=1e-6)) for a, b in zip(ours, exact))
+    pairs = zip(ours, exact, strict=True)
+    return float(torch.stack([(a.double() - b).abs().max() / b.abs().max().clamp(min=1e-6) for a, b in pairs]).max())
 
 def gradients(network, x):
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
@@ -38,35 +39,44 @@ def gradients(network, x):
     (out[0] if isinstance(out, tuple) else out).square().sum().backward()
     return [x.grad, *(p.grad for p in network.parameters() if p.grad is not None)]
 
-def check(name, make, shape, bound):
+def check(name, make, shape, bound, plain=None):
     print(name, shape, flush=True)
     torch.manual_seed(0)
     network = make()
-    exact = make().double()
+    exact = (plain or make)().double()
     exact.load_state_dict({k: v.double() if v.is_floating_point() else v for k, v in network.state_dict().items()})
     x = torch.rand(shape)
     if len(shape) == 4 and shape[1] > 1:
         network, x = network.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    if plain and not torch.is_autocast_enabled("cpu"):
+        unguarded = plain().to(memory_format=torch.channels_last)
+        unguarded.load_state_dict(network.state_dict())
+        with torch.no_grad():  # its forward pass is sound
+            apart = off([network(x)], [unguarded(x).double()])
+        assert apart < 1e-6, f"{name} {shape}: forward passes differ by {apart:.2g} of the largest"
     error = off(gradients(network, x), gradients(exact, x.double().contiguous()))
     assert error < bound, f"{name} {shape}: gradients are off by {error:.2g} of the largest"
 
 def layer(inputs, outputs, stride):
-    def make():
-        network = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride))
+    def plain():
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride))
+    def guarded():
+        network = plain()
         guard_pointwise(network)
         return network
-    return make
+    return guarded, plain
 
 for threads, counts in ((1, (1, 2, 3, 4, 7, 8, 11, 15, 16, 24)), (2, (1, 5, 14))):
     torch.set_num_threads(threads)
     for inputs, stride in itertools.product(counts, (2, 3)):
         for side, outputs, batch in ((12, 16, 2), (96, 2, 2), (24, 8, 32)):
-            check(f"1 x 1, {inputs} channels, stride {stride}", layer(inputs, outputs, stride),
-                  (batch, inputs, side, side), 1e-4)
+            guarded, plain = layer(inputs, outputs, stride)
+            check(f"1 x 1, {inputs} channels, stride {stride}", guarded, (batch, inputs, side, side), 1e-4, plain)
 torch.set_num_threads(1)
 for inputs in (1, 4, 9, 15) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else ():
     with torch.autocast("cpu", torch.bfloat16):
-        check(f"bfloat16, {inputs} channels", layer(inputs, 24, 2), (2, inputs, 96, 96), 5e-2)
+        guarded, plain = layer(inputs, 24, 2)
+        check(f"bfloat16, {inputs} channels", guarded, (2, inputs, 96, 96), 5e-2, plain)
 for kernels, stages, crop in ((1, 2, 64), (4, 2, 64), (4, 3, 128), (7, 2, 128), (12, 3, 64), (15, 2, 128), (32, 3, 64)):
     config = NetworkConfig(("A", "B"), kernels=kernels, kernel_size=3, stages=stages)
     check(f"deeplrhe, {kernels} kernels, {stages} stages", lambda: build_network(config), (4, 3, crop, crop), 2e-2)
@@ -107,3 +117,4 @@ def test_gradients_are_right_and_memory_whole_at_every_level_of_instructions(lev
                           capture_output=True, timeout=300)  # fmt: skip
     assert done.returncode == 0, f"{done.stdout[-300:]}\n{done.stderr[-1500:]}"
     assert done.stdout.endswith("finished\n")
+    assert "cannot be preloaded" not in done.stderr or platform.libc_ver()[0] != "glibc", "nothing watched the memory"

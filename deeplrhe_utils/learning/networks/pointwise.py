@@ -8,8 +8,8 @@ overrun: wrong gradients, a crash, an endless loop, or nothing that one sees. On
 free of it.
 
 A 1 × 1 convolution with stride s is one with stride 1 on every s-th pixel, and that needs no workspace. So every such
-layer takes this road, on every machine and device: results do not depend on the processor, and forward passes are the
-same to the bit. The guard can go when the oldest PyTorch that pyproject.toml allows is free of the fault; until then
+layer takes this road, on every machine and device: results do not depend on the processor, and forward passes agree
+to rounding. The guard can go when the oldest PyTorch that pyproject.toml allows is free of the fault; until then
 ``tests/unit/test_learning_dispatch.py`` fails without it.
 """
 

@@ -74,7 +74,7 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     kept = {"stale", "not selected"}  # the second in reports of versions before 1.0
     unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in _SETTLED | kept]
     limits += [f"Stages without a result: {', '.join(unsettled)}."] if unsettled else []
-    for status, said in (("stale", "Made by another notebook, code, parameters or inputs"),
+    for status, said in (("stale", "Made by another notebook, code, parameters or inputs, or from results that were"),
                          ("not selected", "Kept from an earlier run, not compared with this one's code")):  # fmt: skip
         names = [name for name, found in stages.items() if found == status]
         limits += [f"{said}: {', '.join(names)}."] if names else []

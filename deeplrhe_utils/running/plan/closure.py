@@ -6,8 +6,12 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 from deeplrhe_utils.core.files import sha256_file, sha256_text, to_json
+
+DATA: Final = ("data/reference", "data/queries", "reports/paper_map.csv", "benchmarks/results/auc_coverage.csv")
+"""What notebooks read besides tables of earlier stages and their parameters, below the repository."""
 
 
 class Sources:
@@ -38,9 +42,12 @@ class Sources:
         return sorted(found)
 
     def digest(self, code: str) -> str:
-        """SHA-256 over the names and contents of :meth:`reached`."""
-        files = self.reached(code)
-        return sha256_text(to_json([[p.relative_to(self.package).as_posix(), self._hash(p)] for p in files]))
+        """SHA-256 over the names and contents of what is reached, and of the files that notebooks read from `DATA`."""
+        root, files = self.package.parent, self.reached(code)
+        read = [p for name in DATA for p in (root / name, *(root / name).rglob("*")) if p.is_file()]
+        if any(p.parent.name == "viewer" for p in files):
+            read += self.package.rglob("static/*")  # scripts that its widget carries into the executed notebook
+        return sha256_text(to_json([[p.relative_to(root).as_posix(), self._hash(p)] for p in sorted({*files, *read})]))
 
     def _read(self, path: Path) -> set[Path]:
         return self._mentioned(path.read_text(encoding="utf-8"))
@@ -55,7 +62,7 @@ class Sources:
             if isinstance(node, ast.Import):
                 names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
-                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+                names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 names.add(node.value)
         return {path for name in names if self._named.fullmatch(name) for path in self._files(name)}

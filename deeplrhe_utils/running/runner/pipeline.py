@@ -29,6 +29,9 @@ from deeplrhe_utils.running.stage.state import (
     forget,
     input_fingerprints,
     load_record,
+    outputs_file,
+    outputs_now,
+    pending_file,
     stage_key,
 )
 
@@ -145,6 +148,9 @@ class Pipeline:
 
     def _one(self, planned: Planned, label: str, sources: Sources, lock: RunLock) -> None:
         number, name = planned.stage.number, planned.stage.name
+        if planned.skip_reason and not planned.selected and load_record(self.root, number) is not None:
+            self._leave_stale(planned, label, f"not selected, and it does not apply any more: {planned.skip_reason}")
+            return
         if planned.skip_reason:
             if planned.selected:
                 forget(self.root, number)  # a stage that does not apply must leave no old result
@@ -169,16 +175,27 @@ class Pipeline:
 
     def _leave(self, planned: Planned, key: str, label: str) -> None:
         """A stage that was not selected: what is there is kept, and said to be as good as new, stale or missing."""
-        name = planned.stage.name
-        if load_record(self.root, planned.stage.number) is None:
-            self._report.stage(name, "not run", reason="not selected")
-        elif self._unchanged(planned, key) and not self._stale:
-            self._keep(planned, "unchanged")
+        number = planned.stage.number
+        if load_record(self.root, number) is not None:
+            if self._unchanged(planned, key) and not self._stale:
+                self._keep(planned, "unchanged")
+            else:
+                changed = "notebook, code, parameters, inputs or results changed since"
+                self._leave_stale(planned, label, f"not selected; {changed}")
+        elif pending_file(self.root, number).exists() or outputs_file(self.root, number).exists():
+            self._leave_stale(planned, label, "not selected; begun by hand or interrupted: what is there is unknown")
         else:
-            self._keep(planned, STALE)
-            self._report.stage(name, STALE, reason="not selected; notebook, code, parameters or inputs changed since")
-            self._stale.append(name)
-            print(f"{label} … {STALE}: not selected, and it would run again", flush=True)
+            self._report.stage(planned.stage.name, "not run", reason="not selected")
+
+    def _leave_stale(self, planned: Planned, label: str, reason: str) -> None:
+        """Later keys see what lies there now: a damaged result must not pass for the one on record."""
+        number, record = planned.stage.number, load_record(self.root, planned.stage.number)
+        self._keep(planned, STALE)
+        self._report.stage(planned.stage.name, STALE, reason=reason)
+        if record is not None:
+            self._outputs[number] = outputs_now(self.root, record)
+        self._stale.append(planned.stage.name)
+        print(f"{label} … {STALE}: {reason}", flush=True)
 
     def _unchanged(self, planned: Planned, key: str) -> bool:
         record = load_record(self.root, planned.stage.number)

@@ -19,7 +19,7 @@ from deeplrhe_utils.running.plan.plan import Planned
 from deeplrhe_utils.running.plan.profiles import Profile
 from deeplrhe_utils.running.stage.state import Record
 
-_UNFINISHED = {"failed", "stopped", "running"}
+_UNFINISHED = {"failed", "stopped", "running", "waiting"}
 
 
 def tree_memory_bytes(pid: int | None = None) -> int:

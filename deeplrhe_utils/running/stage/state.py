@@ -98,6 +98,13 @@ def damaged(root: Path, record: Record) -> list[str]:
     return [n for n, digest in record.outputs.items() if not _present(root / n, digest, record.large.get(n))]
 
 
+def outputs_now(root: Path, record: Record) -> dict[str, str]:
+    """Outputs of `record` with the hashes that they have now; "missing" for those that are gone."""
+    changed = damaged(root, record)
+    now = {name: sha256_file(root / name) if (root / name).is_file() else "missing" for name in changed}
+    return record.outputs | now
+
+
 def _present(path: Path, digest: str, large: list[int] | None) -> bool:
     if not path.is_file():
         return False
@@ -246,5 +253,5 @@ def _key_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> str:
     planned = Planned(notebook, values, frozenset())
     inputs = input_fingerprints(planned, places.REPOSITORY)
     records = {f"{n:02d}": load_record(root, f"{n:02d}") for n in range(int(notebook.number))}
-    earlier = {number: record.outputs for number, record in records.items() if record is not None}
+    earlier = {number: outputs_now(root, record) for number, record in records.items() if record is not None}
     return stage_key(planned, Sources(places.REPOSITORY / "deeplrhe_utils"), inputs, earlier)
