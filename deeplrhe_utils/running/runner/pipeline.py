@@ -176,13 +176,14 @@ class Pipeline:
     def _leave(self, planned: Planned, key: str, label: str) -> None:
         """A stage that was not selected: what is there is kept, and said to be as good as new, stale or missing."""
         number = planned.stage.number
+        traces = (pending_file(self.root, number), outputs_file(self.root, number), self._executed(planned.stage.name))
         if load_record(self.root, number) is not None:
             if self._unchanged(planned, key) and not self._stale:
                 self._keep(planned, "unchanged")
             else:
                 changed = "notebook, code, parameters, inputs or results changed since"
                 self._leave_stale(planned, label, f"not selected; {changed}")
-        elif pending_file(self.root, number).exists() or outputs_file(self.root, number).exists():
+        elif any(path.exists() for path in traces):
             self._leave_stale(planned, label, "not selected; begun by hand or interrupted: what is there is unknown")
         else:
             self._report.stage(planned.stage.name, "not run", reason="not selected")
