@@ -7,9 +7,11 @@ it has to be published elsewhere (in the paper) to count. Source: ours.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import sha256_text
 
 OWN_PARTS: Final = ("digests", "signature")
@@ -37,6 +39,28 @@ def signed(facts: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: value for key, value in facts.items() if key not in OWN_PARTS}
     digests = {key: sha256_text(canonical(value))[:16] for key, value in content.items()}
     return {**content, "digests": digests, "signature": sha256_text(canonical(content))}
+
+
+def read_document(path: Path, kind: str, version: int, parts: Sequence[str]) -> dict[str, Any]:
+    """The document of a `kind` such as "deeplrhe split", which names the command that writes it; not yet compared.
+
+    Raises InputError for a file that is missing, no JSON, of another kind or version, or without one of `parts`.
+    """
+    noun = kind.removeprefix("deeplrhe ")
+    try:
+        document = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError(f"The {noun} file {path} is not there", fix="Check the path") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} cannot be read as JSON ({error})", expected=f"a file of `{kind}`") from error
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        raise InputError(f"{path} is no {noun} file", expected=f'"kind": "{kind}"')
+    if document.get("version") != version:
+        raise InputError(f"{path} is a {noun} file of another version", got=document.get("version"),
+                         expected=str(version))  # fmt: skip
+    if missing := [part for part in parts if part not in document]:
+        raise InputError(f"The {noun} file {path} lacks {', '.join(missing)}", fix="Ask for the original")
+    return document
 
 
 def changed_parts(document: Mapping[str, Any]) -> list[str]:

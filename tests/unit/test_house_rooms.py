@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 from collections import defaultdict
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import deeplrhe_utils
+from deeplrhe_utils.core.paths import REPOSITORY
 
 PACKAGE = Path(deeplrhe_utils.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -31,13 +33,8 @@ def entries(folder: Path) -> list[str]:
 
 
 def code_lines(path: Path) -> int:
-    text = path.read_text(encoding="utf-8")
-    told: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, (ast.Module, ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-            told |= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
-    lines = enumerate(text.splitlines(), 1)
-    return sum(1 for number, line in lines if number not in told and line.strip() and line.strip()[0] != "#")
+    """As `make size` counts them."""
+    return runpy.run_path(str(REPOSITORY / ".ci" / "size.py"))["count"](path)[0]
 
 
 def test_a_room_and_a_wing_can_be_held_in_the_head():

@@ -23,7 +23,7 @@ from deeplrhe_utils.acquisition.labels.labels import read_labels, wide_labels
 from deeplrhe_utils.acquisition.services.manifest import write_manifest
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_file, write_json, write_text
-from deeplrhe_utils.core.signing import changed_parts, signed
+from deeplrhe_utils.core.signing import changed_parts, read_document, signed
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL, SLIDE_FILES
 
@@ -94,7 +94,11 @@ def _check_standing(path: Path, cohort: Cohort, release: str, source: Mapping[st
     if not path.exists():
         return
     try:
-        standing = {key: value for key, value in _read(path).items() if key not in ("digests", "signature", "tables")}
+        standing = {
+            key: value
+            for key, value in read_document(path, _KIND, _VERSION, _PARTS).items()
+            if key not in ("digests", "signature", "tables")
+        }
     except InputError as cause:
         raise ParameterError(f"{path} exists and is no cohort file", fix="Give another folder, or remove it") from cause
     if standing != json.loads(json.dumps(_facts(cohort, release, source))):
@@ -123,7 +127,7 @@ def read_cohort_files(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises InputError: the file is missing, is no cohort file, is of another version or was edited (the parts are
     named).
     """
-    document = _read(Path(path))
+    document = read_document(Path(path), _KIND, _VERSION, _PARTS)
     if changed := changed_parts(document):
         raise InputError(f"The cohort file {path} was edited after it was signed", fix="Ask for the original",
                          got=f"other content in: {', '.join(changed)}")  # fmt: skip
@@ -151,23 +155,6 @@ def read_cohort(path: Path) -> Cohort:
     clinical = conform(_csv(path.parent / CLINICAL_CSV), CLINICAL)
     files = _all_files(chosen, _csv(path.parent / EXCLUDED_CSV))
     return Cohort(rule, files, check_flow(flow), strata, labels, clinical, list(facts["notes"]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"The cohort file {path} is not there", fix="Check the path") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error})", expected="a file of `deeplrhe cohort`") from error
-    if not isinstance(document, dict) or document.get("kind") != _KIND:
-        raise InputError(f"{path} is no cohort file", expected=f'"kind": "{_KIND}"')
-    if document.get("version") != _VERSION:
-        raise InputError(f"{path} is a cohort file of another version", got=document.get("version"),
-                         expected=str(_VERSION))  # fmt: skip
-    if missing := [part for part in _PARTS if part not in document]:
-        raise InputError(f"The cohort file {path} lacks {', '.join(missing)}", fix="Ask for the original")
-    return document
 
 
 def _csv(path: Path) -> pd.DataFrame:

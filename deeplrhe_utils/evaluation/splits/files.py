@@ -5,7 +5,6 @@ Source: ours. DeepPATH's splits are shuffled without a seed, and its users keep 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import sha256_text, write_json
-from deeplrhe_utils.core.signing import changed_parts, signed
+from deeplrhe_utils.core.signing import changed_parts, read_document, signed
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import SPLITS
 from deeplrhe_utils.evaluation.splits.folds import check_disjoint, check_split, hashed
@@ -136,19 +135,7 @@ def _hashes(table: pd.DataFrame) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"The split file {path} is not there", fix="Check the path") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON ({error})", expected="a file of `deeplrhe split`") from error
-    if not isinstance(document, dict) or document.get("kind") != _KIND:
-        raise InputError(f"{path} is no split file", expected=f'"kind": "{_KIND}"')
-    if document.get("version") != _VERSION:
-        raise InputError(f"{path} is a split file of another version", got=document.get("version"),
-                         expected=str(_VERSION))  # fmt: skip
-    if missing := [part for part in _PARTS if part not in document]:
-        raise InputError(f"The split file {path} lacks {', '.join(missing)}", fix="Ask for the original")
+    document = read_document(Path(path), _KIND, _VERSION, _PARTS)
     if not (_well_formed(document["units"]) and isinstance(document["hashes"], list)):
         raise InputError(f"The split file {path} was edited: its units are malformed",
                          expected="unit and one role per fold, as many for every unit")  # fmt: skip

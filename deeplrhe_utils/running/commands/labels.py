@@ -43,8 +43,10 @@ def run(options: argparse.Namespace) -> int:
         raise ParameterError(f"{options.out} exists", fix="Give another file as --out, or remove it")
     genes = [text.strip() for text in options.genes.split(",") if text.strip()]
     rule = VariantRule(drivers=read_drivers(options.drivers)) if options.drivers else DEFAULT_RULE
-    lines = options.profiled.read_text(encoding="utf-8-sig").splitlines() if options.profiled else []
-    names = [name for line in lines if (name := line.strip())] if options.profiled else None
+    names = None
+    if options.profiled:
+        lines = options.profiled.read_text(encoding="utf-8-sig").splitlines()
+        names = [name for line in lines if (name := line.strip())]
     found = [read_mutations(path, genes, rule, profiled=names) for path in options.files]
     for path, calls in zip(options.files, found, strict=True):
         say("\n".join([f"{path}: {calls.form}", *calls.notes, calls.ledger.to_string(index=False)]))

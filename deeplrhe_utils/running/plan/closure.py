@@ -28,6 +28,8 @@ class Sources:
         self._named = re.compile(rf"{re.escape(package.name)}(\.\w+)*")
         self._needs = cache(self._read)
         self._hash = cache(sha256_file)
+        named = (package.parent / name for name in DATA)
+        self._data = [p for place in named for p in (place, *place.rglob("*")) if p.is_file()]
 
     def reached(self, code: str) -> list[Path]:
         """Files that `code` imports, directly or not, wherever in a file the import stands; sorted.
@@ -43,11 +45,10 @@ class Sources:
 
     def digest(self, code: str) -> str:
         """SHA-256 over the names and contents of what is reached, and of the files that notebooks read from `DATA`."""
-        root, files = self.package.parent, self.reached(code)
-        read = [p for name in DATA for p in (root / name, *(root / name).rglob("*")) if p.is_file()]
+        root, files = self.package.parent, {*self.reached(code), *self._data}
         if any(p.parent.name == "viewer" for p in files):
-            read += self.package.rglob("static/*")  # scripts that its widget carries into the executed notebook
-        return sha256_text(to_json([[p.relative_to(root).as_posix(), self._hash(p)] for p in sorted({*files, *read})]))
+            files |= set(self.package.rglob("static/*"))  # scripts that its widget carries into the executed notebook
+        return sha256_text(to_json([[p.relative_to(root).as_posix(), self._hash(p)] for p in sorted(files)]))
 
     def _read(self, path: Path) -> set[Path]:
         return self._mentioned(path.read_text(encoding="utf-8"))

@@ -191,8 +191,7 @@ class Pipeline:
     def _leave_stale(self, planned: Planned, label: str, reason: str) -> None:
         """Later keys see what lies there now: a damaged result must not pass for the one on record."""
         number, record = planned.stage.number, load_record(self.root, planned.stage.number)
-        self._keep(planned, STALE)
-        self._report.stage(planned.stage.name, STALE, reason=reason)
+        self._keep(planned, STALE, reason=reason)
         if record is not None:
             self._outputs[number] = outputs_now(self.root, record)
         self._stale.append(planned.stage.name)
@@ -204,9 +203,9 @@ class Pipeline:
             return False
         return not damaged(self.root, record)
 
-    def _keep(self, planned: Planned, status: str) -> None:
+    def _keep(self, planned: Planned, status: str, **more: Any) -> None:
         record = load_record(self.root, planned.stage.number)
-        self._report.stage(planned.stage.name, status, record)
+        self._report.stage(planned.stage.name, status, record, **more)
         if record is not None:
             self._outputs[planned.stage.number] = record.outputs
             self._html(planned.stage.name)
