@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Final
 
 import numpy as np
+
+MOST_SEED: Final = 2**32 - 1
+"""Largest seed that every library takes; the least is 0."""
 
 
 def seed_sequence(seed: int, *names: str | int) -> np.random.SeedSequence:

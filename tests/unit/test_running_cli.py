@@ -1,5 +1,6 @@
 """The command line: exit codes, help, lists; and it starts fast."""
 
+import os
 import subprocess
 import sys
 import unicodedata
@@ -118,3 +119,11 @@ def test_doctor_says_what_is_wrong_with_the_command(slides, capsys, arguments, c
     assert main(["doctor", *(a.format(slides=slides) for a in arguments)]) == code
     captured = capsys.readouterr()
     assert text in captured.out + captured.err and "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("words", [["--help"], ["score", "--help"], ["run", "smoke", "--list"], ["doctor"]])
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "cp437"])
+def test_a_terminal_without_our_characters_stops_nothing(words, encoding):
+    command = [sys.executable, "-m", "deeplrhe_utils", *words]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
+    assert done.returncode == 0 and b"Error" not in done.stderr and done.stdout

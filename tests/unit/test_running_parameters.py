@@ -1,5 +1,7 @@
 """Parameters and profiles are checked before anything starts, and every error names the legal values."""
 
+import re
+
 import nbformat
 import pytest
 
@@ -169,3 +171,24 @@ def test_notebooks_without_parameters_cell_or_not_notebooks(tmp_path):
     (tmp_path / "01-empty.ipynb").write_text("{")
     with pytest.raises(InputError, match=r"01-empty\.ipynb is not a readable notebook"):
         find_stages(tmp_path)
+
+
+@pytest.mark.parametrize(("bracket", "text", "expected"), [
+    ("µm/px; 0.05–10", "0", "0.05 to 10 µm/px"), ("px; 16–", "-5", "16 or more px"), ("0–1", "1.5", "0 to 1"),
+    ("seed", "-1", "0 to 4294967295 seed"), ("seed", "4294967296", "0 to 4294967295 seed"),
+    ("tiles", "-1", "0 or more"),
+])  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_anything_starts(bracket, text, expected):
+    default = 512 if "16–" in bracket else 0.5
+    (parameter,) = parse_parameters(f"x: float = {default}  # [{bracket}] what", "01-x")
+    with pytest.raises(ParameterError, match=re.escape(f"Expected: {expected}")):
+        parameter.from_text(text, "-p x")
+    assert parameter.unit and parameter.from_text(str(parameter.default), "-p x") == parameter.default
+
+
+def test_ranges_hold_in_lists_and_for_defaults():
+    (parameter,) = parse_parameters("x: list[float] = [0.1]  # [share; 0–1] what", "01-x")
+    with pytest.raises(ParameterError, match="0 to 1 share"):
+        parameter.from_text("0.5,2", "-p x")
+    with pytest.raises(ParameterError, match="makes no sense"):
+        parse_parameters("x: int = 3  # [tiles; 5–] what", "01-x")

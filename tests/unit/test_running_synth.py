@@ -89,7 +89,7 @@ def test_a_folder_with_another_cohort_or_another_writer_is_refused(cohort):
 def test_files_of_others_are_neither_deleted_nor_overwritten(tmp_path):
     (tmp_path / ".notes.part.txt").write_text("mine")
     (tmp_path / "labels.csv").write_text("mine")
-    with pytest.raises(ParameterError, match=r"no synthetic cohort.*labels\.csv"):
+    with pytest.raises(ParameterError, match=r"has not written.*labels\.csv"):
         synth.write_synthetic_cohort(SMALL, tmp_path)
     assert {p.read_text() for p in tmp_path.iterdir() if p.suffix} == {"mine"}
 

@@ -38,6 +38,15 @@ _PARTS: Final = ("kind", "version", "rule", "release", "source", "genes", "files
 _COLUMNS: Final = [column.name for column in SLIDE_FILES.columns]
 
 
+def is_cohort_file(path: Path) -> bool:
+    """Whether a file says that it is a cohort file, intact or not."""
+    try:
+        read_document(path, _KIND, _VERSION, ())
+    except InputError:
+        return False
+    return True
+
+
 def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str, Any]) -> str:
     """Write a cohort file and the tables beside it; the same cohort gives the same bytes.
 

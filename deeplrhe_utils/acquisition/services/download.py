@@ -36,6 +36,7 @@ from deeplrhe_utils.acquisition.services.transfer import (
 from deeplrhe_utils.acquisition.services.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, InputError, RunError, ServiceError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.folders import claim
 from deeplrhe_utils.core.text import human_size
 
 _LOCK: Final = ".download.lock"
@@ -60,7 +61,7 @@ class DownloadFolder:
     def __init__(self, out: Path, *, recheck: bool = False) -> None:
         try:
             self.out = Path(out).resolve()
-            self.out.mkdir(parents=True, exist_ok=True)
+            claim(self.out, "download", _REPORTS, known=(self.out / _JOURNAL).is_file())
             for name in (_JOURNAL, _LOCK):
                 _check_own(self.out / name)
             with open(self.out / _JOURNAL, "ab", opener=_not_a_link):
@@ -158,7 +159,8 @@ class DownloadFolder:
         final = self.place(wanted)
         self.part(wanted).replace(final)
         _settle(final.parent)
-        _aside(final).unlink(missing_ok=True)
+        if wanted.file_id in self._known:  # else nobody knows whose the file was that lay here
+            _aside(final).unlink(missing_ok=True)
         self._record(wanted)
 
     def _record(self, wanted: Wanted) -> None:
@@ -206,6 +208,7 @@ def _settle(folder: Path) -> None:
 
 
 REPORT: Final = "download.csv"
+_REPORTS: Final = (REPORT, "repairs.csv", "manifest-repaired.txt")
 DONE: Final = ("verified", "resumed", "present")
 MARGIN: Final = 64 << 20
 """Bytes of the disk that are left alone."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import sys
 from typing import Any, Final, TypeVar
+
+from deeplrhe_utils.core.seeds import MOST_SEED
 
 OK: Final = 0
 FAILED: Final = 1
@@ -21,10 +24,23 @@ def as_options(kind: type[Options], typed: argparse.Namespace) -> Options:
     return kind(**{field.name: getattr(typed, field.name) for field in fields})
 
 
+def seed(text: str) -> int:
+    """A seed as typed: 0 to :data:`MOST_SEED`."""
+    if not text.isdecimal() or int(text) > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: a whole number from 0 to {MOST_SEED}")
+    return int(text)
+
+
 def say(text: str) -> None:
-    """Print at once; a terminal that lacks a character of a file name must not stop us."""
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    """Print at once."""
+    print(text, flush=True)
+
+
+def print_anything() -> None:
+    """A terminal that lacks a character, of a file name or of ours, must not stop us: it is shown by its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def quiet_threads() -> None:

@@ -17,6 +17,7 @@ from deeplrhe_utils.running.commands import (
     labels,
     normalize,
     predict,
+    print_anything,
     profiles,
     run,
     score,
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None, where: Places | None = None) -> int:
 
     Returns 0 for success, 1 for a run that failed, 2 for usage, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    print_anything()
     arguments = list(sys.argv[1:] if argv is None else argv)
     parser = build_parser()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.folders import check_new_file
 from deeplrhe_utils.running.commands import OK, Commands, say
 
 
@@ -39,8 +39,7 @@ def run(options: argparse.Namespace) -> int:
     from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
     from deeplrhe_utils.core.files import write_text
 
-    if options.out.exists():
-        raise ParameterError(f"{options.out} exists", fix="Give another file as --out, or remove it")
+    check_new_file(options.out)
     genes = [text.strip() for text in options.genes.split(",") if text.strip()]
     rule = VariantRule(drivers=read_drivers(options.drivers)) if options.drivers else DEFAULT_RULE
     names = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, quiet_threads, say
+from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, quiet_threads, say, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,7 +31,7 @@ def add_parser(commands: Commands) -> None:
     loss.add_argument("--lossless", action="store_true", help="ome-tiff without loss")
     add("--statistics-tiles", type=int, default=32, metavar="N", help="tiles a slide's colours come from (default: 32)")
     add("--fit-steps", type=int, default=None, metavar="N", help="steps of the fit (default: 300)")
-    add("--seed", type=int, default=None, metavar="N", help="seed of the fit (default: 0)")
+    add("--seed", type=seed, default=None, metavar="N", help="seed of the fit (default: 0)")
     add("--white", action="store_true", help="take the glass off every slide (all must show some)")
     add("--compile", dest="compiled", action="store_true", help="compile the pixel arithmetic (needs a C++ compiler)")
     add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, say
+from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, say, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -28,7 +28,7 @@ def add_parser(commands: Commands) -> None:
     add("--any-scale", action="store_true", help="take scores outside 0 to 1; they are ranked, not calibrated")
     add("--min-positives", type=int, default=5, metavar="N", help="least patients in each class (default: 5)")
     add("--resamples", type=int, default=2000, metavar="N", help="draws of the bootstrap (default: 2000)")
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--seed", type=seed, default=0, metavar="N", help="default: 0")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import OK, Commands
+from deeplrhe_utils.running.commands import OK, Commands, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -17,7 +17,7 @@ def add_parser(commands: Commands) -> None:
     add = parser.add_argument
     add("preset", metavar="PRESET", help="smoke, demo, paper (180 large slides) or stress (one huge one)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the cohort; resumed if it exists")
-    add("--seed", type=int, default=None, metavar="N", help="default: the preset's")
+    add("--seed", type=seed, default=None, metavar="N", help="default: the preset's")
     add("-p", dest="parameters", action="append", default=[], metavar="NAME=VALUE", help="a parameter, or GENE=d")
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pandas as pd
 
 from deeplrhe_utils.acquisition.cohort.build import Cohort, build, count_mutations_by_site
-from deeplrhe_utils.acquisition.cohort.files import save_cohort
+from deeplrhe_utils.acquisition.cohort.files import BESIDE, is_cohort_file, save_cohort
 from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, named_rule
 from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
+from deeplrhe_utils.core.folders import claim
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.synthetic.genes import GENES
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STUDIES: Final = ("luad_tcga_pan_can_atlas_2018", "lusc_tcga_pan_can_atlas_2018")
 QUERY: Final = REPOSITORY / "data" / "queries" / "tcga-lung-slides.json"
 COHORT: Final = "cohort.json"
+_NAMES: Final = (COHORT, *BESIDE, "prevalence.csv", "sites.csv", "flow.png", "prevalence.png", "sites.png")
 PREVALENCE_COLUMNS: Final = ("project", "gene", "group", "mutated", "profiled", "percent", "ci_low", "ci_high")
 WHOLE, CHOSEN, EVERYBODY = "LUAD and LUSC", "cohort", "all profiled"
 
@@ -153,6 +155,7 @@ def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort
     typed = tuple(text.strip() for text in options.genes.split(",") if text.strip())
     genes = typed or USUAL_GENES.get(options.rule, GENES)
     rule = named_rule(options.rule, genes=genes, seed=options.seed, n=options.n)
+    claim(options.out, "cohort", _NAMES, known=is_cohort_file(options.out / COHORT))
     gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)
     made = make_cohort(gathered, rule, options.out)
     _draw(gathered, made, options.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
@@ -100,13 +101,15 @@ def _must_match(standing: Mapping[str, object], asked: Mapping[str, object]) -> 
 
 def _make_aside(folder: Path, make: Callable[[Path], None]) -> None:
     """Fill a folder completely, or not at all: a run that was killed meanwhile begins again."""
-    aside = folder.with_name(f".{folder.name}.making")
-    for leftover in (aside, folder):
-        if leftover.exists():
-            shutil.rmtree(leftover)
-    aside.mkdir(parents=True)
-    make(aside)
-    aside.replace(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ParameterError(f"{folder} holds no cohort, but other files", got=next(folder.iterdir()).name,
+                             fix="Move them away, or give another folder with --out")  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", ignore_cleanup_errors=True) as aside:
+        whole = Path(aside) / folder.name
+        whole.mkdir()
+        make(whole)
+        whole.replace(folder)
 
 
 def _choose(rule: CohortRule, sources: Services, drivers: Path | None, folder: Path) -> None:

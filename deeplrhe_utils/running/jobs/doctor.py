@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.folders import check_new_file
 from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.machine.provenance import (
     cpu_model,
@@ -149,13 +150,15 @@ def examine_slides(
 
     Returns (text, good): a table with a line per file, and a summary; whether every file opens and has a usable
     resolution.
-    Raises ParameterError: a path is not there. InputError: there is no slide at all, or `mpp_csv` is wrong.
+    Raises ParameterError: a path is not there, or `csv` is. InputError: there is no slide, or `mpp_csv` is wrong.
     """
     from deeplrhe_utils.slides.files.inventory import read_mpp_overrides
 
     for path in (*paths, *([mpp_csv] if mpp_csv else [])):
         if not path.exists():
             raise ParameterError(f"{on_one_line(str(path))} is not there", fix="Check the path")
+    if csv:
+        check_new_file(csv)
     overrides = read_mpp_overrides(mpp_csv) if mpp_csv else {}
     files = list(_slide_files(paths))
     if not files:

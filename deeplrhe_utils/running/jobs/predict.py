@@ -16,16 +16,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from deeplrhe_utils.core.errors import ModelError, ParameterError, RunError
+from deeplrhe_utils.core.errors import ModelError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.core.folders import held
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.learning.networks.deeplrhe import read_card
 from deeplrhe_utils.learning.scoring.prediction import FAILED, SCORED, Scored, ScoreTask, SlideScorer, score_slide
 from deeplrhe_utils.running.machine.engine import map_surviving
-from deeplrhe_utils.running.machine.lock import check_writable
 from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_or_reason
@@ -102,12 +101,8 @@ def predict(
     card = read_card(model)
     scorer = _scorer(card, options)
     scorer.normalizer_for(model, card)
-    check_writable(out)
-    try:
-        with FileLock(out / ".lock").acquire(timeout=0):
-            table = _score_all(slides, model, scorer, options, card["config"]["targets"], out, tell)
-    except Timeout as error:
-        raise RunError(f"Another process scores into {out}", fix="Wait for it, or choose another --out") from error
+    with held(out, "predict", (TILES, SLIDES)):
+        table = _score_all(slides, model, scorer, options, card["config"]["targets"], out, tell)
     for row in table[table["status"] != SCORED].itertuples():
         tell(on_one_line(f"{row.slide_id}  {row.status}: {row.reason}"))
     count = ", ".join(f"{n} {status}" for status, n in Counter(table["status"]).items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.folders import claim
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.auc.delong import DELONG
@@ -75,13 +76,14 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
     Parameters
     ----------
     path : a CSV (`read_scores`) or DeepPATH's ``out_filename_Stats.txt``
-    out : folder of the results; files of those names in it are replaced
+    out : folder of the results; files of those names are replaced if an earlier call wrote them
     tell : receives lines of text
 
     Returns what ``auc.csv`` receives.
     Raises InputError, LabelError, ParameterError: as the readers; a unit that the file does not name.
     """
     options = options or ScoreOptions()
+    claim(out, "score", ("auc.csv", "ledger.csv", "roc.png", "calibration.png", "index.html"))
     scores = _read(path, options)
     scores = _pooled(scores)
     units = scores.units if options.unit == "all" else (options.unit,)
@@ -96,7 +98,6 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
                          resamples=options.resamples, seed=options.seed, rule=options.rule)[SCORE_COLUMNS]  # fmt: skip
     for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
         tell(_sentence(row))
-    out.mkdir(parents=True, exist_ok=True)
     with atomic_path(out / "auc.csv") as part:
         found.to_csv(part, index=False)
     with atomic_path(out / "ledger.csv") as part:

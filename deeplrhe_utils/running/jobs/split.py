@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from deeplrhe_utils.acquisition.labels.labels import BARCODE, labels_of_cells, patient_of_slide
 from deeplrhe_utils.core.errors import LabelError, ParameterError
+from deeplrhe_utils.core.folders import check_new_file
 from deeplrhe_utils.core.text import read_csv_text, shortened
 
 if TYPE_CHECKING:
@@ -89,6 +90,9 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
         raise ParameterError("Unknown unit of a split", got=options.scheme, expected=" | ".join(SCHEMES))
     shares, n_folds = options.numbers(), 2 if options.folds is None else options.folds
     out = options.out or Path(f"{labels_csv.stem}-{options.scheme}-split.json")
+    if out.is_file():
+        raise ParameterError(f"{out} exists", got=_standing(out), fix="Give another file as --out, or remove it")
+    check_new_file(out)
     cohort = read_split_labels(labels_csv, options)
     labels, members, note, sites = cohort.labels, cohort.members, "", None
     if options.scheme == "site":
@@ -159,21 +163,19 @@ def _write(
     out: Path, splits: pd.DataFrame, options: SplitOptions, sites: dict[str, str] | None, note: str, genes: list[str],
     shares: tuple[float, ...],
 ) -> str:  # fmt: skip
-    """Write the file, unless another split stands there; return the signature."""
-    from deeplrhe_utils.evaluation.splits.files import read_split, write_split
+    """Write the file; return the signature."""
+    from deeplrhe_utils.evaluation.splits.files import write_split
 
     salt = secrets.token_hex(16) if options.hashed else None
-    if out.exists():
-        raise ParameterError(f"{out} exists", got=_standing(out, read_split),
-                             fix="Give another file as --out, or remove it")  # fmt: skip
     return write_split(out, splits, genes=genes, shares=shares, sites=sites, salt=salt, note=note)
 
 
-def _standing(out: Path, read: Callable[[Path], pd.DataFrame]) -> str:
+def _standing(out: Path) -> str:
     from deeplrhe_utils.core.errors import CompendiumError
+    from deeplrhe_utils.evaluation.splits.files import read_split
 
     try:
-        found = read(out)
+        found = read_split(out)
     except CompendiumError:
         return "a file that is no valid split"
     return f"a split by {found['scheme'].iloc[0]} with seed {found['seed'].iloc[0]}"

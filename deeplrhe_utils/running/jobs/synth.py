@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import read_json, write_text
+from deeplrhe_utils.core.folders import held
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.engine import map_tasks
-from deeplrhe_utils.running.machine.lock import check_writable
 from deeplrhe_utils.running.stage.record import plain_value
 from deeplrhe_utils.synthetic import publish
 from deeplrhe_utils.synthetic.publish import GENES, PRESETS, CohortPlan, CohortSpec
@@ -85,17 +83,10 @@ def write_synthetic_cohort(spec: CohortSpec, folder: Path, *, workers: int = 2, 
     little disk, or a slide could not be written; what is finished stays. InputError: the folder cannot be written.
     """
     plan = publish.plan_cohort(spec)
-    check_writable(folder)
-    lock = FileLock(folder / ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            _check_same(spec, folder)
-            _check_disk(plan, folder)
-            _write(plan, folder, workers, scheduler)
-    except Timeout as error:
-        raise RunError(
-            f"Another process writes a cohort to {folder}", fix="Wait for it, or choose another --out"
-        ) from error
+    with held(folder, "synth", known=_there(folder) is not None):
+        _check_same(spec, folder)
+        _check_disk(plan, folder)
+        _write(plan, folder, workers, scheduler)
     return plan
 
 
@@ -112,16 +103,18 @@ def _write(plan: CohortPlan, folder: Path, workers: int, scheduler: str) -> None
     publish.write_checksums(folder)
 
 
+def _there(folder: Path) -> dict[str, Any] | None:
+    """What stands in a synthetic cohort's ``cohort.json``; None where there is no such cohort."""
+    try:
+        found = read_json(folder / "cohort.json")
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"renderer", "spec"} <= set(found) else None
+
+
 def _check_same(spec: CohortSpec, folder: Path) -> None:
-    if not (folder / "cohort.json").is_file():
-        if strangers := sorted(p.name for p in folder.iterdir() if p.name != ".lock"):
-            what = f"{folder} holds files that are no synthetic cohort"
-            raise ParameterError(
-                what, got=", ".join(strangers[:3]), expected="a new or empty folder", fix="Choose another --out"
-            )
-        return
-    there, now = read_json(folder / "cohort.json"), plain_value(dataclasses.asdict(spec))
-    if there.get("renderer") != publish.RENDERER_VERSION or there.get("spec") != now:
+    there, now = _there(folder), plain_value(dataclasses.asdict(spec))
+    if there is not None and (there.get("renderer") != publish.RENDERER_VERSION or there.get("spec") != now):
         differs = sorted(k for k in now if there.get("spec", {}).get(k) != now[k]) or ["renderer"]
         raise ParameterError(
             f"{folder} holds a cohort made in another way: {', '.join(differs)}",

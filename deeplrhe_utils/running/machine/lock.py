@@ -11,32 +11,23 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
-from deeplrhe_utils.core.errors import InputError, RunError
+from deeplrhe_utils.core.errors import RunError
 from deeplrhe_utils.core.files import read_json, write_json
+from deeplrhe_utils.core.folders import claim, locked
 
 RUNNER_PID = "DEEPLRHE_RUNNER_PID"  # in a kernel's environment: the runner that started it
 RUN_FOLDER = "DEEPLRHE_RUN_FOLDER"  # in a kernel's environment: the folder it writes to
-_LOCK, _HOLDER = ".lock", ".runner.json"
+_HOLDER = ".runner.json"
 _SAME_PROCESS_S = 2.0  # creation times of one process agree within clock ticks
 
 
-def check_writable(root: Path) -> None:
-    """Create `root` and prove that a file can be written there.
-
-    Raises InputError: when the folder cannot be created or written.
-    """
-    probe = root / f".probe.{os.getpid()}"
+def claim_run(root: Path) -> None:
+    """Mark `root` as a run folder (:func:`.folders.claim`); one that holds a ``run.json`` of ours is taken as well."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"The output folder {root} cannot be written",
-            got=error.strerror or str(error),
-            expected="a folder in which files can be created",
-            fix="Give another folder with --out DIR (in a notebook: the parameter run_dir)",
-        ) from error
+        report = read_json(root / "run.json")
+    except (OSError, ValueError):
+        report = None
+    claim(root, "run", known=isinstance(report, dict) and {"profile", "package_version", "stages"} <= set(report))
 
 
 def holder(root: Path) -> int | None:
@@ -72,18 +63,14 @@ class RunLock:
     def __enter__(self) -> RunLock:
         """Take the folder and end the leftovers of a killed run.
 
-        Raises InputError: when the folder cannot be written. RunError: when another runner holds it.
+        Raises ParameterError: when the folder is not ours (:func:`claim_run`). InputError: when it cannot be written.
+        RunError: when another runner holds it.
         """
-        check_writable(self.root)
-        lock = FileLock(self.root / _LOCK)
+        claim_run(self.root)
         try:
-            lock.acquire(timeout=0)
+            self._lock = locked(self.root)
         except Timeout:
             raise _taken(self.root, _state(self.root).get("pid")) from None
-        except (OSError, NotImplementedError) as error:
-            what = f"The run folder {self.root} cannot be locked (some network file systems have no locks)"
-            raise RunError(what, got=error, fix="Give a folder on a local disk with --out DIR") from error
-        self._lock = lock
         self.killed = end_leftovers(self.root)
         self._write()
         return self

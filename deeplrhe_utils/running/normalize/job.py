@@ -15,12 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock, Timeout
-
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.core.files import safe_name, sha256_text
+from deeplrhe_utils.core.folders import held
 from deeplrhe_utils.core.text import counted, on_one_line
-from deeplrhe_utils.running.machine.lock import check_writable
 from deeplrhe_utils.running.normalize.fit import is_ours, keep_fit, prepare, request_of
 from deeplrhe_utils.running.normalize.sources import (
     NORMALIZER,
@@ -91,12 +89,11 @@ def normalize(
         tell(line)
     if unused:
         tell(f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}")
-    check_writable(out)
-    try:
-        with FileLock(out / ".lock").acquire(timeout=0):
-            return _Call(sources, out, options, reference, tell).run()
-    except Timeout as error:
-        raise RunError(f"Another process normalizes into {out}", fix="Wait for it, or choose another --out") from error
+    names = {TABLE, NORMALIZER, *(target_name(source, options) for source in sources)}
+    if options.model and options.model.resolve() == (out / NORMALIZER).resolve():
+        names.remove(NORMALIZER)
+    with held(out, "normalize", names, known=is_ours(out / NORMALIZER)):
+        return _Call(sources, out, options, reference, tell).run()
 
 
 def _reference(options: NormalizeOptions, sources: Sequence[Source]) -> Source:
@@ -112,6 +109,11 @@ def _left_out(files: Sequence[Path]) -> list[str]:
         return []
     named = ", ".join(on_one_line(str(path)) for path in files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
     return [f"Left out: {len(files)} that are neither slides nor tiles, or pictures beside slides ({named})"]
+
+
+def target_name(source: Source, options: NormalizeOptions) -> str:
+    """Name of a source's result in the output folder."""
+    return safe_name(source.name) + (".ome.tif" if options.format == OME_TIFF else "")
 
 
 class _Call:
@@ -141,20 +143,11 @@ class _Call:
         return rows
 
     def _target(self, source: Source) -> Path:
-        whole = self.options.format == OME_TIFF
-        return self.out / (safe_name(source.name) + (".ome.tif" if whole else ""))
+        return self.out / target_name(source, self.options)
 
     def _read_earlier(self) -> dict[str, _Row]:
-        """Rows of earlier calls by their output; a folder that holds other things is refused."""
+        """Rows of earlier calls by their output."""
         path = self.out / TABLE
-        ours = is_ours(self.out / NORMALIZER)
-        if not ours:
-            model = self.options.model.resolve() if self.options.model else None
-            others = [path, *(self._target(source) for source in self.sources)]
-            others += [] if model == (self.out / NORMALIZER).resolve() else [self.out / NORMALIZER]
-            if strangers := [other.name for other in others if other.exists()]:
-                raise ParameterError(f"{self.out} holds files that this command has not written", got=strangers[0],
-                                     expected="a folder without them", fix="Choose another --out")  # fmt: skip
         if not path.exists():
             return {}
         with open(path, encoding="utf-8", errors="replace", newline="") as stream:

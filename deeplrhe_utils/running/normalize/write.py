@@ -12,7 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -220,7 +220,11 @@ def _is_pale(piece: Picture, level: int) -> bool:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder`; put it in its place if the block succeeds, else remove it."""
+    """Yield an empty folder beside `folder`; put it in its place if the block succeeds, else remove it.
+
+    Raises InputError: `folder` holds files that its table does not list, and they would be lost.
+    """
+    _check_own(folder)
     part, old = (folder.with_name(f".{folder.name}.{os.getpid()}.part{end}") for end in ("", "-old"))
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -239,6 +243,17 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _check_own(folder: Path) -> None:
+    if not folder.exists():
+        return
+    listed = {TILES_TABLE}
+    with suppress(OSError, ValueError, KeyError), open(folder / TILES_TABLE, encoding="utf-8", newline="") as stream:
+        listed |= {row["file"] for row in csv.DictReader(stream)}
+    if strangers := sorted({path.name for path in folder.iterdir()} - listed):
+        raise InputError(f"{folder} holds files that this command has not written", got=strangers[0],
+                         fix="Move them away, or choose another --out")  # fmt: skip
 
 
 def remove_leftovers(target: Path) -> None:

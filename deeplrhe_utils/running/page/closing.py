@@ -12,9 +12,9 @@ from deeplrhe_utils.evaluation.audits.claims import read_numbers
 from deeplrhe_utils.running.page.documents import write_documents
 from deeplrhe_utils.running.page.page import write_page
 from deeplrhe_utils.running.plan.profiles import Profile
+from deeplrhe_utils.running.stage.state import CRATE
 
 FOLDERS: Final = ("figures", "heatmaps", "tables", "numbers", "notebooks", "html", "models", "documents")
-METADATA: Final = "ro-crate-metadata.json"
 _VERSION: Final = "https://w3id.org/ro/crate/1.1"
 _CODE: Final = "https://spdx.org/licenses/MIT"
 _FIGURES: Final = "https://creativecommons.org/licenses/by/4.0/"
@@ -40,7 +40,7 @@ def write_crate(root: Path, report: dict[str, Any], synthetic: bool) -> Path:
     links = [{"@id": entity["@id"]} for entity in files]
     done = "Completed" if report["status"] == "finished" else "Failed"
     graph = [
-        {"@id": METADATA, "@type": "CreativeWork", "about": {"@id": "./"}, "conformsTo": {"@id": _VERSION}},
+        {"@id": CRATE, "@type": "CreativeWork", "about": {"@id": "./"}, "conformsTo": {"@id": _VERSION}},
         {"@id": "./", "@type": "Dataset", "name": report["title"], "license": {"@id": _FIGURES}, "hasPart": links,
          "description": ("SYNTHETIC data. " if synthetic else "") + "Results of the DeepLRHE compendium.",
          "datePublished": report.get("finished") or report["started"], "mentions": {"@id": "#run"}},
@@ -53,7 +53,7 @@ def write_crate(root: Path, report: dict[str, Any], synthetic: bool) -> Path:
         {"@id": _CODE, "@type": "CreativeWork", "name": "MIT License"},
         *files,
     ]  # fmt: skip
-    return write_json(root / METADATA, {"@context": f"{_VERSION}/context", "@graph": graph})
+    return write_json(root / CRATE, {"@context": f"{_VERSION}/context", "@graph": graph})
 
 
 def _file(root: Path, path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ from deeplrhe_utils.running.plan.profiles import Profile
 
 ASSETS: Final = "page"
 _SCRIPTS: Final = ("openseadragon.min.js", "openseadragon.LICENSE.txt", "heat_layer.js", "report.js")
+_SLIDE: Final = re.compile(r"slide-\d{3,}\.js")
 _SYNTHETIC: Final = "Synthetic data: these figures show that the pipeline works, not what lung tissue shows."
 
 
@@ -30,7 +33,11 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
     Returns the page. It needs nothing outside the run folder and no network. A file that is damaged is named in the
     section  that would have shown it.
     """
-    shutil.rmtree(root / ASSETS, ignore_errors=True)  # all of it is written here, and slides may be fewer than before
+    for older in (root / ASSETS).glob("*"):  # slides may be fewer than before; files of others stay
+        if older.name in _SCRIPTS or _SLIDE.fullmatch(older.name):
+            older.unlink()
+    with suppress(OSError):
+        (root / ASSETS).rmdir()
     heat = heat_section(root, ASSETS)
     scripts = [_copied(root, name) for name in _SCRIPTS if heat.live]
     parts = {

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.seeds import MOST_SEED
 
 SCALARS = ("str", "int", "float", "bool")
 LISTS = ("list[str]", "list[int]", "list[float]")
 _COMMENT = re.compile(r"^#\s*(?:\[(?P<bracket>[^\]]*)\])?\s*(?P<text>.*)$", re.DOTALL)
+_RANGE = re.compile(r"^(\d+(?:\.\d+)?)–(\d+(?:\.\d+)?)?$")
 _INTEGER = re.compile(r"^[+-]?\d+$")
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
@@ -26,7 +28,8 @@ _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 class Parameter:
     """One line of a parameters cell: ``name: type = default  # [unit] description``.
 
-    ``choices`` are the legal values as text, empty when anything of the type goes.
+    ``choices`` are the legal values as text, empty when anything of the type goes. Numbers lie between ``low`` and
+    ``high``: ``[low–high]`` or ``[unit; low–high]``, either may be missing; a number is never negative otherwise.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Parameter:
     unit: str = ""
     description: str = ""
     choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = math.inf
 
     @property
     def is_path(self) -> bool:
@@ -84,6 +89,10 @@ class Parameter:
             what = f"Parameter {self.name} ({where}) has a value that is not offered"
             fix = did_you_mean(str(value), self.choices)
             raise ParameterError(what, got=repr(value), expected=" | ".join(self.choices), fix=fix)
+        if isinstance(value, (int, float)) and not self.low <= value <= self.high:
+            most = f" to {self.high:.10g}" if self.high < math.inf else " or more"
+            raise ParameterError(f"Parameter {self.name} ({where}) makes no sense", got=f"{value:.10g}",
+                                 expected=f"{self.low:.10g}{most} " + self.unit * ("–" not in self.unit))  # fmt: skip
         return value
 
     def _wrong(self, value: Any, where: str) -> ParameterError:
@@ -143,7 +152,8 @@ def _parse_line(node: ast.stmt, comments: dict[int, str], source: str, where: st
         raise ParameterError(what, got=line, expected=form) from None
     lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
     unit, choices, text = _parse_comment(next((comments[n] for n in lines if n in comments), ""))
-    parameter = Parameter(node.target.id, kind, default, unit, text, choices)
+    unit, low, high = _range(unit)
+    parameter = Parameter(node.target.id, kind, default, unit, text, choices, low, high)
     parameter.check(default, where)
     return parameter
 
@@ -154,6 +164,15 @@ def _parse_comment(comment: str) -> tuple[str, tuple[str, ...], str]:
     if bracket.startswith("choices:"):
         return "", tuple(c.strip().strip("'\"") for c in bracket[8:].split("|")), text
     return bracket.strip(), (), text
+
+
+def _range(bracket: str) -> tuple[str, float, float]:
+    """Unit, least and largest value of ``unit; low–high`` or ``low–high``."""
+    unit, _, ends = bracket.rpartition(";")
+    if match := _RANGE.match(ends.strip()):
+        low, high = match.groups()
+        return unit.strip() or bracket, float(low), float(high) if high else math.inf
+    return bracket, 0.0, MOST_SEED if bracket == "seed" else math.inf
 
 
 def _comments(source: str) -> dict[int, str]:

@@ -23,6 +23,7 @@ from deeplrhe_utils.running.runner.kernel import Execution, Failure
 from deeplrhe_utils.running.runner.report import Peak, Report, now
 from deeplrhe_utils.running.stage.state import (
     Record,
+    alive,
     begin,
     complete,
     damaged,
@@ -220,11 +221,13 @@ class Pipeline:
             planned.stage.path, partial, self._injected(planned), self.root, self.places.repository, lock.kernel
         )
         try:
-            failure = execution.run(lambda: self._sample(peak), _beat(label))
+            failure = execution.run(lambda: self._at_work(peak, number), _beat(label))
         except KeyboardInterrupt:
             self._where = f"in stage {name}, cell {execution.cell[0]}: {execution.cell[1]}"
             self._report.stage(name, "stopped", seconds=_since(started), reason="stopped on request")
             raise
+        finally:
+            alive(self.root, number)
         if failure is not None:
             seconds, used = _since(started), peak.bytes
             self._report.stage(name, "failed", seconds=seconds, peak_memory_bytes=used, reason=failure.headline)
@@ -247,6 +250,10 @@ class Pipeline:
         if "run_dir" in parameters:
             values["run_dir"] = shown_path(self.root, self.places.repository)
         return values
+
+    def _at_work(self, peak: Peak, number: str) -> None:
+        alive(self.root, number)
+        self._sample(peak)
 
     def _sample(self, peak: Peak) -> None:
         self._report.peak.bytes = max(self._report.peak.bytes, peak.sample())

@@ -17,7 +17,7 @@ from deeplrhe_utils.core.tables.contract import Table, read_table, write_table
 from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import human_size
-from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, check_writable
+from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, claim_run
 from deeplrhe_utils.running.stage.state import begin_by_hand, declared_files, outputs_file
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ def start_run(stage: str, run_dir: str = "") -> _Run:
     stage : name of the notebook without suffix, such as ``02-tiling``
     run_dir : run folder; relative to the repository root; "" is ``reports/smoke``
 
-    Raises ParameterError: when `stage` is not of the form ``NN-name``. InputError: when the folder cannot be written.
+    Raises ParameterError: when `stage` is not of the form ``NN-name``, or the folder holds other things than a run.
+    InputError: when the folder cannot be written.
     RunError: when another runner works in the folder.
     """
     if not _STAGE.match(stage):
         raise ParameterError("start_run got a malformed stage", got=repr(stage), expected="NN-name, such as 02-tiling")
     root = run_folder(run_dir)
-    check_writable(root)
+    claim_run(root)
     check_free(root)
     shell = _shell()
     if shell is not None and RUNNER_PID not in os.environ:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
+
 from deeplrhe_utils.core.paths import REPORTS
 
 
 def results_folder(run_dir: str, table: str) -> str:
-    """`run_dir`, or when it is empty the smoke run if it has `table`, else the committed demo. Says which.
+    """`run_dir`, or when it is empty the smoke run if it has `table`, else a copy of the committed demo. Says which.
+
+    The notebook writes into that folder, and the committed results must stay as they are.
 
     >>> results_folder("reports/mine", "predictions")
     'reports/mine'
     """
     if run_dir:
         return run_dir
-    name = "smoke" if (REPORTS / "smoke" / "tables" / f"{table}.parquet").is_file() else "demo"
-    why = (
-        "its results are here"
-        if name == "smoke"
-        else "the smoke run has not come this far, so the committed demo is shown"
-    )
-    print(f"No run was named: reports/{name} is used ({why}).")
-    return f"reports/{name}"
+    if (REPORTS / "smoke" / "tables" / f"{table}.parquet").is_file():
+        print("No run was named: reports/smoke is used, as its results are here.")
+        return "reports/smoke"
+    if not (copy := REPORTS / "demo-copy").exists():
+        shutil.copytree(REPORTS / "demo", copy, ignore=shutil.ignore_patterns("work", "logs"))
+    print("No run was named, and the smoke run has not come this far: reports/demo-copy is used, a copy of the "
+          "committed demo, which stays as it is.")  # fmt: skip
+    return "reports/demo-copy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,7 +25,8 @@ class Record:
 
     ``outputs`` maps files (relative to the run folder) to SHA-256; ``large`` maps those above 16 MiB
     to [size, mtime_ns] so that an unchanged slide is not read again only to be skipped. ``commit`` is that of the
-    repository when the stage ran, with "+" if files differed from it.
+    repository when the stage ran, with "+" if files differed from it. ``lived`` is when it was at work, first and last
+    moment [ns, clock of the file system]: what changed in its folders at another time is not its own.
     """
 
     key: str
@@ -37,6 +39,7 @@ class Record:
     large: dict[str, list[int]] = field(default_factory=dict)
     finished: str = ""
     commit: str = ""
+    lived: list[int] = field(default_factory=list)
 
 
 def fingerprint(path: Path) -> Any:
@@ -53,8 +56,13 @@ def fingerprint(path: Path) -> Any:
     return sha256_text(to_json([_stat(p.relative_to(path).as_posix(), p) for p in files]))
 
 
+CRATE: Final = "ro-crate-metadata.json"
+"""Lists every file that a run left, with its SHA-256."""
+
 CHANGED: Final = "changed-by-hand"
-"""Folder of a run that keeps outputs that somebody changed, when their stage runs again."""
+"""Folder of a run that keeps what somebody changed or added among a stage's files, when the stage runs again."""
+
+_SLACK_NS: Final = 2 * 10**9  # file systems keep times to a second, some to two
 
 
 def _stat(name: str, path: Path) -> list[Any]:
@@ -115,46 +123,108 @@ def begin(root: Path, planned: Planned, key: str) -> None:
     """Make the folder ready for an attempt under `key`.
 
     Partial results of an attempt under the same key stay, so the notebook can resume from them.
-    Under another key (or an unknown one) everything the stage ever declared is deleted, and so are
-    ``work/NN`` and ``models/NN``.
+    Under another key (or an unknown one) everything that the stage wrote is deleted (:func:`forget`).
     """
     number = planned.stage.number
-    record, tried = load_record(root, number), last_key(root, number)
+    record, tried, lived = load_record(root, number), last_key(root, number), _lived(root, number)
     if tried == key and record is not None and record.key == key:
         for name in damaged(root, record):  # a damaged file must not be resumed from
-            _set_aside(root, name)
+            if _inside(root, name) and (root / name).is_file():
+                _set_aside(root, root / name)
     if tried != key:
         forget(root, number)
     else:
         record_file(root, number).unlink(missing_ok=True)
-    write_text(pending_file(root, number), key + "\n")
+    _write_pending(root, number, key, lived[0] if tried == key and lived else 0)
+
+
+def _write_pending(root: Path, number: str, key: str, since: int) -> None:
+    """Note the attempt; `since` is its first moment, 0 for now. Its last moment is when this file was touched last."""
+    path = write_text(pending_file(root, number), key + "\n")
+    write_text(path, f"{key}\n{since or path.stat().st_mtime_ns}\n")
+
+
+def alive(root: Path, number: str) -> None:
+    """Say that a stage is at work: what it writes until this is said again is its own."""
+    with contextlib.suppress(OSError):
+        os.utime(pending_file(root, number))
+
+
+def _lived(root: Path, number: str) -> list[int]:
+    """First and last moment of a stage's work under its latest key [ns]; empty when that is unknown."""
+    path, record = pending_file(root, number), load_record(root, number)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return [int(path.read_text(encoding="utf-8").split()[1]), path.stat().st_mtime_ns]
+    return record.lived if record is not None else []
 
 
 def last_key(root: Path, number: str) -> str:
     """The key under which a stage was last attempted; "" when that is unknown."""
     pending, record = pending_file(root, number), load_record(root, number)
     if pending.is_file():
-        return pending.read_text(encoding="utf-8").strip()
+        return (pending.read_text(encoding="utf-8").split() or [""])[0]
     return record.key if record else ""
 
 
 def forget(root: Path, number: str) -> None:
-    """Delete a stage's record, every output it declared and its partial results.
+    """Delete a stage's record, every output it declared and its partial results; nothing else.
 
-    A file that is no longer as the stage left it may hold somebody's work; it is moved to :data:`CHANGED`.
+    An output is deleted as the record has it, and a file of ``work/NN`` or ``models/NN`` if it changed last while the
+    stage was at work. Any other may hold somebody's work: it is moved to :data:`CHANGED`.
     """
-    record = load_record(root, number)
-    declared = list(record.outputs) if record else []
-    for name in damaged(root, record) if record else []:
-        _set_aside(root, name)
+    record, lived = load_record(root, number), _lived(root, number)
+    known, broken = (record.outputs, set(damaged(root, record))) if record else ({}, set())
+    declared: list[str] = []
     with contextlib.suppress(OSError, ValueError):
-        declared += read_json(outputs_file(root, number))
-    for name in declared:
-        _delete(root, name)
-    for folder in (root / "work" / number, root / "models" / number):
-        shutil.rmtree(folder, ignore_errors=True)
+        declared = declared_files(root, [name for name in read_json(outputs_file(root, number)) if _inside(root, name)])
+    for name in sorted({*known, *declared}):
+        path = root / name
+        if not _inside(root, name) or not path.is_file():
+            continue
+        if (name in known and name not in broken) or (name not in known and _wrote(path, lived)):
+            path.unlink()
+        elif name in known:
+            _set_aside(root, path)
+    clear_scratch(root, number, lived)
+    for name in sorted({Path(name).parent.as_posix() for name in {*known, *declared}}):
+        _drop_empty(root / name)
     for path in (record_file(root, number), outputs_file(root, number), pending_file(root, number)):
         path.unlink(missing_ok=True)
+
+
+def clear_scratch(root: Path, number: str, lived: list[int]) -> None:
+    """Empty ``work/NN`` and ``models/NN``: what the stage wrote is deleted, anything else set aside.
+
+    In a run that was copied or cloned all times are new; there the hashes in the run's crate tell what is its own.
+    """
+    listed = _crate(root)
+    for top in (root / "work" / number, root / "models" / number):
+        for folder, _, files in os.walk(top, topdown=False):
+            for path in (Path(folder) / name for name in files):
+                name = path.relative_to(root).as_posix()
+                if _wrote(path, lived) or (name in listed and sha256_file(path) == listed[name]):
+                    path.unlink()
+                else:
+                    _set_aside(root, path)
+            _drop_empty(Path(folder))
+
+
+def _crate(root: Path) -> dict[str, str]:
+    """SHA-256 of the files that the page of an earlier run lists; empty where there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        files = read_json(root / CRATE)["@graph"]
+        return {str(one["name"]): str(one["sha256"]) for one in files if "sha256" in one}
+    return {}
+
+
+def _wrote(path: Path, lived: list[int]) -> bool:
+    """Whether a file appeared, or was changed last, while its stage was at work."""
+    return bool(lived) and lived[0] - _SLACK_NS <= path.lstat().st_ctime_ns <= lived[1] + _SLACK_NS
+
+
+def _drop_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _inside(root: Path, name: str) -> bool:
@@ -163,28 +233,16 @@ def _inside(root: Path, name: str) -> bool:
     return path.is_relative_to(root.resolve()) and path != root.resolve()
 
 
-def _set_aside(root: Path, name: str) -> None:
-    """Move a changed file to the same place below :data:`CHANGED`, under a name that is free."""
-    source = root / name
-    if not _inside(root, name) or not source.is_file() or source.is_symlink():
-        return
+def _set_aside(root: Path, source: Path) -> None:
+    """Move a file to the same place below :data:`CHANGED`, under a name that is free."""
+    name = source.relative_to(root)
     target, number = root / CHANGED / name, 1
     while target.exists():
         number += 1
         target = (root / CHANGED / name).with_name(f"{source.stem}-{number}{source.suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    source.replace(target)
-    print(f"{name} was changed after it was written; what it held is now in {target.relative_to(root)}")
-
-
-def _delete(root: Path, name: str) -> None:
-    path = (root / name).resolve()
-    if not _inside(root, name):
-        return
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    shutil.move(source, target)  # a work folder may be a link to another disk
+    print(f"{name} was changed or added by somebody; it is kept in {target.relative_to(root)}")
 
 
 def complete(root: Path, planned: Planned, record: Record) -> Record:
@@ -194,6 +252,8 @@ def complete(root: Path, planned: Planned, record: Record) -> Record:
     record.outputs = {name: sha256_file(root / name) for name in names}
     sizes = {name: _stat("", root / name)[1:] for name in names}
     record.large = {name: stat for name, stat in sizes.items() if stat[0] > LARGE_BYTES}
+    alive(root, number)
+    record.lived = _lived(root, number)
     write_json(record_file(root, number), asdict(record))
     pending_file(root, number).unlink(missing_ok=True)
     return record
@@ -232,24 +292,25 @@ def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:
     ----------
     stage : name of the notebook without suffix
     namespace : the notebook's variables; its parameters are read from there
+
+    Raises ParameterError: a parameter has a value that makes no sense.
     """
     number = stage[:2]
     key = _key_by_hand(stage, root, namespace)
     if key and last_key(root, number) == key:
         return
-    for folder in (root / "work" / number, root / "models" / number):
-        shutil.rmtree(folder, ignore_errors=True)
+    clear_scratch(root, number, _lived(root, number))
     record_file(root, number).unlink(missing_ok=True)
-    write_text(pending_file(root, number), key + "\n")
+    _write_pending(root, number, key, 0)
 
 
 def _key_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> str:
     """The key the runner would use; "" when the notebook is not one of the repository's."""
     try:
         notebook = read_stage(places.NOTEBOOKS / f"{stage}.ipynb")
-        values = {n: p.check(namespace.get(n, p.default), stage) for n, p in notebook.parameters.items()}
     except CompendiumError:
         return ""
+    values = {n: p.check(namespace.get(n, p.default), stage) for n, p in notebook.parameters.items()}
     planned = Planned(notebook, values, frozenset())
     inputs = input_fingerprints(planned, places.REPOSITORY)
     records = {f"{n:02d}": load_record(root, f"{n:02d}") for n in range(int(notebook.number))}
