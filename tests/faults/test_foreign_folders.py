@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.folders import MARKER, claim
+from deeplrhe_utils.core.files import MARKER, claim
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.stage.state import CHANGED
@@ -65,7 +65,7 @@ def given_files(tmp_path_factory, slide_factory):
     (base / "maf.txt").write_text("Hugo_Symbol\tVariant_Classification\tTumor_Sample_Barcode\n"
                                   "TP53\tMissense_Mutation\tTCGA-05-4244-01A\n")  # fmt: skip
     (base / "manifest.txt").write_text("id\tfilename\tmd5\tsize\tstate\n"
-                                       f"ac0973ee-07f8-536e-842d-17ab763e64d5\ta.svs\t{0:032}\t5\treleased\n")  # fmt: skip
+                                       f"ac0973ee-07f8-536e-842d-17ab763e64d5\ta\t{0:032}\t5\treleased\n")  # fmt: skip
     return base, House(tmp_path_factory.mktemp("house"))
 
 

@@ -12,7 +12,7 @@ from deeplrhe_utils.acquisition.cohort.files import read_cohort, read_cohort_fil
 from deeplrhe_utils.acquisition.cohort.rules import CohortRule
 from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels
 from deeplrhe_utils.acquisition.services.manifest import read_manifest
-from deeplrhe_utils.core.folders import MARKER
+from deeplrhe_utils.core.files import MARKER
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.jobs import cohort as command
 from deeplrhe_utils.running.jobs.cohort import CHOSEN, EVERYBODY, WHOLE, Gathered, Services

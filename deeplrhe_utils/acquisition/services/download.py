@@ -35,8 +35,7 @@ from deeplrhe_utils.acquisition.services.transfer import (
 )
 from deeplrhe_utils.acquisition.services.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, InputError, RunError, ServiceError
-from deeplrhe_utils.core.files import write_text
-from deeplrhe_utils.core.folders import claim
+from deeplrhe_utils.core.files import claim, write_text
 from deeplrhe_utils.core.text import human_size
 
 _LOCK: Final = ".download.lock"

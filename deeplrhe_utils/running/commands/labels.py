@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.core.folders import check_new_file
+from deeplrhe_utils.core.files import check_new_file
 from deeplrhe_utils.running.commands import OK, Commands, say
 
 

@@ -15,8 +15,7 @@ from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, nam
 from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
-from deeplrhe_utils.core.files import atomic_path, sha256_file, write_text
-from deeplrhe_utils.core.folders import claim
+from deeplrhe_utils.core.files import atomic_path, claim, sha256_file, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.synthetic.genes import GENES

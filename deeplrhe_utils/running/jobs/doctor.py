@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.core.folders import check_new_file
+from deeplrhe_utils.core.files import check_new_file
 from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.machine.provenance import (
     cpu_model,

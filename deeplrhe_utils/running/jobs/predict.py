@@ -18,8 +18,7 @@ import numpy as np
 import pandas as pd
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError
-from deeplrhe_utils.core.files import atomic_path, sha256_file
-from deeplrhe_utils.core.folders import held
+from deeplrhe_utils.core.files import atomic_path, held, sha256_file
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.learning.networks.deeplrhe import read_card

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
-from deeplrhe_utils.core.files import atomic_path, write_text
-from deeplrhe_utils.core.folders import claim
+from deeplrhe_utils.core.files import atomic_path, claim, write_text
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.auc.delong import DELONG

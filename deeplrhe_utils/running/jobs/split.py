@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from deeplrhe_utils.acquisition.labels.labels import BARCODE, labels_of_cells, patient_of_slide
 from deeplrhe_utils.core.errors import LabelError, ParameterError
-from deeplrhe_utils.core.folders import check_new_file
+from deeplrhe_utils.core.files import check_new_file
 from deeplrhe_utils.core.text import read_csv_text, shortened
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import ParameterError, RunError
-from deeplrhe_utils.core.files import read_json, write_text
-from deeplrhe_utils.core.folders import held
+from deeplrhe_utils.core.files import held, read_json, write_text
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.engine import map_tasks
 from deeplrhe_utils.running.stage.record import plain_value

@@ -12,8 +12,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from deeplrhe_utils.core.errors import RunError
-from deeplrhe_utils.core.files import read_json, write_json
-from deeplrhe_utils.core.folders import claim, locked
+from deeplrhe_utils.core.files import claim, locked, read_json, write_json
 
 RUNNER_PID = "DEEPLRHE_RUNNER_PID"  # in a kernel's environment: the runner that started it
 RUN_FOLDER = "DEEPLRHE_RUN_FOLDER"  # in a kernel's environment: the folder it writes to
@@ -22,7 +21,7 @@ _SAME_PROCESS_S = 2.0  # creation times of one process agree within clock ticks
 
 
 def claim_run(root: Path) -> None:
-    """Mark `root` as a run folder (:func:`.folders.claim`); one that holds a ``run.json`` of ours is taken as well."""
+    """Mark `root` as a run folder (:func:`.files.claim`); one that holds a ``run.json`` of ours is taken as well."""
     try:
         report = read_json(root / "run.json")
     except (OSError, ValueError):

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
-from deeplrhe_utils.core.files import safe_name, sha256_text
-from deeplrhe_utils.core.folders import held
+from deeplrhe_utils.core.files import held, safe_name, sha256_text
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.running.normalize.fit import is_ours, keep_fit, prepare, request_of
 from deeplrhe_utils.running.normalize.sources import (
