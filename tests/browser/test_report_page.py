@@ -106,7 +106,11 @@ def test_it_works_by_keyboard_alone(address, watch):
     assert "TP53 0.958" in page.locator("#heat-chosen").inner_text()
     view = page.locator("#heat-view [role=application]")
     view.focus()
-    before = page.evaluate(PIXEL, [0.5, 0.5])
+    before, corner = page.evaluate(PIXEL, [0.5, 0.5]), page.evaluate(PIXEL, [0.9, 0.9])
+    for key in "rfd":  # OpenSeadragon would turn, mirror and move the slide
+        page.keyboard.press(key)
+    page.wait_for_timeout(900)
+    assert page.evaluate(PIXEL, [0.9, 0.9]) == corner
     for key in ("+", "+", "ArrowRight"):
         page.keyboard.press(key)
     page.wait_for_timeout(900)
