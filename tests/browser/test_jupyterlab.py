@@ -71,6 +71,8 @@ def test_07_and_the_explorer_in_a_real_jupyterlab(lab, watch, finished_run):
     print(f"first paint {first:.0f} ms, median frame {statistics.median(frames):.1f} ms")
     assert frames
     assert [problem for problem in seen.problems if not NOT_OURS.search(problem)] == []
+    _damaged(page, finished_run / "work" / "slides" / f"{HERE}.svs")
+    seen.shot("lab-damaged")
 
 
 def _first_paint(page) -> float:
@@ -120,6 +122,16 @@ def _tiles(page, path: Path) -> None:
     assert np.abs(seen - own).mean() < 12
     view.press("0")
     page.wait_for_timeout(1500)
+
+
+def _damaged(page, path: Path) -> None:
+    """A slide that opens and has no tile: that is told, and the overview stays."""
+    _menu(page, "slide").select_option(label=AWAY)
+    page.get_by_text("the slide is not on this machine").wait_for()
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))
+    _menu(page, "slide").select_option(label=HERE)
+    page.locator(".deeplrhe-status", has_text="cannot be decoded").wait_for()
+    assert min(page.evaluate(PIXEL, [WIDTH / 2, HEIGHT / 2])["colour"]) < 250
 
 
 def _keyboard(page) -> None:
