@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.labels.labels import attach_labels, patient_of_slide, patients_of, read_labels
+from deeplrhe_utils.acquisition.barcodes import patient_of
+from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels, with_label_patients
 from deeplrhe_utils.core.errors import LabelError
 
 
@@ -25,13 +26,13 @@ def test_line_ends_and_byte_order_marks_make_no_difference(tmp_path, newline, en
 
 @pytest.mark.parametrize(("text", "says"), [
     ("", "empty"), ("patient_id,TP53\n", "no rows"),
-    ("patient_id,TP53\nP1,2\n", "row 2, column TP53.*'2'.*0 .wild type"),
-    ("patient_id,TP53\nP1,1\nP2,yes\n", "row 3, column TP53.*'yes'"), ("patient_id,TP53\nP1,1.0\n", "'1.0'"),
-    ("patient_id,TP53\nP1,NaN\n", "'NaN'"), ("patient_id,TP53\nP1,1\nP1,0\n", "row 3.*P1 contradicts row 2"),
+    ("patient_id,TP53\nP1,2\n", "line 2, column TP53.*Got: 2 .*0 .wild type"),
+    ("patient_id,TP53\nP1,1\nP2,yes\n", "line 3, column TP53.*yes"),
+    ("patient_id,TP53\nP1,1\nP1,0\n", "line 3.*P1 contradicts line 2"),
     ("patient_id,TP53\nP1,1\nP1,\n", "contradicts"), ("patient_id,EGFR\nP1,1\n", "no column for TP53.*EGFR"),
     ("case,TP53\nP1,1\n", "names no patients"), ("patient_id\nP1\n", "no gene column"),
-    ("patient_id,TP53\n,1\n", "row 2: neither"), ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
-    ("patient_id,TP53\nP1,1,0\n", "row 2: 3 cells"),
+    ("patient_id,TP53\n,1\n", "line 2: patient_id is empty"), ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
+    ("patient_id,TP53\nP1,1,0\n", "line 2: 3 cells"),
     ("slide_id,patient_id,TP53\nS,P1,1\nS,P2,1\n", "slide S belongs to P1 and to P2"),
     ("patient_id,TP53\nP1,\0\n", "not a text file"), ('patient_id,TP53\n"P1,1\n', "not valid CSV"),
 ])  # fmt: skip
@@ -51,11 +52,21 @@ def test_rows_that_agree_are_merged_and_slides_alone_name_patients_by_their_barc
     path = write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
     table = read_labels(path)
     assert len(table) == 4 and set(table["gene"]) == {"TP53", "KRAS"}
-    assert patients_of(path) == {"A": "P1", "B": "P1", "C": "P2"}
+    slides = pd.DataFrame({"slide_id": ["A", "B", "C.ome", "D"], "patient_id": "own"})
+    slides["path"] = "/in/" + slides["slide_id"] + ".tif"
+    got, notes = with_label_patients(slides, path)
+    assert got["patient_id"].tolist() == ["P1", "P1", "own", "own"] and "not found: C" in notes[0]
+    write(tmp_path, "slide_id,patient_id,TP53\nA.tif,P1,1\nC.ome.tif,P2,0\nD,P3,0\n")
+    got, notes = with_label_patients(slides, path)
+    assert got["patient_id"].tolist() == ["P1", "own", "P2", "P3"]
+    assert notes == [
+        "2 slides of labels_csv are named with the ending of their file, such as A.tif: they were met by it."
+    ]
+    write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
     assert len(read_labels(path, ["KRAS"])) == 2
     path = write(tmp_path, "slide_id,TP53\nTCGA-21-5784-01Z-00-DX1,1\nTCGA-21-5784-01A-01-TS1,1\ncase 7,0\n")
     assert sorted(read_labels(path)["patient_id"]) == ["TCGA-21-5784", "case 7"]
-    assert patient_of_slide("tcga-21-5784-01Z") == "tcga-21-5784-01Z"
+    assert patient_of("tcga-21-5784-01Z") == "TCGA-21-5784"
 
 
 def test_labels_and_slides_that_do_not_meet_are_told(tmp_path):

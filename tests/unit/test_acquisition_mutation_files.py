@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.labels.agreement import label_agreement
-from deeplrhe_utils.acquisition.labels.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
+from deeplrhe_utils.acquisition.labels.calls import VARIANT_COLUMNS, all_profiled, call_patients
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_mutations
 from deeplrhe_utils.acquisition.labels.variants import NON_SILENT, VariantRule, classes_of_change, judge, read_drivers
@@ -60,7 +61,7 @@ def test_the_rule_counts_deeppaths_nine_classes_and_codes_are_read():
     table = variants(*[("p", "G", "", kind) for kind in [*sorted(NON_SILENT), "Silent", "Intron", "Splice_Region"]])
     assert judge(table, VariantRule())["counts"].tolist() == [True] * 9 + [False] * 3
     names = ["TCGA-05-4244-01", "TCGA-05-4244-02A", "TCGA-05-4244", "TCGA-95-7039-0", "P1-01"]
-    assert [sample_code(name) for name in names] == ["01", "02", None, None, None]
+    assert [parse_name(name).sample_code for name in names] == ["01", "02", None, None, None]
 
 
 @pytest.mark.parametrize(("more", "message"), [
@@ -72,11 +73,15 @@ def test_rules_that_mean_nothing_are_refused(more, message):
         VariantRule(**more)
 
 
-def test_classes_that_nobody_defined_are_an_error_never_0():
+def test_classes_that_nobody_defined_are_null_and_named_never_0(tmp_path):
     table = variants(("a", "G", "p.X1", "Odd"), ("b", "G", "", None), ("c", "G", "A1V", "Missense_Mutation"))
-    with pytest.raises(LabelError, match="2 variants have a class that nobody defined") as caught:
-        judge(table, VariantRule())
-    assert "Odd (1)" in str(caught.value) and "no class, change not given (1)" in str(caught.value)
+    found = judge(table, VariantRule())
+    assert found["counts"].isna().tolist() == [True, True, False]
+    assert found["fate"].tolist() == ["class unknown: Odd", "class unknown: none, change not given", "counted"]
+    calls = read_mutations(write(tmp_path, MAF.replace("Silent", "Weird")), ["TP53", "EGFR"])
+    assert statuses(calls)["2"] is None and statuses(calls, "EGFR")["2"] == 1
+    assert any("1 variants cannot be judged" in note and "Weird: 1" in note for note in calls.notes)
+    assert statuses(read_mutations(write(tmp_path, BY_GENE.replace("L858R", "MUTATED"))), "EGFR")["2"] is None
 
 
 def test_a_class_that_a_change_leaves_open_counts_only_if_all_readings_do():
@@ -92,7 +97,10 @@ def test_a_list_of_drivers(tmp_path):
     table = variants(("a", "EGFR", "p.L858R", "Missense_Mutation"), ("b", "EGFR", "A1V", "Missense_Mutation"),
                      ("c", "TP53", "R158L", "Missense_Mutation"), ("d", "TP53", "T125T", "Silent"))  # fmt: skip
     assert judge(table, VariantRule(drivers=drivers))["counts"].tolist() == [True, False, True, False]
-    for text, message in [("gene,change\nA,B\n", "lacks protein_change"), ("gene,protein_change\nA,\n", "row 2")]:
+    for text, message in [
+        ("gene,change\nA,B\n", "lacks columns protein_change"),
+        ("gene,protein_change\nA,\n", "line 2"),
+    ]:
         with pytest.raises(LabelError, match=message):
             read_drivers(write(tmp_path, text))
 
@@ -210,12 +218,11 @@ GZIPPED = gzip.compress((MAF * 50).encode())
     (b'{"message": "no"}', "web page or a service's answer"), (HEADER.encode(), "no rows"),
     ((HEADER + "\n").encode(), "no rows"),
     (MAF.replace("Variant_Classification", "Class").encode(), "lacks columns.*Variant_Classification"),
-    (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "repeats a column"),
-    (MAF[:-20].encode(), "1 rows are shorter or longer.*4 cells|cells in row 6 of 6"),
-    (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "1 rows are shorter or longer.*6 cells in row 1"),
-    (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "name no gene or no sample"),
+    (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "line 2: repeated column name.*Hugo_Symbol"),
+    (MAF[:-20].encode(), "line 8: 3 cells.*5, as in the header.*unfinished"),
+    (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "line 3: 6 cells.*Name every column"),
+    (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "line 3: no gene or no sample"),
     (b"patient_id,TP53\na,1\n", "none of the known formats"), (b"a\tb\tc\n1\t2\t3\n", "none of the known formats"),
-    (MAF.replace("Silent", "Weird").encode(), r"nobody defined.*Weird \(1\)"),
 ])  # fmt: skip
 def test_damaged_files_are_refused_with_what_is_wrong(tmp_path, data, message):
     with pytest.raises(LabelError, match=message) as caught:
@@ -254,7 +261,7 @@ def test_the_table_by_gene_and_its_contradictions(tmp_path):
     counted = VariantRule(classes=NON_SILENT | {"Synonymous_Change"})
     assert statuses(by_gene_calls(write(tmp_path, BY_GENE), rule=counted))["2"] == 1
     for old, new, message in [("R158L X", "WT X", "contradicts itself"), ("R158L X", "NS X", "contradicts itself"),
-                              ("L858R", "", "empty call"), ("L858R", "MUTATED", "change MUTATED"),
+                              ("L858R", "", "empty call"),
                               ("0002-01", "0001-01", "twice")]:  # fmt: skip
         with pytest.raises(LabelError, match=message):
             read_mutations(write(tmp_path, BY_GENE.replace(old, new)))

@@ -21,6 +21,11 @@ def as_options(kind: type[Options], typed: argparse.Namespace) -> Options:
     return kind(**{field.name: getattr(typed, field.name) for field in fields})
 
 
+def listed_names(text: str) -> tuple[str, ...]:
+    """``"TP53, EGFR"`` as its names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def say(text: str) -> None:
     """Print at once; a terminal that lacks a character of a file name must not stop us."""
     encoding = sys.stdout.encoding or "utf-8"

@@ -6,7 +6,6 @@ a network looks: the pieces are those of the whole picture, and no seam can show
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import shutil
@@ -19,9 +18,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
-from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.running.normalize.sources import NormalizeOptions, Picture, PictureFolder, SlideFile, read_picture
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
@@ -270,8 +270,5 @@ def _write_png(item: tuple[Path, Picture]) -> None:
 
 
 def write_normalized_table(path: Path, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
-    """Write rows as CSV, atomically, UTF-8."""
-    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write rows as CSV (`write_sheet`)."""
+    write_sheet(pd.DataFrame(list(rows), columns=list(names), dtype="object"), path)
