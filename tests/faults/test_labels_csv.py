@@ -69,6 +69,35 @@ def test_rows_that_agree_are_merged_and_slides_alone_name_patients_by_their_barc
     assert patient_of("tcga-21-5784-01Z") == "TCGA-21-5784"
 
 
+def test_values_are_those_of_scores_and_words_for_unknown_are_counted(tmp_path):
+    table = read_labels(
+        write(tmp_path, "patient_id,TP53\nA,1.0\nB,0.0\nC,TRUE\nD,false\nE,NaN\nF,[Not Available]\nG,NaN\n")
+    )
+    assert table["status"].fillna(-1).tolist() == [1, 0, 1, 0, -1, -1, -1]
+    assert table.attrs["notes"] == ["These labels are unknown: NaN (2 rows), [Not Available] (1 row)."]
+
+
+def test_genes_are_named_or_look_like_it_and_others_are_listed(tmp_path):
+    path = write(tmp_path, "patient_id,sex,AGE,TP53,HLA-A,C9orf72,stage II,outcome\nA,1,60,1,0,1,x,1\n")
+    table = read_labels(path)
+    assert list(table["gene"]) == ["TP53", "HLA-A", "C9orf72"]
+    assert "not taken as genes: sex, AGE, stage II, outcome." in table.attrs["notes"][0]
+    assert list(read_labels(path, ["sex", "outcome"])["gene"]) == ["sex", "outcome"]
+    assert list(read_labels(write(tmp_path, "patient_id,age,outcome\nA,7,1\n"))["gene"]) == ["outcome"], "the only one"
+    for text in ("patient_id,sex\nA,1\n", ",patient_id\n0,A\n", "patient_id,one,two\nA,1,1\n"):
+        with pytest.raises(LabelError, match="no gene column"):
+            read_labels(write(tmp_path, text))
+
+
+def test_lines_are_those_of_an_editor_and_barcodes_are_cut(tmp_path):
+    text = 'patient_id,TP53,note\nTCGA-05-4000-01A,1,"two\nlines"\n\n\ntcga-05-4001-01,0,\nC,x,\n'
+    with pytest.raises(LabelError, match=r"line 7, column TP53.*Got: x"):
+        read_labels(write(tmp_path, text))
+    table = read_labels(write(tmp_path, text.replace("x", "0")))
+    assert list(table["patient_id"]) == ["TCGA-05-4000", "TCGA-05-4001", "C"]
+    assert "2 names in patient_id are TCGA barcodes" in table.attrs["notes"][-1]
+
+
 def test_labels_and_slides_that_do_not_meet_are_told(tmp_path):
     labels = read_labels(write(tmp_path, "patient_id,TP53\nP1,1\nP2,0\n"))
     slides = pd.DataFrame(

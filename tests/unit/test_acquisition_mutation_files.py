@@ -355,3 +355,52 @@ def test_real_sources_agree_as_the_page_says(shared_data):
         assert printed["All ten"][place] == counts[columns].sum().tolist()
     positive = [int(c.labels.query("gene == 'TP53'")["status"].sum()) for c in (portal, listed, maf)]
     assert positive == [287, 280, 287]
+
+
+# ---- a MAF as it is delivered
+def case(n, gene, kind="Missense_Mutation", passed="PASS"):
+    head = HEADER.replace("Mutation_Status", "FILTER")
+    return f"#version 2.4\n{head}\n{gene}\tTCGA-05-000{n}-01A-01D-1\t{kind}\tp.R1L\t{passed}\n"
+
+
+def test_files_of_cases_are_one_table_in_a_row_or_in_a_folder(tmp_path):
+    cases = [case(1, "TP53"), case(2, "KRAS"), HEADER + "\n", case(3, "TP53", "Silent")]
+    swapped = "Tumor_Sample_Barcode\tHugo_Symbol\tVariant_Classification\nTCGA-05-0004-01A\tTP53\tMissense_Mutation\n"
+    row = read_mutations(write(tmp_path, "".join([*cases, swapped])), ["TP53", "KRAS"])
+    assert statuses(row) == {"1": 1, "2": 0, "3": 0, "4": 1} and statuses(row, "KRAS") == {
+        "1": 0,
+        "2": 1,
+        "3": 0,
+        "4": 0,
+    }
+    for n, text in enumerate([*cases, swapped]):
+        place = tmp_path / "delivered" / f"case-{n}"
+        place.mkdir(parents=True)
+        write(place, gzip.compress(text.encode()) if n % 2 else text, "x.wxs.MAF.gz" if n % 2 else "x.maf")
+        write(place, "id\tcategory\n", "annotations.txt")
+    folder = read_mutations(tmp_path / "delivered", ["TP53", "KRAS"])
+    assert folder.labels.drop(columns="source").equals(row.labels.drop(columns="source"))
+    assert (
+        folder.notes[0] == "5 MAFs of the folder are read as one; 5 other files."
+        and "1 file without" in folder.notes[-1]
+    )
+    (tmp_path / "delivered" / "none").mkdir()
+    with pytest.raises(LabelError, match="holds no MAF"):
+        read_mutations(tmp_path / "delivered" / "none", ["TP53"])
+
+
+def test_who_was_sequenced_stands_in_the_file(tmp_path):
+    listed = "#sequenced_samples: TCGA-05-0001-01 TCGA-05-0009-01\n"
+    calls = read_mutations(write(tmp_path, listed + case(1, "TP53") + case(2, "KRAS")), ["TP53", "KRAS"])
+    assert statuses(calls) == {"1": 1, "2": None, "9": 0} and statuses(calls, "KRAS") == {"1": 0, "2": 1, "9": 0}
+    assert any("2 names are listed as #sequenced_samples" in note for note in calls.notes)
+    given = read_mutations(write(tmp_path, listed + case(1, "TP53")), ["TP53"], profiled=["TCGA-05-0007"])
+    assert statuses(given) == {"1": 1, "7": 0}, "who is given counts"
+    assert statuses(read_mutations(write(tmp_path, listed + HEADER + "\n"), ["TP53"])) == {"1": 0, "9": 0}
+
+
+def test_what_did_not_pass_the_filter_does_not_count_and_is_told(tmp_path):
+    text = "".join(case(n, "TP53", passed=p) for n, p in enumerate(("PASS", ".", "", "panel_of_normals", "oxog;wga")))
+    calls = read_mutations(write(tmp_path, text), ["TP53"])
+    assert statuses(calls) == {"0": 1, "1": 1, "2": 1, "3": 0, "4": 0}
+    assert "2 variants do not count, because FILTER is not PASS (oxog;wga 1, panel_of_normals 1)." in calls.notes
