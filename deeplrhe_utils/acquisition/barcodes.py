@@ -7,8 +7,11 @@ slides are DX (diagnostic, formalin-fixed) or TS, MS, BS (top, middle, bottom of
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BARCODE: Final = re.compile(r"([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?:-([0-9]{2})[A-Z]?)?(?![A-Z0-9])")
 _SLIDE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
@@ -72,10 +75,14 @@ def person_of(unit: str) -> str:
     return patient_of(unit) if unit == sample_of(unit) else unit
 
 
-def patients_note(names: Sequence[str], column: str) -> list[str]:
+def patients_of(names: pd.Series) -> pd.Series:
+    """:func:`patient_of` each of a column of names."""
+    return names.map({name: patient_of(name) for name in names.unique()}).astype("string")
+
+
+def patients_note(names: Iterable[str], column: str) -> list[str]:
     """A sentence, if names given as patients are barcodes of something smaller, or not in capitals."""
-    given = set(names)
-    if not (longer := [name for name in sorted(given) if patient_of(name) != name]):
+    if not (longer := sorted({name for name in names if patient_of(name) != name})):
         return []
     count = len({patient_of(name) for name in longer})
     return [f"{len(longer)} names in {column} are TCGA barcodes of more than the patient, or not in capitals, such as "

@@ -105,6 +105,13 @@ def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
     units = set(files.read_split(here / "x.json")["unit_id"])
     assert units == set(barcodes()[1:])
     assert "Left out: 1 patients without any known label (TCGA-05-0000)" in said
+    assert "40 names in patient_id are TCGA barcodes" in said and "40 patients" in (here / "x.json").read_text()
+    more = frame.assign(sex=0, Group=1)
+    assert "not taken as genes: sex, Group" in run(here, capsys, more.to_csv(index=False), "--out", "y.json")
+    run(here, capsys, more.to_csv(index=False), "--genes", "TP53,Group", "--hashed", "--out", "z.json")
+    assert (
+        files.read_split(here / "z.json", names=barcodes()) is not None and "TCGA" not in (here / "z.json").read_text()
+    )
 
 
 HEAD = "patient_id,gene,status\n"

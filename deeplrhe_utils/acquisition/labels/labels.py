@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import patient_of, patients_note
+from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign
@@ -141,7 +141,7 @@ def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[
     if not long and (left := [c for c in others if c not in own]) and not genes:
         notes.append(f"Columns that are not taken as genes: {', '.join(left)}. Name the genes to change that.")
     if "patient_id" in table:
-        notes += patients_note(list(table["patient_id"]), "patient_id")
+        notes += patients_note(table["patient_id"].unique(), "patient_id")
     others_by_line = table.drop(columns=[*members, *own], errors="ignore")
     return LabelTable(conform(labels, LABELS), members, others_by_line, notes)
 
@@ -226,7 +226,7 @@ def _members(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         verb = "is" if len(owners) == 1 else "are"
         raise LabelError(f"{path}, line {empty.idxmax()}: {' and '.join(owners)} {verb} empty",
                          expected="an identifier in every row")  # fmt: skip
-    members = table[[c for c in IDENTIFIERS if c in table]].assign(patient_id=name.map(patient_of).astype("string"))
+    members = table[[c for c in IDENTIFIERS if c in table]].assign(patient_id=patients_of(name))
     for unit in (c for c in owners if c != "patient_id"):
         pairs = members[members[unit].ne("")].drop_duplicates([unit, "patient_id"])
         if len(torn := pairs[pairs.duplicated(unit)]):

@@ -10,7 +10,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of, sample_of
+from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of, patients_of, sample_of
 from deeplrhe_utils.acquisition.labels.calls import (
     PROFILED_COLUMNS,
     VARIANT_COLUMNS,
@@ -138,7 +138,8 @@ def _maf_rows(text: str, path: Path) -> _Rows:
                 raise LabelError(f"{where}: repeated column name", got=", ".join(own))
             change = next((c for c in PROTEIN_COLUMNS if c in header), "")
             places = [header.index(c) if c in header else None for c in (*MAF_COLUMNS, change, *_OPINIONS)]
-        elif as_long(cells, len(header), where):
+        else:
+            as_long(cells, len(header), path, line)
             row = tuple(None if place is None else cells[place] for place in places)
             if not (row[0] and row[1]):
                 raise LabelError(f"{where}: no gene or no sample", got=" | ".join(cells)[:80])
@@ -153,7 +154,7 @@ def _maf_calls(
     columns = ["gene", "sample_id", "variant_class", "protein_change", "origin", "filter"]
     variants = pd.DataFrame([row for rows, _ in parts for row in rows], columns=columns, dtype="object")
     variants["protein_change"] = variants["protein_change"].str.removeprefix("p.")
-    variants["patient_id"] = variants["sample_id"].map(patient_of)
+    variants["patient_id"] = patients_of(variants["sample_id"])
     variants["sample_id"] = variants["sample_id"].map(sample_of)
     sequenced = [sample for _, listed in parts for sample in listed if sample]
     if variants.empty and not sequenced:

@@ -24,7 +24,7 @@ _NO_TEXT: Final = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"PK\x03\x04": 
                    b"\xd0\xcf\x11\xe0": "an old Excel workbook", b"PAR1": "Parquet"}  # fmt: skip
 _NO_TABLE: Final = ("<!doctype", "<html", "<?xml", "<head", "{", "[")
 _SEPARATORS: Final = {",": "commas", "\t": "tabs"}
-_BLOCK: Final = 100_000
+_BLOCK: Final = 10_000
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
 
@@ -67,13 +67,14 @@ def read_foreign(
     wanted = [names[i] for i in keep]
     if again := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise error(f"{path}, line {head}: repeated column name", got=", ".join(again), expected="each column once")
-    whole = (row for row in rows if as_long(row[1], len(header), f"{path}, line {row[0]}", error))
-    body = ((line, [cells[i] for i in keep]) for line, cells in whole)
     lines: list[int] = []
     parts = []
-    while block := list(islice(body, _BLOCK)):
-        lines += [line for line, _ in block]
-        parts.append(pd.DataFrame([cells for _, cells in block], columns=wanted, dtype="string"))
+    while block := list(islice(rows, _BLOCK)):
+        for line, cells in block:
+            as_long(cells, len(header), path, line, error)
+            lines.append(line)
+        body = [[cells[i] for i in keep] for _, cells in block]
+        parts.append(pd.DataFrame(body, columns=wanted, dtype="string"))
     if not parts and not may_be_empty:
         raise error(f"{path} has a header and no rows", got=", ".join(names)[:200])
     table = pd.concat(parts or [pd.DataFrame(columns=wanted, dtype="string")], ignore_index=True).set_axis(lines)
@@ -86,14 +87,15 @@ def read_foreign(
     return table[[*columns, *(c for c in optional if c in table)]] if columns else table
 
 
-def as_long(cells: Sequence[str], length: int, where: str, error: type[InputError] = LabelError) -> bool:
-    """True, if a row has as many cells as its header; else raises `error`."""
-    if len(cells) == length:
-        return True
-    long = "Name every column; leave row names and separators at the end out"
-    short = "Complete the row, or fetch the file again: it may be unfinished"
-    raise error(f"{where}: {len(cells)} cells", got=" | ".join(cells)[:80], expected=f"{length}, as in the header",
-                fix=long if len(cells) > length else short)  # fmt: skip
+def as_long(
+    cells: Sequence[str], length: int, path: Path, line: int, error: type[InputError] = LabelError
+) -> None:  # fmt: skip
+    """Raise `error`, unless a row has as many cells as its header."""
+    if len(cells) != length:
+        long = "Name every column; leave row names and separators at the end out"
+        short = "Complete the row, or fetch the file again: it may be unfinished"
+        raise error(f"{path}, line {line}: {len(cells)} cells", got=" | ".join(cells)[:80],
+                    expected=f"{length}, as in the header", fix=long if len(cells) > length else short)  # fmt: skip
 
 
 def foreign_records(

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import patient_of, patients_note
+from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
 from deeplrhe_utils.acquisition.labels.labels import label_values
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.core.tables.foreign import read_foreign
@@ -150,8 +150,8 @@ def _named(
     kept = [c for c in (*NEEDED, *OPTIONAL) if c in table]
     if others := [c for c in table if c not in kept]:
         notes.append(f"Columns that were not read: {', '.join(others)}.")
-    notes += patients_note(list(table["patient_id"]), "patient_id")
-    if (own := table["patient_id"].map(patient_of).astype("string")).ne(table["patient_id"]).any():
+    notes += patients_note(table["patient_id"].unique(), "patient_id")
+    if (own := patients_of(table["patient_id"])).ne(table["patient_id"]).any():
         if "slide_id" not in table and own.str.len().lt(table["patient_id"].str.len()).any():
             table["slide_id"] = table["patient_id"]
             kept.append("slide_id")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of
+from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
 from deeplrhe_utils.acquisition.labels.labels import read_label_table
 from deeplrhe_utils.core.errors import LabelError, ParameterError
 from deeplrhe_utils.core.tables.foreign import read_foreign
@@ -107,6 +107,7 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
     table = balance(frame, labels, members)
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
         say("\n".join(filter(None, [table.to_string(), note, *cohort.notes, _warning(frame, members)])))
+    note = note if options.hashed else " ".join(filter(None, [note, *cohort.notes]))  # notes name names
     signature = _write(out, frame, options, sites, note, sorted(labels["gene"].unique()), shares or ())
     say(f"{out}  signature {signature}")
     return out
@@ -234,7 +235,7 @@ def _sites_of_file(members: pd.DataFrame, sites: str, path: Path) -> pd.DataFram
         raise ParameterError(f"--sites {sites} is neither a file nor a column of {path}",
                              got=f"columns {', '.join(members.columns)}")  # fmt: skip
     pairs = read_foreign(file, columns=("patient_id", "site_id"))
-    pairs["patient_id"] = pairs["patient_id"].map(patient_of)
+    pairs["patient_id"] = patients_of(pairs["patient_id"])
     pairs = pairs[pairs["site_id"] != ""].drop_duplicates()
     if len(torn := sorted(pairs.loc[pairs["patient_id"].duplicated(), "patient_id"].unique())):
         raise LabelError(f"{file}: {len(torn)} patients belong to two sites", got=shortened(torn))
