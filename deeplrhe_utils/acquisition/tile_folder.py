@@ -13,8 +13,8 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import LABELS, SLIDES, TILES
-from deeplrhe_utils.core.text import read_csv_text
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 _NEEDED: Final = ("filename", "label", "group_id")
@@ -110,11 +110,7 @@ def _find_images(data_dir: Path) -> list[tuple[str, Path]]:
 
 def _read_groups(path: Path, images: list[tuple[str, Path]]) -> dict[str, str]:
     """Group of every image, by file stem; file, folder and table must agree."""
-    table = read_csv_text(path, InputError)
-    if missing := [c for c in _NEEDED if c not in table]:
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}", got=", ".join(table.columns), expected=", ".join(_NEEDED)
-        )
+    table = read_foreign(path, InputError, columns=_NEEDED)
     listed: dict[str, tuple[str, str]] = {}
     for name, label, group in zip(*(table[c] for c in _NEEDED), strict=True):
         if listed.setdefault(name, (label, group)) != (label, group):

@@ -300,14 +300,13 @@ def _quoted(text: str) -> str:
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     import pandas as pd
 
-    from deeplrhe_utils.core.files import atomic_path
+    from deeplrhe_utils.core.tables.foreign import write_sheet
 
     first = ["slide", "slide_id", "path", "status", "vendor", "size", "levels", "reader", "mpp", "mpp_source"]
     first += ["objective", "resolution_note", "evidence", "estimate", "estimated_mpp", "estimated_low"]
     names = [*first, "estimated_high", "verdict"]
     table = pd.DataFrame([[_storable(row.get(name)) for name in names] for row in rows], columns=names)
-    with atomic_path(path) as part:
-        table.to_csv(part, index=False)
+    write_sheet(table, path)
 
 
 def _storable(value: object) -> object:

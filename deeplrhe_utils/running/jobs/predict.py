@@ -19,6 +19,7 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, held, sha256_file
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.learning.networks.deeplrhe import read_card
@@ -205,5 +206,4 @@ def _write(treated: Mapping[str, Treated], table: pd.DataFrame, out: Path) -> No
     empty = pd.DataFrame(columns=[*_PLACES, "gene", "score"])
     with atomic_path(out / TILES) as part:
         (pd.concat(parts, ignore_index=True) if parts else empty).to_parquet(part, index=False)
-    with atomic_path(out / SLIDES) as part:
-        table.to_csv(part, index=False)
+    write_sheet(table, out / SLIDES)

@@ -6,7 +6,6 @@ a network looks: the pieces are those of the whole picture, and no seam can show
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import shutil
@@ -19,9 +18,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
-from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.running.normalize.sources import NormalizeOptions, Picture, PictureFolder, SlideFile, read_picture
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
@@ -249,8 +249,8 @@ def _check_own(folder: Path) -> None:
     if not folder.exists():
         return
     listed = {TILES_TABLE}
-    with suppress(OSError, ValueError, KeyError), open(folder / TILES_TABLE, encoding="utf-8", newline="") as stream:
-        listed |= {row["file"] for row in csv.DictReader(stream)}
+    with suppress(InputError):
+        listed |= set(read_foreign(folder / TILES_TABLE, InputError, columns=["file"])["file"])
     if strangers := sorted({path.name for path in folder.iterdir()} - listed):
         raise InputError(f"{folder} holds files that this command has not written", got=strangers[0],
                          fix="Move them away, or choose another --out")  # fmt: skip
@@ -285,8 +285,5 @@ def _write_png(item: tuple[Path, Picture]) -> None:
 
 
 def write_normalized_table(path: Path, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
-    """Write rows as CSV, atomically, UTF-8."""
-    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write rows as CSV (`write_sheet`)."""
+    write_sheet(pd.DataFrame(list(rows), columns=list(names), dtype="object"), path)

@@ -11,12 +11,12 @@ from typing import Any, Final
 import openslide
 import pandas as pd
 
-from deeplrhe_utils.acquisition.services.tcga_slides import parse_name
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import SLIDES
-from deeplrhe_utils.core.text import read_csv_text
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files import dicom
@@ -134,14 +134,14 @@ def read_mpp_overrides(path: Path) -> dict[str, float]:
 
     Returns resolution by slide_id.
     Raises InputError: missing file, other columns, a repeated slide, a value that is no number or not plausible; the
-    row is named (the header is row 1).
+    line is named.
     """
-    table = read_csv_text(path, InputError)
+    table = read_foreign(path, InputError)
     if sorted(table.columns) != ["mpp", "slide_id"]:
         raise InputError(f"{path} has other columns", got=", ".join(table.columns), expected="slide_id,mpp")
     overrides: dict[str, float] = {}
-    for number, (slide_id, text) in enumerate(zip(table["slide_id"], table["mpp"], strict=True), start=2):
-        where = f"{path}, row {number}, slide {slide_id or '(empty)'}"
+    for line, slide_id, text in zip(table.index, table["slide_id"], table["mpp"], strict=True):
+        where = f"{path}, line {line}, slide {slide_id or '(empty)'}"
         if not slide_id or slide_id in overrides:
             raise InputError(f"{where}: the slide_id is {'repeated' if slide_id else 'empty'}")
         overrides[slide_id] = _plausible(text, where)
@@ -159,29 +159,14 @@ def _plausible(text: str, where: str) -> float:
     return value
 
 
-def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
-    """Patient, tissue source site and sample type that a slide's name tells.
-
-    Returns (patient_id, site_id, sample_type): the slide_id itself and None where the name has not the structure of a
-    TCGA barcode.
-
-    >>> barcode_fields("TCGA-05-4244-01A-01-BS1.90f043f6")
-    ('TCGA-05-4244', '05', 'frozen')
-    >>> barcode_fields("CMU-1-Small-Region")
-    ('CMU-1-Small-Region', None, None)
-    """
-    told = parse_name(slide_id)
-    return told.patient_id or slide_id, told.site_id, told.sample_type
-
-
 def _about(path: Path) -> _Row:
     """What a file's name and size say."""
     name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
     name, owner = dicom.names_of(path) or (name, "")
-    patient, site, sample = barcode_fields(name)
-    patient = owner if owner and site is None else patient
-    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": place, "annotation": None}
-    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
+    told = parse_name(name)
+    patient = told.patient_id or owner or name
+    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": told.site_id, "path": place, "annotation": None}
+    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": told.sample_type, "same": None}
 
 
 def _failed(path: Path, reason: str) -> _Row:
