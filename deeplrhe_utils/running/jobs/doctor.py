@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GB = 1e9
 FINE, CONTRADICTION, UNRESOLVED, UNREADABLE = "fine", "contradiction", "no resolution", "cannot be read"
+NOT_HE: Final = "not H&E"
 _SHOWN: Final = ("slide", "vendor", "size", "levels", "reader", "mpp", "source", "objective", "verdict")
 
 
@@ -137,7 +138,12 @@ def _rows(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def examine_slides(
-    paths: Sequence[Path], mpp_csv: Path | None = None, csv: Path | None = None, *, estimate: bool = True
+    paths: Sequence[Path],
+    mpp_csv: Path | None = None,
+    csv: Path | None = None,
+    *,
+    estimate: bool = True,
+    stain_check: bool = True,
 ) -> tuple[str, bool]:
     """What every slide tells of its resolution, whether that holds together, and what to do.
 
@@ -146,7 +152,9 @@ def examine_slides(
     paths : slides, and folders that are searched by the rules of `scan_slides`
     mpp_csv : resolutions that the user gives (columns slide_id,mpp [µm/px])
     csv : where the whole table is written: full paths, all evidence, estimates
-    estimate : whether slides without resolution get an estimate from their nuclei. It is shown, never used.
+    estimate : whether slides without resolution, or with one that was given, get an estimate from their nuclei. It is
+        shown, never used.
+    stain_check : whether slides that are not H&E are told (`stain_of`)
 
     Returns (text, good): a table with a line per file, and a summary; whether every file opens and has a usable
     resolution.
@@ -163,7 +171,7 @@ def examine_slides(
     files = list(_slide_files(paths))
     if not files:
         raise InputError("There are no slides in what was given", got=", ".join(on_one_line(str(p)) for p in paths))
-    rows = [{"slide": name} | _examine(path, overrides.get(path.stem), estimate) for path, name in files]
+    rows = [{"slide": name} | _examine(path, overrides.get(path.stem), estimate, stain_check) for path, name in files]
     if csv:
         _write_csv(rows, csv)
     unused = sorted(set(overrides) - {path.stem for path, _ in files})
@@ -183,9 +191,10 @@ def _slide_files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 yield place, str(path.relative_to(given)) if given.is_dir() else path.name
 
 
-def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, Any]:
+def _examine(path: Path, override: float | None, estimate: bool, stain_check: bool) -> dict[str, Any]:
     """One row: what is known, `status` and `verdict`; whatever is wrong with a file ends up there."""
     from deeplrhe_utils.slides.files.inventory import open_and_test
+    from deeplrhe_utils.slides.files.nuclear_size import doubt_of
     from deeplrhe_utils.slides.reading.opening import open_handle
 
     row: dict[str, Any] = {"path": str(path), "slide_id": path.stem, "status": UNREADABLE}
@@ -193,16 +202,34 @@ def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, An
         with open_handle(path) as handle:
             row |= _told(handle, override)
         row |= open_and_test(path, override)
+        if estimate and override and (doubt := doubt_of(path, override)):
+            row["resolution_note"] = "; ".join(filter(None, (row["resolution_note"], doubt)))
     except (CompendiumError, OSError, ValueError, MemoryError) as error:
         if row["status"] == UNRESOLVED:
             row["verdict"] = f"NO RESOLUTION: {row['resolution_note'] or 'the file tells none'}"
             row |= _estimated(path) if estimate else {}
+            row |= _stained(path, 0.5) if stain_check else {}
         else:
             row |= {"status": UNREADABLE, "verdict": f"CANNOT BE READ: {error}"}
         return row
+    if stain_check and (foreign := _stained(path, row["mpp"])):
+        return row | foreign
     row["status"] = CONTRADICTION if row["resolution_note"] else FINE
     row["verdict"] = f"NOTE: {row['resolution_note']}" if row["resolution_note"] else "fine"
     return row
+
+
+def _stained(path: Path, mpp: float) -> dict[str, Any]:
+    """What a slide is that is not H&E; nothing of one that is."""
+    from deeplrhe_utils.slides.quality.stains import HE, stain_of
+    from deeplrhe_utils.slides.reading.reader import Slide
+
+    try:
+        with Slide(path, mpp) as slide:
+            found = stain_of(slide)
+    except CompendiumError as error:
+        return {"status": UNREADABLE, "verdict": f"CANNOT BE READ: {error}"}
+    return {} if found.kind == HE else {"status": NOT_HE, "verdict": f"NOT H&E: {found.sentence()}"}
 
 
 def _told(handle: Handle, override: float | None) -> dict[str, Any]:
@@ -266,8 +293,10 @@ def _summary(rows: list[dict[str, Any]], unused: list[str]) -> Iterator[str]:
     noun = "file" if len(rows) == 1 else "files"
     yield (
         f"{len(rows)} {noun}: {count[FINE]} fine, {count[CONTRADICTION]} with contradictions, "
-        f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read."
+        f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read, {count[NOT_HE]} not H&E."
     )
+    if count[NOT_HE]:
+        yield "Not H&E: `run`, `predict` and `normalize` leave such slides out, unless the check is switched off."
     yield from _mixture(rows)
     if count[CONTRADICTION]:
         yield "With contradictions: the resolution shown is used; if it is wrong, give the right one in mpp_csv."

@@ -49,6 +49,7 @@ class PredictOptions:
     mpp_csv : table of resolutions to believe instead of the files'
     workers, scheduler : as in `map_tasks`; 0 is one process per core
     device : torch device name, or "auto"
+    stain_check : leave slides out that are not H&E
     """
 
     mpp: float = 0.5
@@ -56,6 +57,7 @@ class PredictOptions:
     workers: int = 0
     scheduler: str = ""
     device: str = "auto"
+    stain_check: bool = True
 
     def __post_init__(self) -> None:
         if not PLAUSIBLE_MPP[0] <= self.mpp <= PLAUSIBLE_MPP[1]:
@@ -134,7 +136,8 @@ def _score_all(
     tell: _Tell,
 ) -> pd.DataFrame:
     examine = partial(map_surviving, **options.spread, label="files examined")
-    found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine)
+    found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine,
+                        stain_check=options.stain_check)  # fmt: skip
     if unused := found.attrs["unused_overrides"]:
         tell(f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}")
     files = found.to_dict("records")

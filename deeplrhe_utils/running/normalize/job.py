@@ -221,7 +221,7 @@ class _Call:
 
     def _write(self, source: Source, plan: Plan, target: Path) -> tuple[Written, float]:
         if isinstance(source, PictureFolder):
-            return write_pictures(source, plan, target), 0.0
+            return write_pictures(source, plan, target, self.options.stain_check), 0.0
         examined = self.readings.examined(source)
         if self.options.format == OME_TIFF:
             done = write_normalized_slide(source, examined, plan, target, self.options)

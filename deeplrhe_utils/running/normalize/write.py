@@ -26,6 +26,7 @@ from deeplrhe_utils.running.normalize.sources import NormalizeOptions, Picture, 
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
+from deeplrhe_utils.slides.quality.stains import check_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
 from deeplrhe_utils.stain.methods.normalize import Plan
@@ -91,10 +92,10 @@ def _row(square: Square, mpp: float) -> dict[str, Any]:
     return {"file": name, "x_l0_px": x, "y_l0_px": y, "size_l0_px": f"{size:.10g}", "mpp": f"{mpp:.10g}"}
 
 
-def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
+def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check: bool = True) -> Written:
     """Normalize every picture of a tile folder into a folder of PNG files; ``tiles.csv`` tells which is which.
 
-    Raises InputError: a picture cannot be read or normalized; it is named. RunError: the disk is full.
+    Raises InputError: a picture cannot be read or normalized, or is not H&E; it is named. RunError: the disk is full.
     """
     rows = [{"file": source.target(file), "source": os.fsencode(file.name).decode("utf-8", "backslashreplace")}
             for file in source.files]  # fmt: skip
@@ -102,6 +103,8 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
 
         def painted() -> Iterator[tuple[Path, Picture]]:
             for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
+                if stain_check:
+                    check_tile(picture, row["source"])
                 try:
                     yield part / row["file"], plan(picture)
                 except StainError as error:

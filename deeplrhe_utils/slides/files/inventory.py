@@ -20,7 +20,9 @@ from deeplrhe_utils.core.tables.schemas import SLIDES
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files import dicom
+from deeplrhe_utils.slides.files.nuclear_size import doubt_of
 from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, find_annotation
+from deeplrhe_utils.slides.quality.stains import check_stain
 from deeplrhe_utils.slides.reading.opening import open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.reading.resolution import vendor_of
@@ -48,6 +50,7 @@ def scan_slides(
     annotations_dir: str = "",
     hash_files: bool = True,
     only: Collection[Path] | None = None,
+    stain_check: bool = False,
     spread: _Spread = _in_turn,
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
@@ -70,6 +73,7 @@ def scan_slides(
     annotations_dir : folder of the outlines (`find_annotation`); empty for
         beside each slide
     hash_files : whether to compute SHA-256 of each file (reads it once)
+    stain_check : exclude slides that are not H&E (`check_stain`)
     only : files below the folder that count, as if there were no others: a folder may hold more than a cohort
     spread : how the files are shared among processes (:data:`_Spread`); one after the other by default
 
@@ -92,7 +96,8 @@ def scan_slides(
         raise InputError(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
         )
-    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files)
+    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files,
+                       stain_check=stain_check)  # fmt: skip
     series = dicom.series_of(files)
     parts = {part: first for first, every in series.items() for part in every if part != first}
     whole = [path for path in files if path not in parts]
@@ -187,7 +192,9 @@ def _note_missing_levels(found: dict[Path, _Row], series: dict[Path, list[Path]]
             found[first]["resolution_note"] = f"{own}; {note}" if own else note
 
 
-def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool) -> _Row:
+def _describe(
+    path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool, stain_check: bool
+) -> _Row:
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
     row = _about(path) | {"status": "ok"}
     slide_id = row["slide_id"]
@@ -199,7 +206,9 @@ def _describe(path: Path, overrides: dict[str, float], outlines: Path | None, ha
         row["annotation"] = None if outline is None else str(outline)
         if hash_files and os.access(path, os.R_OK):
             row["sha256"] = sha256_file(path)
-        row |= open_and_test(path, overrides.get(slide_id))
+        row |= open_and_test(path, overrides.get(slide_id), stain_check)
+        if slide_id in overrides and (doubt := doubt_of(path, overrides[slide_id])):
+            row["resolution_note"] = "; ".join(filter(None, (row["resolution_note"], doubt)))
     except (CompendiumError, OSError) as error:
         row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
     row["same"] = row["same"] or row.get("sha256")
@@ -212,8 +221,8 @@ def _check_finished(path: Path) -> None:
         raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
 
 
-def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
-    """Open and read three tiles (first, middle, last); it is an error if none can be decoded."""
+def open_and_test(path: Path, override: float | None, stain_check: bool = False) -> dict[str, Any]:
+    """Open and read three tiles (first, middle, last); it is an error if none can be decoded, or it is not H&E."""
     with Slide(path, override) as slide:
         width, height = slide.dimensions
         side = min(_TEST_PX, width, height)
@@ -222,6 +231,8 @@ def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
         failures = [tile for tile in found if isinstance(tile, SlideError)]
         if len(failures) == len(found):
             raise failures[0]
+        if stain_check:
+            check_stain(slide)
         return {
             "vendor": slide.vendor,
             "width_l0_px": width,
