@@ -20,7 +20,7 @@ from deeplrhe_utils.running.normalize.sources import (
     read_picture,
 )
 from deeplrhe_utils.slides.decoding.sampling import Square
-from deeplrhe_utils.slides.quality.stains import check_stain, check_tile
+from deeplrhe_utils.slides.quality.stains import check_stain, refuse_foreign_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import squares_of
 from deeplrhe_utils.slides.tiles.tiling import MPP_TOLERANCE, TilingRules, tile_slide
@@ -169,7 +169,7 @@ def _of_pictures(source: PictureFolder, most: int, stain_check: bool) -> list[Pi
     for file in _in_spread_order(source.files)[: _READ_AT_MOST * most]:
         picture = read_picture(file)
         if stain_check:
-            check_tile(picture, file.name)
+            refuse_foreign_tile(picture, file.name)
         usable = [b for b in _blocks(picture, ceil(most / len(source.files))) if has_tissue(b)]
         found += usable
         tissue += sum(map(tissue_px, usable))

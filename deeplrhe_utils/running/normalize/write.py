@@ -26,7 +26,7 @@ from deeplrhe_utils.running.normalize.sources import NormalizeOptions, Picture, 
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
-from deeplrhe_utils.slides.quality.stains import check_tile
+from deeplrhe_utils.slides.quality.stains import refuse_foreign_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
 from deeplrhe_utils.stain.methods.normalize import Plan
@@ -104,7 +104,7 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check:
         def painted() -> Iterator[tuple[Path, Picture]]:
             for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
                 if stain_check:
-                    check_tile(picture, row["source"])
+                    refuse_foreign_tile(picture, row["source"])
                 try:
                     yield part / row["file"], plan(picture)
                 except StainError as error:

@@ -98,9 +98,12 @@ def estimate_slide(path: Path) -> MppEstimate | None:
     """
     with Slide(path, mpp=_UNKNOWN_MPP) as slide:
         side = min(_FIELD_PX, *slide.dimensions)
-        if side < _SMALLEST_FIELD_PX or stain_of(slide).kind != HE:
+        if side < _SMALLEST_FIELD_PX:
             return None
-        fields = (_read(slide, x, y, side) for x, y in _places(slide, side))
+        places = _places(slide, side)
+        if stain_of(slide).kind != HE:
+            return None
+        fields = (_read(slide, x, y, side) for x, y in places)
         diameter, n_nuclei, n_fields = _summarise(measure_field(f) for f in fields if f is not None)
     if n_nuclei < MIN_NUCLEI:
         return None

@@ -112,13 +112,13 @@ def stain_of_pictures(pictures: Iterable[Rgb]) -> Stain:
 def foreign_picture(path: Path) -> str:
     """Why an image file is surely no H&E; "" where it may be."""
     try:
-        check_tile(np.asarray(Image.open(path).convert("RGB")), path.name)
+        refuse_foreign_tile(np.asarray(Image.open(path).convert("RGB")), path.name)
     except SlideError as error:
         return str(error)
     return ""
 
 
-def check_tile(pixels: Rgb, name: str) -> None:
+def refuse_foreign_tile(pixels: Rgb, name: str) -> None:
     """Raise SlideError where a single tile is surely no H&E; it may be empty or of one hue."""
     found = stain_of_pictures([pixels])
     if found.kind not in (HE, EMPTY, ONE_STAIN):
