@@ -73,6 +73,10 @@ class CohortError(CompendiumError):
     """The cohort is too small, or one-sided, for what was asked."""
 
 
+class SmallCohortError(CohortError):
+    """Too few patients, sites or classes for a question: nothing is wrong, it cannot be asked of this cohort."""
+
+
 class ModelError(CompendiumError):
     """A model file is missing, damaged, of another architecture, or saw a patient it must not score."""
 

@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import weighted_auc
 from deeplrhe_utils.evaluation.auc.resampling import bootstrap_aucs, redraw
@@ -132,7 +132,7 @@ def mean_difference(
         means.append(auc)
         rows.append(_row(str(gene), auc[0], auc[1], int(label.sum()), int((1 - label).sum())))
     if not rows:
-        raise CohortError("No gene has both classes, so there is no AUC", fix="Give labels for more patients")
+        raise SmallCohortError("No gene has both classes, so there is no AUC", fix="Give labels for more patients")
     both = np.mean(means, axis=0)
     return pd.DataFrame([*rows, _row(MACRO, both[0], both[1], len(patients), 0)])
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import SmallCohortError
 
 _Floats = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def delong(label: NDArray[np.int64], score: _Floats) -> tuple[float, float, floa
     positive, negative = score[label == 1], score[label == 0]
     if min(len(positive), len(negative)) < 2:
         got = f"{len(positive)} positive, {len(negative)} negative"
-        raise CohortError("A DeLong interval needs two units of each class", got=got)
+        raise SmallCohortError("A DeLong interval needs two units of each class", got=got)
     auc, low, high = delong_many(positive[None], negative[None])
     return float(auc[0]), float(low[0]), float(high[0])
 

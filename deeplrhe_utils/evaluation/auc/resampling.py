@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import CohortError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import TAIL, bound, delong_components, weighted_auc
 
@@ -107,7 +107,7 @@ class _Patients:
         is_positive = positive > 0
         if is_positive.all() or not is_positive.any():
             got = f"{int(is_positive.sum())} positive, {int((~is_positive).sum())} negative patients"
-            raise CohortError("An AUC needs patients of both classes", got=got)
+            raise SmallCohortError("An AUC needs patients of both classes", got=got)
         return cls(label, score, code, is_positive)
 
     @property

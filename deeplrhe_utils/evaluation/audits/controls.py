@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.core.errors import CohortError, LabelError
+from deeplrhe_utils.core.errors import LabelError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.auc.resampling import row_weights
@@ -265,7 +265,7 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     genes = list(labels["gene"].drop_duplicates())
     if len(genes) < 2:
-        raise CohortError("Co-mutation needs two genes", got=len(genes))
+        raise SmallCohortError("Co-mutation needs two genes", got=len(genes))
     rows = []
     for i, first in enumerate(genes):
         for second in genes[i + 1 :]:

@@ -11,7 +11,7 @@ from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import Z
 from deeplrhe_utils.evaluation.precision.power import wilson
@@ -34,11 +34,11 @@ def check_scores(label: _Labels, score: _Floats, what: str = "Calibration") -> N
     """Raise :class:`CohortError` unless scores are probabilities and labels are 0 and 1, both of them."""
     if not (np.isfinite(score).all() and (score >= 0).all() and (score <= 1).all()):
         bad = int((~((score >= 0) & (score <= 1))).sum())
-        raise CohortError(
+        raise SmallCohortError(
             f"{what} needs probabilities", got=f"{bad} of {len(score)} scores outside [0, 1] or not finite"
         )
     if set(np.unique(label)) != {0, 1}:
-        raise CohortError(f"{what} needs units of both classes", got=f"labels {sorted(set(label.tolist()))}")
+        raise SmallCohortError(f"{what} needs units of both classes", got=f"labels {sorted(set(label.tolist()))}")
 
 
 def reliability(label: _Labels, score: _Floats, bins: int = 10) -> pd.DataFrame:
@@ -178,7 +178,7 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
         other = fold != own
         if set(label[other]) != {0, 1}:
             got = f"{int(label[other].sum())} positive of {int(other.sum())} patients outside fold {own}"
-            raise CohortError("Recalibration needs both classes in the other folds", got=got)
+            raise SmallCohortError("Recalibration needs both classes in the other folds", got=got)
         new[~other] = _platt(label[other], score[other], score[~other]) if method == "Platt" else _isotonic(
             label[other], score[other], score[~other])  # fmt: skip
     return scored.assign(score=new)

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.resampling import redraw
 from deeplrhe_utils.evaluation.precision.calibration import check_scores
@@ -84,7 +84,7 @@ def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> _Floats:
         other = fold != own
         if set(label[other]) != {0, 1}:
             got = f"{int(label[other].sum())} positive of {int(other.sum())} patients outside fold {own}"
-            raise CohortError("A threshold needs both classes in the other folds", got=got)
+            raise SmallCohortError("A threshold needs both classes in the other folds", got=got)
         chosen[~other] = choose_threshold(label[other], score[other], rule)
     return chosen
 

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import TAIL, Z, delong_many, hanley_mcneil
 
@@ -232,4 +232,4 @@ def expected_counts(prevalence: float, patients: int) -> tuple[int, int]:
 def _check_counts(n_pos: float, n_neg: float, least: int = 1) -> None:
     if min(n_pos, n_neg) < least:
         got = f"{n_pos} positive, {n_neg} negative"
-        raise CohortError("Too few patients of a class", got=got, expected=f"{least} or more of each")
+        raise SmallCohortError("Too few patients of a class", got=got, expected=f"{least} or more of each")

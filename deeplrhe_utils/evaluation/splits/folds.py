@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import person_of
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 
 UNIT_COLUMNS: Final = {"tile": "tile_id", "slide": "slide_id", "patient": "patient_id", "site": "patient_id"}
@@ -42,7 +42,7 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
     person, positive = _people(wide)
     if len(positive) < n_folds:
-        raise CohortError(
+        raise SmallCohortError(
             f"{n_folds}-fold cross-validation by patient needs at least {n_folds} labelled patients",
             got=len(positive), fix="Give labels for more patients, or run without labels and with a trained model",
         )  # fmt: skip
@@ -136,7 +136,7 @@ def _units(members: pd.DataFrame, labels: pd.DataFrame, scheme: str, least: int)
         raise CohortError(f"{len(strange)} patients have no row in the labels", got=", ".join(map(str, strange[:5])),
                           fix="Leave them out, or give labels (null where not profiled)")  # fmt: skip
     if len(pairs) < least:
-        raise CohortError(f"A split into {least} by {scheme} needs at least {least} units", got=len(pairs))
+        raise SmallCohortError(f"A split into {least} by {scheme} needs at least {least} units", got=len(pairs))
     own = (wide.reindex(pairs["patient_id"]) == 1).fillna(False).to_numpy(dtype=bool)
     return pairs[column].to_numpy(), own
 
@@ -186,7 +186,7 @@ def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, se
     for fold, rows in splits[splits["role"] == "train"].groupby("fold"):
         own = wide.reindex(rows["unit_id"].sort_values())
         if round(share * len(own)) < 1:
-            raise CohortError(f"Fold {fold} has too few training patients to set a share of {share:g} aside",
+            raise SmallCohortError(f"Fold {fold} has too few training patients to set a share of {share:g} aside",
                               got=len(own), expected=f"{int(np.ceil(0.5 / share))} or more")  # fmt: skip
         person, positive = _people(own)
         order = generator(seed, "validation", int(fold)).permutation(len(positive))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits.folds import checked_shares, parts_table, splits_table
 
@@ -104,7 +104,7 @@ def _split(labels: pd.DataFrame, sites: pd.DataFrame, shares: list[float], seed:
     names, code = np.unique(place, return_inverse=True)
     used = [i for i, share in enumerate(shares) if share > 0]
     if len(names) < len(used):
-        raise CohortError(f"{len(used)} parts of whole sites need at least {len(used)} sites", got=len(names),
+        raise SmallCohortError(f"{len(used)} parts of whole sites need at least {len(used)} sites", got=len(names),
                           fix="Ask for fewer parts, or split by patient")  # fmt: skip
     columns = (*positive.T, np.ones(len(place)))
     counts: _Floats = np.stack([np.bincount(code, weights=column).astype(np.float64) for column in columns], axis=1)

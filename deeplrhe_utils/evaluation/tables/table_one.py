@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
 
 _Floats = NDArray[np.float64]
 
@@ -70,7 +70,9 @@ def characteristics(patients: pd.DataFrame, groups: pd.Series, variables: Iterab
     own = frame["patient_id"].map(groups)
     parts = {str(name): frame[own == name] for name in sorted(own.dropna().unique(), key=str)}
     if not parts:
-        raise CohortError("No patient of the table has a group", got=f"{len(frame)} patients, {len(groups)} grouped")
+        raise SmallCohortError(
+            "No patient of the table has a group", got=f"{len(frame)} patients, {len(groups)} grouped"
+        )
     sizes = {OVERALL: str(len(frame)), **{g: str(len(f)) for g, f in parts.items()}}
     rows: list[dict[str, object]] = [{"variable": "patients", "level": "", **sizes, "missing": int(own.isna().sum())}]
     differing = _largest(smd_table(patients, groups, chosen))

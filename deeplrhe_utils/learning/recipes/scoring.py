@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import SmallCohortError
 from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork
 from deeplrhe_utils.learning.recipes.recipe import device_of, uses_bfloat16
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
@@ -91,7 +91,7 @@ def patient_log_loss(
     mean = np.clip(mean, 1e-6, 1 - 1e-6)
     known = ~np.isnan(truth) & usable
     if not known.any():
-        raise CohortError("No validation patient has a known label of a target that can be learned",
+        raise SmallCohortError("No validation patient has a known label of a target that can be learned",
                           fix="Set valid_share higher, or 0")  # fmt: skip
     right = np.where(truth == 1, mean, 1 - mean)
     return float(-np.log(right[known]).mean())

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, ModelError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, ModelError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha256_text
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.learning.networks.cards import hash_patient, read_file, refuse_leak
@@ -84,7 +84,7 @@ def fit_bags(
     """
     usable = trainable_targets(targets)
     if not usable.any():
-        raise CohortError(f"Fold {fold} has no gene with both classes among its {len(targets)} training patients",
+        raise SmallCohortError(f"Fold {fold} has no gene with both classes among its {len(targets)} training patients",
                           fix="Give more patients, or other genes")  # fmt: skip
     rows, mask = padded(bags, len(targets))
     model, optimiser = _fresh(features, targets.shape[1], config, seed, fold)
@@ -254,7 +254,7 @@ def cross_fit_bags(
         keys = tiles.loc[role == "test", ["tile_id"]].assign(fold=fold)
         attention.append(_long(keys, genes, weights, usable, "weight"))
     if not fits.files:
-        raise CohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
+        raise SmallCohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
     columns = ["patient_id", "gene", "fold", "method", "score", "model_hash"]
     fits.scores = pd.concat(scores, ignore_index=True)[columns]
     fits.attention = pd.concat(attention, ignore_index=True)[["tile_id", "gene", "fold", "weight"]]

@@ -29,7 +29,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError
+from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError, SmallCohortError
 from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
@@ -455,6 +455,6 @@ def macro_auc(part: Part, scores: NDArray[np.float32], usable: NDArray[np.bool_]
         if len(np.unique(truth[known, column])) == 2:
             found.append(roc_auc_score(truth[known, column], mean[known, column]))
     if not found:
-        raise CohortError(f"No target has both classes on both sides of fold {fold}, so trials cannot be compared",
+        raise SmallCohortError(f"No target has both classes on both sides of fold {fold}, so trials cannot be compared",
                           fix="Search over commoner genes, or give more patients")  # fmt: skip
     return float(np.mean(found))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.errors import SmallCohortError
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
 from deeplrhe_utils.learning.recipes.recipe import TrainConfig, scoring_precision
@@ -109,7 +109,9 @@ def cross_fit(
                 fits.untrained.append(fold)
             rows.append(prediction_rows(tiles.iloc[test], job.network.targets, scores, usable, fold, model_hash))
         if not fits.files:
-            raise CohortError("No fold has patients of both classes to train on", fix="Give labels for more patients")
+            raise SmallCohortError(
+                "No fold has patients of both classes to train on", fix="Give labels for more patients"
+            )
         fits.predictions = pd.concat(rows, ignore_index=True)
         return fits
 

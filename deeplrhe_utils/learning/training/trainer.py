@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError
+from deeplrhe_utils.core.errors import ModelError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, set_dropout_state
 from deeplrhe_utils.learning.recipes.checkpoints import Progress, State
@@ -329,10 +329,10 @@ def _augmentation(recipe: TrainConfig) -> CropFlipTurn | DeepPathDistortion:
 
 def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int) -> None:
     if len(train.indices) == 0 or not trainable_targets(train.targets).any():
-        raise CohortError(f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles",
+        raise SmallCohortError(f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles",
                           fix="Give more patients, or other targets")  # fmt: skip
     if recipe.patience and valid is None:
-        raise CohortError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
+        raise SmallCohortError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
                           fix="Set patience to 0, or valid_share above 0")  # fmt: skip
 
 

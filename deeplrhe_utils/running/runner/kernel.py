@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deeplrhe_utils.core.errors import CompendiumError
+from deeplrhe_utils.core.errors import CompendiumError, SmallCohortError
 from deeplrhe_utils.running.machine.lock import RUN_FOLDER, RUNNER_PID, end_leftovers, end_tree
 
 POLL_S, HEARTBEAT_S, STOP_S = 0.5, 30.0, 15.0
@@ -39,6 +39,7 @@ class Failure:
     first_line: str = ""
     last_lines: list[str] = field(default_factory=list)
     hint: str = ""
+    too_small: bool = False
 
 
 @dataclass
@@ -184,7 +185,8 @@ def _cell_failure(error: Any, line: str, number: Callable[[int], int]) -> Failur
     if "No space left on device" in evalue or "Errno 28" in evalue:
         hint = "The disk is full: free some space"
     first = next((row.strip() for row in error.source.splitlines() if row.strip()), line)
-    return Failure(headline, number(error.cell_index), first, text[-15:], hint)
+    too_small = error.ename == SmallCohortError.__name__
+    return Failure(headline, number(error.cell_index), first, text[-15:], hint, too_small)
 
 
 def _is_injected(cell: Any) -> bool:

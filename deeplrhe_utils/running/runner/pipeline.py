@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
+from deeplrhe_utils.core.files import sha256_text, write_text
 from deeplrhe_utils.running.machine.lock import RunLock
 from deeplrhe_utils.running.machine.provenance import shown_path
 from deeplrhe_utils.running.page.closing import close_run
@@ -33,6 +34,7 @@ from deeplrhe_utils.running.stage.state import (
     outputs_file,
     outputs_now,
     pending_file,
+    skipped_file,
     stage_key,
 )
 
@@ -228,6 +230,9 @@ class Pipeline:
             raise
         finally:
             alive(self.root, number)
+        if failure is not None and failure.too_small:
+            self._too_small(planned, label, failure.headline, partial)
+            return
         if failure is not None:
             seconds, used = _since(started), peak.bytes
             self._report.stage(name, "failed", seconds=seconds, peak_memory_bytes=used, reason=failure.headline)
@@ -242,6 +247,17 @@ class Pipeline:
         print(
             f"{label} … {_took(record.seconds, self._profile.seconds.get(number))}, peak {_mb(peak.bytes)}", flush=True
         )
+
+    def _too_small(self, planned: Planned, label: str, reason: str, partial: Path) -> None:
+        """The cohort is too small for a stage's question: that is a result, and later stages are told (`_Run.read`)."""
+        number, name = planned.stage.number, planned.stage.name
+        forget(self.root, number)
+        self._drop_copies(name)
+        write_text(skipped_file(self.root, number), reason + "\n")
+        self._outputs[number] = {skipped_file(self.root, number).name: sha256_text(reason)}
+        self._report.stage(name, "skipped", reason=reason)
+        partial.unlink(missing_ok=True)
+        print(f"{label} … skipped: {reason}", flush=True)
 
     def _injected(self, planned: Planned) -> dict[str, Any]:
         """Only what deviates from the notebook, so that the executed copy shows the difference."""

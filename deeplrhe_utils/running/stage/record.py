@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplrhe_utils.core import paths as places
-from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SmallCohortError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
 from deeplrhe_utils.core.tables.contract import Table, read_table, write_table
@@ -19,7 +19,7 @@ from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, claim_run
-from deeplrhe_utils.running.stage.state import begin_by_hand, declared_files, outputs_file
+from deeplrhe_utils.running.stage.state import begin_by_hand, declared_files, outputs_file, skipped_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +97,19 @@ class _Run:
         return Path(os.path.normpath(self.paths.root / text))
 
     def read(self, name: str) -> pd.DataFrame:
-        """Read and check the table `name` of the contract (``tables/<name>.parquet``)."""
-        return read_table(self.paths.tables / f"{name}.parquet", _table(name))
+        """Read and check the table `name` of the contract (``tables/<name>.parquet``).
+
+        Raises SmallCohortError: it is missing, because the cohort was too small for an earlier stage.
+        """
+        path = self.paths.tables / f"{name}.parquet"
+        if not path.is_file():
+            self._check_skipped(*(f"{number:02d}" for number in range(int(self.number))))
+        return read_table(path, _table(name))
+
+    def _check_skipped(self, *numbers: str) -> None:
+        for path in (skipped_file(self.paths.root, number) for number in numbers):
+            if path.is_file():
+                raise SmallCohortError(f"Stage {path.stem} was skipped: {path.read_text(encoding='utf-8').strip()}")
 
     def read_truth(self, name: str) -> pd.DataFrame:
         """Read a truth table of a synthetic cohort (``truth/<name>.parquet``).
@@ -155,9 +166,10 @@ class _Run:
     def number_of(self, stage: str, name: str) -> Any:
         """A number another stage wrote.
 
-        Raises InputError: when that stage wrote no numbers, or none of that name.
+        Raises InputError: when that stage wrote no numbers, or none of that name. SmallCohortError: as :meth:`read`.
         """
         path = self.paths.numbers / f"{stage}.json"
+        self._check_skipped(stage[:2])
         if not path.is_file():
             raise InputError(f"Stage {stage} left no numbers at {path}", fix=f"Run the notebook {stage} first")
         values = read_json(path)

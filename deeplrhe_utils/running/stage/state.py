@@ -89,6 +89,11 @@ def record_file(root: Path, number: str) -> Path:
     return root / "stages" / f"{number}.json"
 
 
+def skipped_file(root: Path, number: str) -> Path:
+    """Where it stands why a stage's question could not be asked of this cohort."""
+    return root / "stages" / f"{number}.skipped"
+
+
 def pending_file(root: Path, number: str) -> Path:
     """Where the key of an attempt lives until it has succeeded."""
     return root / "stages" / f"{number}.pending"
@@ -188,7 +193,7 @@ def forget(root: Path, number: str) -> None:
     clear_scratch(root, number, lived)
     for name in sorted({Path(name).parent.as_posix() for name in {*known, *declared}}):
         _drop_empty(root / name)
-    for path in (record_file(root, number), outputs_file(root, number), pending_file(root, number)):
+    for path in (own(root, number) for own in (record_file, outputs_file, pending_file, skipped_file)):
         path.unlink(missing_ok=True)
 
 
