@@ -22,11 +22,8 @@ def test_real_broken_files_get_a_line_each(shared_data, capsys):
     assert main(["doctor", str(shared_data / "slides")]) == 1
     out = capsys.readouterr().out
     rows = {row.split()[0]: row for row in rows_of(out)}
-    assert (
-        len(rows) == 11
-        and "11 files: 4 fine, 0 with contradictions, 1 without resolution, 3 that cannot be" in out
-        and "2 not H&E" in out
-    )
+    counts = "11 files: 4 fine, 0 with contradictions, 1 without resolution, 3 that cannot be read, 3 not H&E."
+    assert len(rows) == 11 and counts in out
     assert "352.778 µm/px" in rows["openslide_python_boxes.tiff"] and "fine" in rows["CMU-1-Small-Region.svs"]
     for name in ("broken.svs", "openslide_python_unopenable.tiff", "openslide_python_unreadable.svs"):
         assert "CANNOT BE READ" in rows[f"broken/{name}"]

@@ -329,8 +329,8 @@ def _augmentation(recipe: TrainConfig) -> CropFlipTurn | DeepPathDistortion:
 
 def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int) -> None:
     if len(train.indices) == 0 or not trainable_targets(train.targets).any():
-        raise SmallCohortError(f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles",
-                          fix="Give more patients, or other targets")  # fmt: skip
+        what = f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles"
+        raise SmallCohortError(what, fix="Give more patients, or other targets")
     if recipe.patience and valid is None:
         raise SmallCohortError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
                           fix="Set patience to 0, or valid_share above 0")  # fmt: skip
