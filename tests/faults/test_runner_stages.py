@@ -340,3 +340,33 @@ def test_a_kernel_dies_with_its_runner(house):
     runner.wait()
     psutil.wait_procs([kernel], timeout=8)
     assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_cohort_too_small_for_a_question_skips_it_and_what_follows_and_the_run_ends_with_a_report(tmp_path, capsys):
+    first = """from deeplrhe_utils.core.errors import SmallCohortError
+from deeplrhe_utils.running.stage.record import start_run
+run = start_run("01-first", run_dir)
+if times < 4:
+    raise SmallCohortError("Too few words", got=times)
+run.numbers({"words": times})"""
+    second = """from deeplrhe_utils.running.stage.record import start_run
+run = start_run("02-second", run_dir)
+run.numbers({"words": 2 * run.number_of("01-first", "words")})"""
+    third = """from deeplrhe_utils.running.stage.record import start_run
+run = start_run("03-third", run_dir)
+run.numbers({"rows": len(run.read("splits")) if quick else 0})"""
+    house = House(tmp_path, {"01-first": [first], "02-second": [second], "03-third": [third]})
+    house.notebook("03-third", third, parameters='run_dir: str = ""  # folder\nquick: bool = True  # read')
+    for _ in range(2):
+        page = house.run("times=3").read_text()
+        told = capsys.readouterr().out
+        assert (
+            "01-first … skipped: Too few words. Got: 3" in told and "02-second … skipped: Stage 01 was skipped" in told
+        )
+        assert "03-third … skipped: Stage 01 was skipped: Too few words" in told
+        stages = json.loads((house.out / "run.json").read_text())
+        assert stages["status"] == "finished" and "Too few words" in page
+        assert {stage["status"] for stage in stages["stages"].values()} == {"skipped"}
+    house.run("times=4", "03.quick=false")
+    assert json.loads((house.out / "numbers" / "02-second.json").read_text()) == {"words": 8}
+    assert not list((house.out / "stages").glob("*.skipped"))

@@ -109,7 +109,10 @@ class _Run:
     def _check_skipped(self, *numbers: str) -> None:
         for path in (skipped_file(self.paths.root, number) for number in numbers):
             if path.is_file():
-                raise SmallCohortError(f"Stage {path.stem} was skipped: {path.read_text(encoding='utf-8').strip()}")
+                reason = path.read_text(encoding="utf-8").strip()
+                raise SmallCohortError(
+                    reason if reason.startswith("Stage ") else f"Stage {path.stem} was skipped: {reason}"
+                )
 
     def read_truth(self, name: str) -> pd.DataFrame:
         """Read a truth table of a synthetic cohort (``truth/<name>.parquet``).
