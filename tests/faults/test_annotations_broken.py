@@ -97,7 +97,7 @@ def test_coordinates_are_finite_numbers(tmp_path, x):
 )
 def test_numbers_of_json_are_finite(tmp_path, value):
     ring = f"[[0, 0], [{value}, 5], [9, 9], [0, 0]]"
-    match = "feature 0.*(malformed|not finite)|not JSON"
+    match = "Feature 0.*(malformed|not finite)|not JSON"
     refuse(tmp_path, f'{{"type": "Polygon", "coordinates": [{ring}]}}', match)
     refuse(
         tmp_path,
