@@ -308,7 +308,9 @@ def test_the_annotation_of_a_slide_is_found_by_its_name(tmp_path):
         find_annotation(tmp_path, "S.1")
 
 
-@pytest.mark.parametrize("name", ["S.1.svs.geojson", "S.1.GeoJSON", "S.1.tif.Json", "S.1.geojson.gz", "S.1.ndpi-MASK.PNG"])
+@pytest.mark.parametrize(
+    "name", ["S.1.svs.geojson", "S.1.GeoJSON", "S.1.tif.Json", "S.1.geojson.gz", "S.1.ndpi-MASK.PNG"]
+)
 def test_endings_in_any_case_packed_and_behind_the_slides_own_are_found(tmp_path, name):
     content = json.dumps(feature(SQUARE)).encode()
     (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
@@ -332,7 +334,8 @@ CELL = {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 5], [0, 5], [0, 
 
 
 @pytest.mark.parametrize("other", [
-    {"properties": {"objectType": "cell", "classification": {"name": "Tumor"}}}, {"properties": {"objectType": "tma_core"}},
+    {"properties": {"objectType": "cell", "classification": {"name": "Tumor"}}},
+    {"properties": {"objectType": "tma_core"}},
     {"properties": {"objectType": "detection"}}, {"properties": None, "id": "PathCellObject"},
     {"properties": {}, "id": "TMACoreObject"},
 ])  # fmt: skip
@@ -374,8 +377,8 @@ def test_the_user_names_the_classes_of_the_tumour(tmp_path):
         feature(shapely.geometry.mapping(box(100 * i, 0, 100 * i + 10, 1 + i)), classification=c)
         for i, c in enumerate(classes)
     ])  # fmt: skip
-    for given, area in (((), 20 + 30), (("region 1 ",), 10), (("acinar", "Region 1"), 40), (("tumor",), 50)):
-        assert tumour_outline(read_annotation(path, tumour_classes=given)).area == area
+    for names, area in (((), 20 + 30), (("region 1 ",), 10), (("acinar", "Region 1"), 40), (("tumor",), 50)):
+        assert tumour_outline(read_annotation(path, tumour_classes=names)).area == area
     with pytest.raises(AnnotationError, match=r"\(no class\).*Expected: Stroma.*tumour_classes"):
         tumour_outline(read_annotation(path, tumour_classes=("Stroma",)))
     told = told_classes(read_annotation(path))

@@ -160,27 +160,44 @@ def examine_slides(
     if csv:
         check_new_file(csv)
     overrides = read_mpp_overrides(mpp_csv) if mpp_csv else {}
-    files = list(_slide_files(paths))
+    files, side = _slide_files(paths)
     if not files:
-        raise InputError("There are no slides in what was given", got=", ".join(on_one_line(str(p)) for p in paths))
-    rows = [{"slide": name} | _examine(path, overrides.get(path.stem), estimate) for path, name in files]
+        got = ", ".join(on_one_line(str(p)) for p in paths)
+        raise InputError("There are no slides in what was given", got=f"{got}: {_kinds(side)}" if side else got)
+    rows = [
+        {"slide": name} | _examine(path, overrides.get(slide_id), estimate) | {"slide_id": slide_id}
+        for path, (name, slide_id) in files.items()
+    ]
     if csv:
         _write_csv(rows, csv)
-    unused = sorted(set(overrides) - {path.stem for path, _ in files})
+    unused = sorted(set(overrides) - {slide_id for _, slide_id in files.values()})
     text = "\n".join([*_table(rows), "", *_summary(rows, unused)])
+    text += f"\nSide files, which are no slides: {_kinds(side)}" if side else ""
     return text, all(row["status"] in (FINE, CONTRADICTION) for row in rows)
 
 
-def _slide_files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file once, with the name it is shown by: relative to the folder that was given."""
-    from deeplrhe_utils.slides.files.inventory import find_files
+def _slide_files(paths: Sequence[Path]) -> tuple[dict[Path, tuple[str, str]], list[Path]]:
+    """Every file once, with the name it is shown by (relative to the given folder) and its slide_id; side files."""
+    from deeplrhe_utils.slides.files.inventory import ambiguous_names, find_files
 
-    seen: set[Path] = set()
+    found: dict[Path, tuple[str, str]] = {}
+    side: list[Path] = []
     for given in paths:
-        for path in find_files(given)[0] if given.is_dir() else [given]:
-            if (place := path.absolute()) not in seen:
-                seen.add(place)
-                yield place, str(path.relative_to(given)) if given.is_dir() else path.name
+        if not given.is_dir():
+            found.setdefault(given.absolute(), (given.name, given.stem))
+            continue
+        listing = find_files(given)
+        side += listing.side
+        renamed = ambiguous_names((p for p in listing.slides if p.suffix.lower() != ".dcm"), given)
+        for path in listing.slides:
+            found.setdefault(path.absolute(), (str(path.relative_to(given)), renamed.get(path, path.stem)))
+    return found, side
+
+
+def _kinds(paths: Sequence[Path]) -> str:
+    """Files counted by their endings."""
+    count = Counter(path.suffix.lower() or on_one_line(path.name) for path in paths)
+    return f"{len(paths)} ({', '.join(f'{number} {ending}' for ending, number in sorted(count.items()))})"
 
 
 def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, Any]:

@@ -47,7 +47,9 @@ ANNOTATION_ENDINGS: Final = (
     ".geojson", ".json", ".xml", ".mask.png", ".mask.tif", ".mask.tiff", "-mask.png", "-mask.tif", "-mask.tiff"
 )  # fmt: skip
 _PACKED: Final = ".gz"
-_SLIDE_ENDING = re.compile(r"\.(?:svs|tiff?|ndpi|mrxs|scn|bif|dcm|svslide|vms|vmu|czi|qptiff|btf|jpe?g|png)", re.IGNORECASE)
+_SLIDE_ENDING = re.compile(
+    r"\.(?:svs|tiff?|ndpi|mrxs|scn|bif|dcm|svslide|vms|vmu|czi|qptiff|btf|jpe?g|png)", re.IGNORECASE
+)
 _TOUCH_PX: Final = 1e-6  # closer than this, a corner lies on a line [level-0 px]
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CAMELYON16_TUMOUR: Final = frozenset({"_0", "_1"})

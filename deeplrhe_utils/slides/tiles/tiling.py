@@ -76,7 +76,8 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     rules : grid and tissue rules
 
     Returns rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
-    ``attrs["notes"]`` lists the outlines' classes, what was repaired in or left out of them, and whether no glass was found.
+    ``attrs["notes"]`` lists the outlines' classes, what was repaired in or left out of them, and whether no glass was
+    found.
     Raises SlideError, AnnotationError, InputError: the slide cannot be opened or changed meanwhile, its outline cannot
     be read, no tile fits. A tile that cannot be decoded is not an error: it stays in the table as ``unreadable``.
     """
@@ -111,7 +112,8 @@ def regions_of(
 ) -> Regions | None:
     """What is drawn on a slide [level-0 px]; None where it has no annotation.
 
-    Raises AnnotationError: the file cannot be read, or shows nuclei (`check_no_nuclei`). ParameterError: there is no such frame.
+    Raises AnnotationError: the file cannot be read, or shows nuclei (`check_no_nuclei`). ParameterError: there is no
+    such frame.
     """
     if frame not in (SLIDE_FRAME, BOUNDS_FRAME):
         raise ParameterError("There is no such frame of outlines", got=frame, expected="slide or bounds")
