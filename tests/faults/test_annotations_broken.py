@@ -75,6 +75,7 @@ def test_truncated_json_is_refused(tmp_path, cut):
     (b"<Annotations><Region/></Annotations>", "out of place"),
     (b"<Annotations><Vertex X='1' Y='2'/></Annotations>", "out of place"),
     (b"<Annotations><x><Annotation><Region/></Annotation></x></Annotations>", "out of place"),
+    (b"<Annotations><x><Annotation><Attributes><Attribute/></Attributes></Annotation></x></Annotations>", "no area"),
     (b"<ASAP_Annotations><Coordinate X='1' Y='2'/></ASAP_Annotations>", "out of place"),
     (b"[]", "no area"), (b"{}", "not GeoJSON"), (b"[null]", "not GeoJSON"), (b'{"positive": 5}', "not a list"),
     (b'{"positive": [5]}', "not a list"), (b'{"positive": [{}]}', "no list of vertices"),

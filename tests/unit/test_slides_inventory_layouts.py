@@ -66,7 +66,7 @@ def test_unfinished_downloads_are_never_opened(tmp_path, monkeypatch, capsys, en
     assert row["status"] == "excluded" and "unfinished" in row["reason"]
     assert main(["doctor", str(tmp_path / "in")]) == 1 and "unfinished download" in capsys.readouterr().out
     assert main(["normalize", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--method", "reinhard"]) == 1
-    assert f"1 file of kinds that cannot be read: 1 {ending.lower()}" in capsys.readouterr().out
+    assert f"kinds that cannot be read: 1 (1 {ending.lower()})" in capsys.readouterr().out
     assert str(tmp_path / "in" / NAME) in OPENED and str(unfinished) not in OPENED
 
 

@@ -152,7 +152,7 @@ def examine_slides(
     resolution.
     Raises ParameterError: a path is not there, or `csv` is. InputError: there is no slide, or `mpp_csv` is wrong.
     """
-    from deeplrhe_utils.slides.files.inventory import read_mpp_overrides
+    from deeplrhe_utils.slides.files.inventory import count_kinds, read_mpp_overrides
 
     for path in (*paths, *([mpp_csv] if mpp_csv else [])):
         if not path.exists():
@@ -163,7 +163,7 @@ def examine_slides(
     files, side = _slide_files(paths)
     if not files:
         got = ", ".join(on_one_line(str(p)) for p in paths)
-        raise InputError("There are no slides in what was given", got=f"{got}: {_kinds(side)}" if side else got)
+        raise InputError("There are no slides in what was given", got=f"{got}: {count_kinds(side)}" if side else got)
     rows = [
         {"slide": name} | _examine(path, overrides.get(slide_id), estimate) | {"slide_id": slide_id}
         for path, (name, slide_id) in files.items()
@@ -172,7 +172,7 @@ def examine_slides(
         _write_csv(rows, csv)
     unused = sorted(set(overrides) - {slide_id for _, slide_id in files.values()})
     text = "\n".join([*_table(rows), "", *_summary(rows, unused)])
-    text += f"\nSide files, which are no slides: {_kinds(side)}" if side else ""
+    text += f"\nSide files, which are no slides: {count_kinds(side)}" if side else ""
     return text, all(row["status"] in (FINE, CONTRADICTION) for row in rows)
 
 
@@ -192,12 +192,6 @@ def _slide_files(paths: Sequence[Path]) -> tuple[dict[Path, tuple[str, str]], li
         for path in listing.slides:
             found.setdefault(path.absolute(), (str(path.relative_to(given)), renamed.get(path, path.stem)))
     return found, side
-
-
-def _kinds(paths: Sequence[Path]) -> str:
-    """Files counted by their endings."""
-    count = Counter(path.suffix.lower() or on_one_line(path.name) for path in paths)
-    return f"{len(paths)} ({', '.join(f'{number} {ending}' for ending, number in sorted(count.items()))})"
 
 
 def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, Any]:

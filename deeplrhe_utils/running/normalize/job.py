@@ -31,7 +31,6 @@ from deeplrhe_utils.running.normalize.sources import (
     find_sources,
     reference_source,
     state_of,
-    told_unread,
     with_resolutions,
 )
 from deeplrhe_utils.running.normalize.tissue import Readings
@@ -43,6 +42,7 @@ from deeplrhe_utils.running.normalize.write import (
     write_normalized_tiles,
     write_pictures,
 )
+from deeplrhe_utils.slides.files.inventory import count_kinds
 from deeplrhe_utils.stain.methods.normalize import Normalizer, Plan
 
 LEDGER_COLUMNS: Final = (
@@ -86,6 +86,8 @@ def normalize(
         raise ParameterError("Tiles cannot be put together to a slide", got=f"the tile folder {folders[0]}",
                              fix="Leave out --format ome-tiff")  # fmt: skip
     reference = _reference(options, sources) if options.reference else None
+    if found.side:
+        tell(f"Side files, which are no slides: {count_kinds(found.side)}")
     for line in _left_out(found.left_out):
         tell(line)
     if unused:
@@ -135,7 +137,7 @@ class _Call:
         for target in (self.out / TABLE, *map(self._target, self.sources)):
             remove_leftovers(target)
         for folder in sorted({path.parent for path in self.unread}):
-            told = told_unread([path for path in self.unread if path.parent == folder])
+            told = "files of kinds that cannot be read: " + count_kinds([p for p in self.unread if p.parent == folder])
             self.tell(f"{on_one_line(str(folder))}  {FAILED}: {told}")
             self._keep(str(folder), _row(SlideFile(folder.name, folder), FAILED, told, 0.0))
         normalizer = self._normalizer()

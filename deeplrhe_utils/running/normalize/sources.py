@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +22,9 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.files import safe_name
-from deeplrhe_utils.core.text import counted
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import on_white
-from deeplrhe_utils.slides.files.inventory import ambiguous_names, find_files, read_mpp_overrides
+from deeplrhe_utils.slides.files.inventory import ambiguous_names, count_kinds, find_files, read_mpp_overrides
 from deeplrhe_utils.slides.reading.opening import READ_ERRORS, UNFINISHED, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.stain.methods.normalize import BASELINES, MINIMUM_TILES, NORMALIZATIONS
@@ -161,11 +159,12 @@ Source = SlideFile | PictureFolder
 
 
 class Found(NamedTuple):
-    """What is to be normalized, in order; pictures beside slides, left out; slides and pictures that cannot be read."""
+    """What is to be normalized, in order; pictures beside slides; slides and pictures that cannot be read; the rest."""
 
     sources: list[Source]
     left_out: list[Path]
     unread: list[Path]
+    side: list[Path]
 
 
 def find_sources(paths: Sequence[Path]) -> Found:
@@ -180,29 +179,24 @@ def find_sources(paths: Sequence[Path]) -> Found:
     name.
     """
     found: dict[Path, Source] = {}
-    left_out, unread = [], []
+    left_out, unread, side = [], [], []
     for path in paths:
         if not path.exists():
             raise ParameterError(f"{_text(path)} is not there", fix="Check the path")
-        inside = _in_folder(path) if path.is_dir() else Found([_source_of(path)], [], [])
+        inside = _in_folder(path) if path.is_dir() else Found([_source_of(path)], [], [], [])
         left_out += inside.left_out
         unread += inside.unread
+        side += inside.side
         for source in inside.sources:
             found.setdefault(source.path.resolve(), source)
     if not found:
         raise InputError(
             "There is nothing to normalize in what was given",
-            got=", ".join(_text(path) for path in paths) + (f" ({told_unread(unread)})" if unread else ""),
+            got=", ".join(map(_text, paths)) + (f"; cannot be read: {count_kinds(unread)}" if unread else ""),
             expected="slides, folders of slides, or folders of PNG, JPEG or TIFF tiles",
         )
     _check_names(list(found.values()))
-    return Found(list(found.values()), left_out, unread)
-
-
-def told_unread(paths: Sequence[Path]) -> str:
-    """How many files cannot be read, by ending."""
-    kinds = ", ".join(f"{n} {ending}" for ending, n in Counter(path.suffix.lower() for path in paths).items())
-    return f"{counted(len(paths), 'file')} of kinds that cannot be read: {kinds}"
+    return Found(list(found.values()), left_out, unread, side)
 
 
 def with_resolutions(sources: Sequence[Source], mpp_csv: Path) -> tuple[list[Source], list[str]]:
@@ -301,10 +295,10 @@ def many_pages(path: Path) -> bool:
 
 def _in_folder(folder: Path) -> Found:
     by_parent: dict[Path, list[Path]] = {}
-    listed = find_files(folder).slides
-    for path in listed:
+    listing = find_files(folder)
+    for path in listing.slides:
         by_parent.setdefault(path.parent, []).append(path)
-    sources, left_out, unread = Found([], [], [])
+    sources, left_out, unread, side = Found([], [], [], listing.side)
     slides: list[Path] = []
     for parent, files in sorted(by_parent.items()):
         kinds = [_kind(path) for path in files]
@@ -317,7 +311,7 @@ def _in_folder(folder: Path) -> Found:
             sources.append(PictureFolder(_text(parent.resolve().name), parent, tuple(of[_TILE])))
     renamed = ambiguous_names(slides, folder)
     sources += [SlideFile(renamed.get(path, _stem(path)), path) for path in slides]
-    return Found(sorted(sources, key=lambda source: source.path), left_out, unread)
+    return Found(sorted(sources, key=lambda source: source.path), left_out, unread, side)
 
 
 def _kind(path: Path) -> str:

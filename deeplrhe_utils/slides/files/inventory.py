@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import SLIDES
-from deeplrhe_utils.core.text import read_csv_text
+from deeplrhe_utils.core.text import on_one_line, read_csv_text
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, annotation_names, find_annotation
@@ -138,6 +139,12 @@ def find_files(folder: Path) -> Listing:
         mirax_data = any(p.with_suffix(".mrxs").is_file() for p in path.parents if p != folder and folder in p.parents)
         found[hidden or mirax_data or _is_mask(path) or not _may_be_slide(path)].append(path)
     return found
+
+
+def count_kinds(paths: Collection[Path]) -> str:
+    """How many files, and of which endings: ``3 (2 .md5, 1 DICOMDIR)``."""
+    count = Counter(path.suffix.lower() or on_one_line(path.name) for path in paths)
+    return f"{len(paths)} ({', '.join(f'{number} {kind}' for kind, number in sorted(count.items()))})"
 
 
 def _walk(folder: Path) -> Iterator[Path]:

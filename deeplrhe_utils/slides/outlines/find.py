@@ -199,14 +199,14 @@ def _tumour_regions(regions: Sequence[Region]) -> list[Region]:
     """The regions of :func:`tumour_outline`."""
     given = getattr(regions, "tumour_classes", ())
     named = [r for r in regions if r.classification]
-    return [r for r in named if is_tumour(r.classification, given)] if named or given else list(regions)
+    return [r for r in named if is_tumour(r.classification, given)] if named else list(regions)
 
 
 def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
     """Union of the tumour regions.
 
     Regions count whose class means tumour (:func:`is_tumour`). If no region has a class (layers without a name,
-    group ``None``) and the user names none, all count; if some have, regions without one do not.
+    group ``None``, masks), all count; if some have, regions without one do not.
 
     Parameters
     ----------

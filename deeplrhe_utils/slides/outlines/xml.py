@@ -141,7 +141,7 @@ class _Collector:
         elif tag == self._tags.corner:
             self._require(self._tags.shape in self._path[1:], tag, self._tags.shape)
             self._add_corner(attributes)
-        elif tag == "Attribute" and self._path[-2:] == [self._tags.layer, "Attributes"]:
+        elif tag == "Attribute" and self._path[1:] == [self._tags.layer, "Attributes"]:
             self.layers[-1].labels.append(attributes)
         elif tag == "Group" and self.root == "ASAP_Annotations":
             self.parents[attributes.get("Name", "").strip()] = attributes.get("PartOfGroup", "").strip()

@@ -195,7 +195,7 @@ def _open_plain_image(path: Path) -> openslide.ImageSlide:
     except UnidentifiedImageError as error:
         raise SlideError(
             f"{path.name} is neither a slide that OpenSlide knows nor a JPEG, PNG or TIFF image",
-            fix="Convert it, or remove it from the slides folder",
+            fix=advice(path, "Convert it, or remove it from the slides folder"),
         ) from error
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
         raise SlideError(f"Image {path.name} cannot be opened ({error})", fix=advice(path)) from error
