@@ -15,6 +15,7 @@ import gzip
 import json
 import multiprocessing as mp
 import os
+import re
 import resource
 import signal
 import sys
@@ -164,6 +165,47 @@ def mutate_json(data: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(document).encode()
 
 
+ATTRIBUTES = (
+    b"",
+    b"NaN",
+    b"-1",
+    b"0",
+    b"1e9",
+    b"1e400",
+    b"3",
+    b"9",
+    b"x",
+    b"None",
+    b"_2",
+    b"Tumor",
+    b"Dot",
+    b"Rectangle",
+)
+
+
+def mutate_xml(data: bytes, rng: np.random.Generator) -> bytes:
+    """One damaged copy of XML: half of the time as text, else attributes replaced, tags removed, repeated or moved."""
+    if rng.random() < 0.5 or b"\0" in data:
+        return mutate_text(data, rng)
+    out = data
+    for _ in range(int(rng.integers(1, 5))):
+        kind = rng.choice(["attribute", "attribute", "remove", "repeat", "move"])
+        found = [m.span(1) for m in re.finditer(rb'"([^"]*)"' if kind == "attribute" else rb"(<[^<>?]*/>)", out)]
+        if not found:
+            break
+        (start, stop), (there, _) = (found[int(rng.integers(len(found)))] for _ in range(2))
+        tag = out[start:stop]
+        if kind == "attribute":
+            out = out[:start] + ATTRIBUTES[int(rng.integers(len(ATTRIBUTES)))] + out[stop:]
+        elif kind == "remove":
+            out = out[:start] + out[stop:]
+        elif kind == "repeat":
+            out = out[:start] + tag * int(rng.choice([2, 300])) + out[stop:]
+        else:
+            out = out[:there] + tag + out[there:]
+    return out
+
+
 POLYGON = b'{"type":"Polygon","coordinates":[[[0,0],[90,0],[90,90],[0,90],[0,0]],[[5,5],[9,5],[9,9],[5,5]]]}'
 FEATURE = (
     b'{"type":"Feature","id":"PathAnnotationObject","geometry":%s,"properties":{"objectType":"annotation","name":"a",'
@@ -273,8 +315,8 @@ def _write_dicom(folder: Path) -> None:
 
 READERS = {
     "geojson": Reader(_texts(a_geojson=GEOJSON, b_json=CAMELYON, c_gz=gzip.compress(GEOJSON, mtime=0)), mutate_json),
-    "xml": Reader(_texts(a_xml=IMAGESCOPE, b_xml=ASAP, c_xml=IMAGESCOPE.decode().encode("utf-16"))),
-    "description": Reader(_texts(a_txt=OME, b_txt=IMAGEJ), read=read_description),
+    "xml": Reader(_texts(a_xml=IMAGESCOPE, b_xml=ASAP, c_xml=IMAGESCOPE.decode().encode("utf-16")), mutate_xml),
+    "description": Reader(_texts(a_txt=OME, b_txt=IMAGEJ), mutate_xml, read_description),
     "dicom": Reader(_write_dicom, lambda data, rng: mutate_header(data, rng), read_header),
     "mask": Reader(_write_masks, lambda data, rng: mutate_header(data, rng)),
     "tiff": Reader(_write_tiffs, lambda data, rng: mutate(data, rng), read_index),

@@ -8,7 +8,7 @@ import tifffile
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.files.inventory import open_and_test, scan_slides
-from deeplrhe_utils.slides.reading.dicom import NEEDED, missing_tags
+from deeplrhe_utils.slides.reading.dicom import NEEDED_TAGS, missing_tags
 from deeplrhe_utils.slides.reading.opening import advice, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.reading.resolution import resolution_evidence, resolution_note, resolution_of
@@ -149,9 +149,9 @@ def elements(data):
 def test_a_dicom_file_that_lacks_one_tag_names_it(tmp_path, shared_data):
     data = (shared_data / "slides/openslide_python_boxes_0.dcm").read_bytes()
     places = {tag: (start, end) for tag, start, end in elements(data)}
-    assert set(NEEDED) <= set(places)
+    assert set(NEEDED_TAGS) <= set(places)
     path = tmp_path / "a.dcm"
-    for (group, number), word in NEEDED.items():
+    for (group, number), word in NEEDED_TAGS.items():
         start, end = places[group, number]
         path.write_bytes(data[:start] + data[end:])
         with pytest.raises(SlideError) as caught:

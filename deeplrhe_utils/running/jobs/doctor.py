@@ -171,8 +171,7 @@ def examine_slides(
     if csv:
         _write_csv(rows, csv)
     unused = sorted(set(overrides) - {slide_id for _, slide_id in files.values()})
-    text = "\n".join([*_table(rows), "", *_summary(rows, unused)])
-    text += f"\nSide files, which are no slides: {count_kinds(side)}" if side else ""
+    text = "\n".join([*_table(rows), "", *_summary(rows, unused, side)])
     return text, all(row["status"] in (FINE, CONTRADICTION) for row in rows)
 
 
@@ -272,13 +271,17 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _summary(rows: list[dict[str, Any]], unused: list[str]) -> Iterator[str]:
+def _summary(rows: list[dict[str, Any]], unused: list[str], side: list[Path]) -> Iterator[str]:
+    from deeplrhe_utils.slides.files.inventory import count_kinds
+
     count = Counter(row["status"] for row in rows)
     noun = "file" if len(rows) == 1 else "files"
     yield (
         f"{len(rows)} {noun}: {count[FINE]} fine, {count[CONTRADICTION]} with contradictions, "
         f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read."
     )
+    if side:
+        yield f"Side files, which are no slides: {count_kinds(side)}"
     yield from _mixture(rows)
     if count[CONTRADICTION]:
         yield "With contradictions: the resolution shown is used; if it is wrong, give the right one in mpp_csv."

@@ -77,7 +77,7 @@ class TiledDirectory:
         return -(-self.height // self.tile_height)
 
 
-class Layout(NamedTuple):
+class PictureLayout(NamedTuple):
     """What a directory of a TIFF says of its picture: size [px], TIFF codes of orientation and compression."""
 
     width: int
@@ -106,7 +106,7 @@ def read_tiled_directories(descriptor: int) -> list[TiledDirectory]:
     return _Reader(descriptor).directories()
 
 
-def read_layouts(descriptor: int) -> list[Layout]:
+def read_layouts(descriptor: int) -> list[PictureLayout]:
     """Size, orientation and compression of every picture of an open TIFF in file order, tiled or not.
 
     Parameters and errors are those of :func:`read_tiled_directories`.
@@ -141,9 +141,9 @@ class _Reader:
     def directories(self) -> list[TiledDirectory]:
         return [self._tiled(tags) for tags in self._chain() if _TILE_WIDTH in tags and _OFFSETS in tags]
 
-    def layouts(self) -> list[Layout]:
+    def layouts(self) -> list[PictureLayout]:
         defaults = {_WIDTH: 0, _LENGTH: 0, _ORIENTATION: 1, _COMPRESSION: 1}
-        return [Layout(*(self._number(tags, tag, d) for tag, d in defaults.items())) for tags in self._chain()]
+        return [PictureLayout(*(self._number(tags, tag, d) for tag, d in defaults.items())) for tags in self._chain()]
 
     def _chain(self) -> Iterator[dict[int, bytes]]:
         seen, offset = set(), self.first

@@ -16,7 +16,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 ENDING: Final = ".dcm"
 _IMAGE_TYPE, _PATIENT, _SERIES, _CONTAINER = (0x0008, 0x0008), (0x0010, 0x0020), (0x0020, 0x000E), (0x0040, 0x0512)
-NEEDED: Final = {
+NEEDED_TAGS: Final = {
     (0x0008, 0x0008): "ImageType", (0x0008, 0x0018): "SOPInstanceUID", (0x0020, 0x000E): "SeriesInstanceUID",
     (0x0028, 0x0002): "SamplesPerPixel", (0x0028, 0x0004): "PhotometricInterpretation",
     (0x0028, 0x0006): "PlanarConfiguration", (0x0028, 0x0010): "Rows", (0x0028, 0x0011): "Columns",
@@ -70,10 +70,10 @@ def _header(path: Path, last: tuple[int, int]) -> dict[tuple[int, int], bytes] |
 
 
 def missing_tags(path: Path) -> list[str]:
-    """Which of :data:`NEEDED` a DICOM file lacks, such as ``(0028,0010) Rows``; none where it is no DICOM."""
-    found = _header(path, max(NEEDED))
-    lacking = [] if found is None else sorted(set(NEEDED) - set(found))
-    return [f"({group:04x},{element:04x}) {NEEDED[group, element]}" for group, element in lacking]
+    """Which of :data:`NEEDED_TAGS` a DICOM file lacks, such as ``(0028,0010) Rows``; none where it is no DICOM."""
+    found = _header(path, max(NEEDED_TAGS))
+    lacking = [] if found is None else sorted(set(NEEDED_TAGS) - set(found))
+    return [f"({group:04x},{element:04x}) {NEEDED_TAGS[group, element]}" for group, element in lacking]
 
 
 def read_tags(path: Path) -> Tags | None:

@@ -65,7 +65,7 @@ def check_finished(path: Path) -> None:
         raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
 
 
-def _layouts(path: Path) -> list[tiff_index.Layout]:
+def _layouts(path: Path) -> list[tiff_index.PictureLayout]:
     """Pictures of a TIFF; none where the file is no TIFF, or its index damaged (which others say)."""
     try:
         with open(path, "rb") as stream:
