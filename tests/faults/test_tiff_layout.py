@@ -110,7 +110,10 @@ def test_pages_that_are_not_read_are_told(tmp_path):
     assert "3 pages" in scan_slides(tmp_path)["resolution_note"].iloc[0]
 
 
-@pytest.mark.parametrize(("code", "word"), [(50001, "WebP"), (50002, "JPEG XL"), (34925, "LZMA"), (34712, "JPEG 2000")])
+@pytest.mark.parametrize(
+    ("code", "word"),
+    [(50001, "WebP"), (50002, "JPEG XL"), (34925, "LZMA"), (34712, "JPEG 2000"), (52479, "an unknown method")],
+)
 @pytest.mark.parametrize("tile", [(64, 64), None])
 def test_advice_names_the_compression(tmp_path, code, word, tile):
     path = write(tmp_path / "a.tif", tile=tile)

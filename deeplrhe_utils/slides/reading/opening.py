@@ -22,6 +22,7 @@ PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600
 READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
 _PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _PLAIN_MODES: Final = ("RGB", "RGBA", "L", "P")
+_COMMON: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946})
 _UNCOMMON: Final = {
     22610: "JPEG XR", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC",
     34892: "lossy JPEG of DNG", 34925: "LZMA", 34926: "Zstandard", 34927: "WebP", 34933: "PNG", 34934: "JPEG XR",
@@ -80,9 +81,9 @@ def advice(path: Path, otherwise: str = "Copy or download it again") -> str:
         more = " and more" if len(lacking) > 3 else ""
         return (f"Its DICOM header lacks {', '.join(lacking[:3])}{more}: export it again, or set the tag with a DICOM "
                 f'editor, such as dcmodify -i "{lacking[0].partition(" ")[0]}=VALUE" FILE')  # fmt: skip
-    codes = sorted({layout.compression for layout in _layouts(path)} & set(_UNCOMMON))
+    codes = sorted({layout.compression for layout in _layouts(path)} - _COMMON)
     if codes:
-        named = ", ".join(f"{_UNCOMMON[code]} (TIFF compression {code})" for code in codes)
+        named = ", ".join(f"{_UNCOMMON.get(code, 'an unknown method')} (TIFF compression {code})" for code in codes)
         return (f"It is compressed with {named}, which cannot be read here: convert it, for example with vips tiffsave "
                 "IN OUT.tif --tile --pyramid --compression jpeg, or export it as JPEG or LZW")  # fmt: skip
     return otherwise

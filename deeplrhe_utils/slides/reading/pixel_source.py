@@ -96,8 +96,9 @@ class PixelSource:
             rgba = np.asarray(self.handle.read_region(corner, box.level, (box.width, box.height)))
         except READ_ERRORS as error:
             told = f"Slide {self.path.name} cannot be decoded at x={corner[0]}, y={corner[1]} ({error})"
+            fix = advice(self.path, "") if isinstance(self.handle, openslide.ImageSlide) else ""
             self._recover(told)
-            raise SlideError(told, fix=advice(self.path, "")) from error
+            raise SlideError(told, fix=fix) from error
         return reduce_whole(on_white(rgba), box.scale)
 
     def _recover(self, told: str) -> None:
