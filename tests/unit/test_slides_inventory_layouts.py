@@ -109,6 +109,7 @@ def test_linked_folders_are_searched_once_and_loops_never(tmp_path):
                          "c": inside, "sub/back": inside, "gone": tmp_path / "nowhere"}.items():  # fmt: skip
         (tmp_path / "in" / link).symlink_to(target)
     (outside / "round").symlink_to(outside.parent)
+    made(tmp_path / "above.svs", 9)
     listing = find_files(tmp_path / "in")
     assert [str(p.relative_to(tmp_path / "in")) for p in listing.slides] == ["a/deep/1.svs", "gone", "sub/0.svs"]
     assert scan_slides(tmp_path / "in")["status"].tolist() == ["ok", "excluded", "ok"]
