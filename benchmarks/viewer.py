@@ -1,4 +1,4 @@
-"""The viewer of notebook 14 in JupyterLab and the report page's OpenSeadragon, in one headless Chromium.
+"""The viewers of notebook 14 in JupyterLab and of the report page, both OpenSeadragon, in one headless Chromium.
 
     python benchmarks/viewer.py [--run DIR] [--rounds 5]
 
@@ -32,7 +32,7 @@ from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
 sys.path.insert(0, str(REPOSITORY))  # the browser tests start Chromium and JupyterLab in the same way
 from tests.browser.lab import DRAWN, FIRST_PAINT, FRAMES, VIEWER, chromium, find_chromium, jupyterlab, run_all
 
-OURS, PEER, LOADED = "notebook 14", "report page, OpenSeadragon", "report page, load event"
+OURS, PEER, LOADED = "notebook 14", "report page", "report page, load event"
 NEEDED = ("index.html", "page/report.js", "heatmaps/slides.json", "tables/slides.parquet", "run.json")
 COPIED, LINKED = ("tables", "heatmaps", "numbers"), ("work", "models", "truth")
 SIZE = {"width": 1400, "height": 1100}
@@ -120,7 +120,7 @@ class Sides:
 
 def frames_by_turns(sides: Sides, rounds: int) -> dict[str, list[list[float]]]:
     ways = {
-        OURS: lambda: sides.frames(sides.book, VIEWER, VIEWER),
+        OURS: lambda: sides.frames(sides.book, VIEWER, f"{VIEWER} canvas"),
         PEER: lambda: sides.frames(sides.page, VIEW, "#heat-view canvas"),
     }
     return interleaved(ways, rounds)  # type: ignore[arg-type]

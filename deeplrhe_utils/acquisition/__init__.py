@@ -3,5 +3,6 @@
 - `labels`: mutated, wild type, not profiled: from hand-written CSV, MAF, cBioPortal tables, DeepPATH lists
 - `services`: the GDC and cBioPortal over HTTP; manifests and their repair; files fetched in parallel, each verified
 - `cohort`: declared rules, the draw, the signed cohort
+- `barcodes`: patient, sample and slide of a TCGA barcode
 - `tile_folder`: labelled tiles in folders, one per class
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +13,8 @@ from PIL import Image
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import LABELS, SLIDES, TILES
-from deeplrhe_utils.core.text import read_csv_text
 
 IMAGE_SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 _NEEDED: Final = ("filename", "label", "group_id")
@@ -38,7 +38,7 @@ class TileFolder:
     notes: pd.DataFrame
 
 
-def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
+def scan_tile_folder(data_dir: Path, groups_csv: str = "", refused: Callable[[Path], str] | None = None) -> TileFolder:
     """Read a folder ``<data_dir>/<class>/*.{jpg,jpeg,png,tif}`` of labelled tiles.
 
     Parameters
@@ -47,8 +47,9 @@ def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
     groups_csv : CSV with the columns filename, label, group_id (others are ignored): images of one group come from one
         field of tissue and must never be divided by a split. Empty: ``<data_dir>/groups.csv`` when it is there, else
         every image is its own group, which the notes say.
+    refused : why an image that can be decoded must not be used; "" where it may
 
-    Returns tables. Images that cannot be decoded are excluded slides with a reason.
+    Returns tables. Images that cannot be decoded, or are refused, are excluded slides with a reason.
     Raises InputError: missing folder, fewer than two classes, no image, two images of one name, images of different
     sizes, images missing from `groups_csv` or the other way round. LabelError: a group, or an image, with two classes.
     """
@@ -58,16 +59,16 @@ def scan_tile_folder(data_dir: Path, groups_csv: str = "") -> TileFolder:
     table = Path(groups_csv) if groups_csv else default if default.is_file() else None
     groups = _read_groups(table, images) if table is not None else {p.stem: p.stem for _, p in images}
     notes = [] if table else ["No groups.csv: every image counts as its own group, so near-copies may be divided."]
-    rows = [_describe(path, label, f"group-{groups[path.stem]}") for label, path in images]
+    rows = [_describe(path, label, f"group-{groups[path.stem]}", refused) for label, path in images]
     slides = pd.DataFrame(rows)
     usable = slides[slides["status"] == "ok"]
     if usable.empty:
-        raise InputError(f"No image under {data_dir} can be decoded")
+        raise InputError(f"No image under {data_dir} can be used", got=slides["reason"].iloc[0])
     _check_sizes(usable)
     _check_copies(usable)
     labels = _labels(usable, table.name if table else "folder names")
     if len(slides) > len(usable):
-        notes.append(f"{len(slides) - len(usable)} images cannot be decoded and are excluded.")
+        notes.append(f"{len(slides) - len(usable)} images are excluded, such as {slides['reason'].dropna().iloc[0]}")
     return TileFolder(
         conform(slides.drop(columns=["class"]), SLIDES),
         conform(_tiles(usable), TILES),
@@ -110,11 +111,7 @@ def _find_images(data_dir: Path) -> list[tuple[str, Path]]:
 
 def _read_groups(path: Path, images: list[tuple[str, Path]]) -> dict[str, str]:
     """Group of every image, by file stem; file, folder and table must agree."""
-    table = read_csv_text(path, InputError)
-    if missing := [c for c in _NEEDED if c not in table]:
-        raise InputError(
-            f"{path} lacks {', '.join(missing)}", got=", ".join(table.columns), expected=", ".join(_NEEDED)
-        )
+    table = read_foreign(path, InputError, columns=_NEEDED)
     listed: dict[str, tuple[str, str]] = {}
     for name, label, group in zip(*(table[c] for c in _NEEDED), strict=True):
         if listed.setdefault(name, (label, group)) != (label, group):
@@ -138,7 +135,7 @@ def _check_listed(path: Path, images: list[tuple[str, Path]], listed: Mapping[st
             raise LabelError(f"Image {file.name} lies in folder {label}", got=f"{listed[file.name][0]} in {path}")
 
 
-def _describe(path: Path, label: str, patient: str) -> dict[str, Any]:
+def _describe(path: Path, label: str, patient: str, refused: Callable[[Path], str] | None) -> dict[str, Any]:
     """One row of table SLIDES, and the image's class."""
     row: dict[str, Any] = {"slide_id": path.stem, "patient_id": patient, "path": str(path), "class": label}
     row |= {"bytes": path.stat().st_size, "vendor": "image", "mpp_source": "not-needed", "status": "ok"}
@@ -149,6 +146,9 @@ def _describe(path: Path, label: str, patient: str) -> dict[str, Any]:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         row |= {"status": "excluded", "reason": f"Image {path.name} cannot be decoded ({error})."}
+        return row
+    if refused and (reason := refused(path)):
+        row |= {"status": "excluded", "reason": reason}
     return row
 
 

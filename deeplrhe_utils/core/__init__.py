@@ -2,6 +2,6 @@
 
 - `errors`: messages that say what happened, where, got, expected and the next move
 - `files`, `paths`, `signing`: atomic files, hashes, whose a folder is; where things lie; signed documents
-- `tables`: every table between notebooks, checked when it is written and when it is read
-- `seeds`, `units`, `text`: random draws as functions of names; pixels and frames as types; escaping, small text tables
+- `tables`: every table between notebooks, checked when it is written and when it is read; the reader of foreign ones
+- `seeds`, `units`, `text`: random draws as functions of names; pixels and frames as types; escaping
 """

@@ -40,7 +40,7 @@ STATE = """() => {
   }
   return { waiting, errors, status: current.sessionContext.session?.kernel?.status };
 }"""
-VIEWER = ".deeplrhe-viewer canvas"
+VIEWER = ".deeplrhe-viewer .openseadragon-canvas"
 # Whether anything but white is on a canvas: looked up at 25 places, because the middle of a slide may be glass.
 DRAWN = """const drawn = (canvas) => {
   const pen = canvas.getContext("2d");
@@ -56,11 +56,11 @@ FIRST_PAINT = """async (selector) => {
   const current = window.jupyterapp.shell.currentWidget, began = performance.now();
   const is_it = (cell) => cell.model.sharedModel.getSource().startsWith("explorer = ");
   current.content.activeCellIndex = current.content.widgets.findIndex(is_it);
-  for (const old of document.querySelectorAll(selector)) old.remove();
+  for (const old of document.querySelectorAll(".deeplrhe-viewer")) old.remove();
   window.jupyterapp.commands.execute("notebook:run-cell");
   for (;;) {
     await new Promise(requestAnimationFrame);
-    const canvas = document.querySelector(selector);
+    const canvas = document.querySelector(`${selector} canvas`);
     if (canvas && canvas.width > 300 && drawn(canvas)) return performance.now() - began;
     if (performance.now() - began > 60000) return -1;
   }

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from openslide import OpenSlide
 
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.reporting.explorer.views import colour_ramp
@@ -22,13 +24,15 @@ pytest.importorskip("anywidget", reason="anywidget, which the viewer is made wit
 BOOKS = ("07-heat-maps", "14-explorer")
 DRAWN = [(400.0, 300.0), (1500.0, 350.0), (1400.0, 1200.0), (500.0, 1100.0)]
 """The outline that is drawn [level-0 px]."""
-# The viewer's canvas, and its colour at a place of the slide [level-0 px] while the whole slide is shown.
-PIXEL = """([x, y]) => {
-  const canvas = document.querySelector("VIEWER"), [wide, high] = SIZE, ratio = canvas.width / canvas.clientWidth;
-  const scale = 0.96 * Math.min(canvas.clientWidth / wide, canvas.clientHeight / high);
-  const left = canvas.clientWidth / 2 + (x - wide / 2) * scale, top = canvas.clientHeight / 2 + (y - high / 2) * scale;
-  const pixel = canvas.getContext("2d").getImageData(Math.round(left * ratio), Math.round(top * ratio), 1, 1).data;
-  return { left, top, scale, colour: [...pixel].slice(0, 3) };
+# The viewer's colour, slide and map together, at a place of the slide [level-0 px] while the whole of it is shown, or
+# its middle, so much enlarged.
+PIXEL = """([x, y, zoom = 1]) => {
+  const box = document.querySelector("VIEWER"), layers = box.querySelectorAll("canvas"), [wide, high] = SIZE;
+  const scale = zoom * Math.min(box.clientWidth / wide, box.clientHeight / high), one = new OffscreenCanvas(1, 1);
+  const left = box.clientWidth / 2 + (x - wide / 2) * scale, top = box.clientHeight / 2 + (y - high / 2) * scale;
+  const pen = one.getContext("2d"), ratio = layers[0].width / box.clientWidth;
+  for (const layer of layers) pen.drawImage(layer, -Math.round(left * ratio), -Math.round(top * ratio));
+  return { left, top, scale, colour: [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3) };
 }""".replace("VIEWER", VIEWER).replace("SIZE", f"[{WIDTH}, {HEIGHT}]")
 # JupyterLab's own, on any notebook: nothing that ours could cause or mend.
 NOT_OURS = re.compile(r"favicon|api/kernels/.*(404|500)|WebSocket connection")
@@ -51,7 +55,10 @@ def test_07_and_the_explorer_in_a_real_jupyterlab(lab, watch, finished_run):
     run_all(page, lab, "14-explorer")
     first = _first_paint(page)
     _gene_and_opacity(page)
+    _tiles(page, finished_run / "work" / "slides" / f"{HERE}.svs")
+    seen.shot("lab-tiles")
     _click(page)
+    _keyboard(page)
     seen.shot("lab-click")
     _outline(page, finished_run / "outlines")
     seen.shot("lab-outline")
@@ -64,12 +71,15 @@ def test_07_and_the_explorer_in_a_real_jupyterlab(lab, watch, finished_run):
     print(f"first paint {first:.0f} ms, median frame {statistics.median(frames):.1f} ms")
     assert frames
     assert [problem for problem in seen.problems if not NOT_OURS.search(problem)] == []
+    _damaged(page, finished_run / "work" / "slides" / f"{HERE}.svs")
+    seen.shot("lab-damaged")
 
 
 def _first_paint(page) -> float:
     """The cell runs once more; from its first picture on the canvas is not white."""
+    page.evaluate("() => { window.define = Object.assign(() => { throw Error('a loader') }, { amd: {} }); }")
     first = page.evaluate(FIRST_PAINT, VIEWER)
-    assert first > 0
+    assert first > 0 and page.evaluate("() => delete window.define && typeof OpenSeadragon") == "undefined"
     page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-below')")  # plots follow the new viewer
     page.locator(VIEWER).scroll_into_view_if_needed()
     page.wait_for_timeout(1500)
@@ -99,9 +109,53 @@ def _gene_and_opacity(page) -> None:
     assert "#{:02x}{:02x}{:02x}".format(*bare) not in colour_ramp("paper"), "with opacity 0 the tissue is seen"
 
 
+def _tiles(page, path: Path) -> None:
+    """Enlarged, the middle of the slide shows its own pixels, which the overview has not."""
+    view, far = page.locator(VIEWER), 1.3**10
+    for _ in range(10):
+        view.press("+")
+    page.wait_for_timeout(2500)
+    places = [(WIDTH / 2 + 7 * i, HEIGHT / 2 + 7 * k) for i in range(-5, 6) for k in range(-3, 4)]
+    seen = np.array([page.evaluate(PIXEL, [x + 0.5, y + 0.5, far])["colour"] for x, y in places])
+    with OpenSlide(path) as slide:
+        own = np.array([slide.read_region((int(x), int(y)), 0, (1, 1)).getpixel((0, 0))[:3] for x, y in places])
+    assert np.abs(seen - own).mean() < 12
+    view.press("0")
+    page.wait_for_timeout(1500)
+
+
+def _damaged(page, path: Path) -> None:
+    """A slide that opens and has no tile: that is told, and the overview stays."""
+    _menu(page, "slide").select_option(label=AWAY)
+    page.get_by_text("the slide is not on this machine").wait_for()
+    path.write_bytes(path.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0"))
+    _menu(page, "slide").select_option(label=HERE)
+    page.locator(".deeplrhe-status", has_text="cannot be decoded").wait_for()
+    assert min(page.evaluate(PIXEL, [WIDTH / 2, HEIGHT / 2])["colour"]) < 250
+
+
+def _keyboard(page) -> None:
+    view, told, draw = page.locator(VIEWER), page.locator(".deeplrhe-status"), "Draw the tumour"
+    for key, place in (("n", "3_1"), ("p", "2_1"), ("a", "2_1"), ("r", "2_1")):
+        view.press(key)  # the last two would add a cell, and turn this one into text, if JupyterLab saw them
+        page.get_by_text(f"Window {HERE}_{place}:").wait_for()
+    page.get_by_role("button", name=draw).click()
+    for keys, words in (
+        ("Space", "1 corners"), ("Enter", "at least three corners"), ("Backspace", "0 corners"),
+        ("Space ArrowRight Space ArrowDown Space", "3 corners"), ("Escape", "0 corners"),
+    ):  # fmt: skip
+        for key in keys.split():
+            view.press(key, delay=150)
+            page.wait_for_timeout(100)
+        assert words in told.inner_text()
+    page.get_by_role("button", name=draw).click()
+    view.press("0")
+    page.wait_for_timeout(1500)
+
+
 def _at(page, x: float, y: float) -> None:
     place, box = page.evaluate(PIXEL, [x, y]), page.locator(VIEWER).bounding_box()
-    page.mouse.click(box["x"] + 1 + place["left"], box["y"] + 1 + place["top"])  # 1 px of border
+    page.mouse.click(box["x"] + place["left"], box["y"] + place["top"])
 
 
 def _click(page) -> None:
@@ -159,9 +213,9 @@ def _other_slide(page) -> None:
     _menu(page, "slide").select_option(label=AWAY)
     page.get_by_text("the slide is not on this machine: its thumbnail is shown").wait_for()
     page.get_by_role("button", name="Draw the tumour").click()
-    for corner in ((100, 100), (900, 100), (900, 900)):
+    for corner in ((100, 100), (900, 100), (900, 900), (900, 900)):  # the last two are a double click, which closes
         _at(page, *corner)
-    page.keyboard.press("Enter")
+    assert "0 corners" in page.locator(".deeplrhe-status").inner_text()
     page.get_by_role("button", name="Save outline").click()
     page.get_by_text("cannot be the name of a file").wait_for()
     page.get_by_role("button", name="Draw the tumour").click()

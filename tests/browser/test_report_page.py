@@ -106,7 +106,13 @@ def test_it_works_by_keyboard_alone(address, watch):
     assert "TP53 0.958" in page.locator("#heat-chosen").inner_text()
     view = page.locator("#heat-view [role=application]")
     view.focus()
-    before = page.evaluate(PIXEL, [0.5, 0.5])
+    page.keyboard.press("0")
+    page.wait_for_timeout(900)
+    before = page.evaluate(PIXEL, [0.9, 0.9])
+    for key in "rfd":  # OpenSeadragon would turn, mirror and move the slide, and its map would not follow
+        page.keyboard.press(key)
+    page.wait_for_timeout(900)
+    assert page.evaluate(PIXEL, [0.9, 0.9]) == before
     for key in ("+", "+", "ArrowRight"):
         page.keyboard.press(key)
     page.wait_for_timeout(900)

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.acquisition.labels.labels import attach_labels, patient_of_slide, patients_of, read_labels
+from deeplrhe_utils.acquisition.barcodes import patient_of
+from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels, with_label_patients
 from deeplrhe_utils.core.errors import LabelError
 
 
@@ -25,13 +26,13 @@ def test_line_ends_and_byte_order_marks_make_no_difference(tmp_path, newline, en
 
 @pytest.mark.parametrize(("text", "says"), [
     ("", "empty"), ("patient_id,TP53\n", "no rows"),
-    ("patient_id,TP53\nP1,2\n", "row 2, column TP53.*'2'.*0 .wild type"),
-    ("patient_id,TP53\nP1,1\nP2,yes\n", "row 3, column TP53.*'yes'"), ("patient_id,TP53\nP1,1.0\n", "'1.0'"),
-    ("patient_id,TP53\nP1,NaN\n", "'NaN'"), ("patient_id,TP53\nP1,1\nP1,0\n", "row 3.*P1 contradicts row 2"),
+    ("patient_id,TP53\nP1,2\n", "line 2, column TP53.*Got: 2 .*0 .wild type"),
+    ("patient_id,TP53\nP1,1\nP2,yes\n", "line 3, column TP53.*yes"),
+    ("patient_id,TP53\nP1,1\nP1,0\n", "line 3.*P1 contradicts line 2"),
     ("patient_id,TP53\nP1,1\nP1,\n", "contradicts"), ("patient_id,EGFR\nP1,1\n", "no column for TP53.*EGFR"),
     ("case,TP53\nP1,1\n", "names no patients"), ("patient_id\nP1\n", "no gene column"),
-    ("patient_id,TP53\n,1\n", "row 2: neither"), ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
-    ("patient_id,TP53\nP1,1,0\n", "row 2: 3 cells"),
+    ("patient_id,TP53\n,1\n", "line 2: patient_id is empty"), ("patient_id,TP53,TP53\nP1,1,1\n", "repeated"),
+    ("patient_id,TP53\nP1,1,0\n", "line 2: 3 cells"),
     ("slide_id,patient_id,TP53\nS,P1,1\nS,P2,1\n", "slide S belongs to P1 and to P2"),
     ("patient_id,TP53\nP1,\0\n", "not a text file"), ('patient_id,TP53\n"P1,1\n', "not valid CSV"),
 ])  # fmt: skip
@@ -51,11 +52,50 @@ def test_rows_that_agree_are_merged_and_slides_alone_name_patients_by_their_barc
     path = write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
     table = read_labels(path)
     assert len(table) == 4 and set(table["gene"]) == {"TP53", "KRAS"}
-    assert patients_of(path) == {"A": "P1", "B": "P1", "C": "P2"}
+    slides = pd.DataFrame({"slide_id": ["A", "B", "C.ome", "D"], "patient_id": "own"})
+    slides["path"] = "/in/" + slides["slide_id"] + ".tif"
+    got, notes = with_label_patients(slides, path)
+    assert got["patient_id"].tolist() == ["P1", "P1", "own", "own"] and "not found: C" in notes[0]
+    write(tmp_path, "slide_id,patient_id,TP53\nA.tif,P1,1\nC.ome.tif,P2,0\nD,P3,0\n")
+    got, notes = with_label_patients(slides, path)
+    assert got["patient_id"].tolist() == ["P1", "own", "P2", "P3"]
+    assert notes == [
+        "2 slides of labels_csv are named with the ending of their file, such as A.tif: they were met by it."
+    ]
+    write(tmp_path, "patient_id,slide_id,TP53,KRAS\nP1,A,1,0\nP1,B,1,0\nP2,C,0,\n")
     assert len(read_labels(path, ["KRAS"])) == 2
     path = write(tmp_path, "slide_id,TP53\nTCGA-21-5784-01Z-00-DX1,1\nTCGA-21-5784-01A-01-TS1,1\ncase 7,0\n")
     assert sorted(read_labels(path)["patient_id"]) == ["TCGA-21-5784", "case 7"]
-    assert patient_of_slide("tcga-21-5784-01Z") == "tcga-21-5784-01Z"
+    assert patient_of("tcga-21-5784-01Z") == "TCGA-21-5784"
+
+
+def test_values_are_those_of_scores_and_words_for_unknown_are_counted(tmp_path):
+    table = read_labels(
+        write(tmp_path, "patient_id,TP53\nA,1.0\nB,0.0\nC,TRUE\nD,false\nE,NaN\nF,[Not Available]\nG,NaN\n")
+    )
+    assert table["status"].fillna(-1).tolist() == [1, 0, 1, 0, -1, -1, -1]
+    assert table.attrs["notes"] == ["These labels are unknown: NaN (2 rows), [Not Available] (1 row)."]
+
+
+def test_genes_are_named_or_look_like_it_and_others_are_listed(tmp_path):
+    path = write(tmp_path, "patient_id,sex,AGE,TP53,HLA-A,C9orf72,stage II,outcome\nA,1,60,1,0,1,x,1\n")
+    table = read_labels(path)
+    assert list(table["gene"]) == ["TP53", "HLA-A", "C9orf72"]
+    assert "not taken as genes: sex, AGE, stage II, outcome." in table.attrs["notes"][0]
+    assert list(read_labels(path, ["sex", "outcome"])["gene"]) == ["sex", "outcome"]
+    assert list(read_labels(write(tmp_path, "patient_id,age,outcome\nA,7,1\n"))["gene"]) == ["outcome"], "the only one"
+    for text in ("patient_id,sex\nA,1\n", ",patient_id\n0,A\n", "patient_id,one,two\nA,1,1\n"):
+        with pytest.raises(LabelError, match="no gene column"):
+            read_labels(write(tmp_path, text))
+
+
+def test_lines_are_those_of_an_editor_and_barcodes_are_cut(tmp_path):
+    text = 'patient_id,TP53,note\nTCGA-05-4000-01A,1,"two\nlines"\n\n\ntcga-05-4001-01,0,\nC,x,\n'
+    with pytest.raises(LabelError, match=r"line 7, column TP53.*Got: x"):
+        read_labels(write(tmp_path, text))
+    table = read_labels(write(tmp_path, text.replace("x", "0")))
+    assert list(table["patient_id"]) == ["TCGA-05-4000", "TCGA-05-4001", "C"]
+    assert "2 names in patient_id are TCGA barcodes" in table.attrs["notes"][-1]
 
 
 def test_labels_and_slides_that_do_not_meet_are_told(tmp_path):

@@ -68,9 +68,9 @@ def test_empty_and_missing_folders_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "says"), [
-    ("slide_id,mpp\na,0.25\na,0.5\n", "row 3.*repeated"), ("slide_id,mpp\na,fast\n", "row 2.*not a number.*'fast'"),
-    ("slide_id,mpp\na,350\n", "row 2.*implausible.*350"), ("slide_id,mpp\na,nan\n", "row 2.*implausible"),
-    ("slide_id,mpp,note\na,0.25,x\n", "other columns.*note"), ("slide_id,mpp\n,0.25\n", "row 2.*empty"),
+    ("slide_id,mpp\na,0.25\na,0.5\n", "line 3.*repeated"), ("slide_id,mpp\na,fast\n", "line 2.*not a number.*'fast'"),
+    ("slide_id,mpp\na,350\n", "line 2.*implausible.*350"), ("slide_id,mpp\na,nan\n", "line 2.*implausible"),
+    ("slide_id,mpp,note\na,0.25,x\n", "other columns.*note"), ("slide_id,mpp\n,0.25\n", "line 2.*empty"),
     ("slide_id,mpp\n", "no rows"), ("", "empty"),
 ])  # fmt: skip
 def test_resolution_tables_are_strict_and_name_the_row(tmp_path, text, says):

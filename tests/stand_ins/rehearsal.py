@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels.labels import patient_of_slide, read_labels
+from deeplrhe_utils.acquisition.barcodes import patient_of
+from deeplrhe_utils.acquisition.labels.labels import read_labels
 from tests.stand_ins.cbioportal import CBioPortalStandIn, study_from_labels
 from tests.stand_ins.gdc import GdcStandIn, Offered, offered
 
@@ -49,7 +50,7 @@ class Rehearsal(ExitStack):
             files.append(disguised(number, path, files[-1] if files else None))
             patient, project = files[-1].case, files[-1].project
             if patient not in {known["submitter_id"] for known in cases}:
-                source = patient_of_slide(path.stem)
+                source = patient_of(path.stem)
                 cases.append(case(patient, project, clinical.get(source, {})))
                 own.append(labels[labels["patient_id"] == source].assign(patient_id=patient, project=project))
         known = pd.concat(own, ignore_index=True)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.labels.agreement import label_agreement
-from deeplrhe_utils.acquisition.labels.calls import VARIANT_COLUMNS, all_profiled, call_patients, sample_code
+from deeplrhe_utils.acquisition.labels.calls import VARIANT_COLUMNS, all_profiled, call_patients
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_mutations
 from deeplrhe_utils.acquisition.labels.variants import NON_SILENT, VariantRule, classes_of_change, judge, read_drivers
@@ -60,7 +61,7 @@ def test_the_rule_counts_deeppaths_nine_classes_and_codes_are_read():
     table = variants(*[("p", "G", "", kind) for kind in [*sorted(NON_SILENT), "Silent", "Intron", "Splice_Region"]])
     assert judge(table, VariantRule())["counts"].tolist() == [True] * 9 + [False] * 3
     names = ["TCGA-05-4244-01", "TCGA-05-4244-02A", "TCGA-05-4244", "TCGA-95-7039-0", "P1-01"]
-    assert [sample_code(name) for name in names] == ["01", "02", None, None, None]
+    assert [parse_name(name).sample_code for name in names] == ["01", "02", None, None, None]
 
 
 @pytest.mark.parametrize(("more", "message"), [
@@ -72,11 +73,15 @@ def test_rules_that_mean_nothing_are_refused(more, message):
         VariantRule(**more)
 
 
-def test_classes_that_nobody_defined_are_an_error_never_0():
+def test_classes_that_nobody_defined_are_null_and_named_never_0(tmp_path):
     table = variants(("a", "G", "p.X1", "Odd"), ("b", "G", "", None), ("c", "G", "A1V", "Missense_Mutation"))
-    with pytest.raises(LabelError, match="2 variants have a class that nobody defined") as caught:
-        judge(table, VariantRule())
-    assert "Odd (1)" in str(caught.value) and "no class, change not given (1)" in str(caught.value)
+    found = judge(table, VariantRule())
+    assert found["counts"].isna().tolist() == [True, True, False]
+    assert found["fate"].tolist() == ["class unknown: Odd", "class unknown: none, change not given", "counted"]
+    calls = read_mutations(write(tmp_path, MAF.replace("Silent", "Weird")), ["TP53", "EGFR"])
+    assert statuses(calls)["2"] is None and statuses(calls, "EGFR")["2"] == 1
+    assert any("1 variants cannot be judged" in note and "Weird: 1" in note for note in calls.notes)
+    assert statuses(read_mutations(write(tmp_path, BY_GENE.replace("L858R", "MUTATED"))), "EGFR")["2"] is None
 
 
 def test_a_class_that_a_change_leaves_open_counts_only_if_all_readings_do():
@@ -92,7 +97,10 @@ def test_a_list_of_drivers(tmp_path):
     table = variants(("a", "EGFR", "p.L858R", "Missense_Mutation"), ("b", "EGFR", "A1V", "Missense_Mutation"),
                      ("c", "TP53", "R158L", "Missense_Mutation"), ("d", "TP53", "T125T", "Silent"))  # fmt: skip
     assert judge(table, VariantRule(drivers=drivers))["counts"].tolist() == [True, False, True, False]
-    for text, message in [("gene,change\nA,B\n", "lacks protein_change"), ("gene,protein_change\nA,\n", "row 2")]:
+    for text, message in [
+        ("gene,change\nA,B\n", "lacks columns protein_change"),
+        ("gene,protein_change\nA,\n", "line 2"),
+    ]:
         with pytest.raises(LabelError, match=message):
             read_drivers(write(tmp_path, text))
 
@@ -210,12 +218,11 @@ GZIPPED = gzip.compress((MAF * 50).encode())
     (b'{"message": "no"}', "web page or a service's answer"), (HEADER.encode(), "no rows"),
     ((HEADER + "\n").encode(), "no rows"),
     (MAF.replace("Variant_Classification", "Class").encode(), "lacks columns.*Variant_Classification"),
-    (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "repeats a column"),
-    (MAF[:-20].encode(), "1 rows are shorter or longer.*4 cells|cells in row 6 of 6"),
-    (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "1 rows are shorter or longer.*6 cells in row 1"),
-    (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "name no gene or no sample"),
+    (MAF.replace("HGVSp_Short", "Hugo_Symbol").encode(), "line 2: repeated column name.*Hugo_Symbol"),
+    (MAF[:-20].encode(), "line 8: 3 cells.*5, as in the header.*unfinished"),
+    (MAF.replace("\tSomatic\n", "\tSomatic\tx\n", 1).encode(), "line 3: 6 cells.*Name every column"),
+    (MAF.replace("TP53\tTCGA-05-0001", "\tTCGA-05-0001").encode(), "line 3: no gene or no sample"),
     (b"patient_id,TP53\na,1\n", "none of the known formats"), (b"a\tb\tc\n1\t2\t3\n", "none of the known formats"),
-    (MAF.replace("Silent", "Weird").encode(), r"nobody defined.*Weird \(1\)"),
 ])  # fmt: skip
 def test_damaged_files_are_refused_with_what_is_wrong(tmp_path, data, message):
     with pytest.raises(LabelError, match=message) as caught:
@@ -254,7 +261,7 @@ def test_the_table_by_gene_and_its_contradictions(tmp_path):
     counted = VariantRule(classes=NON_SILENT | {"Synonymous_Change"})
     assert statuses(by_gene_calls(write(tmp_path, BY_GENE), rule=counted))["2"] == 1
     for old, new, message in [("R158L X", "WT X", "contradicts itself"), ("R158L X", "NS X", "contradicts itself"),
-                              ("L858R", "", "empty call"), ("L858R", "MUTATED", "change MUTATED"),
+                              ("L858R", "", "empty call"),
                               ("0002-01", "0001-01", "twice")]:  # fmt: skip
         with pytest.raises(LabelError, match=message):
             read_mutations(write(tmp_path, BY_GENE.replace(old, new)))
@@ -348,3 +355,52 @@ def test_real_sources_agree_as_the_page_says(shared_data):
         assert printed["All ten"][place] == counts[columns].sum().tolist()
     positive = [int(c.labels.query("gene == 'TP53'")["status"].sum()) for c in (portal, listed, maf)]
     assert positive == [287, 280, 287]
+
+
+# ---- a MAF as it is delivered
+def case(n, gene, kind="Missense_Mutation", passed="PASS"):
+    head = HEADER.replace("Mutation_Status", "FILTER")
+    return f"#version 2.4\n{head}\n{gene}\tTCGA-05-000{n}-01A-01D-1\t{kind}\tp.R1L\t{passed}\n"
+
+
+def test_files_of_cases_are_one_table_in_a_row_or_in_a_folder(tmp_path):
+    cases = [case(1, "TP53"), case(2, "KRAS"), HEADER + "\n", case(3, "TP53", "Silent")]
+    swapped = "Tumor_Sample_Barcode\tHugo_Symbol\tVariant_Classification\nTCGA-05-0004-01A\tTP53\tMissense_Mutation\n"
+    row = read_mutations(write(tmp_path, "".join([*cases, swapped])), ["TP53", "KRAS"])
+    assert statuses(row) == {"1": 1, "2": 0, "3": 0, "4": 1} and statuses(row, "KRAS") == {
+        "1": 0,
+        "2": 1,
+        "3": 0,
+        "4": 0,
+    }
+    for n, text in enumerate([*cases, swapped]):
+        place = tmp_path / "delivered" / f"case-{n}"
+        place.mkdir(parents=True)
+        write(place, gzip.compress(text.encode()) if n % 2 else text, "x.wxs.MAF.gz" if n % 2 else "x.maf")
+        write(place, "id\tcategory\n", "annotations.txt")
+    folder = read_mutations(tmp_path / "delivered", ["TP53", "KRAS"])
+    assert folder.labels.drop(columns="source").equals(row.labels.drop(columns="source"))
+    assert (
+        folder.notes[0] == "5 MAFs of the folder are read as one; 5 other files."
+        and "1 file without" in folder.notes[-1]
+    )
+    (tmp_path / "delivered" / "none").mkdir()
+    with pytest.raises(LabelError, match="holds no MAF"):
+        read_mutations(tmp_path / "delivered" / "none", ["TP53"])
+
+
+def test_who_was_sequenced_stands_in_the_file(tmp_path):
+    listed = "#sequenced_samples: TCGA-05-0001-01 TCGA-05-0009-01\n"
+    calls = read_mutations(write(tmp_path, listed + case(1, "TP53") + case(2, "KRAS")), ["TP53", "KRAS"])
+    assert statuses(calls) == {"1": 1, "2": None, "9": 0} and statuses(calls, "KRAS") == {"1": 0, "2": 1, "9": 0}
+    assert any("2 names are listed as #sequenced_samples" in note for note in calls.notes)
+    given = read_mutations(write(tmp_path, listed + case(1, "TP53")), ["TP53"], profiled=["TCGA-05-0007"])
+    assert statuses(given) == {"1": 1, "7": 0}, "who is given counts"
+    assert statuses(read_mutations(write(tmp_path, listed + HEADER + "\n"), ["TP53"])) == {"1": 0, "9": 0}
+
+
+def test_what_did_not_pass_the_filter_does_not_count_and_is_told(tmp_path):
+    text = "".join(case(n, "TP53", passed=p) for n, p in enumerate(("PASS", ".", "", "panel_of_normals", "oxog;wga")))
+    calls = read_mutations(write(tmp_path, text), ["TP53"])
+    assert statuses(calls) == {"0": 1, "1": 1, "2": 1, "3": 0, "4": 0}
+    assert "2 variants do not count, because FILTER is not PASS (oxog;wga 1, panel_of_normals 1)." in calls.notes

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.cohort import files as cohort_files
 from deeplrhe_utils.acquisition.cohort.build import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
 from deeplrhe_utils.acquisition.cohort.rules import COHORT_RULES, CohortRule, named_rule
@@ -18,7 +19,7 @@ from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls
 from deeplrhe_utils.acquisition.labels.variants import VariantRule
 from deeplrhe_utils.acquisition.services.manifest import read_manifest
-from deeplrhe_utils.acquisition.services.tcga_slides import add_fields, notes_of, parse_name
+from deeplrhe_utils.acquisition.services.tcga_slides import add_fields, notes_of
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables.contract import conform
@@ -68,7 +69,8 @@ def made(rule, n=40, missing=0.0):
     ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
     ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
     ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
-    ("tcga-05-4244-01A-01-TS1.svs", (None, None, None, None)), ("CMU-1-Small-Region.svs", (None, None, None, None)),
+    ("tcga-05-4244-01A-01-TS1.svs", ("TCGA-05-4244", "05", "01", "TS")),
+    ("CMU-1-Small-Region.svs", (None, None, None, None)),
     ("", (None, None, None, None)),
 ])  # fmt: skip
 def test_what_a_name_tells(name, expected):

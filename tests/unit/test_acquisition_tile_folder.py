@@ -72,7 +72,7 @@ def spoil(folder, what):
     ("gone", InputError, r"1 images of .* not in the folder.*n0\.png"),
     ("two classes", LabelError, "group aca0 has two classes"),
     ("wrong folder", LabelError, r"n0\.png lies in folder n"),
-    ("odd size", InputError, r"n0\.png has an odd size.*20 × 16"), ("columns", InputError, "lacks group_id"),
+    ("odd size", InputError, r"n0\.png has an odd size.*20 × 16"), ("columns", InputError, "lacks columns group_id"),
     ("one class", InputError, "1 classes"), ("same name", InputError, "share the name aca0"),
 ])  # fmt: skip
 def test_contradictions_are_errors_that_name_the_first(folder, what, error, says):

@@ -195,7 +195,7 @@ def test_covariates_that_explain_a_score_are_exposed(tmp_path):
     with pytest.raises(InputError, match="repeats the patient a"):
         covariates.read_covariates(file)
     file.write_text("patient_id,purity\na,high\n")
-    with pytest.raises(InputError, match=r"row 2, column purity.*Got: high"):
+    with pytest.raises(InputError, match=r"line 2, column purity.*Got: high"):
         covariates.read_covariates(file)
 
 

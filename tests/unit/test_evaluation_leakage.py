@@ -178,11 +178,12 @@ def test_lists_that_are_not_deeppaths(tmp_path):
         leakage.deeppath_slides(manifest, labels)
     labels.write_bytes(b"TCGA-05-0001-0\tTP53\rTCGA-05-0002-0\tKRAS\r")
     manifest.write_text("id\tname\n1\tx\n")
-    with pytest.raises(InputError, match="no GDC manifest"):
+    with pytest.raises(InputError, match="lacks columns filename, md5, size"):
         leakage.deeppath_slides(manifest, labels)
     name = "TCGA-05-000{}-{}A-01-TS1.aaaa.svs"
     rows = [(name.format(1, "01"), 5), (name.format(2, "11"), 6), (name.format(3, "01"), 7)]
-    pd.DataFrame(rows, columns=["filename", "size"]).to_csv(manifest, sep="\t", index=False)
+    table = pd.DataFrame(rows, columns=["filename", "size"]).assign(id=list("abc"), md5="0" * 32)
+    table.to_csv(manifest, sep="\t", index=False)
     assert leakage.deeppath_slides(manifest, labels)["slide_id"].tolist() == ["TCGA-05-0001-01A-01-TS1"]
     labels.write_bytes(b"TCGA-05-0009-0\tTP53\n")
     with pytest.raises(InputError, match="No tumour slide"):

@@ -88,7 +88,7 @@ def test_a_cases_file_is_read_and_the_models_score_becomes_a_call(tmp_path):
     ("case_id,truth,reader,call\nA,1,Ann,1\nA,0,model,1\n", "line 3: A has another truth"),
     ("case_id,truth,reader,call\n,1,Ann,1\n", "line 2: empty case_id"),
     ("case_id,truth,reader,call,score\nA,1,model,,1.7\n", "line 2: score '1.7' is not in"),
-    ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"), ("", "cannot be read"),
+    ("case_id,truth,reader,call\n" + "A,2,model,1\n" * 9, "and 12 more"), ("", "is empty"),
 ])  # fmt: skip
 def test_bad_rows_are_named(tmp_path, text, says):
     with pytest.raises(InputError, match=says):
@@ -101,7 +101,7 @@ def test_a_study_needs_the_model_a_reader_and_a_shared_case():
         rd.shared_cases(calls)
     with pytest.raises(CohortError, match="No case was called"):
         rd.shared_cases(calls.assign(reader=["Ann", "model"]))
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is not there"):
         rd.read_calls("/nowhere/readers.csv")
 
 

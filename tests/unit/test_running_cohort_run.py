@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.barcodes import person_of
 from deeplrhe_utils.acquisition.cohort.build import check_flow
 from deeplrhe_utils.acquisition.cohort.rules import named_rule
-from deeplrhe_utils.acquisition.labels.labels import person_of
 from deeplrhe_utils.acquisition.services.download import TransferOptions
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.evaluation.splits.folds import patient_folds

@@ -82,15 +82,15 @@ def test_whatever_is_set_aside_is_counted(csv):
 
 
 @pytest.mark.parametrize(("change", "error", "match"), [
-    ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in row 9.*--any-scale"),
-    ({"score": "high"}, InputError, r"row 9: the score is no number.*high"),
-    ({"score": "inf"}, InputError, r"row 9: the score is infinite"),
-    ({"label": "Poor"}, LabelError, r"row 9: 1 labels are neither 0 nor 1.*Poor.*--positive"),
+    ({"score": 1.3}, InputError, r"1 scores are no probabilities.*1.3 in line 9.*--any-scale"),
+    ({"score": "high"}, InputError, r"line 9: the score is no number.*high"),
+    ({"score": "inf"}, InputError, r"line 9: the score is infinite"),
+    ({"label": "Poor"}, LabelError, r"line 9, column label: 1 labels are neither 0 nor 1.*Poor.*--positive"),
     ({"label": 1}, LabelError, r"1 patients have two labels for one gene.*P02, TP53"),
-    ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*row 9"),
-    ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"rows of one tile contradict .* row 8.*2 rows"),
+    ({"tile_id": ""}, InputError, r"1 of 120 rows name no tile.*line 9"),
+    ({"tile_id": "P02-0_0_0", "slide_id": "P02-0"}, InputError, r"itself in rows of one tile.* line 8.*2 rows"),
     ({"fold": "1"}, InputError, r"119 of 120 rows name no fold"),
-    ({"patient_id": " "}, InputError, r"row 9: the patient_id is empty"),
+    ({"patient_id": " "}, InputError, r"line 9: the patient_id is empty"),
 ])  # fmt: skip
 def test_bad_cells_are_named(csv, change, error, match):
     table = _table().astype(object)
@@ -177,13 +177,62 @@ def test_what_other_labels_and_separators_mean_is_said(csv, tmp_path):
     table = _table().assign(label=lambda f: f["label"].map({1: "Poor", 0: "Good"}))
     table.loc[table["patient_id"] == "P01", "label"] = "not tested"
     scores = read_scores(csv(table), positive="Poor")
-    assert scores.notes[0] == "These labels count as 0: Good (75 rows), not tested (3 rows)."
+    assert scores.notes[:2] == ("These labels count as 0: Good (75 rows).",
+                                "These labels are unknown: not tested (3 rows).")  # fmt: skip
     with pytest.raises(InputError, match="divides its cells by ';'"):
         read_scores(csv(_table(), sep=";"))
     path = csv(_table())
     path.write_text(path.read_text().replace("\n", "\n\n", 1).replace(",0.", ",x0.", 1))
-    with pytest.raises(InputError, match="row 3: the score is no number"):
+    with pytest.raises(InputError, match="line 3: the score is no number"):
         read_scores(path)
+
+
+@pytest.mark.parametrize(("more", "says"), [
+    ({}, r"neither of the words that were named. Got: Good \(69 rows\), unclear call \(3 rows\).*--negative"),
+    ({"negative": ["Good"]}, r"Got: unclear call \(3 rows\)"), ({"negative": ["Good", "unclear call"]}, ""),
+])  # fmt: skip
+def test_a_third_word_is_never_wild_type(csv, more, says):
+    table = _table().assign(label=lambda f: f["label"].map({1: "Poor", 0: "Good"}))
+    table.loc[table["patient_id"] == "P00", "label"] = "POOR"
+    for patient, word in (("P01", "unclear call"), ("P02", "[Not Available]"), ("P04", "N/A")):
+        table.loc[table["patient_id"] == patient, "label"] = word
+    if says:
+        with pytest.raises(LabelError, match=says):
+            read_scores(csv(table), positive="poor", **more)
+        return
+    scores = read_scores(csv(table), positive="poor", **more)
+    assert scores.labels["status"].sum() == 14 and scores.labels["patient_id"].nunique() == 38
+    assert scores.notes == ("These labels count as 0: Good (69 rows), unclear call (3 rows).",
+                            "These labels are unknown: [Not Available] (3 rows), N/A (3 rows).")  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [str, str.lower])
+@pytest.mark.parametrize("name", ["{}-01Z-00-DX{}", "{}-0{}"])
+def test_barcodes_of_slides_and_samples_count_as_their_patient(csv, case, name):
+    table = _table(patients=12, tiles=4)
+    number = table.groupby("patient_id").cumcount() + 1
+    patient = "TCGA-05-40" + table["patient_id"].str[1:]
+    table = table.drop(columns=["slide_id", "tile_id"])
+    own = read_scores(csv(table.assign(patient_id=patient, slide_id=patient + number.astype(str))))
+    table["patient_id"] = [case(name.format(p, n)) for p, n in zip(patient, number, strict=True)]
+    scores = read_scores(csv(table))
+    assert scores.labels.equals(own.labels) and scores.units == ("patient", "slide")
+    assert aggregate(scores.predictions).equals(aggregate(own.predictions))
+    assert "48 names in patient_id" in scores.notes[0] and "12 patients" in scores.notes[0]
+    wide = own.labels.pivot(index="patient_id", columns="gene", values="status").rename(lambda p: case(f"{p}-01A"))
+    labels = read_labels(csv(wide.reset_index(), "labels.csv"))
+    assert set(read_scores(csv(table), labels=labels).predictions["patient_id"]) == set(patient)
+
+
+def test_rows_of_one_slide_say_what_helps(csv, tmp_path):
+    path = csv(_table().drop(columns="tile_id"))
+    with pytest.raises(InputError, match=r"has several rows of one slide, such as line 2\..*--rows tile"):
+        read_scores(path)
+    out = ["--out", str(tmp_path / "out"), "--resamples", "100"]
+    assert main(["score", str(path), *out]) == 1 and main(["score", str(path), *out, "--rows", "tile"]) == 0
+    whole = aggregate(read_scores(csv(_table())).predictions)
+    assert aggregate(read_scores(path, a_row="tile").predictions)["score"].equals(whole["score"])
+    assert main(["score", str(path), *out, "--rows", "tile", "--negative", "0"]) == 2, "one word is named"
 
 
 def test_labels_elsewhere_win_and_silent_genes_are_named(csv, tmp_path):

@@ -105,20 +105,26 @@ def test_long_barcodes_are_cut_and_unknown_labels_are_named(here, capsys):
     units = set(files.read_split(here / "x.json")["unit_id"])
     assert units == set(barcodes()[1:])
     assert "Left out: 1 patients without any known label (TCGA-05-0000)" in said
+    assert "40 names in patient_id are TCGA barcodes" in said and "40 patients" in (here / "x.json").read_text()
+    more = frame.assign(sex=0, Group=1)
+    assert "not taken as genes: sex, Group" in run(here, capsys, more.to_csv(index=False), "--out", "y.json")
+    run(here, capsys, more.to_csv(index=False), "--genes", "TP53,Group", "--hashed", "--out", "z.json")
+    assert (
+        files.read_split(here / "z.json", names=barcodes()) is not None and "TCGA" not in (here / "z.json").read_text()
+    )
 
 
 HEAD = "patient_id,gene,status\n"
 BAD = [
     ("", 1, "is empty"), (HEAD, 1, "a header and no rows"), (b"\xff\xfe", 1, "is not UTF-8 text"),
-    (HEAD + "a,TP53,mutated\nb,TP53,0\n", 1, r"row 2, column status: the value is not a label"),
-    (HEAD + "a,TP53,1.0\nb,TP53,0\n", 1, "the value is not a label"),
-    (HEAD + "a,TP53,1\nb,TP53,0\na,TP53,0\n", 1, "row 4, column status: patient a contradicts row 2"),
-    (HEAD + "a,TP53,1\n,TP53,0\n", 1, "row 3: patient_id is empty"),
-    (HEAD + "a,,1\nb,TP53,0\n", 1, "row 2, column status: the gene is empty"),
+    (HEAD + "a,TP53,mutated\nb,TP53,0\n", 1, "line 2, column status: 1 labels are neither 0 nor 1"),
+    (HEAD + "a,TP53,1\nb,TP53,0\na,TP53,0\n", 1, "line 4, column status: patient a contradicts line 2"),
+    (HEAD + "a,TP53,1\n,TP53,0\n", 1, "line 3: patient_id is empty"),
+    (HEAD + "a,,1\nb,TP53,0\n", 1, "line 2, column gene: the gene is empty"),
     (HEAD + "a,TP53,\nb,TP53,\n", 1, "holds no known label"), (HEAD + "a,TP53,1\n", 1, "needs at least 2 units"),
     ("patient_id,gene,status,age\na,TP53,1,60\n", 1, "Add or remove: age"),
     ("patient_id,gene\na,TP53\n", 1, "Add or remove: status"),
-    ("patient_id,TP53,age\na,1,60\nb,0,70\n", 1, "If this column is no gene, remove it"),
+    ("patient_id,TP53,XY\na,1,6\n", 1, "If this column is no gene"),
     ("name,TP53\na,1\nb,0\n", 1, "names no patients"), ("patient_id,site_id\na,1\nb,0\n", 1, "has no gene column"),
     ("patient_id,TP53,TP53\na,1,1\n", 1, "repeated column name"), ("patient_id,TP53\na,1,1\n", 1, "3 cells"),
 ]  # fmt: skip

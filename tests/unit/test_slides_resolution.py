@@ -12,12 +12,14 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import MissingMppError, SlideError
 from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.slides.files import nuclear_size
 from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.slides.files.nuclear_size import CALIBRATION_UM, CONVENTIONAL, objective_of, size_interval
 from deeplrhe_utils.slides.reading.opening import open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.reading.resolution import resolution_evidence, resolution_note, resolution_of
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
 from deeplrhe_utils.synthetic.paint.svs import SvsWriter, aperio_description
 
 
@@ -268,9 +270,30 @@ def test_an_estimate_is_offered_and_never_applied(tmp_path, monkeypatch):
     assert slides["status"].tolist() == ["excluded"] and math.isnan(slides["mpp"].astype("float64").iloc[0])
 
 
-def test_only_the_doctor_knows_of_estimates():
+def test_estimates_are_compared_where_somebody_gave_a_resolution_and_nowhere_else():
     package = REPOSITORY / "deeplrhe_utils"
     users = [
         p for p in package.rglob("*.py") if re.search(r"import.*nuclear_size|nuclear_size import", p.read_text("utf-8"))
     ]
-    assert [p.relative_to(package).as_posix() for p in users] == ["running/jobs/doctor.py"]
+    names = sorted(p.relative_to(package).as_posix() for p in users)
+    assert names == ["running/jobs/doctor.py", "slides/files/inventory.py"]
+
+
+@pytest.mark.parametrize(("given", "doubted"), [(0.25, False), (0.5, True), (0.1, True)])
+def test_a_given_resolution_that_nuclei_contradict_stays_and_is_said(tmp_path, capsys, given, doubted):
+    (tmp_path / "slides").mkdir()
+    Image.fromarray(nuclei(700, 20, 200)).save(tmp_path / "slides" / "a.png")
+    (tmp_path / "mpp.csv").write_text(f"slide_id,mpp\na,{given}\n")
+    row = scan_slides(tmp_path / "slides", mpp_csv=str(tmp_path / "mpp.csv")).iloc[0]
+    assert row["mpp"] == given and row["status"] == "ok"
+    assert (isinstance(row["resolution_note"], str) and "nuclei say 0." in row["resolution_note"]) == doubted
+    assert main(["doctor", str(tmp_path / "slides"), "--mpp-csv", str(tmp_path / "mpp.csv")]) == 0
+    assert ("NOTE: " in (said := capsys.readouterr().out) and "nuclei say" in said) == doubted
+
+
+@pytest.mark.parametrize(("target", "told"), [(0.25, True), (0.45, True), (0.49, False), (0.5, False), (1.0, False)])
+def test_tiles_finer_than_the_slide_are_noted(tmp_path, target, told):
+    Image.fromarray(nuclei(700, 20, 200)).save(tmp_path / "a.png")
+    row = {"slide_id": "a", "patient_id": "a", "path": str(tmp_path / "a.png"), "mpp": 0.5, "annotation": None}
+    notes = tile_slide(row, TilingRules(target_mpp=target, tile_px=128)).attrs["notes"]
+    assert any("finer than the slide" in note for note in notes) == told

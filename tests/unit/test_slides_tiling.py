@@ -6,10 +6,11 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
-from deeplrhe_utils.slides.files.inventory import barcode_fields, scan_slides
+from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_slide
 
 RULES = TilingRules(tile_px=128)
@@ -64,6 +65,8 @@ def test_the_draw_depends_on_the_seed_and_the_slide_alone(tiles):
     ("SYNT-07-0042-01Z-00-DX1", ("SYNT-07-0042", "07", "diagnostic")),
     ("TCGA-44-2665-01B-06-BS6", ("TCGA-44-2665", "44", "frozen")), ("TCGA-44-2665", ("TCGA-44-2665", "44", None)),
     ("TCGA-44-26655", ("TCGA-44-26655", None, None)), ("slide 7 ü", ("slide 7 ü", None, None)),
+    ("tcga-44-2665-01z-00-dx1", ("TCGA-44-2665", "44", "diagnostic")),
 ])  # fmt: skip
 def test_names_tell_patient_site_and_sample(name, expected):
-    assert barcode_fields(name) == expected
+    told = parse_name(name)
+    assert (patient_of(name), told.site_id, told.sample_type) == expected

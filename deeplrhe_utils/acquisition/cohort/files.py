@@ -22,9 +22,10 @@ from deeplrhe_utils.acquisition.cohort.rules import CohortRule
 from deeplrhe_utils.acquisition.labels.labels import read_labels, wide_labels
 from deeplrhe_utils.acquisition.services.manifest import write_manifest
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.files import sha256_file, write_json, write_text
+from deeplrhe_utils.core.files import sha256_file, write_json
 from deeplrhe_utils.core.signing import changed_parts, read_document, signed
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.core.tables.schemas import CLINICAL, SLIDE_FILES
 
 _KIND: Final = "deeplrhe cohort"
@@ -66,8 +67,8 @@ def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str
     _check_standing(path, cohort, release, source)
     # Everything is made aside first: a name that no manifest can hold must not leave half a cohort behind.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cohort-") as aside:
-        for name, text in _texts(cohort).items():
-            write_text(Path(aside) / name, text)
+        for name, frame in _frames(cohort).items():
+            write_sheet(frame, Path(aside) / name)
         write_manifest(Path(aside) / MANIFEST, cohort.chosen)
         tables = {name: sha256_file(Path(aside) / name) for name in BESIDE}
         _check_room(path, tables)
@@ -91,11 +92,10 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return list(json.loads(frame.to_json(orient="records"))) if len(frame) else []
 
 
-def _texts(cohort: Cohort) -> dict[str, str]:
+def _frames(cohort: Cohort) -> dict[str, pd.DataFrame]:
     wide = wide_labels(cohort.labels, cohort.rule.genes)
     excluded = cohort.files[~cohort.files["in_cohort"]].drop(columns="in_cohort")
-    frames = {LABELS_CSV: wide, CLINICAL_CSV: cohort.clinical, FLOW_CSV: cohort.flow, EXCLUDED_CSV: excluded}
-    return {name: frame.to_csv(index=False, lineterminator="\n") for name, frame in frames.items()}
+    return {LABELS_CSV: wide, CLINICAL_CSV: cohort.clinical, FLOW_CSV: cohort.flow, EXCLUDED_CSV: excluded}
 
 
 def _check_standing(path: Path, cohort: Cohort, release: str, source: Mapping[str, Any]) -> None:
@@ -168,7 +168,8 @@ def read_cohort(path: Path) -> Cohort:
 
 def _csv(path: Path) -> pd.DataFrame:
     """A table as it was written: texts, empty cells as nulls."""
-    return pd.read_csv(path, dtype="string", keep_default_na=False, na_values=[""])
+    table = read_foreign(path, InputError, may_be_empty=True).reset_index(drop=True)
+    return table.mask(table.eq(""))
 
 
 def _all_files(chosen: pd.DataFrame, excluded: pd.DataFrame) -> pd.DataFrame:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.labels.variants import VariantRule, judge
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.tables.contract import conform
@@ -19,8 +19,6 @@ VARIANT_COLUMNS: Final = ("sample_id", "patient_id", "gene", "protein_change", "
 PROFILED_COLUMNS: Final = ("sample_id", "patient_id", "gene", "profiled")
 BETWEEN_CHANGES: Final = " | "
 """Stands between the variants of a patient in the column `variant_class`."""
-_CODE: Final = re.compile(r"^[A-Z0-9]{4}-[A-Z0-9]{2}-[A-Z0-9]{4}-(\d\d)(?!\d)")
-_SAMPLE_CHARACTERS: Final = 15
 
 
 @dataclass(frozen=True)
@@ -111,27 +109,8 @@ def _samples(asked: pd.DataFrame, profiled: pd.DataFrame, genes: list[str]) -> p
     return every.astype({"profiled": "bool"}).reset_index(drop=True)
 
 
-def sample_code(sample_id: str) -> str | None:
-    """Two digits that say what a TCGA sample is (01 primary tumour), or None where the name does not tell.
-
-    >>> sample_code("TCGA-05-4244-01"), sample_code("TCGA-05-4244-11A-01D"), sample_code("TCGA-95-7039-0")
-    ('01', '11', None)
-    """
-    match = _CODE.match(sample_id)
-    return match.group(1) if match else None
-
-
-def sample_of_barcode(barcode: str) -> str:
-    """Sample of an aliquot barcode (its first 15 characters); other names as they are.
-
-    >>> sample_of_barcode("TCGA-05-4244-01A-01D-1105-08"), sample_of_barcode("P7_T1")
-    ('TCGA-05-4244-01', 'P7_T1')
-    """
-    return barcode[:_SAMPLE_CHARACTERS] if _CODE.match(barcode) else barcode
-
-
 def _taken(samples: Iterable[str], rule: VariantRule) -> set[str]:
-    codes = {sample: sample_code(sample) for sample in samples}
+    codes = {sample: parse_name(sample).sample_code for sample in samples}
     return {s for s, code in codes.items() if not rule.sample_codes or code is None or code in rule.sample_codes}
 
 
@@ -182,7 +161,7 @@ def _notes(
 ) -> list[str]:
     names = sorted(samples["sample_id"].unique())
     left = [s for s in names if s not in taken]
-    bare = [s for s in names if sample_code(s) is None]
+    bare = [s for s in names if parse_name(s).sample_code is None]
     only = sorted(set(samples["patient_id"]) - set(samples.loc[samples["sample_id"].isin(taken), "patient_id"]))
     unclear = judged[judged["counts"].isna()]
     against = sorted(set(judged.merge(samples[~samples["profiled"]], on=["sample_id", "gene"])["sample_id"]))
@@ -192,7 +171,7 @@ def _notes(
         (only, f"patients have left-out samples only and no status ({shortened(only)})"),
         (bare if rule.sample_codes else [], f"samples carry no sample code and are taken as they are ({_few(bare)})"),
         (against, f"samples have variants of genes not said to be profiled ({shortened(against)}); mutated stays 1"),
-        (unclear.index, f"variants cannot be judged; without another one the status is null ({_few_classes(unclear)})"),
+        (unclear.index, f"variants cannot be judged; without another one the status is null ({_reasons(unclear)})"),
         (torn.index, f"patient × gene pairs differ between samples ({_few(torn['patient_id'])}); any mutation counts"),
     ]
     return [f"{len(group)} {text}." for group, text in found if len(group)]
@@ -202,8 +181,8 @@ def _few(names: Iterable[str]) -> str:
     return shortened(list(dict.fromkeys(names)), 3)
 
 
-def _few_classes(unclear: pd.DataFrame) -> str:
-    return _few(str(text) or "(empty)" for text in unclear["variant_class"].fillna(""))
+def _reasons(unclear: pd.DataFrame) -> str:
+    return shortened([f"{fate}: {n}" for fate, n in unclear["fate"].value_counts().items()], 10)
 
 
 def all_profiled(samples: Sequence[str], patients: Sequence[str], genes: Sequence[str]) -> pd.DataFrame:

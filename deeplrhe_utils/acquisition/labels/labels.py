@@ -1,25 +1,89 @@
-"""Mutation labels from a CSV that users write by hand: strict, and with errors that name the cell."""
+"""Mutation labels from a table that users bring: strict, and with errors that name the cell."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import LABELS
-from deeplrhe_utils.core.text import read_csv_text, shortened
+from deeplrhe_utils.core.text import UNKNOWN_WORD, counted, shortened
 
-_STATUS: Final = {"0": 0, "1": 1, "": None}
-_IDENTIFIERS: Final = ("patient_id", "slide_id")
-_PATIENT_CHARACTERS: Final = 12
-BARCODE: Final = re.compile(r"^([A-Z0-9]{4}-([A-Z0-9]{2})-[A-Z0-9]{4})(?![A-Z0-9])")
-"""Structure of a TCGA barcode: group 1 the patient, group 2 the tissue source site."""
-_SAMPLE_UNIT: Final = re.compile(r"([A-Z0-9]{4}-[A-Z0-9]{2}-[A-Z0-9]{4})-[0-9]{2}")
+_STATUS: Final = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_LONG: Final = {"gene", "status"}
+_OWNERS: Final = ("patient_id", "slide_id", "tile_id")
+IDENTIFIERS: Final = (*_OWNERS, "site_id")
+"""Columns of a table of labels that name what a row is, and are no targets."""
+_SYMBOL: Final = re.compile(r"[A-Z][A-Z0-9-]*(orf[0-9]+)?")
+_CLINICAL: Final = frozenset(
+    [
+        "age",
+        "sex",
+        "gender",
+        "race",
+        "ethnicity",
+        "stage",
+        "grade",
+        "histology",
+        "subtype",
+        "type",
+        "diagnosis",
+        "smoking",
+        "smoker",
+        "vital_status",
+        "dead",
+        "event",
+        "os",
+        "dfs",
+        "dss",
+        "pfs",
+        "pfi",
+        "dfi",
+        "time",
+        "t",
+        "n",
+        "m",
+        "pt",
+        "pn",
+        "pm",
+        "bmi",
+        "tmb",
+        "msi",
+        "purity",
+        "ecog",
+        "kps",
+        "treatment",
+        "project",
+        "study",
+        "cohort",
+        "site",
+        "center",
+        "centre",
+        "hospital",
+        "batch",
+        "scanner",
+        "fold",
+        "split",
+        "label",
+        "score",
+        "status",
+        "id",
+        "case",
+        "case_id",
+        "sample",
+        "sample_id",
+        "patient",
+        "slide",
+    ]
+)
+"""Names, in small letters, of usual columns that are no genes."""
 
 
 class LabelMatch(NamedTuple):
@@ -30,113 +94,181 @@ class LabelMatch(NamedTuple):
     sentence: str
 
 
-def read_labels(labels_csv: Path, genes: Sequence[str] = ()) -> pd.DataFrame:
-    """Read mutation labels.
+class LabelTable(NamedTuple):
+    """A table of labels: `labels` (table LABELS), `members` (identifiers) and `others` (what is no target), by line."""
+
+    labels: pd.DataFrame
+    members: pd.DataFrame
+    others: pd.DataFrame
+    notes: list[str]
+
+
+def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[str] = ()) -> LabelTable:
+    """Read labels with their identifiers.
 
     Parameters
     ----------
-    labels_csv : CSV with the column patient_id or slide_id (or both) and one column per gene; values are exactly 0, 1
-        or empty (not profiled). With slide_id alone, the patient is the first 12 characters of a TCGA-structured
-        barcode, else the slide itself.
-    genes : genes to read; empty reads every other column as a gene
+    path : CSV (`read_foreign`) with patient_id, slide_id or tile_id, optionally site_id. Long: gene, status and nothing
+        else but identifiers. Wide: a column per gene. Values: :func:`label_values`. The patient is what a TCGA barcode
+        says (`patient_of`), where patient_id is missing that of the slide's or the tile's.
+    genes : to read. Empty: the columns whose names look like gene symbols, or the only one; the notes name the others.
+    also : columns that are no targets, as they were asked for otherwise
 
-    Returns table LABELS; rows of one patient that agree are merged.
-    Raises LabelError: names file, row (the header is row 1), column and value: missing file, no identifier, a missing
-    gene column, another value, rows of one patient that contradict each other.
+    Returns labels (rows that agree are merged), members: patient_id and the other identifiers, others, and notes.
+    Raises LabelError: names file, line, column: nobody named, no such gene, a value that is no label, rows that
+    contradict each other, a slide or tile of two patients.
     """
-    path = Path(labels_csv)
-    table = read_csv_text(path)
-    genes = _gene_columns(table, list(genes), path)
-    rows = enumerate(zip(_patients(table, path), table.to_dict("records"), strict=True), start=2)
-    return labels_of_cells(((n, patient, gene, row[gene], gene) for n, (patient, row) in rows for gene in genes), path)
+    table = read_foreign(path)
+    members = _members(table, path)
+    others = [c for c in table.columns if c not in (*IDENTIFIERS, *also)]
+    long = bool(_LONG & set(others)) and not (genes and set(genes) <= set(others))
+    if long and set(others) != _LONG:
+        raise LabelError(f"{path} looks long, but its columns do not fit", got=", ".join(table.columns),
+                         expected="gene and status beside identifiers, or one column per gene",
+                         fix=f"Add or remove: {', '.join(sorted(set(others) ^ _LONG))}")  # fmt: skip
+    own = _genes(list(table["gene"].unique()) if long else others, list(genes), path, long)
+    parts = [("status", table["gene"], table["status"])] if long else [(g, g, table[g]) for g in own]
+    cells = pd.concat([
+        pd.DataFrame({"patient_id": members["patient_id"], "gene": gene, "column": column, "text": text})
+        for column, gene, text in parts
+    ]).sort_index(kind="stable").rename_axis("line").reset_index()  # fmt: skip
+    cells = cells[cells["gene"].isin(own) | cells["gene"].eq("")].reset_index(drop=True)
+    if len(empty := cells[cells["gene"].eq("")]):
+        raise LabelError(f"{path}, line {empty['line'].iloc[0]}, column gene: the gene is empty")
+    cells["status"], notes = label_values(cells, path, fix="If this column is no gene, name those that are")
+    _refuse_contradictions(cells, path)
+    labels = cells[["patient_id", "gene", "status"]].drop_duplicates().assign(source=Path(path).name)
+    if not long and (left := [c for c in others if c not in own]) and not genes:
+        notes.append(f"Columns that are not taken as genes: {', '.join(left)}. Name the genes to change that.")
+    if "patient_id" in table:
+        notes += patients_note(table["patient_id"].unique(), "patient_id")
+    others_by_line = table.drop(columns=[*members, *own], errors="ignore")
+    return LabelTable(conform(labels, LABELS), members, others_by_line, notes)
 
 
-def labels_of_cells(cells: Iterable[tuple[int, str, str, str, str]], path: Path) -> pd.DataFrame:
-    """Table LABELS of cells (row, patient, gene, text, column) of a file; cells that agree are merged.
+def read_labels(labels_csv: Path, genes: Sequence[str] = (), *, also: Collection[str] = ()) -> pd.DataFrame:
+    """Table LABELS of :func:`read_label_table`, whose notes are in ``frame.attrs["notes"]``; raises the same."""
+    found = read_label_table(labels_csv, genes, also=also)
+    found.labels.attrs["notes"] = found.notes
+    return found.labels
 
-    Raises LabelError: an empty gene, a text other than 0, 1 or empty, cells of one patient and gene that contradict
-    each other.
+
+def label_values(
+    cells: pd.DataFrame, path: Path, *, positive: str = "", negative: Sequence[str] = (), fix: str = ""
+) -> tuple[pd.Series, list[str]]:
+    """What words say: 1, 0 or null; one rule for every table.
+
+    Without `positive` 1, 1.0 and true are 1; 0, 0.0 and false are 0. Words are compared without regard to capitals;
+    those of `UNKNOWN_WORD` and empty cells are null, unless they are named.
+
+    Parameters
+    ----------
+    cells : columns line, column, text
+    positive : word that counts as 1
+    negative : words that count as 0; empty: the only other one
+
+    Returns the statuses, by the index of `cells`, and notes: which words count as 0 or are unknown, and how often.
+    Raises LabelError: another word, with all that were seen; nobody is `positive`.
     """
-    calls: dict[tuple[str, str], tuple[str, int]] = {}
-    for number, patient, gene, text, column in cells:
-        where = f"{path}, row {number}, column {column}"
-        if not gene:
-            raise LabelError(f"{where}: the gene is empty")
-        if text not in _STATUS:
-            raise LabelError(f"{where}: the value is not a label", got=repr(text),
-                             expected="0 (wild type), 1 (mutated) or empty (not profiled)",
-                             fix="If this column is no gene, remove it")  # fmt: skip
-        earlier, row = calls.setdefault((patient, gene), (text, number))
-        if earlier != text:
-            raise LabelError(f"{where}: patient {patient} contradicts row {row}",
-                             got=f"{text or 'empty'} after {earlier or 'empty'}",
-                             expected="one value per patient and gene")  # fmt: skip
-    rows = [(p, g, _STATUS[text], path.name) for (p, g), (text, _) in calls.items()]
-    frame = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"]).astype({"status": "Int64"})
-    return conform(frame, LABELS)
-
-
-def _gene_columns(table: pd.DataFrame, genes: list[str], path: Path) -> list[str]:
-    present = [c for c in table.columns if c not in _IDENTIFIERS]
-    if not set(_IDENTIFIERS) & set(table.columns):
-        raise LabelError(f"{path} names no patients", got=", ".join(table.columns), expected="patient_id or slide_id")
-    if not present:
-        raise LabelError(f"{path} has no gene column", got=", ".join(table.columns))
-    if missing := [g for g in genes if g not in present]:
+    text, values = cells["text"].str.casefold(), cells["text"]
+    words = {**dict.fromkeys((w.casefold() for w in negative), 0), positive.casefold(): 1} if positive else _STATUS
+    known = pd.Series(text.map(words), index=text.index).astype("Int64")
+    unknown = known.isna() & text.isin([word for word in text.unique() if UNKNOWN_WORD.fullmatch(word)])
+    rest = known.isna() & ~unknown
+    if positive and not known.eq(1).any():
+        raise LabelError(f"{path}: no label is {positive!r}", got=", ".join(sorted(values.unique())[:5]),
+                         fix="Check --positive")  # fmt: skip
+    if positive and not negative and text[rest].nunique() == 1:
+        known, rest = known.mask(rest, 0), rest & False
+    if rest.any():
+        first = cells[rest].iloc[0]
         raise LabelError(
-            f"{path} has no column for {', '.join(missing)}",
-            got=", ".join(present),
-            fix="Add the column or leave the gene out of `genes`",
-        )
-    return genes or present
+            f"{path}, line {first['line']}, column {first['column']}: {int(rest.sum())} labels are neither "
+            f"{'of the words that were named' if positive else '0 nor 1'}",
+            got=_counted_words(values[rest]), expected="0 (wild type), 1 (mutated) or empty (not profiled)",
+            fix=fix or "Name the words that count as 1 and as 0: --positive WORD --negative WORD[,WORD]",
+        )  # fmt: skip
+    notes = [f"These labels count as 0: {_counted_words(values[known.eq(0).fillna(False)])}."] if positive else []
+    said = values[unknown & values.ne("")]
+    return known, notes + ([f"These labels are unknown: {_counted_words(said)}."] if len(said) else [])
 
 
-def _patients(table: pd.DataFrame, path: Path) -> list[str]:
-    """Patient of every row; an empty identifier is an error, a slide of two patients as well."""
-    own = table["patient_id"] if "patient_id" in table else [""] * len(table)
-    slides = table["slide_id"] if "slide_id" in table else [""] * len(table)
-    patients: list[str] = []
-    seen: dict[str, str] = {}
-    for number, (patient, slide) in enumerate(zip(own, slides, strict=True), start=2):
-        if not (patient or slide):
-            raise LabelError(f"{path}, row {number}: neither patient_id nor slide_id is given")
-        patients.append(patient or patient_of_slide(slide))
-        if slide and seen.setdefault(slide, patients[-1]) != patients[-1]:
-            raise LabelError(f"{path}, row {number}: slide {slide} belongs to {seen[slide]} and to {patients[-1]}")
-    return patients
+def _counted_words(values: pd.Series) -> str:
+    return shortened([f"{word} ({counted(n, 'row')})" for word, n in values.value_counts().items()]) or "none"
 
 
-def patient_of_slide(slide_id: str) -> str:
-    """First 12 characters of a TCGA-structured barcode, else the slide_id.
+def _genes(names: list[str], genes: list[str], path: Path, long: bool) -> list[str]:
+    """The targets among the columns (or, long, the genes) of a table."""
+    if missing := [g for g in genes if g not in names and names]:
+        raise LabelError(f"{path} has no column for {', '.join(missing)}", got=", ".join(names),
+                         fix="Add the column or leave the gene out of `genes`")  # fmt: skip
+    if names and (genes or long):
+        return genes or names
+    candidates = [name for name in names if name.casefold() not in _CLINICAL]
+    own = [name for name in candidates if _SYMBOL.fullmatch(name)]
+    if not own and len(candidates) == 1 and not candidates[0].startswith("("):
+        own = candidates
+    if not own:
+        raise LabelError(f"{path} has no gene column", got=", ".join(names) or "identifiers alone",
+                         expected="columns named like gene symbols", fix="Name the genes")  # fmt: skip
+    return own
 
-    >>> patient_of_slide("TCGA-21-5784-01Z-00-DX1"), patient_of_slide("case 7")
-    ('TCGA-21-5784', 'case 7')
+
+def _members(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """patient_id and the other identifiers of every row, by line."""
+    owners = [c for c in _OWNERS if c in table]
+    if not owners:
+        raise LabelError(f"{path} names no patients", got=", ".join(table.columns), expected="patient_id or slide_id")
+    name = table[owners[0]]
+    for other in owners[1:]:
+        name = name.where(name.ne(""), table[other])
+    if (empty := name.eq("")).any():
+        verb = "is" if len(owners) == 1 else "are"
+        raise LabelError(f"{path}, line {empty.idxmax()}: {' and '.join(owners)} {verb} empty",
+                         expected="an identifier in every row")  # fmt: skip
+    members = table[[c for c in IDENTIFIERS if c in table]].assign(patient_id=patients_of(name))
+    for unit in (c for c in owners if c != "patient_id"):
+        pairs = members[members[unit].ne("")].drop_duplicates([unit, "patient_id"])
+        if len(torn := pairs[pairs.duplicated(unit)]):
+            row = torn.iloc[0]
+            first = pairs.loc[pairs[unit].eq(row[unit]), "patient_id"].iloc[0]
+            raise LabelError(f"{path}, line {torn.index[0]}: {unit.removesuffix('_id')} {row[unit]} belongs to {first} "
+                             f"and to {row['patient_id']}")  # fmt: skip
+    return members
+
+
+def _refuse_contradictions(cells: pd.DataFrame, path: Path) -> None:
+    key = ["patient_id", "gene"]
+    each = cells.drop_duplicates([*key, "status"])
+    if len(torn := each[each.duplicated(key)]):
+        row = torn.iloc[0]
+        first = each[each[key].eq(row[key]).all(axis=1)].iloc[0]
+        raise LabelError(
+            f"{path}, line {row['line']}, column {row['column']}: patient {row['patient_id']} contradicts line "
+            f"{first['line']}", got=f"{row['text'] or 'empty'} after {first['text'] or 'empty'}",
+            expected="one value per patient and gene",
+        )  # fmt: skip
+
+
+def with_label_patients(slides: pd.DataFrame, labels_csv: Path) -> tuple[pd.DataFrame, list[str]]:
+    """`slides` (table SLIDES) with the patients that a labels file gives them, and notes.
+
+    Slides are met by slide_id, or by the name of their file (``S1.tif``). Raises LabelError: as `read_label_table`.
     """
-    return slide_id[:_PATIENT_CHARACTERS] if BARCODE.match(slide_id) else slide_id
-
-
-def person_of(unit: str) -> str:
-    """The patient behind a unit of prediction: of a TCGA sample (patient and two digits) the patient, else the unit.
-
-    >>> person_of("TCGA-05-4244-11"), person_of("TCGA-05-4244"), person_of("TCGA-05-4244-01Z-00-DX1_3_4")
-    ('TCGA-05-4244', 'TCGA-05-4244', 'TCGA-05-4244-01Z-00-DX1_3_4')
-    """
-    match = _SAMPLE_UNIT.fullmatch(unit)
-    return match[1] if match else unit
-
-
-def patients_of(labels_csv: Path) -> dict[str, str]:
-    """Which patient each slide belongs to, as the labels file says.
-
-    Returns patient_id by slide_id; empty when the file has no column slide_id.
-    Raises LabelError: as :func:`read_labels`.
-    """
-    path = Path(labels_csv)
-    table = read_csv_text(path)
-    patients = _patients(table, path)
-    if "slide_id" not in table:
-        return {}
-    return {s: p for s, p in zip(table["slide_id"], patients, strict=True) if s}
+    table = read_foreign(labels_csv)
+    members = _members(table, Path(labels_csv))
+    if "slide_id" not in members:
+        return slides, []
+    owner = dict(zip(members["slide_id"], members["patient_id"], strict=True))
+    files = slides["path"].map(lambda path: Path(path).name)
+    by_file = ~slides["slide_id"].isin(owner) & files.isin(owner)
+    names = files.where(by_file, slides["slide_id"])
+    gone = sorted(set(owner) - set(names) - {""})
+    notes = [f"labels_csv names slides that were not found: {shortened(gone)}"] if gone else []
+    if by_file.any():
+        notes.append(f"{int(by_file.sum())} slides of labels_csv are named with the ending of their file, such as "
+                     f"{files[by_file].iloc[0]}: they were met by it.")  # fmt: skip
+    return slides.assign(patient_id=names.map(owner).fillna(slides["patient_id"])), notes
 
 
 def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
@@ -159,7 +291,7 @@ def attach_labels(slides: pd.DataFrame, labels: pd.DataFrame) -> LabelMatch:
             "No label belongs to a usable slide",
             got=f"patients such as {shortened(unknown)}; slides such as {shortened(without)}",
             expected="the same patient_id in both",
-            fix="Add a column slide_id to the labels",
+            fix="Give patient_id as it is here, or name the slides in a column slide_id",
         )
     sentence = (
         f"{len(labelled & seen)} of {len(labelled)} labelled patients have a usable slide"

@@ -10,26 +10,37 @@ from typing import Final
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of, patients_of, sample_of
 from deeplrhe_utils.acquisition.labels.calls import (
     PROFILED_COLUMNS,
     VARIANT_COLUMNS,
     Calls,
     all_profiled,
     call_patients,
-    sample_code,
-    sample_of_barcode,
 )
-from deeplrhe_utils.acquisition.labels.labels import BARCODE, patient_of_slide
-from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, NON_SILENT, VariantRule, classes_of_change
+from deeplrhe_utils.acquisition.labels.variants import (
+    DEFAULT_RULE,
+    NON_SILENT,
+    NOT_PASSED,
+    VariantRule,
+    classes_of_change,
+)
 from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import as_long, foreign_records, foreign_text, read_foreign
 from deeplrhe_utils.core.tables.schemas import LABELS
-from deeplrhe_utils.core.text import read_tsv_text, shortened, table_of
+from deeplrhe_utils.core.text import counted, shortened
 
-_FORMATS: Final = "a MAF (.maf, .maf.gz), cBioPortal's table of mutations by gene, or DeepPATH's labels_r3.txt"
+_FORMATS: Final = (
+    "a MAF (.maf, .maf.gz, a folder of them), cBioPortal's table of mutations by gene, or DeepPATH's labels_r3.txt"
+)
 MAF_COLUMNS: Final = ("Hugo_Symbol", "Tumor_Sample_Barcode", "Variant_Classification")
+_OPINIONS: Final = ("Mutation_Status", "FILTER")
 PROTEIN_COLUMNS: Final = ("HGVSp_Short", "Protein_Change", "Amino_Acid_Change", "amino_acid_change")
 """Names under which MAFs give the protein change; the first that is there is read."""
+_MAF_NAME: Final = re.compile(r"[^.].*\.maf(\.txt|\.tsv)?(\.gz)?", re.IGNORECASE)
+_SEQUENCED: Final = re.compile(r"#+\s*sequenced_samples\s*:?(.*)", re.IGNORECASE | re.DOTALL)
+"""A MAF's own list of who was sequenced, as cBioPortal's importer takes it."""
 BY_GENE_COLUMNS: Final = ("STUDY_ID", "SAMPLE_ID")
 NOT_SEQUENCED, WILD_TYPE = "NS", "WT"
 SYNONYMOUS: Final = "="
@@ -52,62 +63,128 @@ def read_mutations(
 
     Parameters
     ----------
-    path : UTF-8 with or without a byte order mark, lines ending in LF, CRLF or CR
+    path : as `foreign_text` takes it. A MAF may be several, one after the other with their headers, or a folder of
+        them (also .gz). Its variants count with FILTER ``PASS``, ``.`` or none.
     genes : to read; empty reads all that the file names
     rule : not applicable to DeepPATH's list, which states no classes
     profiled : patients or samples that were profiled for every gene asked: who is listed and has no variant is 0, who
-        is not listed is null unless mutated. For a MAF and for DeepPATH's list; the table by gene tells itself.
+        is not listed is null unless mutated. For a MAF (default: its ``#sequenced_samples``) and for DeepPATH's list;
+        the table by gene tells itself.
     """
     path = Path(path)
-    text = read_tsv_text(path)
-    header = text.split("\n", 1)[0].split("\t")
+    if path.is_dir():
+        return _folder_calls(path, genes, rule, profiled)
+    text = foreign_text(path)
+    header = _header(text, path)
     if {*MAF_COLUMNS} & {*header}:
-        return _maf_calls(text, path, genes, rule, profiled)
+        return _maf_calls([_maf_rows(text, path)], path, genes, rule, profiled)
     if {*BY_GENE_COLUMNS} & {*header}:
         if profiled is not None:
             raise LabelError(f"{path} tells itself who was profiled", fix="Leave out the list of profiled patients")
         return by_gene_calls(path, genes, (), rule)
-    if len(header) == 2 and BARCODE.match(header[0]):
+    if len(header) == 2 and parse_name(header[0]).patient_id:
         return _deeppath_calls(path, genes, rule, profiled)
     raise LabelError(
         f"{path} is in none of the known formats", got=f"first line {header[:4]!r}"[:160], expected=_FORMATS
     )
 
 
+def _header(text: str, path: Path) -> list[str]:
+    """The first row that is no comment."""
+    rows = (cells for _, cells in foreign_records(text, path, separator="\t"))
+    if (header := next((cells for cells in rows if not cells[0].startswith("#")), None)) is None:
+        raise LabelError(f"{path} is empty", expected=_FORMATS)
+    return header
+
+
+def _folder_calls(
+    folder: Path, genes: Sequence[str], rule: VariantRule, profiled: Collection[str] | None
+) -> Calls:  # fmt: skip
+    """All MAFs below a folder (the GDC delivers one per case) as one table."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    mafs = [path for path in files if _MAF_NAME.fullmatch(path.name)]
+    if not mafs:
+        raise LabelError(f"{folder} holds no MAF", got=f"{len(files)} files", expected="files *.maf or *.maf.gz")
+    calls = _maf_calls([_maf_rows(foreign_text(path), path) for path in mafs], folder, genes, rule, profiled)
+    said = (
+        f"{counted(len(mafs), 'MAF')} of the folder are read as one; {counted(len(files) - len(mafs), 'other file')}."
+    )
+    return replace(calls, notes=[said, *calls.notes])
+
+
+_Rows = tuple[list[tuple[str | None, ...]], list[str]]
+"""Rows of a MAF (gene, barcode, class, protein change, status, filter), and who it says was sequenced."""
+
+
+def _maf_rows(text: str, path: Path) -> _Rows:
+    """Rows of a MAF, or of several one after the other: each header begins anew, comments stand anywhere."""
+    rows: list[tuple[str | None, ...]] = []
+    sequenced: list[str] = []
+    header: list[str] = []
+    for line, cells in foreign_records(text, path, separator="\t"):
+        where = f"{path}, line {line}"
+        if cells[0].startswith("#"):
+            if told := _SEQUENCED.fullmatch(" ".join(cells)):
+                sequenced += re.split(r"[\s,;]+", told[1].strip())
+        elif not header or len({*MAF_COLUMNS} & {*cells}) > 1:
+            header, own = cells, [c for c in cells if c in (*MAF_COLUMNS, *PROTEIN_COLUMNS, *_OPINIONS)]
+            if missing := [c for c in MAF_COLUMNS if c not in header]:
+                raise LabelError(
+                    f"{where}: a MAF that lacks columns {', '.join(missing)}",
+                    got=", ".join(missing),
+                    expected=", ".join(MAF_COLUMNS),
+                )
+            if len(set(own)) < len(own):
+                raise LabelError(f"{where}: repeated column name", got=", ".join(own))
+            change = next((c for c in PROTEIN_COLUMNS if c in header), "")
+            places = [header.index(c) if c in header else None for c in (*MAF_COLUMNS, change, *_OPINIONS)]
+        else:
+            as_long(cells, len(header), path, line)
+            row = tuple(None if place is None else cells[place] for place in places)
+            if not (row[0] and row[1]):
+                raise LabelError(f"{where}: no gene or no sample", got=" | ".join(cells)[:80])
+            rows.append(row)
+    return rows, sequenced
+
+
 def _maf_calls(
-    text: str, path: Path, genes: Sequence[str], rule: VariantRule, profiled: Collection[str] | None
+    parts: Sequence[_Rows], path: Path, genes: Sequence[str], rule: VariantRule, profiled: Collection[str] | None
 ) -> Calls:
-    variants = _maf_variants(text, path)
+    """Calls of MAFs that are one delivery; the sample is what the barcode says, FILTER and status decide who counts."""
+    columns = ["gene", "sample_id", "variant_class", "protein_change", "origin", "filter"]
+    variants = pd.DataFrame([row for rows, _ in parts for row in rows], columns=columns, dtype="object")
+    variants["protein_change"] = variants["protein_change"].str.removeprefix("p.")
+    variants["patient_id"] = patients_of(variants["sample_id"])
+    variants["sample_id"] = variants["sample_id"].map(sample_of)
+    sequenced = [sample for _, listed in parts for sample in listed if sample]
+    if variants.empty and not sequenced:
+        raise LabelError(f"{path} has a header and no rows")
     own = list(dict.fromkeys(genes)) or list(dict.fromkeys(variants["gene"]))
     if len(own) > _MOST_GENES:
         raise LabelError(f"{path} names {len(own)} genes", expected=f"at most {_MOST_GENES}", fix="Name the genes")
+    if not own:
+        raise LabelError(f"{path} names no gene", fix="Name the genes")
     named = variants.drop_duplicates("sample_id")
     absent = [gene for gene in own if gene not in set(variants["gene"])]
-    if profiled is None:
+    if profiled is None and not sequenced:
         table = all_profiled(list(named["sample_id"]), list(named["patient_id"]), own)
         table["profiled"] &= ~table["gene"].isin(absent)
         notes = [_MAF_ALONE.format(n=named["patient_id"].nunique())]
         notes += [f"No variant of {', '.join(absent)} in the file: nobody has a status there."] if absent else []
     else:
-        table = _profiled_table(named, own, list(dict.fromkeys(profiled)), path)
-        notes = [f"{len(set(profiled))} names are given as profiled for every gene asked."]
+        listed = list(dict.fromkeys(sequenced if profiled is None else profiled))
+        table = _profiled_table(named, own, listed, path)
+        notes = [f"{len(listed)} names are {'listed as #sequenced_samples' if profiled is None else 'given'}, and so "
+                 "profiled for every gene asked."]  # fmt: skip
         notes += [f"No variant of {', '.join(absent)} in the file: the profiled are wild type there."] if absent else []
-    calls = call_patients(variants, table, rule, path.name, form="a MAF")
+    calls = call_patients(variants[[*VARIANT_COLUMNS, "filter"]], table, rule, path.name, form="a MAF")
+    failed = calls.ledger[calls.ledger["fate"].str.startswith(NOT_PASSED)]
+    if len(failed):
+        reasons = [f"{fate.removeprefix(NOT_PASSED)} {n}" for fate, n in zip(failed["fate"], failed["n"], strict=True)]
+        notes.append(f"{failed['n'].sum()} variants do not count, because FILTER is not PASS ({shortened(reasons)}).")
+    silent = sum(not rows for rows, _ in parts)
+    notes += [f"{counted(silent, 'file')} without any variant."] if silent else []
     return replace(calls, notes=[*calls.notes, *notes])
-
-
-def _maf_variants(text: str, path: Path) -> pd.DataFrame:
-    """`VARIANT_COLUMNS`; the sample is the first 15 characters of a TCGA barcode, the patient its first 12."""
-    table = table_of(text, path, MAF_COLUMNS, (*PROTEIN_COLUMNS, "Mutation_Status"))
-    if (empty := table["Hugo_Symbol"].eq("") | table["Tumor_Sample_Barcode"].eq("")).any():
-        raise LabelError(f"{path}: {int(empty.sum())} rows name no gene or no sample", got=f"row {empty.argmax() + 2}")
-    samples = table["Tumor_Sample_Barcode"].map(sample_of_barcode)
-    change = next((table[c] for c in PROTEIN_COLUMNS if c in table), None)
-    return pd.DataFrame({
-        "sample_id": samples, "patient_id": samples.map(patient_of_slide), "gene": table["Hugo_Symbol"],
-        "protein_change": None if change is None else change.str.removeprefix("p."),
-        "variant_class": table["Variant_Classification"], "origin": table.get("Mutation_Status"),
-    })[[*VARIANT_COLUMNS]]  # fmt: skip
 
 
 def _profiled_table(named: pd.DataFrame, genes: list[str], profiled: list[str], path: Path) -> pd.DataFrame:
@@ -118,11 +195,11 @@ def _profiled_table(named: pd.DataFrame, genes: list[str], profiled: list[str], 
     by_patient = named.groupby("patient_id")["sample_id"].agg(list).to_dict()
     yes: dict[str, str] = {}
     for name in profiled:
-        patient = patient_of_slide(name)
+        patient = patient_of(name)
         mine = by_patient.get(patient, [])
-        exact = [s for s in mine if s == sample_of_barcode(name) or sample_code(s) is None]
-        group = exact if sample_code(name) else mine
-        yes |= {sample: patient for sample in group or [sample_of_barcode(name)]}
+        exact = [s for s in mine if s == sample_of(name) or parse_name(s).sample_code is None]
+        group = exact if parse_name(name).sample_code else mine
+        yes |= {sample: patient for sample in group or [sample_of(name)]}
     rows = [(s, p, gene, s in yes) for s, p in {**owner, **yes}.items() for gene in genes]
     return pd.DataFrame(rows, columns=list(PROFILED_COLUMNS))
 
@@ -136,13 +213,12 @@ def by_gene_calls(
     read off (`classes_of_change`). A change that ends in ``=`` does not count unless the rule names
     ``Synonymous_Change``: the notes say for how many patients that decides.
 
-    Raises LabelError as `read_tsv_text` and `table_of`, for an unknown study, a sample without a TCGA barcode or given
-    twice, an empty cell, WT or NS beside a change, a change whose class cannot be told.
+    Raises LabelError as `read_foreign`, for an unknown study, a sample without a TCGA barcode or given twice, an empty
+    cell, WT or NS beside a change.
     """
-    text = read_tsv_text(Path(path))
-    header = text.split("\n", 1)[0].split("\t")
-    own = list(dict.fromkeys(genes)) or [c for c in header if c not in BY_GENE_COLUMNS]
-    table = table_of(text, Path(path), (*BY_GENE_COLUMNS, *own))
+    names = [c for c in _header(foreign_text(path), path) if c and c not in BY_GENE_COLUMNS]
+    own = list(dict.fromkeys(genes)) or names
+    table = read_foreign(path, separator="\t", columns=(*BY_GENE_COLUMNS, *own)).reset_index(drop=True)
     if unknown := sorted(set(studies) - set(table["STUDY_ID"])):
         raise LabelError(f"{path} has no such study", got=", ".join(unknown),
                          expected=", ".join(sorted(table["STUDY_ID"].unique())))  # fmt: skip
@@ -196,7 +272,7 @@ def _deeppath_calls(
                          expected=DEFAULT_RULE.sentence())  # fmt: skip
     listed = read_deeppath_labels(path)
     own = list(dict.fromkeys(genes)) or list(dict.fromkeys(listed["gene"]))
-    known = {patient_of_slide(name) for name in profiled or ()}
+    known = {patient_of(name) for name in profiled or ()}
     patients = list(dict.fromkeys([*listed["patient_id"], *sorted(known)]))
     grid = pd.MultiIndex.from_product([patients, own], names=["patient_id", "gene"]).to_frame(index=False)
     frame = grid.merge(listed[["patient_id", "gene", "status"]], how="left", on=["patient_id", "gene"])
@@ -221,14 +297,10 @@ def read_deeppath_labels(path: Path) -> pd.DataFrame:
     A pair that is not listed counts as 0, as in DeepPATH, which cannot tell wild type from not profiled; patients
     without any listed mutation are absent. Raises LabelError for no such file, a line that is no barcode and gene.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise LabelError(f"{path} cannot be read ({cause})", expected="DeepPATH's labels_r3.txt") from cause
-    lines = [line.split("\t") for line in re.split(r"[\r\n]+", text) if line.strip()]
-    if wrong := [i for i, cells in enumerate(lines, start=1) if len(cells) != 2]:
-        raise LabelError(f"{path}, line {wrong[0]}: not a barcode and a gene", got=lines[wrong[0] - 1])
-    frame = pd.DataFrame(lines, columns=["sample", "gene"])
+    rows = list(foreign_records(foreign_text(path), path, separator="\t"))
+    if wrong := [row for row in rows if len(row[1]) != 2]:
+        raise LabelError(f"{path}, line {wrong[0][0]}: not a barcode and a gene", got=wrong[0][1])
+    frame = pd.DataFrame([cells for _, cells in rows], columns=["sample", "gene"])
     frame["patient_id"] = _patients(frame["sample"], path)
     wide = pd.crosstab(frame["patient_id"], frame["gene"]).clip(upper=1)
     long = wide.stack().rename("status").reset_index()
@@ -236,7 +308,7 @@ def read_deeppath_labels(path: Path) -> pd.DataFrame:
 
 
 def _patients(samples: Iterable[str], path: Path) -> list[str]:
-    found = [BARCODE.match(str(sample)) for sample in samples]
-    if wrong := [str(s) for s, match in zip(samples, found, strict=True) if match is None]:
+    found = [parse_name(str(sample)).patient_id for sample in samples]
+    if wrong := [str(s) for s, patient in zip(samples, found, strict=True) if patient is None]:
         raise LabelError(f"{path}: {len(wrong)} samples have no TCGA barcode", got=", ".join(wrong[:3]))
-    return [match.group(1) for match in found if match is not None]
+    return [patient for patient in found if patient is not None]

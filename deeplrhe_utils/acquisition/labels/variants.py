@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 import pandas as pd
 
 from deeplrhe_utils.core.errors import LabelError, ParameterError
-from deeplrhe_utils.core.text import read_csv_text, shortened
+from deeplrhe_utils.core.tables.foreign import read_foreign
 
 NON_SILENT: Final = frozenset({
     "Frame_Shift_Del", "Frame_Shift_Ins", "In_Frame_Del", "In_Frame_Ins", "Missense_Mutation", "Nonsense_Mutation",
@@ -32,6 +31,9 @@ _ANY: Final = "any"
 BETWEEN_CLASSES: Final = "/"
 """Stands between classes of which one applies, where a protein change does not tell which."""
 _NO_ANNOTATION: Final = frozenset({"", "NA", "."})
+PASSED: Final = frozenset({"PASS", *_NO_ANNOTATION})
+"""Values of a MAF's ``FILTER`` with which a variant counts; every other names a reason against it."""
+NOT_PASSED: Final = "FILTER not PASS: "
 NOT_SOMATIC: Final = frozenset({"germline", "loh", "wildtype", "none"})
 """Values of ``Mutation_Status``, in small letters, that are no somatic mutation."""
 
@@ -79,38 +81,30 @@ def judge(variants: pd.DataFrame, rule: VariantRule) -> pd.DataFrame:
     Parameters
     ----------
     variants : gene, protein_change, variant_class (one class, or several between ``/`` of which one applies), origin
-        (the source's ``Mutation_Status`` or null; germline variants never count)
+        (the source's ``Mutation_Status`` or null; germline variants never count), and where the source has it filter
+        (variants that did not pass never count)
+
+    Returns counts (null: the class is unknown, or of several possible ones not all count) and fate, in words.
     """
-    classes = [_classes(text) for text in variants["variant_class"]]
-    named = zip(classes, variants["protein_change"], strict=True)
-    strange = Counter(name for group, change in named for name in (group or {_nameless(change)}) if name not in KNOWN)
-    if strange:
-        raise LabelError(
-            f"{sum(strange.values())} variants have a class that nobody defined",
-            got=shortened([f"{name} ({n})" for name, n in strange.most_common()]), expected=", ".join(sorted(KNOWN)),
-            fix="Correct them, or leave their gene out",
-        )  # fmt: skip
-    rows = zip(classes, variants["gene"], variants["protein_change"], variants["origin"], strict=True)
-    found = [_verdict(group, gene, change, origin, rule) for group, gene, change, origin in rows]
-    frame = pd.DataFrame(found, columns=["counts", "fate"], index=variants.index)
+    passed = variants["filter"] if "filter" in variants else pd.Series("", index=variants.index)
+    rows = zip(*(variants[c] for c in ("variant_class", "gene", "protein_change", "origin")), passed, strict=True)
+    frame = pd.DataFrame([_verdict(*row, rule=rule) for row in rows], columns=["counts", "fate"], index=variants.index)
     return frame.astype({"counts": "boolean", "fate": "string"})
 
 
-def _classes(text: object) -> frozenset[str]:
-    return frozenset(part for part in ("" if pd.isna(text) else str(text)).split(BETWEEN_CLASSES) if part)
-
-
-def _nameless(change: object) -> str:
-    return f"no class, change {plain_change(change) or 'not given'}"
-
-
 def _verdict(
-    group: frozenset[str], gene: str, change: object, origin: object, rule: VariantRule
+    kind: object, gene: str, change: object, origin: object, passed: object, *, rule: VariantRule
 ) -> tuple[bool | None, str]:
+    group = frozenset(part for part in ("" if pd.isna(kind) else str(kind)).split(BETWEEN_CLASSES) if part)
     if isinstance(origin, str) and origin.strip().lower() in NOT_SOMATIC:
         return False, f"not somatic: {origin}"
+    if isinstance(passed, str) and passed.upper() not in PASSED:
+        return False, NOT_PASSED + passed
     if rule.drivers is not None and not {(gene, _ANY), (gene, plain_change(change))} & rule.drivers:
         return False, "not in the list of drivers"
+    if not group or group - KNOWN:
+        words = BETWEEN_CLASSES.join(sorted(group - KNOWN)) or f"none, change {plain_change(change) or 'not given'}"
+        return None, f"class unknown: {words}"
     if group <= rule.classes:
         return True, "counted"
     if group & rule.classes:
@@ -123,14 +117,12 @@ def read_drivers(path: Path) -> frozenset[tuple[str, str]]:
 
     ``p.`` is left out; ``any`` stands for every counted change of the gene. Changes are compared as written, so frame
     shifts must be written as the source does (``K139Rfs*31`` and ``K139fs`` are two changes). Raises LabelError as
-    `read_csv_text`, and for missing columns or an empty cell.
+    `read_foreign`, and for an empty cell.
     """
-    table = read_csv_text(Path(path))
-    if missing := [c for c in ("gene", "protein_change") if c not in table]:
-        raise LabelError(f"{path} lacks {' and '.join(missing)}", got=", ".join(table.columns))
+    table = read_foreign(path, columns=("gene", "protein_change"))
     pairs = [(gene, plain_change(change)) for gene, change in zip(table["gene"], table["protein_change"], strict=True)]
-    if empty := [number for number, pair in enumerate(pairs, start=2) if "" in pair]:
-        raise LabelError(f"{path}, row {empty[0]}: an empty cell", expected=f"a gene and a change, or {_ANY}")
+    if empty := [line for line, pair in zip(table.index, pairs, strict=True) if "" in pair]:
+        raise LabelError(f"{path}, line {empty[0]}: an empty cell", expected=f"a gene and a change, or {_ANY}")
     return frozenset(pairs)
 
 

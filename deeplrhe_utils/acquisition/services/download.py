@@ -35,7 +35,8 @@ from deeplrhe_utils.acquisition.services.transfer import (
 )
 from deeplrhe_utils.acquisition.services.web import Service
 from deeplrhe_utils.core.errors import CompendiumError, InputError, RunError, ServiceError
-from deeplrhe_utils.core.files import claim, write_text
+from deeplrhe_utils.core.files import claim
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import human_size
 
 _LOCK: Final = ".download.lock"
@@ -390,7 +391,7 @@ class _Job:
     def report(self) -> pd.DataFrame:
         frame = self.frame()
         with self.folder.saving(REPORT) as path:
-            write_text(path, frame.to_csv(index=False))
+            write_sheet(frame, path)
         return frame
 
 

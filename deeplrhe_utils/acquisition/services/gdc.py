@@ -13,13 +13,14 @@ from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.services.manifest import UUID
 from deeplrhe_utils.acquisition.services.tcga_slides import SUBTYPES, add_fields, notes_of
 from deeplrhe_utils.acquisition.services.web import Service, shown
 from deeplrhe_utils.core.errors import InputError, ServiceError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL
-from deeplrhe_utils.core.text import shortened
+from deeplrhe_utils.core.text import UNKNOWN_WORD, shortened
 
 GDC_ENDPOINT: Final = "https://api.gdc.cancer.gov"
 PAGE: Final = 500
@@ -32,8 +33,6 @@ _SMOKING: Final = {
     "current reformed smoker": "former",
 }  # fmt: skip
 """First words of the GDC's smoking status, and ours; the codes of older releases are not guessed at."""
-PLACEHOLDER: Final = re.compile(r"\[[^\]]*\]|--|not reported|unknown", re.IGNORECASE)
-"""How TCGA's tables write that a value is not there, such as ``[Not Available]`` or ``[Discrepancy]``."""
 OLDEST_YEARS: Final = 120
 _STAGE: Final = re.compile(r"(?:stage\s+)?(IV|III|II|I)[ABC]?[0-9]?", re.IGNORECASE)
 
@@ -252,7 +251,7 @@ def _patient(case: Mapping[str, Any]) -> dict[str, Any]:
     days = diagnosis.get("age_at_diagnosis")
     return {
         "patient_id": patient,
-        "site_id": patient.split("-")[1] if patient.count("-") == 2 else None,
+        "site_id": parse_name(patient).site_id,
         "age_years": _first(days, lambda d: float(d) / _DAYS_PER_YEAR if 0 < float(d) < OLDEST_YEARS * 366 else None),
         "sex": word_of(person.get("sex_at_birth") or person.get("gender"), "female", "male"),
         "histology": SUBTYPES.get((case.get("project") or {}).get("project_id", "")),
@@ -275,7 +274,7 @@ def _smoking(exposure: Mapping[str, Any]) -> str | None:
 
 def _first(value: Any, read: Callable[[Any], Any]) -> Any:
     """`value` as read, or None where there is none."""
-    if value is None or (isinstance(value, str) and PLACEHOLDER.fullmatch(value)):
+    if value is None or (isinstance(value, str) and UNKNOWN_WORD.fullmatch(value)):
         return None
     return read(value)
 

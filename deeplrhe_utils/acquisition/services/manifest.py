@@ -10,6 +10,7 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import shortened
 
 _COLUMNS: Final = ("id", "filename", "md5", "size", "state")
@@ -35,32 +36,9 @@ def read_manifest(path: Path) -> pd.DataFrame:
     Raises InputError: not there, not UTF-8 text, empty, without files, lacking a column, a row of another length, a
     size or MD5 that is none, rows of one id that contradict each other. The line is named.
     """
-    rows = _rows(Path(path))
-    header, *body = [cells for _, cells in rows]
-    if lost := [c for c in _NEEDED if header.count(c) != 1]:
-        raise InputError(f"{path} is no manifest: it lacks {', '.join(lost)}", got=", ".join(header)[:200],
-                         expected="the tab-separated columns " + ", ".join(_NEEDED))  # fmt: skip
-    if not body:
-        raise InputError(f"{path} lists no file", expected="a line per file below the header")
-    for number, cells in rows[1:]:
-        if len(cells) != len(header):
-            raise InputError(f"{path}, line {number}: {len(cells)} cells", expected=f"{len(header)}, as in the header")
-    frame = pd.DataFrame(body, columns=header, dtype="object")
-    frame["line"] = [number for number, _ in rows[1:]]
-    frame["state"] = frame["state"] if "state" in header else ""
-    return _checked(frame, Path(path))
-
-
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path} cannot be read as a manifest ({cause})", fix="Check the path") from cause
-    lines = enumerate(re.split(r"\r\n|\r|\n", text), start=1)
-    rows = [(number, [cell.strip() for cell in line.split("\t")]) for number, line in lines if line.strip()]
-    if not rows:
-        raise InputError(f"{path} is empty", expected="a manifest with the columns " + ", ".join(_NEEDED))
-    return rows
+    frame = read_foreign(path, InputError, separator="\t", columns=_NEEDED, optional=("state",))
+    frame = frame.rename_axis("line").reset_index()
+    return _checked(frame if "state" in frame else frame.assign(state=""), Path(path))
 
 
 def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:

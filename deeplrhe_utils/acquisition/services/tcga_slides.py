@@ -1,18 +1,12 @@
-"""TCGA's slides as others list them: what a file name tells, as table SLIDE_FILES.
-
-Source of the barcode's structure: the GDC's documentation of TCGA barcodes. Of a sample's code the first digit tells
-tumour (0) from normal (1); slides are DX (diagnostic, formalin-fixed) or TS, MS, BS (top, middle, bottom of a frozen
-sample).
-"""
+"""TCGA's slides as others list them: what a file name tells, as table SLIDE_FILES."""
 
 from __future__ import annotations
 
-import re
-from typing import Final, NamedTuple
+from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels.labels import BARCODE
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import SLIDE_FILES
 from deeplrhe_utils.core.text import shortened
@@ -20,39 +14,7 @@ from deeplrhe_utils.core.text import shortened
 SUBTYPES: Final = {"TCGA-LUAD": "adenocarcinoma", "TCGA-LUSC": "squamous"}
 """Tissue class of a tumour by project."""
 NORMAL_CODE: Final = "11"
-_SAMPLE: Final = re.compile(r"^-([0-9]{2})[A-Z]?(?![A-Z0-9])")
-_SLIDE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
 _FIELDS: Final = ("patient_id", "site_id", "sample_code", "slide_type", "sample_type")
-
-
-class SlideName(NamedTuple):
-    """What a slide's name tells; None where it does not."""
-
-    patient_id: str | None = None
-    site_id: str | None = None
-    sample_code: str | None = None
-    slide_type: str | None = None
-
-    @property
-    def sample_type(self) -> str | None:
-        """``frozen`` or ``diagnostic``."""
-        return None if self.slide_type is None else "diagnostic" if self.slide_type == "DX" else "frozen"
-
-
-def parse_name(name: str) -> SlideName:
-    """Fields of a TCGA slide's name; anything may follow the barcode.
-
-    >>> parse_name("TCGA-05-4244-01A-01-BS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs")
-    SlideName(patient_id='TCGA-05-4244', site_id='05', sample_code='01', slide_type='BS')
-    >>> parse_name("CMU-1-Small-Region.svs").patient_id is None
-    True
-    """
-    match = BARCODE.match(name)
-    if match is None:
-        return SlideName()
-    rest = name[match.end() :]
-    sample, slide = _SAMPLE.match(rest), _SLIDE.search(rest)
-    return SlideName(match[1], match[2], sample and sample[1], slide and slide[1])
 
 
 def subtype_of(sample_code: str | None, project_id: str | None) -> str | None:

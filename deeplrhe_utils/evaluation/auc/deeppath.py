@@ -16,9 +16,10 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels.labels import BARCODE
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.tables.foreign import foreign_lines, foreign_text
 from deeplrhe_utils.evaluation.auc.score_file import Scores
 
 BACKGROUND: Final = 0.5
@@ -26,7 +27,6 @@ BACKGROUND: Final = 0.5
 _NAME: Final = re.compile(r"^(?:(?:test|valid|train)_)?(?P<slide>.+)_(?P<x>\d+)_(?P<y>\d+)$")
 _BRACKETS: Final = re.compile(r"\[([^\]]*)\]")
 _SUFFIX: Final = re.compile(r"\.(dat|jpe?g|net2048)$", re.IGNORECASE)
-_PATIENT_CHARACTERS: Final = 12
 
 
 def is_stats(path: Path) -> bool:
@@ -41,11 +41,7 @@ def is_stats(path: Path) -> bool:
 
 def read_classes(path: Path) -> list[str]:
     """Class names from DeepPATH's labels file, one per line, whatever the line ends (CR alone occurs)."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path} cannot be read ({cause})", expected="class names, one per line") from cause
-    names = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    names = foreign_lines(path, InputError)
     if not names or len(set(names)) < len(names):
         raise InputError(f"{path} does not name each class once", got=", ".join(names) or "nothing")
     return names
@@ -58,7 +54,7 @@ def read_stats(path: Path, classes: Sequence[str] = ()) -> Scores:
     ----------
     classes : names of the classes 1, 2, …; default "class 1", …
 
-    Returns Scores: the patient is the first 12 characters of the slide's name where every slide has a TCGA barcode,
+    Returns Scores: the patient is that of the barcode (`patient_of`) where every slide has one of TCGA,
     else each slide is its own, and that is noted. Softmax: one-vs-rest, probabilities renormalised to p_k / (1 − p_0).
     A patient whose slides are of several classes (normal beside tumour) counts once per class, as in DeepPATH; that is
     noted. Tiles that stand twice count once; background tiles are in the ledger.
@@ -66,14 +62,11 @@ def read_stats(path: Path, classes: Sequence[str] = ()) -> Scores:
     Raises InputError: missing file, a line that cannot be read or holds no probabilities (its number is named), lines
     of different forms or lengths, fewer or more classes than probabilities, in sigmoid form a patient of two labels.
     """
-    try:
-        lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as cause:
-        raise InputError(f"{path} cannot be read ({cause})", expected="DeepPATH's out_filename_Stats.txt") from cause
+    lines = [(i, line) for i, line in enumerate(foreign_text(path, InputError).split("\n"), start=1) if line.strip()]
     if not lines:
         raise InputError(f"{path} is empty", expected="DeepPATH's out_filename_Stats.txt")
-    parsed = [_line(line, f"{path}, line {i}") for i, line in enumerate(lines, start=1)]
-    forms = {"labels:" in line for line in lines}
+    parsed = [_line(line, f"{path}, line {i}") for i, line in lines]
+    forms = {"labels:" in line for _, line in lines}
     widths = {len(score) for _, _, score, _ in parsed} | {len(truth) for _, _, _, truth in parsed}
     if len(widths) != 1 or len(forms) != 1:
         raise InputError(f"{path} has lines of different forms or lengths", got=f"{sorted(widths)} classes")
@@ -124,9 +117,10 @@ def _line(line: str, where: str) -> tuple[str, str, list[float], list[float]]:
 
 
 def _patients(tiles: pd.DataFrame, truth: np.ndarray, softmax: bool) -> tuple[pd.DataFrame, list[str]]:
-    barcodes = bool(tiles["slide_id"].str.match(BARCODE).all())
+    owner = {name: parse_name(name).patient_id for name in tiles["slide_id"].unique()}
+    barcodes = None not in owner.values()
     notes = [] if barcodes else ["Slides have no TCGA barcodes: each counts as a patient of its own."]
-    patient = tiles["slide_id"].str[:_PATIENT_CHARACTERS] if barcodes else tiles["slide_id"]
+    patient = tiles["slide_id"].map(owner) if barcodes else tiles["slide_id"]
     classes = [" ".join(map(str, np.flatnonzero(row))) for row in truth]
     frame = tiles.assign(patient_id=patient, classes=classes)
     several = frame.groupby("patient_id")["classes"].transform("nunique") > 1

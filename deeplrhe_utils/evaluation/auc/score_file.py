@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -11,14 +11,16 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
+from deeplrhe_utils.acquisition.labels.labels import label_values
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
+from deeplrhe_utils.core.tables.foreign import read_foreign
+from deeplrhe_utils.core.text import UNKNOWN_WORD
 
 NEEDED: Final = ("patient_id", "label", "score")
 OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
 ONE_TARGET: Final = "target"
 """Gene of a table that has no column of genes."""
-_WORDS: Final = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-_UNKNOWN: Final = {"", "na", "nan", "null", "none"}
 _SHOWN: Final = 3
 
 
@@ -53,25 +55,26 @@ class _Ledger:
     def take(self, table: pd.DataFrame, aside: pd.Series, reason: str) -> pd.DataFrame:
         """`table` without the rows of `aside`, which are written down."""
         if aside.any():
-            lines = (table.index[aside][:_SHOWN] + 2).tolist()
+            lines = table.index[aside][:_SHOWN].tolist()
             self.rows.append((reason, int(aside.sum()), "rows " + ", ".join(map(str, lines))))
         return table[~aside]
 
 
 def read_scores(
-    path: Path, *, columns: Mapping[str, str] | None = None, positive: str = "", labels: pd.DataFrame | None = None,
-    any_scale: bool = False,
+    path: Path, *, columns: Mapping[str, str] | None = None, positive: str = "", negative: Sequence[str] = (),
+    labels: pd.DataFrame | None = None, a_row: str = "", any_scale: bool = False,
 ) -> Scores:  # fmt: skip
     """Read scores and labels from a CSV and check them.
 
     Parameters
     ----------
-    path : CSV, UTF-8, one row per patient, slide or tile and gene: patient_id, label, score, and optionally gene,
-        slide_id, tile_id (names within its slide) and fold (of cross-validation; any names). Without a column
-        patient_id every row is a patient of its own, and that is noted.
+    path : CSV (`read_foreign`), one row per patient, slide or tile and gene: patient_id, label, score, and optionally
+        gene, slide_id, tile_id (names within its slide) and fold (of cross-validation; any names). Without a column
+        patient_id every row is a patient of its own, and that is noted. TCGA barcodes count as their patient
+        (`patient_of`).
     columns : name here → name in the file
-    positive : the label that counts as 1, all others as 0; else labels are 0 and 1, or true and false. An empty label,
-        NA and null mean unknown.
+    positive, negative : words for 1 and 0, see `label_values`
+    a_row : "slide" or "tile": what a row is, where no column names it; each is then one of its own
     labels : patient_id, gene, status instead of the file's own labels
     any_scale : take scores outside [0, 1]; they are ranked, and never read as probabilities
 
@@ -82,16 +85,19 @@ def read_scores(
     labels that are neither 0 nor 1, or a patient with two labels for one gene. ParameterError: a column in `columns`
     that does not exist.
     """
-    table, notes = _named(_read(Path(path)), dict(columns or {}), path, labels is not None)
+    table, notes = _named(read_foreign(path, InputError), dict(columns or {}), path, labels is not None)
     ledger = _Ledger()
     if labels is None:
-        table["label"], said = _labels(table["label"], positive, path)
+        cells = pd.DataFrame({"line": table.index, "column": "label", "text": table["label"]}, index=table.index)
+        table["label"], said = label_values(cells, path, positive=positive, negative=negative)
         notes += said
     elif "label" in table:
         notes.append("The file has labels of its own; those of --labels count.")
         del table["label"]
     table["score"] = _numbers(table["score"], path)
     table["fold"] = _folds(table, path)
+    if a_row and f"{a_row}_id" not in table:
+        table[f"{a_row}_id"] = table.index.astype("string")
     units = _units(table, path)
     if labels is None:
         _one_label(table.dropna(subset=["label"]), path)
@@ -101,7 +107,7 @@ def read_scores(
     if not probabilities and not any_scale:
         wrong = table[~table["score"].between(0, 1)]
         raise InputError(f"{path}: {len(wrong)} scores are no probabilities",
-                         got=f"{wrong['score'].iloc[0]:g} in row {wrong.index[0] + 2}", expected="0 to 1",
+                         got=f"{wrong['score'].iloc[0]:g} in line {wrong.index[0]}", expected="0 to 1",
                          fix="Give --any-scale to rank them all the same")  # fmt: skip
     if labels is None:
         table = ledger.take(table, table["label"].isna(), "no label")
@@ -115,26 +121,6 @@ def read_scores(
     keep = ["tile_id", "slide_id", "patient_id", "gene", "fold", "score"]
     return Scores(table[keep].reset_index(drop=True), known, units, pd.DataFrame(rows, columns=["outcome", "rows",
                   "examples"]), probabilities, tuple(notes))  # fmt: skip
-
-
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype="string", encoding="utf-8-sig", keep_default_na=False, skip_blank_lines=False)
-    except FileNotFoundError as cause:
-        raise InputError(f"{path} is not there", fix="Check the path") from cause
-    except pd.errors.EmptyDataError as cause:
-        raise InputError(f"{path} is empty", expected="a header and at least one row") from cause
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError) as cause:
-        raise InputError(f"{path} is no table ({cause})", fix="Save it as CSV UTF-8") from cause
-    if table.shape[1] == 1 and (found := re.search(r"[;\t|]", table.columns[0])):
-        raise InputError(
-            f"{path} divides its cells by {found[0]!r}", expected="commas", fix="Save it as CSV with commas"
-        )
-    table = table.fillna("")
-    table = table[table.ne("").any(axis=1)]  # blank lines; the others keep their number
-    if table.empty:
-        raise InputError(f"{path} has a header and no rows", got=", ".join(table.columns))
-    return table.rename(columns=str.strip)
 
 
 def _named(
@@ -151,7 +137,7 @@ def _named(
     notes: list[str] = []
     found = ", ".join(table.columns)
     if "patient_id" not in table:
-        table["patient_id"] = [f"row {i + 2}" for i in table.index]
+        table["patient_id"] = [f"row {i}" for i in table.index]
         notes.append("The table names no patients: every row counts as a patient of its own.")
     if missing := [c for c in NEEDED if c not in table and not (c == "label" and labels_elsewhere)]:
         raise InputError(f"{path} lacks the column {', '.join(missing)}", got=found,
@@ -159,31 +145,18 @@ def _named(
     if "gene" not in table:
         table["gene"] = ONE_TARGET
     for name in ("patient_id", "gene"):
-        if (empty := table[name].str.strip().eq("")).any():
-            raise InputError(f"{path}, row {empty.idxmax() + 2}: the {name} is empty")
+        if (empty := table[name].eq("")).any():
+            raise InputError(f"{path}, line {empty.idxmax()}: the {name} is empty")
     kept = [c for c in (*NEEDED, *OPTIONAL) if c in table]
     if others := [c for c in table if c not in kept]:
         notes.append(f"Columns that were not read: {', '.join(others)}.")
-    return table[kept].apply(lambda column: column.str.strip()), notes
-
-
-def _labels(values: pd.Series, positive: str, path: Path) -> tuple[pd.Series, list[str]]:
-    """1, 0 or null, and which words count as 0 because another was named."""
-    text = values.str.lower()
-    unknown = text.isin(_UNKNOWN)
-    if positive:
-        if not (values == positive).any():
-            found = ", ".join(sorted(values.unique())[:5])
-            raise LabelError(f"{path}: no label is {positive!r}", got=found, fix="Check --positive")
-        others = values[(values != positive) & ~unknown].value_counts()
-        said = ", ".join(f"{name} ({count} rows)" for name, count in others.head(5).items())
-        return (values == positive).astype("Int64").mask(unknown), [f"These labels count as 0: {said or 'none'}."]
-    known = text.map(_WORDS).astype("Int64")
-    if (wrong := known.isna() & ~unknown).any():
-        found = ", ".join(sorted(values[wrong].unique())[:5])
-        raise LabelError(f"{path}, row {wrong.idxmax() + 2}: {int(wrong.sum())} labels are neither 0 nor 1", got=found,
-                         fix="Say which one counts as 1: --positive NAME")  # fmt: skip
-    return pd.Series(known, index=values.index), []
+    notes += patients_note(table["patient_id"].unique(), "patient_id")
+    if (own := patients_of(table["patient_id"])).ne(table["patient_id"]).any():
+        if "slide_id" not in table and own.str.len().lt(table["patient_id"].str.len()).any():
+            table["slide_id"] = table["patient_id"]
+            kept.append("slide_id")
+        table["patient_id"] = own
+    return table[kept], notes
 
 
 def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
@@ -192,7 +165,7 @@ def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
         return 0
     if (empty := table["fold"].eq("")).any():
         raise InputError(f"{path}: {int(empty.sum())} of {len(table)} rows name no fold, the others do",
-                         got=f"row {empty.idxmax() + 2}", fix="Name the fold of every row, or of none")  # fmt: skip
+                         got=f"line {empty.idxmax()}", fix="Name the fold of every row, or of none")  # fmt: skip
     many = table.groupby("patient_id")["fold"].nunique()
     if (torn := many.gt(1)).any():
         raise InputError(f"{path}: {int(torn.sum())} patients are in two folds", got=str(many.idxmax()),
@@ -201,12 +174,12 @@ def _folds(table: pd.DataFrame, path: Path) -> pd.Series | int:
 
 
 def _numbers(values: pd.Series, path: Path) -> pd.Series:
-    text = values.where(~values.str.lower().isin(_UNKNOWN))
+    text = values.where(~values.isin([word for word in values.unique() if UNKNOWN_WORD.fullmatch(word)]))
     number = pd.to_numeric(text, errors="coerce").astype(float)
     if (wrong := number.isna() & text.notna()).any():
-        raise InputError(f"{path}, row {wrong.idxmax() + 2}: the {values.name} is no number", got=text[wrong].iloc[0])
+        raise InputError(f"{path}, line {wrong.idxmax()}: the {values.name} is no number", got=text[wrong].iloc[0])
     if (endless := np.isinf(number)).any():
-        raise InputError(f"{path}, row {endless.idxmax() + 2}: the {values.name} is infinite")
+        raise InputError(f"{path}, line {endless.idxmax()}: the {values.name} is infinite")
     return number
 
 
@@ -220,7 +193,7 @@ def _units(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
         empty = table[name].eq("")
         if empty.any() and not empty.all():
             raise InputError(f"{path}: {int(empty.sum())} of {len(table)} rows name no {unit}, the others do",
-                             got=f"row {empty.idxmax() + 2}", expected="one unit in one file",
+                             got=f"line {empty.idxmax()}", expected="one unit in one file",
                              fix="Divide the file by unit")  # fmt: skip
         if empty.all():
             del table[name]
@@ -245,9 +218,12 @@ def _once(table: pd.DataFrame, units: tuple[str, ...], ledger: _Ledger, path: Pa
     differ = table[again & ~table.duplicated(same, keep=False)]
     if len(differ):
         first = differ.iloc[0]
-        what = f"{path}: rows of one {units[-1]} contradict each other, such as row {differ.index[0] + 2}"
-        raise InputError(what, got=f"{first[key[0]]}, {first['gene']}: {len(differ)} rows",
-                         fix="Name what a row is in a column slide_id or tile_id")  # fmt: skip
+        unit, smaller = units[-1], [name for name in ("slide", "tile") if name not in units]
+        said = "has several rows of one" if smaller else "contradicts itself in rows of one"
+        ways = " or ".join(f"--rows {name}, or name it in a column {name}_id" for name in smaller)
+        raise InputError(f"{path} {said} {unit}, such as line {differ.index[0]}",
+                         got=f"{first[key[0]]}, {first['gene']}: {len(differ)} rows", expected=f"one per {unit}",
+                         fix=f"Say what a row is: {ways}" if smaller else "Keep the right row")  # fmt: skip
     return ledger.take(table, table.duplicated(same), "repeats another row")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.core.text import read_csv_text
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.evaluation.auc.delong import delong
 from deeplrhe_utils.evaluation.audits.controls import within_auc
 
@@ -24,7 +24,7 @@ def read_covariates(path: Path) -> pd.DataFrame:
 
     Raises InputError: missing file, no patient_id, a repeated patient, a cell that is no number.
     """
-    table = read_csv_text(Path(path), InputError)
+    table = read_foreign(path, InputError)
     if "patient_id" not in table or table.shape[1] < 2:
         raise InputError(f"{path} is no table of covariates", got=", ".join(table.columns),
                          expected="patient_id and at least one number")  # fmt: skip
@@ -33,9 +33,7 @@ def read_covariates(path: Path) -> pd.DataFrame:
     for name in table.columns.drop("patient_id"):
         number = pd.to_numeric(table[name].where(table[name] != ""), errors="coerce")
         if (wrong := number.isna() & (table[name] != "")).any():
-            raise InputError(
-                f"{path}, row {wrong.idxmax() + 2}, column {name}: no number", got=table[name][wrong].iloc[0]
-            )
+            raise InputError(f"{path}, line {wrong.idxmax()}, column {name}: no number", got=table[name][wrong].iloc[0])
         table[name] = number.astype(float)
     return table
 

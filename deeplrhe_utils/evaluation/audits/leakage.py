@@ -12,7 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.labels.mutation_files import read_deeppath_labels
+from deeplrhe_utils.acquisition.services.manifest import read_manifest
 from deeplrhe_utils.core.errors import CohortError, InputError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.splits.folds import UNIT_COLUMNS, roles_of
@@ -106,16 +108,16 @@ def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
     for path in (manifest, labels):
         if not Path(path).is_file():
             raise InputError(f"{path} is not there", fix="Give the folder with DeepPATH's manifest and labels_r3.txt")
-    table = pd.read_csv(manifest, sep="\t")
-    if missing := {"filename", "size"} - set(table.columns):
-        raise InputError(f"{manifest} is no GDC manifest", got=f"no column {', '.join(sorted(missing))}")
+    table = read_manifest(manifest)
     listed = set(read_deeppath_labels(Path(labels))["patient_id"])
     name = table["filename"].str.split(".").str[0]
-    code = pd.to_numeric(name.str[13:15], errors="coerce")
-    mine = name.str[:12].isin(listed) & (code < 10)
+    told = [parse_name(one) for one in name]
+    mine = np.array([one.patient_id in listed and (one.sample_code or "9") < "10" for one in told], bool)
     if not mine.any():
         raise InputError(f"No tumour slide of {manifest} belongs to a patient of {labels}")
-    slides = pd.DataFrame({"slide_id": name, "patient_id": name.str[:12], "bytes": table["size"].astype(float)})
+    slides = pd.DataFrame(
+        {"slide_id": name, "patient_id": [one.patient_id for one in told], "bytes": table["size"].astype(float)}
+    )
     return slides[mine].sort_values("slide_id", ignore_index=True)
 
 

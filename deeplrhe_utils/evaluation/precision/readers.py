@@ -14,6 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.evaluation.auc.resampling import redraw
 from deeplrhe_utils.evaluation.precision.power import wilson
 
@@ -37,19 +38,15 @@ def read_calls(path: Path | str) -> pd.DataFrame:
 
     Returns DataFrame: :data:`_COLUMNS`, truth and call as integers.
 
-    Raises InputError: a file that is missing or not a table, missing columns, or bad rows, each named by line and
+    Raises InputError: as `read_foreign`, missing columns, or bad rows, each named by line and
     reason: empty names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice,
     a case with two truths. No row is dropped.
     """
-    try:
-        raw = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"The reader study {path} cannot be read", got=error) from error
-    raw.columns = [str(c).strip() for c in raw.columns]
+    raw = read_foreign(Path(path), InputError)
     if absent := [c for c in _COLUMNS if c not in raw]:
         what = f"The reader study {Path(path).name} lacks columns"
         raise InputError(what, got=", ".join(absent), expected=", ".join(_COLUMNS))
-    return _checked(raw.apply(lambda column: column.str.strip()), Path(path).name)
+    return _checked(raw.astype("object"), Path(path).name)
 
 
 def _checked(raw: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -67,8 +64,8 @@ def _checked(raw: pd.DataFrame, name: str) -> pd.DataFrame:
     bad += [(i, f"{raw.loc[i, 'reader']} called {raw.loc[i, 'case_id']} before") for i in raw.index[twice]]
     first = raw.groupby("case_id")["truth"].transform("first")
     bad += [(i, f"{raw.loc[i, 'case_id']} has another truth above") for i in raw.index[first.ne(raw["truth"])]]
-    if bad or raw.empty:
-        lines = "; ".join(f"line {i + 2}: {why}" for i, why in sorted(bad)[:SHOWN]) or "no rows"
+    if bad:
+        lines = "; ".join(f"line {i}: {why}" for i, why in sorted(bad)[:SHOWN])
         more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise InputError(f"The reader study {name} has bad rows", got=lines + more, fix="Mend these lines")
     found = raw.assign(call=call)[list(_COLUMNS)]

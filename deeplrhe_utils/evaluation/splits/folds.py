@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels.labels import person_of
+from deeplrhe_utils.acquisition.barcodes import person_of
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.labels.labels import person_of
+from deeplrhe_utils.acquisition.barcodes import person_of
 
 
 def prevalence(labels: pd.DataFrame, genes: Iterable[str]) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from typing import Any, Final
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
-from deeplrhe_utils.acquisition.labels.labels import person_of
+from deeplrhe_utils.acquisition.barcodes import person_of
 from deeplrhe_utils.core.errors import LeakError, ModelError
 
 TILE_NETWORK: Final = "deeplrhe"

@@ -130,6 +130,7 @@ class Pixels:
 
     Attributes
     ----------
+    size : (width, height) of the picture that is read [px]
     scale : (x, y)
         Level-0 pixels per pixel of the picture that is read: 1 for a slide, more for a thumbnail. The two differ a
         little, because the sides of a thumbnail are whole pixels.
@@ -141,8 +142,8 @@ class Pixels:
         self._handle: AbstractSlide = (
             open_handle(view.path) if view.path else ImageSlide(Image.fromarray(view.thumbnail))
         )
-        wide, high = self._handle.dimensions
-        self.name, self.scale = view.slide_id, (view.width_l0_px / wide, view.height_l0_px / high)
+        self.name, self.size = view.slide_id, self._handle.dimensions
+        self.scale = view.width_l0_px / self.size[0], view.height_l0_px / self.size[1]
         # limit_bounds would shift everything by the bounds; our frame is OpenSlide's full canvas
         self._pyramid = DeepZoomGenerator(self._handle, tile_size=TILE_PX, overlap=OVERLAP_PX, limit_bounds=False)
 
@@ -155,12 +156,6 @@ class Pixels:
     def close(self) -> None:
         """Release the file; a second call does nothing."""
         self._handle.close()
-
-    @property
-    def levels(self) -> list[tuple[int, int, int, int]]:
-        """(width, height) [px] and (columns, rows) of tiles, per level, coarsest first; each level halves the next."""
-        return [(*size, *tiles) for size, tiles in
-                zip(self._pyramid.level_dimensions, self._pyramid.level_tiles, strict=True)]  # fmt: skip
 
     def tile(self, level: int, column: int, row: int) -> bytes:
         """One tile as JPEG.

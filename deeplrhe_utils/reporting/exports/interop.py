@@ -27,6 +27,7 @@ from shapely.geometry import mapping
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.tables.foreign import guarded
 from deeplrhe_utils.reporting.exports.pyramid import xml_text
 from deeplrhe_utils.reporting.heatmaps.bands import Frame, colour_map
 from deeplrhe_utils.reporting.heatmaps.contours import Contour
@@ -182,5 +183,4 @@ def write_deeppath_areas(
 
 def _cell(text: str) -> str:
     """Text that no spreadsheet takes for a formula; control characters escaped."""
-    shown = said(text, most=200)
-    return f"'{shown}" if shown[:1] in "=+-@" else shown
+    return guarded(said(text, most=200))

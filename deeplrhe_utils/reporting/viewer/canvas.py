@@ -1,4 +1,4 @@
-"""The canvas of the viewer: a widget that asks the kernel for Deep Zoom tiles and tells it what was clicked.
+"""The canvas of the viewer: OpenSeadragon in a widget that asks the kernel for tiles and tells it what was clicked.
 
 Needs anywidget, which is why nothing but `reporting.viewer.viewer` imports it, and late. Tiles travel
 through the kernel's own channel: no port beside Jupyter's is opened, so it works on Binder as it does at home. While
@@ -25,8 +25,15 @@ def _source(*names: str) -> str:
     return "\n".join((_STATIC / name).read_text(encoding="utf-8") for name in names)
 
 
+def _script() -> str:
+    """One module, and OpenSeadragon a name of its own in it: it finds neither the page's loader nor its globals."""
+    engine = _source("openseadragon.min.js")
+    private = f"const OpenSeadragon = (function (define, module) {{\n{engine}\nreturn OpenSeadragon;\n}}).call({{}});"
+    return "\n".join([private, _source("heat_layer.js", "slide_view.js", "viewer.js")])
+
+
 class SlideCanvas(anywidget.AnyWidget):
-    """Slide, heat map and outlines on one canvas.
+    """Slide, heat map and outlines in one view.
 
     Attributes
     ----------
@@ -39,7 +46,7 @@ class SlideCanvas(anywidget.AnyWidget):
     centre : [x, y]: setting it moves the view there [level-0 px]
     """
 
-    _esm = _source("heat_layer.js", "viewer.js")
+    _esm = _script()
     _css = _source("viewer.css")
     slide: Any = traitlets.Dict({"version": 0}).tag(sync=True)
     overview = traitlets.Bytes(b"").tag(sync=True)
@@ -69,8 +76,8 @@ class SlideCanvas(anywidget.AnyWidget):
             self.score(view, gene)
             self.slide = {
                 "version": self.slide["version"] + 1, "name": view.slide_id, "width": view.width_l0_px,
-                "height": view.height_l0_px, "mpp": view.mpp, "scale": list(pixels.scale),
-                "levels": [list(level) for level in pixels.levels], "tile_px": TILE_PX, "overlap_px": OVERLAP_PX,
+                "height": view.height_l0_px, "mpp": view.mpp, "picture": list(pixels.size),
+                "tile_px": TILE_PX, "overlap_px": OVERLAP_PX,
             }  # fmt: skip
 
     def score(self, view: SlideView, gene: str) -> None:

@@ -2,15 +2,18 @@
 
 Why not ``jupyter-islide`` (MIT, 0.7.6, one author, 60 kB): it opens slide files alone, so a run whose slides are
 elsewhere would show nothing; a click says nothing to Python; an overlay is one picture
-for the whole slide. anywidget (MIT) carries our own canvas instead, and plotly's live figures need it as well.
+for the whole slide. anywidget (MIT) carries OpenSeadragon instead, which the report page uses, too; plotly's live
+figures need anywidget as well.
 """
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -18,18 +21,12 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.reporting.explorer.views import Pixels, SlideView, colour_ramp, neighbours
 from deeplrhe_utils.reporting.explorer.windows import SIDE_PX, framed_window, highest_window
+from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 from deeplrhe_utils.reporting.viewer.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.viewer.widgets import ANY, sheet, to_png
 
 if TYPE_CHECKING:
     from ipywidgets import Widget
-
-
-import html
-
-import ipywidgets
-
-from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 
 
 def window_facts(windows: pd.DataFrame, place: int, genes: Sequence[str]) -> list[tuple[str, str, str, str]]:
@@ -243,14 +240,9 @@ class Layout:
     """
 
     def __init__(
-        self,
-        canvas: Any,
-        folds: Sequence[str],
-        slides: Sequence[str],
-        genes: Sequence[str],
-        palette: str,
+        self, canvas: Any, folds: Sequence[str], slides: Sequence[str], genes: Sequence[str], palette: str,
         opacity: float,
-    ) -> None:
+    ) -> None:  # fmt: skip
         def menu(name: str, values: Sequence[str]) -> Any:
             return ipywidgets.Dropdown(options=list(values), description=name)
 

@@ -31,6 +31,11 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def listed_names(text: str) -> tuple[str, ...]:
+    """``"TP53, EGFR"`` as its names."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def say(text: str) -> None:
     """Print at once."""
     print(text, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import OK, Commands, as_options, say, seed
+from deeplrhe_utils.running.commands import OK, Commands, as_options, listed_names, say, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -19,7 +19,7 @@ def add_parser(commands: Commands) -> None:
     add = parser.add_argument
     add("rule", metavar="RULE", help="paper (180 slides), coudray, coudray-luad, smallest or all")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
-    add("--genes", default="", metavar="GENE[,GENE]", help="default: the paper's eight")
+    add("--genes", type=listed_names, default=(), metavar="GENE[,GENE]", help="default: the paper's eight")
     add("--seed", type=seed, default=None, metavar="N", help="of the draw (default: 1, as in notebook 01)")
     add("--n", type=int, default=None, metavar="N", help="slides (default: the rule's)")
     add("--drivers", type=Path, default=None, metavar="FILE", help="gene,protein_change: only these changes count")

@@ -16,13 +16,15 @@ def add_parser(commands: Commands) -> None:
         "doctor",
         help="examine this machine, or the resolution of slides",
         description="Without slides: versions, OpenSlide, GPU, disk, memory, and what each profile needs. With slides: "
-        "what each tells of its resolution, and whether that holds together; 1 if one has none or cannot be read.",
+        "what each tells of its resolution, whether that holds together, and whether it is H&E; 1 if one is not, has "
+        "none or cannot be read.",
     )
     add = parser.add_argument
     add("slides", nargs="*", type=Path, metavar="SLIDE_OR_FOLDER", help="folders with all below them")
     add("--out", type=Path, default=None, metavar="DIR", help="where a run would be kept")
     add("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
     add("--csv", type=Path, default=None, metavar="FILE", help="write the whole table there, too")
+    add("--no-stain-check", dest="stain_check", action="store_false", help="do not ask whether it is H&E")
     add("--no-estimate", action="store_true", help="no estimate from nuclei where there is none")
 
 
@@ -35,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
             raise ParameterError("--mpp-csv, --csv and --no-estimate are about slides", fix="Name slides or a folder")
         print(examine(options.out or places.REPORTS))
         return OK
-    text, good = examine_slides(options.slides, options.mpp_csv, options.csv, estimate=not options.no_estimate)
+    text, good = examine_slides(options.slides, options.mpp_csv, options.csv, estimate=not options.no_estimate,
+                                stain_check=options.stain_check)  # fmt: skip
     say(text)
     return OK if good else FAILED

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from deeplrhe_utils.core.files import check_new_file
-from deeplrhe_utils.running.commands import OK, Commands, say
+from deeplrhe_utils.running.commands import OK, Commands, listed_names, say
 
 
 def add_parser(commands: Commands) -> None:
@@ -19,8 +19,8 @@ def add_parser(commands: Commands) -> None:
         "type, empty not profiled. A patient of several files is 1 if any says so. docs/mutation-labels.md tells more.",
     )
     add = parser.add_argument
-    add("files", nargs="+", type=Path, metavar="FILE", help="files of mutations")
-    add("--genes", required=True, metavar="GENE[,GENE]", help="columns of the table")
+    add("files", nargs="+", type=Path, metavar="FILE", help="files of mutations, or folders of MAFs")
+    add("--genes", type=listed_names, required=True, metavar="GENE[,GENE]", help="columns of the table")
     add("--out", type=Path, required=True, metavar="FILE", help="CSV to write; nothing is written over")
     add(
         "--profiled", type=Path, default=None, metavar="FILE", help="patients or samples profiled for all, one per line"
@@ -37,23 +37,21 @@ def run(options: argparse.Namespace) -> int:
     from deeplrhe_utils.acquisition.labels.labels import joined_labels, wide_labels
     from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
     from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
-    from deeplrhe_utils.core.files import write_text
+    from deeplrhe_utils.core.tables.foreign import foreign_lines, write_sheet
 
     check_new_file(options.out)
-    genes = [text.strip() for text in options.genes.split(",") if text.strip()]
     rule = VariantRule(drivers=read_drivers(options.drivers)) if options.drivers else DEFAULT_RULE
     names = None
     if options.profiled:
-        lines = options.profiled.read_text(encoding="utf-8-sig").splitlines()
-        names = [name for line in lines if (name := line.strip())]
-    found = [read_mutations(path, genes, rule, profiled=names) for path in options.files]
+        names = foreign_lines(options.profiled)
+    found = [read_mutations(path, options.genes, rule, profiled=names) for path in options.files]
     for path, calls in zip(options.files, found, strict=True):
         say("\n".join([f"{path}: {calls.form}", *calls.notes, calls.ledger.to_string(index=False)]))
     labels = joined_labels([calls.labels for calls in found])
     if options.compare:
-        other = read_mutations(options.compare, genes, rule).labels
+        other = read_mutations(options.compare, options.genes, rule).labels
         with pd.option_context("display.width", 200, "display.max_columns", None):
-            say(label_agreement(labels, other, genes).to_string(index=False))
-    write_text(options.out, wide_labels(labels, genes).to_csv(index=False, lineterminator="\n"))
-    say(f"{options.out}: {labels['patient_id'].nunique()} patients, {', '.join(genes)}")
+            say(label_agreement(labels, other, options.genes).to_string(index=False))
+    write_sheet(wide_labels(labels, options.genes), options.out)
+    say(f"{options.out}: {labels['patient_id'].nunique()} patients, {', '.join(options.genes)}")
     return OK

@@ -35,6 +35,7 @@ def add_parser(commands: Commands) -> None:
     add("--white", action="store_true", help="take the glass off every slide (all must show some)")
     add("--compile", dest="compiled", action="store_true", help="compile the pixel arithmetic (needs a C++ compiler)")
     add("--thin-slide", default=None, metavar="RULE", help="too little tissue: error (left unchanged) or cohort")
+    add("--no-stain-check", dest="stain_check", action="store_false", help="take slides that are not H&E, too")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -25,6 +25,7 @@ def add_parser(commands: Commands) -> None:
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")
     add("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU when there is one")
+    add("--no-stain-check", dest="stain_check", action="store_false", help="take slides that are not H&E, too")
 
 
 def run(options: argparse.Namespace) -> int:

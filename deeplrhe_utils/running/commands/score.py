@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, say, seed
+from deeplrhe_utils.running.commands import FAILED, OK, Commands, as_options, listed_names, say, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -25,6 +25,15 @@ def add_parser(commands: Commands) -> None:
     add("--classes", type=Path, default=None, metavar="FILE", help="DeepPATH's class names, one per line")
     add("--columns", default="", metavar="OURS=THEIRS,…", help="such as label=outcome,score=ndka")
     add("--positive", default="", metavar="VALUE", help="label that counts as 1 (default: labels are 0 and 1)")
+    add("--negative", type=listed_names, default=(), metavar="VALUE,…", help="labels that count as 0, if several do")
+    add("--rows", default="", choices=("slide", "tile"), help="what a row is, where no column names it")
+    add(
+        "--genes",
+        type=listed_names,
+        default=(),
+        metavar="GENE,…",
+        help="columns of --labels (default: named like genes)",
+    )
     add("--any-scale", action="store_true", help="take scores outside 0 to 1; they are ranked, not calibrated")
     add("--min-positives", type=int, default=5, metavar="N", help="least patients in each class (default: 5)")
     add("--resamples", type=int, default=2000, metavar="N", help="draws of the bootstrap (default: 2000)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from deeplrhe_utils.running.commands import OK, Commands, as_options, say, seed
+from deeplrhe_utils.running.commands import OK, Commands, as_options, listed_names, say, seed
 
 
 def add_parser(commands: Commands) -> None:
@@ -23,6 +23,7 @@ def add_parser(commands: Commands) -> None:
     parts.add_argument("--folds", type=int, default=None, metavar="N", help="folds (default: 2)")
     parts.add_argument("--shares", default="", metavar="70/15/15", help="train, valid and test instead of folds")
     add("--sites", default="", metavar="FILE_OR_COLUMN", help="patient_id,site_id, or a column (default: barcodes)")
+    add("--genes", type=listed_names, default=(), metavar="GENE[,GENE]", help="columns (default: named like genes)")
     add("--seed", type=seed, default=0, metavar="N", help="default: 0")
     add("--out", type=Path, default=None, metavar="FILE", help="default: LABELS-SCHEME-split.json")
     add("--hashed", action="store_true", help="write salted hashes instead of names; the salt stands in the file")

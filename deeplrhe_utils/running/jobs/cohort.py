@@ -15,8 +15,9 @@ from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, nam
 from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
-from deeplrhe_utils.core.files import atomic_path, claim, sha256_file, write_text
+from deeplrhe_utils.core.files import atomic_path, claim, sha256_file
 from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.synthetic.genes import GENES
 
@@ -58,7 +59,7 @@ class CohortOptions:
 
     rule: str
     out: Path
-    genes: str = ""
+    genes: tuple[str, ...] = ()
     seed: int | None = None
     n: int | None = None
     gdc: str = GDC
@@ -114,7 +115,7 @@ def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
     save_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
     for name, table in (("prevalence.csv", prevalences(gathered, cohort)),
                         ("sites.csv", count_mutations_by_site(cohort.labels, cohort.chosen))):  # fmt: skip
-        write_text(Path(out) / name, table.to_csv(index=False, lineterminator="\n"))
+        write_sheet(table, Path(out) / name)
     return cohort
 
 
@@ -151,8 +152,7 @@ def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort
 
     Raises CompendiumError: as :func:`gather` and :func:`make_cohort`; ParameterError for what was asked wrongly.
     """
-    typed = tuple(text.strip() for text in options.genes.split(",") if text.strip())
-    genes = typed or USUAL_GENES.get(options.rule, GENES)
+    genes = options.genes or USUAL_GENES.get(options.rule, GENES)
     rule = named_rule(options.rule, genes=genes, seed=options.seed, n=options.n)
     claim(options.out, "cohort", _NAMES, known=is_cohort_file(options.out / COHORT))
     gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)

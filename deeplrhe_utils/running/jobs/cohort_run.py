@@ -20,9 +20,10 @@ from deeplrhe_utils.acquisition.services.gdc import Gdc
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.services.tcga_slides import SUBTYPES
 from deeplrhe_utils.acquisition.services.web import Service
-from deeplrhe_utils.core.errors import ParameterError, RunError
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.running.jobs.cohort import COHORT, Services, gather, make_cohort, source_of
@@ -160,7 +161,7 @@ def fetch_cohort(
     Raises RunError: slides are missing, or are others than those that were signed. CompendiumError: as
     `download`.
     """
-    known = pd.read_csv(memory, dtype=str, keep_default_na=False) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
+    known = read_foreign(memory, InputError, may_be_empty=True) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
     wanted = _wanted(cohort, known)
     with Service(endpoint, connections=options.jobs + 1) as service:
         here = [(folder / i / n).is_file() for i, n in zip(wanted["id"], wanted["filename"], strict=True)]
@@ -175,7 +176,7 @@ def fetch_cohort(
                 fix="Take today's files with -p accept_changed=true; the run then lists them, and says so",
             )  # fmt: skip
         if len(known):
-            write_text(memory, known.to_csv(index=False))
+            write_sheet(known, memory)
         manifest = wanted.drop_duplicates("id", ignore_index=True)
         report = download(manifest, folder, service, options, say)
     return _fetched_slides(wanted, report, known, folder, allow_missing)

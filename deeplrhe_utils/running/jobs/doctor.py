@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _GB = 1e9
 FINE, CONTRADICTION, UNRESOLVED, UNREADABLE = "fine", "contradiction", "no resolution", "cannot be read"
+NOT_HE: Final = "not H&E"
 _SHOWN: Final = ("slide", "vendor", "size", "levels", "reader", "mpp", "source", "objective", "verdict")
 
 
@@ -137,7 +138,12 @@ def _rows(rows: list[tuple[str, str]]) -> list[str]:
 
 
 def examine_slides(
-    paths: Sequence[Path], mpp_csv: Path | None = None, csv: Path | None = None, *, estimate: bool = True
+    paths: Sequence[Path],
+    mpp_csv: Path | None = None,
+    csv: Path | None = None,
+    *,
+    estimate: bool = True,
+    stain_check: bool = True,
 ) -> tuple[str, bool]:
     """What every slide tells of its resolution, whether that holds together, and what to do.
 
@@ -146,7 +152,9 @@ def examine_slides(
     paths : slides, and folders that are searched by the rules of `scan_slides`
     mpp_csv : resolutions that the user gives (columns slide_id,mpp [µm/px])
     csv : where the whole table is written: full paths, all evidence, estimates
-    estimate : whether slides without resolution get an estimate from their nuclei. It is shown, never used.
+    estimate : whether slides without resolution, or with one that was given, get an estimate from their nuclei. It is
+        shown, never used.
+    stain_check : whether slides that are not H&E are told (`stain_of`)
 
     Returns (text, good): a table with a line per file, and a summary; whether every file opens and has a usable
     resolution.
@@ -165,7 +173,7 @@ def examine_slides(
         got = ", ".join(on_one_line(str(p)) for p in paths)
         raise InputError("There are no slides in what was given", got=f"{got}: {count_kinds(side)}" if side else got)
     rows = [
-        {"slide": name} | _examine(path, overrides.get(slide_id), estimate) | {"slide_id": slide_id}
+        {"slide": name} | _examine(path, overrides.get(slide_id), estimate, stain_check) | {"slide_id": slide_id}
         for path, (name, slide_id) in files.items()
     ]
     if csv:
@@ -193,9 +201,10 @@ def _slide_files(paths: Sequence[Path]) -> tuple[dict[Path, tuple[str, str]], li
     return found, side
 
 
-def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, Any]:
+def _examine(path: Path, override: float | None, estimate: bool, stain_check: bool) -> dict[str, Any]:
     """One row: what is known, `status` and `verdict`; whatever is wrong with a file ends up there."""
     from deeplrhe_utils.slides.files.inventory import open_and_test
+    from deeplrhe_utils.slides.files.nuclear_size import doubt_of
     from deeplrhe_utils.slides.reading.opening import open_handle
 
     row: dict[str, Any] = {"path": str(path), "slide_id": path.stem, "status": UNREADABLE}
@@ -203,16 +212,34 @@ def _examine(path: Path, override: float | None, estimate: bool) -> dict[str, An
         with open_handle(path) as handle:
             row |= _told(handle, override)
         row |= open_and_test(path, override)
+        if estimate and override and (doubt := doubt_of(path, override)):
+            row["resolution_note"] = "; ".join(filter(None, (row["resolution_note"], doubt)))
     except (CompendiumError, OSError, ValueError, MemoryError) as error:
         if row["status"] == UNRESOLVED:
             row["verdict"] = f"NO RESOLUTION: {row['resolution_note'] or 'the file tells none'}"
             row |= _estimated(path) if estimate else {}
+            row |= _stained(path, 0.5) if stain_check else {}
         else:
             row |= {"status": UNREADABLE, "verdict": f"CANNOT BE READ: {error}"}
         return row
+    if stain_check and (foreign := _stained(path, row["mpp"])):
+        return row | foreign
     row["status"] = CONTRADICTION if row["resolution_note"] else FINE
     row["verdict"] = f"NOTE: {row['resolution_note']}" if row["resolution_note"] else "fine"
     return row
+
+
+def _stained(path: Path, mpp: float) -> dict[str, Any]:
+    """What a slide is that is not H&E; nothing of one that is."""
+    from deeplrhe_utils.slides.quality.stains import HE, stain_of
+    from deeplrhe_utils.slides.reading.reader import Slide
+
+    try:
+        with Slide(path, mpp) as slide:
+            found = stain_of(slide)
+    except CompendiumError as error:
+        return {"status": UNREADABLE, "verdict": f"CANNOT BE READ: {error}"}
+    return {} if found.kind == HE else {"status": NOT_HE, "verdict": f"NOT H&E: {found.sentence()}"}
 
 
 def _told(handle: Handle, override: float | None) -> dict[str, Any]:
@@ -278,10 +305,12 @@ def _summary(rows: list[dict[str, Any]], unused: list[str], side: list[Path]) ->
     noun = "file" if len(rows) == 1 else "files"
     yield (
         f"{len(rows)} {noun}: {count[FINE]} fine, {count[CONTRADICTION]} with contradictions, "
-        f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read."
+        f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read, {count[NOT_HE]} not H&E."
     )
     if side:
         yield f"Side files, which are no slides: {count_kinds(side)}"
+    if count[NOT_HE]:
+        yield "Not H&E: `run`, `predict` and `normalize` leave such slides out, unless the check is switched off."
     yield from _mixture(rows)
     if count[CONTRADICTION]:
         yield "With contradictions: the resolution shown is used; if it is wrong, give the right one in mpp_csv."
@@ -314,14 +343,13 @@ def _quoted(text: str) -> str:
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> None:
     import pandas as pd
 
-    from deeplrhe_utils.core.files import atomic_path
+    from deeplrhe_utils.core.tables.foreign import write_sheet
 
     first = ["slide", "slide_id", "path", "status", "vendor", "size", "levels", "reader", "mpp", "mpp_source"]
     first += ["objective", "resolution_note", "evidence", "estimate", "estimated_mpp", "estimated_low"]
     names = [*first, "estimated_high", "verdict"]
     table = pd.DataFrame([[_storable(row.get(name)) for name in names] for row in rows], columns=names)
-    with atomic_path(path) as part:
-        table.to_csv(part, index=False)
+    write_sheet(table, path)
 
 
 def _storable(value: object) -> object:

@@ -22,7 +22,7 @@ from deeplrhe_utils.acquisition.services.manifest import name_problem, read_mani
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.services.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import human_size
 
 _SHOWN: Final = 10
@@ -120,7 +120,7 @@ def _repaired(manifest: pd.DataFrame, gdc: Gdc, folder: DownloadFolder, say: Cal
     found = repair(manifest, gdc)
     listed = [not name_problem(i, n) for i, n in zip(found.manifest["id"], found.manifest["filename"], strict=True)]
     with folder.saving("repairs.csv") as path:
-        write_text(path, found.repairs.to_csv(index=False))
+        write_sheet(found.repairs, path)
     with folder.saving("manifest-repaired.txt") as path:
         write_manifest(path, found.manifest[listed])
     changed = found.repairs[found.repairs["how"] != SAME_FILE]

@@ -19,6 +19,7 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, held, sha256_file
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.learning.networks.deeplrhe import read_card
@@ -48,6 +49,7 @@ class PredictOptions:
     mpp_csv : table of resolutions to believe instead of the files'
     workers, scheduler : as in `map_tasks`; 0 is one process per core
     device : torch device name, or "auto"
+    stain_check : leave slides out that are not H&E
     """
 
     mpp: float = 0.5
@@ -55,6 +57,7 @@ class PredictOptions:
     workers: int = 0
     scheduler: str = ""
     device: str = "auto"
+    stain_check: bool = True
 
     def __post_init__(self) -> None:
         if not PLAUSIBLE_MPP[0] <= self.mpp <= PLAUSIBLE_MPP[1]:
@@ -133,7 +136,8 @@ def _score_all(
     tell: _Tell,
 ) -> pd.DataFrame:
     examine = partial(map_surviving, **options.spread, label="files examined")
-    found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine)
+    found = scan_slides(slides, mpp_csv=str(options.mpp_csv or ""), hash_files=False, spread=examine,
+                        stain_check=options.stain_check)  # fmt: skip
     if unused := found.attrs["unused_overrides"]:
         tell(f"The table of resolutions names slides that are not here: {on_one_line(', '.join(unused))}")
     files = found.to_dict("records")
@@ -205,5 +209,4 @@ def _write(treated: Mapping[str, Treated], table: pd.DataFrame, out: Path) -> No
     empty = pd.DataFrame(columns=[*_PLACES, "gene", "score"])
     with atomic_path(out / TILES) as part:
         (pd.concat(parts, ignore_index=True) if parts else empty).to_parquet(part, index=False)
-    with atomic_path(out / SLIDES) as part:
-        table.to_csv(part, index=False)
+    write_sheet(table, out / SLIDES)

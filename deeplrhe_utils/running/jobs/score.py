@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, write_text
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.auc.delong import DELONG
@@ -44,7 +45,9 @@ class ScoreOptions:
     labels : table of labels (patient_id and a column per gene) instead of the file's own
     classes : DeepPATH's file of class names
     columns : such as ``label=outcome,score=ndka``
-    positive : label that counts as 1
+    positive, negative : words for labels 1 and 0
+    rows : slide or tile: what a row is, where no column names it
+    genes : columns of `labels` to read; empty: those that look like gene symbols
     any_scale : whether scores outside [0, 1] are taken
     min_positives, resamples, seed : as for `gene_metrics`
     """
@@ -55,6 +58,9 @@ class ScoreOptions:
     classes: Path | None = None
     columns: str = ""
     positive: str = ""
+    negative: tuple[str, ...] = ()
+    rows: str = ""
+    genes: tuple[str, ...] = ()
     any_scale: bool = False
     min_positives: int = 5
     resamples: int = 2000
@@ -63,6 +69,8 @@ class ScoreOptions:
     def __post_init__(self) -> None:
         if self.unit not in (*UNITS, "all"):
             raise ParameterError("Unknown unit", got=self.unit, expected=" | ".join((*UNITS, "all")))
+        if self.negative and not self.positive:
+            raise ParameterError("--negative names words for 0, and --positive none for 1", fix="Name both")
         if self.rule not in AGGREGATION_RULES:
             raise ParameterError("Unknown rule", got=self.rule, expected=" | ".join(AGGREGATION_RULES))
         if self.resamples < 100:
@@ -97,10 +105,8 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
                          resamples=options.resamples, seed=options.seed, rule=options.rule)[SCORE_COLUMNS]  # fmt: skip
     for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
         tell(_sentence(row))
-    with atomic_path(out / "auc.csv") as part:
-        found.to_csv(part, index=False)
-    with atomic_path(out / "ledger.csv") as part:
-        scores.ledger.to_csv(part, index=False)
+    write_sheet(found, out / "auc.csv")
+    write_sheet(scores.ledger, out / "ledger.csv")
     _draw(scores, found, units[0], options, out)
     write_text(out / "index.html", _page(path, scores, found, options, out))
     tell(f"Results: {out / 'index.html'}")
@@ -109,15 +115,18 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
 
 def _read(path: Path, options: ScoreOptions) -> Scores:
     if is_stats(path):
-        if options.labels or options.columns or options.positive or options.any_scale:
+        if options.labels or options.columns or options.positive or options.rows or options.any_scale:
             raise ParameterError("DeepPATH's file carries its own labels and scores",
-                                 fix="Leave --labels, --columns, --positive and --any-scale out")  # fmt: skip
+                                 fix="Leave --labels, --columns, --positive, --rows and --any-scale out")  # fmt: skip
         return read_stats(path, read_classes(options.classes) if options.classes else ())
     if options.classes:
         raise ParameterError("--classes belongs to DeepPATH's out_filename_Stats.txt", got=path)
-    labels = read_labels(options.labels) if options.labels else None
-    return read_scores(path, columns=parse_columns(options.columns), positive=options.positive, labels=labels,
-                       any_scale=options.any_scale)  # fmt: skip
+    labels = read_labels(options.labels, options.genes) if options.labels else None
+    scores = read_scores(
+        path, columns=parse_columns(options.columns), positive=options.positive, negative=options.negative,
+        labels=labels, a_row=options.rows, any_scale=options.any_scale,
+    )  # fmt: skip
+    return scores if labels is None else replace(scores, notes=(*labels.attrs["notes"], *scores.notes))
 
 
 def _pooled(scores: Scores) -> Scores:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from deeplrhe_utils.acquisition.labels.labels import BARCODE, labels_of_cells, patient_of_slide
+from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
+from deeplrhe_utils.acquisition.labels.labels import read_label_table
 from deeplrhe_utils.core.errors import LabelError, ParameterError
 from deeplrhe_utils.core.files import check_new_file
-from deeplrhe_utils.core.text import read_csv_text, shortened
+from deeplrhe_utils.core.tables.foreign import read_foreign
+from deeplrhe_utils.core.text import shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMES: Final = ("tile", "slide", "patient", "site")
-_IDENTIFIERS: Final = ("patient_id", "slide_id", "tile_id", "site_id")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class SplitOptions:
         second field of TCGA barcodes
     out : file to write; None: ``<labels>-<scheme>-split.json`` in the working folder
     hashed : write pseudonyms instead of names
+    genes : columns of the labels that are balanced; empty: those that look like gene symbols
     """
 
     scheme: str
@@ -42,6 +44,7 @@ class SplitOptions:
     seed: int = 0
     out: Path | None = None
     hashed: bool = False
+    genes: tuple[str, ...] = ()
 
     def numbers(self) -> tuple[float, float, float] | None:
         """The shares as numbers that add up to 1, or None for folds."""
@@ -62,11 +65,11 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class SplitLabels:
-    """Labels as a split needs them: `labels` (table LABELS), `members` (their identifiers), `left_out` (why, who)."""
+    """Labels as a split needs them: `labels` (table LABELS), `members` (their identifiers), `notes` (who, and why)."""
 
     labels: pd.DataFrame
     members: pd.DataFrame
-    left_out: str
+    notes: list[str]
 
 
 def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = print) -> Path:
@@ -74,7 +77,7 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
 
     Parameters
     ----------
-    labels_csv : long (patient_id, gene, status) or wide (one column per gene); see :func:`read_split_labels`
+    labels_csv : long (patient_id, gene, status) or wide (one column per gene); see `read_label_table`
     say : receives the report
 
     Returns the file that was written.
@@ -107,7 +110,8 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
         frame = splits.unit_folds(members, labels, options.scheme, n_folds, options.seed)
     table = balance(frame, labels, members)
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
-        say("\n".join(filter(None, [table.to_string(), note, cohort.left_out, _warning(frame, members)])))
+        say("\n".join(filter(None, [table.to_string(), note, *cohort.notes, _warning(frame, members)])))
+    note = note if options.hashed else " ".join(filter(None, [note, *cohort.notes]))  # notes name names
     signature = _write(out, frame, options, sites, note, sorted(labels["gene"].unique()), shares or ())
     say(f"{out}  signature {signature}")
     return out
@@ -182,87 +186,41 @@ def _standing(out: Path) -> str:
 
 
 def read_split_labels(path: Path, options: SplitOptions) -> SplitLabels:
-    """Read labels, long or wide, with their identifiers and sites.
+    """Read labels, long or wide (`read_label_table`), with their identifiers and sites.
 
-    Parameters
-    ----------
-    path : CSV, UTF-8 with or without byte order mark. Long: patient_id (or slide_id, tile_id), gene, status and nothing
-        else but identifiers. Wide: every column that is no identifier is a gene. Values are 0, 1 or empty. Where
-        patient_id is missing it is taken from the TCGA barcode of slide_id; TCGA barcodes are cut to the patient's 12
-        characters.
-
-    Returns SplitLabels: without patients that have no known label, who are named in `left_out`.
-    Raises LabelError: names file, row and column: an unknown column, a value that is no label, rows that contradict
-    each other, an identifier that is empty, missing, or belongs to two patients.
+    Returns SplitLabels: without patients that have no known label, who are named in `notes`.
+    Raises LabelError: as `read_label_table`; the scheme's own identifier is missing; nobody has a label.
     """
-    table = read_csv_text(Path(path))
-    site_column = options.sites if options.sites in table.columns else ""
-    if site_column not in ("", "site_id"):
-        table = table.drop(columns="site_id", errors="ignore").rename(columns={site_column: "site_id"})
-    members = _members(table, path, options.scheme)
-    labels = _labels(table, members["patient_id"], path)
-    members = _with_sites(members, options, site_column, path)
+    table = read_label_table(path, options.genes, also=[options.sites] if options.sites else [])
+    needed = [f"{options.scheme}_id"] if options.scheme in ("slide", "tile") else []
+    members = table.members
+    for name in needed:
+        if name not in members:
+            raise LabelError(f"{path} has no column {name}", got=", ".join(members),
+                             fix=f"Add it, or do not split by {options.scheme}")  # fmt: skip
+        if (empty := members[name].eq("")).any():
+            raise LabelError(f"{path}, line {empty.idxmax()}: {name} is empty")
+    if own := options.sites in table.others:
+        members = members.assign(site_id=table.others[options.sites])
+    members = members[["patient_id", *needed, *(["site_id"] if "site_id" in members else [])]]
+    members = _with_sites(members, options, own or options.sites in members, path)
+    labels, notes = table.labels, table.notes
     known = labels.dropna(subset=["status"])["patient_id"].unique()
-    silent = sorted(set(labels["patient_id"]) - set(known))
-    left_out = f"Left out: {len(silent)} patients without any known label ({shortened(silent)})." if silent else ""
+    if silent := sorted(set(labels["patient_id"]) - set(known)):
+        notes = [*notes, f"Left out: {len(silent)} patients without any known label ({shortened(silent)})."]
     if not len(known):
         raise LabelError(f"{path} holds no known label", expected="0 or 1 in some cell")
     labels = labels[labels["patient_id"].isin(known)].reset_index(drop=True)
     members = members[members["patient_id"].isin(known)].drop_duplicates(ignore_index=True)
-    return SplitLabels(labels, members, left_out)
+    return SplitLabels(labels, members, notes)
 
 
-def _members(table: pd.DataFrame, path: Path, scheme: str) -> pd.DataFrame:
-    """Identifiers, a row per row of the file; the patient is complete."""
-    import pandas as pd
-
-    if not {"patient_id", "slide_id", "tile_id"} & set(table.columns):
-        raise LabelError(f"{path} names no patients", got=", ".join(table.columns), expected="a column patient_id")
-    needed = {"tile": ["tile_id"], "slide": ["slide_id"]}.get(scheme, [])
-    for column in needed:
-        if column not in table:
-            raise LabelError(f"{path} has no column {column}", got=", ".join(table.columns),
-                             fix=f"Add it, or do not split by {scheme}")  # fmt: skip
-        if len(empty := table.index[table[column] == ""]):
-            raise LabelError(f"{path}, row {empty[0] + 2}: {column} is empty")
-    source = next(c for c in ("patient_id", "slide_id", "tile_id") if c in table)
-    if len(empty := table.index[table[source] == ""]):
-        raise LabelError(f"{path}, row {empty[0] + 2}: {source} is empty", expected="an identifier in every row")
-    own = [*needed, *(["site_id"] if "site_id" in table else [])]
-    members = pd.DataFrame({"patient_id": table[source].map(patient_of_slide), **{c: table[c] for c in own}})
-    for column in needed:
-        pairs = members[[column, "patient_id"]].drop_duplicates()
-        if len(torn := pairs.loc[pairs[column].duplicated(), column]):
-            raise LabelError(f"{path}: {column} {torn.iloc[0]} belongs to two patients")
-    return members
-
-
-def _labels(table: pd.DataFrame, patients: pd.Series, path: Path) -> pd.DataFrame:
-    """Table LABELS; rows that agree are merged."""
-    others = [c for c in table.columns if c not in _IDENTIFIERS]
-    long = {"gene", "status"} & set(others)
-    if long and set(others) != {"gene", "status"}:
-        odd = sorted(set(others) ^ {"gene", "status"})
-        raise LabelError(f"{path} looks long, but its columns do not fit", got=", ".join(map(str, table.columns)),
-                         expected="gene and status beside identifiers, or one column per gene",
-                         fix=f"Add or remove: {', '.join(odd)}")  # fmt: skip
-    if not others:
-        raise LabelError(f"{path} has no gene column", got=", ".join(table.columns))
-    rows = enumerate(zip(patients, table.to_dict("records"), strict=True), start=2)
-    cells = (
-        (number, patient, *cell)
-        for number, (patient, row) in rows
-        for cell in ([(row["gene"], row["status"], "status")] if long else [(g, row[g], g) for g in others])
-    )
-    return labels_of_cells(cells, Path(path))
-
-
-def _with_sites(members: pd.DataFrame, options: SplitOptions, column: str, path: Path) -> pd.DataFrame:
+def _with_sites(members: pd.DataFrame, options: SplitOptions, own: bool, path: Path) -> pd.DataFrame:
     """`members` with site_id, where it is asked for or known."""
-    if options.sites and not column:
+    if options.sites and not own:
         return _sites_of_file(members, options.sites, path)
     if "site_id" not in members:
-        found = members["patient_id"].map(_site_of_barcode)
+        found = members["patient_id"].map(lambda patient: parse_name(patient).site_id)
         if options.scheme != "site" and found.isna().any():
             return members
         members = members.assign(site_id=found)
@@ -278,10 +236,8 @@ def _sites_of_file(members: pd.DataFrame, sites: str, path: Path) -> pd.DataFram
     if not file.is_file():
         raise ParameterError(f"--sites {sites} is neither a file nor a column of {path}",
                              got=f"columns {', '.join(members.columns)}")  # fmt: skip
-    table = read_csv_text(file)
-    if lacking := [c for c in ("patient_id", "site_id") if c not in table]:
-        raise LabelError(f"{file} lacks {', '.join(lacking)}", got=", ".join(table.columns))
-    pairs = table.assign(patient_id=table["patient_id"].map(patient_of_slide))[["patient_id", "site_id"]]
+    pairs = read_foreign(file, columns=("patient_id", "site_id"))
+    pairs["patient_id"] = patients_of(pairs["patient_id"])
     pairs = pairs[pairs["site_id"] != ""].drop_duplicates()
     if len(torn := sorted(pairs.loc[pairs["patient_id"].duplicated(), "patient_id"].unique())):
         raise LabelError(f"{file}: {len(torn)} patients belong to two sites", got=shortened(torn))
@@ -290,8 +246,3 @@ def _sites_of_file(members: pd.DataFrame, sites: str, path: Path) -> pd.DataFram
         raise LabelError(f"{file} does not tell the site of {len(lost)} patients", got=shortened(lost),
                          fix="Add their rows")  # fmt: skip
     return joined
-
-
-def _site_of_barcode(patient: str) -> str | None:
-    found = BARCODE.match(patient)
-    return found.group(2) if found else None

@@ -7,7 +7,6 @@ measured and the result is written (`running.normalize.write`).
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections import Counter
@@ -15,8 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
+from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import held, safe_name, sha256_text
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import counted, on_one_line
 from deeplrhe_utils.running.normalize.fit import is_ours, keep_fit, prepare, request_of
 from deeplrhe_utils.running.normalize.sources import (
@@ -159,13 +159,12 @@ class _Call:
         path = self.out / TABLE
         if not path.exists():
             return {}
-        with open(path, encoding="utf-8", errors="replace", newline="") as stream:
-            names, *rows = list(csv.reader(stream)) or [[]]
-        if tuple(names) != LEDGER_COLUMNS or any(len(row) != len(LEDGER_COLUMNS) for row in rows):
-            raise ParameterError(f"{path} is not as this command has written it", got=f"{len(rows)} rows of {names}",
-                                 expected=", ".join(LEDGER_COLUMNS), fix="Choose another --out")  # fmt: skip
-        told = [dict(zip(LEDGER_COLUMNS, row, strict=True)) for row in rows]
-        return {row["output"]: row for row in told if row["output"]}
+        try:
+            told = read_foreign(path, InputError, columns=LEDGER_COLUMNS, may_be_empty=True).to_dict("records")
+        except InputError as cause:
+            raise ParameterError(f"{path} is not as this command has written it", got=str(cause),
+                                 expected=", ".join(LEDGER_COLUMNS), fix="Choose another --out") from cause  # fmt: skip
+        return {str(row["output"]): row for row in told if row["output"]}
 
     def _normalizer(self) -> Normalizer:
         """The normalizer, saved; where there is none, every source has failed."""
@@ -232,7 +231,7 @@ class _Call:
 
     def _write(self, source: Source, plan: Plan, target: Path) -> tuple[Written, float]:
         if isinstance(source, PictureFolder):
-            return write_pictures(source, plan, target), 0.0
+            return write_pictures(source, plan, target, self.options.stain_check), 0.0
         examined = self.readings.examined(source)
         if self.options.format == OME_TIFF:
             done = write_normalized_slide(source, examined, plan, target, self.options)

@@ -69,6 +69,7 @@ class NormalizeOptions:
     compiled : compile the pixel arithmetic
     thin_slide : {"error", "cohort"}; leave slides of too little tissue unchanged, or map them with the statistics of
         all. Default: "error", or the model's.
+    stain_check : leave out what is not H&E (`check_stain`)
     """
 
     method: str = ""
@@ -86,6 +87,7 @@ class NormalizeOptions:
     white: bool = False
     compiled: bool = False
     thin_slide: str | None = None
+    stain_check: bool = True
 
     def check(self) -> None:
         """Raise :class:`ParameterError` for what is unknown, out of range, or contradicts itself."""

@@ -20,9 +20,10 @@ from deeplrhe_utils.running.normalize.sources import (
     read_picture,
 )
 from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.quality.stains import check_stain, check_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import squares_of
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
+from deeplrhe_utils.slides.tiles.tiling import MPP_TOLERANCE, TilingRules, tile_slide
 from deeplrhe_utils.stain.dcgmm.checks import has_tissue, tissue_px
 from deeplrhe_utils.stain.methods.normalize import MINIMUM_TISSUE_PX
 
@@ -33,7 +34,6 @@ BLOCK_PX: Final = 256
 STATISTICS_PX: Final = 1024
 """Of larger tiles the middle gives statistics [px]."""
 _READ_AT_MOST: Final = 8  # times the tiles wanted: how many pictures are opened to find tissue
-_OFF: Final = 0.02  # of the resolution asked for, from which on another one is told
 
 
 class WholeFrame(NamedTuple):
@@ -81,7 +81,9 @@ class Readings:
         Raises SlideError, InputError: none of a slide's tiles can be read, or one of its pictures cannot.
         """
         most = self._options.statistics_tiles
-        return _of_pictures(source, most) if isinstance(source, PictureFolder) else self._of_slide(source, most)
+        if isinstance(source, PictureFolder):
+            return _of_pictures(source, most, self._options.stain_check)
+        return self._of_slide(source, most)
 
     def _of_slide(self, source: SlideFile, most: int) -> list[Picture]:
         examined = self.examined(source)
@@ -100,7 +102,7 @@ def frame_of(slide: Slide, wanted_mpp: float) -> WholeFrame:
     Raises SlideError: that would be finer than the slide, or nothing would be left of it.
     """
     factor = wanted_mpp / slide.mpp if wanted_mpp else 1.0
-    if factor < 1 - _OFF:
+    if factor < 1 - MPP_TOLERANCE:
         raise SlideError(f"Slide {slide.path.name} is coarser than the resolution asked for",
                          got=f"{slide.mpp:.4g} µm/px", expected=f"{wanted_mpp:g} or less",
                          fix="Give a larger --mpp, or 0 for its own")  # fmt: skip
@@ -123,11 +125,11 @@ def _examine(source: SlideFile, options: NormalizeOptions) -> Examined:
     with source.open() as slide:
         frame = frame_of(slide, wanted) if options.format == OME_TIFF else None
         own, note = slide.mpp, slide.resolution_note
+        if options.stain_check:
+            check_stain(slide)
     mpp = frame.mpp if frame else wanted or own
     notes = [note] if note else []
-    if mpp < own * (1 - _OFF):
-        notes.append(f"finer than the slide ({own:.4g} µm/px): tiles are interpolated")
-    if frame and wanted and abs(mpp / wanted - 1) > _OFF:
+    if frame and wanted and abs(mpp / wanted - 1) > MPP_TOLERANCE:
         notes.append(f"written at {mpp:.4g} µm/px, the nearest that averages whole pixels")
     side = _survey_side(frame) if frame else options.tile_px
     row = {"slide_id": source.name, "patient_id": source.name, "path": str(source.path), "annotation": None,
@@ -160,12 +162,15 @@ def _middle(tile: Picture) -> Picture:
     return tile[top : top + STATISTICS_PX, left : left + STATISTICS_PX]
 
 
-def _of_pictures(source: PictureFolder, most: int) -> list[Picture]:
+def _of_pictures(source: PictureFolder, most: int, stain_check: bool) -> list[Picture]:
     """Pictures with tissue until there are enough, in an order that is spread at every length."""
     found: list[Picture] = []
     tissue = 0.0
     for file in _in_spread_order(source.files)[: _READ_AT_MOST * most]:
-        usable = [b for b in _blocks(read_picture(file), ceil(most / len(source.files))) if has_tissue(b)]
+        picture = read_picture(file)
+        if stain_check:
+            check_tile(picture, file.name)
+        usable = [b for b in _blocks(picture, ceil(most / len(source.files))) if has_tissue(b)]
         found += usable
         tissue += sum(map(tissue_px, usable))
         if len(found) >= most and tissue >= 2 * MINIMUM_TISSUE_PX:

@@ -6,7 +6,6 @@ a network looks: the pieces are those of the whole picture, and no seam can show
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
 import shutil
@@ -19,9 +18,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
-from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.running.normalize.sources import (
     NormalizeOptions,
     Picture,
@@ -33,6 +33,7 @@ from deeplrhe_utils.running.normalize.sources import (
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
+from deeplrhe_utils.slides.quality.stains import check_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
 from deeplrhe_utils.stain.methods.normalize import Plan
@@ -98,10 +99,10 @@ def _row(square: Square, mpp: float) -> dict[str, Any]:
     return {"file": name, "x_l0_px": x, "y_l0_px": y, "size_l0_px": f"{size:.10g}", "mpp": f"{mpp:.10g}"}
 
 
-def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
+def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check: bool = True) -> Written:
     """Normalize every picture of a tile folder into a folder of PNG files; ``tiles.csv`` tells which is which.
 
-    Raises InputError: a picture cannot be read or normalized; it is named. RunError: the disk is full.
+    Raises InputError: a picture cannot be read or normalized, or is not H&E; it is named. RunError: the disk is full.
     """
     rows = [{"file": source.target(file), "source": os.fsencode(file.name).decode("utf-8", "backslashreplace")}
             for file in source.files]  # fmt: skip
@@ -109,6 +110,8 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path) -> Written:
 
         def painted() -> Iterator[tuple[Path, Picture]]:
             for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
+                if stain_check:
+                    check_tile(picture, row["source"])
                 try:
                     yield part / row["file"], plan(picture)
                 except StainError as error:
@@ -258,8 +261,8 @@ def _check_own(folder: Path) -> None:
     if not folder.exists():
         return
     listed = {TILES_TABLE}
-    with suppress(OSError, ValueError, KeyError), open(folder / TILES_TABLE, encoding="utf-8", newline="") as stream:
-        listed |= {row["file"] for row in csv.DictReader(stream)}
+    with suppress(InputError):
+        listed |= set(read_foreign(folder / TILES_TABLE, InputError, columns=["file"])["file"])
     if strangers := sorted({path.name for path in folder.iterdir()} - listed):
         raise InputError(f"{folder} holds files that this command has not written", got=strangers[0],
                          fix="Move them away, or choose another --out")  # fmt: skip
@@ -294,8 +297,5 @@ def _write_png(item: tuple[Path, Picture]) -> None:
 
 
 def write_normalized_table(path: Path, rows: Iterable[dict[str, Any]], names: Sequence[str]) -> None:
-    """Write rows as CSV, atomically, UTF-8."""
-    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Write rows as CSV (`write_sheet`)."""
+    write_sheet(pd.DataFrame(list(rows), columns=list(names), dtype="object"), path)

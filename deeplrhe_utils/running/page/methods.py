@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,7 @@ _PARAGRAPHS: Final = (
     ),
 )  # fmt: skip
 _SETTLED: Final = {"finished", "unchanged", "skipped"}
+_REMARKS: Final = 8  # different remarks that are shown of one stage
 
 
 def methods_section(root: Path) -> str:
@@ -82,15 +84,17 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
 
 
 def _left_out(numbers: Numbers) -> list[str]:
-    notes = numbers.get("07", "notes")
-    if not isinstance(notes, list) or not notes:
-        return []
-    reasons: dict[str, int] = {}
-    for note in map(str, notes):
-        reason = note.partition(": ")[2] or note
-        reasons[reason] = reasons.get(reason, 0) + 1
-    told = "; ".join(f"{count} × {reason}" for reason, count in reasons.items())
-    return [f"Remarks of the heat maps, by slide: {told}."]
+    """What notebooks remarked of single slides, equal remarks together."""
+    told = []
+    for stage, of in (("01", "the files"), ("02", "the tiling"), ("07", "the heat maps")):
+        notes = numbers.get(stage, "notes") or []
+        each = [note for own in notes.values() for note in own] if isinstance(notes, dict) else [
+            str(note).partition(": ")[2] or str(note) for note in notes]  # fmt: skip
+        reasons = Counter(each).most_common()
+        more = f"; and {len(reasons) - _REMARKS} more" if len(reasons) > _REMARKS else ""
+        counted = "; ".join(f"{count} × {reason}" for reason, count in reasons[:_REMARKS]) + more
+        told += [f"Remarks of {of}, by slide: {counted}."] if reasons else []
+    return told
 
 
 def _filled(numbers: Numbers) -> Any:

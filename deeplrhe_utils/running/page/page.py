@@ -17,7 +17,7 @@ from deeplrhe_utils.running.page.sections import auc, claims, files, gallery, st
 from deeplrhe_utils.running.plan.profiles import Profile
 
 ASSETS: Final = "page"
-_SCRIPTS: Final = ("openseadragon.min.js", "openseadragon.LICENSE.txt", "heat_layer.js", "report.js")
+_SCRIPTS: Final = ("openseadragon.min.js", "openseadragon.LICENSE.txt", "heat_layer.js", "slide_view.js", "report.js")
 _SLIDE: Final = re.compile(r"slide-\d{3,}\.js")
 _SYNTHETIC: Final = "Synthetic data: these figures show that the pipeline works, not what lung tissue shows."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Mapping
@@ -10,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.running.page.html import cell, link, rows_table, url
 
@@ -162,11 +163,9 @@ def _read(root: Path, name: str) -> list[dict[str, str]] | str:
     if not path.is_file():
         return ""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream, restkey="", restval=""))
-    except (OSError, ValueError, csv.Error) as error:
+        return read_foreign(path, InputError, may_be_empty=True).to_dict("records") or ""
+    except InputError as error:
         return f"<p>{escaped(name)} cannot be read ({escaped(error)}).</p>"
-    return rows or ""
 
 
 def _as_is(rows: list[dict[str, str]]) -> str:

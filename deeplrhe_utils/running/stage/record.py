@@ -14,6 +14,7 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import atomic_path, read_json, write_json
 from deeplrhe_utils.core.paths import RunPaths
 from deeplrhe_utils.core.tables.contract import Table, read_table, write_table
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import human_size
@@ -117,11 +118,9 @@ class _Run:
         return self.declare(write_table(frame, _table(name), path))
 
     def write_csv(self, name: str, frame: pd.DataFrame) -> Path:
-        """Write ``tables/<name>.csv`` (UTF-8, LF, shortest digits that give the same float back)."""
+        """Write ``tables/<name>.csv`` (`write_sheet`)."""
         path = self._own(self.paths.tables / f"{_plain(name)}.csv")
-        with atomic_path(path) as part:
-            frame.to_csv(part, index=False, lineterminator="\n", encoding="utf-8")
-        return self.declare(path)
+        return self.declare(write_sheet(frame, path))
 
     def figure(self, name: str, fig: Figure, *, exact: bool = False) -> Path:
         """Write ``figures/<name>.png`` and ``.svg``, the same bytes for the same figure; return the PNG.

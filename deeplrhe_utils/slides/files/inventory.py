@@ -12,15 +12,18 @@ from typing import Any, Final, NamedTuple
 import openslide
 import pandas as pd
 
-from deeplrhe_utils.acquisition.services.tcga_slides import parse_name
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
+from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import SLIDES
-from deeplrhe_utils.core.text import on_one_line, read_csv_text
+from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import Square
+from deeplrhe_utils.slides.files.nuclear_size import doubt_of
 from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, annotation_names, find_annotation
+from deeplrhe_utils.slides.quality.stains import check_stain
 from deeplrhe_utils.slides.reading import dicom
 from deeplrhe_utils.slides.reading.opening import UNFINISHED, check_finished, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
@@ -52,6 +55,7 @@ def scan_slides(
     annotations_dir: str = "",
     hash_files: bool = True,
     only: Collection[Path] | None = None,
+    stain_check: bool = False,
     spread: _Spread = _in_turn,
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
@@ -76,6 +80,7 @@ def scan_slides(
     annotations_dir : folder of the outlines (`find_annotation`); empty for
         beside each slide
     hash_files : whether to compute SHA-256 of each file (reads it once)
+    stain_check : exclude slides that are not H&E (`check_stain`)
     only : files below the folder that count, as if there were no others: a folder may hold more than a cohort
     spread : how the files are shared among processes (:data:`_Spread`); one after the other by default
 
@@ -102,7 +107,8 @@ def scan_slides(
     parts = {part: first for first, every in series.items() for part in every if part != first}
     whole = [path for path in files if path not in parts]
     renamed = ambiguous_names(whole, slides_dir)
-    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files, renamed=renamed)
+    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files, renamed=renamed,
+                       stain_check=stain_check)  # fmt: skip
     found = dict(zip(whole, spread(describe, whole, partial(_failed, renamed=renamed)), strict=True))
     rows = [_part(path, parts[path]) if path in parts else found[path] for path in files]
     _note_missing_levels(found, series)
@@ -216,14 +222,14 @@ def read_mpp_overrides(path: Path) -> dict[str, float]:
 
     Returns resolution by slide_id.
     Raises InputError: missing file, other columns, a repeated slide, a value that is no number or not plausible; the
-    row is named (the header is row 1).
+    line is named.
     """
-    table = read_csv_text(path, InputError)
+    table = read_foreign(path, InputError)
     if sorted(table.columns) != ["mpp", "slide_id"]:
         raise InputError(f"{path} has other columns", got=", ".join(table.columns), expected="slide_id,mpp")
     overrides: dict[str, float] = {}
-    for number, (slide_id, text) in enumerate(zip(table["slide_id"], table["mpp"], strict=True), start=2):
-        where = f"{path}, row {number}, slide {slide_id or '(empty)'}"
+    for line, slide_id, text in zip(table.index, table["slide_id"], table["mpp"], strict=True):
+        where = f"{path}, line {line}, slide {slide_id or '(empty)'}"
         if not slide_id or slide_id in overrides:
             raise InputError(f"{where}: the slide_id is {'repeated' if slide_id else 'empty'}")
         overrides[slide_id] = _plausible(text, where)
@@ -241,21 +247,6 @@ def _plausible(text: str, where: str) -> float:
     return value
 
 
-def barcode_fields(slide_id: str) -> tuple[str, str | None, str | None]:
-    """Patient, tissue source site and sample type that a slide's name tells.
-
-    Returns (patient_id, site_id, sample_type): the slide_id itself and None where the name has not the structure of a
-    TCGA barcode.
-
-    >>> barcode_fields("TCGA-05-4244-01A-01-BS1.90f043f6")
-    ('TCGA-05-4244', '05', 'frozen')
-    >>> barcode_fields("CMU-1-Small-Region")
-    ('CMU-1-Small-Region', None, None)
-    """
-    told = parse_name(slide_id)
-    return told.patient_id or slide_id, told.site_id, told.sample_type
-
-
 def _text(path: Path | str) -> str:
     """A name as text; what is no Unicode is escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -269,9 +260,8 @@ def _own_name(path: Path) -> tuple[str, str]:
 def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     """What a file's name and size say."""
     own, owner = _own_name(path)
-    name = (renamed or {}).get(path, own)
-    patient, site, sample = barcode_fields(own)
-    patient = owner if owner and site is None else patient if site else name
+    name, told = (renamed or {}).get(path, own), parse_name(own)
+    patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
     row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": _text(path), "annotation": None}
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
@@ -295,8 +285,9 @@ def _note_missing_levels(found: dict[Path, _Row], series: dict[Path, list[Path]]
 
 
 def _describe(
-    path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool, renamed: Mapping[Path, str]
-) -> _Row:
+    path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool, renamed: Mapping[Path, str],
+    stain_check: bool,
+) -> _Row:  # fmt: skip
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
     row = _about(path, renamed) | {"status": "ok"}
     slide_id = row["slide_id"]
@@ -308,15 +299,17 @@ def _describe(
         row["annotation"] = None if outline is None else str(outline)
         if hash_files and os.access(path, os.R_OK):
             row["sha256"] = sha256_file(path)
-        row |= open_and_test(path, overrides.get(slide_id))
+        row |= open_and_test(path, overrides.get(slide_id), stain_check)
+        if slide_id in overrides and (doubt := doubt_of(path, overrides[slide_id])):
+            row["resolution_note"] = "; ".join(filter(None, (row["resolution_note"], doubt)))
     except (CompendiumError, OSError) as error:
         row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
     row["same"] = row["same"] or row.get("sha256")
     return row
 
 
-def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
-    """Open and read three tiles (first, middle, last); it is an error if none can be decoded."""
+def open_and_test(path: Path, override: float | None, stain_check: bool = False) -> dict[str, Any]:
+    """Open and read three tiles (first, middle, last); it is an error if none can be decoded, or it is not H&E."""
     with Slide(path, override) as slide:
         width, height = slide.dimensions
         side = min(_TEST_PX, width, height)
@@ -325,6 +318,8 @@ def open_and_test(path: Path, override: float | None) -> dict[str, Any]:
         failures = [tile for tile in found if isinstance(tile, SlideError)]
         if len(failures) == len(found):
             raise failures[0]
+        if stain_check:
+            check_stain(slide)
         return {
             "vendor": slide.vendor,
             "width_l0_px": width,

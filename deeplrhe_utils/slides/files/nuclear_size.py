@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.slides.quality.stains import HE, stain_of
 from deeplrhe_utils.slides.reading.reader import Slide
 
 CALIBRATION_UM: Final = (5.08, 5.93, 4.68, 4.62, 5.03, 4.45)
@@ -91,12 +92,13 @@ class MppEstimate(NamedTuple):
 def estimate_slide(path: Path) -> MppEstimate | None:
     """Estimate the level-0 resolution of a slide or plain image from its nuclei; what the file tells is not read.
 
-    Returns MppEstimate or None: none with fewer than :data:`MIN_NUCLEI` nuclei, or none that stand out.
+    Returns MppEstimate or None: none with fewer than :data:`MIN_NUCLEI` nuclei, none that stand out, or no H&E: letters
+    have sizes, too.
     Raises SlideError: the file cannot be opened, or not even a thumbnail can be decoded.
     """
     with Slide(path, mpp=_UNKNOWN_MPP) as slide:
         side = min(_FIELD_PX, *slide.dimensions)
-        if side < _SMALLEST_FIELD_PX:
+        if side < _SMALLEST_FIELD_PX or stain_of(slide).kind != HE:
             return None
         fields = (_read(slide, x, y, side) for x, y in _places(slide, side))
         diameter, n_nuclei, n_fields = _summarise(measure_field(f) for f in fields if f is not None)
@@ -104,6 +106,15 @@ def estimate_slide(path: Path) -> MppEstimate | None:
         return None
     mpp, low, high = size_interval(CALIBRATION_UM, diameter)
     return MppEstimate(mpp, low, high, diameter, n_nuclei, n_fields, objective_of(low, high))
+
+
+def doubt_of(path: Path, mpp: float) -> str:
+    """A sentence where the nuclei contradict a resolution that somebody gave [µm/px]; "" where they do not."""
+    found = estimate_slide(path)
+    if found is None or found.low <= mpp <= found.high:
+        return ""
+    return (f"{mpp:.4g} µm/px was given, but {found.n_nuclei} nuclei say {found.mpp:.2f} "
+            f"[{found.low:.2f}–{found.high:.2f}]")  # fmt: skip
 
 
 def size_interval(calibration_um: Sequence[float], diameter_px: float) -> tuple[float, float, float]:

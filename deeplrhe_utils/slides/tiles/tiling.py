@@ -35,6 +35,9 @@ from deeplrhe_utils.slides.tiles.pixels import open_row
 
 SLIDE_FRAME, BOUNDS_FRAME = "slide", "bounds"
 NO_GLASS = "no glass was found; a white level of {:.0f} is assumed"
+FINER = "tiles at {:.4g} µm/px are finer than the slide ({:.4g} µm/px): they are magnified and show no more than it"
+MPP_TOLERANCE = 0.02
+"""Share of the resolution asked for, from which on another one is told."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,8 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     tiles["selected"] = False
     tiles = conform(tiles, TILES)
     tiles.attrs["notes"] = [*_notes(regions), *([] if glass.found else [NO_GLASS.format(glass.level[0])])]
+    if rules.target_mpp < slide.mpp * (1 - MPP_TOLERANCE):
+        tiles.attrs["notes"].append(FINER.format(rules.target_mpp, slide.mpp))
     return tiles
 
 
