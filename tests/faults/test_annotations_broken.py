@@ -75,6 +75,7 @@ def test_truncated_json_is_refused(tmp_path, cut):
     (b"<Annotations><Region/></Annotations>", "out of place"),
     (b"<Annotations><Vertex X='1' Y='2'/></Annotations>", "out of place"),
     (b"<Annotations><x><Annotation><Region/></Annotation></x></Annotations>", "out of place"),
+    (b"<Annotations><x><Annotation><Attributes><Attribute/></Attributes></Annotation></x></Annotations>", "no area"),
     (b"<ASAP_Annotations><Coordinate X='1' Y='2'/></ASAP_Annotations>", "out of place"),
     (b"[]", "no area"), (b"{}", "not GeoJSON"), (b"[null]", "not GeoJSON"), (b'{"positive": 5}', "not a list"),
     (b'{"positive": [5]}', "not a list"), (b'{"positive": [{}]}', "no list of vertices"),
@@ -97,7 +98,7 @@ def test_coordinates_are_finite_numbers(tmp_path, x):
 )
 def test_numbers_of_json_are_finite(tmp_path, value):
     ring = f"[[0, 0], [{value}, 5], [9, 9], [0, 0]]"
-    match = "feature 0.*(malformed|not finite)|not JSON"
+    match = "Feature 0.*(malformed|not finite)|not JSON"
     refuse(tmp_path, f'{{"type": "Polygon", "coordinates": [{ring}]}}', match)
     refuse(
         tmp_path,

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.slides.outlines.find import Region, write_geojson
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_or_reason, tile_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, slide_outline, tile_or_reason, tile_slide
 from tests.faults.fuzz_reader import fuzz
 from tests.tiff_slides import overwrite_tile, tissue_like, write_jpeg_slide
 
@@ -152,6 +153,32 @@ def test_an_outline_without_tissue_or_outside_the_slide_keeps_nothing_and_says_s
     tiles = tile_slide(row_of(path, annotation=str(outline)), RULES)
     assert tiles["kept"].sum() == inside
     assert (tiles.loc[~tiles["kept"], "reason"] == "outside-tumour").all()
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "told"), [
+        ((), {0}, "tumour Adenocarcinoma; not tumour Field B"), (("field B",), {1}, "tumour Field B; not tumour Adeno"),
+        (("Field B", "adenocarcinoma"), {0, 1}, "tumour Adenocarcinoma, Field B; not tumour –"),
+    ],
+)  # fmt: skip
+def test_the_classes_that_count_are_words_or_the_users_and_are_told(tmp_path, classes, rows, told):
+    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE)
+    drawn = [Region(shapely.box(0, 0, 512, 256), "Adenocarcinoma"), Region(shapely.box(0, 256, 512, 512), "Field B")]
+    outline = write_geojson(drawn, tmp_path / "slide.geojson")
+    tiles, reason, notes = tile_or_reason(row_of(path, annotation=str(outline)), replace(RULES, tumour_classes=classes))
+    assert set(tiles.loc[tiles["kept"], "row"]) == rows and reason == ""
+    assert notes[0].startswith(f"classes of the outlines: {told}")
+    with Slide(path) as slide:
+        area = slide_outline(row_of(path, annotation=str(outline)), slide, tumour_classes=classes).area
+    assert area == 512 * 256 * len(rows)
+
+
+def test_outlines_of_nuclei_cost_their_slide_with_the_reason(tmp_path):
+    path = write_jpeg_slide(tmp_path / "slide.svs", PICTURE)
+    drawn = [Region(shapely.box(20 * i, 0, 20 * i + 15, 15), "Tumor") for i in range(24)]
+    outline = write_geojson(drawn, tmp_path / "slide.geojson")
+    tiles, reason, _ = tile_or_reason(row_of(path, annotation=str(outline)), RULES)
+    assert len(tiles) == 0 and "slide.geojson look like nuclei" in reason and "24 areas" in reason
 
 
 def test_an_outline_that_cannot_be_read_costs_its_slide_with_the_reason(tmp_path):

@@ -276,7 +276,7 @@ def test_a_folder_of_pictures_is_one_slide_and_every_picture_comes_out(tmp_path)
         [tmp_path / "in"], tmp_path / "out", NormalizeOptions(method="reinhard", reference="A"), lines.append
     )
     assert [(r["slide"], r["n_tiles"]) for r in rows] == [("in", 12), ("A", 12), ("B", 13)]
-    assert lines[0].startswith("Left out: 1 that are neither") and "notes.xyz" in lines[0]
+    assert lines[0] == "Side files, which are no slides: 1 (1 .xyz)"
     new = read_tiles(tmp_path / "out" / "B")
     assert len(new) == 13 and (new["glass.png"] == GLASS).all()
     with open(tmp_path / "out" / "B" / "tiles.csv", newline="") as stream:
@@ -285,6 +285,27 @@ def test_a_folder_of_pictures_is_one_slide_and_every_picture_comes_out(tmp_path)
     old = [np.asarray(Image.open(p)) for p in (tmp_path / "in" / "B").glob("*.jpg")]
     goal = tissue_colour([np.asarray(Image.open(p)) for p in (tmp_path / "in" / "A").glob("*")])
     assert np.abs(tissue_colour(list(new.values())) - goal).max() < 0.2 * np.abs(tissue_colour(old) - goal).max()
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_fail_and_many_pages_are_told(tmp_path, capsys):
+    write_tiles(tmp_path / "in" / "A", "lab 1")
+    first, second = (Image.fromarray(painted("lab 1", seed)) for seed in (0, 1))
+    first.save(tmp_path / "in" / "A" / "pages.tif", save_all=True, append_images=[second])
+    command = ["normalize", "--method", "reinhard", "--reference", "A", "--out", str(tmp_path / "out")]
+    command.append(str(tmp_path / "in"))
+    assert main(command) == 0 and "1 of 13 pictures hold several pages" in capsys.readouterr().out
+    write_tiles(tmp_path / "in" / "B", "lab 1", n=3, ending="webp")
+    write_tiles(tmp_path / "in" / "B", "lab 1", n=2, ending="bmp")
+    write_tiles(tmp_path / "in" / "A", "lab 1", n=1, ending="gif")
+    assert main(command) == 1
+    rows = list(csv.DictReader((tmp_path / "out" / "normalize.csv").open()))
+    failed = [row["note"] for row in rows if row["status"] == "failed"]
+    kinds = ["1 (1 .gif)", "5 (2 .bmp, 3 .webp)"]
+    assert failed == [f"files of kinds that cannot be read: {kind}" for kind in kinds]
+    out = capsys.readouterr().out
+    assert all(kind in out for kind in kinds)
+    capsys.readouterr()
+    assert main([*command[:-1], str(tmp_path / "in" / "B")]) == 1 and kinds[1] in capsys.readouterr().err
 
 
 def test_one_picture_is_a_slide_and_another_may_be_the_reference(tmp_path):
@@ -334,7 +355,7 @@ def test_pictures_beside_slides_are_no_tiles(slides, tmp_path):
     (folder / "Thumbs.db").write_bytes(b"\0\1")
     found = find_sources([folder, folder / "a.svs"])
     assert [(type(s), s.name) for s in found.sources] == [(SlideFile, "a"), (SlideFile, "b"), (PictureFolder, "tiles")]
-    assert sorted(p.name for p in found.left_out) == ["Thumbs.db", "tile 0.png", "tile 1.png"]
+    assert sorted(p.name for p in found.left_out) == ["tile 0.png", "tile 1.png"]
     assert [f.name for f in found.sources[2].files] == ["tile 0.png", "tile 1.png"]
 
 

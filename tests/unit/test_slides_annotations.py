@@ -1,5 +1,6 @@
 """Outlines survive a round trip, are repaired with a note, are found and recognised, and give exact fractions."""
 
+import gzip
 import json
 import pickle
 
@@ -12,13 +13,16 @@ from shapely.geometry import MultiPolygon, Point, Polygon, box
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.slides.outlines import find
+from deeplrhe_utils.slides.outlines import regions as regions_module
 from deeplrhe_utils.slides.outlines.find import (
     ANNOTATION_ENDINGS,
     Region,
+    check_no_nuclei,
     find_annotation,
     is_tumour,
     read_annotation,
     read_geojson,
+    told_classes,
     tumour_fraction,
     tumour_fractions,
     tumour_outline,
@@ -232,7 +236,13 @@ def test_an_offset_moves_everything(tmp_path):
 
 @pytest.mark.parametrize("name, expected", [
     ("Tumor", True), ("tumour", True), ("Tumor: Negative", True), ("INVASIVE TUMOUR", True), ("Metastases", True),
-    ("Tumor-infiltrating lymphocytes", True), ("_0", True), ("_1", True), ("abnormal tumor", True),
+    ("_0", True), ("_1", True), ("abnormal tumor", True), ("Adenocarcinoma", True), ("LUAD", True), ("Acinar", True),
+    ("Non-small cell carcinoma", True), ("Infiltrating carcinoma in situ, metastatic", True), ("TUM", True),
+    ("Plattenepithelkarzinom", True), ("Non-mucinous adenocarcinoma", True), ("Residual tumor", True),
+    ("Tumor-infiltrating lymphocytes", False), ("TILs in tumor", False), ("Tumor-associated stroma", False),
+    ("tumor_stroma", False), ("No residual tumor", False), ("no evidence of any carcinoma", False),
+    ("Benign neoplasm", False), ("non-neoplastic", False), ("tumor necrosis", False), ("Vessels within tumor", False),
+    ("Squamous metaplasia", False), ("adenoma", False), ("no_tumor", False),
     ("_2", False), ("non-tumor", False), ("Non_tumour", False), ("nontumoral", False), ("no tumor", False),
     ("peritumoral stroma", False), ("Normal adjacent to tumour", False), ("tumour-free", False), ("normal", False),
     ("Other", False), ("", False), ("positive", False),
@@ -296,6 +306,111 @@ def test_the_annotation_of_a_slide_is_found_by_its_name(tmp_path):
     (tmp_path / "S.1.xml").write_text("another")
     with pytest.raises(AnnotationError, match=r"S\.1\.geojson.*S\.1\.xml"):
         find_annotation(tmp_path, "S.1")
+
+
+@pytest.mark.parametrize(
+    "name", ["S.1.svs.geojson", "S.1.GeoJSON", "S.1.tif.Json", "S.1.geojson.gz", "S.1.ndpi-MASK.PNG"]
+)
+def test_endings_in_any_case_packed_and_behind_the_slides_own_are_found(tmp_path, name):
+    content = json.dumps(feature(SQUARE)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    found = find_annotation(tmp_path, "S.1")
+    assert found == tmp_path / name and read_annotation(found)[0].geometry.area == 100
+    assert find_annotation(tmp_path, "S") is None and find_annotation(tmp_path, "s.1") is None
+
+
+@pytest.mark.parametrize("content, match", [
+    (gzip.compress(b"x")[:-9], "not JSON|no known"), (b"\x1f\x8b rubbish", "cannot be read"),
+    (gzip.compress(b"[" * 5000), "too large"),
+])  # fmt: skip
+def test_packed_files_that_are_damaged_or_blow_up_are_refused(tmp_path, monkeypatch, content, match):
+    monkeypatch.setattr(regions_module, "LARGEST_FILE_BYTES", 2000)
+    (tmp_path / "a.geojson.gz").write_bytes(content)
+    with pytest.raises(AnnotationError, match=match):
+        read_annotation(tmp_path / "a.geojson.gz")
+
+
+CELL = {"type": "Polygon", "coordinates": [[[0, 0], [4, 0], [4, 5], [0, 5], [0, 0]]]}
+
+
+@pytest.mark.parametrize("other", [
+    {"properties": {"objectType": "cell", "classification": {"name": "Tumor"}}},
+    {"properties": {"objectType": "tma_core"}},
+    {"properties": {"objectType": "detection"}}, {"properties": None, "id": "PathCellObject"},
+    {"properties": {}, "id": "TMACoreObject"},
+])  # fmt: skip
+def test_only_what_qupath_calls_an_annotation_is_a_region(tmp_path, other):
+    cell = {"type": "Feature", "geometry": CELL, **other}
+    whole = feature(SQUARE, objectType="annotation") | {"id": "PathAnnotationObject"}
+    regions = read_annotation(write(tmp_path / "a.geojson", [cell, whole, cell]))
+    assert tumour_outline(regions).area == 100 and len(regions.left_out) == 1 and "2 of type" in regions.left_out[0]
+    with pytest.raises(AnnotationError, match="2 of type"):
+        read_annotation(write(tmp_path / "a.geojson", [cell, cell]))
+
+
+POINT = {"type": "Point", "coordinates": [1, 1]}
+
+
+@pytest.mark.parametrize("bad", [
+    None, {"type": "Polygon", "coordinates": []}, {"type": "Polygon", "coordinates": [[[5, 5], [9, 9], [5, 5]]]},
+    {"type": "Polygon", "coordinates": [[[5, 5]]]}, {"type": "Polygon"}, {"type": "Circle"}, "text", {"type": None},
+    {"type": "GeometryCollection", "geometries": []}, {"type": "GeometryCollection", "geometries": [POINT]},
+    {"type": "GeometryCollection"}, {"type": "MultiPolygon", "coordinates": [[]]},
+    {"type": "Polygon", "coordinates": [[[0, 0], [1e12, 5], [9, 9], [0, 0]]]},
+])  # fmt: skip
+def test_one_bad_feature_costs_itself_and_is_listed(tmp_path, bad):
+    regions = read_annotation(write(tmp_path / "a.geojson", [feature(SQUARE), feature(bad)]))
+    assert [r.geometry.area for r in regions] == [100]
+    assert len(regions.left_out) == 1 and regions.left_out[0].startswith("Feature 1: ")
+
+
+def test_areas_of_a_collection_are_a_region(tmp_path):
+    inner = {"type": "GeometryCollection", "geometries": [CELL, POINT]}
+    far = {"type": "Polygon", "coordinates": [[[50, 0], [60, 0], [60, 10], [50, 0]]]}
+    document = feature({"type": "GeometryCollection", "geometries": [inner, POINT, far]})
+    assert read_annotation(write(tmp_path / "a.geojson", document))[0].geometry.area == 20 + 50
+
+
+def test_the_user_names_the_classes_of_the_tumour(tmp_path):
+    classes = ("Region 1", "Tumor", "Tumor: Acinar", None)
+    path = write(tmp_path / "a.geojson", [
+        feature(shapely.geometry.mapping(box(100 * i, 0, 100 * i + 10, 1 + i)), classification=c)
+        for i, c in enumerate(classes)
+    ])  # fmt: skip
+    for names, area in (((), 20 + 30), (("region 1 ",), 10), (("acinar", "Region 1"), 40), (("tumor",), 50)):
+        assert tumour_outline(read_annotation(path, tumour_classes=names)).area == area
+    with pytest.raises(AnnotationError, match=r"\(no class\).*Expected: Stroma.*tumour_classes"):
+        tumour_outline(read_annotation(path, tumour_classes=("Stroma",)))
+    told = told_classes(read_annotation(path))
+    assert told == "classes of the outlines: tumour Tumor, Tumor: Acinar; not tumour (no class), Region 1"
+    assert told_classes([Region(box(0, 0, 1, 1), "Tumor")] * 2) == told_classes([Region(box(0, 0, 1, 1))]) == ""
+
+
+def nuclei(count, side_px):
+    return [Region(box(50 * i, 0, 50 * i + side_px, side_px), "Tumor") for i in range(count)]
+
+
+@pytest.mark.parametrize("regions, mpp, refused", [
+    (nuclei(20, 20), 0.25, True), (nuclei(20, 20), 1.0, False), (nuclei(19, 20), 0.25, False),
+    ([Region(shapely.MultiPolygon([r.geometry for r in nuclei(40, 30)]))], 0.25, True),
+    ([*nuclei(400, 20), Region(box(0, 0, 400, 400), "Tumor")], 0.25, False),
+    ([*nuclei(400, 20), Region(box(0, 0, 900, 900), "Stroma")], 0.25, True),
+])  # fmt: skip
+def test_outlines_of_nuclei_are_no_regions(regions, mpp, refused):
+    if not refused:
+        return check_no_nuclei(regions, mpp, "a.xml")
+    with pytest.raises(AnnotationError, match=r"a\.xml look like nuclei.*median"):
+        check_no_nuclei(regions, mpp, "a.xml")
+
+
+def test_real_outlines_of_nuclei_and_of_regions_are_told_apart(shared_data):
+    for path in sorted((shared_data / "monuseg_tcga_lung").glob("*.xml")):
+        with pytest.raises(AnnotationError, match="look like nuclei"):
+            check_no_nuclei(read_annotation(path), 0.25, path.name)
+    drawn = [p for p in (shared_data / "annotations").rglob("*") if p.suffix in (".geojson", ".json", ".xml")]
+    for path in drawn:
+        check_no_nuclei(read_annotation(path), 0.25, path.name)
+    assert len(drawn) > 4
 
 
 def test_real_annotations_are_read(shared_data):

@@ -32,7 +32,7 @@ def imagescope(tmp_path, *layers):
     return path
 
 
-def asap(tmp_path, *annotations):
+def asap(tmp_path, *annotations, groups={"g": "None"}):  # noqa: B006
     """ASAP file of (group, type, corners); the corners are written backwards, with their order."""
     written = []
     for number, (group, kind, corners) in enumerate(annotations):
@@ -44,10 +44,11 @@ def asap(tmp_path, *annotations):
             f"<Coordinates>{inside}</Coordinates></Annotation>"
         )
     path = tmp_path / "slide.xml"
-    groups = '<AnnotationGroups><Group Name="g" PartOfGroup="None"><Attributes/></Group></AnnotationGroups>'
+    written_groups = "".join(f'<Group Name="{n}" PartOfGroup="{p}"><Attributes/></Group>' for n, p in groups.items())
     path.write_text(
         '<?xml version="1.0"?><ASAP_Annotations>'
-        f"<Annotations>{''.join(written)}</Annotations>{groups}</ASAP_Annotations>"
+        f"<Annotations>{''.join(written)}</Annotations>"
+        f"<AnnotationGroups>{written_groups}</AnnotationGroups></ASAP_Annotations>"
     )
     return path
 
@@ -119,6 +120,18 @@ def test_asap_groups_types_and_order(tmp_path):
     assert "spline" in regions[1].note and len(regions.left_out) == 2
     assert list(regions[0].geometry.exterior.coords) == [*SQUARE, SQUARE[0]]
     assert tumour_outline(regions).area == 10_000
+
+
+@pytest.mark.parametrize("groups, classification, tumour", [
+    ({"G": "Tumor", "Tumor": "None"}, "Tumor: G", True), ({"G": "Inner", "Inner": "Tumor"}, "Tumor: Inner: G", True),
+    ({"G": "G"}, "G", False), ({"G": "Stroma", "Stroma": "G"}, "Stroma: G", False), ({"G": ""}, "G", False),
+    ({"G": "Exclusion"}, None, False), ({"G": "H", "H": "_2"}, None, False),
+])  # fmt: skip
+def test_groups_inside_groups_count(tmp_path, groups, classification, tumour):
+    path = asap(tmp_path, ("G", "Polygon", SQUARE), ("lepidic", "Polygon", rectangle(500, 0, 510, 10)), groups=groups)
+    found = [r.classification for r in read_annotation(path)]
+    assert found == [*([classification] if classification else []), "lepidic"]
+    assert tumour_outline(read_annotation(path)).area == 100 + 10_000 * tumour
 
 
 @pytest.mark.parametrize("positive, negative", [

@@ -2,13 +2,16 @@
 
 import shutil
 import struct
+import sys
 
 import openslide
 import pytest
 
-from deeplrhe_utils.slides.files import inventory
-from deeplrhe_utils.slides.files.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
-from deeplrhe_utils.slides.files.inventory import scan_slides
+from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.normalize.sources import find_sources, with_resolutions
+from deeplrhe_utils.slides.files.inventory import find_files, scan_slides
+from deeplrhe_utils.slides.reading.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
+from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 NAME = "TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs"
 OTHER = "TCGA-44-2665-01A-01-TS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs"
@@ -39,20 +42,120 @@ def test_a_folder_of_the_transfer_tool(tmp_path, slide_factory):
     assert left["patient_id"] == "TCGA-44-2665" and left["bytes"] == partial.stat().st_size
 
 
+def made(path, number):
+    """A small slide, another for every number."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return write_jpeg_slide(path.with_name("making.tif"), tissue_like(280, 300, number)).replace(path)
+
+
+OPENED: list = []
+sys.addaudithook(lambda event, args: OPENED.append(str(args[0])) if event == "open" else None)
+
+
 @pytest.mark.parametrize("ending", [".partial", ".PARTIAL", ".part", ".crdownload"])
-def test_unfinished_downloads_are_never_opened(tmp_path, slide_factory, monkeypatch, ending):
+def test_unfinished_downloads_are_never_opened(tmp_path, monkeypatch, capsys, ending):
     """Even a complete slide under such a name is not touched: only its downloader knows that it is complete."""
-    whole = slide_factory(20).read_bytes()
-    (tmp_path / f"{OTHER}{ending}").write_bytes(whole)
-    (tmp_path / NAME).write_bytes(whole + b" ")
-    touched = []
-    for name in ("sha256_file", "open_handle", "Slide"):
-        real = getattr(inventory, name)
-        monkeypatch.setattr(inventory, name, lambda p, *a, real=real, **k: (touched.append(p), real(p, *a, **k))[1])
-    slides = scan_slides(tmp_path).set_index("path")
-    assert {path.name for path in touched} == {NAME}
-    row = slides.loc[str(tmp_path / f"{OTHER}{ending}")]
+    unfinished = made(tmp_path / "in" / f"{OTHER}{ending}", 1)
+    made(tmp_path / "in" / NAME, 2)
+    for name in ("__init__", "detect_format"):  # which open files unseen by Python
+        real = getattr(openslide.OpenSlide, name)
+        monkeypatch.setattr(openslide.OpenSlide, name, lambda *a, r=real: (OPENED.append(str(a[-1])), r(*a))[1])
+    OPENED.clear()
+    slides = scan_slides(tmp_path / "in").set_index("path")
+    row = slides.loc[str(unfinished)]
     assert row["status"] == "excluded" and "unfinished" in row["reason"]
+    assert main(["doctor", str(tmp_path / "in")]) == 1 and "unfinished download" in capsys.readouterr().out
+    assert main(["normalize", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--method", "reinhard"]) == 1
+    assert f"kinds that cannot be read: 1 (1 {ending.lower()})" in capsys.readouterr().out
+    assert str(tmp_path / "in" / NAME) in OPENED and str(unfinished) not in OPENED
+
+
+SIDE = [
+    "Thumbs.db",
+    "a.xlsx",
+    "a.svs.md5",
+    "DICOMDIR",
+    "a.html",
+    "a.pdf",
+    "a.docx",
+    "a.zip",
+    "a.csv",
+    "a.XML",
+    "README",
+]
+
+
+def test_side_files_are_listed_apart_by_all_commands(tmp_path, capsys):
+    folder = tmp_path / "in"
+    for number, name in enumerate(("a.svs", "b", "c.dat")):  # whatever begins like a slide is one
+        made(folder / name, number)
+    for name in SIDE:
+        (folder / name).write_bytes(b"\0" * 128 + b"DICM" if name == "DICOMDIR" else b"PK\3\4 whatever")
+    slides = scan_slides(folder)
+    assert slides["slide_id"].tolist() == ["a", "b", "c"] and (slides["status"] == "ok").all()
+    assert slides.attrs["side_files"] == sorted(SIDE) and slides.attrs["sidecar_files"] == len(SIDE)
+    assert main(["doctor", str(folder)]) == 0
+    assert "3 files: 3 fine" in (out := capsys.readouterr().out) and f"which are no slides: {len(SIDE)} (" in out
+    assert {s.name for s in find_sources([folder]).sources} == {"a", "b", "c"}
+    (folder / "broken.isyntax").write_bytes(b"no slide that can be read, but one by its name")
+    assert main(["doctor", str(folder)]) == 1 and "neither" in scan_slides(folder)["reason"].iloc[2]
+
+
+def test_linked_folders_are_searched_once_and_loops_never(tmp_path):
+    inside, outside = tmp_path / "in" / "sub", tmp_path / "elsewhere" / "deep"
+    for number, folder in enumerate((inside, outside)):
+        made(folder / f"{number}.svs", number)
+    for link, target in {"a": outside.parent, "b": outside.parent, "up": tmp_path / "in", "above": tmp_path,
+                         "c": inside, "sub/back": inside, "gone": tmp_path / "nowhere"}.items():  # fmt: skip
+        (tmp_path / "in" / link).symlink_to(target)
+    (outside / "round").symlink_to(outside.parent)
+    made(tmp_path / "above.svs", 9)
+    listing = find_files(tmp_path / "in")
+    assert [str(p.relative_to(tmp_path / "in")) for p in listing.slides] == ["a/deep/1.svs", "gone", "sub/0.svs"]
+    assert scan_slides(tmp_path / "in")["status"].tolist() == ["ok", "excluded", "ok"]
+
+
+def test_one_name_in_two_folders_is_two_slides_and_a_copy_is_none(tmp_path, capsys):
+    files = {"P1/HE.svs": 1, "P2/HE.svs": 2, "P3/HE.svs": 2, "HE.svs": 4, "P1/one.svs": 5, "P2/one.svs": 5,
+             "P1/x.svs": 6, "P1/x.tif": 7, f"P1/{NAME}": 8, f"P2/{NAME}": 9}  # fmt: skip
+    for name, number in files.items():
+        made(tmp_path / "in" / name, number)
+    slides = scan_slides(tmp_path / "in")
+    used, excluded = (slides[slides["status"] == status].set_index("slide_id") for status in ("ok", "excluded"))
+    barcodes = [f"{folder}_{NAME[:-4]}" for folder in ("P1", "P2")]
+    assert set(used.index) == {"P1_HE", "P2_HE", "HE", "one", "x", *barcodes}
+    assert used.loc["P2_HE", "patient_id"] == "P2_HE" and (used.loc[barcodes, "patient_id"] == "TCGA-05-4244").all()
+    assert sorted(excluded.index) == ["P3_HE", "one", "x"] and "same slide_id" in excluded.loc["x", "reason"]
+    assert excluded.loc[["P3_HE", "one"], "reason"].str.contains("shows the same slide").all()
+    assert slides.attrs["renamed"] == sorted([*barcodes, "HE", "P1_HE", "P2_HE", "P3_HE"])
+    (tmp_path / "mpp.csv").write_text("slide_id,mpp\nP2_HE,0.3\nHE,0.4\n")
+    assert main(["doctor", str(tmp_path / "in"), "--mpp-csv", str(tmp_path / "mpp.csv")]) == 0
+    rows = {row.split()[0]: row for row in capsys.readouterr().out.splitlines() if "HE.svs" in row}
+    assert "override" in rows["HE.svs"] and "override" in rows["P2/HE.svs"] and "override" not in rows["P1/HE.svs"]
+    for name in ("P1/one.svs", "P1/x.tif", "P3/HE.svs"):
+        (tmp_path / "in" / name).unlink()
+    found = find_sources([tmp_path / "in"]).sources
+    assert {source.name for source in found} == {"P1_HE", "P2_HE", "HE", "one", "x", *barcodes}
+    told = {s.name: s.mpp for s in with_resolutions(found, tmp_path / "mpp.csv")[0]}
+    assert (told["P1_HE"], told["P2_HE"], told["HE"]) == (None, 0.3, 0.4)
+
+
+def test_annotations_without_a_slide_are_named(tmp_path):
+    drawn = tmp_path / "drawn"
+    for number, name in enumerate(("P1/S.svs", "P2/S.svs", "T.svs", "U.svs")):
+        made(tmp_path / "in" / name, number)
+    for name in ("P1/S.svs.GeoJSON", "T.geojson.gz", "Other.geojson", "U.geojson.zip", "u-MASK.png", "notes.csv"):
+        (tmp_path / "in" / name).write_bytes(b"{}")
+    slides = scan_slides(tmp_path / "in")
+    assert slides.set_index("slide_id")["annotation"].dropna().to_dict() == {
+        "P1_S": str(tmp_path / "in/P1/S.svs.GeoJSON"), "T": str(tmp_path / "in/T.geojson.gz")}  # fmt: skip
+    assert slides.attrs["unmatched"] == ["Other.geojson", "U.geojson.zip", "u-MASK.png"]
+    for name in ("S.geojson", "P2_S.json", "all.zip", "sub/T.xml", ".hidden.xml"):
+        (drawn / name).parent.mkdir(parents=True, exist_ok=True)
+        (drawn / name).write_bytes(b"{}")
+    slides = scan_slides(tmp_path / "in", annotations_dir=str(drawn))
+    assert slides["annotation"].dropna().tolist() == [str(drawn / "P2_S.json")]
+    assert slides.attrs["unmatched"] == ["S.geojson", "all.zip", "sub/T.xml"]
 
 
 def test_a_folder_of_unfinished_downloads_only_is_listed(tmp_path):

@@ -83,7 +83,9 @@ def heat_square(view: SlideView, scores: NDArray[np.float64], palette: str, opac
     return square
 
 
-def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Mapping[str, Path]) -> pd.DataFrame:
+def inside_outline(
+    views: Sequence[SlideView], gene: str, drawn: Path, given: Mapping[str, Path], tumour_classes: Sequence[str] = ()
+) -> pd.DataFrame:
     """Scores inside and outside the tumour's outline.
 
     Parameters
@@ -91,22 +93,27 @@ def inside_outline(views: Sequence[SlideView], gene: str, drawn: Path, given: Ma
     gene : a column of their windows, or "" for none
     drawn : folder of outlines drawn in the viewer; they come before those that are given
     given : slide_id → annotation file
+    tumour_classes : classes of the given files that are the tumour (`is_tumour`)
 
     Returns DataFrame: slide_id, outline (file name, or :data:`NO_OUTLINE`), n_inside, n_outside, mean_inside,
     mean_outside (null where there is nothing to average), note (why an outline that is there could not be used). One
     row per view.
     """
     columns = ["slide_id", "outline", "n_inside", "n_outside", "mean_inside", "mean_outside", "note"]
-    return pd.DataFrame([_compared(view, gene, drawn, given) for view in views], columns=columns)
+    return pd.DataFrame([_compared(view, gene, drawn, given, tumour_classes) for view in views], columns=columns)
 
 
-def _compared(view: SlideView, gene: str, drawn: Path, given: Mapping[str, Path]) -> dict[str, Any]:
+def _compared(
+    view: SlideView, gene: str, drawn: Path, given: Mapping[str, Path], tumour_classes: Sequence[str]
+) -> dict[str, Any]:
     row: dict[str, Any] = {"slide_id": view.slide_id, "outline": NO_OUTLINE, "note": ""}
     try:
-        path = (find_annotation(drawn, view.slide_id) if drawn.is_dir() else None) or given.get(view.slide_id)
+        own = find_annotation(drawn, view.slide_id)
+        path = own or given.get(view.slide_id)
         if path is None or not path.is_file():
             return row
-        outline = tumour_outline(read_annotation(path, slide_px=(view.width_l0_px, view.height_l0_px)))
+        size, classes = (view.width_l0_px, view.height_l0_px), () if own else tumour_classes
+        outline = tumour_outline(read_annotation(path, slide_px=size, tumour_classes=classes))
     except CompendiumError as error:
         return {**row, "note": str(error)}
     place = (view.windows[name] for name in ("x_l0_px", "y_l0_px", "size_l0_px"))

@@ -85,11 +85,13 @@ def _ours(path: Path) -> bool:
     return all(region.note.startswith(_DRAWN) for region in read_annotation(path))
 
 
-def outline_rings(path: Path, size_l0_px: tuple[int, int]) -> list[list[list[float]]]:
+def outline_rings(
+    path: Path, size_l0_px: tuple[int, int], tumour_classes: Sequence[str] = ()
+) -> list[list[list[float]]]:
     """Rings of the tumour in an annotation file, holes among them: lists of [x, y] [level-0 px].
 
     Raises AnnotationError: the file cannot be read, or shows no tumour.
     """
-    area = tumour_outline(read_annotation(path, slide_px=size_l0_px))
+    area = tumour_outline(read_annotation(path, slide_px=size_l0_px, tumour_classes=tumour_classes))
     rings = [ring for part in shapely.get_parts(area) for ring in (part.exterior, *part.interiors)]
     return [shapely.get_coordinates(ring).round(2).tolist() for ring in rings]

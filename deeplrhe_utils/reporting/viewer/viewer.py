@@ -69,7 +69,7 @@ class Explorer:
     genes : targets with scores
     outlines_dir : where drawn outlines are saved as ``<slide_id>.geojson``; give it to notebook 01 as
         ``annotations_dir``, and notebook 02 cuts tiles inside them
-    known : slide_id → the annotation file that the run already has
+    known, tumour_classes : slide_id → the annotation file that the run already has; its classes that are the tumour
     palette, opacity : how the map looks at first
 
     Attributes
@@ -85,6 +85,7 @@ class Explorer:
     def __init__(
         self, views: Sequence[SlideView], genes: Sequence[str], *, outlines_dir: Path,
         known: Mapping[str, Path] | None = None, palette: str = "paper", opacity: float = 0.5,
+        tumour_classes: Sequence[str] = (),
     ) -> None:  # fmt: skip
         from deeplrhe_utils.reporting.viewer.canvas import SlideCanvas
 
@@ -93,6 +94,7 @@ class Explorer:
                              fix="Run notebook 07 first")  # fmt: skip
         self._views, self._genes = {view.slide_id: view for view in views}, list(genes)
         self._outlines_dir, self._known = Path(outlines_dir), dict(known or {})
+        self.tumour_classes = tuple(tumour_classes)
         self._pixels: Pixels | None = None
         self._drawn: dict[str, list[Any]] = {}
         self.view = views[0]
@@ -148,7 +150,7 @@ class Explorer:
         if path is None or not path.is_file():
             return ""
         try:
-            self.canvas.known = outline_rings(path, (view.width_l0_px, view.height_l0_px))
+            self.canvas.known = outline_rings(path, (view.width_l0_px, view.height_l0_px), self.tumour_classes)
         except CompendiumError as error:
             return f"its annotation is not shown: {error}"
         return "the tumour as annotated is outlined in green"

@@ -160,7 +160,7 @@ def examine_slides(
     resolution.
     Raises ParameterError: a path is not there, or `csv` is. InputError: there is no slide, or `mpp_csv` is wrong.
     """
-    from deeplrhe_utils.slides.files.inventory import read_mpp_overrides
+    from deeplrhe_utils.slides.files.inventory import count_kinds, read_mpp_overrides
 
     for path in (*paths, *([mpp_csv] if mpp_csv else [])):
         if not path.exists():
@@ -168,27 +168,37 @@ def examine_slides(
     if csv:
         check_new_file(csv)
     overrides = read_mpp_overrides(mpp_csv) if mpp_csv else {}
-    files = list(_slide_files(paths))
+    files, side = _slide_files(paths)
     if not files:
-        raise InputError("There are no slides in what was given", got=", ".join(on_one_line(str(p)) for p in paths))
-    rows = [{"slide": name} | _examine(path, overrides.get(path.stem), estimate, stain_check) for path, name in files]
+        got = ", ".join(on_one_line(str(p)) for p in paths)
+        raise InputError("There are no slides in what was given", got=f"{got}: {count_kinds(side)}" if side else got)
+    rows = [
+        {"slide": name} | _examine(path, overrides.get(slide_id), estimate, stain_check) | {"slide_id": slide_id}
+        for path, (name, slide_id) in files.items()
+    ]
     if csv:
         _write_csv(rows, csv)
-    unused = sorted(set(overrides) - {path.stem for path, _ in files})
-    text = "\n".join([*_table(rows), "", *_summary(rows, unused)])
+    unused = sorted(set(overrides) - {slide_id for _, slide_id in files.values()})
+    text = "\n".join([*_table(rows), "", *_summary(rows, unused, side)])
     return text, all(row["status"] in (FINE, CONTRADICTION) for row in rows)
 
 
-def _slide_files(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Every file once, with the name it is shown by: relative to the folder that was given."""
-    from deeplrhe_utils.slides.files.inventory import find_files
+def _slide_files(paths: Sequence[Path]) -> tuple[dict[Path, tuple[str, str]], list[Path]]:
+    """Every file once, with the name it is shown by (relative to the given folder) and its slide_id; side files."""
+    from deeplrhe_utils.slides.files.inventory import ambiguous_names, find_files
 
-    seen: set[Path] = set()
+    found: dict[Path, tuple[str, str]] = {}
+    side: list[Path] = []
     for given in paths:
-        for path in find_files(given)[0] if given.is_dir() else [given]:
-            if (place := path.absolute()) not in seen:
-                seen.add(place)
-                yield place, str(path.relative_to(given)) if given.is_dir() else path.name
+        if not given.is_dir():
+            found.setdefault(given.absolute(), (given.name, given.stem))
+            continue
+        listing = find_files(given)
+        side += listing.side
+        renamed = ambiguous_names((p for p in listing.slides if p.suffix.lower() != ".dcm"), given)
+        for path in listing.slides:
+            found.setdefault(path.absolute(), (str(path.relative_to(given)), renamed.get(path, path.stem)))
+    return found, side
 
 
 def _examine(path: Path, override: float | None, estimate: bool, stain_check: bool) -> dict[str, Any]:
@@ -288,13 +298,17 @@ def _width(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(c) > 0 for c in text)
 
 
-def _summary(rows: list[dict[str, Any]], unused: list[str]) -> Iterator[str]:
+def _summary(rows: list[dict[str, Any]], unused: list[str], side: list[Path]) -> Iterator[str]:
+    from deeplrhe_utils.slides.files.inventory import count_kinds
+
     count = Counter(row["status"] for row in rows)
     noun = "file" if len(rows) == 1 else "files"
     yield (
         f"{len(rows)} {noun}: {count[FINE]} fine, {count[CONTRADICTION]} with contradictions, "
         f"{count[UNRESOLVED]} without resolution, {count[UNREADABLE]} that cannot be read, {count[NOT_HE]} not H&E."
     )
+    if side:
+        yield f"Side files, which are no slides: {count_kinds(side)}"
     if count[NOT_HE]:
         yield "Not H&E: `run`, `predict` and `normalize` leave such slides out, unless the check is switched off."
     yield from _mixture(rows)

@@ -25,6 +25,7 @@ from deeplrhe_utils.running.normalize.sources import (
     TABLE,
     NormalizeOptions,
     PictureFolder,
+    SlideFile,
     Source,
     check_places,
     find_sources,
@@ -41,6 +42,7 @@ from deeplrhe_utils.running.normalize.write import (
     write_normalized_tiles,
     write_pictures,
 )
+from deeplrhe_utils.slides.files.inventory import count_kinds
 from deeplrhe_utils.stain.methods.normalize import Normalizer, Plan
 
 LEDGER_COLUMNS: Final = (
@@ -84,6 +86,8 @@ def normalize(
         raise ParameterError("Tiles cannot be put together to a slide", got=f"the tile folder {folders[0]}",
                              fix="Leave out --format ome-tiff")  # fmt: skip
     reference = _reference(options, sources) if options.reference else None
+    if found.side:
+        tell(f"Side files, which are no slides: {count_kinds(found.side)}")
     for line in _left_out(found.left_out):
         tell(line)
     if unused:
@@ -92,7 +96,7 @@ def normalize(
     if options.model and options.model.resolve() == (out / NORMALIZER).resolve():
         names.remove(NORMALIZER)
     with held(out, "normalize", names, known=is_ours(out / NORMALIZER)):
-        return _Call(sources, out, options, reference, tell).run()
+        return _Call(sources, out, options, reference, tell, found.unread).run()
 
 
 def _reference(options: NormalizeOptions, sources: Sequence[Source]) -> Source:
@@ -107,7 +111,7 @@ def _left_out(files: Sequence[Path]) -> list[str]:
     if not files:
         return []
     named = ", ".join(on_one_line(str(path)) for path in files[:_NAMED]) + (", …" if len(files) > _NAMED else "")
-    return [f"Left out: {len(files)} that are neither slides nor tiles, or pictures beside slides ({named})"]
+    return [f"Left out: {len(files)} pictures beside slides ({named})"]
 
 
 def target_name(source: Source, options: NormalizeOptions) -> str:
@@ -119,17 +123,23 @@ class _Call:
     """One call: the folder is held, everything has been checked that can be without reading pixels."""
 
     def __init__(
-        self, sources: Sequence[Source], out: Path, options: NormalizeOptions, reference: Source | None, tell: _Tell
-    ) -> None:
+        self, sources: Sequence[Source], out: Path, options: NormalizeOptions, reference: Source | None, tell: _Tell,
+        unread: Sequence[Path] = (),
+    ) -> None:  # fmt: skip
         self.sources, self.out, self.options, self.reference, self.tell = sources, out, options, reference, tell
         self.readings = Readings(options)
         self.earlier = self._read_earlier()
         self.rows: dict[str, _Row] = {}
+        self.unread = unread
 
     def run(self) -> list[_Row]:
         """Prepare the normalizer, then one source after the other."""
         for target in (self.out / TABLE, *map(self._target, self.sources)):
             remove_leftovers(target)
+        for folder in sorted({path.parent for path in self.unread}):
+            told = "files of kinds that cannot be read: " + count_kinds([p for p in self.unread if p.parent == folder])
+            self.tell(f"{on_one_line(str(folder))}  {FAILED}: {told}")
+            self._keep(str(folder), _row(SlideFile(folder.name, folder), FAILED, told, 0.0))
         normalizer = self._normalizer()
         for number, source in enumerate(self.sources, start=1):
             row, line = self._treat(source, normalizer)
@@ -236,9 +246,12 @@ class _Call:
         return [f"the method was fitted at {fitted:g} µm/px, this is {mpp:.4g}"]
 
     def _enter(self, source: Source, row: _Row) -> None:
+        """Add a row of a source, and write the table."""
+        self._keep(self._target(source).name, row)
+
+    def _keep(self, key: str, row: _Row) -> None:
         """Add a row and write the table: these inputs first, then what other calls have written."""
-        target = self._target(source).name
-        self.rows[target] = row
+        self.rows[key] = row
         others = [r for name, r in self.earlier.items() if name not in self.rows and (self.out / name).exists()]
         write_normalized_table(self.out / TABLE, [*self.rows.values(), *others], LEDGER_COLUMNS)
 

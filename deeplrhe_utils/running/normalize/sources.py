@@ -24,8 +24,8 @@ from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterErr
 from deeplrhe_utils.core.files import safe_name
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import on_white
-from deeplrhe_utils.slides.files.inventory import find_files, read_mpp_overrides
-from deeplrhe_utils.slides.reading.opening import READ_ERRORS, open_handle
+from deeplrhe_utils.slides.files.inventory import ambiguous_names, count_kinds, find_files, read_mpp_overrides
+from deeplrhe_utils.slides.reading.opening import READ_ERRORS, UNFINISHED, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.stain.methods.normalize import BASELINES, MINIMUM_TILES, NORMALIZATIONS
 
@@ -161,10 +161,12 @@ Source = SlideFile | PictureFolder
 
 
 class Found(NamedTuple):
-    """What is to be normalized, in order, and the files that were left out."""
+    """What is to be normalized, in order; pictures beside slides; slides and pictures that cannot be read; the rest."""
 
     sources: list[Source]
     left_out: list[Path]
+    unread: list[Path]
+    side: list[Path]
 
 
 def find_sources(paths: Sequence[Path]) -> Found:
@@ -172,29 +174,31 @@ def find_sources(paths: Sequence[Path]) -> Found:
 
     Parameters
     ----------
-    paths : slides, pictures, and folders, which are searched with all below them; hidden files, tables, outlines and
-        masks are passed over (`find_files`)
+    paths : slides, pictures, and folders, which are searched with all below them; side files are passed
+        over (`find_files`)
 
     Raises ParameterError: a path is not there. InputError: there is nothing to normalize, or two results would have one
     name.
     """
     found: dict[Path, Source] = {}
-    left_out: list[Path] = []
+    left_out, unread, side = [], [], []
     for path in paths:
         if not path.exists():
             raise ParameterError(f"{_text(path)} is not there", fix="Check the path")
-        sources, others = _in_folder(path) if path.is_dir() else ([_source_of(path)], [])
-        left_out += others
-        for source in sources:
+        inside = _in_folder(path) if path.is_dir() else Found([_source_of(path)], [], [], [])
+        left_out += inside.left_out
+        unread += inside.unread
+        side += inside.side
+        for source in inside.sources:
             found.setdefault(source.path.resolve(), source)
     if not found:
         raise InputError(
             "There is nothing to normalize in what was given",
-            got=", ".join(_text(path) for path in paths),
+            got=", ".join(map(_text, paths)) + (f"; cannot be read: {count_kinds(unread)}" if unread else ""),
             expected="slides, folders of slides, or folders of PNG, JPEG or TIFF tiles",
         )
     _check_names(list(found.values()))
-    return Found(list(found.values()), left_out)
+    return Found(list(found.values()), left_out, unread, side)
 
 
 def with_resolutions(sources: Sequence[Source], mpp_csv: Path) -> tuple[list[Source], list[str]]:
@@ -203,8 +207,10 @@ def with_resolutions(sources: Sequence[Source], mpp_csv: Path) -> tuple[list[Sou
     Returns (sources, unused): the sources, and the slides of the table that are none of them.
     """
     given = read_mpp_overrides(mpp_csv)
-    new = [replace(s, mpp=given.get(s.path.stem)) if isinstance(s, SlideFile) else s for s in sources]
-    return new, sorted(set(given) - {source.path.stem for source in sources})
+    ids = [source.path.stem if source.name == _stem(source.path) else source.name for source in sources]
+    pairs = zip(sources, ids, strict=True)
+    new = [replace(s, mpp=given.get(i)) if isinstance(s, SlideFile) else s for s, i in pairs]
+    return new, sorted(set(given) - set(ids))
 
 
 def _source_of(path: Path) -> Source:
@@ -283,27 +289,38 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"Tile {name} cannot be read ({error})", fix="Copy it again, or remove it") from error
 
 
-def _in_folder(folder: Path) -> tuple[list[Source], list[Path]]:
+def many_pages(path: Path) -> bool:
+    """Whether a picture that can be read holds more than one page; only the first is."""
+    with Image.open(path) as image:
+        return getattr(image, "n_frames", 1) > 1
+
+
+def _in_folder(folder: Path) -> Found:
     by_parent: dict[Path, list[Path]] = {}
-    for path in find_files(folder)[0]:
+    listing = find_files(folder)
+    for path in listing.slides:
         by_parent.setdefault(path.parent, []).append(path)
-    sources: list[Source] = []
-    left_out: list[Path] = []
+    sources, left_out, unread, side = Found([], [], [], listing.side)
+    slides: list[Path] = []
     for parent, files in sorted(by_parent.items()):
         kinds = [_kind(path) for path in files]
         of = {kind: [path for path, k in zip(files, kinds, strict=True) if k in (kind, _UNCLEAR)] for kind in kinds}
-        left_out += [path for path, kind in zip(files, kinds, strict=True) if kind == _OTHER]
+        unread += [path for path, kind in zip(files, kinds, strict=True) if kind == _OTHER]
         if _SLIDE in kinds or _TILE not in kinds:
-            sources += [SlideFile(_stem(path), path) for path in _one_file_each(of.get(_SLIDE, of.get(_UNCLEAR, [])))]
+            slides += _one_file_each(of.get(_SLIDE, of.get(_UNCLEAR, [])))
             left_out += [path for path, kind in zip(files, kinds, strict=True) if kind == _TILE]
         else:
             sources.append(PictureFolder(_text(parent.resolve().name), parent, tuple(of[_TILE])))
-    return sources, left_out
+    renamed = ambiguous_names(slides, folder)
+    sources += [SlideFile(renamed.get(path, _stem(path)), path) for path in slides]
+    return Found(sorted(sources, key=lambda source: source.path), left_out, unread, side)
 
 
 def _kind(path: Path) -> str:
     """Slide, tile, a picture that is too large or cannot be read, or something else."""
     ending = path.suffix.lower()
+    if ending in UNFINISHED:
+        return _OTHER
     if ending in _SLIDE_ENDINGS or (ending not in _NEVER_SLIDES and _known_to_openslide(path)):
         return _SLIDE
     if ending not in _PICTURE_ENDINGS:

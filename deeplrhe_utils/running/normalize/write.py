@@ -22,7 +22,14 @@ import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
-from deeplrhe_utils.running.normalize.sources import NormalizeOptions, Picture, PictureFolder, SlideFile, read_picture
+from deeplrhe_utils.running.normalize.sources import (
+    NormalizeOptions,
+    Picture,
+    PictureFolder,
+    SlideFile,
+    many_pages,
+    read_picture,
+)
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
@@ -112,7 +119,9 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check:
 
         write_behind(_write_png, painted())
         write_normalized_table(part / TILES_TABLE, rows, ("file", "source"))
-    return Written(f"{len(rows)} tiles", len(rows), [])
+    pages = sum(map(many_pages, source.files))
+    notes = [f"{pages} of {len(rows)} pictures hold several pages, of which the first is read"] if pages else []
+    return Written(f"{len(rows)} tiles", len(rows), notes)
 
 
 def write_normalized_slide(

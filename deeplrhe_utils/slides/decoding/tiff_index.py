@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +27,10 @@ MAX_JPEG_TABLES: Final = 1 << 20
 JPEG: Final = 7
 PHOTOMETRIC_RGB, PHOTOMETRIC_YCBCR = 2, 6
 
-_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION = 256, 257, 258, 259, 262, 274
 _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH, _OFFSETS, _COUNTS, _TABLES = 277, 284, 322, 323, 324, 325, 347
 _WANTED: Final = frozenset(
-    {_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH}
+    {_WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _SAMPLES, _PLANAR, _TILE_WIDTH, _TILE_LENGTH}
     | {_OFFSETS, _COUNTS, _TABLES}
 )
 _NUMPY: Final = {1: "u1", 3: "u2", 4: "u4", 7: "u1", 13: "u4", 16: "u8", 18: "u8"}
@@ -76,6 +77,15 @@ class TiledDirectory:
         return -(-self.height // self.tile_height)
 
 
+class PictureLayout(NamedTuple):
+    """What a directory of a TIFF says of its picture: size [px], TIFF codes of orientation and compression."""
+
+    width: int
+    height: int
+    orientation: int
+    compression: int
+
+
 def read_at(descriptor: int, length: int, offset: int) -> bytes:
     """Up to `length` bytes of an open file from `offset` on, whatever its position."""
     if hasattr(os, "pread"):
@@ -94,6 +104,14 @@ def read_tiled_directories(descriptor: int) -> list[TiledDirectory]:
     Raises TiffIndexError: no TIFF, or an index that cannot be true. OSError: the file cannot be read.
     """
     return _Reader(descriptor).directories()
+
+
+def read_layouts(descriptor: int) -> list[PictureLayout]:
+    """Size, orientation and compression of every picture of an open TIFF in file order, tiled or not.
+
+    Parameters and errors are those of :func:`read_tiled_directories`.
+    """
+    return _Reader(descriptor).layouts()
 
 
 class _Reader:
@@ -121,7 +139,14 @@ class _Reader:
         return data
 
     def directories(self) -> list[TiledDirectory]:
-        found, seen, offset = [], set(), self.first
+        return [self._tiled(tags) for tags in self._chain() if _TILE_WIDTH in tags and _OFFSETS in tags]
+
+    def layouts(self) -> list[PictureLayout]:
+        defaults = {_WIDTH: 0, _LENGTH: 0, _ORIENTATION: 1, _COMPRESSION: 1}
+        return [PictureLayout(*(self._number(tags, tag, d) for tag, d in defaults.items())) for tags in self._chain()]
+
+    def _chain(self) -> Iterator[dict[int, bytes]]:
+        seen, offset = set(), self.first
         while offset:
             if offset in seen:
                 raise TiffIndexError(f"the directory at byte {offset} follows itself")
@@ -129,9 +154,7 @@ class _Reader:
             if len(seen) > MAX_DIRECTORIES:
                 raise TiffIndexError(f"more than {MAX_DIRECTORIES} directories")
             tags, offset = self._directory(offset)
-            if _TILE_WIDTH in tags and _OFFSETS in tags:
-                found.append(self._tiled(tags))
-        return found
+            yield tags
 
     def _directory(self, offset: int) -> tuple[dict[int, bytes], int]:
         """Raw entries of the wanted tags, and where the next directory begins."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import openslide
 import pandas as pd
@@ -17,20 +18,24 @@ from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import SLIDES
+from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import Square
-from deeplrhe_utils.slides.files import dicom
 from deeplrhe_utils.slides.files.nuclear_size import doubt_of
-from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, find_annotation
+from deeplrhe_utils.slides.outlines.find import ANNOTATION_ENDINGS, annotation_names, find_annotation
 from deeplrhe_utils.slides.quality.stains import check_stain
-from deeplrhe_utils.slides.reading.opening import open_handle
+from deeplrhe_utils.slides.reading import dicom
+from deeplrhe_utils.slides.reading.opening import UNFINISHED, check_finished, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.reading.resolution import vendor_of
 
-SIDECARS: Final = frozenset({".geojson", ".json", ".xml", ".csv", ".txt", ".md", ".parcel", ".log"})
-"""Endings of files that are never slides; ``.parcel`` are the logs of the GDC's transfer tool."""
-UNFINISHED: Final = frozenset({".partial", ".part", ".crdownload"})
-"""Endings of downloads that are not complete: the GDC's transfer tool, ours and curl's, browsers."""
+_ENDINGS: Final = UNFINISHED | {
+    ".svs", ".svslide", ".tif", ".tiff", ".btf", ".ndpi", ".mrxs", ".scn", ".bif", ".dcm", ".vms", ".vmu", ".czi",
+    ".jpg", ".jpeg", ".png",
+    ".qptiff", ".isyntax", ".vsi", ".lif", ".zvi", ".jp2", ".j2k", ".webp", ".bmp", ".gif", ".kfb", ".sdpc",
+}  # fmt: skip
+"""What calls itself a slide or picture, whether it can be read or not (last line)."""
+_BEGINNINGS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\x89PNG", b"\xff\xd8\xff")
 _TEST_PX: Final = 256
 
 
@@ -55,13 +60,15 @@ def scan_slides(
 ) -> pd.DataFrame:
     """List every file under a folder as a slide, usable or excluded with a reason.
 
-    Sub-folders are included. Not listed, but counted in ``frame.attrs["sidecar_files"]``: hidden files, sidecars
-    (:data:`SIDECARS`), masks (``-mask.png`` and the like) and the data folders of MIRAX slides. Unfinished downloads
-    (:data:`UNFINISHED`) are excluded and never opened. The files of one DICOM series in one folder are one slide: the
+    Sub-folders are included, also linked ones (`find_files`). What is no slide is not listed, but counted in
+    ``frame.attrs["sidecar_files"]``, and named in ``"side_files"`` if it is not hidden. Unfinished downloads
+    (`UNFINISHED`) are excluded and never opened. The files of one DICOM series in one folder are one slide: the
     first that holds a level stands for all, the others are excluded; where file names are only identifiers, slide and
     patient are what the file says (`names_of`). A file is used only if it opens,
     has a resolution, and one of three test tiles can be decoded (other damage is told tile by tile later on). Of files
-    that show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name, the first by path is used.
+    that show the same slide (OpenSlide's quickhash-1, else SHA-256), or have the same name in one folder, the first by
+    path is used. Different files of one name in several folders get the folder before their name, which
+    ``frame.attrs["renamed"]`` tells. Annotation files that belong to no slide are ``frame.attrs["unmatched"]``.
     What the file says of its resolution may contradict itself: the slide stays, with a note
     (`resolution_note`).
 
@@ -88,46 +95,122 @@ def scan_slides(
     if outlines is not None and not outlines.is_dir():
         raise InputError(f"The annotations folder {outlines} is not there", fix="Check annotations_dir")
     overrides = read_mpp_overrides(Path(mpp_csv)) if mpp_csv else {}
-    files, sidecars = find_files(slides_dir) if slides_dir.is_dir() else ([slides_dir], 0)
+    files, side = find_files(slides_dir) if slides_dir.is_dir() else Listing([slides_dir], [])
     if only is not None:
         wanted = {Path(path).resolve() for path in only}
-        files, sidecars = [path for path in files if path in wanted], 0
+        files, side = [path for path in files if path.resolve() in wanted], []
     if not files:
         raise InputError(
             f"The slides folder {slides_dir} holds no slides", fix="Put slides into it or check slides_dir"
         )
-    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files,
-                       stain_check=stain_check)  # fmt: skip
     series = dicom.series_of(files)
     parts = {part: first for first, every in series.items() for part in every if part != first}
     whole = [path for path in files if path not in parts]
-    found = dict(zip(whole, spread(describe, whole, _failed), strict=True))
+    renamed = ambiguous_names(whole, slides_dir)
+    describe = partial(_describe, overrides=overrides, outlines=outlines, hash_files=hash_files, renamed=renamed,
+                       stain_check=stain_check)  # fmt: skip
+    found = dict(zip(whole, spread(describe, whole, partial(_failed, renamed=renamed)), strict=True))
     rows = [_part(path, parts[path]) if path in parts else found[path] for path in files]
     _note_missing_levels(found, series)
     _exclude_duplicates(rows)
     frame = conform(pd.DataFrame([{k: v for k, v in r.items() if k != "same"} for r in rows]), SLIDES)
-    frame.attrs["sidecar_files"] = sidecars
+    frame.attrs["sidecar_files"] = len(side)
+    frame.attrs["side_files"] = _visible(side, slides_dir)
+    frame.attrs["renamed"] = sorted(renamed.values())
+    beside = [name for name in frame.attrs["side_files"] if _is_drawn(name)]
+    drawn = _visible(outlines.rglob("*"), outlines) if outlines else beside
+    used = set(frame["annotation"].dropna())
+    frame.attrs["unmatched"] = [name for name in drawn if str((outlines or slides_dir) / name) not in used]
     frame.attrs["unused_overrides"] = sorted(set(overrides) - set(frame["slide_id"]))
     return frame
 
 
-def find_files(folder: Path) -> tuple[list[Path], int]:
-    """Candidate slides under a folder in path order, and the number of files that are none (:func:`scan_slides`)."""
-    files, others = [], 0
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() or p.is_symlink()):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
+class Listing(NamedTuple):
+    """Files under a folder in path order: candidate slides, and what is none (side files)."""
+
+    slides: list[Path]
+    side: list[Path]
+
+
+def find_files(folder: Path) -> Listing:
+    """Sort every file under a folder; the one listing of all commands.
+
+    A candidate calls itself a slide or picture by its ending, or begins like TIFF, DICOM, JPEG or PNG. Side files are
+    all others (tables, outlines, checksums, archives, DICOMDIR), hidden files, masks (``-mask.png`` and the like) and
+    the data folders of MIRAX slides. Linked folders are searched once, those that lead back above the folder never.
+    """
+    found = Listing([], [])
+    for path in sorted(_walk(folder)):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         mirax_data = any(p.with_suffix(".mrxs").is_file() for p in path.parents if p != folder and folder in p.parents)
-        if hidden or mirax_data or path.suffix.lower() in SIDECARS or _is_mask(path):
-            others += 1
-        else:
-            files.append(path)
-    return files, others
+        found[hidden or mirax_data or _is_mask(path) or not _may_be_slide(path)].append(path)
+    return found
+
+
+def count_kinds(paths: Collection[Path]) -> str:
+    """How many files, and of which endings: ``3 (2 .md5, 1 DICOMDIR)``."""
+    count = Counter(path.suffix.lower() or on_one_line(path.name) for path in paths)
+    return f"{len(paths)} ({', '.join(f'{number} {kind}' for kind, number in sorted(count.items()))})"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = {real for real in folder.resolve().parents}
+    starts = [folder]
+    while starts:
+        for place, folders, names in os.walk(starts.pop(0)):
+            if (real := Path(place).resolve()) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            starts += sorted(link for name in folders if (link := Path(place, name)).is_symlink())
+            yield from (path for name in names if (path := Path(place, name)).is_file() or path.is_symlink())
+
+
+def _may_be_slide(path: Path) -> bool:
+    if path.suffix.lower() in _ENDINGS:
+        return True
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(132)
+    except OSError:
+        return path.suffix == ""
+    return head.startswith(_BEGINNINGS) or (head[128:] == b"DICM" and path.name.upper() != "DICOMDIR")
 
 
 def _is_mask(path: Path) -> bool:
     """A picture that says by its name that it is the mask of a slide beside it."""
     return path.name.lower().endswith(tuple(ending for ending in ANNOTATION_ENDINGS if "mask" in ending))
+
+
+def _is_drawn(name: str) -> bool:
+    """Whether a file is named like an annotation, also in an archive."""
+    return bool(annotation_names(Path(name.removesuffix(".zip")).name))
+
+
+def _visible(paths: Iterable[Path], folder: Path) -> list[str]:
+    """Names of files relative to a folder; hidden ones and folders are left out."""
+    inside = sorted(path.relative_to(folder) for path in paths if path.is_file())
+    return [_text(path) for path in inside if not any(part.startswith(".") for part in path.parts)]
+
+
+def ambiguous_names(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
+    """slide_ids of files that share their name with a different file in another folder: the folder stands before it."""
+    groups: dict[str, list[Path]] = {}
+    for path in paths:
+        groups.setdefault(_own_name(path)[0], []).append(path)
+    return {
+        path: "_".join((*map(_text, path.parent.relative_to(folder).parts), name))
+        for name, group in groups.items()
+        if len({path.parent for path in group}) > 1 and _differ(group)
+        for path in group
+    }
+
+
+def _differ(paths: Iterable[Path]) -> bool:
+    try:
+        return len({path.stat().st_size for path in paths}) > 1 or len({sha256_file(path) for path in paths}) > 1
+    except OSError:
+        return True
 
 
 def read_mpp_overrides(path: Path) -> dict[str, float]:
@@ -164,18 +247,27 @@ def _plausible(text: str, where: str) -> float:
     return value
 
 
-def _about(path: Path) -> _Row:
+def _text(path: Path | str) -> str:
+    """A name as text; what is no Unicode is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _own_name(path: Path) -> tuple[str, str]:
+    """Slide and owner (or "") as the file tells them."""
+    return dicom.names_of(path) or (_text(path.stem), "")
+
+
+def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     """What a file's name and size say."""
-    name, place = (os.fsencode(text).decode("utf-8", "backslashreplace") for text in (path.stem, str(path)))
-    name, owner = dicom.names_of(path) or (name, "")
-    told = parse_name(name)
-    patient = told.patient_id or owner or name
-    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": told.site_id, "path": place, "annotation": None}
-    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": told.sample_type, "same": None}
+    own, owner = _own_name(path)
+    name, told = (renamed or {}).get(path, own), parse_name(own)
+    patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
+    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": _text(path), "annotation": None}
+    return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
 
-def _failed(path: Path, reason: str) -> _Row:
-    return _about(path) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
+def _failed(path: Path, reason: str, renamed: Mapping[Path, str]) -> _Row:
+    return _about(path, renamed) | {"status": "excluded", "reason": f"The file could not be examined: {reason}"}
 
 
 def _part(path: Path, first: Path) -> _Row:
@@ -193,16 +285,17 @@ def _note_missing_levels(found: dict[Path, _Row], series: dict[Path, list[Path]]
 
 
 def _describe(
-    path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool, stain_check: bool
-) -> _Row:
+    path: Path, overrides: dict[str, float], outlines: Path | None, hash_files: bool, renamed: Mapping[Path, str],
+    stain_check: bool,
+) -> _Row:  # fmt: skip
     """One row of table SLIDES (and ``same``, what tells two files of one slide)."""
-    row = _about(path) | {"status": "ok"}
+    row = _about(path, renamed) | {"status": "ok"}
     slide_id = row["slide_id"]
     try:
-        _check_finished(path)
+        check_finished(path)
         if row["path"] != str(path):
             raise SlideError(f"The name of {row['path']} is not valid UTF-8", fix="Rename the file")
-        outline = find_annotation(outlines or path.parent, slide_id)
+        outline = find_annotation(outlines, slide_id) if outlines else find_annotation(path.parent, _own_name(path)[0])
         row["annotation"] = None if outline is None else str(outline)
         if hash_files and os.access(path, os.R_OK):
             row["sha256"] = sha256_file(path)
@@ -213,12 +306,6 @@ def _describe(
         row |= {"status": "excluded", "reason": str(error)} | _what_is_known(path)
     row["same"] = row["same"] or row.get("sha256")
     return row
-
-
-def _check_finished(path: Path) -> None:
-    if path.suffix.lower() in UNFINISHED:
-        what = f"The file {path.name} is an unfinished download, so it was not opened"
-        raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
 
 
 def open_and_test(path: Path, override: float | None, stain_check: bool = False) -> dict[str, Any]:
@@ -248,7 +335,6 @@ def open_and_test(path: Path, override: float | None, stain_check: bool = False)
 def _what_is_known(path: Path) -> dict[str, Any]:
     """Vendor and size of an excluded file, if it may be opened and opens at all."""
     try:
-        _check_finished(path)
         handle = open_handle(path)
     except CompendiumError:
         return {}

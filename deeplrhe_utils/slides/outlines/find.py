@@ -30,11 +30,13 @@ __all__ = [
     "ANNOTATION_ENDINGS",
     "Region",
     "Regions",
-    "annotated_slides",
+    "annotation_names",
+    "check_no_nuclei",
     "find_annotation",
     "is_tumour",
     "read_annotation",
     "read_geojson",
+    "told_classes",
     "tumour_fraction",
     "tumour_fractions",
     "tumour_outline",
@@ -44,13 +46,43 @@ __all__ = [
 ANNOTATION_ENDINGS: Final = (
     ".geojson", ".json", ".xml", ".mask.png", ".mask.tif", ".mask.tiff", "-mask.png", "-mask.tif", "-mask.tiff"
 )  # fmt: skip
+_PACKED: Final = ".gz"
+_SLIDE_ENDING = re.compile(
+    r"\.(?:svs|tiff?|ndpi|mrxs|scn|bif|dcm|svslide|vms|vmu|czi|qptiff|btf|jpe?g|png)", re.IGNORECASE
+)
 _TOUCH_PX: Final = 1e-6  # closer than this, a corner lies on a line [level-0 px]
 _PICTURES: Final = (b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _CAMELYON16_TUMOUR: Final = frozenset({"_0", "_1"})
-_TUMOUR = re.compile("tumo|metasta")
-_NO_TUMOUR = re.compile(
-    r"(?<![a-z])(?:(?:non|no|not|without|peri|extra)[\W_]*(?:tumo|metasta)|(?:normal|adjacent|free)(?![a-z]))"
+_TUMOUR = re.compile(
+    r"tumou?r|metasta|[ck]ar[cz]inom|cancer|krebs|malignan|neoplas|肿瘤|腫瘍|癌|"
+    r"\b(?:tum|adeno|luad|lusc|n?sclc|scc|lepidic|acinar|(?:micro)?papillary|solid|cribriform)\b"
 )
+_DENIED = re.compile(
+    r"(?:non|peri|extra)[\W_]*(?=tumou?r|metasta|cancer|carcinom|malignan|neoplas)|"
+    r"\b(?:no|not|without|in(?![\W_]+situ)|within|near|around|beside|outside|free of|negative for|absence of)[\W_]+"
+    r"(?:\w+[\W_]+){0,3}?(?=tumou?r|metasta|cancer|carcinom|malignan|neoplas)|"
+    r"\b(?:normal|benign|adjacent|associated|free|tils?|immune|vessels?)\b|"
+    r"stroma|lymphocyt|macrophag|inflamm|necro|fibro|ha?emorrh|hyperplas|metaplas"
+)
+_FEWEST_NUCLEI: Final = 20
+_NUCLEUS_UM2: Final = 200.0  # nuclei of lung tissue have 20 to 150 µm², giant ones 300; a tile has 65 000
+_NO_NUCLEUS_UM2: Final = 2_000.0  # 50 µm across
+
+
+def annotation_names(file_name: str) -> tuple[str, ...]:
+    """The slide_ids that an annotation's file name may mean; none where it ends like no annotation.
+
+    Endings are those of :data:`ANNOTATION_ENDINGS` in any case, also packed (``.gz``); the slide's own may stand
+    before it.
+
+    >>> annotation_names("S1.tif.GeoJSON.gz"), annotation_names("S1-mask.png"), annotation_names("S1.csv")
+    (('S1.tif', 'S1'), ('S1',), ())
+    """
+    bare = file_name[: -len(_PACKED)] if file_name.lower().endswith(_PACKED) else file_name
+    ending = next((end for end in ANNOTATION_ENDINGS if bare.lower().endswith(end)), "")
+    name = bare[: len(bare) - len(ending)]
+    short = Path(name).stem if _SLIDE_ENDING.fullmatch(Path(name).suffix) else name
+    return () if not ending or not name else (name,) if short == name else (name, short)
 
 
 def find_annotation(folder: Path, slide_id: str) -> Path | None:
@@ -61,11 +93,13 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
     folder : where to look; sub-folders are not searched
     slide_id : name of the slide, without folder and suffix
 
-    Returns ``<slide_id>`` with one of :data:`ANNOTATION_ENDINGS`, as written there. If several are there and their
-    bytes are the same, the first in that order; None if none is there.
+    Returns the file whose name means the slide (:func:`annotation_names`). If several do and their bytes are the same,
+    the first in the order of :data:`ANNOTATION_ENDINGS`; None if none does.
     Raises AnnotationError: there are several, and they differ: nobody can tell which one is meant.
     """
-    found = [path for ending in ANNOTATION_ENDINGS if (path := folder / f"{slide_id}{ending}").is_file()]
+    names = [path.name for path in folder.iterdir() if path.name.startswith(slide_id)] if folder.is_dir() else []
+    found = [folder / name for name in names if slide_id in annotation_names(name) and (folder / name).is_file()]
+    found.sort(key=lambda path: (*(not path.name.lower().endswith(end) for end in ANNOTATION_ENDINGS), path.name))
     if len(found) > 1 and len({sha256_file(path) for path in found}) > 1:
         raise AnnotationError(
             f"Slide {slide_id} has several annotations in {folder}",
@@ -76,17 +110,12 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
     return found[0] if found else None
 
 
-def annotated_slides(folder: Path) -> set[str]:
-    """slide_ids that the annotation files of a folder belong to, by their names (:func:`find_annotation`)."""
-    files = [path.name for path in folder.iterdir() if path.is_file()]
-    return {name.removesuffix(end) for name in files for end in ANNOTATION_ENDINGS if name.endswith(end)}
-
-
 def read_annotation(
     path: Path,
     *,
     offset_l0_px: tuple[float, float] = (0, 0),
     slide_px: tuple[int, int] | None = None,
+    tumour_classes: Sequence[str] = (),
 ) -> Regions:
     """Read an annotation of any known format, which the content tells and not the suffix.
 
@@ -101,6 +130,7 @@ def read_annotation(
         such as that of the scanned bounds (OpenSlide's ``bounds-x``, ``bounds-y``)
     slide_px : (width, height); size of the slide [level-0 px]; a mask cannot be read without it, other formats do not
         use it
+    tumour_classes : classes that are the tumour (:func:`is_tumour`)
 
     Returns a list of Region in file order, at least one [level-0 px].
     Raises AnnotationError: the file cannot be read, is empty, too large or of no known format; an outline is malformed;
@@ -113,6 +143,7 @@ def read_annotation(
     if any(offset_l0_px):
         shifted = [moved(r, offset_l0_px, f"Annotation {path.name}, region {i}") for i, r in enumerate(regions)]
         regions = Regions(shifted, regions.left_out)
+    regions.tumour_classes = tuple(tumour_classes)
     return regions
 
 
@@ -139,40 +170,89 @@ def _read(path: Path, slide_px: tuple[int, int] | None) -> Regions:
     )
 
 
-def is_tumour(classification: str) -> bool:
+def is_tumour(classification: str, tumour_classes: Sequence[str] = ()) -> bool:
     """Whether the name of a class means tumour.
 
-    It does if it contains ``tumo`` or ``metasta`` (Tumor, tumour, Tumor: invasive, metastases) in any case, or
-    is ``_0`` or ``_1`` (CAMELYON16); unless it denies it: non-, no, not, without, peri- or extra- right
-    before that, or the word normal, adjacent or free.
+    Where the user names classes, it does if it is one of them, or a part of it between colons is, in any case. Else it
+    does if it holds a word for tumour: tumo(u)r, metasta…, …carcinom…, cancer, malignan…, neoplas…, tum, LUAD, LUSC,
+    (N)SCLC, SCC, adeno, or a growth pattern of lung adenocarcinoma (lepidic, acinar, (micro)papillary, solid,
+    cribriform); or is ``_0`` or ``_1`` (CAMELYON16). It does not if something denies that: non-, peri- or extra-
+    before the word; no, not, without, negative for, in, near, outside or the like up to three words before it; or a
+    word for another tissue (normal, benign, adjacent, associated, free, stroma, lymphocyt…, TIL, immune, necro…,
+    fibro…, vessel and the like).
 
-    >>> [is_tumour(c) for c in ("Tumor: invasive", "_1", "non-tumour", "Normal adjacent to tumor", "Stroma")]
+    >>> [is_tumour(c) for c in ("Adenocarcinoma", "LUAD", "Tumor-associated stroma", "TILs in tumor", "Stroma")]
     [True, True, False, False, False]
+    >>> is_tumour("Region 1", ["region 1"]), is_tumour("Tumor", ["region 1"])
+    (True, False)
     """
     name = classification.strip().lower()
-    return name in _CAMELYON16_TUMOUR or (bool(_TUMOUR.search(name)) and not _NO_TUMOUR.search(name))
+    if tumour_classes:
+        return not {name, *(part.strip() for part in name.split(":"))}.isdisjoint(
+            given.strip().lower() for given in tumour_classes
+        )
+    plain = re.sub(r"non[\W_]*(?=small|mucinous|kerat)", "", name).replace("_", " ")
+    return name in _CAMELYON16_TUMOUR or bool(_TUMOUR.search(plain) and not _DENIED.search(plain))
+
+
+def _tumour_regions(regions: Sequence[Region]) -> list[Region]:
+    """The regions of :func:`tumour_outline`."""
+    given = getattr(regions, "tumour_classes", ())
+    named = [r for r in regions if r.classification]
+    return [r for r in named if is_tumour(r.classification, given)] if named else list(regions)
 
 
 def tumour_outline(regions: Sequence[Region]) -> BaseGeometry:
     """Union of the tumour regions.
 
     Regions count whose class means tumour (:func:`is_tumour`). If no region has a class (layers without a name,
-    group ``None``), all count; if some have, regions without one do not.
+    group ``None``, masks), all count; if some have, regions without one do not.
 
     Parameters
     ----------
-    regions : outlines [level-0 px]
+    regions : outlines [level-0 px]; as :class:`Regions`, with the classes that the user names
 
     Returns shapely geometry: polygon or MultiPolygon [level-0 px].
     Raises AnnotationError: there are classes, and none is a tumour.
     """
-    named = [r for r in regions if r.classification]
-    chosen = [r for r in named if is_tumour(r.classification)] if named else list(regions)
+    chosen = _tumour_regions(regions)
     if not chosen:
-        present = ", ".join(sorted({r.classification for r in named})) or "no regions"
-        raise AnnotationError("No annotated region is a tumour", got=present,
-                              expected="a class whose name contains tumo")  # fmt: skip
+        present = ", ".join(sorted({r.classification or "(no class)" for r in regions})) or "no regions"
+        wanted = ", ".join(getattr(regions, "tumour_classes", ())) or "a class that means tumour, such as Tumor"
+        raise AnnotationError("No annotated region is a tumour", got=present, expected=wanted,
+                              fix="Name the classes that are the tumour in tumour_classes")  # fmt: skip
     return shapely.union_all([r.geometry for r in chosen])
+
+
+def told_classes(regions: Sequence[Region]) -> str:
+    """Which classes were taken for the tumour, in a sentence; empty where all regions have one class that is."""
+    chosen = {r.classification or "(no class)" for r in _tumour_regions(regions)}
+    others = {r.classification or "(no class)" for r in regions} - chosen
+    if not others and len(chosen) < 2:
+        return ""
+    return f"classes of the outlines: tumour {', '.join(sorted(chosen))}; not tumour {', '.join(sorted(others)) or '–'}"
+
+
+def check_no_nuclei(regions: Sequence[Region], mpp: float, name: str) -> None:
+    """Refuse outlines of nuclei: where many were drawn, most smaller than a nucleus can be, and none like a region.
+
+    Parameters
+    ----------
+    mpp : of level 0 [µm/px]
+    name : of the file, for the error
+
+    Raises AnnotationError: the tumour is at least :data:`_FEWEST_NUCLEI` outlines with a median area below
+    :data:`_NUCLEUS_UM2`, of which none has :data:`_NO_NUCLEUS_UM2`.
+    """
+    areas = shapely.area(shapely.get_parts([r.geometry for r in _tumour_regions(regions)])) * mpp**2
+    if len(areas) < _FEWEST_NUCLEI or np.median(areas) >= _NUCLEUS_UM2 or areas.max() >= _NO_NUCLEUS_UM2:
+        return
+    raise AnnotationError(
+        f"The outlines of {name} look like nuclei, not regions",
+        got=f"{len(areas)} areas with a median of {np.median(areas):.0f} µm² (largest {areas.max():.0f})",
+        expected=f"outlines of tissue, of {_NO_NUCLEUS_UM2:g} µm² or more",
+        fix="Draw the tumour as a region; or move the file away, and all tissue is tiled",
+    )
 
 
 def tumour_fractions(

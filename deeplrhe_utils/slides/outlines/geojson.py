@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -28,24 +30,25 @@ from deeplrhe_utils.slides.outlines.regions import (
 )
 
 CAMELYON_CLASS: Final = "Tumor"
-_OTHER_GEOMETRIES: Final = ("Point", "MultiPoint", "LineString", "MultiLineString")
+_NO_AREAS: Final = ("Point", "MultiPoint", "LineString", "MultiLineString")
+_OLD_OBJECT: Final = re.compile(r"(?:Path)?(\w+?)Object")
 _MALFORMED: Final = (TypeError, ValueError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
 
 
 def read_geojson(path: Path) -> Regions:
     """Read the areas of a QuPath GeoJSON file.
 
-    A Feature, a FeatureCollection, a bare geometry or a list of features are accepted; points and lines
-    have no area and are left out, which ``left_out`` tells. Invalid outlines (self-crossing) are repaired
-    with :func:`shapely.make_valid`, which the region's note says.
+    A Feature, a FeatureCollection, a bare geometry or a list of features are accepted. Features that are no area
+    (points, lines, empty or malformed outlines) cost themselves alone, and objects that QuPath does not call an
+    annotation (cells, detections, TMA cores) are no regions: ``left_out`` tells. Invalid outlines (self-crossing) are
+    repaired with :func:`shapely.make_valid`, which the region's note says.
 
     Parameters
     ----------
     path : the file; coordinates are level-0 px
 
     Returns a list of Region in file order, at least one.
-    Raises AnnotationError: the file cannot be read, is empty or not GeoJSON, an outline is malformed, or there is no
-    area.
+    Raises AnnotationError: the file cannot be read, is empty or not GeoJSON, or there is no area.
     """
     return _from_geojson(_load(to_text(read_bytes(path), path.name), path.name), path.name)
 
@@ -62,7 +65,7 @@ def regions_from_json(text: str, name: str) -> Regions:
     text : the JSON text; coordinates are level-0 px
     name : name of the file, for errors
 
-    Raises AnnotationError: it is neither, an outline is malformed, or there is no area.
+    Raises AnnotationError: it is neither, an outline of CAMELYON is malformed, or there is no area.
     """
     document = _load(text, name)
     if isinstance(document, dict) and "type" not in document and {"positive", "negative"} & set(document):
@@ -82,14 +85,26 @@ def _load(text: str, name: str) -> Any:
 
 
 def _from_geojson(document: Any, name: str) -> Regions:
-    regions, left_out = [], []
+    regions, left_out, others = [], [], Counter[str]()
     for index, feature in enumerate(_features(document, name)):
-        region = _region(feature, f"Annotation {name}, feature {index}")
-        if isinstance(region, Region):
-            regions.append(region)
-        else:
-            left_out.append(f"Feature {index}: {region}")
-    return some_area(regions, left_out, name)
+        if other := _other_object(feature):
+            others[other] += 1
+            continue
+        try:
+            regions.append(_region(feature))
+        except AnnotationError as error:
+            left_out.append(f"Feature {index}: {error.what}" + ("" if error.got is None else f" ({error.got})"))
+    no_regions = [f"{count} of type {kind}, not annotation" for kind, count in sorted(others.items())]
+    return some_area(regions, no_regions + left_out, name)
+
+
+def _other_object(feature: dict[str, Any]) -> str:
+    """What QuPath calls an object that is no annotation (cell, detection, tile, tma_core); before 0.3 in its id."""
+    properties = feature.get("properties")
+    told = properties.get("objectType") if isinstance(properties, dict) else None
+    if told is None and isinstance(old := feature.get("id"), str) and (match := _OLD_OBJECT.fullmatch(old)):
+        told = match[1]
+    return "" if told is None or str(told).lower() == "annotation" else str(told)[:40]
 
 
 def _features(document: Any, name: str) -> list[dict[str, Any]]:
@@ -97,7 +112,7 @@ def _features(document: Any, name: str) -> list[dict[str, Any]]:
         document = document.get("features")
     elif isinstance(document, dict) and document.get("type") == "Feature":
         document = [document]
-    elif isinstance(document, dict) and document.get("type") in (*AREAS, *_OTHER_GEOMETRIES):
+    elif isinstance(document, dict) and document.get("type") in (*AREAS, *_NO_AREAS, "GeometryCollection"):
         document = [{"type": "Feature", "geometry": document}]
     if isinstance(document, list) and all(isinstance(f, dict) and f.get("type") == "Feature" for f in document):
         return document
@@ -108,22 +123,27 @@ def _features(document: Any, name: str) -> list[dict[str, Any]]:
     )
 
 
-def _region(feature: dict[str, Any], where: str) -> Region | str:
-    """The region of a feature, or why it is none."""
+def _region(feature: dict[str, Any]) -> Region:
+    """The region of a feature; AnnotationError where it is none."""
     geometry = feature.get("geometry")
     kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind in _OTHER_GEOMETRIES:
-        return f"a {kind} has no area"
-    if kind not in AREAS:
-        raise AnnotationError(f"{where}: no area", got=kind, expected=" | ".join(AREAS))
+    if kind in _NO_AREAS:
+        raise AnnotationError(f"a {kind} has no area")
+    if kind not in (*AREAS, "GeometryCollection"):
+        raise AnnotationError("no area", got=str(kind)[:40])
     try:
         with np.errstate(invalid="ignore"):  # NaN is refused below, by name
             outline = shape(geometry)
     except (*_MALFORMED, shapely.errors.ShapelyError) as error:
-        raise AnnotationError(f"{where}: malformed outline ({error})") from error
-    outline, repair = checked_area(outline, where)
+        raise AnnotationError(f"malformed outline ({str(error)[:80]})") from error
+    if kind == "GeometryCollection":
+        parts = shapely.get_parts(outline)
+        while any(part.geom_type == kind for part in parts):
+            parts = shapely.get_parts(parts)
+        outline = shapely.union_all([checked_area(p, "an outline")[0] for p in parts if p.geom_type in AREAS])
+    outline, repair = checked_area(outline, "an outline")
     if outline.is_empty:
-        raise AnnotationError(f"{where}: the outline encloses no area")
+        raise AnnotationError("the outline encloses no area")
     properties = feature.get("properties")
     properties = properties if isinstance(properties, dict) else {}
     metadata = properties.get("metadata")

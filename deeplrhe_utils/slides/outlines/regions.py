@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,21 +22,23 @@ _ENCODINGS: Final = frozenset({"utf-8", "ascii", "iso8859-1", "iso8859-15", "cp1
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read an annotation file.
+    """Read an annotation file; one that gzip has packed is unpacked.
 
-    Raises AnnotationError: the file is missing, unreadable, empty or larger than :data:`LARGEST_FILE_BYTES`.
+    Raises AnnotationError: the file is missing, unreadable, empty or larger than :data:`LARGEST_FILE_BYTES`, packed or
+    unpacked.
     """
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE_BYTES:
+        data = path.read_bytes() if (size := path.stat().st_size) <= LARGEST_FILE_BYTES else b""
+        if data.startswith(b"\x1f\x8b"):
+            data = zlib.decompressobj(wbits=31).decompress(data, LARGEST_FILE_BYTES + 1)
+        if max(size, len(data)) > LARGEST_FILE_BYTES:
             raise AnnotationError(
                 f"Annotation {path.name} is too large to be read",
-                got=f"{size} bytes",
+                got=f"{max(size, len(data))} bytes or more",
                 expected=f"at most {LARGEST_FILE_BYTES} bytes",
                 fix="Export fewer objects: tumour outlines, not every nucleus",
             )
-        data = path.read_bytes()
-    except OSError as error:
+    except (OSError, zlib.error) as error:
         raise AnnotationError(f"Annotation {path} cannot be read ({error})", fix="Check the path") from error
     if not data.strip():
         raise AnnotationError(f"Annotation {path.name} is empty", fix="Export it again")
@@ -120,15 +123,18 @@ class Regions(list[Region]):
     Parameters
     ----------
     left_out : one sentence for every element that is no area (points, rulers, stray clicks) or did not count
+    tumour_classes : classes that are the tumour, as the user names them; empty where words decide (`is_tumour`)
 
     Attributes
     ----------
-    left_out : see above; not part of a comparison with ``==``
+    left_out, tumour_classes : see above; not part of a comparison with ``==``
     """
 
-    def __init__(self, regions: Iterable[Region] = (), left_out: Iterable[str] = ()) -> None:
+    def __init__(
+        self, regions: Iterable[Region] = (), left_out: Iterable[str] = (), tumour_classes: Iterable[str] = ()
+    ) -> None:
         super().__init__(regions)
-        self.left_out = list(left_out)
+        self.left_out, self.tumour_classes = list(left_out), tuple(tumour_classes)
 
 
 def some_area(regions: Sequence[Region], left_out: Sequence[str], name: str) -> Regions:

@@ -8,7 +8,7 @@ declared in one can blow up to any size or fetch other files.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from xml.parsers import expat
@@ -77,9 +77,9 @@ def regions_from_xml(text: str, name: str) -> Regions:
     ASAP (root ``ASAP_Annotations``)
         Class: PartOfGroup (``None`` is no class). Type Polygon; Rectangle; Spline is read as the polygon of
         its points; Dot, PointSet and Measurement have no area and are left out. Corners are sorted by Order.
-        Groups ``_2``, ``Exclusion`` and ``Exclude`` (in any case), and ``normal`` in a file with a group
-        ``metastases``, are cut out of the regions of all groups and are no regions themselves (CAMELYON16
-        and 17).
+        A group inside another is the class ``outer: inner``. Groups ``_2``, ``Exclusion`` and ``Exclude`` (in any
+        case), and ``normal`` in a file with a group ``metastases``, are cut out of the regions of all groups, with
+        the groups inside them, and are no regions themselves (CAMELYON16 and 17).
 
     How areas are cut, and that islands in holes stay, says
     `subtract`. Outlines without an area (stray clicks) are
@@ -103,7 +103,7 @@ def regions_from_xml(text: str, name: str) -> Regions:
     collector = _Collector(name)
     collector.parse(text)
     read_layers = _imagescope if collector.root == "Annotations" else _asap
-    regions, left_out = read_layers(collector.layers, name)
+    regions, left_out = read_layers(collector.layers, name, collector.parents)
     return some_area(regions, left_out, name)
 
 
@@ -113,6 +113,7 @@ class _Collector:
     def __init__(self, name: str) -> None:
         self.name, self.root = name, ""
         self.layers: list[_Layer] = []
+        self.parents: dict[str, str] = {}
         self._path: list[str] = []
         self._tags = _Tags("", "", "")
         self._parser = expat.ParserCreate(encoding="utf-8")
@@ -140,8 +141,10 @@ class _Collector:
         elif tag == self._tags.corner:
             self._require(self._tags.shape in self._path[1:], tag, self._tags.shape)
             self._add_corner(attributes)
-        elif tag == "Attribute" and self._path[-2:] == [self._tags.layer, "Attributes"]:
+        elif tag == "Attribute" and self._path[1:] == [self._tags.layer, "Attributes"]:
             self.layers[-1].labels.append(attributes)
+        elif tag == "Group" and self.root == "ASAP_Annotations":
+            self.parents[attributes.get("Name", "").strip()] = attributes.get("PartOfGroup", "").strip()
         self._path.append(tag)
 
     def _end(self, tag: str) -> None:
@@ -170,7 +173,7 @@ class _Collector:
         return AnnotationError(f"{where}: {what}", got=got, expected=expected, fix="Export it again")
 
 
-def _imagescope(layers: Sequence[_Layer], name: str) -> tuple[list[Region], list[str]]:
+def _imagescope(layers: Sequence[_Layer], name: str, _: Mapping[str, str]) -> tuple[list[Region], list[str]]:
     left_out: list[str] = []
     drawn = [_imagescope_layer(layer, name, left_out) for layer in layers]
     everything = shapely.STRtree([region.geometry for regions, _ in drawn for region in regions])
@@ -257,27 +260,33 @@ def _ellipse(corners: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in points]
 
 
-def _asap(layers: Sequence[_Layer], name: str) -> tuple[list[Region], list[str]]:
+def _asap(layers: Sequence[_Layer], name: str, parents: Mapping[str, str]) -> tuple[list[Region], list[str]]:
     shapes = [shape for layer in layers for shape in layer.shapes]
-    excluded = _excluded_groups({_group(shape) for shape in shapes})
+    groups = [_groups(shape, parents) for shape in shapes]
+    excluded = _excluded_groups({group for path in groups for group in path})
     regions, holes, left_out = [], [], []
-    for number, shape in enumerate(shapes):
+    for number, (shape, path) in enumerate(zip(shapes, groups, strict=True)):
         label = shape.attributes.get("Name", "").strip()
         called = f"annotation {number} ({label or 'without a name'}, line {shape.line})"
         drawn = _asap_area(shape, f"Annotation {name}, {called}")
         if isinstance(drawn, str):
             left_out.append(f"A{called[1:]}: {drawn}")
-        elif _group(shape) in excluded:
+        elif excluded & set(path):
             holes.append(Exclusion(f"Excluded {called}", drawn[0]))
         else:
-            regions.append(Region(drawn[0], _group(shape), label, drawn[1]))
+            regions.append(Region(drawn[0], ": ".join(path), label, drawn[1]))
     cut = subtract(regions, holes)
     return cut.regions, left_out + cut.left_out()
 
 
-def _group(shape: _Shape) -> str:
+def _groups(shape: _Shape, parents: Mapping[str, str]) -> list[str]:
+    """Groups that an annotation is part of, outermost first."""
+    path: list[str] = []
     group = shape.attributes.get("PartOfGroup", "").strip()
-    return "" if group == "None" else group
+    while group not in ("", "None", *path) and len(path) < DEEPEST_NESTING:
+        path.insert(0, group)
+        group = parents.get(group, "")
+    return path
 
 
 def _excluded_groups(groups: set[str]) -> set[str]:

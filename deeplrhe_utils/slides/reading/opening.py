@@ -11,14 +11,23 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding import tiff_index
-from deeplrhe_utils.slides.reading.resolution import Handle, number
+from deeplrhe_utils.slides.reading import dicom
+from deeplrhe_utils.slides.reading.resolution import PLAIN_VENDORS, Handle, number, vendor_of
 
+UNFINISHED: Final = frozenset({".partial", ".part", ".crdownload"})
+"""Endings of downloads that are not complete: the GDC's transfer tool, ours and curl's, browsers."""
 _MAX_SIDE_PX: Final = 2_000_000
 """The largest slides have some 300,000 px a side; what claims more is damaged."""
 PLAIN_IMAGE_LIMIT_PX: Final = 150_000_000  # a plain image is decoded whole: 600 MB at this size
 READ_ERRORS: Final = (openslide.OpenSlideError, OSError, ValueError, SyntaxError, MemoryError)
 _PLAIN_FORMATS: Final = ("JPEG", "PNG", "TIFF")
 _PLAIN_MODES: Final = ("RGB", "RGBA", "L", "P")
+_COMMON: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946})
+_UNCOMMON: Final = {
+    22610: "JPEG XR", 33003: "JPEG 2000", 33004: "JPEG 2000", 33005: "JPEG 2000", 34712: "JPEG 2000", 34887: "LERC",
+    34892: "lossy JPEG of DNG", 34925: "LZMA", 34926: "Zstandard", 34927: "WebP", 34933: "PNG", 34934: "JPEG XR",
+    50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 52546: "JPEG XL",
+}  # fmt: skip
 _CACHE_BYTES: Final = 32_000_000
 _shared_cache: openslide.OpenSlideCache | None = None
 
@@ -30,16 +39,79 @@ def open_handle(path: Path) -> Handle:
     ----------
     path : any format OpenSlide knows; JPEG, PNG or TIFF otherwise
 
-    Raises SlideError: the file is missing, empty, unreadable, damaged, neither slide nor image, or a plain image of
-    more than :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
+    Raises SlideError: the file is missing, empty, an unfinished download (which is not opened), unreadable, damaged,
+    neither slide nor image, a TIFF whose layout would be misread (:func:`_check_layout`), or a plain image of more than
+    :data:`PLAIN_IMAGE_LIMIT_PX` pixels.
     """
+    check_finished(path)
     _check_file(path)
     try:
-        return _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
+        handle: Handle = _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
     except openslide.OpenSlideUnsupportedFormatError:
-        return _open_plain_image(path)
+        handle = _open_plain_image(path)
     except READ_ERRORS as error:
-        raise SlideError(f"Slide {path.name} cannot be opened ({error})", fix="Copy or download it again") from error
+        raise SlideError(f"Slide {path.name} cannot be opened ({error})", fix=advice(path)) from error
+    try:
+        _check_layout(path, handle)
+    except SlideError:
+        handle.close()
+        raise
+    return handle
+
+
+def check_finished(path: Path) -> None:
+    """Refuse what is named like an unfinished download (SlideError), unopened."""
+    if path.suffix.lower() in UNFINISHED:
+        what = f"The file {path.name} is an unfinished download, so it was not opened"
+        raise SlideError(what, fix="Repeat the download, which goes on where it ended, or remove the file")
+
+
+def _layouts(path: Path) -> list[tiff_index.PictureLayout]:
+    """Pictures of a TIFF; none where the file is no TIFF, or its index damaged (which others say)."""
+    try:
+        with open(path, "rb") as stream:
+            return tiff_index.read_layouts(stream.fileno())
+    except (tiff_index.TiffIndexError, OSError):
+        return []
+
+
+def advice(path: Path, otherwise: str = "Copy or download it again") -> str:
+    """What to do with a file that cannot be opened or decoded: by what it lacks, or how it is compressed."""
+    if lacking := dicom.missing_tags(path):
+        more = " and more" if len(lacking) > 3 else ""
+        return (f"Its DICOM header lacks {', '.join(lacking[:3])}{more}: export it again, or set the tag with a DICOM "
+                f'editor, such as dcmodify -i "{lacking[0].partition(" ")[0]}=VALUE" FILE')  # fmt: skip
+    codes = sorted({layout.compression for layout in _layouts(path)} - _COMMON)
+    if codes:
+        named = ", ".join(f"{_UNCOMMON.get(code, 'an unknown method')} (TIFF compression {code})" for code in codes)
+        return (f"It is compressed with {named}, which cannot be read here: convert it, for example with vips tiffsave "
+                "IN OUT.tif --tile --pyramid --compression jpeg, or export it as JPEG or LZW")  # fmt: skip
+    return otherwise
+
+
+def _check_layout(path: Path, handle: Handle) -> None:
+    """Refuse a TIFF whose pixels would be shown in wrong places, or whose slide is not what was opened.
+
+    Orientation (tag 274): readers turn each tile in its place. A picture larger than level 0, in a file of no vendor:
+    the first one, which readers take, is a macro or label then. Vendors keep their own order.
+    """
+    sizes = set(handle.level_dimensions)
+    width, height = handle.dimensions
+    for layout in _layouts(path):
+        turned = layout.orientation not in (0, 1)
+        if turned and not sizes.isdisjoint({(layout.width, layout.height), (layout.height, layout.width)}):
+            raise SlideError(
+                f"{path.name} is stored turned or mirrored (TIFF orientation {layout.orientation})",
+                expected="orientation 1, top left",
+                fix="Convert it, for example with vips autorot IN OUT.tif[tile,pyramid,compression=jpeg]",
+            )
+        if vendor_of(handle) in PLAIN_VENDORS and layout.width * layout.height > width * height:
+            raise SlideError(
+                f"{path.name} holds a larger picture than its first, which is probably a macro or label",
+                got=f"{width} × {height} px first, then {layout.width} × {layout.height} px",
+                expected="the slide as the first picture",
+                fix="Export the slide alone, as a pyramidal TIFF",
+            )
 
 
 def _with_shared_cache(handle: openslide.OpenSlide) -> openslide.OpenSlide:
@@ -110,8 +182,7 @@ def _check_tiff(path: Path) -> None:
             tiff_index.read_tiled_directories(stream.fileno())
         except (tiff_index.TiffIndexError, OSError) as error:
             raise SlideError(
-                f"{path.name} is no slide that OpenSlide knows, and a damaged TIFF image ({error})",
-                fix="Copy or download it again",
+                f"{path.name} is no slide that OpenSlide knows, and a damaged TIFF image ({error})", fix=advice(path)
             ) from error
 
 
@@ -125,10 +196,10 @@ def _open_plain_image(path: Path) -> openslide.ImageSlide:
     except UnidentifiedImageError as error:
         raise SlideError(
             f"{path.name} is neither a slide that OpenSlide knows nor a JPEG, PNG or TIFF image",
-            fix="Convert it, or remove it from the slides folder",
+            fix=advice(path, "Convert it, or remove it from the slides folder"),
         ) from error
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise SlideError(f"Image {path.name} cannot be opened ({error})") from error
+        raise SlideError(f"Image {path.name} cannot be opened ({error})", fix=advice(path)) from error
     if problem := _plain_image_problem(image):
         image.close()
         raise SlideError(f"Image {path.name} {problem}", fix="Convert it to a tiled pyramidal TIFF of 8-bit RGB")

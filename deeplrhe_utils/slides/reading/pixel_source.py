@@ -12,7 +12,7 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.jpeg_tiles import VENDORS, DecodedBand, JpegLevels, Key
 from deeplrhe_utils.slides.decoding.sampling import Box, Rgb, on_white, reduce_whole
 from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError
-from deeplrhe_utils.slides.reading.opening import READ_ERRORS, open_handle
+from deeplrhe_utils.slides.reading.opening import READ_ERRORS, advice, open_handle
 from deeplrhe_utils.slides.reading.resolution import Handle, vendor_of
 
 
@@ -96,8 +96,9 @@ class PixelSource:
             rgba = np.asarray(self.handle.read_region(corner, box.level, (box.width, box.height)))
         except READ_ERRORS as error:
             told = f"Slide {self.path.name} cannot be decoded at x={corner[0]}, y={corner[1]} ({error})"
+            fix = advice(self.path, "") if isinstance(self.handle, openslide.ImageSlide) else ""
             self._recover(told)
-            raise SlideError(told) from error
+            raise SlideError(told, fix=fix) from error
         return reduce_whole(on_white(rgba), box.scale)
 
     def _recover(self, told: str) -> None:

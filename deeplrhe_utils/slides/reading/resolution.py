@@ -8,9 +8,11 @@ unseen.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
+from xml.parsers import expat
 
 import numpy as np
 import openslide
@@ -30,10 +32,16 @@ _PYRAMID_TOLERANCE: Final = 0.02
 _MICRONS: Final = {"inch": 25400.0, "centimeter": 10000.0}
 _TIFF_UNITS: Final = {2: "inch", 3: "centimeter"}
 PROPERTY_POWER: Final = str(openslide.PROPERTY_NAME_OBJECTIVE_POWER)
-_PLAIN: Final = ("generic-tiff", "image")
+PLAIN_VENDORS: Final = ("generic-tiff", "image")
+"""Files of no vendor: the first picture is the slide."""
 
-_OME: Final = re.compile(r'PhysicalSize([XY])(Unit)?\s*=\s*"([^"]*)"')
-_OME_UNITS: Final = {"µm": 1.0, "μm": 1.0, "um": 1.0, "nm": 1e-3, "mm": 1e3, "cm": 1e4}
+_OME: Final = re.compile(r"<(?:\w+:)?OME[\s>]")
+_IMAGEJ: Final = re.compile(r"^ImageJ=.*?^unit=([^\r\n]+)", re.DOTALL | re.MULTILINE)
+_UNITS: Final = {
+    "pm": 1e-6, "Å": 1e-4, "Å": 1e-4, "nm": 1e-3, "µm": 1.0, "μm": 1.0, "\ufffdm": 1.0, "\\u00B5m": 1.0, "um": 1.0,
+    "mm": 1e3, "cm": 1e4, "dm": 1e5, "m": 1e6, "in": 25400.0, "inch": 25400.0,
+} | dict.fromkeys(("micron", "microns", "micrometer", "micrometre", "micrometers", "micrometres"), 1.0)  # fmt: skip
+"""Micrometres per unit; ``\ufffd`` stands for the µ of a file that is not UTF-8."""
 _APERIO_SIZE: Final = re.compile(r"\[\s*\d+\s*,\s*\d+\s+(\d+)\s*x\s*(\d+)\s*\]")
 
 
@@ -49,7 +57,8 @@ class Evidence(NamedTuple):
 
     Attributes
     ----------
-    source : ``override``, a property's name, ``OME-XML``, ``TIFF tags``, ``Aperio description`` or ``level k``
+    source : ``override``, a property's name, ``OME-XML``, ``ImageJ``, ``TIFF tags``, ``Aperio description``,
+        ``level k`` or ``pages``
     verdict : ``used``; ``agrees`` with what is used, or ``contradicts`` it by :data:`CONTRADICTION` or more;
         ``implausible``; ``anisotropic`` (more than 5 %)
     detail : the same in words
@@ -151,7 +160,7 @@ def resolution_evidence(handle: Handle, override: float | None = None) -> list[E
         claims.insert(0, _Claim("override", "override", override, override, f"{override:g} µm/px"))
     first = next((claim for claim in claims if claim.plausible), None)
     judged = [_judge(claim, first) for claim in claims]
-    return [*judged, *_reduced(handle, first), *_pyramid(handle)]
+    return [*judged, *_reduced(handle, first), *_pyramid(handle), *_other_pictures(handle)]
 
 
 def resolution_note(evidence: Iterable[Evidence]) -> str | None:
@@ -225,12 +234,13 @@ def _same(a: _Claim, b: _Claim) -> bool:
 
 def _all_claims(handle: Handle) -> Iterator[_Claim]:
     properties = handle.properties
-    kind = "tiff-tags" if vendor_of(handle) in _PLAIN else "metadata"
+    kind = "tiff-tags" if vendor_of(handle) in PLAIN_VENDORS else "metadata"
     x, y = (_told(properties.get(n)) for n in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
     yield from _claim("openslide.mpp", kind, x, y)
     told = _told(properties.get("aperio.MPP"))  # what OpenSlide refuses is not told by it
     yield from _claim("aperio.MPP", "metadata", told, told)
-    yield from _claim("OME-XML", "metadata", *_ome(_description(handle)))
+    yield from _claim("OME-XML", "metadata", *_ome(handle))
+    yield from _claim("ImageJ", "metadata", *_imagej(handle))
     yield from _claim("TIFF tags", "tiff-tags", *_tags(handle))
     yield from _power(PROPERTY_POWER, _told(properties.get(PROPERTY_POWER)))
 
@@ -255,13 +265,50 @@ def _scaled(value: float | None, unit: float) -> float | None:
     return None if value is None else value * unit
 
 
-def _ome(description: str) -> tuple[float | None, float | None]:
-    """Pixel size of the first image in OME-XML [µm/px]; its default unit is the micrometre."""
-    told: dict[str, str] = {}
-    for axis, unit, value in _OME.findall(description):
-        told.setdefault(axis + unit, value)
-    units = [_OME_UNITS.get(told.get(f"{axis}Unit", "µm")) for axis in "XY"]
-    x, y = (None if unit is None else _scaled(_told(told.get(a)), unit) for a, unit in zip("XY", units, strict=True))
+class _OmePixels:
+    """Attributes of the Pixels elements of OME-XML, as far as it can be read; document types are refused."""
+
+    def __init__(self, text: str) -> None:
+        self.found: list[dict[str, str]] = []
+        parser = expat.ParserCreate(encoding="utf-8")
+        parser.StartElementHandler = self._element
+        parser.StartDoctypeDeclHandler = self._refuse
+        with contextlib.suppress(expat.ExpatError, ValueError):  # ValueError: a document type, or no Unicode
+            parser.Parse(text[text.index("<") :].encode("utf-8"), True)
+
+    def _element(self, tag: str, attributes: dict[str, str]) -> None:
+        if tag.rpartition(":")[2] == "Pixels":
+            self.found.append(attributes)
+
+    def _refuse(self, *_: object) -> None:
+        raise ValueError
+
+
+def _ome_pixels(handle: Handle) -> tuple[dict[str, str], str]:
+    """Attributes of the picture in OME-XML that was opened, by its size; else the size of those that are told."""
+    text = _description(handle)
+    told = _OmePixels(text).found if _OME.search(text) else []
+    wanted = tuple(map(str, handle.dimensions))
+    sizes = [(pixels.get("SizeX", wanted[0]).strip(), pixels.get("SizeY", wanted[1]).strip()) for pixels in told]
+    if wanted in sizes:
+        return told[sizes.index(wanted)], ""
+    return {}, ", ".join(f"{x} × {y}" for x, y in sizes[:3])
+
+
+def _ome(handle: Handle) -> tuple[float | None, float | None]:
+    """Pixel size in OME-XML of the picture that was opened [µm/px]; the default unit is the micrometre."""
+    told = _ome_pixels(handle)[0]
+    units = [_UNITS.get(told.get(f"PhysicalSize{axis}Unit", "µm").strip()) for axis in "XY"]
+    sizes = [_told(told.get(f"PhysicalSize{axis}")) for axis in "XY"]
+    x, y = (None if unit is None else _scaled(size, unit) for size, unit in zip(sizes, units, strict=True))
+    return x, y
+
+
+def _imagej(handle: Handle) -> tuple[float | None, float | None]:
+    """Pixel size that ImageJ writes: resolution tags without a unit, which its description tells [µm/px]."""
+    unit = _IMAGEJ.search(_description(handle))
+    micrometres = _UNITS.get(unit[1].strip()) if unit and _tags(handle) == (None, None) else None
+    x, y = (micrometres / v if micrometres and (v := _told(text)) else None for text in _resolution_tags(handle)[1])
     return x, y
 
 
@@ -272,11 +319,14 @@ def _plain_tags(handle: Handle) -> dict[int, Any]:
 
 
 def _description(handle: Handle) -> str:
-    return str(handle.properties.get("tiff.ImageDescription") or _plain_tags(handle).get(270) or "")
+    if told := handle.properties.get("tiff.ImageDescription"):
+        return str(told)
+    text = str(_plain_tags(handle).get(270) or "")  # Pillow takes every description for Latin-1
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
-def _tags(handle: Handle) -> tuple[float | None, float | None]:
-    """TIFF resolution tags [µm/px]."""
+def _resolution_tags(handle: Handle) -> tuple[str, list[str | None]]:
+    """Unit and values of the TIFF resolution tags."""
     if isinstance(handle, openslide.ImageSlide):
         tags = _plain_tags(handle)
         unit = _TIFF_UNITS.get(tags.get(296, 2), "")
@@ -284,6 +334,12 @@ def _tags(handle: Handle) -> tuple[float | None, float | None]:
     else:  # OpenSlide hands over the tags of the first directory, for these vendors that of an overview
         unit = "" if vendor_of(handle) in ("leica", "ventana") else handle.properties.get("tiff.ResolutionUnit", "")
         values = [handle.properties.get(f"tiff.{axis}Resolution") for axis in "XY"]
+    return unit, values
+
+
+def _tags(handle: Handle) -> tuple[float | None, float | None]:
+    """TIFF resolution tags [µm/px]."""
+    unit, values = _resolution_tags(handle)
     microns = _MICRONS.get(unit)
     x, y = (None if microns is None or not (v := _told(t)) else microns / v for t in values)
     return x, y
@@ -300,6 +356,16 @@ def _reduced(handle: Handle, first: _Claim | None) -> Iterator[Evidence]:
         detail = f"Aperio description: of {size[1]} × {size[2]} px, but level 0 has {handle.dimensions[0]} × "
         detail += f"{handle.dimensions[1]} px; if it was resized, its resolution is {np.sqrt(x * y):.4g} µm/px"
         yield Evidence("Aperio description", "contradicts", detail)
+
+
+def _other_pictures(handle: Handle) -> Iterator[Evidence]:
+    """OME-XML of other pictures than the one that was opened; pages that are not read."""
+    own = "{} × {} px".format(*handle.dimensions)
+    if others := _ome_pixels(handle)[1]:
+        yield Evidence("OME-XML", "contradicts", f"OME-XML: of {others} px, but the picture has {own}: it is not used")
+    pages = getattr(getattr(handle, "_image", None), "n_frames", 1) if isinstance(handle, openslide.ImageSlide) else 1
+    if pages > 1:
+        yield Evidence("pages", "contradicts", f"the file holds {pages} pages, of which the first is read ({own})")
 
 
 def _pyramid(handle: Handle) -> Iterator[Evidence]:

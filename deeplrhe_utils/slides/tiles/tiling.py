@@ -6,7 +6,7 @@ candidate tile keeps its row; a tile that was dropped carries the first reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,14 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
-from deeplrhe_utils.slides.outlines.find import Regions, read_annotation, tumour_fractions, tumour_outline
+from deeplrhe_utils.slides.outlines.find import (
+    Regions,
+    check_no_nuclei,
+    read_annotation,
+    told_classes,
+    tumour_fractions,
+    tumour_outline,
+)
 from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
 from deeplrhe_utils.slides.reading.reader import Slide
@@ -46,6 +53,7 @@ class TilingRules:
     min_tumour : tiles with a smaller share inside the outline are dropped, where there is one [0–1]
     outline_frame : frame of the outlines: ``slide`` (level 0) or ``bounds`` (counted from the scanned area, as QuPath
         does for formats that tell one)
+    tumour_classes : classes of outlines that are the tumour; empty: words decide (`is_tumour`)
     survey_mpp : resolution at which tissue is looked for [µm/px]
     survey : what counts as background
     """
@@ -57,6 +65,7 @@ class TilingRules:
     max_background: float = 0.75
     min_tumour: float = 0.5
     outline_frame: str = SLIDE_FRAME
+    tumour_classes: Sequence[str] = ()
     survey_mpp: float = SURVEY_MPP
     survey: SurveyRules = field(default_factory=SurveyRules)
 
@@ -70,14 +79,15 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     rules : grid and tissue rules
 
     Returns rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
-    ``attrs["notes"]`` lists what was repaired in or left out of the outlines, and whether no glass was found.
+    ``attrs["notes"]`` lists the outlines' classes, what was repaired in or left out of them, and whether no glass was
+    found.
     Raises SlideError, AnnotationError, InputError: the slide cannot be opened or changed meanwhile, its outline cannot
     be read, no tile fits. A tile that cannot be decoded is not an error: it stays in the table as ``unreadable``.
     """
     rules = rules or TilingRules()
     slide_id = str(slide_row["slide_id"])
     with open_row(slide_row) as slide:
-        regions = regions_of(slide_row, slide, rules.outline_frame)
+        regions = regions_of(slide_row, slide, rules.outline_frame, rules.tumour_classes)
         tiles = make_grid(
             *slide.dimensions, slide.mpp, rules.target_mpp, rules.tile_px, slide_id,
             stride_px=rules.stride_px, edge=rules.edge,
@@ -102,10 +112,13 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
     return tiles
 
 
-def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> Regions | None:
+def regions_of(
+    slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME, tumour_classes: Sequence[str] = ()
+) -> Regions | None:
     """What is drawn on a slide [level-0 px]; None where it has no annotation.
 
-    Raises AnnotationError: the file cannot be read. ParameterError: there is no such frame.
+    Raises AnnotationError: the file cannot be read, or shows nuclei (`check_no_nuclei`). ParameterError: there is no
+    such frame.
     """
     if frame not in (SLIDE_FRAME, BOUNDS_FRAME):
         raise ParameterError("There is no such frame of outlines", got=frame, expected="slide or bounds")
@@ -113,21 +126,27 @@ def regions_of(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FR
     if annotation is None or pd.isna(annotation) or not str(annotation):
         return None
     x, y, width, height = slide.bounds_l0_px if frame == BOUNDS_FRAME else (0, 0, *slide.dimensions)
-    return read_annotation(Path(str(annotation)), offset_l0_px=(x, y), slide_px=(width, height))
+    path, place = Path(str(annotation)), {"offset_l0_px": (x, y), "slide_px": (width, height)}
+    regions = read_annotation(path, **place, tumour_classes=tumour_classes)
+    check_no_nuclei(regions, slide.mpp, path.name)
+    return regions
 
 
-def slide_outline(slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME) -> BaseGeometry | None:
+def slide_outline(
+    slide_row: Mapping[str, Any], slide: Slide, frame: str = SLIDE_FRAME, tumour_classes: Sequence[str] = ()
+) -> BaseGeometry | None:
     """The tumour outline of a slide [level-0 px]; None where it has no annotation. Errors: :func:`regions_of`."""
-    regions = regions_of(slide_row, slide, frame)
+    regions = regions_of(slide_row, slide, frame, tumour_classes)
     return None if regions is None else tumour_outline(regions)
 
 
 def _notes(regions: Regions | None) -> list[str]:
-    """What was repaired in the outlines, and what was left out of them."""
+    """Which classes count, what was repaired in the outlines, and what was left out of them."""
     if regions is None:
         return []
     repaired = [f"outline {r.name or r.classification or i}: {r.note}" for i, r in enumerate(regions) if r.note]
-    return [*repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
+    classes = [told] if (told := told_classes(regions)) else []
+    return [*classes, *repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
 
 
 def _tumour_fractions(tiles: pd.DataFrame, regions: Regions | None) -> Any:

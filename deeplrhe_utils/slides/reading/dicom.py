@@ -16,6 +16,15 @@ from typing import BinaryIO, Final, NamedTuple
 
 ENDING: Final = ".dcm"
 _IMAGE_TYPE, _PATIENT, _SERIES, _CONTAINER = (0x0008, 0x0008), (0x0010, 0x0020), (0x0020, 0x000E), (0x0040, 0x0512)
+NEEDED_TAGS: Final = {
+    (0x0008, 0x0008): "ImageType", (0x0008, 0x0018): "SOPInstanceUID", (0x0020, 0x000E): "SeriesInstanceUID",
+    (0x0028, 0x0002): "SamplesPerPixel", (0x0028, 0x0004): "PhotometricInterpretation",
+    (0x0028, 0x0006): "PlanarConfiguration", (0x0028, 0x0010): "Rows", (0x0028, 0x0011): "Columns",
+    (0x0028, 0x0100): "BitsAllocated", (0x0028, 0x0101): "BitsStored", (0x0028, 0x0102): "HighBit",
+    (0x0028, 0x0103): "PixelRepresentation", (0x0048, 0x0006): "TotalPixelMatrixColumns",
+    (0x0048, 0x0007): "TotalPixelMatrixRows",
+}  # fmt: skip
+"""Tags without which OpenSlide opens no slide."""
 _SYNTAX: Final = (0x0002, 0x0010)
 _IMPLICIT: Final = "1.2.840.10008.1.2"
 _OTHER_ORDER: Final = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"})  # deflated, big endian
@@ -47,16 +56,30 @@ class _DamagedError(Exception):
     """The bytes are no elements of a DICOM file."""
 
 
-def read_tags(path: Path) -> Tags | None:
-    """The first tags of a DICOM file (a few kB are read); None where the file is none, or damaged before they end."""
+def _header(path: Path, last: tuple[int, int]) -> dict[tuple[int, int], bytes] | None:
+    """What :func:`_elements` finds; None where the file is no DICOM, or damaged before it ends."""
     try:
         with open(path, "rb") as stream:
             if stream.read(132)[128:] != b"DICM":
                 return None
             size = stream.seek(0, 2)
             stream.seek(132)
-            found = _elements(stream, size)
+            return _elements(stream, size, last)
     except (OSError, _DamagedError):
+        return None
+
+
+def missing_tags(path: Path) -> list[str]:
+    """Which of :data:`NEEDED_TAGS` a DICOM file lacks, such as ``(0028,0010) Rows``; none where it is no DICOM."""
+    found = _header(path, max(NEEDED_TAGS))
+    lacking = [] if found is None else sorted(set(NEEDED_TAGS) - set(found))
+    return [f"({group:04x},{element:04x}) {NEEDED_TAGS[group, element]}" for group, element in lacking]
+
+
+def read_tags(path: Path) -> Tags | None:
+    """The first tags of a DICOM file (a few kB are read); None where the file is none, or damaged before they end."""
+    found = _header(path, _CONTAINER)
+    if found is None:
         return None
     text = {tag: value.decode("ascii", "replace").strip(" \0") for tag, value in found.items()}
     kinds = tuple(part.strip() for part in text.get(_IMAGE_TYPE, "").split("\\") if part.strip())
@@ -104,11 +127,11 @@ def lacks_full_resolution(paths: Iterable[Path]) -> bool:
     return bool(kinds) and all("RESAMPLED" in kind for kind in kinds)
 
 
-def _elements(stream: BinaryIO, size: int) -> dict[tuple[int, int], bytes]:
-    """Values of the wanted tags; elements stand in rising order of their tags."""
+def _elements(stream: BinaryIO, size: int, until: tuple[int, int]) -> dict[tuple[int, int], bytes]:
+    """Tags up to one, with the values of those that are wanted (else empty); they stand in rising order."""
     found: dict[tuple[int, int], bytes] = {}
     explicit, last = True, (0, 0)
-    while stream.tell() < size and last < _CONTAINER:
+    while stream.tell() < size and last < until:
         start = stream.tell()
         tag = _tag(stream)
         if last[0] == 0x0002 and tag[0] != 0x0002:  # the part that says how the rest is stored is over
@@ -123,6 +146,7 @@ def _elements(stream: BinaryIO, size: int) -> dict[tuple[int, int], bytes]:
             found[tag] = _bytes(stream, length)
         else:
             _skip(stream, length, explicit, size, 0)
+            found[tag] = b""
         last = tag
         if stream.tell() <= start:
             raise _DamagedError
