@@ -28,9 +28,9 @@ DARK_GREY: Final = 60  # median grey value of what is not black, where the pictu
 DARK_SHARE: Final = 0.5  # of the picture below DARK_GREY
 LEAST_TISSUE: Final = 0.0005  # share of the overview
 GREY_TINT: Final = 0.08  # median of (greatest − least) / total density; real H&E: 0.16 and more
-BROWN_SHARE: Final = 0.12  # of coloured tissue; real H&E: 0.07 and less (brown dye), real DAB: 0.25 and more
+BROWN_SHARE: Final = 0.08  # of coloured tissue; real H&E: 0.04 and less (brown dye), real DAB: 0.14 and more
 GREEN_SHARE: Final = 0.35  # of coloured tissue that absorbs green most; real H&E: 0.41 and more
-HUE_SPREAD: Final = 0.03  # of red's part in the density, 5th to 95th percentile; real H&E: 0.06 and more
+HUE_SPREAD: Final = 0.03  # of red's part in the density, 5th to 95th percentile; real H&E: 0.04 and more
 _DENSE: Final = 0.10  # mean density from which a pixel counts as tissue
 _DEEP: Final = 0.15  # from which its brown counts: pale places are brownish in H&E, too
 _INK: Final = 1.1  # mean density from which a colourless pixel is ink or print
@@ -77,8 +77,8 @@ class Stain(NamedTuple):
             FLUORESCENCE: f"bright on dark, as in fluorescence: median grey {self.grey:.0f}, no glass",
             EMPTY: f"no tissue: {self.tissue:.2%} absorbs light in colour (ink and print do not count)",
             GREY: f"grey or print: colours differ by {self.tint:.2f} of the density, H&E by 0.16 and more",
-            BROWN: f"brown, as DAB in immunohistochemistry: {self.brown:.0%} of the tissue, H&E 7 % and less",
-            ONE_STAIN: f"one stain: hues spread over {self.spread:.3f}, H&E over 0.06 and more",
+            BROWN: f"brown, as DAB in immunohistochemistry: {self.brown:.0%} of the tissue, H&E 4 % and less",
+            ONE_STAIN: f"one stain: hues spread over {self.spread:.3f}, H&E over 0.04 and more",
             FOREIGN: f"other colours than H&E: {self.green:.0%} of the tissue absorbs green most, H&E 41 % and more",
         }[self.kind]
 
