@@ -1,4 +1,4 @@
-"""Is it H&E? False alarms and margins of `slides.quality.stains` on the real pictures at hand; other pictures may be named.
+"""Is it H&E? False alarms and margins of `slides.quality.stains` on real pictures; others may be named.
 
 python benchmarks/stain_check.py ../shared/data [PICTURE …]
 """
@@ -24,7 +24,8 @@ _TILES = {
 }  # fmt: skip
 _WHOLE = {
     "MoNuSeg": "monuseg_tcga_lung/*.tif", "CMU-1": "slides/CMU-1-Small-Region.svs",
-    "TCGA Focus": "real_qc/focus_tcga/*.png", "FolDet": "real_qc/foldet/[Cs][St]*.PNG", "HistoQC, pens": "real_qc/pen_real/histoqc/*_he_*.png",
+    "TCGA Focus": "real_qc/focus_tcga/*.png", "FolDet": "real_qc/foldet/[Cs][St]*.PNG",
+    "HistoQC, pens": "real_qc/pen_real/histoqc/*_he_*.png",
 }  # fmt: skip
 
 
