@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
@@ -49,6 +50,7 @@ _PARAGRAPHS: Final = (
 )  # fmt: skip
 _SETTLED: Final = {"finished", "unchanged", "skipped"}
 _REMARKS: Final = 8  # different remarks that are shown of one stage
+_OF_A_SLIDE: Final = re.compile(r"^\S+: ")
 
 
 def methods_section(root: Path) -> str:
@@ -71,7 +73,7 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     if isinstance(numbers, Numbers):
         few = _filled(numbers)("No AUC is given for {06:not_estimable}: too few patients of a class.")
         limits += [few] if few and numbers.get("06", "not_estimable") else []
-        limits += _left_out(numbers)
+    limits += remarks(root)
     stages = {name: stage["status"] for name, stage in report["stages"].items()}
     kept = {"stale", "not selected"}  # the second in reports of versions before 1.0
     unsettled = [f"{name} ({status})" for name, status in stages.items() if status not in _SETTLED | kept]
@@ -83,17 +85,19 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     return "<ul>" + "".join(f"<li>{escaped(limit)}</li>" for limit in limits) + "</ul>"
 
 
-def _left_out(numbers: Numbers) -> list[str]:
-    """What notebooks remarked of single slides, equal remarks together."""
-    told = []
-    for stage, of in (("01", "the files"), ("02", "the tiling"), ("07", "the heat maps")):
+def remarks(root: Path) -> list[str]:
+    """What notebooks remarked of files and slides, a sentence per notebook, equal remarks together."""
+    numbers = _numbers(root)
+    told: list[str] = []
+    if not isinstance(numbers, Numbers):
+        return told
+    for stage, of in (("01", "files"), ("02", "tiling"), ("07", "heat maps")):
         notes = numbers.get(stage, "notes") or []
-        each = [note for own in notes.values() for note in own] if isinstance(notes, dict) else [
-            str(note).partition(": ")[2] or str(note) for note in notes]  # fmt: skip
-        reasons = Counter(each).most_common()
-        more = f"; and {len(reasons) - _REMARKS} more" if len(reasons) > _REMARKS else ""
-        counted = "; ".join(f"{count} × {reason}" for reason, count in reasons[:_REMARKS]) + more
-        told += [f"Remarks of {of}, by slide: {counted}."] if reasons else []
+        each = [note for own in notes.values() for note in own] if isinstance(notes, dict) else notes
+        found = Counter(_OF_A_SLIDE.sub("", str(note)).rstrip(".") for note in each).most_common()
+        shown = [f"{count} × {reason}" if count > 1 else reason for reason, count in found[:_REMARKS]]
+        shown += [f"and {len(found) - _REMARKS} more"] if len(found) > _REMARKS else []
+        told += [f"Remarks of the {of}: {'; '.join(shown)}."] if found else []
     return told
 
 

@@ -13,9 +13,11 @@ from typing import Any, Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
 from deeplrhe_utils.core.files import sha256_text, write_text
+from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.machine.lock import RunLock
 from deeplrhe_utils.running.machine.provenance import shown_path
 from deeplrhe_utils.running.page.closing import close_run
+from deeplrhe_utils.running.page.methods import remarks
 from deeplrhe_utils.running.plan import notebooks as books
 from deeplrhe_utils.running.plan.closure import Sources
 from deeplrhe_utils.running.plan.plan import Planned, Request, describe_plan, make_plan
@@ -117,6 +119,8 @@ class Pipeline:
                 raise
             finally:
                 page = self._close()
+        for line in remarks(self.root):
+            print(on_one_line(line), flush=True)
         print(f"Done in {time.monotonic() - started:.0f} s, peak {_mb(self._report.peak.bytes)}", flush=True)
         return page
 
