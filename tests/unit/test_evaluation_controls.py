@@ -7,7 +7,7 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls, read_deeppath_labels
-from deeplrhe_utils.core.errors import CohortError, InputError, LabelError
+from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.evaluation.audits import controls, covariates
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
 from deeplrhe_utils.learning.tiles.store import ShuffledStore, TileStore, write_tiles
@@ -162,8 +162,8 @@ def test_co_mutation_finds_what_goes_together(cohort):
     table = controls.co_mutation(labels).set_index(["first", "second"])
     assert table.loc[("B", "C"), "p_holm"] < 1e-6 and table.loc[("A", "B"), "p_holm"] > 0.05
     assert table[["both", "first_only", "second_only", "neither"]].sum(axis=1).eq(120).all()
-    with pytest.raises(CohortError, match="two genes"):
-        controls.co_mutation(labels[labels["gene"] == "A"])
+    alone = controls.co_mutation(labels[labels["gene"] == "A"])
+    assert alone.empty and list(alone) == list(controls.CO_MUTATION_COLUMNS)
 
 
 def test_call_tables_that_are_none_are_named(tmp_path):

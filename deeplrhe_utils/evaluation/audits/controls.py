@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.core.errors import LabelError, SmallCohortError
+from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.auc.resampling import row_weights
@@ -250,6 +250,19 @@ def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int
     return pd.DataFrame(rows, columns=columns)
 
 
+CO_MUTATION_COLUMNS: Final = (
+    "first",
+    "second",
+    "both",
+    "first_only",
+    "second_only",
+    "neither",
+    "odds_ratio",
+    "p",
+    "p_holm",
+)
+
+
 def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
     """Which genes mutate together, and which exclude each other.
 
@@ -258,14 +271,10 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
     labels : patient_id, gene, status; patients profiled for both genes count
 
     Returns DataFrame: first, second, both, first_only, second_only, neither, odds_ratio (conditional maximum
-    likelihood, Fisher), p and p_holm over all pairs.
-
-    Raises CohortError: fewer than two genes.
+    likelihood, Fisher), p and p_holm over all pairs; no row with fewer than two genes.
     """
     status = labels.pivot(index="patient_id", columns="gene", values="status")
     genes = list(labels["gene"].drop_duplicates())
-    if len(genes) < 2:
-        raise SmallCohortError("Co-mutation needs two genes", got=len(genes))
     rows = []
     for i, first in enumerate(genes):
         for second in genes[i + 1 :]:
@@ -277,6 +286,6 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
             rows.append({"first": first, "second": second, "both": table[0][0], "first_only": table[0][1],
                          "second_only": table[1][0], "neither": table[1][1], "odds_ratio": float(odds),
                          "p": float(p)})  # fmt: skip
-    frame = pd.DataFrame(rows)
+    frame = pd.DataFrame(rows, columns=list(CO_MUTATION_COLUMNS[:-1]))
     frame["p_holm"] = holm(frame["p"].fillna(1.0).to_numpy(np.float64))
     return frame
