@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, new_figure, panel_grid
+from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, named, new_figure, panel_grid
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -95,7 +95,7 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
         axes.set_ylabel("share positive")
-        axes.set_title(gene, fontsize=9)
+        axes.set_title(named(gene), fontsize=9)
     if panels:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
@@ -118,11 +118,15 @@ def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
             colour = PALETTE[place % len(PALETTE)]
             axes.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
             axes.plot(
-                table["threshold"], table["net_benefit"], color=colour, lw=1.6, label=f"test by the model: {name}"
+                table["threshold"],
+                table["net_benefit"],
+                color=colour,
+                lw=1.6,
+                label=f"test by the model: {named(name)}",
             )
         _alternatives(axes, list(by_version.values()))
         axes.set(xlabel="threshold of risk", ylabel="net benefit")
-        axes.set_title(gene, fontsize=9)
+        axes.set_title(named(gene), fontsize=9)
     if panels:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)

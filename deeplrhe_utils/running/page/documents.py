@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import share_text
 
 if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.audits.claims import Numbers
@@ -41,7 +42,9 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {'not estimable' if item is None else f'{item:.2f}'}" for key, item in value.items())
+        return ", ".join(
+            f"{key} {'not estimable' if item is None else share_text(item)}" for key, item in value.items()
+        )
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 

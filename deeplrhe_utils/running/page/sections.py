@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.foreign import read_foreign
-from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.core.text import escaped, p_text, share_text
 from deeplrhe_utils.running.page.html import cell, link, rows_table, url
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
@@ -54,17 +54,17 @@ def auc(root: Path) -> str:
 
 
 def _auc_row(line: Mapping[str, str]) -> str:
-    low, high = (_decimals(line[name]) for name in ("ci_low", "ci_high"))
+    auc, low, high = (_number(line[name], share_text) for name in ("auc", "ci_low", "ci_high"))
     counts = " / ".join(line.get(name) or "–" for name in ("n_pos", "n_neg"))
     status = ": ".join(line[name] for name in ("status", "reason") if line.get(name))
-    numbers = (_decimals(line["auc"]), f"{low} to {high}" if low != "–" else "–", counts,
-               _decimals(line.get("p", ""), 3), _decimals(line.get("p_holm", ""), 3))  # fmt: skip
+    numbers = (auc, f"{low} to {high}" if low != "–" else "–", counts,
+               *(_number(line.get(name, ""), p_text) for name in ("p", "p_holm")))  # fmt: skip
     return cell(line["gene"]) + "".join(cell(number, "number") for number in numbers) + cell(status)
 
 
-def _decimals(content: str, digits: int = 2) -> str:
+def _number(content: str, shown: Callable[[float], str]) -> str:
     try:
-        return f"{float(content):.{digits}f}"
+        return shown(float(content))
     except (TypeError, ValueError):
         return content or "–"
 

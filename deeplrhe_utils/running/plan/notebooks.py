@@ -12,6 +12,7 @@ from typing import Any
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, sha256_text, to_json, write_text
+from deeplrhe_utils.core.text import visible
 from deeplrhe_utils.running.plan.parameters import Parameter, parse_parameters
 
 _FILE = re.compile(r"^(\d\d)-[a-z0-9-]+\.ipynb$")
@@ -71,21 +72,22 @@ def clean_executed(source: Path, target: Path, run_folder: Path, repository: Pat
 
     Dropped: widget state, papermill's and the kernel's timing metadata. In text outputs and in the
     injected parameters, paths below the repository become relative and other private prefixes
-    become ``<run>``, ``<python>`` or ``~``. Nothing else changes.
+    become ``<run>``, ``<python>`` or ``~``; control and direction characters in outputs become escapes.
+    Nothing else changes.
     """
     import nbformat
 
     notebook = nbformat.read(source, as_version=4)
-    tidy = path_cleaner(run_folder, repository)
+    clean = path_cleaner(run_folder, repository)
     for key in ("widgets", "papermill"):
         notebook.metadata.pop(key, None)
     for cell in notebook.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
-            cell.source = tidy(cell.source)
+            cell.source = clean(cell.source)
         for output in cell.get("outputs", []):
-            _clean_output(output, tidy)
+            _clean_output(output, lambda text: visible(clean(text)))
     return write_text(target, nbformat.writes(notebook) + "\n")
 
 
