@@ -14,7 +14,7 @@ HIT = "window.__hit=(window.__hit||0)+1"
 SCRIPT = f"<img src=x onerror={HIT}>"
 SLIDES = (
     SCRIPT, f'"><svg onload={HIT}>', f"'-({HIT})-'", "=cmd|calc!A1", "-1+1", "@SUM(A1)", "tab\there\nand there",
-    "txt.\u202esvs.slide", "$x_{", "%s {} {0} %(a)s $$", r"a\x00b\n\N{BULLET}", "..[*?]`|&amp;" + "L" * 228,
+    "txt.\u202esvs.slide", "$x_{", "%s {} {0} %(a)s $$", r"a\x00b\n\N{BULLET}", "%2e%2e[*?]`|&amp;" + "L" * 233,
 )  # fmt: skip
 PATIENTS = (
     f"</script><script>{HIT}</script>", "../../../patient", f"[a](javascript:{HIT})", "\u202epatient", "$\\frac{",

@@ -95,7 +95,7 @@ def safe_tables(shell: Any) -> None:
 def _table_html(styler: Styler) -> str:
     """The HTML of a copy with safe texts; p values never read 0, AUCs never 1 unless they are."""
     table = copy.copy(styler)
-    table.data = styler.data.map(_markup).rename(index=_markup, columns=_markup)
+    table.data = styler.data.astype(object).map(_markup).rename(index=_markup, columns=_markup)
     names = [[_markup(name) for name in axis.names] for axis in table.data.axes]
     table.data = table.data.rename_axis(index=names[0], columns=names[1])
     table.index, table.columns = table.data.axes

@@ -125,6 +125,8 @@ def forest(
 
     Returns the figure, and its panels by their value ("" without `panel`), none for an empty table.
     """
+    if table.empty:
+        return empty_figure("No target has enough labelled patients: there is nothing to draw."), {}
     table = table.assign(**{"": ""})
     names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
     looks = looks or {k: {"color": c, "label": named(k)} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
@@ -138,7 +140,7 @@ def forest(
         figure.supxlabel(label, fontsize=9)
     handles, texts = panels[0].get_legend_handles_labels()
     if len(texts) > 1:
-        figure.legend(handles, texts, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        figure.legend(handles, texts, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure, found
 
@@ -187,6 +189,8 @@ def component_image(gamma: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def ledger_bars(counts: Mapping[str, int], title: str) -> Figure:
     """Horizontal bars of kept and dropped by reason; the numbers are printed on the bars."""
+    if not counts:
+        return empty_figure("No labels were given: there is nothing to count.")
     figure = new_figure(6.4, 0.6 + 0.34 * len(counts))
     axes = figure.subplots()
     colours = [REASON_COLOURS.get(name, PALETTE[7]) for name in counts]

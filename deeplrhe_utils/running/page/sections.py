@@ -39,18 +39,18 @@ def _short(commit: str | None) -> str:
     return f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else ""
 
 
-def auc(root: Path) -> str:
-    """The AUC table: every column of the file, the interval beside its AUC."""
+def auc(root: Path, unit: str = "patients") -> str:
+    """The AUC table: every column of the file, the interval beside its AUC; `unit` is what was scored, in words."""
     found = _read(root, "tables/auc_table.csv")
     if isinstance(found, str):
         return found
     if not {"gene", "auc", "ci_low", "ci_high"} <= set(found[0]):
         return _as_is(found)
     rows = [_auc_row(line) for line in found]
-    note = "AUC of patients with its 95 % interval, positive and negative patients, and p against 0.5 (Holm-adjusted)."
+    note = f"AUC of {unit} with its 95 % interval, positive and negative {unit}, and p against 0.5 (Holm-adjusted)."
     more = link(root, "tables/auc_table.csv", "auc_table.csv")
-    head = ("Gene", "AUC", "95 % interval", "Positive / negative", "p", "p (Holm)", "Status")
-    return f'{rows_table(head, rows, "AUC by gene")}<p class="soft">{note} All columns: {more}.</p>'
+    head = ("Target", "AUC", "95 % interval", "Positive / negative", "p", "p (Holm)", "Status")
+    return f'{rows_table(head, rows, "AUC by target")}<p class="soft">{note} All columns: {more}.</p>'
 
 
 def _auc_row(line: Mapping[str, str]) -> str:

@@ -19,6 +19,7 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
+from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.slides.outlines.find import Regions, read_annotation, tumour_fractions, tumour_outline
 from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
@@ -121,8 +122,9 @@ def _notes(regions: Regions | None) -> list[str]:
     """What was repaired in the outlines, and what was left out of them."""
     if regions is None:
         return []
-    repaired = [f"outline {r.name or r.classification or i}: {r.note}" for i, r in enumerate(regions) if r.note]
-    return [*repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
+    repaired = [f"{r.name or r.classification or i} ({r.note})" for i, r in enumerate(regions) if r.note]
+    told = (("repaired", repaired), ("left out of the outlines", regions.left_out))
+    return [f"{len(found)} {what}: {shortened(found, 3)}" for what, found in told if found]
 
 
 def _tumour_fractions(tiles: pd.DataFrame, regions: Regions | None) -> Any:
