@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -43,6 +44,7 @@ def human_size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
+PROGRESS_S = 10.0
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -107,3 +109,25 @@ def escaped(value: Any) -> str:
     '&lt;b&gt;'
     """
     return html.escape(visible(str(value)))
+
+
+class Countdown:
+    """Prints ``label: k/n, about 80 s left``, at most every 10 s; `label` "" prints nothing.
+
+    The last line, ``label: n/n``, is always printed, unless `brief`: then only what takes long is told at all.
+    """
+
+    def __init__(self, label: str, total: int, *, brief: bool = False) -> None:
+        self._label, self._total, self._told = label, total, not brief
+        self._done, self._began = 0, time.monotonic()
+        self._last = self._began
+
+    def step(self) -> None:
+        """Count one finished task."""
+        self._done += 1
+        now, over = time.monotonic(), self._done == self._total
+        if not self._label or not (self._told if over else now - self._last >= PROGRESS_S):
+            return
+        self._last, self._told = now, True
+        left = (now - self._began) / self._done * (self._total - self._done)
+        print(f"{self._label}: {self._done}/{self._total}" + f", about {left:.0f} s left" * (not over), flush=True)

@@ -94,13 +94,17 @@ def safe_tables(shell: Any) -> None:
 
 def _table_html(styler: Styler) -> str:
     """The HTML of a copy with safe texts; p values never read 0, AUCs never 1 unless they are."""
+    import pandas as pd
+
     table = copy.copy(styler)
-    table.data = styler.data.astype(object).map(_markup).rename(index=_markup, columns=_markup)
+    cells = [[_markup(value) for value in row] for row in styler.data.astype(object).to_numpy()]
+    plain = pd.DataFrame(cells, styler.index, styler.columns, dtype=object)  # a column of text would lose the markup
+    table.data = plain.rename(index=_markup, columns=_markup)
     names = [[_markup(name) for name in axis.names] for axis in table.data.axes]
     table.data = table.data.rename_axis(index=names[0], columns=names[1])
     table.index, table.columns = table.data.axes
     table.caption = _markup(table.caption)
-    for told, form in ((_P, p_text), (_AUC, partial(share_text, digits=3))):
+    for told, form in ((_P, lambda p: escaped(p_text(p))), (_AUC, partial(share_text, digits=3))):
         if chosen := [c for c in table.columns if c in told and is_float_dtype(styler.data[c])]:
             table.format(form, subset=chosen, na_rep="–")
     return table.to_html()

@@ -30,6 +30,7 @@ REASON_COLOURS = {
     "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
     "unreadable": PALETTE[3], "pen": PALETTE[4], "fold": PALETTE[5], "bubble": PALETTE[9], "jpeg": PALETTE[8],
 }  # fmt: skip
+NO_TARGET = "No target has enough labelled units: there is nothing to draw."
 COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
 
 
@@ -126,7 +127,7 @@ def forest(
     Returns the figure, and its panels by their value ("" without `panel`), none for an empty table.
     """
     if table.empty:
-        return empty_figure("No target has enough labelled patients: there is nothing to draw."), {}
+        return empty_figure(NO_TARGET), {}
     table = table.assign(**{"": ""})
     names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
     looks = looks or {k: {"color": c, "label": named(k)} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
@@ -310,7 +311,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 def roc(curves: Mapping[str, Curve], metrics: pd.DataFrame, units: str = "patients") -> Figure:
     """ROC curves with pointwise 95 % bands, a panel per gene (Figure 6); AUC, interval and counts from `metrics`."""
     if not curves:
-        return empty_figure("No target has enough positive and negative units for an AUC, so there is no curve.")
+        return empty_figure(NO_TARGET)
     rows = metrics.set_index("gene")
     figure, panels = panel_grid(len(curves), 3.1, 2.9)
     for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
-from deeplrhe_utils.core.progress import Progress
+from deeplrhe_utils.core.text import Countdown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ def map_tasks(
     items : arguments, one per task; small, since they travel to the workers
     workers : local processes; 1 or less is a plain loop in this process
     scheduler : address of a running Dask scheduler (``tcp://host:8786``); wins over `workers`
-    label : of the progress line (`Progress`); "" prints none
+    label : of the progress line (`Countdown`); "" prints none
 
     Returns results in the order of `items`, whatever the number of workers.
     Raises CompendiumError: as the function raised it, with the item named. RunError: for every other exception, with
@@ -74,7 +74,7 @@ def _spread(
     function: Callable[[Item], Result], todo: list[Item], workers: int, scheduler: str, label: str
 ) -> Generator[tuple[int, Result | Exception]]:
     """(position, result or what was raised instead) of every item, as they end."""
-    progress = Progress(label, len(todo))
+    progress = Countdown(label, len(todo))
     if (not scheduler and workers <= 1) or not todo:
         for number, item in enumerate(todo):
             yield number, _tried(function, item)

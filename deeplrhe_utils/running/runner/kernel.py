@@ -61,7 +61,7 @@ class Execution:
     on_kernel: Callable[[int | None], None] = lambda pid: None
     process: subprocess.Popen[bytes] | None = None
     cell: tuple[int, str] = (0, "")
-    outputs: list[Any] = field(default_factory=list)
+    running: Any = field(default_factory=dict)
     injected: list[bool] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -104,7 +104,7 @@ class Execution:
         return self._explain() if self.error is not None else None
 
     def _last_line(self) -> str:
-        printed = [output.text for output in list(self.outputs) if output.get("name") == "stdout"]
+        printed = [output.text for output in list(self.running.get("outputs", ())) if output.get("name") == "stdout"]
         lines = "".join(printed[-1:]).split("\n")[-2:-1]
         return lines[0] if lines else ""
 
@@ -272,7 +272,7 @@ def _make_engine() -> type:
 
             def on_cell_start(cell: Any, cell_index: int) -> None:
                 execution.cell = (execution.number(cell_index), cell.source.strip().split("\n")[0])
-                execution.outputs = cell.get("outputs", [])
+                execution.running = cell
 
             client = Client(
                 nb_man,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from os.path import isfile
 from pathlib import Path
 from typing import Final
 
@@ -65,7 +66,8 @@ def find_annotation(folder: Path, slide_id: str) -> Path | None:
     bytes are the same, the first in that order; None if none is there.
     Raises AnnotationError: there are several, and they differ: nobody can tell which one is meant.
     """
-    found = [path for ending in ANNOTATION_ENDINGS if (path := folder / f"{slide_id}{ending}").is_file()]
+    # not Path.is_file, which raises an error where a longer name than the slide's is too long for the file system
+    found = [path for ending in ANNOTATION_ENDINGS if isfile(path := folder / f"{slide_id}{ending}")]  # noqa: PTH113
     if len(found) > 1 and len({sha256_file(path) for path in found}) > 1:
         raise AnnotationError(
             f"Slide {slide_id} has several annotations in {folder}",

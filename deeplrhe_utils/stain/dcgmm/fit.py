@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.core.progress import Progress
 from deeplrhe_utils.core.seeds import generator, integer_seed
+from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.stain.colour import od_to_hsd, optical_density
 from deeplrhe_utils.stain.dcgmm.net import DEFAULT, LEAST_SIDE_PX, DcgmmConfig, DcgmmNet, start_logits, tissue_weight
 
@@ -97,7 +97,7 @@ def fit_responsibilities(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=learning_rate, total_steps=steps)
     prepared = [od_to_hsd(optical_density(torch.from_numpy(np.require(t, requirements=["C", "W"])))) for t in tiles]
     warm = round(WARM_SHARE * steps) if config.network == "paper" else 0
-    trace, progress = [], Progress("steps of the DCGMM fit", steps, brief=True)
+    trace, progress = [], Countdown("steps of the DCGMM fit", steps, brief=True)
     for step in range(steps):
         crops, tissue, own = _crops(prepared, scales, config, crop_px, batch, random)
         logits = net(crops[..., 0][:, None])
