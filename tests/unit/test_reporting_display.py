@@ -81,7 +81,7 @@ SITES = pd.DataFrame([{"gene": g, "site_id": s, "positives": 1, "profiled": 2, "
 @pytest.mark.parametrize("draw", [
     lambda: style.auc_forest(METRICS), lambda: style.ledger_bars(dict.fromkeys(NAMES, 1), "names"),
     lambda: style.image_grid([[PICTURE]] * len(NAMES), NAMES),
-    lambda: style.training_curves({name: [1.0] for name in NAMES}),
+    lambda: style.training_curves({name: [1.0] for name in NAMES[:6]}),
     lambda: style.slide_grids([{**PANEL, "title": name} for name in NAMES]),
     lambda: style.matrix(pd.DataFrame(1, NAMES, NAMES), "classes"), lambda: cohort.site_mutation_map(SITES),
     lambda: learning.rivals(METRICS.assign(arm="b", ci_low=0, ci_high=1), "a"),
