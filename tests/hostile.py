@@ -40,7 +40,9 @@ def hostile_cohort(plan, folder: Path) -> dict[str, object]:
     for number, gene in enumerate(GENES):
         labels[gene] = [int((i >> (number % 2)) % 2 == 0) for i in range(len(SLIDES))]
     write_sheet(labels, folder / "labels.csv")
-    return {"slides_dir": str(slides), "labels_csv": str(folder / "labels.csv"), "genes": list(GENES)}
+    write_sheet(pd.DataFrame({"slide_id": SLIDES, "mpp": plan.slides["mpp"]}), folder / "mpp.csv")
+    tables = {f"{name}_csv": str(folder / f"{name}.csv") for name in ("labels", "mpp")}
+    return {"slides_dir": str(slides), "genes": list(GENES), **tables}
 
 
 def _made(folder: Path) -> Path:

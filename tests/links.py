@@ -23,14 +23,16 @@ class _Page(HTMLParser):
 
 
 def dead_links(root: Path) -> list[str]:
-    """``page: link`` of what leads nowhere, out of the run folder, or into the network without a person's click."""
+    """``page: link`` of what leads nowhere, or out of the run folder; addresses in the network are not asked for."""
     paths = [root / "index.html", *sorted((root / "html").glob("*.html"))]
     pages, dead = {path: _Page(path) for path in paths}, []
     for path, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)
+            if parts.scheme:
+                continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             lost = not target.is_relative_to(root.resolve()) or not target.exists()
-            if not parts.scheme and (lost or unquote(parts.fragment) not in pages.get(target, page).anchors):
+            if lost or unquote(parts.fragment) not in pages.get(target, page).anchors:
                 dead.append(f"{path.name}: {link}")
     return dead
