@@ -33,6 +33,6 @@ def dead_links(root: Path) -> list[str]:
                 continue
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             lost = not target.is_relative_to(root.resolve()) or not target.exists()
-            if lost or unquote(parts.fragment) not in pages.get(target, page).anchors:
+            if lost or not {parts.fragment, unquote(parts.fragment)} & pages.get(target, page).anchors:
                 dead.append(f"{path.name}: {link}")
     return dead

@@ -59,7 +59,7 @@ def test_no_name_runs_in_a_page(run, watch):
 
 def test_no_name_chooses_a_file_or_a_formula(run):
     names = [path.relative_to(run).as_posix() for path in _files(run)]
-    assert [name for name in names if not re.fullmatch(r"[\w./+~-]+", name, re.ASCII)] == []
+    assert [name for name in names if not re.fullmatch(r"[\w ./+~-]+", name, re.ASCII)] == []
     for path in _files(run):
         if path.suffix == ".csv":
             with path.open(encoding="utf-8", newline="") as stream:
