@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -43,15 +44,90 @@ def human_size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
+PROGRESS_S = 10.0
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def visible(text: str) -> str:
+    r"""Text whose control and direction characters are escapes: it neither moves a cursor nor turns what follows.
+
+    >>> visible("a\u202eb\n"), visible("\x1b[2J")
+    ('a\\u202eb\n', '\\x1b[2J')
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def said(name: object, most: int = 60) -> str:
+    """A name of any origin for messages and figures: on one line, a long one without its middle.
+
+    >>> said("slide-0001-of-Hospital-A-DX1", 16)
+    'slide-0001-o…DX1'
+    """
+    text = str(name)
+    text = text if text.isprintable() else on_one_line(text)
+    end = most // 4
+    return text if len(text) <= most else f"{text[: most - end]}…{text[len(text) - end + 1 :]}"
+
+
+def share_text(value: float, digits: int = 2) -> str:
+    """A share or an AUC in decimals: more than `digits` where these would read 0 or 1 and it is neither.
+
+    >>> share_text(0.9996), share_text(0.5), share_text(1.0), share_text(0.00002, 3)
+    ('0.9996', '0.50', '1.00', '0.00002')
+    """
+    if not 0 < value < 1:
+        return f"{value:.{digits}f}"
+    while (text := f"{value:.{digits}f}") != repr(value) and float(text) in (0, 1):
+        digits += 1
+    return text
+
+
+def p_text(p: float) -> str:
+    """A p value: three decimals, never 0.
+
+    >>> p_text(0.0312), p_text(4e-9)
+    ('0.031', '< 0.001')
+    """
+    return f"{p:.3f}" if not p < 0.001 else "< 0.001"
+
+
+def xml_text(text: str) -> str:
+    """Text without the characters that XML forbids; what is left still needs escaping."""
+    return _NOT_XML.sub("\ufffd", text)
+
+
 def on_one_line(text: str) -> str:
     """Text on one line: line breaks, control and direction characters, and backslashes as escapes."""
     return "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in text)
 
 
 def escaped(value: Any) -> str:
-    """`value` as escaped HTML text, fit for attributes.
+    """`value` as escaped HTML or XML text, fit for attributes, and :func:`visible`.
 
     >>> escaped("<b>")
     '&lt;b&gt;'
     """
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
+
+
+class Countdown:
+    """Prints ``label: k/n, about 80 s left``, at most every 10 s; `label` "" prints nothing.
+
+    The last line, ``label: n/n``, is always printed, unless `brief`: then only what takes long is told at all.
+    """
+
+    def __init__(self, label: str, total: int, *, brief: bool = False) -> None:
+        self._label, self._total, self._told = label, total, not brief
+        self._done, self._began = 0, time.monotonic()
+        self._last = self._began
+
+    def step(self) -> None:
+        """Count one finished task."""
+        self._done += 1
+        now, over = time.monotonic(), self._done == self._total
+        if not self._label or not (self._told if over else now - self._last >= PROGRESS_S):
+            return
+        self._last, self._told = now, True
+        left = (now - self._began) / self._done * (self._total - self._done)
+        print(f"{self._label}: {self._done}/{self._total}" + f", about {left:.0f} s left" * (not over), flush=True)

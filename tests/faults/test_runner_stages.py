@@ -14,6 +14,8 @@ import pytest
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.running.machine.lock import RunLock, holder
+from deeplrhe_utils.running.plan.plan import Request
+from deeplrhe_utils.running.runner.pipeline import Pipeline
 from deeplrhe_utils.running.stage import state
 from tests.faults.runner_house import FIRST, SECOND, House
 
@@ -270,12 +272,35 @@ def test_a_disk_that_is_really_full(house, small_disk):
 
 def test_long_stages_say_that_they_live(house, monkeypatch, capsys):
     monkeypatch.setattr("deeplrhe_utils.running.runner.kernel.HEARTBEAT_S", 1.0)
-    house.notebook("01-first", "import time\ntime.sleep(2.5)", parameters="")
+    monkeypatch.setattr("deeplrhe_utils.running.runner.kernel.NEWS_S", 0.1)
+    told = "import time\ntime.sleep(2.5)\nprint('first')\nprint('k: 1/2, about 9 s left')\ntime.sleep(2.5)"
+    house.notebook("01-first", told, parameters="")
     house.profile(seconds={"01": 3})
     house.run(only=("01",))
     out = capsys.readouterr().out
     assert "[01/02] 01-first … running for" in out and "cell 3/3: import time" in out
+    assert "cell 3/3: k: 1/2, about 9 s left" in out and "cell 3/3: first" not in out
     assert "s (expected 3 s), peak " in out and out.rstrip().splitlines()[-1].startswith("Done in")
+
+
+@pytest.mark.parametrize(("profile", "given", "only", "lacking"), [
+    ("smoke", (), "07", "01-data-acquisition, 02-tiling, 03-denoising, 04-dcgmm-normalization, 05-gpu-training"),
+    ("smoke", (), "12", "01-data-acquisition, 02-tiling, 03-denoising, 04-dcgmm-normalization, 05-gpu-training, 06"),
+    ("smoke", (), "04", "01-data-acquisition, 02-tiling, 03-denoising, and"),
+    ("slides", ("model", "slides_dir"), "07", "01-data-acquisition, 02-tiling, 03-denoising, 04-dcgmm-normalization, "),
+])  # fmt: skip
+def test_what_a_stage_lacks_is_known_before_anything_starts(tmp_path, profile, given, only, lacking):
+    (tmp_path / "model").mkdir()
+    overrides = tuple(f"{name}={tmp_path / 'model'}" for name in given)
+    typed = f"python -m deeplrhe_utils run {profile} --only {only} --out x"
+    with pytest.raises(InputError) as caught:
+        Pipeline(profile, Request(overrides, only=(only,)), tmp_path / "run", command=typed).run()
+    assert (
+        f"results of {lacking}" in str(caught.value)
+        and (not given or "05-gpu" not in str(caught.value))
+        and not (tmp_path / "run").exists()
+    )
+    assert f"Run `python -m deeplrhe_utils run {profile} --out x --from 01 --to {only}`" in str(caught.value)
 
 
 def test_processes_a_notebook_left_behind_end_with_its_stage(house):

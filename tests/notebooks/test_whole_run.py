@@ -12,6 +12,7 @@ import pytest
 
 from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
 from tests.faults.kill_and_resume import TABLE, disturbed_run
+from tests.links import dead_links
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -74,6 +75,10 @@ def test_executed_notebooks_are_small_and_without_errors(run):
         assert path.stat().st_size < 800_000, path.name
         cells = json.loads(path.read_text())["cells"]
         assert not [o for c in cells for o in c.get("outputs", []) if o["output_type"] == "error"], path.name
+
+
+def test_every_link_of_the_pages_leads_somewhere(run):
+    assert dead_links(run) == []
 
 
 @pytest.mark.slow

@@ -172,6 +172,19 @@ def test_impossible_requests_are_named_and_a_cohort_without_any_estimable_gene_g
     assert (table["status"] == "not estimable").all() and table["auc"].isna().all() and table["p_holm"].isna().all()
 
 
+def test_two_classes_that_exclude_each_other_are_one_test():
+    labels = _labels()
+    one = labels[labels["gene"] == labels["gene"].iloc[0]]
+    other = one.assign(gene="B", status=1 - one["status"])
+    both, scores = pd.concat([one.assign(gene="A"), other]), _predictions(one.assign(gene="A"), 0.5)
+    scores = pd.concat([scores, scores.assign(gene="B", score=1 - scores["score"])])
+    unlike = pd.concat([one.assign(gene=gene) for gene in "AB"])
+    for labelled, tests in ((both, 1), (unlike, 2)):
+        found = roc.gene_metrics(scores, labelled, units=("patient",), min_positives=2, resamples=50).dropna(subset="p")
+        p, adjusted = found["p"].astype(float), found["p_holm"].astype(float)
+        assert len(p) == 2 and np.allclose(adjusted, np.minimum(1, tests * p))
+
+
 def test_paired_differences_are_those_of_the_same_patients():
     random = np.random.default_rng(0)
     names = [f"P{i:02d}" for i in range(60)]

@@ -26,6 +26,15 @@ def test_numbers_are_filled_in_and_gaps_are_said():
     assert numbers.asked[0] == "numbers/06-roc-analysis.json#n_patients"
 
 
+def test_no_name_is_markdown_in_a_document(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "card.md").write_text("# Card\n| {01:genes} |\n")
+    names = Numbers({"01-data-acquisition": {"genes": ["TP53", "<b>", "[a](javascript:b)", "a|b\n\u202e", "`$x$`"]}})
+    (file,) = write_documents(tmp_path / "in", names, tmp_path, synthetic=False)
+    shown = r"| TP53, \<b\>, \[a\](javascript:b), a\|b\n\u202e, \`\$x\$\` |"
+    assert file.read_text().splitlines()[-1] == shown
+
+
 def test_every_document_of_the_committed_demo_is_filled(tmp_path):
     numbers = REPOSITORY / "reports" / "demo" / "numbers"
     if not numbers.is_dir():

@@ -1,5 +1,6 @@
 """Tiles: nothing lost, background, tumour and noise judged, the draw seeded."""
 
+import json
 import pickle
 from dataclasses import replace
 
@@ -70,3 +71,12 @@ def test_the_draw_depends_on_the_seed_and_the_slide_alone(tiles):
 def test_names_tell_patient_site_and_sample(name, expected):
     told = parse_name(name)
     assert (patient_of(name), told.site_id, told.sample_type) == expected
+
+
+def test_many_repairs_are_counted_and_the_first_are_named(row, tmp_path):
+    bow = [[0, 0], [900, 900], [900, 0], [0, 900], [0, 0]]  # crosses itself, so every one is repaired
+    area = {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [bow]}, "properties": {"name": "T"}}
+    path = tmp_path / "outline.geojson"
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": [area] * 127}))
+    (note,) = tile_slide({**row, "annotation": str(path)}, RULES).attrs["notes"]
+    assert note.startswith("127 repaired: T (") and note.endswith(" and 124 more") and note.count("T (") == 3

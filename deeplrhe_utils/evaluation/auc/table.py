@@ -74,7 +74,7 @@ def gene_metrics(
     (`align_folds`). Patient rows carry DeLong's and Newcombe's interval and both
     bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent. p
     (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and Hochberg
-    adjust the first over the estimable genes.
+    adjust the first over the estimable genes; two classes that exclude each other, with equal p, are one test.
 
     Raises ParameterError: `min_positives` below 2.
     """
@@ -91,9 +91,18 @@ def gene_metrics(
             rows += [base | row for row in _rows(one, unit, min_positives, resamples, seed, labelled)]
     frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
     first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
+    p = first["p"].astype(float).round(12)
+    tests = p.drop_duplicates() if _is_one_test(labels, first["gene"]) else p
     for name, adjust in (("p_holm", holm), ("p_fdr", false_discovery)):
-        frame.loc[first.index, name] = adjust(first["p"].to_numpy(np.float64))
+        adjusted = adjust(first.loc[tests.index, "p"].to_numpy(np.float64))
+        frame.loc[first.index, name] = adjusted[0] if len(tests) < len(p) else adjusted
     return frame
+
+
+def _is_one_test(labels: pd.DataFrame, genes: pd.Series) -> bool:
+    """Whether two targets are two names of one question: a patient is positive for exactly one of them."""
+    status = labels.pivot(index="patient_id", columns="gene", values="status")
+    return len(genes) == 2 and bool((status[list(genes)].sum(axis=1, skipna=False) == 1).all())
 
 
 def _rows(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
-from deeplrhe_utils.core.text import shortened
+from deeplrhe_utils.core.text import said, shortened
 from deeplrhe_utils.evaluation.auc.delong import delong_components
 from deeplrhe_utils.slides.outlines.find import Regions, tumour_fractions, tumour_outline
 
@@ -89,17 +89,17 @@ def _placed(predictions: pd.DataFrame, tiles: pd.DataFrame, gene: str) -> pd.Dat
     own = predictions.loc[predictions["gene"] == gene, ["tile_id", "slide_id", "patient_id", "score"]]
     if own["score"].isna().all():
         scored = predictions.loc[predictions["score"].notna(), "gene"].drop_duplicates()
-        raise InputError(f"Nobody scored {_said(gene)}", expected=shortened([_said(g) for g in scored], 20))
+        raise InputError(f"Nobody scored {said(gene)}", expected=shortened([said(g) for g in scored], 20))
     for frame, what in ((own, "scored twice"), (tiles, "in the tiles table twice")):
         if (again := frame["tile_id"].duplicated()).any():
-            raise InputError(f"A tile is {what}", got=_said(frame.loc[again, "tile_id"].iloc[0]))
+            raise InputError(f"A tile is {what}", got=said(frame.loc[again, "tile_id"].iloc[0]))
     own = own.assign(score=_probabilities(own["score"], gene))
     columns = ["tile_id", "slide_id", "patient_id", *_PLACE, "kept"]
     found = own.merge(tiles[columns], on="tile_id", how="left", suffixes=("", "_tile"), validate="one_to_one")
     same = (found["slide_id"] == found["slide_id_tile"]) & (found["patient_id"] == found["patient_id_tile"])
     if not (good := same.fillna(False).to_numpy(bool)).all():
-        raise InputError(f"{int((~good).sum())} scores of {_said(gene)} are not of the tiles table",
-                         got=_said(found.loc[~good, "tile_id"].iloc[0]),
+        raise InputError(f"{int((~good).sum())} scores of {said(gene)} are not of the tiles table",
+                         got=said(found.loc[~good, "tile_id"].iloc[0]),
                          expected="a tile of the same slide and patient",
                          fix="Take both tables of one run")  # fmt: skip
     return found.drop(columns=["slide_id_tile", "patient_id_tile"])
@@ -126,8 +126,8 @@ def _labelled(table: pd.DataFrame, labels: pd.DataFrame | None, gene: str) -> pd
         return table
     own = labels[labels["gene"] == gene]
     if (again := own["patient_id"].duplicated()).any():
-        raise InputError(f"A patient has two labels for {_said(gene)}",
-                         got=_said(own.loc[again, "patient_id"].iloc[0]))  # fmt: skip
+        raise InputError(f"A patient has two labels for {said(gene)}",
+                         got=said(own.loc[again, "patient_id"].iloc[0]))  # fmt: skip
     status = table["patient_id"].map(own.set_index("patient_id")["status"]).astype("Int64")
     table.insert(table.columns.get_loc("patient_id") + 1, "label", status)
     return table
@@ -144,7 +144,7 @@ def _in_um(table: pd.DataFrame, slides: pd.DataFrame | None) -> pd.DataFrame:
 def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame) -> str:
     n_top = int((table["side"] == "top").sum())
     return (f"The {n_top} highest and the {len(table) - n_top} lowest of {len(order)} windows scored for "
-            f"{_said(gene)} ({order['patient_id'].nunique()} patients), at most 1 window of a patient "
+            f"{said(gene)} ({order['patient_id'].nunique()} patients), at most 1 window of a patient "
             f"on each side: {table['patient_id'].nunique()} patients are shown.")  # fmt: skip
 
 
@@ -178,10 +178,10 @@ def slide_summary(
     if not 0 <= threshold <= 1:
         raise ParameterError("A threshold of scores must be a probability", got=threshold, expected="0 to 1")
     if gene not in windows.columns or gene in _NO_GENE:
-        genes = [_said(c) for c in windows.columns if c not in _NO_GENE]
-        raise InputError(f"Nobody scored {_said(gene)}", expected=shortened(genes, 20))
+        genes = [said(c) for c in windows.columns if c not in _NO_GENE]
+        raise InputError(f"Nobody scored {said(gene)}", expected=shortened(genes, 20))
     if (again := windows["tile_id"].duplicated()).any():
-        raise InputError("A window stands twice", got=_said(windows.loc[again, "tile_id"].iloc[0]))
+        raise InputError("A window stands twice", got=said(windows.loc[again, "tile_id"].iloc[0]))
     _usable(slides, windows["slide_id"])
     parts = {str(name): part for name, part in windows.groupby("slide_id", sort=False)}
     rows = []
@@ -261,10 +261,10 @@ def _probabilities(values: pd.Series, gene: str) -> NDArray[np.float64]:
     try:
         found = values.to_numpy(float, na_value=np.nan)
     except (TypeError, ValueError) as error:
-        raise InputError(f"The scores of {_said(gene)} are no numbers ({error})") from error
+        raise InputError(f"The scores of {said(gene)} are no numbers ({error})") from error
     wrong = ~np.isnan(found) & ~((found >= 0) & (found <= 1))
     if wrong.any():
-        raise InputError(f"A score of {_said(gene)} is no probability", got=found[wrong][0], expected="0 to 1, or null")
+        raise InputError(f"A score of {said(gene)} is no probability", got=found[wrong][0], expected="0 to 1, or null")
     return found
 
 
@@ -276,7 +276,7 @@ def _usable(slides: pd.DataFrame, wanted: pd.Series) -> pd.DataFrame:
     names = [*sorted(asked - set(rows["slide_id"])), *sorted(asked & set(twice))]
     if names:
         raise InputError("Windows are of slides that are not once in the slides table, and usable",
-                         got=shortened([_said(name) for name in names]), fix="Take both tables of one run")  # fmt: skip
+                         got=shortened([said(name) for name in names]), fix="Take both tables of one run")  # fmt: skip
     return rows.drop_duplicates("slide_id").set_index("slide_id")
 
 
@@ -291,15 +291,9 @@ def _check_inside(
     inside = (x >= 0) & (y >= 0) & (size > 0) & (x + size <= sides[0] + 1) & (y + size <= sides[1] + 1)
     if not inside.all():
         i = int(np.flatnonzero(~inside)[0])
-        raise InputError(f"A window lies outside slide {_said(slide['slide_id'])}",
+        raise InputError(f"A window lies outside slide {said(slide['slide_id'])}",
                          got=f"x={x[i]:g}, y={y[i]:g}, size={size[i]:g} level-0 px",
                          expected=f"inside {sides[0]:g} × {sides[1]:g}")  # fmt: skip
-
-
-def _said(name: object) -> str:
-    """A name for messages, which may come from anywhere."""
-    text = str(name)
-    return (text if text.isprintable() else ascii(text)[1:-1])[:60]
 
 
 _Floats = NDArray[np.float64]

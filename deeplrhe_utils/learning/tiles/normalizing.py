@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.learning.tiles.store import write_tiles
 from deeplrhe_utils.slides.tiles.pixels import read_ahead, shrink
 from deeplrhe_utils.stain.dcgmm.checks import has_tissue
@@ -180,6 +181,7 @@ def store_units(
     rows: list[dict[str, Any]] = []
     stored = Stored(pd.DataFrame(), {key: {} for key in arms})
     parts = {name: statistics_rows(part, statistics_tiles) for name, part in groups.items()}
+    progress = Countdown("slides normalized", len(parts), brief=True)
     for name, tiles in _read_units(parts, read):
         chosen = groups[name][groups[name]["selected"]].reset_index(drop=True)
         plans = {key: keep_normalizer() if one is None else one.plan_or_keep(tiles, name) for key, one in arms.items()}
@@ -198,6 +200,7 @@ def store_units(
             rows.append({"unit": name, "arm": arm, "fold": fold, "n_tiles": len(chosen), "n_used": plan.n_used,
                          "n_skipped": plan.n_skipped, "note": plan.note, "warnings": "; ".join(plan.warnings),
                          "map": plan.digest()})  # fmt: skip
+        progress.step()
     stored.records = pd.DataFrame(rows)
     return stored
 

@@ -11,18 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, draw_forest
+from deeplrhe_utils.reporting.figures.style import PALETTE, draw_forest, new_figure
 
 _MARKS = {
     "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
     "oracle_auc": ("oracle: latent of these patients", "s", "0.25"),
     "drawn_auc": ("drawn in these tiles", "^", PALETTE[2]),
 }
-
-
-def _figure(width: float, height: float) -> Figure:
-    sns.set_theme(context="notebook", style="white", font_scale=0.8)
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def draw_recovery(axes: Axes, table: pd.DataFrame) -> None:
@@ -97,7 +92,7 @@ def truth_page(
     sites: tuple[Mapping[str, float], Mapping[str, float]],
 ) -> Figure:
     """Everything on one page; the tables are those of `evaluation.audits.recovery`."""
-    figure = _figure(11.5, 9.2)
+    figure = new_figure(11.5, 9.2, 0.8)
     left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=[1.12, 1])))
     a, d = left.subplots(2, 1, height_ratios=[1, 1])
     b, c, e = right.subplots(3, 1, height_ratios=[0.8, 1.2, 0.8])
@@ -121,7 +116,7 @@ def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDAr
     ----------
     panels : sequence of (title, picture, rings): picture: uint8 RGB; rings: outlines (n, 2) in picture px
     """
-    figure = _figure(2.9 * len(panels), 2.4)
+    figure = new_figure(2.9 * len(panels), 2.4, 0.8)
     for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         axes.imshow(picture, interpolation="none")
         for ring in rings:

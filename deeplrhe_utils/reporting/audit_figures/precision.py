@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, new_figure, panel_grid
+from deeplrhe_utils.reporting.figures.style import (
+    NO_TARGET,
+    PALETTE,
+    empty_figure,
+    forest,
+    gene_rows,
+    named,
+    new_figure,
+    panel_grid,
+)
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -84,6 +93,8 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     ----------
     panels : gene → version → reliability table: columns mean_score, observed, ci_low, ci_high
     """
+    if not panels:
+        return empty_figure(NO_TARGET)
     figure, grid = panel_grid(len(panels), 2.8, 2.9)
     for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
         axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
@@ -95,10 +106,9 @@ def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
         axes.set_ylabel("share positive")
-        axes.set_title(gene, fontsize=9)
-    if panels:
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+        axes.set_title(named(gene), fontsize=9)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
 
@@ -112,20 +122,25 @@ def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
         Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none, as
         `decision_curve` returns. A panel ends where no version tests anybody.
     """
+    if not panels:
+        return empty_figure(NO_TARGET)
     figure, grid = panel_grid(len(panels), 2.8, 2.6)
     for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
         for place, (name, table) in enumerate(by_version.items()):
             colour = PALETTE[place % len(PALETTE)]
             axes.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
             axes.plot(
-                table["threshold"], table["net_benefit"], color=colour, lw=1.6, label=f"test by the model: {name}"
+                table["threshold"],
+                table["net_benefit"],
+                color=colour,
+                lw=1.6,
+                label=f"test by the model: {named(name)}",
             )
         _alternatives(axes, list(by_version.values()))
         axes.set(xlabel="threshold of risk", ylabel="net benefit")
-        axes.set_title(gene, fontsize=9)
-    if panels:
-        handles, labels = grid[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        axes.set_title(named(gene), fontsize=9)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
 

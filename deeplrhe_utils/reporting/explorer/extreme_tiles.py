@@ -14,10 +14,10 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.reporting.exports.contact_sheet import label_text, plain_text, short_name
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.figures.style import PALETTE, new_figure
-from deeplrhe_utils.reporting.heatmaps.scores import said
 
 SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}
@@ -105,7 +105,7 @@ def _axes(figure: Figure, left_in: float, top_in: float) -> Axes:
 
 def _write(figure: Figure, left_in: float, top_in: float, text: str, **more: Any) -> None:
     width, height = figure.get_size_inches()
-    figure.text(left_in / width, 1 - top_in / height, text, va="top", parse_math=False, **more)
+    figure.text(left_in / width, 1 - top_in / height, text, va="top", **more)
 
 
 def _rows(part: pd.DataFrame, columns: int) -> Iterator[pd.DataFrame]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Final
-from xml.sax.saxutils import escape
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
+from deeplrhe_utils.core.text import escaped, said
 from deeplrhe_utils.reporting.figures.style import PALETTE, new_figure
 
 if TYPE_CHECKING:
@@ -34,19 +34,15 @@ def agreement_figure(points: pd.DataFrame, gene: str) -> Figure:
     axes = figure.subplots()
     slides = points.groupby("slide_id", sort=False)
     for (name, own), mark, colour in zip(slides, cycle(_MARKS), cycle(PALETTE), strict=False):
-        axes.scatter(own["score"], own["around"], marker=mark, color=colour, s=26, alpha=0.85, label=_plain(str(name)))
+        label = said(name, 28).lstrip("_") or "–"  # matplotlib hides what begins with an underscore
+        axes.scatter(own["score"], own["around"], marker=mark, color=colour, s=26, alpha=0.85, label=label)
     axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
     axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel=_SCORE, ylabel=_AROUND)
-    axes.set_title(gene, fontsize=10)
+    axes.set_title(said(gene), fontsize=10)
     if 0 < len(slides) <= _LONGEST_LEGEND:
         axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     sns.despine(figure)
     return figure
-
-
-def _plain(name: str) -> str:
-    """A name that matplotlib neither hides (leading underscore) nor reads as mathematics."""
-    return name.replace("$", r"\$").lstrip("_") or "–"
 
 
 def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
@@ -59,7 +55,7 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
     figure = new_figure(4.6, 4.2)
     axes = figure.subplots()
     for (gene, steps), mark, colour in zip(curves.items(), cycle(_MARKS), cycle(PALETTE), strict=False):
-        axes.plot(steps["fpr"], steps["tpr"], marker=mark, ms=4, color=colour, lw=1.4, label=gene)
+        axes.plot(steps["fpr"], steps["tpr"], marker=mark, ms=4, color=colour, lw=1.4, label=said(gene, 28))
     axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -76,8 +72,8 @@ def live_agreement(points: pd.DataFrame, gene: str, on_click: Callable[[str], An
     figure = go.FigureWidget(layout=_layout(gene, _SCORE, _AROUND))
     for number, (name, own) in enumerate(points.groupby("slide_id", sort=False)):
         mark = {"symbol": _LIVE_MARKS[number % len(_LIVE_MARKS)], "color": _colour(number), "size": 8}
-        figure.add_scatter(x=own["score"], y=own["around"], mode="markers", name=escape(str(name)), marker=mark,
-                           customdata=own["tile_id"].tolist(), text=own["tile_id"].map(escape).tolist(),
+        figure.add_scatter(x=own["score"], y=own["around"], mode="markers", name=escaped(name), marker=mark,
+                           customdata=own["tile_id"].tolist(), text=own["tile_id"].map(escaped).tolist(),
                            hovertemplate="%{text}<br>score %{x:.3f}<br>around %{y:.3f}<extra></extra>")  # fmt: skip
         figure.data[-1].on_click(_follow(own["tile_id"].tolist(), on_click))
     return figure
@@ -90,8 +86,8 @@ def live_roc(curves: Mapping[str, pd.DataFrame], on_click: Callable[[str, str], 
     figure = go.FigureWidget(layout=_layout("", "false positive rate", "true positive rate"))
     for number, (gene, steps) in enumerate(curves.items()):
         names = steps["patients"].tolist()
-        figure.add_scatter(x=steps["fpr"], y=steps["tpr"], mode="lines+markers", name=escape(gene),
-                           line={"color": _colour(number)}, text=[escape(name) for name in names],
+        figure.add_scatter(x=steps["fpr"], y=steps["tpr"], mode="lines+markers", name=escaped(gene),
+                           line={"color": _colour(number)}, text=[escaped(name) for name in names],
                            marker={"symbol": _LIVE_MARKS[number % len(_LIVE_MARKS)], "size": 8},
                            hovertemplate="%{text}<br>fpr %{x:.3f}, tpr %{y:.3f}<extra></extra>")  # fmt: skip
         figure.data[-1].on_click(_follow([(gene, name.split(", ")[0]) for name in names], lambda one: on_click(*one)))
@@ -108,7 +104,7 @@ def _follow(targets: list[Any], act: Callable[[Any], Any]) -> Callable[[Any, Any
 
 def _layout(title: str, x: str, y: str) -> dict[str, Any]:
     span = [-0.02, 1.02]
-    return {"title": escape(title), "xaxis": {"title": x, "range": span}, "yaxis": {"title": y, "range": span},
+    return {"title": escaped(title), "xaxis": {"title": x, "range": span}, "yaxis": {"title": y, "range": span},
             "width": 620, "height": 440, "template": "plotly_white", "clickmode": "event"}  # fmt: skip
 
 

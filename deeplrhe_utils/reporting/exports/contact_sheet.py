@@ -29,10 +29,10 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_text
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.learning.scoring.heat import DAMAGED, THUMBNAIL_PX
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.heatmaps.bands import PALETTES, Frame, colour_map, heat_map, overlay
-from deeplrhe_utils.reporting.heatmaps.scores import said
 from deeplrhe_utils.slides.tiles.pixels import open_row
 
 ORDER: Final = "mutated first, then by mean score"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, safe_name, sha256_file, sha256_text, write_json
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.learning.scoring.heat import DAMAGED
 from deeplrhe_utils.reporting.exports.interop import (
     write_deeppath_areas,
@@ -27,7 +28,7 @@ from deeplrhe_utils.reporting.exports.picture import write_png, write_scores, wr
 from deeplrhe_utils.reporting.exports.pyramid import write_deep_zoom, write_overlay_tiff, write_score_tiff
 from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame, colour_map, heat_bands, overlay
 from deeplrhe_utils.reporting.heatmaps.contours import Contour, map_contours, window_contours
-from deeplrhe_utils.reporting.heatmaps.scores import PLACE, GeneWindows, said
+from deeplrhe_utils.reporting.heatmaps.scores import PLACE, GeneWindows
 from deeplrhe_utils.slides.tiles.pixels import open_row
 
 

@@ -28,10 +28,9 @@ from shapely.geometry import mapping
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.foreign import guarded
-from deeplrhe_utils.reporting.exports.pyramid import xml_text
+from deeplrhe_utils.core.text import said, xml_text
 from deeplrhe_utils.reporting.heatmaps.bands import Frame, colour_map
 from deeplrhe_utils.reporting.heatmaps.contours import Contour
-from deeplrhe_utils.reporting.heatmaps.scores import said
 
 _PLACE: Final = ("tile_id", "x_l0_px", "y_l0_px", "size_l0_px")
 _DIAMETERS: Final = (500, 1000, 2000, 3000, 4000, 5000)

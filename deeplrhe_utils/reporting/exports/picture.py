@@ -24,9 +24,9 @@ from PIL import Image, PngImagePlugin
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import atomic_path, write_text
-from deeplrhe_utils.reporting.exports.pyramid import xml_text
+from deeplrhe_utils.core.text import said, xml_text
 from deeplrhe_utils.reporting.heatmaps.bands import Frame, colour_map
-from deeplrhe_utils.reporting.heatmaps.scores import PLACE, said
+from deeplrhe_utils.reporting.heatmaps.scores import PLACE
 
 READABLE_PX: Final = 480
 """Smaller maps are enlarged in PNGs, by a whole factor, until their larger side has this."""
@@ -90,7 +90,8 @@ def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     bar = figure.add_axes((1 - 84 / width, _MARGIN_PX["bottom"] / height, 14 / width, k * frame.rows / height))
     colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), palette) / 255.0)
-    figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar, label=label)
+    figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar)
+    bar.set_ylabel(said(label), parse_math=False)
     figure.text(_MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length = um / (frame.step_x * frame.mpp) * k / width

@@ -9,7 +9,6 @@ Source: Deep Zoom as described by Microsoft (schema 2008). The same calls give t
 from __future__ import annotations
 
 import hashlib
-import html
 import math
 import re
 import shutil
@@ -33,20 +32,15 @@ from numpy.typing import NDArray
 import deeplrhe_utils
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SlideError
 from deeplrhe_utils.core.files import atomic_path, write_text
+from deeplrhe_utils.core.text import escaped, xml_text
 from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame
 
 _Pixels = NDArray[Any]
 _TILE_PX: Final = 256
 MOST_PIXELS: Final = 100_000_000
 """Largest picture that :func:`read_deep_zoom` holds in memory (300 MB)."""
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FACTS: Final = re.compile(r'(TileSize|Overlap|Format|Width|Height)="(\w+)"')
 _TILE_FILE: Final = re.compile(r"\d+/\d+_\d+\.(jpg|png)")
-
-
-def xml_text(text: str) -> str:
-    """Text without the characters that XML forbids; what is left still needs escaping."""
-    return _NOT_XML.sub("\ufffd", text)
 
 
 def write_deep_zoom(
@@ -389,7 +383,7 @@ def _place(frame: Frame) -> dict[str, str]:
 
 
 def _escaped(text: str) -> str:
-    return html.escape(xml_text(text), quote=True)
+    return escaped(xml_text(text))
 
 
 def _ome_xml(name: str, frame: Frame, form: _Format, facts: Mapping[str, str]) -> str:

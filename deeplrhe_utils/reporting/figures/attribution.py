@@ -70,7 +70,7 @@ def attribution_rows(
     for number, (strip, tile, one, place) in enumerate(zip(strips, tiles, found, places, strict=True)):
         panels = iter(strip.subplots(1, columns, squeeze=False)[0])
         line = f"{one.target} score {one.score:.3f} · {textwrap.shorten(place, 110, placeholder=' …')}"
-        strip.suptitle(line, fontsize=8, x=0.01, ha="left", parse_math=False)
+        strip.suptitle(line, fontsize=8, x=0.01, ha="left")
         _picture(next(panels), tile, f"tile, {tile.shape[1]} × {tile.shape[0]} px")
         for method in methods:
             _draw(next(panels), tile, _map(one, method), method)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.reporting.figures.style import PALETTE, forest, new_figure
 
 _LINE: Final = 0.165  # height of a line of text [inches]
@@ -72,8 +73,7 @@ def _box(axes: Axes, place: tuple[float, float], bottom: float, text: str, colou
     left, width = place
     axes.add_patch(FancyBboxPatch((left, bottom), width, _height(text), boxstyle="round,pad=0,rounding_size=0.05",
                                   fc=colour, ec="0.2", lw=1))  # fmt: skip
-    axes.text(left + 0.1, bottom + _height(text) / 2, text, ha="left", va="center", fontsize=8.5, linespacing=1.25,
-              parse_math=False)  # fmt: skip
+    axes.text(left + 0.1, bottom + _height(text) / 2, text, ha="left", va="center", fontsize=8.5, linespacing=1.25)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -132,8 +132,15 @@ def _site_panel(axes: Axes, cells: pd.DataFrame, sites: list[str], genes: list[s
             axes.text(x, y, f"{cell['positives']:.0f}/{cell['profiled']:.0f}" if cell["profiled"] else "–", ha="center",
                       va="center", fontsize=6.5, color="white" if share > _WHITE_FROM else "black")  # fmt: skip
     sizes = [int(cells.loc[site, "patients"].iloc[0]) for site in sites]
-    axes.set_yticks(range(len(sites)), [f"{s} ({n})" for s, n in zip(sites, sizes, strict=True)], fontsize=7)
-    axes.set_xticks(range(len(genes)), genes, fontsize=7, rotation=60, ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(len(sites)), [f"{said(s, 20)} ({n})" for s, n in zip(sites, sizes, strict=True)], fontsize=7)
+    axes.set_xticks(
+        range(len(genes)),
+        [said(gene, 20) for gene in genes],
+        fontsize=7,
+        rotation=60,
+        ha="left",
+        rotation_mode="anchor",
+    )
     axes.xaxis.tick_top()
     axes.tick_params(length=0, pad=2)
     axes.set(xlim=(-0.5, max(1, len(genes)) - 0.5), ylim=(rows - 0.5, -0.5))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from markupsafe import Markup
 from matplotlib.figure import Figure
+from pandas.api.types import is_float_dtype
 from PIL import Image
+
+from deeplrhe_utils.core.text import escaped, p_text, share_text
 
 if TYPE_CHECKING:
     from IPython.display import Image as Shown
+    from pandas.io.formats.style import Styler
 
 _LARGE_BYTES = 120_000
 WIDEST_PX = 800
@@ -68,6 +75,44 @@ def _drawn(figure: Figure) -> Shown:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
     return Picture(data=buffer.getvalue(), format="png")
+
+
+_P: Final = frozenset({"p", "p_holm", "p_fdr", "p_permutation"})
+_AUC: Final = frozenset({"auc", "ci_low", "ci_high", "low", "high"})
+
+
+def safe_tables(shell: Any) -> None:
+    """Tables in a notebook show names as they are: no tag of a name acts, no dollar sign begins a formula.
+
+    pandas escapes no label and no caption of a `Styler`, and a cell only where it is told to.
+    """
+    import pandas as pd
+
+    pd.set_option("display.html.use_mathjax", False, "styler.html.mathjax", False)
+    shell.display_formatter.formatters["text/html"].for_type_by_name("pandas.io.formats.style", "Styler", _table_html)
+
+
+def _table_html(styler: Styler) -> str:
+    """The HTML of a copy with safe texts; p values never read 0, AUCs never 1 unless they are."""
+    import pandas as pd
+
+    table = copy.copy(styler)
+    cells = [[_markup(value) for value in row] for row in styler.data.astype(object).to_numpy()]
+    plain = pd.DataFrame(cells, styler.index, styler.columns, dtype=object)  # a column of text would lose the markup
+    table.data = plain.rename(index=_markup, columns=_markup)
+    names = [[_markup(name) for name in axis.names] for axis in table.data.axes]
+    table.data = table.data.rename_axis(index=names[0], columns=names[1])
+    table.index, table.columns = table.data.axes
+    table.caption = _markup(table.caption)
+    for told, form in ((_P, lambda p: escaped(p_text(p))), (_AUC, partial(share_text, digits=3))):
+        if chosen := [c for c in table.columns if c in told and is_float_dtype(styler.data[c])]:
+            table.format(form, subset=chosen, na_rep="–")
+    return table.to_html()
+
+
+def _markup(value: Any) -> Any:
+    """Text as escaped markup, which nothing escapes again; whatever is no text as it is."""
+    return Markup(escaped(value)) if isinstance(value, str) else value  # noqa: S704
 
 
 LARGE_PNG_BYTES: Final = 250_000

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.reporting.exports.export import SlideMap
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
 from deeplrhe_utils.reporting.figures.style import new_figure
@@ -44,7 +45,7 @@ def finer_maps(rows: Sequence[Compared]) -> Figure:
         _panel(line[1], row.paper.overlaid())
         _panel(line[2], row.finer.overlaid())
         _uncertainty(line[3], row.finer)
-        line[0].set_ylabel(row.finer.slide_id, fontsize=6, parse_math=False)
+        line[0].set_ylabel(said(row.finer.slide_id, 28), fontsize=6)
     for axes, title in zip(grid[0], _titles(rows), strict=True):
         axes.set_title(title, fontsize=9)
     grid[-1][0].axis("off")

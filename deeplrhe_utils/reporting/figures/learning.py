@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, new_figure
+from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, named, new_figure
 
 
 def rivals(table: pd.DataFrame, base: str) -> Figure:
@@ -26,7 +27,7 @@ def rivals(table: pd.DataFrame, base: str) -> Figure:
     figure, panels = forest(shown, f"AUC minus AUC of {base}", value="difference", panel="gene", row="arm", zero=0.0)
     for gene, axes in panels.items():
         n_pos, n_neg = shown.loc[shown["gene"] == gene, ["n_pos", "n_neg"]].iloc[0]
-        axes.set_title(f"{gene} ({n_pos:.0f} / {n_neg:.0f})", fontsize=9)
+        axes.set_title(f"{named(gene)} ({n_pos:.0f} / {n_neg:.0f})", fontsize=9)
     return figure
 
 
@@ -41,6 +42,8 @@ def range_figure(
         at = int(np.argmin(np.abs(rates - thresholds[name])))
         axes.plot(rates[at], losses[at], "o", color=colour, ms=6)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("learning rate [1/step]")
     axes.set_ylabel("loss [nats], smoothed")
     axes.legend(frameon=False, fontsize=8)

@@ -19,6 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from deeplrhe_utils.core.text import said, share_text
 from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 
 if TYPE_CHECKING:
@@ -29,13 +30,21 @@ REASON_COLOURS = {
     "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
     "unreadable": PALETTE[3], "pen": PALETTE[4], "fold": PALETTE[5], "bubble": PALETTE[9], "jpeg": PALETTE[8],
 }  # fmt: skip
+NO_TARGET = "No target has enough labelled units: there is nothing to draw."
 COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in the house style; sizes in inches."""
-    sns.set_theme(context="notebook", style="white", font_scale=0.85)
+def new_figure(width: float, height: float, font_scale: float = 0.85) -> Figure:
+    """An empty figure in the house style; sizes in inches. A dollar sign is one: names are no mathematics."""
+    sns.set_theme(context="notebook", style="white", font_scale=font_scale, rc={"text.parse_math": False})
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def empty_figure(sentence: str) -> Figure:
+    """A figure that says why there is nothing to draw."""
+    figure = new_figure(6.4, 0.8)
+    figure.text(0.5, 0.5, sentence, ha="center", va="center", fontsize=9, wrap=True)
+    return figure
 
 
 def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
@@ -49,9 +58,16 @@ def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple
     return figure, panels
 
 
+def named(name: object, most: int = 36) -> str:
+    """A name as a figure shows it: every line of it as :func:`said`, with at most so many letters."""
+    return "\n".join(said(line, most) for line in str(name).split("\n"))
+
+
 def gene_rows(table: pd.DataFrame) -> pd.Series:
     """Row names of genes with their counts, from columns gene, n_pos, n_neg."""
-    return pd.Series([f"{r.gene}  ({r.n_pos:.0f}/{r.n_neg:.0f})" for r in table.itertuples()], index=table.index)
+    return pd.Series(
+        [f"{said(r.gene, 24)}  ({r.n_pos:.0f}/{r.n_neg:.0f})" for r in table.itertuples()], index=table.index
+    )
 
 
 def intervals(axes: Axes, table: pd.DataFrame, heights: Any, value: str = "auc", **look: Any) -> None:
@@ -84,7 +100,7 @@ def draw_forest(
             axes.text(zero, y, absent, ha="center", va="center", fontsize=7.5, color="0.4", style="italic",
                       bbox={"fc": "white", "ec": "none", "pad": 1})  # fmt: skip
     axes.axvline(zero, ls=":", color="0.4", lw=1)
-    axes.set_yticks(range(len(rows)), list(rows), fontsize=8)
+    axes.set_yticks(range(len(rows)), list(map(named, rows)), fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
 
 
@@ -110,20 +126,22 @@ def forest(
 
     Returns the figure, and its panels by their value ("" without `panel`), none for an empty table.
     """
+    if table.empty:
+        return empty_figure(NO_TARGET), {}
     table = table.assign(**{"": ""})
     names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
-    looks = looks or {k: {"color": c, "label": k} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
+    looks = looks or {k: {"color": c, "label": named(k)} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
     height = 0.9 + 0.32 * max(1, len(rows))
     figure, panels = panel_grid(len(names), 3.1 if panel else 6.4, height, sharex=True, sharey=True)
     found = dict(zip(names, panels, strict=False))
     for name, axes in found.items():
         draw_forest(axes, table[table[panel] == name], rows, looks, value=value, row=row, series=series, **options)
-        axes.set_title(str(name), fontsize=9)
+        axes.set_title(named(name), fontsize=9)
     if found:
         figure.supxlabel(label, fontsize=9)
     handles, texts = panels[0].get_legend_handles_labels()
     if len(texts) > 1:
-        figure.legend(handles, texts, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        figure.legend(handles, texts, loc="outside upper center", ncols=3, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure, found
 
@@ -134,7 +152,7 @@ def _bare(axes: Axes, title: str = "") -> None:
     for side in axes.spines.values():
         side.set_visible(False)
     if title:
-        axes.set_title(title, fontsize=9)
+        axes.set_title(named(title, 60), fontsize=9)
 
 
 def image_grid(
@@ -152,7 +170,7 @@ def image_grid(
             _bare(grid[i][j], column_titles[j] if i == 0 and j < len(column_titles) else "")
             if j < len(images):
                 grid[i][j].imshow(images[j], interpolation="none")
-        grid[i][0].set_ylabel(title, fontsize=9)
+        grid[i][0].set_ylabel(named(title, 28), fontsize=9)
     return figure
 
 
@@ -172,10 +190,13 @@ def component_image(gamma: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def ledger_bars(counts: Mapping[str, int], title: str) -> Figure:
     """Horizontal bars of kept and dropped by reason; the numbers are printed on the bars."""
+    if not counts:
+        return empty_figure("No labels were given: there is nothing to count.")
     figure = new_figure(6.4, 0.6 + 0.34 * len(counts))
     axes = figure.subplots()
     colours = [REASON_COLOURS.get(name, PALETTE[7]) for name in counts]
-    bars = axes.barh(list(counts), list(counts.values()), color=colours, height=0.7)
+    bars = axes.barh(range(len(counts)), list(counts.values()), color=colours, height=0.7)
+    axes.set_yticks(range(len(counts)), list(map(named, counts)))
     axes.bar_label(bars, padding=3, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlim(0, max([*counts.values(), 1]) * 1.15)
@@ -206,7 +227,7 @@ def slide_grids(panels: Sequence[dict[str, Any]]) -> Figure:
     figure = new_figure(3.1 * len(panels), 2.9)
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw_grid(axes, panel["thumbnail"], panel["tiles"], panel["width_l0_px"], panel.get("outline"))
-        _bare(axes, panel["title"])
+        _bare(axes, named(panel["title"]))
     seen = {r for panel in panels for r in panel["tiles"]["reason"].dropna()} | {"kept"}
     handles = [Rectangle((0, 0), 1, 1, fill=False, ec=c, label=n) for n, c in REASON_COLOURS.items() if n in seen]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
@@ -277,7 +298,7 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     axes = figure.subplots()
     for colour, (name, losses) in zip(cycle(PALETTE), history.items(), strict=False):
         style = "--" if name.endswith("validation") else "-"
-        axes.plot(range(1, len(losses) + 1), losses, style, marker="o", ms=3, color=colour, label=name)
+        axes.plot(range(1, len(losses) + 1), losses, style, marker="o", ms=3, color=colour, label=named(name))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("loss [nats]")
@@ -287,15 +308,21 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     return figure
 
 
-def roc(curves: Mapping[str, Curve], titles: Mapping[str, str]) -> Figure:
-    """ROC curves with pointwise 95 % bands, one panel per gene (Figure 6); `titles` carry AUC, interval and counts."""
+def roc(curves: Mapping[str, Curve], metrics: pd.DataFrame, units: str = "patients") -> Figure:
+    """ROC curves with pointwise 95 % bands, a panel per gene (Figure 6); AUC, interval and counts from `metrics`."""
+    if not curves:
+        return empty_figure(NO_TARGET)
+    rows = metrics.set_index("gene")
     figure, panels = panel_grid(len(curves), 3.1, 2.9)
     for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):
         axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
         axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
         axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
         axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
-        axes.set_title(titles[gene], fontsize=8.5)
+        row = rows.loc[gene]
+        auc, low, high = (share_text(row[name]) for name in ("auc", "ci_low", "ci_high"))
+        title = f"{said(gene, 24)}  AUC {auc} [{low}, {high}]\n{row['n_pos']} positive, {row['n_neg']} negative {units}"
+        axes.set_title(title, fontsize=8.5)
     sns.despine(figure)
     return figure
 
@@ -316,6 +343,7 @@ def matrix(counts: pd.DataFrame, title: str) -> Figure:
     """Confusion matrix: true classes in rows, predicted in columns, counts printed."""
     figure = new_figure(4.6, 3.6)
     axes = figure.subplots()
+    counts = counts.rename(index=named, columns=named)
     sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
     axes.set_title(title, fontsize=10)
     return figure
@@ -336,7 +364,7 @@ def heat_map_steps(
     figure = new_figure(10.5, 2.9)
     a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
     a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    _bare(a, f"A  probability of {gene} mutation")
+    _bare(a, f"A  probability of {said(gene, 20)} mutation")
     draw_grid(b, window, tiles, width_l0_px)
     _bare(b, f"B  {tile_px} × {tile_px} windows")
     figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES[palette]), cax=c)

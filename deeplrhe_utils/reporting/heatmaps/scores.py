@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, LeakError
+from deeplrhe_utils.core.text import said
 from deeplrhe_utils.core.units import exact_ratio
 
 PLACE: Final = ["tile_id", "x_l0_px", "y_l0_px", "size_l0_px"]
@@ -37,13 +38,6 @@ class GeneWindows:
     scores: NDArray[np.float64]
     folds: list[Any]
     ledger: pd.DataFrame
-
-
-def said(name: object, most: int = 60) -> str:
-    """A name for messages: control characters escaped, long ones cut; it may come from anywhere."""
-    text = str(name)
-    shown = text if text.isprintable() else repr(text)[1:-1]
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"
 
 
 def windows_of(tiles: pd.DataFrame, predictions: pd.DataFrame, slide_id: str, gene: str) -> GeneWindows:

@@ -8,7 +8,6 @@ figures need anywidget as well.
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.reporting.explorer.views import Pixels, SlideView, colour_ramp, neighbours
 from deeplrhe_utils.reporting.explorer.windows import SIDE_PX, framed_window, highest_window
 from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
@@ -272,17 +272,17 @@ class Layout:
 
     def tell(self, words: str) -> None:
         """One line about the slide, or about what was saved."""
-        self._told.value = html.escape(words)
+        self._told.value = escaped(words)
 
     def describe(self, words: str, facts: Facts = (), gene: str = "", picture: bytes = b"") -> None:
         """The chosen window: a line, a table of its scores with `gene` in bold, and a PNG."""
         rows = "".join(_row(row, row[0] == gene) for row in facts)
         head = "".join(f"<th style='text-align:left'>{name}</th>" for name in ("target", "score", "rank", "around"))
-        self._head.value = html.escape(words) + (f"<table><tr>{head}</tr>{rows}</table>" if facts else "")
+        self._head.value = escaped(words) + (f"<table><tr>{head}</tr>{rows}</table>" if facts else "")
         self._picture.value, self._picture.layout.display = picture, "" if picture else "none"
 
 
 def _row(cells: Sequence[str], strong: bool) -> str:
     weight = "bold" if strong else "normal"
-    shown = "".join(f"<td style='padding:0 12px 0 0;font-weight:{weight}'>{html.escape(cell)}</td>" for cell in cells)
+    shown = "".join(f"<td style='padding:0 12px 0 0;font-weight:{weight}'>{escaped(cell)}</td>" for cell in cells)
     return f"<tr>{shown}</tr>"

@@ -7,9 +7,11 @@ import dataclasses
 import io
 import os
 import sys
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from deeplrhe_utils.core.seeds import MOST_SEED
+from deeplrhe_utils.core.text import visible
 
 OK: Final = 0
 FAILED: Final = 1
@@ -42,10 +44,16 @@ def say(text: str) -> None:
 
 
 def print_anything() -> None:
-    """A terminal that lacks a character, of a file name or of ours, must not stop us: it is shown by its number."""
+    """A character that a terminal lacks, or would obey (of a file name, say), is shown by its number."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+            stream.write = partial(_write_visible, stream)  # type: ignore[method-assign]
+
+
+def _write_visible(stream: io.TextIOWrapper, text: str) -> int:
+    type(stream).write(stream, visible(text))
+    return len(text)
 
 
 def quiet_threads() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, write_text
 from deeplrhe_utils.core.tables.foreign import write_sheet
-from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.core.text import escaped, share_text
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
 from deeplrhe_utils.evaluation.auc.delong import DELONG
 from deeplrhe_utils.evaluation.auc.score_file import Scores, parse_columns, read_scores
@@ -148,12 +148,12 @@ def _pooled(scores: Scores) -> Scores:
     return replace(scores, predictions=scores.predictions.assign(fold=0), notes=(*scores.notes, note))
 
 
-def _sentence(row: dict[str, object]) -> str:
+def _sentence(row: dict[str, Any]) -> str:
     head = f"{row['gene']}, {row['unit']}: "
     if row["status"] != "estimated":
         return head + f"not estimable; {row['reason']}"
-    ends = f"[{row['ci_low']:.3f}, {row['ci_high']:.3f}]"
-    return head + f"AUC {row['auc']:.3f} {ends} ({row['n_pos']} positive, {row['n_neg']} negative; {row['ci_method']})"
+    auc, low, high = (share_text(row[name], 3) for name in ("auc", "ci_low", "ci_high"))
+    return head + f"AUC {auc} [{low}, {high}] ({row['n_pos']} positive, {row['n_neg']} negative; {row['ci_method']})"
 
 
 def _draw(scores: Scores, found: pd.DataFrame, unit: str, options: ScoreOptions, out: Path) -> None:
@@ -168,23 +168,16 @@ def _draw(scores: Scores, found: pd.DataFrame, unit: str, options: ScoreOptions,
     if best.empty:
         return
     ranked = with_labels(align_folds(aggregate(scores.predictions, unit, options.rule)), scores.labels)
-    curves = {_shown(g): curve(ranked[ranked["gene"] == g], resamples=200, seed=options.seed) for g in best["gene"]}
-    title = "{gene}  AUC {auc:.2f} [{ci_low:.2f}, {ci_high:.2f}]\n{n_pos} positive, {n_neg} negative {unit}s".format
-    titles = {_shown(row["gene"]): title(**row | {"gene": _shown(row["gene"])}) for row in best.to_dict("records")}
-    _save(style.roc(curves, titles), out / "roc.png")
+    curves = {g: curve(ranked[ranked["gene"] == g], resamples=200, seed=options.seed) for g in best["gene"]}
+    _save(style.roc(curves, best, f"{unit}s"), out / "roc.png")
     if scores.probabilities:
         panels = {}
         plain = with_labels(aggregate(scores.predictions, "patient", options.rule), scores.labels)
         for gene in best["gene"]:
             own = plain[plain["gene"] == gene]
             bins = reliability(own["label"].to_numpy(int), own["score"].to_numpy(float))
-            panels[_shown(gene)] = {"as given": bins}
+            panels[gene] = {"as given": bins}
         _save(precision.calibration(panels), out / "calibration.png")
-
-
-def _shown(name: str, most: int = 24) -> str:
-    """A name as a figure shows it: a dollar sign would begin a formula, a long one leave the panel."""
-    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
+from deeplrhe_utils.core.text import Countdown
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-PROGRESS_S = 10.0
 WORKERS_S = 120
 """How long a scheduler may be without workers [s]: a queue may have to start them."""
 
@@ -29,7 +28,7 @@ def map_tasks(
     items : arguments, one per task; small, since they travel to the workers
     workers : local processes; 1 or less is a plain loop in this process
     scheduler : address of a running Dask scheduler (``tcp://host:8786``); wins over `workers`
-    label : prefix of the progress line ``label: k/n``, printed at most every 10 s; "" prints none
+    label : of the progress line (`Countdown`); "" prints none
 
     Returns results in the order of `items`, whatever the number of workers.
     Raises CompendiumError: as the function raised it, with the item named. RunError: for every other exception, with
@@ -75,7 +74,7 @@ def _spread(
     function: Callable[[Item], Result], todo: list[Item], workers: int, scheduler: str, label: str
 ) -> Generator[tuple[int, Result | Exception]]:
     """(position, result or what was raised instead) of every item, as they end."""
-    progress = _Progress(label, len(todo))
+    progress = Countdown(label, len(todo))
     if (not scheduler and workers <= 1) or not todo:
         for number, item in enumerate(todo):
             yield number, _tried(function, item)
@@ -186,18 +185,3 @@ def _reason(error: Exception) -> str:
     if _killed(error):
         return "the worker process died"
     return f"{type(error).__name__}: {error}"
-
-
-class _Progress:
-    """Prints ``label: k/n`` now and then, and at the end."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total, self.done, self.last = label, total, 0, time.monotonic()
-
-    def step(self) -> None:
-        """Count one finished task."""
-        self.done += 1
-        now = time.monotonic()
-        if self.label and (self.done == self.total or now - self.last >= PROGRESS_S):
-            self.last = now
-            print(f"{self.label}: {self.done}/{self.total}", flush=True)

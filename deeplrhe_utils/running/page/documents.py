@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.text import on_one_line, share_text
 
 if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.audits.claims import Numbers
@@ -21,27 +22,36 @@ SOURCES: Final = {
     "claim": "Items after CLAIM, 2024 update, Tejani A. S. et al. *Radiol. Artif. Intell.* 6 (2024), in our words.",
 }
 UNKNOWN: Final = "not in this run"
+_MARKDOWN: Final = re.compile(r"[<>\[\]`|$]")
 _PLACE: Final = re.compile(r"\{(\d\d):([\w.]+)\}")
 
 
-def fill(text: str, numbers: Numbers) -> str:
+def fill(text: str, numbers: Numbers, shown: Callable[[str], str] = str) -> str:
     """Put a run's numbers where ``{06:n_patients}`` asks for number `n_patients` of stage 06.
 
-    A number that the run lacks becomes :data:`UNKNOWN`; lists are joined by commas, and so are numbers by name.
+    A number that the run lacks becomes :data:`UNKNOWN`; lists are joined by commas, and so are numbers by name. What
+    they say passes through `shown`.
     """
 
     def value(match: re.Match[str]) -> str:
         found = numbers.get(match[1], *match[2].split("."))
-        return UNKNOWN if found is None else _words(found)
+        return UNKNOWN if found is None else shown(_words(found))
 
     return _PLACE.sub(value, text)
+
+
+def _in_markdown(words: str) -> str:
+    """Words that Markdown takes neither for a tag, a link, code or a formula nor for the end of a table's cell."""
+    return _MARKDOWN.sub(r"\\\g<0>", on_one_line(words) if not words.isprintable() else words)
 
 
 def _words(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {'not estimable' if item is None else f'{item:.2f}'}" for key, item in value.items())
+        return ", ".join(
+            f"{key} {'not estimable' if item is None else share_text(item)}" for key, item in value.items()
+        )
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
@@ -62,7 +72,7 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
     written = []
     writers: dict[str, Callable[[Path], str]] = {".md": _text, ".csv": _checklist}
     for path in sorted(templates.glob("*.*")):
-        head, _, body = fill(writers[path.suffix](path), numbers).partition("\n")
+        head, _, body = fill(writers[path.suffix](path), numbers, _in_markdown).partition("\n")
         label = (
             "\n\n*SYNTHETIC data: this says how the pipeline works, not what lung tissue shows.*\n"
             if synthetic

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 import deeplrhe_utils.reporting
-from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.core.text import escaped, share_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,6 +82,8 @@ def cell(content: str, kind: str = "") -> str:
 def _short(content: str) -> str:
     """A long decimal number with three significant digits; the file that the page links keeps them all."""
     try:
-        return f"{float(content):.3g}" if "." in content else content
+        value = float(content)
     except ValueError:
         return content
+    shown = f"{value:.3g}" if "." in content else content
+    return share_text(value, 3) if shown == "1" != content else shown

@@ -59,7 +59,14 @@ def methods_section(root: Path) -> str:
     if isinstance(numbers, str):
         return numbers
     paragraphs = [" ".join(said for said in map(_filled(numbers), part) if said) for part in _PARAGRAPHS]
-    return "\n".join(f"<p>{escaped(part)}</p>" for part in paragraphs if part)
+    unit = unit_of(root).removesuffix("s")
+    return "\n".join(f"<p>{escaped(part.replace('patient', unit))}</p>" for part in paragraphs if part)
+
+
+def unit_of(root: Path) -> str:
+    """What the run's scores are of, in words: patients, or tissue fields."""
+    numbers = _numbers(root)
+    return str((numbers.get("06", "unit") if isinstance(numbers, Numbers) else None) or "patients")
 
 
 def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.foreign import read_foreign
-from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.core.text import escaped, p_text, share_text
 from deeplrhe_utils.running.page.html import cell, link, rows_table, url
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
@@ -39,32 +39,32 @@ def _short(commit: str | None) -> str:
     return f"{commit[:10]}{'+' * commit.endswith('+')}" if commit else ""
 
 
-def auc(root: Path) -> str:
-    """The AUC table: every column of the file, the interval beside its AUC."""
+def auc(root: Path, unit: str = "patients") -> str:
+    """The AUC table: every column of the file, the interval beside its AUC; `unit` is what was scored, in words."""
     found = _read(root, "tables/auc_table.csv")
     if isinstance(found, str):
         return found
     if not {"gene", "auc", "ci_low", "ci_high"} <= set(found[0]):
         return _as_is(found)
     rows = [_auc_row(line) for line in found]
-    note = "AUC of patients with its 95 % interval, positive and negative patients, and p against 0.5 (Holm-adjusted)."
+    note = f"AUC of {unit} with its 95 % interval, positive and negative {unit}, and p against 0.5 (Holm-adjusted)."
     more = link(root, "tables/auc_table.csv", "auc_table.csv")
-    head = ("Gene", "AUC", "95 % interval", "Positive / negative", "p", "p (Holm)", "Status")
-    return f'{rows_table(head, rows, "AUC by gene")}<p class="soft">{note} All columns: {more}.</p>'
+    head = ("Target", "AUC", "95 % interval", "Positive / negative", "p", "p (Holm)", "Status")
+    return f'{rows_table(head, rows, "AUC by target")}<p class="soft">{note} All columns: {more}.</p>'
 
 
 def _auc_row(line: Mapping[str, str]) -> str:
-    low, high = (_decimals(line[name]) for name in ("ci_low", "ci_high"))
+    auc, low, high = (_number(line[name], share_text) for name in ("auc", "ci_low", "ci_high"))
     counts = " / ".join(line.get(name) or "–" for name in ("n_pos", "n_neg"))
     status = ": ".join(line[name] for name in ("status", "reason") if line.get(name))
-    numbers = (_decimals(line["auc"]), f"{low} to {high}" if low != "–" else "–", counts,
-               _decimals(line.get("p", ""), 3), _decimals(line.get("p_holm", ""), 3))  # fmt: skip
+    numbers = (auc, f"{low} to {high}" if low != "–" else "–", counts,
+               *(_number(line.get(name, ""), p_text) for name in ("p", "p_holm")))  # fmt: skip
     return cell(line["gene"]) + "".join(cell(number, "number") for number in numbers) + cell(status)
 
 
-def _decimals(content: str, digits: int = 2) -> str:
+def _number(content: str, shown: Callable[[float], str]) -> str:
     try:
-        return f"{float(content):.{digits}f}"
+        return shown(float(content))
     except (TypeError, ValueError):
         return content or "–"
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.running.plan.notebooks import Stage
 from deeplrhe_utils.running.plan.parameters import Parameter, unknown
 from deeplrhe_utils.running.plan.profiles import Profile, Skip, stage_number
+
+_READ: Final = re.compile(r'run\.read\("(\w+)"\)')
+_WRITTEN: Final = re.compile(r'run\.write\("(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,32 @@ def make_plan(
         Planned(s, values[s.number][0], values[s.number][1], s.number in selected, reasons.get(s.number, ""))
         for s in stages
     ]
+
+
+def lacking_stages(plan: list[Planned], ran: Callable[[Stage], bool]) -> list[Stage]:
+    """Stages that selected ones need, directly or not, that are not selected and, as `ran` says, left no result.
+
+    A notebook needs the stages that it names, and those that write the tables it reads; a given `model` stands for the
+    stage that trains one.
+    """
+    lacking: dict[str, Stage] = {}
+    todo = [planned for planned in plan if planned.selected and not planned.skip_reason]
+    while todo:
+        planned = todo.pop()
+        for one in _needed(planned, plan):
+            if not (one.selected or ran(one.stage) or one.stage.number in lacking):
+                lacking[one.stage.number] = one.stage
+                todo.append(one)
+    return [lacking[number] for number in sorted(lacking)]
+
+
+def _needed(planned: Planned, plan: list[Planned]) -> list[Planned]:
+    code = planned.stage.code
+    earlier = [one for one in plan if one.stage.number < planned.stage.number and not one.skip_reason]
+    writers = {table: one for one in earlier for table in _WRITTEN.findall(one.stage.code)}
+    trains = writers.get("predictions") if planned.values.get("model") else None
+    read = [writers[table] for table in _READ.findall(code) if table in writers]
+    return [one for one in earlier if one is not trains and (one in read or f'"{one.stage.name}"' in code)]
 
 
 def _values(

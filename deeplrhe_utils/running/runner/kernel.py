@@ -22,7 +22,7 @@ from typing import Any
 from deeplrhe_utils.core.errors import CompendiumError, SmallCohortError
 from deeplrhe_utils.running.machine.lock import RUN_FOLDER, RUNNER_PID, end_leftovers, end_tree
 
-POLL_S, HEARTBEAT_S, STOP_S = 0.5, 30.0, 15.0
+POLL_S, HEARTBEAT_S, NEWS_S, STOP_S = 0.5, 30.0, 10.0, 15.0
 GRACE_S = 10.0  # what a step of training and saving its state may take
 SKIP_TAG = "skip-execution"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -62,6 +62,7 @@ class Execution:
     on_kernel: Callable[[int | None], None] = lambda pid: None
     process: subprocess.Popen[bytes] | None = None
     cell: tuple[int, str] = (0, "")
+    running: Any = field(default_factory=dict)
     injected: list[bool] = field(default_factory=list)
     error: BaseException | None = None
 
@@ -71,13 +72,16 @@ class Execution:
         return self.partial.with_suffix(".log")
 
     def run(self, tick: Callable[[], None], beat: Callable[[float, int, int, str], None]) -> Failure | None:
-        """Execute; call `tick` about once a second and `beat` every 30 s; None on success.
+        """Execute; call `tick` about once a second, `beat` every 30 s, and every 10 s with news; None on success.
+
+        `beat` is told the line that the cell printed last, and before it prints, the cell's first line.
 
         A KeyboardInterrupt (or what the runner made of SIGTERM) ends the kernel and passes on.
         """
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         thread = threading.Thread(target=self._work, name="papermill", daemon=True)
         started = last_beat = time.monotonic()
+        told = ""
         thread.start()
         try:
             for turn in itertools.count():
@@ -86,9 +90,10 @@ class Execution:
                     break
                 if turn % 2 == 0:  # a sample of a large process costs some 20 ms
                     tick()
-                if time.monotonic() - last_beat >= HEARTBEAT_S:
-                    last_beat = time.monotonic()
-                    beat(last_beat - started, self.cell[0], self.injected.count(False), self.cell[1])
+                printed, silent = self._last_line(), time.monotonic() - last_beat
+                if silent >= HEARTBEAT_S or (silent >= NEWS_S and printed not in ("", told)):
+                    last_beat, told = time.monotonic(), printed
+                    beat(last_beat - started, self.cell[0], self.injected.count(False), printed or self.cell[1])
         except BaseException:
             self.stop()
             thread.join(STOP_S)
@@ -98,6 +103,11 @@ class Execution:
             with contextlib.suppress(OSError, CompendiumError):  # a full disk must not hide the error that matters
                 self.on_kernel(None)
         return self._explain() if self.error is not None else None
+
+    def _last_line(self) -> str:
+        printed = [output.text for output in list(self.running.get("outputs", ())) if output.get("name") == "stdout"]
+        lines = "".join(printed[-1:]).split("\n")[-2:-1]
+        return lines[0] if lines else ""
 
     def number(self, index: int) -> int:
         """Number from 1 of a cell in the notebook as written, without the parameters that were injected."""
@@ -264,6 +274,7 @@ def _make_engine() -> type:
 
             def on_cell_start(cell: Any, cell_index: int) -> None:
                 execution.cell = (execution.number(cell_index), cell.source.strip().split("\n")[0])
+                execution.running = cell
 
             client = Client(
                 nb_man,

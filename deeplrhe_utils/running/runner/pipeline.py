@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
+import shlex
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core import paths as places
-from deeplrhe_utils.core.errors import CompendiumError, ParameterError, RunError
+from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import sha256_text, write_text
 from deeplrhe_utils.core.text import on_one_line
 from deeplrhe_utils.running.machine.lock import RunLock
@@ -20,7 +22,7 @@ from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.page.methods import remarks
 from deeplrhe_utils.running.plan import notebooks as books
 from deeplrhe_utils.running.plan.closure import Sources
-from deeplrhe_utils.running.plan.plan import Planned, Request, describe_plan, make_plan
+from deeplrhe_utils.running.plan.plan import Planned, Request, describe_plan, lacking_stages, make_plan
 from deeplrhe_utils.running.plan.profiles import Profile, load_profile
 from deeplrhe_utils.running.runner.kernel import Execution, Failure
 from deeplrhe_utils.running.runner.report import Peak, Report, now
@@ -106,6 +108,7 @@ class Pipeline:
         """
         plan = make_plan(self._profile, self._stages, self.request, self.places.repository)
         self._check_out()
+        self._check_earlier(plan)
         with RunLock(self.root, self.command) as lock:
             if lock.killed:
                 print(f"Ended processes left over from a killed run: {', '.join(map(str, lock.killed))}")
@@ -140,6 +143,20 @@ class Pipeline:
         if self.root in precious or repository.is_relative_to(self.root) or self.root.parent == self.root:
             fix = f"Give one below it, such as --out {shown_path(self.root / 'my-run', repository)}"
             raise ParameterError("The run folder must be a folder of its own", got=self.root, fix=fix)
+
+    def _check_earlier(self, plan: list[Planned]) -> None:
+        """Refuse stages whose tables and numbers nobody has written yet, and name the command that does."""
+        lacking = lacking_stages(plan, lambda stage: (self.root / "numbers" / f"{stage.name}.json").is_file())
+        if lacking:
+            last = [planned.stage.number for planned in plan if planned.selected][-1]
+            parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+            for name in ("--only", "--from", "--to"):
+                parser.add_argument(name)
+            rest = parser.parse_known_args(shlex.split(self.command))[1]
+            command = shlex.join([*rest, "--from", lacking[0].number, "--to", last])
+            what = f"What was asked for reads results of {', '.join(stage.name for stage in lacking)}"
+            raise InputError(f"{what}, and there are none in {shown_path(self.root, self.places.repository)}",
+                             fix=f"Run `{command}`")  # fmt: skip
 
     def _run_all(self, plan: list[Planned], lock: RunLock) -> None:
         sources = Sources(self.places.package)
@@ -322,7 +339,7 @@ class Pipeline:
 
 def _beat(label: str) -> Callable[[float, int, int, str], None]:
     def beat(seconds: float, cell: int, n_cells: int, line: str) -> None:
-        print(f"{label} … running for {seconds:.0f} s, cell {cell}/{n_cells}: {line[:60]}", flush=True)
+        print(f"{label} … running for {seconds:.0f} s, cell {cell}/{n_cells}: {line[:80]}", flush=True)
 
     return beat
 

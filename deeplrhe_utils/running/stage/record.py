@@ -60,8 +60,12 @@ def start_run(stage: str, run_dir: str = "") -> _Run:
     claim_run(root)
     check_free(root)
     shell = _shell()
-    if shell is not None and RUNNER_PID not in os.environ:
-        begin_by_hand(stage, root, shell.user_ns)
+    if shell is not None:
+        from deeplrhe_utils.reporting.figures.display import safe_tables
+
+        safe_tables(shell)
+        if RUNNER_PID not in os.environ:
+            begin_by_hand(stage, root, shell.user_ns)
     return _Run(stage, RunPaths(root))
 
 

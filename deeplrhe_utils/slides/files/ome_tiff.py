@@ -12,8 +12,6 @@ tifffile show all levels.
 
 from __future__ import annotations
 
-import html
-import re
 import tempfile
 import zlib
 from array import array
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 import deeplrhe_utils
 from deeplrhe_utils.core.errors import ParameterError, SlideError
 from deeplrhe_utils.core.files import atomic_path
+from deeplrhe_utils.core.text import escaped, xml_text
 from deeplrhe_utils.slides.decoding.sampling import Rgb, reduce_whole
 
 _SMALLEST_LEVEL_PX: Final = 1024
@@ -42,7 +41,6 @@ _DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
 _BLACK_AND_WHITE: Final = (532, 5, 6, (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1), False)
 """ReferenceBlackWhite of YCbCr as JPEG has it: TIFF 6.0 requires the tag."""
 _SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
-_NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 Encoder = Callable[[Rgb], bytes]
@@ -253,7 +251,7 @@ def _call_it_jpeg(path: Path) -> None:
 
 def _ome_xml(name: str, size: tuple[int, int], mpp: float) -> bytes:
     """OME-XML of one 8-bit RGB image, UTF-8. No UUID: it is for images of several files, and would not repeat."""
-    said = html.escape(_NOT_XML.sub("\ufffd", name), quote=True)
+    said = escaped(xml_text(name))
     side = " ".join(f'PhysicalSize{axis}="{float(mpp)!r}" PhysicalSize{axis}Unit="µm"' for axis in "XY")
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'

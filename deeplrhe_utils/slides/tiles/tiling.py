@@ -19,6 +19,7 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
+from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.slides.outlines.find import (
     Regions,
     check_no_nuclei,
@@ -144,9 +145,10 @@ def _notes(regions: Regions | None) -> list[str]:
     """Which classes count, what was repaired in the outlines, and what was left out of them."""
     if regions is None:
         return []
-    repaired = [f"outline {r.name or r.classification or i}: {r.note}" for i, r in enumerate(regions) if r.note]
-    classes = [told] if (told := told_classes(regions)) else []
-    return [*classes, *repaired, *(f"left out of the outlines: {what}" for what in regions.left_out)]
+    classes = [words] if (words := told_classes(regions)) else []
+    repaired = [f"{r.name or r.classification or i} ({r.note})" for i, r in enumerate(regions) if r.note]
+    told = (("repaired", repaired), ("left out of the outlines", regions.left_out))
+    return [*classes, *(f"{len(found)} {what}: {shortened(found, 3)}" for what, found in told if found)]
 
 
 def _tumour_fractions(tiles: pd.DataFrame, regions: Regions | None) -> Any:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator, integer_seed
+from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.stain.colour import od_to_hsd, optical_density
 from deeplrhe_utils.stain.dcgmm.net import DEFAULT, LEAST_SIDE_PX, DcgmmConfig, DcgmmNet, start_logits, tissue_weight
 
@@ -81,7 +82,7 @@ def fit_responsibilities(
     steps, crop_px, batch, learning_rate, seed
         Optimiser steps; side of the random crops [px]; crops per step; peak of Adam's one-cycle rate; seed.
 
-    Returns net, loss trace [nats per pixel].
+    Returns net, loss trace [nats per pixel]. A long fit prints how far it is.
 
     Raises StainError: no tiles, a tile without a usable scale, or a loss that is not finite.
     """
@@ -96,7 +97,7 @@ def fit_responsibilities(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=learning_rate, total_steps=steps)
     prepared = [od_to_hsd(optical_density(torch.from_numpy(np.require(t, requirements=["C", "W"])))) for t in tiles]
     warm = round(WARM_SHARE * steps) if config.network == "paper" else 0
-    trace = []
+    trace, progress = [], Countdown("steps of the DCGMM fit", steps, brief=True)
     for step in range(steps):
         crops, tissue, own = _crops(prepared, scales, config, crop_px, batch, random)
         logits = net(crops[..., 0][:, None])
@@ -107,6 +108,7 @@ def fit_responsibilities(
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
         schedule.step()
+        progress.step()
         trace.append(float(loss.detach()))
         if not np.isfinite(trace[-1]):
             raise StainError(f"The DCGMM fit diverged at step {step + 1} of {steps}", got=trace[-1],
