@@ -313,15 +313,15 @@ def test_the_annotation_of_a_slide_is_found_by_its_name(tmp_path):
 )
 def test_endings_in_any_case_packed_and_behind_the_slides_own_are_found(tmp_path, name):
     content = json.dumps(feature(SQUARE)).encode()
-    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    (tmp_path / name).write_bytes(gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     found = find_annotation(tmp_path, "S.1")
     assert found == tmp_path / name and read_annotation(found)[0].geometry.area == 100
     assert find_annotation(tmp_path, "S") is None and find_annotation(tmp_path, "s.1") is None
 
 
 @pytest.mark.parametrize("content, match", [
-    (gzip.compress(b"x")[:-9], "not JSON|no known"), (b"\x1f\x8b rubbish", "cannot be read"),
-    (gzip.compress(b"[" * 5000), "too large"),
+    (gzip.compress(b"x", mtime=0)[:-9], "not JSON|no known"), (b"\x1f\x8b rubbish", "cannot be read"),
+    (gzip.compress(b"[" * 5000, mtime=0), "too large"),
 ])  # fmt: skip
 def test_packed_files_that_are_damaged_or_blow_up_are_refused(tmp_path, monkeypatch, content, match):
     monkeypatch.setattr(regions_module, "LARGEST_FILE_BYTES", 2000)
