@@ -50,7 +50,10 @@ def test_the_committed_model_scores_a_slide(scored):
         assert not usable or row[f"mean_{gene}"] == pytest.approx(mine.mean())
     assert set(told["model_hash"]) == {sha256_file(MODEL)[:16]}
     assert told.loc["broken", "status"] == "excluded" and "broken.svs" in told.loc["broken", "reason"]
-    assert [line.split("  ")[0] for line in lines[:-1]] == ["broken"] and lines[-1].startswith("2 files: ")
+    assert set(told["trained_on"]) == {"synthetic"} and told["model"].str.contains("SYNTHETIC").all()
+    assert all("SYNTHETIC" in line for line in lines[:2]) and "of a slide's tissue" in lines[3]
+    assert row["tissue_scored"] > 0.5 and np.isnan(told.loc["broken", "tissue_scored"])
+    assert [line.split("  ")[0] for line in lines[2:-2]] == ["broken"] and lines[-1].startswith("2 files: ")
     assert not all_scored(table)
 
 

@@ -84,8 +84,9 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
             stride_px=rules.stride_px, edge=rules.edge,
         )  # fmt: skip
         glass, belts = glass_of(slide), _belts(tiles, *slide.dimensions)
+        places = pd.concat([tiles.assign(width_l0_px=tiles["size_l0_px"]), belts])
         found = survey(
-            slide, pd.concat([tiles.assign(width_l0_px=tiles["size_l0_px"]), belts]), lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
+            slide, places, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
             context_um=rules.survey.clean_um, survey_mpp=rules.survey_mpp,
         )  # fmt: skip
         slide.check_unchanged()
@@ -108,8 +109,8 @@ def _belts(tiles: pd.DataFrame, width: int, height: int) -> pd.DataFrame:
     """The slide in belts over its whole width, each from a row of tiles to the next, the last to the lower edge."""
     tops = tiles.groupby("row")["y_l0_px"].first()
     high = tops.shift(-1, fill_value=height) - tops
-    belts = pd.DataFrame({"row": tops.index, "x_l0_px": 0, "y_l0_px": tops.to_numpy(), "size_l0_px": high.to_numpy(float),
-                          "width_l0_px": float(width)})  # fmt: skip
+    belts = pd.DataFrame({"row": tops.index, "x_l0_px": 0, "y_l0_px": tops.to_numpy(),
+                          "size_l0_px": high.to_numpy(float), "width_l0_px": float(width)})  # fmt: skip
     return belts.set_index(len(tiles) + belts.index)
 
 
