@@ -94,10 +94,12 @@ _FACTS: Final[dict[str, Callable[[Any], bool]]] = {
     "normalization": lambda v: isinstance(v, str),
     "recipe": lambda v: isinstance(v, dict) and isinstance(v.get("precision", ""), str),
     "start": lambda v: isinstance(v, dict) and _names(v.get("left_out", [])),
-    "trained_on": lambda v: isinstance(v, dict) and v.get("kind") in ("", *KINDS),
+    "trained_on": lambda v: (
+        isinstance(v, dict) and v.get("kind", "") in ("", *KINDS) and type(v.get("slides", 0)) is int
+    ),
 }
 _OPTIONAL: Final = {"usable": [], "input_px": 1, "input_mpp": 0, "normalization": "", "recipe": {}, "start": {},
-                    "trained_on": {"kind": ""}}  # fmt: skip
+                    "trained_on": {}}  # fmt: skip
 
 
 @cache

@@ -79,7 +79,8 @@ class SlideScores:
         """Fill `tissue` from table TILES and the tissue of whole slides (`tissue.csv` of notebook 02)."""
         known = self.windows[self.windows[self.genes].notna().any(axis=1)] if self.genes else self.windows.iloc[:0]
         for name, own in tiles[tiles["tile_id"].isin(known["tile_id"])].groupby("slide_id"):
-            self.tissue[str(name)] = tissue_share(own, whole_l0_px2.get(str(name), 0.0))
+            if whole_l0_px2.get(str(name), 0.0) > 0:
+                self.tissue[str(name)] = tissue_share(own, whole_l0_px2[str(name)])
 
     def save(self, folder: Path) -> list[Path]:
         """Write everything to `folder`, so that maps can be drawn where the slides are not; return the files."""
