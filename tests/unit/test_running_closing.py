@@ -43,6 +43,30 @@ def test_every_document_of_the_committed_demo_is_filled(tmp_path):
     assert len(rows) == 1 + 44
 
 
+def test_documents_tell_the_run_that_was(tmp_path):
+    """A given network and no labels: nothing of training or AUCs, and no place that is not there."""
+    warning = "The network learned on SYNTHETIC tissue."
+    numbers = Numbers(
+        {"01-x": {"input_kind": "slides"}, "07-x": {"given_model": "m", "networks": ["N"], "warning": warning}}
+    )
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "02-tiling.ipynb").touch()
+    texts = {f.stem: f.read_text() for f in write_documents(REFERENCE_DATA / "documents", numbers, tmp_path, False)}
+    assert all(text.splitlines()[2] == f"*{warning}*" for text in texts.values())
+    card = texts["model-card"]
+    assert "given to this run, not trained in it: `m`. N." in card and "Not judged here" in card
+    assert not any(word in card for word in ("epochs", "AUC", "folds", UNKNOWN))
+    rows = [
+        line.split(" | ") for name in ("claim", "tripod-ai") for line in texts[name].splitlines() if line[:3] != "| I"
+    ]
+    rows = [row for row in rows if len(row) == 4]
+    for *_, where in rows:
+        named = [one.strip(" |") for one in where.split(",")]
+        assert all((tmp_path / f"{n}.ipynb").exists() for n in named if n.startswith(("notebooks/0", "notebooks/1")))
+        assert not any(n.startswith(("tables/", "models/")) and n != "tables/" for n in named)
+    assert sum(answer == "Not in this run" for _, _, answer, _ in rows) > 30
+
+
 def test_a_checklist_of_other_columns_is_refused(tmp_path):
     (tmp_path / "claim.csv").write_text("item,asks\n1,x\n")
     with pytest.raises(InputError, match="is no checklist"):

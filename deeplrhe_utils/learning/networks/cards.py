@@ -42,7 +42,8 @@ def read_file(path: Path, what: str, kind: str = "", framework: str = "") -> tup
     kind : what the card must say it is; "" takes any
     framework : of the tensors: "pt" or "np"; "" reads the card alone
 
-    Raises ModelError: the file is missing, damaged, a pickle, or of another kind.
+    Raises ModelError: the file is missing, damaged, a pickle or of another kind; its numbers are not finite; the card
+    of a network of notebook 05 lacks or contradicts what others rely on.
     """
     try:
         with safe_open(path, framework=framework or "np") as stream:
@@ -57,26 +58,25 @@ def read_file(path: Path, what: str, kind: str = "", framework: str = "") -> tup
     if kind and card.get("kind") != kind:
         raise ModelError(f"{path} holds no {what}", got=card.get("kind"), expected=kind,
                          fix="Give a file that notebook 05 wrote")  # fmt: skip
+    _check_facts(card, path)
     refuse_not_finite(tensors, path)
-    return card, tensors
-
-
-def read_network(path: Path, framework: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Card, checked fact by fact, and tensors of a file written by `save_model`; parameters and errors: `read_file`."""
-    card, tensors = read_file(path, "tile network", TILE_NETWORK, framework)
-    for name, fits in _FACTS.items():
-        if not fits(card.get(name, _OPTIONAL.get(name))):
-            raise ModelError(f"The card of {path} is damaged", got=f"{name}: {str(card.get(name))[:80]}",
-                             fix="Give the file as notebook 05 wrote it")  # fmt: skip
-    if "usable" in card and len(card["usable"]) != len(card["config"]["targets"]):
-        raise ModelError(f"The card of {path} contradicts itself", got=f"{len(card['usable'])} usable",
-                         expected=f"{len(card['config']['targets'])} targets")  # fmt: skip
     return card, tensors
 
 
 def read_card(path: Path) -> dict[str, Any]:
     """The model card of a file written by `save_model`."""
-    return read_network(path)[0]
+    return read_file(path, "tile network", TILE_NETWORK)[0]
+
+
+def _check_facts(card: Mapping[str, Any], path: Path) -> None:
+    ours = card.get("kind") == TILE_NETWORK
+    for name, fits in _FACTS.items() if ours else [("patients", _names)]:
+        if not (fits(card[name]) if name in card else not ours or name not in _NEEDED):
+            raise ModelError(f"The card of {path} is damaged", got=f"{name}: {str(card.get(name))[:80]}",
+                             fix="Give the file as notebook 05 wrote it")  # fmt: skip
+    if ours and len(card.get("usable", card["config"]["targets"])) != len(card["config"]["targets"]):
+        raise ModelError(f"The card of {path} contradicts itself", got=f"{len(card['usable'])} usable",
+                         expected=f"{len(card['config']['targets'])} targets")  # fmt: skip
 
 
 def _names(value: Any) -> bool:
@@ -98,8 +98,7 @@ _FACTS: Final[dict[str, Callable[[Any], bool]]] = {
         isinstance(v, dict) and v.get("kind", "") in ("", *KINDS) and type(v.get("slides", 0)) is int
     ),
 }
-_OPTIONAL: Final = {"usable": [], "input_px": 1, "input_mpp": 0, "normalization": "", "recipe": {}, "start": {},
-                    "trained_on": {}}  # fmt: skip
+_NEEDED: Final = ("config", "patients")
 
 
 @cache

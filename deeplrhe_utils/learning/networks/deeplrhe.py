@@ -22,7 +22,7 @@ from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.networks.backbones import BatchDropout, build_backbone, draw_truncated
 from deeplrhe_utils.learning.networks.backbones import set_dropout_state as set_dropout_state
-from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, read_network
+from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, read_file
 from deeplrhe_utils.learning.networks.cards import hash_patient as hash_patient
 from deeplrhe_utils.learning.networks.cards import read_card as read_card
 from deeplrhe_utils.learning.networks.cards import refuse_leak as refuse_leak
@@ -295,7 +295,7 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     Raises ModelError: the file is damaged, a pickle, or of an architecture that is unknown or does not fit its weights.
     LeakError: a patient of `score_patients` is on the card.
     """
-    card, weights = read_network(path, "pt")
+    card, weights = read_file(path, "tile network", TILE_NETWORK, "pt")
     refuse_leak(card, score_patients, path.name)
     try:
         config = NetworkConfig(**{**card["config"], "targets": tuple(card["config"]["targets"])})

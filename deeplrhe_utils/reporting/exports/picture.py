@@ -93,8 +93,8 @@ def _page(frame: Frame, k: int, title: str, palette: str, label: str, scored_by:
     colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), palette) / 255.0)
     figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar, label=label)
     figure.text(_MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
-    room = round((width - _MARGIN_PX["left"]) / 4.4)  # letters of this size
-    figure.text(_MARGIN_PX["left"] / width, 1 - 44 / height, said(scored_by, room), fontsize=6, parse_math=False)
+    room = round((width - _MARGIN_PX["left"]) / 4.9)  # letters of this size
+    figure.text(_MARGIN_PX["left"] / width, 1 - 40 / height, said(scored_by, room), fontsize=6, parse_math=False)
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length = um / (frame.step_x * frame.mpp) * k / width
     at = _MARGIN_PX["left"] / width

@@ -22,6 +22,7 @@ SOURCES: Final = {
 }
 UNKNOWN: Final = "not in this run"
 _PLACE: Final = re.compile(r"\{([?!]?)(\d\d)(?::([\w.]+))?\}")
+_SYNTHETIC: Final = "SYNTHETIC data: this says how the pipeline works, not what lung tissue shows."
 _CONDITION: Final = re.compile(r"\{[?!][^}]*\}")
 _IN_RUN: Final = ("notebooks/", "tables/", "numbers/", "models/", "figures/")
 
@@ -60,21 +61,19 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
         does not hold, and checklists as CSV with the columns item, asks, answer, where
     numbers : of the run
     root : run folder; an item of a checklist whose places below it are not there is not answered
-    synthetic : whether the run's slides are synthetic; every document then says so in its second line
+    synthetic : whether the run's slides are synthetic; every document then says so in its second line, as it does when
+        the networks that scored them learned on synthetic slides
 
     Returns The files, sorted.
 
     Raises InputError: no template, or a checklist of other columns.
     """
     written = []
+    warning = _SYNTHETIC if synthetic else numbers.get("07", "warning")
     writers: dict[str, Callable[[Path, Path, Numbers], str]] = {".md": _text, ".csv": _checklist}
     for path in sorted(templates.glob("*.*")):
         head, _, body = writers[path.suffix](path, root, numbers).partition("\n")
-        label = (
-            "\n\n*SYNTHETIC data: this says how the pipeline works, not what lung tissue shows.*\n"
-            if synthetic
-            else "\n"
-        )
+        label = f"\n\n*{warning}*\n" if warning else "\n"
         written.append(write_text(root / FOLDER / f"{path.stem}.md", f"{head}{label}{body}"))
     if not written:
         raise InputError(f"{templates} holds no document", expected="*.md and *.csv")
@@ -84,7 +83,7 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
 def _text(path: Path, _: Path, numbers: Numbers) -> str:
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")
     kept = [p for p in paragraphs if not (found := _CONDITION.match(p)) or fill(found[0], numbers) != UNKNOWN]
-    return fill("\n\n".join(kept), numbers)
+    return fill("\n\n".join(kept).rstrip() + "\n", numbers)
 
 
 def _there(row: dict[str, str], root: Path) -> dict[str, str]:

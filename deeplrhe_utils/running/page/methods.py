@@ -16,7 +16,7 @@ from deeplrhe_utils.running.page.documents import UNKNOWN, fill
 _PARAGRAPHS: Final = (
     (
         "{01:n_patients} patients gave {01:n_slides} slides ({01:n_files} files were found, {01:n_excluded} excluded).",
-        "Targets: {01:genes}.",
+        "{!07:given_model}Targets: {01:genes}.",
     ),
     (
         "Slides were cut into windows of {02:tile_px} px at {02:target_mpp} µm/px, {02:stride_px} px apart.",
@@ -70,8 +70,8 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     numbers = _numbers(root)
     if isinstance(numbers, Numbers):
         own = (
-            "{?05}A score is the opinion of one network trained once per fold; intervals do not contain the spread over "
-            "seeds."
+            "{?05}A score is the opinion of one network trained once per fold; intervals do not contain the spread "
+            "over seeds."
         )
         given = (
             "{?07:given_model}{!06}No score was compared with a label: how good the given network is here is not known."
