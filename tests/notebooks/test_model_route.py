@@ -45,9 +45,8 @@ def test_one_slide_a_given_model_and_no_labels(slides, tmp_path, capsys):
     asked = ["predict", str(slides), "--model", str(MODEL), "--out", str(tmp_path / "scores"), "--device", "cpu"]
     assert main(asked) == 0
     wide = pd.read_parquet(tmp_path / "run" / "heatmaps" / "windows.parquet").set_index("tile_id")
-    tiles = pd.read_parquet(tmp_path / "scores" / "tiles.parquet").pivot(
-        index="tile_id", columns="gene", values="score"
-    )
+    long = pd.read_parquet(tmp_path / "scores" / "tiles.parquet")
+    tiles = long.pivot(index="tile_id", columns="gene", values="score").astype(float)
     pd.testing.assert_frame_equal(wide.loc[tiles.index, tiles.columns], tiles, check_names=False, check_exact=True)
     told = pd.read_csv(tmp_path / "scores" / "slides.csv").iloc[0]
     shares = json.loads((tmp_path / "run" / "numbers" / "07-heat-maps.json").read_text())["tissue_scored"]

@@ -76,7 +76,7 @@ def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
         given = (
             "{?07:given_model}{!06}No score was compared with a label: how good the given network is here is not known."
         )
-        limits += [str(numbers.get("07", "warning") or ""), *map(_filled(numbers), (own, given))]
+        limits += ["" if synthetic else str(numbers.get("07", "warning") or ""), *map(_filled(numbers), (own, given))]
     limits = [limit for limit in limits if limit] + [
         "There is no endpoint of treatment in these data: no number here says who responds to a therapy.",
     ]
