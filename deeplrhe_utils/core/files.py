@@ -11,20 +11,29 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
+from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError, RunError
 
 MARKER: Final = ".deeplrhe.json"
 """Names the commands that write into a folder; whoever removes it takes the folder out of our hands."""
 _LOCK: Final = ".lock"
 _NOBODYS: Final = frozenset({MARKER, _LOCK, ".DS_Store", "Thumbs.db", "desktop.ini"})
 _UNSAFE = re.compile(r"[^A-Za-z0-9._+-]+")
+
+
+def refuse_not_finite(tensors: Mapping[str, Any], path: Path | str) -> None:
+    """Raise :class:`ModelError` when a tensor (of torch or NumPy) of `path` holds NaN, or more than float32 can."""
+    for name, tensor in tensors.items():
+        values = tensor.float() if hasattr(tensor, "is_floating_point") else tensor.astype("float32")
+        if not bool((values - values == 0).all()):
+            raise ModelError(f"The weights in {path} are not finite", got=f"NaN or infinity in {name}",
+                             fix="Train again, or give another file: no score of it would mean anything")  # fmt: skip
 
 
 @contextmanager

@@ -197,6 +197,11 @@ def plan_cohort(spec: CohortSpec) -> CohortPlan:
     )
 
 
+def planted_name(site: int, number: int) -> str:
+    """A patient of a synthetic cohort, named as no hospital names anybody."""
+    return f"SYNT-{site:02d}-{number:04d}"
+
+
 def _plan_patients(confounded: NDArray[np.bool_], spec: CohortSpec) -> pd.DataFrame:
     """Patients with their site, drawn so that high sites and the others fill evenly, and their subtype."""
     n, rng = len(confounded), generator(spec.seed, "patients")
@@ -206,7 +211,7 @@ def _plan_patients(confounded: NDArray[np.bool_], spec: CohortSpec) -> pd.DataFr
         number[group] = first + rng.permutation(np.arange(group.sum()) % max(1, last - first + 1))
     squamous = generator(spec.seed, "subtypes").permutation(np.arange(n)) < round(0.4 * n)
     site = [f"{s:02d}" for s in number]
-    ids = [f"SYNT-{s}-{i + 1:04d}" for i, s in enumerate(site)]
+    ids = [planted_name(s, i + 1) for i, s in enumerate(number)]
     patients = pd.DataFrame({"patient_id": ids, "site_id": site})
     return patients.assign(subtype=np.where(squamous, "squamous", "adenocarcinoma"))
 

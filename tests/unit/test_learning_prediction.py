@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, Parame
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, load_model, save_model
 from deeplrhe_utils.learning.recipes.scoring import as_input, probabilities, ready_network
 from deeplrhe_utils.learning.scoring import heat, prediction
-from deeplrhe_utils.learning.scoring.prediction import ScoreTask, SlideScorer, not_scored, score_slide
+from deeplrhe_utils.learning.scoring.prediction import ScoreTask, SlideScorer, not_scored, score_slide, scorer_of
 from deeplrhe_utils.learning.tiles.normalizing import fold_folder, normalizer_of_model, statistics_rows
 from deeplrhe_utils.running.machine.engine import map_surviving
 from deeplrhe_utils.slides.tiles.grid import make_grid
@@ -96,6 +96,23 @@ def test_scores_are_those_of_a_plain_loop_bit_for_bit(folder, model, one_thread)
     assert np.isnan(found.scores[:, 2]).all(), "a gene that could not be learned has no score"
     assert found.n_unreadable == 0 and not found.notes and not found.reason and len(found.model_hash) == 16
     assert found.scores[:, 0].std() > 0 and [p.shape for p in found.example] == [(64, 64, 3)] * 2
+
+
+def test_a_models_card_says_how_tiles_are_scored_and_which_tiles_fit(model):
+    card = load_model(model)[1]
+    asked = {"statistics_tiles": 6, "device": "cpu", "batch_size": 5}
+    assert scorer_of(card, 0.5, **asked) == scorer_of(card, 0.5, 64, **asked) == SCORER
+    with pytest.raises(ModelError, match=r"-p tile_px=64, or -p target_mpp=0\.25"):
+        scorer_of(card, 0.5, 128)
+    for change, words in (({"input_mpp": 0.0}, "folder of tiles"), ({"input_px": None}, "no input_px")):
+        with pytest.raises(ModelError, match=words):
+            scorer_of({k: v for k, v in {**card, **change}.items() if v is not None}, 0.5)
+
+
+def test_scores_that_are_not_finite_end_it(folder, model, monkeypatch):
+    monkeypatch.setattr(prediction, "probabilities", lambda *_: np.full((5, 3), np.nan, np.float32))
+    with pytest.raises(ModelError, match="scores that are not finite"):
+        score_slide(task_of(folder, model))
 
 
 def test_threads_change_nothing_and_torch_gets_its_threads_back(folder, model):

@@ -70,6 +70,17 @@ def test_everything_is_written_and_drawn_at_its_own_size(slide, dense, tmp_path)
     assert again == written
 
 
+def test_every_file_with_room_for_it_says_which_network_scored(slide, dense, tmp_path):
+    words, folder = "Network m, trained on SYNTHETIC slides", ExportFolder(tmp_path)
+    told = [f for f in FORMATS if f not in (".dzi", ".deeppath.csv")]
+    export_slide(slide, tiles_of(dense), ["TP53"], map_of(dense), folder, [*told, ".png"], map_px=300, scored_by=words)
+    for name in ("a.geojson", *(f"a+TP53{ending}" for ending in told if ending != ".png")):
+        assert words.encode() in (tmp_path / name).read_bytes(), name
+    shown = (tmp_path / "a+TP53.png").read_bytes()
+    export_slide(slide, tiles_of(dense), [], map_of(dense), folder, [".png"], map_px=300)
+    assert (tmp_path / "a+TP53.png").read_bytes() != shown
+
+
 def test_qupath_counts_from_the_scanned_area(slide, dense, tmp_path, monkeypatch):
     monkeypatch.setattr(Slide, "bounds_l0_px", property(lambda _: (100, 200, 1300, 700)))
     export_slide(

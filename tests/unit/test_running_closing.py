@@ -39,15 +39,41 @@ def test_every_document_of_the_committed_demo_is_filled(tmp_path):
     numbers = REPOSITORY / "reports" / "demo" / "numbers"
     if not numbers.is_dir():
         pytest.skip("reports/demo has not been made: run `make reproduce`")
+    for name in ("notebooks", "tables", "numbers", "models"):
+        (tmp_path / name).symlink_to(numbers.with_name(name))
     files = write_documents(REFERENCE_DATA / "documents", read_numbers(numbers), tmp_path, synthetic=True)
     assert [f.stem for f in files] == ["claim", "datasheet", "model-card", "tripod-ai"]
     for file in files:
         text = file.read_text()
-        assert "SYNTHETIC" in text.splitlines()[2] and "{" not in text and UNKNOWN not in text, file
+        assert "SYNTHETIC" in text.splitlines()[2] and "{" not in text and UNKNOWN not in text.lower(), file
     rows = [line for line in files[3].read_text().splitlines() if line.startswith("| ")]
     assert [row.split(" | ")[0].strip("| ") for row in rows[1:]] == [str(i) for i in range(1, 28)]
     rows = [line for line in files[0].read_text().splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 44
+
+
+def test_documents_tell_the_run_that_was(tmp_path):
+    """A given network and no labels: nothing of training or AUCs, and no place that is not there."""
+    warning = "The network learned on SYNTHETIC tissue."
+    numbers = Numbers(
+        {"01-x": {"input_kind": "slides"}, "07-x": {"given_model": "m", "networks": ["N"], "warning": warning}}
+    )
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "02-tiling.ipynb").touch()
+    texts = {f.stem: f.read_text() for f in write_documents(REFERENCE_DATA / "documents", numbers, tmp_path, False)}
+    assert all(text.splitlines()[2] == f"*{warning}*" for text in texts.values())
+    card = texts["model-card"]
+    assert "given to this run, not trained in it: `m`. N." in card and "Not judged here" in card
+    assert not any(word in card for word in ("epochs", "AUC", "folds", UNKNOWN))
+    rows = [
+        line.split(" | ") for name in ("claim", "tripod-ai") for line in texts[name].splitlines() if line[:3] != "| I"
+    ]
+    rows = [row for row in rows if len(row) == 4]
+    for *_, where in rows:
+        named = [one.strip(" |") for one in where.split(",")]
+        assert all((tmp_path / f"{n}.ipynb").exists() for n in named if n.startswith(("notebooks/0", "notebooks/1")))
+        assert not any(n.startswith(("tables/", "models/")) and n != "tables/" for n in named)
+    assert sum(answer == "Not in this run" for _, _, answer, _ in rows) > 30
 
 
 def test_a_checklist_of_other_columns_is_refused(tmp_path):

@@ -81,6 +81,19 @@ def test_the_banner_comes_first_and_only_where_slides_are_synthetic(root):
     assert "Synthetic" not in " ".join(written(root, "slides").words)
 
 
+def test_which_network_scored_and_on_what_it_learned_stands_above_its_scores(root):
+    file = root / "heatmaps" / "slides.json"
+    facts = json.loads(file.read_text())
+    for patient, banner in (("SYNT-03-0007", "learned on SYNTHETIC tissue"), ("X", "learned is not told")):
+        cards = {k: {**card, "file": "05/m", "patients": [hash_patient(patient)]} for k, card in facts["cards"].items()}
+        file.write_text(json.dumps({**facts, "cards": cards, "tissue": {HERE: 0.876}}))
+        words = [word.strip() for word in written(root, "slides").words if word.strip()]
+        assert banner in words[words.index("Skip to the results") + 1]
+        told = " ".join(words)
+        assert told.index("Network 05/m (") < told.index("Each square is a window")
+        assert f"Tissue that lies in scored windows: {HERE}: 88%." in told
+
+
 def test_scores_travel_in_thousandths_and_windows_unmoved(root):
     written(root)
     scripts = sorted((root / "page").glob("slide-*.js"))

@@ -115,6 +115,10 @@ def test_precedence_selection_and_conditional_skips(tmp_path, stages):
     text = "skip:\n  - {stage: '02', when: {labels_csv: '', tile_px: 256}, reason: no labels}\n"
     assert [p.skip_reason for p in plan_of(tmp_path, stages, text)] == ["", "no labels"]
     assert plan_of(tmp_path, stages, text, "tile_px=9")[1].skip_reason == ""
+    asked = "skip:\n  - {stage: '02', when: {labels_csv: '*'}, reason: labels}\n"
+    (tmp_path / "l.csv").touch()
+    assert [plan_of(tmp_path, stages, asked, *given)[1].skip_reason
+            for given in ([], [f"labels_csv={tmp_path / 'l.csv'}"])] == ["", "labels"]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "overrides", "request_", "message"), [

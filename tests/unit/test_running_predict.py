@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
@@ -11,6 +12,7 @@ from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_netwo
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.jobs.predict import PredictOptions, all_scored, predict
 from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort, write_slide
+from tests.tiff_slides import write_jpeg_slide
 
 MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
 HERE = PredictOptions(workers=1, device="cpu")
@@ -50,7 +52,10 @@ def test_the_committed_model_scores_a_slide(scored):
         assert not usable or row[f"mean_{gene}"] == pytest.approx(mine.mean())
     assert set(told["model_hash"]) == {sha256_file(MODEL)[:16]}
     assert told.loc["broken", "status"] == "excluded" and "broken.svs" in told.loc["broken", "reason"]
-    assert [line.split("  ")[0] for line in lines[:-1]] == ["broken"] and lines[-1].startswith("2 files: ")
+    assert set(told["trained_on"]) == {"synthetic"} and told["model"].str.contains("SYNTHETIC").all()
+    assert all("SYNTHETIC" in line for line in lines[:2]) and "of a slide's tissue" in lines[3]
+    assert row["tissue_scored"] > 0.5 and np.isnan(told.loc["broken", "tissue_scored"])
+    assert [line.split("  ")[0] for line in lines[2:-2]] == ["broken"] and lines[-1].startswith("2 files: ")
     assert not all_scored(table)
 
 
@@ -60,6 +65,17 @@ def test_one_file_gives_the_same_scores_and_exit_code_0(folder, scored, tmp_path
     assert "1 file: 1 scored" in capsys.readouterr().out
     first = pd.read_parquet(scored[1] / "tiles.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "tiles.parquet"), first)
+
+
+def test_the_edge_can_be_covered_as_in_a_run(folder, scored, tmp_path):
+    with Image.open(folder / "XX-01.svs") as opened:
+        picture = np.asarray(opened).repeat(2, axis=0).repeat(2, axis=1)[:1400, :1400]
+    path = write_jpeg_slide(tmp_path / "YY-01.svs", picture)
+    asked = ["predict", str(path), "--model", str(MODEL), "--workers", "1", "--device", "cpu"]
+    for edge in ("inside", "cover"):
+        assert main([*asked, "--edge", edge, "--out", str(tmp_path / edge)]) == 0
+    inside, cover = (pd.read_csv(tmp_path / edge / "slides.csv").iloc[0] for edge in ("inside", "cover"))
+    assert (inside["n_tiles"], cover["n_tiles"]) == (1, 4) and inside["tissue_scored"] < 0.7 < cover["tissue_scored"]
 
 
 def test_exit_codes(folder, tmp_path, capsys):

@@ -159,6 +159,14 @@ def test_a_model_is_used_as_it_is(fitted, slides, tmp_path):
     coarse = NormalizeOptions(model=out / "normalizer", tile_px=TILE, mpp=0.3)
     (row,) = normalize([slides / "two.svs"], tmp_path / "coarse", coarse, quiet)
     assert "fitted at 0.25 µm/px, this is 0.3" in row["warnings"]
+    names = []
+    for edge in ("inside", "cover"):
+        large = NormalizeOptions(model=out / "normalizer", tile_px=512, mpp=0.25, edge=edge)
+        normalize([slides / "two.svs"], tmp_path / edge, large, quiet)
+        names.append(set(read_tiles(tmp_path / edge / "two")))
+    assert names[0] == {"x0000000_y0000000.png"} and {"x0000000_y0000288.png"} < names[1] > names[0]
+    with pytest.raises(ParameterError, match="--edge is about"):
+        normalize([slides / "two.svs"], tmp_path / "no", NormalizeOptions(edge="cover", **WHOLE), quiet)
 
 
 @pytest.mark.parametrize(("method", "whole"), [("reinhard", True), ("macenko", True), ("vahadane", False)])

@@ -4,6 +4,7 @@ import json
 import pickle
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,7 +13,8 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
 from deeplrhe_utils.slides.files.inventory import scan_slides
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_slide
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_slide, tissue_share
+from tests.tiff_slides import write_jpeg_slide
 
 RULES = TilingRules(tile_px=128)
 
@@ -36,6 +38,22 @@ def test_every_candidate_is_in_the_table_once_with_a_reason_or_kept(tiles):
     assert (tiles["background_fraction"].between(0, 1) & tiles["tumour_fraction"].between(0, 1)).all()
     assert (tiles.loc[tiles["kept"], "tumour_fraction"] >= 0.5).all()
     assert tiles["kept"].sum() >= 2
+
+
+@pytest.mark.parametrize(("stride", "edge", "share"), [
+    (0, "inside", 0.75), (0, "cover", 1.0), (128, "inside", 1.0), (512, "inside", 0.375), (512, "cover", 1.0),
+])  # fmt: skip
+def test_the_tissue_of_the_whole_slide_is_known_also_where_no_tile_lies(tmp_path, stride, edge, share):
+    """Columns of tissue at both ends of the slide, the right one half beyond the last whole tile."""
+    picture = np.full((512, 896, 3), 246, np.uint8)
+    picture[:, :256] = picture[:, 640:] = (170, 110, 160)
+    path = write_jpeg_slide(tmp_path / "s.svs", picture)
+    row = {"slide_id": "s", "patient_id": "p", "path": str(path), "mpp": 0.5, "annotation": None}
+    tiles = tile_slide(row, TilingRules(tile_px=256, stride_px=stride, edge=edge, max_background=1.0))
+    whole = tiles.attrs["tissue_l0_px2"]
+    assert whole == pytest.approx(512 * 512, rel=0.03)
+    assert tissue_share(tiles, whole) == pytest.approx(share, abs=0.03)
+    assert tissue_share(tiles.iloc[:0], whole) == 0 and np.isnan(tissue_share(tiles, 0.0))
 
 
 def test_arguments_travel_to_worker_processes(row):

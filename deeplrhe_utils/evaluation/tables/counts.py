@@ -43,7 +43,7 @@ def run_flow(
     before : steps that led to the files, such as the flow of a cohort; the first step here then says what was fetched
 
     Returns DataFrame: step, slides, patients, LUAD, LUSC (slides), dropped, reason. What a step dropped is what it has
-    less than the step before.
+    less than the step before. Where no label was given, none is asked for.
     """
     usable = slides[slides["status"] == "ok"]
     labelled = usable[usable["patient_id"].isin(labels.loc[labels["status"].notna(), "patient_id"])]
@@ -54,7 +54,7 @@ def run_flow(
         ("slides of a patient with a label", labelled, len(usable), "no label of the patient"),
     )
     rows = []
-    for step, kept, had, why in steps:
+    for step, kept, had, why in steps if len(labels) else steps[:-1]:
         kinds = kept["patient_id"].map(dict(tissue))
         counts = [int((kinds == kind).sum()) for kind in ("adenocarcinoma", "squamous")]
         dropped = had - len(kept)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ class NetworkConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        for own in fields(self)[1:]:
+            value, kind = getattr(self, own.name), type(own.default)
+            if not (type(value) is kind or (kind is float and type(value) is int)):
+                raise ModelError(f"Illegal {own.name} of a network", got=repr(value)[:80], expected=kind.__name__)
+        if not (0 < self.kernels <= 4096 and 0 < self.stages <= 8 and 0 < self.blocks <= 64):
+            raise ModelError("Illegal size of a network", got=f"{self.kernels} kernels, {self.stages} stages, "
+                             f"{self.blocks} blocks", expected="1 to 4096, 8 and 64")  # fmt: skip
         if self.kernel_size not in (3, 5, 7):
             raise ModelError("Illegal kernel size", got=self.kernel_size, expected="3, 5 or 7")
         if self.head not in ("sigmoid", "softmax"):
@@ -295,13 +302,15 @@ def load_model(path: Path, *, score_patients: Sequence[str] = ()) -> tuple[TileN
     except TypeError as error:
         raise ModelError(f"The card of {path} describes a network this version does not know ({error})",
                          fix="Update the compendium, or train again") from error  # fmt: skip
-    model = build_network(config, pretrained=False)
     try:
+        with torch.device("meta"):  # takes no memory, whatever sizes a card claims
+            build_network(config, pretrained=False).load_state_dict(weights, assign=True)
+        model = build_network(config, pretrained=False)
         model.load_state_dict(weights)
-    except RuntimeError as error:
+        start = {"left_out": (), **card.get("start", {})}
+        model.loaded = Loaded(**{**start, "left_out": tuple(start["left_out"]), "patients": tuple(card["patients"])})
+    except (RuntimeError, TypeError) as error:
         raise ModelError(f"The weights in {path} do not fit the architecture on their card ({error})") from error
-    start = {"left_out": (), **card.get("start", {})}
-    model.loaded = Loaded(**{**start, "left_out": tuple(start["left_out"]), "patients": tuple(card["patients"])})
     return model.eval(), card
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import ModelError
-from deeplrhe_utils.core.files import atomic_path, sha256_file
+from deeplrhe_utils.core.files import atomic_path, refuse_not_finite, sha256_file
 from deeplrhe_utils.learning.networks.backbones import TIMM
 from deeplrhe_utils.learning.networks.cards import read_file
 
@@ -184,13 +183,14 @@ def read_state(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
 def _read_pickle(file: Path) -> dict[str, Tensor]:
     try:
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError) as error:
+    except Exception as error:  # a damaged archive makes torch's reader stumble over anything
         raise ModelError(f"The weights in {file} cannot be read without running code from the file, or are damaged",
                          got=str(error).partition("\n")[0], expected="a state dict: tensors by name",
                          fix="Save model.state_dict(), or a .safetensors file") from error  # fmt: skip
-    while isinstance(state, Mapping) and (key := next((k for k in _NESTED if isinstance(state.get(k), Mapping)), "")):
-        state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    for _ in _NESTED:
+        key = next((k for k in _NESTED if isinstance(state, Mapping) and isinstance(state.get(k), Mapping)), "")
+        state = state[key] if key else state
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) and v.is_cpu for v in state.values()):
         raise ModelError(f"{file} holds other things than weights", got=type(state).__name__,
                          expected="a state dict: tensors by name", fix="Save model.state_dict()")  # fmt: skip
     return {str(name): tensor for name, tensor in state.items()}
@@ -225,6 +225,10 @@ def _fill(target: Mapping[str, Tensor], source: Mapping[str, Tensor], pairs: Map
         if target[name].shape != source[other].shape:
             raise ModelError(f"Tensor {name} in {file} has another shape", got=tuple(source[other].shape),
                              expected=str(tuple(target[name].shape)), fix="Give this network's weights")  # fmt: skip
+    try:
+        refuse_not_finite({other: source[other] for other in pairs.values()}, file)
+    except (RuntimeError, TypeError) as error:  # sparse, quantised
+        raise ModelError(f"The weights in {file} are no plain numbers ({error})", expected="dense floats") from error
     with torch.no_grad():
         for name, other in pairs.items():
             target[name].copy_(source[other])

@@ -16,7 +16,14 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, LeakError
 from deeplrhe_utils.core.files import atomic_path, read_json, safe_name, write_json
-from deeplrhe_utils.learning.networks.cards import DENSE_FACTS, check_dense, hash_patient, read_card, refuse_leak
+from deeplrhe_utils.learning.networks.cards import (
+    DENSE_FACTS,
+    check_dense,
+    facts_of,
+    hash_patient,
+    read_card,
+    refuse_leak,
+)
 from deeplrhe_utils.learning.scoring.prediction import (
     Scored,
     ScoreTask,
@@ -28,6 +35,7 @@ from deeplrhe_utils.learning.scoring.prediction import (
 )
 from deeplrhe_utils.slides.tiles.between import windows_between
 from deeplrhe_utils.slides.tiles.pixels import open_row
+from deeplrhe_utils.slides.tiles.tiling import tissue_share
 
 THUMBNAIL_PX: Final = 480
 PICTURES: Final = ("slide", "tile", "normalized")
@@ -50,7 +58,8 @@ class SlideScores:
     thumbnails : slide_id → uint8 RGB (h, w, 3)
     sizes : slide_id → (width, height) [level-0 px]
     examples : slide_id → one tile before and after normalization
-    cards : hash of a model → ``{"patients": hashes of those it was trained on}``, of every network in `dense`
+    cards : hash of a model → what its card tells (`facts_of`), of every network in `dense`
+    tissue : slide_id → share of its tissue that lies in tiles with a score [0–1]
     notes : what was left out, and why
     stored : read back from a folder; then :meth:`save` writes nothing, because JPEGs lose a little each time
     """
@@ -62,8 +71,16 @@ class SlideScores:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     examples: dict[str, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = field(default_factory=dict)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tissue: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     stored: bool = False
+
+    def measure_tissue(self, tiles: pd.DataFrame, whole_l0_px2: Mapping[str, float]) -> None:
+        """Fill `tissue` from table TILES and the tissue of whole slides (`tissue.csv` of notebook 02)."""
+        known = self.windows[self.windows[self.genes].notna().any(axis=1)] if self.genes else self.windows.iloc[:0]
+        for name, own in tiles[tiles["tile_id"].isin(known["tile_id"])].groupby("slide_id"):
+            if whole_l0_px2.get(str(name), 0.0) > 0:
+                self.tissue[str(name)] = tissue_share(own, whole_l0_px2[str(name)])
 
     def save(self, folder: Path) -> list[Path]:
         """Write everything to `folder`, so that maps can be drawn where the slides are not; return the files."""
@@ -74,7 +91,8 @@ class SlideScores:
         for path, table in zip(tables, (self.windows, self.dense), strict=True):
             with atomic_path(path) as part:
                 table.to_parquet(part, index=False)
-        facts = {"genes": self.genes, "sizes": self.sizes, "cards": self.cards, "notes": self.notes}
+        facts = {"genes": self.genes, "sizes": self.sizes, "cards": self.cards, "tissue": self.tissue,
+                 "notes": self.notes}  # fmt: skip
         written = [*tables, write_json(folder / "slides.json", facts)]
         for name, picture in self.thumbnails.items():
             images = (picture, *self.examples[name])
@@ -105,6 +123,7 @@ def stored_scores(folder: Path) -> SlideScores:
     facts, dense = read_json(folder / "slides.json"), pd.read_parquet(folder / "dense.parquet")
     check_dense(dense, facts)
     stored = SlideScores(facts["genes"], _first(dense), dense, cards=facts["cards"], notes=facts["notes"], stored=True)
+    stored.tissue = facts.get("tissue", {})
     for name, size in facts["sizes"].items():
         kinds = [np.asarray(Image.open(heat_file(folder, name, f"-{kind}.jpg"))) for kind in PICTURES]
         stored.thumbnails[name], stored.sizes[name] = kinds[0], (int(size[0]), int(size[1]))
@@ -212,7 +231,7 @@ def score_slides(
             notes[name].append(f"scores of network {number} are left out, because the first gave none")
             continue
         parts.append(_scores_of(task, found, number))
-        result.cards[found.model_hash] = {"patients": card_of(task.model)["patients"]}
+        result.cards[found.model_hash] = facts_of(card_of(task.model), task.model)
         if number == 1:
             with open_row(task.slide) as slide:
                 result.thumbnails[name] = slide.thumbnail(_thumbnail_px(task), damaged=DAMAGED)

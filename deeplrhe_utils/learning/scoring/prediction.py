@@ -8,7 +8,7 @@ batch per thread is in memory, whatever the number of tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,6 +84,33 @@ class SlideScorer:
                              got=normalizer.digest(), expected=str(card.get("stain")),
                              fix="Keep a model's folders 04 and 05 together, or run 04 and 05 again")  # fmt: skip
         return normalizer
+
+
+def scorer_of(card: Mapping[str, Any], target_mpp: float, tile_px: int = 0, **more: Any) -> SlideScorer:
+    """The scorer that a model's card asks for: its colours, its input, and tiles of the field of view it learned on.
+
+    Parameters
+    ----------
+    target_mpp : resolution at which tiles are read [µm/px]
+    tile_px : side of tiles that are cut already [px]; 0 takes the side that fits
+    more : other attributes of :class:`SlideScorer`
+
+    Raises ModelError: the card lacks a fact, or names no resolution; the tiles show more or less than the network saw.
+    """
+    if missing := [name for name in ("input_px", "input_mpp", "normalization", "usable") if name not in card]:
+        raise ModelError("The model's card is not complete", got=f"no {', '.join(missing)}",
+                         fix="Give a file that notebook 05 wrote")  # fmt: skip
+    if not card["input_mpp"]:
+        raise ModelError("The model was trained on a folder of tiles, whose resolution is not known",
+                         fix="Give a model that was trained on slides")  # fmt: skip
+    field_um = card["input_px"] * card["input_mpp"]
+    side = round(field_um / target_mpp)
+    if tile_px not in (0, side):
+        raise ModelError("The tiles do not fit the model: it learned on another field of view",
+                         got=f"tile_px {tile_px} at target_mpp {target_mpp:g}: {tile_px * target_mpp:g} µm",
+                         expected=f"{field_um:g} µm", fix=f"Cut tiles that fit: -p tile_px={side}, or "
+                         f"-p target_mpp={field_um / tile_px:.6g}")  # fmt: skip
+    return SlideScorer(card["normalization"], side, card["input_px"], target_mpp, **more)
 
 
 @dataclass(frozen=True)
@@ -209,7 +236,10 @@ def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer
             scores = np.full((len(found), len(genes)), np.nan, np.float32)
             if good:
                 seen = [shrink(plan(tile), scorer.store_px) for tile in good.values()]
-                scores[list(good)] = probabilities(model, np.stack(seen), low)
+                scores[list(good)] = found_scores = probabilities(model, np.stack(seen), low)
+                if not np.isfinite(found_scores).all():
+                    raise ModelError(f"The model {task.model} gives scores that are not finite",
+                                     fix="Train again, or give another file")  # fmt: skip
             return scores, [tile for tile in found if isinstance(tile, InputError)]
 
         done = list(pool.map(batch, task.batches))

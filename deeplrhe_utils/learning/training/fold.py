@@ -151,8 +151,9 @@ def fit_or_load(
     score_patients : patient identifiers
         About to be scored. One that was trained on, or chose the epoch, is a
         `LeakError`; the card names them hashed.
-    view : what the network was shown: `input_mpp` [µm/px] and `normalization`; goes on the card, so that the network is
-        not used at another magnification or in other colours
+    view : what the network was shown: `input_mpp` [µm/px], `normalization`, and `trained_on` (kind and title of the
+        data, number of slides); goes on the card, so that the network is not used at another magnification, in other
+        colours, or for more than it is
     arithmetic : how sums are shared among threads and processes, which decides their rounding; default: the threads of
         torch
     quiet : print no line per epoch

@@ -70,7 +70,8 @@ def fold_parts(
     role = role if use is None else role.where(use, "none")
     places = {name: np.flatnonzero(role == name) for name in ROLES}
     patients = tiles["patient_id"].astype(str).to_numpy()
-    return {name: Part(at, targets[at], patients[at].tolist()) for name, at in places.items()}
+    slides = {name: tiles["slide_id"].iloc[at].nunique() for name, at in places.items()}
+    return {name: Part(at, targets[at], patients[at].tolist(), slides[name]) for name, at in places.items()}
 
 
 def fit_part(
@@ -86,7 +87,8 @@ def fit_part(
     finished: bool = False,
 ) -> Fitted:
     """One fold of a job: train it, or take the finished one; with `finished` it must be there."""
-    shown = {**job.view, "stain": job.stains.get(fold, "none")}
+    told = {**job.view.get("trained_on", {}), "slides": parts["train"].slides + parts["valid"].slides}
+    shown = {**job.view, "trained_on": told, "stain": job.stains.get(fold, "none")}
     valid = parts["valid"] if len(parts["valid"].indices) else None
     return fit_or_load(
         file, store, parts["train"], job.network, job.recipe, valid=valid, seed=job.seed, fold=fold, view=shown,

@@ -55,11 +55,13 @@ class Part:
     indices : int64 (n,): places in the store
     targets : float32 (n, T): label of each tile: 1, 0 or NaN (not profiled), the patient's label repeated
     patients : whose tile each is; needed for balancing and validation
+    slides : number of slides that the tiles are of, for the model's card
     """
 
     indices: NDArray[np.int64]
     targets: NDArray[np.float32]
     patients: Sequence[str] = ()
+    slides: int = 0
 
 
 @dataclass

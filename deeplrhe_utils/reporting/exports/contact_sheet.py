@@ -136,7 +136,9 @@ def _cell(
                 reason)  # fmt: skip
 
 
-def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, look: Look | None = None) -> Sheets:
+def write_sheets(
+    cells: Iterable[Cell], folder: Path, *, gene: str, total: int, look: Look | None = None, scored_by: str = ""
+) -> Sheets:
     """Draw slides on pages.
 
     Parameters
@@ -147,6 +149,7 @@ def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, 
     gene : for the titles; any text
     total : how many slides there are; each gets a cell
     look : colours
+    scored_by : which network gave the scores, below the title
 
     Raises InputError: there is no slide, one comes twice, or there are more or fewer than `total`; a map does not fit
     its picture.
@@ -161,7 +164,7 @@ def write_sheets(cells: Iterable[Cell], folder: Path, *, gene: str, total: int, 
             ledger += [_entry(cell, number, i) for i, cell in enumerate(page)]
             _check_count(ledger, total)
             title = f"{short_name(gene, 60)}  ·  slides {first} to {len(ledger)} of {total}  ·  {ORDER}"
-            image = Image.fromarray(draw_page(page, look, title))
+            image = Image.fromarray(draw_page(page, look, title, scored_by))
             pages.append(_write_png(image, folder / f"{stem}_{number:03d}.png"))
             facts = {} if number > 1 else {"title": f"Contact sheet of {said(gene)}"}
             image.save(part, "PDF", append=number > 1, resolution=DPI, quality=_QUALITY, subsampling=0,
@@ -302,13 +305,13 @@ def name_lines(name: str) -> list[str]:
     return [text[i : i + LETTERS] for i in range(0, len(text), LETTERS)]
 
 
-def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8]:
+def draw_page(cells: Sequence[Cell], look: Look, title: str, scored_by: str = "") -> NDArray[np.uint8]:
     """Draw cells row by row.
 
     Parameters
     ----------
     cells : at most 16 of them
-    title : any text; printed as :func:`plain_text` has it
+    title, scored_by : any text; printed as :func:`plain_text` has it
 
     Returns uint8 RGB (1240, 1754, 3): less high where the last rows are empty.
 
@@ -320,6 +323,7 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str) -> NDArray[np.uint8
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
     page = _Page(figure, [])
     page.text(_MARGIN_PX["left"], 26, plain_text(title), size=9, font=_SANS)
+    page.text(_MARGIN_PX["left"], 50, said(plain_text(scored_by), 200), size=6.5, font=_SANS)
     _colour_bar(page, look)
     for row in range(-(-len(cells) // _COLUMNS)):
         here = cells[row * _COLUMNS : (row + 1) * _COLUMNS]

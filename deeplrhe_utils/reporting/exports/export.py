@@ -62,6 +62,7 @@ class SlideMap:
     picture : (rows, columns, 3), uint8, optional: the slide, of the frame's shape; without it overlays lie on white
     origin_l0_px : (x, y)
         Corner that QuPath counts from (`reporting.exports.interop`); other files use the full canvas.
+    scored_by : which network gave the scores, trained on what (`about_networks`); every file that has room says it
     """
 
     windows: GeneWindows
@@ -71,6 +72,7 @@ class SlideMap:
     picture: NDArray[np.uint8] | None = None
     style: MapStyle = MapStyle()
     origin_l0_px: tuple[int, int] = (0, 0)
+    scored_by: str = ""
 
     def __post_init__(self) -> None:
         if self.picture is not None and self.picture.shape != (*self.frame.shape, 3):
@@ -113,40 +115,42 @@ class SlideMap:
 
 def _tiles(one: SlideMap, path: Path) -> None:
     scored = one.windows.table.rename(columns={"score": one.gene})
-    write_qupath(scored, path, origin_l0_px=one.origin_l0_px, colour_by=one.gene, palette=one.style.palette)
+    write_qupath(scored, path, origin_l0_px=one.origin_l0_px, colour_by=one.gene, palette=one.style.palette,
+                 scored_by=one.scored_by)  # fmt: skip
 
 
 def _outlines(one: SlideMap, path: Path) -> None:
     write_qupath_contours(one.contours(), path, gene=one.gene, mpp=one.frame.mpp, origin_l0_px=one.origin_l0_px,
-                          palette=one.style.palette)  # fmt: skip
+                          palette=one.style.palette, scored_by=one.scored_by)  # fmt: skip
 
 
 def _score_tiff(one: SlideMap, path: Path, *, kind: str, sd: bool = False) -> None:
     bands: Iterator[Any] = (band.sd for band in one.bands()) if sd else one.bands()
     what = "standard deviation over folds or seeds" if sd else "mean score"
     about = {"gene": one.gene, "slide_id": one.slide_id, "map": what, "weights": one.style.weights,
-             "folds": ", ".join(map(str, one.windows.folds))}  # fmt: skip
+             "folds": ", ".join(map(str, one.windows.folds)), "scored_by": one.scored_by}  # fmt: skip
     write_score_tiff(path, bands, one.frame, name=f"{one.slide_id} {one.gene}: {what}", kind=kind, about=about)
 
 
 def _overlay_tiff(one: SlideMap, path: Path) -> None:
-    write_overlay_tiff(path, one.strips(), one.frame, name=f"{one.slide_id} {one.gene}")
+    name = f"{one.slide_id} {one.gene}" + f". {one.scored_by}" * bool(one.scored_by)
+    write_overlay_tiff(path, one.strips(), one.frame, name=name)
 
 
 def _png(one: SlideMap, path: Path) -> None:
     how = f"{one.style.weights} weights, {len(one.windows.folds)} network{'s' * (len(one.windows.folds) != 1)}"
     write_png(path, one.overlaid(), one.frame, gene=one.gene, slide_id=one.slide_id, palette=one.style.palette,
-              label=f"probability ({how})")  # fmt: skip
+              label=f"probability ({how})", scored_by=one.scored_by)  # fmt: skip
 
 
 def _svg(one: SlideMap, path: Path) -> None:
     write_svg(path, one.overlaid(), one.frame, one.windows.table, gene=one.gene, slide_id=one.slide_id,
-              palette=one.style.palette)  # fmt: skip
+              palette=one.style.palette, scored_by=one.scored_by)  # fmt: skip
 
 
 def _parquet(one: SlideMap, path: Path) -> None:
     table = one.windows.table.rename(columns={"score": one.gene})
-    write_scores(table, path, one.frame, slide_id=one.slide_id, about={"gene": one.gene})
+    write_scores(table, path, one.frame, slide_id=one.slide_id, about={"gene": one.gene, "scored_by": one.scored_by})
 
 
 def _deeppath(one: SlideMap, path: Path) -> None:
@@ -156,7 +160,9 @@ def _deeppath(one: SlideMap, path: Path) -> None:
 FORMATS: Final[dict[str, Callable[[SlideMap, Path], Any]]] = {
     ".tiles.geojson": _tiles,
     ".contours.geojson": _outlines,
-    ".imagescope.xml": lambda one, path: write_imagescope(one.contours(), path, gene=one.gene, mpp=one.frame.mpp),
+    ".imagescope.xml": lambda one, path: write_imagescope(
+        one.contours(), path, gene=one.gene, mpp=one.frame.mpp, scored_by=one.scored_by
+    ),
     ".score.ome.tiff": partial(_score_tiff, kind="float32"),
     ".score8.ome.tiff": partial(_score_tiff, kind="uint8"),
     ".sd.ome.tiff": partial(_score_tiff, kind="float32", sd=True),
@@ -214,6 +220,7 @@ def export_slide(
     *,
     map_px: int,
     deep_zoom_px: int = 0,
+    scored_by: str = "",
 ) -> list[Path]:
     """Write the files of one slide.
 
@@ -227,6 +234,7 @@ def export_slide(
     map_px, deep_zoom_px : longer side [px] of the exported map (more, where windows would be smaller than its pixels),
         and of the slide's Deep Zoom picture ``SLIDE-slide.dzi`` (0: none). The picture is held in memory, 3 bytes a
         pixel.
+    scored_by : see :class:`SlideMap`
 
     Returns list of Path: files, and the tile folders of Deep Zoom pictures.
 
@@ -238,12 +246,13 @@ def export_slide(
         corner = opened.bounds_l0_px[0], opened.bounds_l0_px[1]
         size, mpp = opened.dimensions, float(slide["mpp"])
         table = tiles[[*PLACE, *genes]]
-        written.append(folder.write(f"{stem}{ALL_GENES}", lambda path: write_qupath(table, path, origin_l0_px=corner)))
+        whole_table = partial(write_qupath, table, origin_l0_px=corner, scored_by=scored_by)
+        written.append(folder.write(f"{stem}{ALL_GENES}", whole_table))
         if one is not None:
             side = float(one.windows.table["size_l0_px"].min())  # map pixels wider than windows would lose some
             picture = opened.thumbnail(max(map_px, math.ceil(max(size) / side)), damaged=DAMAGED)
             frame = Frame.fit(*size, mpp, picture.shape[:2])
-            large = replace(one, frame=frame, picture=picture, origin_l0_px=corner)
+            large = replace(one, frame=frame, picture=picture, origin_l0_px=corner, scored_by=scored_by)
             written += export_map(large, folder, stem, formats)
         if deep_zoom_px:
             whole = opened.thumbnail(deep_zoom_px, damaged=DAMAGED)

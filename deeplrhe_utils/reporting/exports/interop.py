@@ -38,7 +38,7 @@ _DIAMETERS: Final = (500, 1000, 2000, 3000, 4000, 5000)
 
 def write_qupath(
     tiles: pd.DataFrame, path: Path, *, origin_l0_px: tuple[int, int] = (0, 0),
-    colour_by: str = "", palette: str = "perceptual",
+    colour_by: str = "", palette: str = "perceptual", scored_by: str = "",
 ) -> Path:  # fmt: skip
     """Write tiles with measurements as a QuPath feature collection (drag it onto the slide in QuPath).
 
@@ -48,6 +48,7 @@ def write_qupath(
     origin_l0_px : (x, y): corner that QuPath counts from [level-0 px]; see the module
     colour_by : gene whose score gives each object its colour; objects without a score get none
     palette : see `colour_map`
+    scored_by : which network gave the scores, for the file (``scoredBy``)
 
     Raises InputError: a column is missing or holds no finite numbers, or nobody scored `colour_by`.
     """
@@ -59,7 +60,7 @@ def write_qupath(
         for feature, score, colour in zip(features, scores, colour_map(scores, palette).tolist(), strict=True):
             if not math.isnan(score):
                 feature["properties"] |= {"color": colour}
-    return _write_features(features, path, origin_l0_px)
+    return _write_features(features, path, origin_l0_px, {"scoredBy": scored_by} if scored_by else {})
 
 
 def _check_table(tiles: pd.DataFrame, genes: list[Any], colour_by: str) -> None:
@@ -88,7 +89,7 @@ def _feature(row: dict[str, Any], genes: list[str], origin: tuple[int, int]) -> 
 
 def write_qupath_contours(
     contours: Sequence[Contour], path: Path, *, gene: str, mpp: float, origin_l0_px: tuple[int, int] = (0, 0),
-    palette: str = "perceptual",
+    palette: str = "perceptual", scored_by: str = "",
 ) -> Path:  # fmt: skip
     """Write outlines as locked QuPath annotations: one MultiPolygon per threshold, with class, colour and area.
 
@@ -98,7 +99,7 @@ def write_qupath_contours(
     ----------
     contours : of one gene
     mpp : resolution of level 0 [µm/px], for areas [mm²]
-    origin_l0_px, palette
+    origin_l0_px, palette, scored_by
         As for :func:`write_qupath`.
     """
     features = []
@@ -115,7 +116,8 @@ def write_qupath_contours(
         features.append({"type": "Feature", "geometry": {"type": "MultiPolygon", "coordinates": moved},
                          "properties": properties})  # fmt: skip
     empty = [c.threshold for c in contours if c.geometry.is_empty]
-    return _write_features(features, path, origin_l0_px, {"emptyThresholds": empty} if empty else {})
+    more = {"emptyThresholds": empty, "scoredBy": scored_by}
+    return _write_features(features, path, origin_l0_px, {name: value for name, value in more.items() if value})
 
 
 def _write_features(
@@ -128,12 +130,14 @@ def _write_features(
     return write_text(path, json.dumps(collection, allow_nan=False, separators=(",", ":")) + "\n")
 
 
-def write_imagescope(contours: Sequence[Contour], path: Path, *, gene: str, mpp: float) -> Path:
+def write_imagescope(contours: Sequence[Contour], path: Path, *, gene: str, mpp: float, scored_by: str = "") -> Path:
     """Write outlines as Aperio ImageScope XML, as DeepPATH does: a layer per threshold, holes as negative regions.
 
-    Coordinates are level-0 pixels of the full canvas; `mpp` [µm/px] is noted in the file.
+    Coordinates are level-0 pixels of the full canvas; `mpp` [µm/px] and `scored_by` are noted in the file.
     """
     root = ElementTree.Element("Annotations", MicronsPerPixel=repr(float(mpp)))
+    if scored_by:
+        root.set("ScoredBy", xml_text(scored_by))
     for number, contour in enumerate(contours, start=1):
         red, green, blue = (int(v) for v in colour_map(np.array([contour.threshold]), "perceptual")[0])
         layer = ElementTree.SubElement(

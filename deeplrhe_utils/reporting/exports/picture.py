@@ -53,7 +53,7 @@ def length_text(length_um: float) -> str:
 
 def write_png(
     path: Path, overlaid: NDArray[np.uint8], frame: Frame, *, gene: str, slide_id: str = "", palette: str = "paper",
-    label: str = "probability",
+    label: str = "probability", scored_by: str = "",
 ) -> Path:  # fmt: skip
     """Write a map with title, scale bar and colour bar.
 
@@ -63,6 +63,7 @@ def write_png(
     gene, slide_id : for the title; any text
     palette : of the colour bar, as the map was coloured
     label : what the colours mean
+    scored_by : which network gave the scores, below the title
 
     Returns Path: `path`. The PNG's text chunks tell where the map lies in it: pixel (left + k · column, top + k · row)
     is the corner of map pixel (row, column), k is ``enlarged``.
@@ -71,7 +72,7 @@ def write_png(
         raise InputError("An overlay does not fit its frame", got=f"{overlaid.dtype} {overlaid.shape}",
                          expected=f"uint8 {(*frame.shape, 3)}")  # fmt: skip
     k = max(1, READABLE_PX // max(frame.shape))
-    page = _page(frame, k, f"{said(gene)}  {said(slide_id)}", palette, label)
+    page = _page(frame, k, f"{said(gene)}  {said(slide_id)}", palette, label, scored_by)
     left, top = _MARGIN_PX["left"], _MARGIN_PX["top"]
     page[top : top + k * frame.rows, left : left + k * frame.columns] = overlaid.repeat(k, axis=0).repeat(k, axis=1)
     facts = PngImagePlugin.PngInfo()
@@ -83,7 +84,7 @@ def write_png(
     return path
 
 
-def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray[np.uint8]:
+def _page(frame: Frame, k: int, title: str, palette: str, label: str, scored_by: str) -> NDArray[np.uint8]:
     """A white page with everything but the map."""
     width = k * frame.columns + _MARGIN_PX["left"] + _MARGIN_PX["right"]
     height = k * frame.rows + _MARGIN_PX["top"] + _MARGIN_PX["bottom"]
@@ -93,6 +94,8 @@ def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray
     figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=bar)
     bar.set_ylabel(said(label), parse_math=False)
     figure.text(_MARGIN_PX["left"] / width, 1 - 28 / height, title, fontsize=9, parse_math=False)
+    room = round((width - _MARGIN_PX["left"]) / 4.9)  # letters of this size
+    figure.text(_MARGIN_PX["left"] / width, 1 - 40 / height, said(scored_by, room), fontsize=6, parse_math=False)
     um = scale_bar_um(frame.columns * frame.step_x * frame.mpp)
     length = um / (frame.step_x * frame.mpp) * k / width
     at = _MARGIN_PX["left"] / width
@@ -106,7 +109,7 @@ def _page(frame: Frame, k: int, title: str, palette: str, label: str) -> NDArray
 
 def write_svg(
     path: Path, overlaid: NDArray[np.uint8], frame: Frame, windows: pd.DataFrame, *, gene: str, slide_id: str = "",
-    palette: str = "paper",
+    palette: str = "paper", scored_by: str = "",
 ) -> Path:  # fmt: skip
     """Write a map as SVG whose user units are level-0 pixels: picture, windows with their scores, both bars.
 
@@ -114,7 +117,7 @@ def write_svg(
     ----------
     overlaid : (rows, columns, 3), uint8: the coloured map of the frame's shape; it is embedded without loss
     windows : tile_id, x_l0_px, y_l0_px, size_l0_px, score (null where none): outlines with a tooltip
-    gene, slide_id, palette
+    gene, slide_id, palette, scored_by
         As for :func:`write_png`.
 
     Returns Path: `path`.
@@ -124,7 +127,7 @@ def write_svg(
     root = ElementTree.Element("svg", {"xmlns": _SVG, "viewBox": f"0 {-3 * unit:g} {frame.width_l0_px} {height:g}",
                                        "width": "900", "font-family": "sans-serif"})  # fmt: skip
     _text(root, 0, -unit, unit, f"{gene}  {slide_id}")
-    _text(root, 0, 0, unit, "Units are level-0 pixels of the full canvas.", tag="desc")
+    _text(root, 0, 0, unit, f"Units are level-0 pixels of the full canvas. {scored_by}".strip(), tag="desc")
     done, data = cv2.imencode(".png", cv2.cvtColor(overlaid, cv2.COLOR_RGB2BGR))
     if not done:
         raise InputError("A map could not be encoded as PNG", got=overlaid.shape)

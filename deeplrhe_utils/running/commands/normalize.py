@@ -26,6 +26,12 @@ def add_parser(commands: Commands) -> None:
     add("--mpp", type=float, default=None, metavar="X", help="µm/px, 0 = the slide's own (default: 0.5; ome-tiff: 0)")
     add("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
     add("--tile-px", type=int, default=512, metavar="N", help="side of the tiles (default: 512)")
+    add(
+        "--edge",
+        default="inside",
+        metavar="RULE",
+        help="tiles over the edge: inside (left out) or cover (moved inside)",
+    )
     loss = parser.add_mutually_exclusive_group()
     loss.add_argument("--quality", type=int, default=None, metavar="N", help="JPEG quality of ome-tiff (default: 90)")
     loss.add_argument("--lossless", action="store_true", help="ome-tiff without loss")

@@ -21,6 +21,8 @@ def add_parser(commands: Commands) -> None:
     add("--model", type=Path, required=True, metavar="FILE", help="reports/<run>/models/05/fold-N.safetensors")
     add("--out", type=Path, default=Path("scores"), metavar="DIR", help="folder of the tables (default: scores)")
     add("--mpp", type=float, default=0.5, metavar="X", help="µm/px at which tiles are cut (default: 0.5)")
+    add("--edge", choices=("inside", "cover"), default="inside",
+        help="squares over the slide's edge: left out, or moved inside (default: inside)")  # fmt: skip
     add("--mpp-csv", type=Path, default=None, metavar="FILE", help="slide_id,mpp that you give")
     add("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     add("--scheduler", default="", metavar="ADDRESS", help="a running Dask scheduler")

@@ -143,7 +143,8 @@ def request_of(sources: Sequence[Source], options: NormalizeOptions, reference: 
         "reference": None if reference is None else [reference.name, state_of(reference)],
         "fit": [options.method or NORMALIZATIONS[0], options.fit_steps or DEFAULT_STEPS, options.seed or 0,
                 options.white],
-        "pixels": [options.format, options.wanted_mpp, options.tile_px, options.statistics_tiles],
+        "pixels": [options.format, options.wanted_mpp, options.tile_px, options.edge,
+                   options.statistics_tiles],
         "thin": options.thin_slide or "error", "model": None if options.model is None else str(options.model.resolve()),
     }  # fmt: skip
     return sha256_text(json.dumps(told, sort_keys=True))

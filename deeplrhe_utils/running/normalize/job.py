@@ -268,8 +268,8 @@ def _row(source: Source, status: str, note: str, seconds: float) -> _Row:
 
 def _request(source: Source, options: NormalizeOptions, normalizer: Normalizer) -> str:
     """Sixteen hex digits over everything that decides a result: its pixels, the normalizer and the parameters."""
-    told = [state_of(source), normalizer.digest(), options.format, options.wanted_mpp, options.tile_px, options.quality,
-            options.lossless, options.statistics_tiles, options.compiled]  # fmt: skip
+    told = [state_of(source), normalizer.digest(), options.format, options.wanted_mpp, options.tile_px, options.edge,
+            options.quality, options.lossless, options.statistics_tiles, options.compiled]  # fmt: skip
     return sha256_text(json.dumps(told))[:16]
 
 

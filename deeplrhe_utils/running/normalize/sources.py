@@ -27,6 +27,7 @@ from deeplrhe_utils.slides.decoding.sampling import on_white
 from deeplrhe_utils.slides.files.inventory import ambiguous_names, count_kinds, find_files, read_mpp_overrides
 from deeplrhe_utils.slides.reading.opening import READ_ERRORS, UNFINISHED, open_handle
 from deeplrhe_utils.slides.reading.reader import Slide
+from deeplrhe_utils.slides.tiles.grid import EDGES, INSIDE
 from deeplrhe_utils.stain.methods.normalize import BASELINES, MINIMUM_TILES, NORMALIZATIONS
 
 Picture = NDArray[np.uint8]
@@ -61,6 +62,7 @@ class NormalizeOptions:
     mpp : resolution of the output [µm/px], 0 for each slide's own. Default: 0.5 of tiles, its own of OME-TIFF.
     mpp_csv : table slide_id,mpp [µm/px] of slides whose files tell no resolution, or a wrong one
     tile_px : side of the tiles [px]
+    edge : tiles at the right and lower edge of a slide, see `make_grid`; of OME-TIFF every pixel is written
     quality : JPEG quality of OME-TIFF; default 90
     lossless : OME-TIFF without loss
     statistics_tiles : most tiles that a slide's statistics come from
@@ -79,6 +81,7 @@ class NormalizeOptions:
     mpp: float | None = None
     mpp_csv: Path | None = None
     tile_px: int = 512
+    edge: str = INSIDE
     quality: int | None = None
     lossless: bool = False
     statistics_tiles: int = 32
@@ -92,6 +95,7 @@ class NormalizeOptions:
     def check(self) -> None:
         """Raise :class:`ParameterError` for what is unknown, out of range, or contradicts itself."""
         known = {"--method": (self.method or NORMALIZATIONS[0], NORMALIZATIONS), "--format": (self.format, _FORMATS),
+                 "--edge": (self.edge, EDGES),
                  "--thin-slide": (self.thin_slide or "error", ("error", "cohort"))}  # fmt: skip
         for name, (value, legal) in known.items():
             if value not in legal:
@@ -108,6 +112,8 @@ class NormalizeOptions:
         self._check_together()
 
     def _check_together(self) -> None:
+        if self.edge != INSIDE and self.format == OME_TIFF:
+            raise ParameterError("--edge is about --format tiles", expected="OME-TIFF has every pixel of a slide")
         if self.format == OME_TIFF and self.tile_px % 16:
             raise ParameterError("TIFF does not allow such tiles", got=f"--tile-px {self.tile_px}",
                                  expected="a multiple of 16")  # fmt: skip

@@ -134,7 +134,7 @@ def _examine(source: SlideFile, options: NormalizeOptions) -> Examined:
     side = _survey_side(frame) if frame else options.tile_px
     row = {"slide_id": source.name, "patient_id": source.name, "path": str(source.path), "annotation": None,
            "mpp": source.mpp}  # fmt: skip
-    tiles = tile_slide(row, TilingRules(target_mpp=mpp, tile_px=side))
+    tiles = tile_slide(row, TilingRules(target_mpp=mpp, tile_px=side, edge=options.edge))
     notes += tiles.attrs["notes"]
     if lost := int((tiles["reason"] == "unreadable").sum()):
         notes.append(f"{lost} of {len(tiles)} places cannot be decoded")

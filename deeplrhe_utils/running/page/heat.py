@@ -26,10 +26,11 @@ _NOT_GENES: Final = {"tile_id", "slide_id", *_PLACE}
 
 @dataclass(frozen=True)
 class Heat:
-    """The section's HTML, and whether it holds the live viewer (which needs scripts)."""
+    """The section's HTML, whether it holds the live viewer (which needs scripts), and what the page must warn of."""
 
     html: str
     live: bool
+    warning: str = ""
 
 
 def heat_section(root: Path, assets: str) -> Heat:
@@ -45,21 +46,25 @@ def heat_section(root: Path, assets: str) -> Heat:
     A page opened from disk may not fetch data; it may load scripts. Hence scores travel as scripts, one per slide,
     loaded when the slide is chosen.
     """
+    from deeplrhe_utils.learning.networks.cards import about_networks, data_kind, warning_of
+
     folder = root / HEATMAPS
     if not (folder / "slides.json").is_file():
         return Heat("", False)
     try:
-        slides, genes = _slides(root, folder)
+        slides, genes, cards = _slides(root, folder)
+        networks, warning = about_networks(cards), warning_of(map(data_kind, cards.values()))
     except (CompendiumError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Heat(f"<p>The stored heat maps cannot be shown: {escaped(error)}</p>", False)
     if not slides or not genes:
         return Heat("<p>No slide has a score from a network that had not seen its patient: no map is drawn.</p>", False)
     for number, slide in enumerate(slides):
         write_text(root / assets / _script(number), f"deeplrheSlide({number}, {_json(slide)});\n")
-    return Heat(_html(root, assets, slides, genes), True)
+    told = "".join(f"<br>{escaped(line)}" for line in networks)
+    return Heat(f'<p class="soft">Scored by:{told}</p>{_html(root, assets, slides, genes)}', True, warning)
 
 
-def _slides(root: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _slides(root: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str], dict[str, Any]]:
     import pandas as pd
 
     from deeplrhe_utils.learning.networks.cards import DENSE_FACTS, check_dense
@@ -78,9 +83,10 @@ def _slides(root: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
             raise InputError(f"The thumbnail of slide {name} is missing", fix="Run notebook 07 again")
         slides.append({
             "name": str(name), "width": width, "height": height, "source": _source(root, picture),
-            "pixels": _pixel_size(picture), "total": len(own), **_scores(own.head(MOST_WINDOWS), genes),
+            "pixels": _pixel_size(picture), "total": len(own),
+            "tissue": facts.get("tissue", {}).get(name), **_scores(own.head(MOST_WINDOWS), genes),
         })  # fmt: skip
-    return slides, genes
+    return slides, genes, facts["cards"]
 
 
 def _scores(own: pd.DataFrame, genes: list[str]) -> dict[str, Any]:
@@ -133,12 +139,14 @@ def _html(root: Path, assets: str, slides: list[dict[str, Any]], genes: list[str
         '<button type="button" id="heat-whole">Whole slide</button></span>',
     ])  # fmt: skip
     cut = [f"{s['name']}: {MOST_WINDOWS} of {s['total']} windows" for s in slides if s["total"] > MOST_WINDOWS]
+    tissue = [f"{s['name']}: {s['tissue']:.0%}" for s in slides if s["tissue"] is not None]
+    held = f'<p class="soft">Tissue that lies in scored windows: {escaped("; ".join(tissue))}.</p>' if tissue else ""
     note = f'<p class="soft">Drawn in part: {escaped("; ".join(cut))}.</p>' if cut else ""
     return (
         '<p>Each square is a window, coloured by the score of the network that did not train on the slide\'s patient; '
         "where nothing was measured, the slide is bare. Drag or use the arrow keys to move, press + and − to zoom "
         "(or scroll, once the slide was clicked), click a window to read its score.</p>"
-        f'<div class="live" id="heat-viewer" hidden><div class="controls">{controls}</div>'
+        f'{held}<div class="live" id="heat-viewer" hidden><div class="controls">{controls}</div>'
         '<div class="ramp"><span>0</span><canvas id="heat-ramp" width="256" height="1" role="img" '
         'aria-label="Colour scale from score 0 to score 1"></canvas><span>1</span></div>'
         '<div class="view" id="heat-view"></div><p class="chosen" id="heat-chosen" role="status"></p>'

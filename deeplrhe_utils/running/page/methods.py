@@ -17,15 +17,15 @@ from deeplrhe_utils.running.page.documents import UNKNOWN, fill
 _PARAGRAPHS: Final = (
     (
         "{01:n_patients} patients gave {01:n_slides} slides ({01:n_files} files were found, {01:n_excluded} excluded).",
-        "Targets: {01:genes}.",
+        "{!07:given_model}Targets: {01:genes}.",
     ),
     (
         "Slides were cut into windows of {02:tile_px} px at {02:target_mpp} µm/px, {02:stride_px} px apart.",
         "Of {02:n_candidates} windows, {02:n_kept} held tissue of the tumour; background was told by {02:background}, "
         "and a window was dropped when more than {02:max_background} of it was background.",
         "Blank and blurred areas together were allowed {03:max_noise} of a window.",
-        "Ink, folds, bubbles, compression damage and noise left {03:n_kept} windows, of which {03:n_selected} were "
-        "drawn for training, at most {03:tiles_per_slide_max} from one slide.",
+        "Ink, folds, bubbles, compression damage and noise left {03:n_kept} windows.",
+        "{?05}Of these {03:n_selected} were drawn for training, at most {03:tiles_per_slide_max} from one slide.",
     ),
     (
         "Colours were brought to a reference by {04:normalization}, with {04:components} components and "
@@ -38,7 +38,11 @@ _PARAGRAPHS: Final = (
         "{05:n_patients} patients for {05:epochs} passes, in {05:n_folds} folds that divide patients; seed {05:seed}.",
     ),
     (
-        "A patient's score is the mean over the windows of all their slides, by the network that had not seen them.",
+        "{?07:given_model}No network was trained here; scores are those of a given one. {07:networks}.",
+    ),
+    (
+        "{?06}A patient's score is the mean over the windows of all their slides, by the network that had not seen "
+        "them.",
         "AUCs are of {06:unit} (n = {06:n_patients}), with intervals by {06:interval}; an AUC is estimated from "
         "{06:min_positives} positive and as many negative patients on.",
         "Not estimable in this run: {06:not_estimable}.",
@@ -72,11 +76,19 @@ def unit_of(root: Path) -> str:
 def limits_section(root: Path, report: dict[str, Any], synthetic: bool) -> str:
     """What the reader must not conclude, as a list in HTML."""
     limits = ["The slides are synthetic; nothing here is a finding about lung tissue."] if synthetic else []
-    limits += [
-        "A score is the opinion of one network trained once per fold; intervals do not contain the spread over seeds.",
+    numbers = _numbers(root)
+    if isinstance(numbers, Numbers):
+        own = (
+            "{?05}A score is the opinion of one network trained once per fold; intervals do not contain the spread "
+            "over seeds."
+        )
+        given = (
+            "{?07:given_model}{!06}No score was compared with a label: how good the given network is here is not known."
+        )
+        limits += ["" if synthetic else str(numbers.get("07", "warning") or ""), *map(_filled(numbers), (own, given))]
+    limits = [limit for limit in limits if limit] + [
         "There is no endpoint of treatment in these data: no number here says who responds to a therapy.",
     ]
-    numbers = _numbers(root)
     if isinstance(numbers, Numbers):
         few = _filled(numbers)("No AUC is given for {06:not_estimable}: too few patients of a class.")
         limits += [few] if few and numbers.get("06", "not_estimable") else []

@@ -57,7 +57,7 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
     body = "\n".join(
         [
             '<a class="skip" href="#main">Skip to the results</a>',
-            _header(profile, report),
+            _header(profile, report, heat.warning),
             f'<nav aria-label="Contents"><ul>{contents}</ul></nav>',
             '<main id="main" tabindex="-1">',
             *(section(name, *part) for name, part in shown.items()),
@@ -70,7 +70,7 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
     )
 
 
-def _header(profile: Profile, report: dict[str, Any]) -> str:
+def _header(profile: Profile, report: dict[str, Any], warning: str) -> str:
     git = report["git"]
     told = [
         f"Profile {profile.name}",
@@ -79,7 +79,8 @@ def _header(profile: Profile, report: dict[str, Any]) -> str:
         f"version {report['package_version']}",
         str(report.get("status", "")),
     ]
-    banner = f'<p class="banner">{_SYNTHETIC}</p>' if profile.input == "synthetic" else ""
+    warning = _SYNTHETIC if profile.input == "synthetic" else warning
+    banner = f'<p class="banner">{escaped(warning)}</p>' if warning else ""
     line = escaped(" · ".join(part for part in told if part))
     return f'<header>{banner}<h1>{escaped(profile.title)}</h1><p class="soft">{line}</p></header>'
 

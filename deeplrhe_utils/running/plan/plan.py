@@ -12,7 +12,7 @@ from typing import Any, Final
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.running.plan.notebooks import Stage
 from deeplrhe_utils.running.plan.parameters import Parameter, unknown
-from deeplrhe_utils.running.plan.profiles import Profile, Skip, stage_number
+from deeplrhe_utils.running.plan.profiles import GIVEN, Profile, Skip, stage_number
 
 _READ: Final = re.compile(r'run\.read\("(\w+)"\)')
 _WRITTEN: Final = re.compile(r'run\.write\("(\w+)"')
@@ -206,6 +206,8 @@ def _holds(
     name: str, value: Any, stages: Iterable[Stage], values: dict[str, dict[str, Any]], profile: Profile, skip: Skip
 ) -> bool:
     stage = next(stage for stage in stages if name in stage.parameters)
+    if value == GIVEN:
+        return bool(values[stage.number][name])
     wanted = stage.parameters[name].from_yaml(value, f"profile {profile.name}, skip of stage {skip.stage}")
     return bool(values[stage.number][name] == wanted)
 

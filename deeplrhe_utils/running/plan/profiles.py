@@ -23,11 +23,13 @@ _KEYS: dict[str, type] = {
 _EXPECT = ("seconds", "memory_gb", "disk_gb", "gpu")
 _SKIP = ("stage", "when", "reason")
 GPU = ("optional", "recommended")
+GIVEN = "*"
+"""In `when` of a skip: the parameter has any value but an empty one."""
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A stage that does not apply: always, or when all named parameters have the given values."""
+    """A stage that does not apply: always, or when all named parameters have the given values (`GIVEN`: any)."""
 
     stage: str
     reason: str

@@ -184,6 +184,11 @@ class _Run:
             raise InputError(f"Stage {stage} has no number {name!r}", expected=", ".join(sorted(values)) or "none")
         return values[name]
 
+    def title(self) -> str:
+        """The title of the profile that the runner works on here; "" where a notebook was opened without it."""
+        record = self.paths.root / "run.json"
+        return str(read_json(record).get("title", "")) if record.is_file() else ""
+
     def declare(self, path: Path | str) -> Path:
         """Put a file, or a whole folder, inside the run folder on record as this stage's output.
 

@@ -61,7 +61,8 @@ def survey(
 
     Parameters
     ----------
-    tiles : row, x_l0_px, y_l0_px, size_l0_px of the tiles, any subset of a grid, sorted by row
+    tiles : row, x_l0_px, y_l0_px, size_l0_px of the tiles, any subset of a grid, sorted by row; optionally width_l0_px,
+        where a place is no square and its size its height
     masks : ``masks(rgb, mpp)`` gives named boolean masks of a picture (height, width, 3)
     context_um : how far around a tile the masks need to see [µm]
     survey_mpp : resolution at which the slide is looked at [µm/px]; the nearest one that is cheap is taken, never finer
@@ -82,7 +83,7 @@ def _bands(slide: Slide, tiles: pd.DataFrame, margin: float, factor: float) -> I
     band: list[pd.DataFrame] = []
     top = bottom = 0.0
     for _, row in tiles.groupby("row", sort=True):
-        first, last = float(row["y_l0_px"].iloc[0]), float(row["y_l0_px"].iloc[0] + row["size_l0_px"].iloc[0])
+        first, last = float(row["y_l0_px"].min()), float((row["y_l0_px"] + row["size_l0_px"]).max())
         if band and (last - top > limit or first - bottom > margin):
             yield pd.concat(band)
             band = []
@@ -108,5 +109,6 @@ def _survey_band(slide: Slide, band: pd.DataFrame, masks: _Masks, margin: float,
 def boxes_on(strip: Strip, tiles: pd.DataFrame) -> NDArray[np.float64]:
     """Left, top, right and bottom of tiles on a strip [px of the strip], shape (n, 4)."""
     left, top, side = (tiles[c].to_numpy(np.float64) for c in ("x_l0_px", "y_l0_px", "size_l0_px"))
-    corners = np.stack([left, top - strip.top_l0_px, left + side, top + side - strip.top_l0_px], axis=1)
+    width = tiles["width_l0_px"].to_numpy(np.float64) if "width_l0_px" in tiles else side
+    corners = np.stack([left, top - strip.top_l0_px, left + width, top + side - strip.top_l0_px], axis=1)
     return corners / strip.step_l0_px

@@ -81,7 +81,7 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
 
     Returns rows of table TILES. Reasons in order of precedence: unreadable, background, outside-tumour. Its
     ``attrs["notes"]`` lists the outlines' classes, what was repaired in or left out of them, and whether no glass was
-    found.
+    found; ``attrs["tissue_l0_px2"]`` is the tissue of the whole slide [level-0 px²], also where no tile lies.
     Raises SlideError, AnnotationError, InputError: the slide cannot be opened or changed meanwhile, its outline cannot
     be read, no tile fits. A tile that cannot be decoded is not an error: it stays in the table as ``unreadable``.
     """
@@ -93,24 +93,62 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
             *slide.dimensions, slide.mpp, rules.target_mpp, rules.tile_px, slide_id,
             stride_px=rules.stride_px, edge=rules.edge,
         )  # fmt: skip
-        glass = glass_of(slide)
+        glass, belts = glass_of(slide), _belts(tiles, *slide.dimensions)
+        places = pd.concat([tiles.assign(width_l0_px=tiles["size_l0_px"]), belts])
         found = survey(
-            slide, tiles, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
+            slide, places, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
             context_um=rules.survey.clean_um, survey_mpp=rules.survey_mpp,
         )  # fmt: skip
         slide.check_unchanged()
     tiles["slide_id"], tiles["patient_id"] = slide_id, str(slide_row["patient_id"])
     tiles["tile_id"] = [f"{slide_id}_{c}_{r}" for c, r in zip(tiles["column"], tiles["row"], strict=True)]
-    tiles["background_fraction"] = found["background"].astype("Float64")
+    tiles["background_fraction"] = found["background"].loc[tiles.index].astype("Float64")
     tiles["tumour_fraction"] = pd.array(_tumour_fractions(tiles, regions), dtype="Float64")
     tiles["reason"] = _tiling_reasons(tiles, rules)
     tiles["kept"] = tiles["reason"].isna()
     tiles["selected"] = False
     tiles = conform(tiles, TILES)
+    tiles.attrs["tissue_l0_px2"] = _tissue_of_belts(belts, found["background"], tiles)
     tiles.attrs["notes"] = [*_notes(regions), *([] if glass.found else [NO_GLASS.format(glass.level[0])])]
     if rules.target_mpp < slide.mpp * (1 - MPP_TOLERANCE):
         tiles.attrs["notes"].append(FINER.format(rules.target_mpp, slide.mpp))
     return tiles
+
+
+def _belts(tiles: pd.DataFrame, width: int, height: int) -> pd.DataFrame:
+    """The slide in belts over its whole width, each from a row of tiles to the next, the last to the lower edge."""
+    tops = tiles.groupby("row")["y_l0_px"].first()
+    high = tops.shift(-1, fill_value=height) - tops
+    belts = pd.DataFrame({"row": tops.index, "x_l0_px": 0, "y_l0_px": tops.to_numpy(),
+                          "size_l0_px": high.to_numpy(float), "width_l0_px": float(width)})  # fmt: skip
+    return belts.set_index(len(tiles) + belts.index)
+
+
+def _tissue_of_belts(belts: pd.DataFrame, background: pd.Series, tiles: pd.DataFrame) -> float:
+    """Tissue of the whole slide [level-0 px²]; of a belt that cannot be decoded in full, that of its tiles."""
+    whole = (1 - background.loc[belts.index]) * belts["size_l0_px"] * belts["width_l0_px"]
+    for i in whole.index[whole.isna()]:
+        whole[i] = tissue_l0_px2(tiles[tiles["row"] == belts.loc[i, "row"]])
+    return float(whole.sum())
+
+
+def tissue_l0_px2(tiles: pd.DataFrame) -> float:
+    """Tissue under tiles of one slide [level-0 px²]; where some overlap it counts once, by their mean share."""
+    known = tiles[tiles["background_fraction"].notna()]
+    columns = ("x_l0_px", "y_l0_px", "size_l0_px", "background_fraction")
+    x, y, side, background = (known[c].to_numpy(float) for c in columns)
+    xs, ys = (np.unique(np.concatenate([start, start + side])) for start in (x, y))
+    tissue, times = (np.zeros((max(len(ys) - 1, 0), max(len(xs) - 1, 0))) for _ in range(2))
+    ends = (np.searchsorted(to, at) for to, at in ((ys, y), (ys, y + side), (xs, x), (xs, x + side)))
+    for top, bottom, left, right, empty in zip(*ends, background, strict=True):
+        tissue[top:bottom, left:right] += 1 - empty
+        times[top:bottom, left:right] += 1
+    return float((tissue / np.maximum(times, 1) * np.outer(np.diff(ys), np.diff(xs))).sum())
+
+
+def tissue_share(tiles: pd.DataFrame, whole_l0_px2: float) -> float:
+    """Share of a slide's tissue that lies in `tiles` [0–1]; NaN where the slide has none, or nobody measured it."""
+    return min(1.0, tissue_l0_px2(tiles) / whole_l0_px2) if whole_l0_px2 > 0 else float("nan")
 
 
 def regions_of(

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import ModelError, StainError
-from deeplrhe_utils.core.files import atomic_path, sha256_text
+from deeplrhe_utils.core.files import atomic_path, refuse_not_finite, sha256_text
 from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GLASS_DENSITY, GLASS_SOFTNESS
 
 NETWORKS: Final = ("compact", "paper", "density")
@@ -243,6 +243,7 @@ def load_net(path: Path) -> DcgmmNet:
             weights = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"The stain network {path} cannot be read ({error})", fix="Run notebook 04 again") from error
+    refuse_not_finite(weights, path)
     kind, epsilon = config.pop("kind", None), config.pop("epsilon", None)
     if kind != "dcgmm" or epsilon != CHROMA_EPSILON:
         raise ModelError(f"{path} is not a DCGMM network of this version", got=f"kind {kind}, ε {epsilon}",
