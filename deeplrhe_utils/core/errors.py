@@ -89,5 +89,9 @@ class StainError(CompendiumError):
     """Colour statistics cannot be collected or matched."""
 
 
+class ThinReferenceError(StainError, SmallCohortError):
+    """No slide of the cohort has enough tissue for the others to be matched to."""
+
+
 class RunError(CompendiumError):
     """A run cannot start, was stopped, or one of its stages failed."""

@@ -162,7 +162,9 @@ def image_grid(
     size: float = 1.7,
 ) -> Figure:
     """A grid of RGB images (h, w, 3), one row per title (Figures 2 and 5, contact sheets); `size` in inches."""
-    columns = max(map(len, rows))
+    columns = max(map(len, rows), default=0)
+    if not columns:
+        return empty_figure("There is no other picture to show.")
     figure = new_figure(size * columns + 0.4, size * len(rows) + 0.25)
     grid = figure.subplots(len(rows), columns, squeeze=False)
     for i, (images, title) in enumerate(zip(rows, row_titles, strict=True)):

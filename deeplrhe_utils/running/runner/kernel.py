@@ -188,14 +188,14 @@ class Execution:
 def _cell_failure(error: Any, line: str, number: Callable[[int], int]) -> Failure:
     text = _ANSI.sub("", "\n".join(error.traceback)).splitlines()
     evalue = _ANSI.sub("", str(error.evalue))
-    headline = evalue if _is_ours(error.ename) else f"{error.ename}: {evalue}"
+    headline = evalue if error.ename in _names_of(CompendiumError) else f"{error.ename}: {evalue}"
     hint = ""
     if error.ename in ("MemoryError", "OutOfMemoryError"):
         hint = "The memory does not suffice: close other programs or use a smaller profile"
     if "No space left on device" in evalue or "Errno 28" in evalue:
         hint = "The disk is full: free some space"
     first = next((row.strip() for row in error.source.splitlines() if row.strip()), line)
-    too_small = error.ename == SmallCohortError.__name__
+    too_small = error.ename in _names_of(SmallCohortError)
     return Failure(headline, number(error.cell_index), first, text[-15:], hint, too_small)
 
 
@@ -203,13 +203,9 @@ def _is_injected(cell: Any) -> bool:
     return "injected-parameters" in cell.metadata.get("tags", [])
 
 
-def _is_ours(name: str) -> bool:
-    classes, names = [CompendiumError], set()
-    while classes:
-        found = classes.pop()
-        names.add(found.__name__)
-        classes += found.__subclasses__()
-    return name in names
+def _names_of(kind: type) -> set[str]:
+    """A class and all below it, by name."""
+    return {kind.__name__}.union(*map(_names_of, kind.__subclasses__()))
 
 
 def _death(code: int | None) -> str:

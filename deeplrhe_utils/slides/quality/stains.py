@@ -92,7 +92,10 @@ def stain_of(slide: Slide) -> Stain:
     glass = glass_level(overview)
     read = slide.read_tiles(_places(slide, overview, glass), _FIELD_PX)
     fields = [tile for tile in read if not isinstance(tile, SlideError)]
-    return stain_by_rule(overview, fields or [overview], glass)
+    found = stain_by_rule(overview, fields or [overview], glass)
+    if found.kind == EMPTY:
+        slide.thumbnail(_OVERVIEW_PX)  # what cannot be decoded is white above: then this is the error that helps
+    return found
 
 
 def check_stain(slide: Slide) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ModelError, StainError
+from deeplrhe_utils.core.errors import ModelError, StainError, ThinReferenceError
 from deeplrhe_utils.core.files import read_json, sha256_text, write_json
 from deeplrhe_utils.stain.dcgmm.checks import check_colours, check_tiles, has_tissue
 from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
@@ -291,8 +291,9 @@ def measure_slide(method: Any, tiles: Sequence[_Tile], cohort: Any) -> tuple[Any
 def check_reference(statistics: Any) -> None:
     """Raise :class:`StainError` when a reference is too small, or lacks a component, to be matched to."""
     if statistics.tissue_px < REFERENCE_PX:
-        raise StainError("The reference shows too little tissue", got=f"{statistics.tissue_px:,.0f} px",
-                         expected=f"{REFERENCE_PX:,.0f} px", fix="Give more tiles of it, or another slide")  # fmt: skip
+        what, got = "The reference shows too little tissue", f"{statistics.tissue_px:,.0f} px"
+        fix = "Give more tiles of it, or another slide"
+        raise ThinReferenceError(what, got=got, expected=f"{REFERENCE_PX:,.0f} px", fix=fix)
     shares = statistics.shares() if hasattr(statistics, "shares") else np.ones(1)
     if shares.min() < MINIMUM_SHARE:
         raise StainError("A component is missing in the reference", got=f"shares {shares.round(3).tolist()}",
