@@ -89,8 +89,8 @@ class StainError(CompendiumError):
     """Colour statistics cannot be collected or matched."""
 
 
-class ThinReferenceError(StainError, SmallCohortError):
-    """No slide of the cohort has enough tissue for the others to be matched to."""
+class ThinTissueError(StainError, SmallCohortError):
+    """Too little tissue to fit colours on, or to match others to."""
 
 
 class RunError(CompendiumError):

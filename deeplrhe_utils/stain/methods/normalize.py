@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ModelError, StainError, ThinReferenceError
+from deeplrhe_utils.core.errors import ModelError, StainError, ThinTissueError
 from deeplrhe_utils.core.files import read_json, sha256_text, write_json
 from deeplrhe_utils.stain.dcgmm.checks import check_colours, check_tiles, has_tissue
 from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
@@ -254,7 +254,7 @@ def make_normalizer(
                          fix="Choose one of them")  # fmt: skip
     check_tiles([*pool, *target])
     if not pool:
-        raise StainError("No tile holds enough tissue to fit a normalization", got=0, fix="Give tiles of tissue")
+        raise ThinTissueError("No tile holds enough tissue to fit a normalization", got=0, fix="Give tiles of tissue")
     own = config or DCGMM_VARIANTS.get(method, DEFAULT)
     if white and (method in BASELINES or own.per == "tile"):
         raise StainError("The white level is corrected by DCGMM with statistics per slide only", got=method,
@@ -293,7 +293,7 @@ def check_reference(statistics: Any) -> None:
     if statistics.tissue_px < REFERENCE_PX:
         what, got = "The reference shows too little tissue", f"{statistics.tissue_px:,.0f} px"
         fix = "Give more tiles of it, or another slide"
-        raise ThinReferenceError(what, got=got, expected=f"{REFERENCE_PX:,.0f} px", fix=fix)
+        raise ThinTissueError(what, got=got, expected=f"{REFERENCE_PX:,.0f} px", fix=fix)
     shares = statistics.shares() if hasattr(statistics, "shares") else np.ones(1)
     if shares.min() < MINIMUM_SHARE:
         raise StainError("A component is missing in the reference", got=f"shares {shares.round(3).tolist()}",
