@@ -283,9 +283,8 @@ def test_a_slide_that_is_elsewhere_is_seen_by_its_deep_zoom_picture(view, tmp_pa
 def test_static_figures_draw_hostile_and_empty_tables(view):
     hostile = window_points([replace(view, slide_id="_$a$<b>")], "TP53")
     assert len(figures.agreement_figure(hostile, "$\\frac").axes) == 1
-    empty = figures.agreement_figure(hostile.iloc[:0], "TP53")
-    assert not empty.axes[0].collections
-    assert figures.corners({}).axes[0].get_legend() is None
+    for empty in (figures.agreement_figure(hostile.iloc[:0], "TP53"), figures.corners({})):
+        assert "there is no" in empty.texts[0].get_text()
 
 
 class TestExplorer:

@@ -11,7 +11,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from deeplrhe_utils.core.text import escaped, said
-from deeplrhe_utils.reporting.figures.style import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures.style import PALETTE, empty_figure, new_figure
 
 if TYPE_CHECKING:
     from plotly.graph_objects import FigureWidget
@@ -30,6 +30,8 @@ def agreement_figure(points: pd.DataFrame, gene: str) -> Figure:
     points : slide_id, score, around (`window_points`)
     gene : for the title
     """
+    if points["around"].notna().sum() == 0:
+        return empty_figure("No window with a score has a neighbour with a score: there is nothing to compare.")
     figure = new_figure(5.6, 4.2)
     axes = figure.subplots()
     slides = points.groupby("slide_id", sort=False)
@@ -52,6 +54,8 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
     ----------
     curves : gene → DataFrame: fpr, tpr (`roc_points`)
     """
+    if not curves:
+        return empty_figure("No target has patients of both classes: there is no curve.")
     figure = new_figure(4.6, 4.2)
     axes = figure.subplots()
     for (gene, steps), mark, colour in zip(curves.items(), cycle(_MARKS), cycle(PALETTE), strict=False):
@@ -59,8 +63,7 @@ def corners(curves: Mapping[str, pd.DataFrame]) -> Figure:
     axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    if curves:
-        axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     sns.despine(figure)
     return figure
 
