@@ -77,17 +77,18 @@ def person_of(unit: str) -> str:
 
 def patients_of(names: pd.Series) -> pd.Series:
     """The patients behind a column of names: TCGA barcodes are cut, whatever else has their form is left."""
-    return names.map({name: _cut(name) for name in names.unique()}).astype("string")
+    return names.map({name: tcga_patient_of(name) for name in names.unique()}).astype("string")
 
 
-def _cut(name: str) -> str:
+def tcga_patient_of(name: str) -> str:
+    """The patient of a TCGA barcode of any length; any other name as it is."""
     return patient_of(name) if name[:5].upper() == "TCGA-" else name
 
 
 def patients_note(names: Iterable[str], column: str) -> list[str]:
     """A sentence, if names given as patients are barcodes of something smaller, or not in capitals."""
-    if not (longer := sorted({name for name in names if _cut(name) != name})):
+    if not (longer := sorted({name for name in names if tcga_patient_of(name) != name})):
         return []
-    count = len({_cut(name) for name in longer})
+    count = len({tcga_patient_of(name) for name in longer})
     return [f"{len(longer)} names in {column} are TCGA barcodes of more than the patient, or not in capitals, such as "
             f"{longer[0]}: they count as {count} patients."]  # fmt: skip

@@ -64,7 +64,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def write_text(path: Path | str, text: str) -> Path:
     """Write UTF-8 text atomically; return the path."""
     with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
 
 
@@ -145,7 +145,8 @@ def claim(folder: Path, command: str, names: Collection[str] | None = None, *, k
     marked = _marked(folder)
     if command not in marked and not known and folder.is_dir():
         there = (p.name for p in folder.iterdir() if p.name not in _NOBODYS or p.is_dir())
-        strangers = sorted(name for name in there if names is None or name in names)
+        ours = None if names is None else {name.casefold() for name in names}
+        strangers = sorted(name for name in there if ours is None or name.casefold() in ours)
         if strangers:
             rest = ", …" if len(strangers) > 3 else ""
             raise ParameterError(f"{folder} holds files that `deeplrhe {command}` has not written",

@@ -179,7 +179,7 @@ def test_notebooks_without_parameters_cell_or_not_notebooks(tmp_path):
 
 @pytest.mark.parametrize(("bracket", "text", "expected"), [
     ("µm/px; 0.05–10", "0", "0.05 to 10 µm/px"), ("px; 16–", "-5", "16 or more px"), ("0–1", "1.5", "0 to 1"),
-    ("seed", "-1", "0 to 4294967295 seed"), ("seed", "4294967296", "0 to 4294967295 seed"),
+    ("seed", "-1", "0 to 4294967295."), ("seed", "4294967296", "0 to 4294967295."),
     ("tiles", "-1", "0 or more"),
 ])  # fmt: skip
 def test_numbers_out_of_range_are_refused_before_anything_starts(bracket, text, expected):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError, SmallCohortError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.tables.contract import write_table
 from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS
@@ -160,3 +160,18 @@ def test_fingerprints_see_content_names_and_times(tmp_path):
     with big.open("wb") as stream:
         stream.truncate(LARGE_BYTES + 1)
     assert fingerprint(big)[1] == LARGE_BYTES + 1
+
+
+def test_a_missing_table_is_explained_by_the_stage_that_writes_it_and_by_no_other(tmp_path):
+    run = start_run("12-power-and-precision", str(tmp_path / "run"))
+    run.paths.stages.mkdir()
+    (run.paths.stages / "06.skipped").write_text("An AUC needs patients of both classes\n")
+    with pytest.raises(SmallCohortError, match="Stage 06 was skipped: An AUC needs"):
+        run.read("metrics")
+    with pytest.raises(SmallCohortError, match="Stage 06 was skipped"):
+        run.number_of("06-roc-analysis", "unit")
+    with pytest.raises(SchemaError, match="tiles is missing"):
+        run.read("tiles")
+    run.paths.numbers.mkdir()
+    (run.paths.numbers / "06-roc-analysis.json").write_text('{"unit": "patients"}')
+    assert run.number_of("06-roc-analysis", "unit") == "patients", "it was run by hand since"

@@ -10,7 +10,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of, patients_of, sample_of
+from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of, sample_of, tcga_patient_of
 from deeplrhe_utils.acquisition.labels.calls import (
     PROFILED_COLUMNS,
     VARIANT_COLUMNS,
@@ -195,7 +195,7 @@ def _profiled_table(named: pd.DataFrame, genes: list[str], profiled: list[str], 
     by_patient = named.groupby("patient_id")["sample_id"].agg(list).to_dict()
     yes: dict[str, str] = {}
     for name in profiled:
-        patient = patient_of(name)
+        patient = tcga_patient_of(name)
         mine = by_patient.get(patient, [])
         exact = [s for s in mine if s == sample_of(name) or parse_name(s).sample_code is None]
         group = exact if parse_name(name).sample_code else mine
@@ -272,7 +272,7 @@ def _deeppath_calls(
                          expected=DEFAULT_RULE.sentence())  # fmt: skip
     listed = read_deeppath_labels(path)
     own = list(dict.fromkeys(genes)) or list(dict.fromkeys(listed["gene"]))
-    known = {patient_of(name) for name in profiled or ()}
+    known = {tcga_patient_of(name) for name in profiled or ()}
     patients = list(dict.fromkeys([*listed["patient_id"], *sorted(known)]))
     grid = pd.MultiIndex.from_product([patients, own], names=["patient_id", "gene"]).to_frame(index=False)
     frame = grid.merge(listed[["patient_id", "gene", "status"]], how="left", on=["patient_id", "gene"])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import StainError
+from deeplrhe_utils.core.errors import StainError, ThinTissueError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.learning.tiles.store import write_tiles
@@ -111,11 +111,16 @@ def fit_fold(
         config = replace(config, covariance=recipe.covariance)
     facts = {"reference": chosen, "fitted_on": used}
     target = read(statistics_rows(groups[chosen], statistics_tiles))
-    return make_normalizer(
-        recipe.method, pool, scales, target, config=config, steps=recipe.steps, seed=recipe.seed,
-        trace=trace, facts=facts, minimum_tiles=recipe.minimum_tiles,
-        minimum_tissue_px=recipe.minimum_tissue_px, on_thin_slide="cohort",
-    )  # fmt: skip
+    try:
+        return make_normalizer(
+            recipe.method, pool, scales, target, config=config, steps=recipe.steps, seed=recipe.seed,
+            trace=trace, facts=facts, minimum_tiles=recipe.minimum_tiles,
+            minimum_tissue_px=recipe.minimum_tissue_px, on_thin_slide="cohort",
+        )  # fmt: skip
+    except ThinTissueError as error:
+        if recipe.reference:  # somebody chose it: that is a mistake to mend, no small cohort
+            raise StainError(str(error)) from error
+        raise
 
 
 def statistics_rows(part: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -334,8 +334,8 @@ def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int) -> N
         what = f"Fold {fold} has no target with both classes among its {len(train.indices)} training tiles"
         raise SmallCohortError(what, fix="Give more patients, or other targets")
     if recipe.patience and valid is None:
-        raise SmallCohortError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
-                          fix="Set patience to 0, or valid_share above 0")  # fmt: skip
+        raise ParameterError(f"Fold {fold} has no validation patients, so training cannot be stopped early",
+                             fix="Set patience to 0, or valid_share above 0")  # fmt: skip
 
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")

@@ -90,8 +90,8 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
     Raises InputError, LabelError, ParameterError: as the readers; a unit that the file does not name.
     """
     options = options or ScoreOptions()
-    claim(out, "score", ("auc.csv", "ledger.csv", "roc.png", "calibration.png", "index.html"))
     scores = _read(path, options)
+    claim(out, "score", ("auc.csv", "ledger.csv", "roc.png", "calibration.png", "index.html"))
     scores = _pooled(scores)
     units = scores.units if options.unit == "all" else (options.unit,)
     if missing := [unit for unit in units if unit not in scores.units]:

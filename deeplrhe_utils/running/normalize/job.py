@@ -204,6 +204,9 @@ class _Call:
         before = self.earlier.get(target.name, {})
         if before.get("request") == request and before["status"] != FAILED and target.exists():
             return before, f"kept ({before['status']} earlier)"
+        if target.is_file() and not before:
+            row = _row(source, FAILED, f"{target} is there and not in {TABLE}: move it away", 0.0)
+            return row, on_one_line(f"{FAILED}: {row['note']}")
         try:
             plan = normalizer.plan_or_keep(self.readings.tiles(source), source.name)
             done, mpp = self._write(source, plan, target)

@@ -20,7 +20,7 @@ from deeplrhe_utils.running.normalize.sources import (
     read_picture,
 )
 from deeplrhe_utils.slides.decoding.sampling import Square
-from deeplrhe_utils.slides.quality.stains import check_stain, refuse_foreign_tile
+from deeplrhe_utils.slides.quality.stains import OTHER_STAIN_ADVICE, check_stain, foreign_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import squares_of
 from deeplrhe_utils.slides.tiles.tiling import MPP_TOLERANCE, TilingRules, tile_slide
@@ -165,16 +165,21 @@ def _middle(tile: Picture) -> Picture:
 def _of_pictures(source: PictureFolder, most: int, stain_check: bool) -> list[Picture]:
     """Pictures with tissue until there are enough, in an order that is spread at every length."""
     found: list[Picture] = []
+    strange: list[str] = []
     tissue = 0.0
     for file in _in_spread_order(source.files)[: _READ_AT_MOST * most]:
         picture = read_picture(file)
-        if stain_check:
-            refuse_foreign_tile(picture, file.name)
+        if stain_check and foreign_tile(picture):
+            strange.append(file.name)
+            continue
         usable = [b for b in _blocks(picture, ceil(most / len(source.files))) if has_tissue(b)]
         found += usable
         tissue += sum(map(tissue_px, usable))
         if len(found) >= most and tissue >= 2 * MINIMUM_TISSUE_PX:
             break
+    if strange and len(strange) >= len(found):
+        got = f"{len(strange)} of {len(strange) + len(found)} that were looked at, such as {strange[0]}"
+        raise SlideError(f"The tiles of {source.name} are not H&E", got=got, fix=OTHER_STAIN_ADVICE)
     return found
 
 

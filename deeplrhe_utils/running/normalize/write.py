@@ -33,7 +33,7 @@ from deeplrhe_utils.running.normalize.sources import (
 from deeplrhe_utils.running.normalize.tissue import Examined, WholeFrame
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.files.ome_tiff import write_ome_tiff
-from deeplrhe_utils.slides.quality.stains import refuse_foreign_tile
+from deeplrhe_utils.slides.quality.stains import foreign_tile
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
 from deeplrhe_utils.stain.methods.normalize import Plan
@@ -102,26 +102,33 @@ def _row(square: Square, mpp: float) -> dict[str, Any]:
 def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check: bool = True) -> Written:
     """Normalize every picture of a tile folder into a folder of PNG files; ``tiles.csv`` tells which is which.
 
-    Raises InputError: a picture cannot be read or normalized, or is not H&E; it is named. RunError: the disk is full.
+    Pictures that are not H&E are left out, and counted.
+
+    Raises InputError: a picture cannot be read or normalized; it is named. RunError: the disk is full.
     """
+    foreign: list[str] = []
     rows = [{"file": source.target(file), "source": os.fsencode(file.name).decode("utf-8", "backslashreplace")}
             for file in source.files]  # fmt: skip
     with atomic_folder(folder) as part:
 
         def painted() -> Iterator[tuple[Path, Picture]]:
             for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
-                if stain_check:
-                    refuse_foreign_tile(picture, row["source"])
+                if stain_check and foreign_tile(picture):
+                    foreign.append(row["source"])
+                    continue
                 try:
                     yield part / row["file"], plan(picture)
                 except StainError as error:
                     raise InputError(f"Tile {row['source']} of {source.name}: {error}") from error
 
         write_behind(_write_png, painted())
-        write_normalized_table(part / TILES_TABLE, rows, ("file", "source"))
+        kept = [row for row in rows if row["source"] not in foreign]
+        write_normalized_table(part / TILES_TABLE, kept, ("file", "source"))
     pages = sum(map(many_pages, source.files))
     notes = [f"{pages} of {len(rows)} pictures hold several pages, of which the first is read"] if pages else []
-    return Written(f"{len(rows)} tiles", len(rows), notes)
+    if foreign:
+        notes.append(f"{len(foreign)} of {len(rows)} pictures are not H&E and left out, such as {foreign[0]}")
+    return Written(f"{len(kept)} tiles", len(kept), notes)
 
 
 def write_normalized_slide(

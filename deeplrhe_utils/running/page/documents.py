@@ -22,7 +22,7 @@ SOURCES: Final = {
     "claim": "Items after CLAIM, 2024 update, Tejani A. S. et al. *Radiol. Artif. Intell.* 6 (2024), in our words.",
 }
 UNKNOWN: Final = "not in this run"
-_MARKDOWN: Final = re.compile(r"[<>\[\]`|$]")
+_MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_]")
 _PLACE: Final = re.compile(r"\{([?!]?)(\d\d)(?::([\w.]+))?\}")
 _SYNTHETIC: Final = "SYNTHETIC data: this says how the pipeline works, not what lung tissue shows."
 _CONDITION: Final = re.compile(r"\{[?!][^}]*\}")

@@ -90,9 +90,10 @@ class Parameter:
             fix = did_you_mean(str(value), self.choices)
             raise ParameterError(what, got=repr(value), expected=" | ".join(self.choices), fix=fix)
         if isinstance(value, (int, float)) and not self.low <= value <= self.high:
+            unit = "" if "–" in self.unit or self.unit == "seed" else self.unit
             most = f" to {self.high:.10g}" if self.high < math.inf else " or more"
             raise ParameterError(f"Parameter {self.name} ({where}) makes no sense", got=f"{value:.10g}",
-                                 expected=f"{self.low:.10g}{most} " + self.unit * ("–" not in self.unit))  # fmt: skip
+                                 expected=f"{self.low:.10g}{most} {unit}".strip())  # fmt: skip
         return value
 
     def _wrong(self, value: Any, where: str) -> ParameterError:

@@ -146,7 +146,12 @@ class Pipeline:
 
     def _check_earlier(self, plan: list[Planned]) -> None:
         """Refuse stages whose tables and numbers nobody has written yet, and name the command that does."""
-        lacking = lacking_stages(plan, lambda stage: (self.root / "numbers" / f"{stage.name}.json").is_file())
+
+        def ran(stage: books.Stage) -> bool:
+            numbers = self.root / "numbers" / f"{stage.name}.json"
+            return numbers.is_file() or skipped_file(self.root, stage.number).is_file()
+
+        lacking = lacking_stages(plan, ran)
         if lacking:
             last = [planned.stage.number for planned in plan if planned.selected][-1]
             parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -201,7 +206,9 @@ class Pipeline:
         """A stage that was not selected: what is there is kept, and said to be as good as new, stale or missing."""
         number = planned.stage.number
         traces = (pending_file(self.root, number), outputs_file(self.root, number), self._executed(planned.stage.name))
-        if load_record(self.root, number) is not None:
+        if (skipped := skipped_file(self.root, number)).is_file():
+            self._skipped(planned, skipped.read_text(encoding="utf-8").strip())
+        elif load_record(self.root, number) is not None:
             if self._unchanged(planned, key) and not self._stale:
                 self._keep(planned, "unchanged")
             else:
@@ -275,10 +282,13 @@ class Pipeline:
         forget(self.root, number)
         self._drop_copies(name)
         write_text(skipped_file(self.root, number), reason + "\n")
-        self._outputs[number] = {skipped_file(self.root, number).name: sha256_text(reason)}
-        self._report.stage(name, "skipped", reason=reason)
+        self._skipped(planned, reason)
         partial.unlink(missing_ok=True)
         print(f"{label} … skipped: {reason}", flush=True)
+
+    def _skipped(self, planned: Planned, reason: str) -> None:
+        self._outputs[planned.stage.number] = {"skipped": sha256_text(reason)}
+        self._report.stage(planned.stage.name, "skipped", reason=reason)
 
     def _injected(self, planned: Planned) -> dict[str, Any]:
         """Only what deviates from the notebook, so that the executed copy shows the difference."""

@@ -19,7 +19,7 @@ from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, claim_run
-from deeplrhe_utils.running.stage.state import begin_by_hand, declared_files, outputs_file, skipped_file
+from deeplrhe_utils.running.stage.state import alive, begin_by_hand, declared_files, outputs_file, skipped_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,7 @@ def start_run(stage: str, run_dir: str = "") -> _Run:
         safe_tables(shell)
         if RUNNER_PID not in os.environ:
             begin_by_hand(stage, root, shell.user_ns)
+        shell.events.register("post_run_cell", lambda *_: alive(root, stage[:2]))
     return _Run(stage, RunPaths(root))
 
 
@@ -107,7 +108,10 @@ class _Run:
         """
         path = self.paths.tables / f"{name}.parquet"
         if not path.is_file():
-            self._check_skipped(*(f"{number:02d}" for number in range(int(self.number))))
+            written = re.compile(rf'run\.write\(\\?"{name}\\?"')
+            books = sorted(places.NOTEBOOKS.glob("[0-9][0-9]-*.ipynb"))
+            owners = [book.name[:2] for book in books if written.search(book.read_text(encoding="utf-8"))]
+            self._check_skipped(*(owners or (f"{number:02d}" for number in range(int(self.number)))))
         return read_table(path, _table(name))
 
     def _check_skipped(self, *numbers: str) -> None:
@@ -176,8 +180,8 @@ class _Run:
         Raises InputError: when that stage wrote no numbers, or none of that name. SmallCohortError: as :meth:`read`.
         """
         path = self.paths.numbers / f"{stage}.json"
-        self._check_skipped(stage[:2])
         if not path.is_file():
+            self._check_skipped(stage[:2])
             raise InputError(f"Stage {stage} left no numbers at {path}", fix=f"Run the notebook {stage} first")
         values = read_json(path)
         if name not in values:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from pathlib import Path
 
 from deeplrhe_utils.core.paths import REPORTS
 
@@ -21,7 +23,9 @@ def results_folder(run_dir: str, table: str) -> str:
         print("No run was named: reports/smoke is used, as its results are here.")
         return "reports/smoke"
     if not (copy := REPORTS / "demo-copy").exists():
-        shutil.copytree(REPORTS / "demo", copy, ignore=shutil.ignore_patterns("work", "logs"))
+        with tempfile.TemporaryDirectory(dir=REPORTS, prefix=".demo-copy-") as part:  # whole, or not at all
+            shutil.copytree(REPORTS / "demo", Path(part) / "demo", ignore=shutil.ignore_patterns("work", "logs"))
+            (Path(part) / "demo").replace(copy)
     print("No run was named, and the smoke run has not come this far: reports/demo-copy is used, a copy of the "
           "committed demo, which stays as it is.")  # fmt: skip
     return "reports/demo-copy"

@@ -135,7 +135,7 @@ def begin(root: Path, planned: Planned, key: str) -> None:
     if tried == key and record is not None and record.key == key:
         for name in damaged(root, record):  # a damaged file must not be resumed from
             if _inside(root, name) and (root / name).is_file():
-                _set_aside(root, root / name)
+                print(f"{name} is not as the stage left it; it is kept in {_set_aside(root, root / name)}")
     if tried != key:
         forget(root, number)
     else:
@@ -189,7 +189,7 @@ def forget(root: Path, number: str) -> None:
         if (name in known and name not in broken) or (name not in known and _wrote(path, lived)):
             path.unlink()
         elif name in known:
-            _set_aside(root, path)
+            print(f"{name} was changed by somebody; it is kept in {_set_aside(root, path)}")
     clear_scratch(root, number, lived)
     for name in sorted({Path(name).parent.as_posix() for name in {*known, *declared}}):
         _drop_empty(root / name)
@@ -200,9 +200,10 @@ def forget(root: Path, number: str) -> None:
 def clear_scratch(root: Path, number: str, lived: list[int]) -> None:
     """Empty ``work/NN`` and ``models/NN``: what the stage wrote is deleted, anything else set aside.
 
-    In a run that was copied or cloned all times are new; there the hashes in the run's crate tell what is its own.
+    In a run that was copied or cloned all times are new; there the hashes in the run's crate tell which models are its
+    own, and the rest is set aside.
     """
-    listed = _crate(root)
+    listed, aside = _crate(root), 0
     for top in (root / "work" / number, root / "models" / number):
         for folder, _, files in os.walk(top, topdown=False):
             for path in (Path(folder) / name for name in files):
@@ -210,8 +211,10 @@ def clear_scratch(root: Path, number: str, lived: list[int]) -> None:
                 if _wrote(path, lived) or (name in listed and sha256_file(path) == listed[name]):
                     path.unlink()
                 else:
-                    _set_aside(root, path)
+                    aside += bool(_set_aside(root, path))
             _drop_empty(Path(folder))
+    if aside:
+        print(f"{aside} files of work/{number} and models/{number} may be somebody's; they are kept in {CHANGED}/")
 
 
 def _crate(root: Path) -> dict[str, str]:
@@ -238,8 +241,8 @@ def _inside(root: Path, name: str) -> bool:
     return path.is_relative_to(root.resolve()) and path != root.resolve()
 
 
-def _set_aside(root: Path, source: Path) -> None:
-    """Move a file to the same place below :data:`CHANGED`, under a name that is free."""
+def _set_aside(root: Path, source: Path) -> Path:
+    """Move a file to the same place below :data:`CHANGED`, under a name that is free; relative to the run folder."""
     name = source.relative_to(root)
     target, number = root / CHANGED / name, 1
     while target.exists():
@@ -247,7 +250,7 @@ def _set_aside(root: Path, source: Path) -> None:
         target = (root / CHANGED / name).with_name(f"{source.stem}-{number}{source.suffix}")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(source, target)  # a work folder may be a link to another disk
-    print(f"{name} was changed or added by somebody; it is kept in {target.relative_to(root)}")
+    return target.relative_to(root)
 
 
 def complete(root: Path, planned: Planned, record: Record) -> Record:
@@ -289,7 +292,7 @@ def declared_files(root: Path, declared: list[str]) -> list[str]:
 
 
 def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:
-    """Drop ``work/NN`` and ``models/NN`` unless they were made by the same code, parameters and inputs.
+    """Empty ``work/NN`` and ``models/NN`` unless they were made by the same code, parameters and inputs.
 
     Finished tables and figures stay: the notebook overwrites them as it goes.
 
@@ -305,7 +308,8 @@ def begin_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> None:
     if key and last_key(root, number) == key:
         return
     clear_scratch(root, number, _lived(root, number))
-    record_file(root, number).unlink(missing_ok=True)
+    for path in (record_file(root, number), skipped_file(root, number)):
+        path.unlink(missing_ok=True)
     _write_pending(root, number, key, 0)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
-from deeplrhe_utils.core.files import sha256_file
+from deeplrhe_utils.core.files import sha256_file, sha256_text
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import SLIDES
@@ -198,12 +198,13 @@ def ambiguous_names(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(_own_name(path)[0], []).append(path)
-    return {
-        path: "_".join((*map(_text, path.parent.relative_to(folder).parts), name))
-        for name, group in groups.items()
-        if len({path.parent for path in group}) > 1 and _differ(group)
-        for path in group
-    }
+    named: dict[Path, str] = {}
+    for name, group in groups.items():
+        for path in group if len({path.parent for path in group}) > 1 and _differ(group) else ():
+            longer = "_".join((*map(_text, path.parent.relative_to(folder).parts), name))
+            taken = longer in groups or longer in named.values()
+            named[path] = f"{longer}_{sha256_text(str(path.relative_to(folder)))[:6]}" if taken else longer
+    return named
 
 
 def _differ(paths: Iterable[Path]) -> bool:

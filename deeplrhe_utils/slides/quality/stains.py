@@ -114,18 +114,14 @@ def stain_of_pictures(pictures: Iterable[Rgb]) -> Stain:
 
 def foreign_picture(path: Path) -> str:
     """Why an image file is surely no H&E; "" where it may be."""
-    try:
-        refuse_foreign_tile(np.asarray(Image.open(path).convert("RGB")), path.name)
-    except SlideError as error:
-        return str(error)
-    return ""
+    told = foreign_tile(np.asarray(Image.open(path).convert("RGB")))
+    return f"The image {path.name} is not H&E: {told}. {OTHER_STAIN_ADVICE}." if told else ""
 
 
-def refuse_foreign_tile(pixels: Rgb, name: str) -> None:
-    """Raise SlideError where a single tile is surely no H&E; it may be empty or of one hue."""
+def foreign_tile(pixels: Rgb) -> str:
+    """Why a single tile is surely no H&E; "" where it may be: it may be empty or of one hue."""
     found = stain_of_pictures([pixels])
-    if found.kind not in (HE, EMPTY, ONE_STAIN):
-        raise SlideError(f"The tile {name} is not H&E: {found.sentence()}", fix=OTHER_STAIN_ADVICE)
+    return "" if found.kind in (HE, EMPTY, ONE_STAIN) else found.sentence()
 
 
 def stain_by_rule(overview: Rgb, fields: list[Rgb], glass: SlideGlass) -> Stain:
