@@ -224,7 +224,7 @@ def test_figures_show_every_arm_and_survive_nothing():
     assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["ours", "tissue", "glass"]
     assert "not estimable" in [t.get_text() for t in figure.axes[0].texts]
     empty = pd.DataFrame(rows).assign(auc=np.nan)
-    assert "No gene" in audit_figures.arms(empty, ["ours"]).axes[0].texts[0].get_text()
+    assert "No gene" in audit_figures.arms(empty, ["ours"]).texts[0].get_text()
     table = pd.DataFrame(
         {"gene": ["A"], "given": ["B"], "given_status": [1], "auc": [0.6], "ci_low": [0.5], "ci_high": [0.7]}
     )

@@ -10,7 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, forest, gene_rows, intervals, new_figure
+from deeplrhe_utils.reporting.figures.style import PALETTE, empty_figure, forest, gene_rows, intervals, new_figure
 
 _COLOURS = {"tile": PALETTE[3], "slide": PALETTE[1], "patient": PALETTE[0], "site": PALETTE[2]}
 _MARKS = {"tile": "s", "slide": "D", "patient": "o", "site": "^"}
@@ -125,9 +125,7 @@ def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
 
 
 def _or_say(figure: Figure, panels: dict[str, Axes], empty: str) -> Figure:
-    if not panels:
-        figure.axes[0].text(0.5, 0.5, empty, ha="center", va="center", transform=figure.axes[0].transAxes)
-    return figure
+    return figure if panels else empty_figure(f"{empty}: there is nothing to draw.")
 
 
 def allowed(table: pd.DataFrame) -> Figure:
