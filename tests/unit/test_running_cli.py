@@ -77,7 +77,8 @@ def test_doctor_tells_the_resolution_of_every_slide_of_a_folder(slides, capsys):
     starts = {sum(1 + (unicodedata.east_asian_width(c) == "W") for c in row[: row.index("aperio")]) for row in rows}
     assert starts == {head.index("vendor")}
     assert "NOTE: openslide.objective-power: 40×" in rows[0] and rows[1].endswith("fine") and rows[2].endswith("fine")
-    assert summary.startswith("3 files: 2 fine, 1 with contradictions, 0 without resolution, 0 that cannot be read, 0 not H&E.\n")
+    counts = "3 files: 2 fine, 1 with contradictions, 0 without resolution, 0 that cannot be read, 0 not H&E.\n"
+    assert summary.startswith(counts)
     assert "Mixed resolutions (0.253 to 0.5 µm/px): 1 at 40×, 2 at 20×." in summary
 
 
