@@ -135,7 +135,7 @@ def test_early_stopping_keeps_the_best_epoch(small):
     done = trained.progress
     assert done.best_epoch == int(np.argmin(done.valid)) and len(done.valid) == done.best_epoch + 4
     assert not all(torch.equal(trained.model.state_dict()[k], v) for k, v in trained.others["last"].items())
-    with pytest.raises(CohortError, match="no validation patients"):
+    with pytest.raises(ParameterError, match="no validation patients"):
         fold.train_fold(tiles, train, NETWORK, recipe, seed=1, fold=0, report=quiet)
 
 

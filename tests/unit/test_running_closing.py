@@ -29,9 +29,10 @@ def test_numbers_are_filled_in_and_gaps_are_said():
 def test_no_name_is_markdown_in_a_document(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "card.md").write_text("# Card\n| {01:genes} |\n")
-    names = Numbers({"01-data-acquisition": {"genes": ["TP53", "<b>", "[a](javascript:b)", "a|b\n\u202e", "`$x$`"]}})
+    genes = ["TP53", "<b>", r"\<i>", "[a](javascript:b)", "a|b\n\u202e", "`$x$`", "_a_ *b*"]
+    names = Numbers({"01-data-acquisition": {"genes": genes}})
     (file,) = write_documents(tmp_path / "in", names, tmp_path, synthetic=False)
-    shown = r"| TP53, \<b\>, \[a\](javascript:b), a\|b\n\u202e, \`\$x\$\` |"
+    shown = r"| TP53, \<b\>, \\\\\<i\>, \[a\](javascript:b), a\|b\\n\\u202e, \`\$x\$\`, \_a\_ \*b\* |"
     assert file.read_text().splitlines()[-1] == shown
 
 

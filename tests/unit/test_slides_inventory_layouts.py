@@ -12,6 +12,7 @@ from deeplrhe_utils.running.normalize.sources import find_sources, with_resoluti
 from deeplrhe_utils.slides.files.inventory import find_files, scan_slides
 from deeplrhe_utils.slides.reading.dicom import Tags, lacks_full_resolution, names_of, read_tags, series_of
 from tests.tiff_slides import tissue_like, write_jpeg_slide
+from tests.unit.test_slides_resolution import write_svs
 
 NAME = "TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs"
 OTHER = "TCGA-44-2665-01A-01-TS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs"
@@ -306,3 +307,11 @@ def test_a_series_without_its_scanned_level_says_so(tmp_path, shared_data):
     assert slides["status"].tolist() == ["excluded", "ok", "ok"]
     assert "scanned one may be missing" in slides["resolution_note"][1]
     assert slides["resolution_note"].drop(1).isna().all()
+
+
+def test_names_with_the_folder_in_front_are_names_of_no_other_slide(tmp_path):
+    for number, name in enumerate(("a/b.svs", "c/b.svs", "a_b.svs")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_svs(tmp_path / name, mpp="0.5", power="20", levels=((320 + 10 * number, 200),))
+    slides = scan_slides(tmp_path)
+    assert slides["status"].eq("ok").all() and slides["slide_id"].is_unique and len(slides) == 3

@@ -202,7 +202,7 @@ def ambiguous_names(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
     for name, group in groups.items():
         for path in group if len({path.parent for path in group}) > 1 and _differ(group) else ():
             longer = "_".join((*map(_text, path.parent.relative_to(folder).parts), name))
-            taken = longer in groups or longer in named.values()
+            taken = longer != name and (longer in groups or longer in named.values())
             named[path] = f"{longer}_{sha256_text(str(path.relative_to(folder)))[:6]}" if taken else longer
     return named
 
