@@ -97,6 +97,11 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def path_text(path: Path | str) -> str:
+    """A name or path as text that every file can hold: what is no Unicode is escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def safe_name(name: str) -> str:
     """A file name made of `name` that cannot leave its folder; a hash keeps different names apart.
 

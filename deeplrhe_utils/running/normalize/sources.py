@@ -8,7 +8,6 @@ the folder's name.
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
-from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.core.files import path_text, safe_name
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import on_white
 from deeplrhe_utils.slides.files.inventory import ambiguous_names, count_kinds, find_files, read_mpp_overrides
@@ -160,7 +159,7 @@ class PictureFolder:
 
     def target(self, file: Path) -> str:
         """Name of a tile's result: its own, as PNG."""
-        return f"{safe_name(_text(file.stem))}.png"
+        return f"{safe_name(path_text(file.stem))}.png"
 
 
 Source = SlideFile | PictureFolder
@@ -190,7 +189,7 @@ def find_sources(paths: Sequence[Path]) -> Found:
     left_out, unread, side = [], [], []
     for path in paths:
         if not path.exists():
-            raise ParameterError(f"{_text(path)} is not there", fix="Check the path")
+            raise ParameterError(f"{path_text(path)} is not there", fix="Check the path")
         inside = _in_folder(path) if path.is_dir() else Found([_source_of(path)], [], [], [])
         left_out += inside.left_out
         unread += inside.unread
@@ -200,7 +199,7 @@ def find_sources(paths: Sequence[Path]) -> Found:
     if not found:
         raise InputError(
             "There is nothing to normalize in what was given",
-            got=", ".join(map(_text, paths)) + (f"; cannot be read: {count_kinds(unread)}" if unread else ""),
+            got=", ".join(map(path_text, paths)) + (f"; cannot be read: {count_kinds(unread)}" if unread else ""),
             expected="slides, folders of slides, or folders of PNG, JPEG or TIFF tiles",
         )
     _check_names(list(found.values()))
@@ -254,14 +253,14 @@ def check_places(sources: Sequence[Source], paths: Sequence[Path], out: Path) ->
     for path in paths:
         if path.is_dir() and place.is_relative_to(path.resolve()):
             raise ParameterError(
-                f"The output folder {_text(out)} lies in the input folder {_text(path)}",
+                f"The output folder {path_text(out)} lies in the input folder {path_text(path)}",
                 fix="Choose an --out outside of it: results would be taken for inputs",
             )
     for source in sources:
         for target in (place / safe_name(source.name), place / f"{safe_name(source.name)}.ome.tif"):
             if source.path.resolve().is_relative_to(target):
                 raise ParameterError(
-                    f"The result of {_text(source.path)} would be written over it", fix="Choose another --out"
+                    f"The result of {path_text(source.path)} would be written over it", fix="Choose another --out"
                 )
 
 
@@ -271,7 +270,7 @@ def state_of(source: Source) -> list[list[str | int]]:
     for file in source.files:
         status = file.stat() if file.exists() else None
         state = (-1, -1) if status is None else (status.st_size, status.st_mtime_ns)
-        found.append([_text(file.name), *state])
+        found.append([path_text(file.name), *state])
     return found
 
 
@@ -280,7 +279,7 @@ def read_picture(path: Path) -> Picture:
 
     Raises InputError: it cannot be decoded, is larger than :data:`TILE_LIMIT_PX`, or has other than 8 bits per channel.
     """
-    name = _text(path.name)
+    name = path_text(path.name)
     try:
         with Image.open(path) as image:
             if max(image.size) > TILE_LIMIT_PX:
@@ -316,7 +315,7 @@ def _in_folder(folder: Path) -> Found:
             slides += _one_file_each(of.get(_SLIDE, of.get(_UNCLEAR, [])))
             left_out += [path for path, kind in zip(files, kinds, strict=True) if kind == _TILE]
         else:
-            sources.append(PictureFolder(_text(parent.resolve().name), parent, tuple(of[_TILE])))
+            sources.append(PictureFolder(path_text(parent.resolve().name), parent, tuple(of[_TILE])))
     renamed = ambiguous_names(slides, folder)
     sources += [SlideFile(renamed.get(path, _stem(path)), path) for path in slides]
     return Found(sorted(sources, key=lambda source: source.path), left_out, unread, side)
@@ -367,10 +366,10 @@ def _check_names(sources: Sequence[Source]) -> None:
         if name in taken:
             raise InputError(
                 f"Two results would have the name {source.name}",
-                got=f"{taken[name]} and {_text(source.path)}",
+                got=f"{taken[name]} and {path_text(source.path)}",
                 fix="Rename one, or normalize them into two folders (the second with --model of the first)",
             )
-        taken[name] = _text(source.path)
+        taken[name] = path_text(source.path)
         if isinstance(source, PictureFolder):
             _check_tiles(source)
 
@@ -381,18 +380,13 @@ def _check_tiles(source: PictureFolder) -> None:
         name = source.target(file).casefold()
         if name in taken:
             raise InputError(
-                f"Two tiles of {_text(source.path)} would have the name {source.target(file)}",
-                got=f"{_text(taken[name].name)} and {_text(file.name)}",
+                f"Two tiles of {path_text(source.path)} would have the name {source.target(file)}",
+                got=f"{path_text(taken[name].name)} and {path_text(file.name)}",
                 fix="Rename one",
             )
         taken[name] = file
 
 
 def _stem(path: Path) -> str:
-    stem = _text(path.stem)
+    stem = path_text(path.stem)
     return stem[:-4] if stem.lower().endswith(".ome") else stem
-
-
-def _text(path: Path | str) -> str:
-    """A path as text that every file can hold: names that are no Unicode get escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

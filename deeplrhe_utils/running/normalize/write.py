@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
+from deeplrhe_utils.core.files import path_text
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.running.normalize.sources import (
     NormalizeOptions,
@@ -107,7 +108,7 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check:
     Raises InputError: a picture cannot be read or normalized; it is named. RunError: the disk is full.
     """
     foreign: list[str] = []
-    rows = [{"file": source.target(file), "source": os.fsencode(file.name).decode("utf-8", "backslashreplace")}
+    rows = [{"file": source.target(file), "source": path_text(file.name)}
             for file in source.files]  # fmt: skip
     with atomic_folder(folder) as part:
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import CompendiumError, InputError, SlideError
-from deeplrhe_utils.core.files import sha256_file, sha256_text
+from deeplrhe_utils.core.files import path_text, sha256_file, sha256_text
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import SLIDES
@@ -190,7 +190,7 @@ def _is_drawn(name: str) -> bool:
 def _visible(paths: Iterable[Path], folder: Path) -> list[str]:
     """Names of files relative to a folder; hidden ones and folders are left out."""
     inside = sorted(path.relative_to(folder) for path in paths if path.is_file())
-    return [_text(path) for path in inside if not any(part.startswith(".") for part in path.parts)]
+    return [path_text(path) for path in inside if not any(part.startswith(".") for part in path.parts)]
 
 
 def ambiguous_names(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
@@ -201,9 +201,9 @@ def ambiguous_names(paths: Iterable[Path], folder: Path) -> dict[Path, str]:
     named: dict[Path, str] = {}
     for name, group in groups.items():
         for path in group if len({path.parent for path in group}) > 1 and _differ(group) else ():
-            longer = "_".join((*map(_text, path.parent.relative_to(folder).parts), name))
+            longer = "_".join((*map(path_text, path.parent.relative_to(folder).parts), name))
             taken = longer != name and (longer in groups or longer in named.values())
-            named[path] = f"{longer}_{sha256_text(str(path.relative_to(folder)))[:6]}" if taken else longer
+            named[path] = f"{longer}_{sha256_text(path_text(path.relative_to(folder)))[:6]}" if taken else longer
     return named
 
 
@@ -248,14 +248,9 @@ def _plausible(text: str, where: str) -> float:
     return value
 
 
-def _text(path: Path | str) -> str:
-    """A name as text; what is no Unicode is escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
 def _own_name(path: Path) -> tuple[str, str]:
     """Slide and owner (or "") as the file tells them."""
-    return dicom.names_of(path) or (_text(path.stem), "")
+    return dicom.names_of(path) or (path_text(path.stem), "")
 
 
 def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
@@ -263,7 +258,7 @@ def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     own, owner = _own_name(path)
     name, told = (renamed or {}).get(path, own), parse_name(own)
     patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
-    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": _text(path), "annotation": None}
+    row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": path_text(path), "annotation": None}
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
 
