@@ -11,7 +11,7 @@ UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --py
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all demo smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
+.PHONY: help reproduce test test-all demo full smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -25,14 +25,17 @@ test: environment lint  ## build .venv if needed, run linters and tests, one sma
 test-all: test  ## the same, and what takes long: kills and resumes, smoke, the TCGA route, JupyterLab in Chromium, fuzzing
 	@echo "pytest (slow tests)"; $(RUN) -m pytest -q $(TESTS) -m slow
 
-demo: environment  ## 180 synthetic slides through every notebook (about an hour on two cores)
+demo: environment  ## 180 synthetic slides through every notebook (about fifteen minutes on two cores)
 	@$(RUN) -m deeplrhe_utils run demo
 
-smoke: environment  ## a dozen synthetic slides through every notebook (about seven minutes)
+full: environment  ## the same slides, every arm trained end to end as well (a night on a CPU, or a GPU)
+	@$(RUN) -m deeplrhe_utils run full
+
+smoke: environment  ## a dozen synthetic slides through every notebook (about three minutes)
 	@$(RUN) -m deeplrhe_utils run smoke
 
 lab: environment  ## open the notebooks in JupyterLab
-	@GOMP_SPINCOUNT=10000 $(RUN) -m jupyterlab notebooks
+	@$(RUN) -m deeplrhe_utils.running.machine.process $(RUN) -m jupyterlab notebooks
 
 bench: environment  ## run every script of benchmarks/, with the peers in an environment of their own
 	@$(MAKE) --no-print-directory $(PEERS)/.installed

@@ -1,12 +1,13 @@
 """Tables inside Markdown files, rendered from data: ``python .ci/readme.py`` (``make docs``).
 
 A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed
-demo's AUC table), `reported` (the papers' values) and `dictionary` (the tables' contracts).
+demo's AUC table), `found` (what it found), `reported` (the papers' values) and `dictionary` (the tables' contracts).
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.truth import dictionary
 
 RESULTS: Final = places.REPORTS / "demo" / "tables" / "auc_table.csv"
+NUMBERS: Final = places.REPORTS / "demo" / "numbers"
 REPORTED: Final = places.REFERENCE_DATA / "reported_auc.csv"
 DOCUMENTS: Final = (places.REPOSITORY / "README.md", places.REPOSITORY / "data" / "README.md")
 _NO_RESULTS: Final = "The demo has not been run yet: `make reproduce` writes the numbers, `make docs` this table."
@@ -71,6 +73,48 @@ def _p(text: str) -> str:
     return f"< {_SMALLEST_P}" if value < _SMALLEST_P else f"{value:.3f}"
 
 
+def found_text(folder: Path) -> str:
+    """What a synthetic run found, in sentences computed from its numbers (``numbers/*.json``).
+
+    A sentence alone when the run has not been made.
+    """
+    if not (folder / "10-leakage-audit.json").is_file():
+        return _NO_RESULTS
+    planted, tuning, leak = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+                             for name in ("08-planted-truth", "09-tuning", "10-leakage-audit"))  # fmt: skip
+    probed = {gene: row["auc"] for gene, row in planted["probes"]["planted"].items() if row["auc"] is not None}
+    each = "; ".join(
+        f"{gene} {auc:.2f} (oracle {planted['oracle'][gene]:.2f}, probe {_auc(probed.get(gene))})"
+        for gene, auc in planted["recovered"].items()
+        if auc is not None and planted["oracle"].get(gene)
+    )
+    low, high = tuning["optimism_interval"]
+    by = {unit: leak["exchanged"][f"{unit} at width {leak['width']:g}"] for unit in ("tile", "patient")}
+    most = max(value for name, value in leak["exchanged"].items() if name.startswith("tile "))
+    said = {
+        "Recovered of what was planted": "AUC by patient, synthetic; oracle: a reader of the planted values of "
+        f"these very patients; probe: a closed-form reader of label-free features. {each}. "
+        f"{planted['aims_reached']} of {planted['aims']} aims reached ({_notebook('08-planted-truth')}).",
+        "The map": f"for {planted['gene_of_region']} it points at the planted region with an AUROC of "
+        f"{planted['auroc_inside']:.2f} inside against outside; drawn there: {planted['auroc_drawn']:.2f}.",
+        "Labels that mean nothing": f"exchanged among patients, they reach a mean AUC of {by['tile']:.2f} when tiles "
+        f"are divided, as in the paper ({most:.2f} with a reader that memorises more), and of {by['patient']:.2f} when "
+        f"patients are ({_notebook('10-leakage-audit')}).",
+        "Choosing settings": "on the patients that one reports, as the paper did, pretends to gain "
+        f"{tuning['optimism']:.2f} of mean AUC [{low:.2f}, {high:.2f}] over {tuning['divisions']} divisions "
+        f"({_notebook('09-tuning')}).",
+    }  # fmt: skip
+    return "\n".join(f"- **{head}.** {text[0].upper()}{text[1:]}" for head, text in said.items())
+
+
+def _auc(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _notebook(name: str) -> str:
+    return f"[{name[:2]}](reports/demo/notebooks/{name}.ipynb)"
+
+
 def reported_table(csv_path: Path) -> str:
     """The papers' reported AUCs as Markdown.
 
@@ -118,6 +162,7 @@ def refreshed(path: Path, results: Path = RESULTS, reported: Path = REPORTED) ->
     """What the Markdown file at `path` should say, with all its blocks rendered from the data of now."""
     blocks: dict[str, Callable[[], str]] = {
         "results": lambda: results_table(results),
+        "found": lambda: found_text(NUMBERS),
         "reported": lambda: reported_table(reported),
         "dictionary": dictionary,
     }

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import html
+import io
+import os
 import re
+import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+Item = TypeVar("Item")
 
 UNKNOWN_WORD: Final = re.compile(
     r"|n/?a|nan|null|none|ns|nd|unknown|missing|[.?-]|--|\[[^\]]*\]|<na>|#n/a|indeterminate|equivocal|inconclusive|"
@@ -44,7 +49,7 @@ def human_size(n_bytes: float) -> str:
     return f"{n_bytes:.1f} TB"
 
 
-PROGRESS_S = 10.0
+SHORT_S, REDRAWN_S, LINE_S, BAR = 5.0, 0.5, 30.0, 20
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -111,23 +116,62 @@ def escaped(value: Any) -> str:
     return html.escape(visible(str(value)))
 
 
-class Countdown:
-    """Prints ``label: k/n, about 80 s left``, at most every 10 s; `label` "" prints nothing.
+def duration(seconds: float) -> str:
+    """Seconds in readable units.
 
-    The last line, ``label: n/n``, is always printed, unless `brief`: then only what takes long is told at all.
+    >>> duration(59), duration(3700), duration(200_000)
+    ('59 s', '1 h 1 min', '2 d 7 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes, hours = int(seconds // 60), int(seconds // 3600)
+    if hours < 1:
+        return f"{minutes} min"
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+class Countdown:
+    """How far long work is, and about how long it takes still: nothing in its first 5 s, then a bar or lines.
+
+    A terminal and an open notebook get a bar, drawn over itself twice a second; everything else (the runner, a file)
+    a line ``label: k/n, about 8 s left`` every 30 s. The last, ``label: n/n``, is always printed, unless `brief`: then
+    work that was short is not mentioned at all. `label` "" prints nothing; `done` tasks are finished already.
     """
 
-    def __init__(self, label: str, total: int, *, brief: bool = False) -> None:
+    def __init__(self, label: str, total: int, *, brief: bool = False, done: int = 0) -> None:
         self._label, self._total, self._told = label, total, not brief
-        self._done, self._began = 0, time.monotonic()
-        self._last = self._began
+        self._done = self._before = done
+        self._began, self._live = time.monotonic(), _is_watched()
+        self._next = self._began + SHORT_S
 
     def step(self) -> None:
         """Count one finished task."""
         self._done += 1
         now, over = time.monotonic(), self._done == self._total
-        if not self._label or not (self._told if over else now - self._last >= PROGRESS_S):
+        if not self._label or not (self._told if over else now >= self._next):
             return
-        self._last, self._told = now, True
-        left = (now - self._began) / self._done * (self._total - self._done)
-        print(f"{self._label}: {self._done}/{self._total}" + f", about {left:.0f} s left" * (not over), flush=True)
+        self._next, self._told = now + (REDRAWN_S if self._live else LINE_S), True
+        left = (now - self._began) / (self._done - self._before) * (self._total - self._done)
+        text = f"{self._label}: {self._done}/{self._total}" + f", about {duration(left)} left" * (not over)
+        if not self._live:
+            print(text, flush=True)
+            return
+        full = round(BAR * self._done / self._total)
+        bar = f"{'█' * full}{'░' * (BAR - full)} {visible(text)}"
+        write = io.TextIOWrapper.write if isinstance(sys.stdout, io.TextIOWrapper) else type(sys.stdout).write
+        write(sys.stdout, f"\r{bar:<78}" + "\n" * over)  # type: ignore[arg-type]
+        sys.stdout.flush()
+
+
+def told(label: str, items: Sequence[Item]) -> Iterator[Item]:
+    """The items, one after the other, with a `Countdown` if they take long."""
+    progress = Countdown(label, len(items), brief=True)
+    for item in items:
+        yield item
+        progress.step()
+
+
+def _is_watched() -> bool:
+    """Whether somebody sees the output as it grows: a terminal, or a notebook that is not run by the runner."""
+    kernel = type(sys.stdout).__module__.startswith("ipykernel")
+    return sys.stdout.isatty() or (kernel and "DEEPLRHE_RUNNER_PID" not in os.environ)

@@ -3,7 +3,7 @@
 - `auc`: AUC, intervals, resampling, the metrics table, score files of others
 - `splits`: folds by patient, slide, tile or site; split files
 - `audits`: leakage, near-duplicates, negative controls, covariates, published claims, what was found of planted truth
-- `precision`: power, coverage, calibration, decisions, readers
+- `precision`: what counts allow, coverage, calibration, decisions, readers
 - `quality`: how good the artefact filter and the colour normalization are
 - `tables`: counts, Table 1, one line per slide
 """

@@ -24,7 +24,7 @@ def start(out: Path, profile: str, log: Path) -> subprocess.Popen[bytes]:
 
 def kernel_pid(out: Path) -> int | None:
     try:
-        return json.loads((out / ".runner.json").read_text())["kernel"]["pid"]
+        return json.loads((out / ".runner.json").read_text())["kernels"].popitem()[1]["pid"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

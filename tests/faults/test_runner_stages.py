@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -13,9 +14,12 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import read_json
-from deeplrhe_utils.running.machine.lock import RunLock, holder
-from deeplrhe_utils.running.plan.plan import Request
-from deeplrhe_utils.running.runner.pipeline import Pipeline
+from deeplrhe_utils.core.paths import NOTEBOOKS, PROFILES, REPOSITORY
+from deeplrhe_utils.running.machine.lock import RunLock, end_leftovers, holder
+from deeplrhe_utils.running.plan.notebooks import find_stages
+from deeplrhe_utils.running.plan.plan import APART, Request, _needed, make_plan
+from deeplrhe_utils.running.plan.profiles import load_profile
+from deeplrhe_utils.running.runner.pipeline import Pipeline, StageError
 from deeplrhe_utils.running.stage import state
 from tests.faults.runner_house import FIRST, SECOND, House
 
@@ -278,9 +282,10 @@ def test_long_stages_say_that_they_live(house, monkeypatch, capsys):
     house.profile(seconds={"01": 3})
     house.run(only=("01",))
     out = capsys.readouterr().out
-    assert "[01/02] 01-first … running for" in out and "cell 3/3: import time" in out
-    assert "cell 3/3: k: 1/2, about 9 s left" in out and "cell 3/3: first" not in out
-    assert "s (expected 3 s), peak " in out and out.rstrip().splitlines()[-1].startswith("Done in")
+    assert "[01/02] 01-first … running for" in out and "cell 3/3: 01-first\n" in out
+    assert "cell 3/3: 01-first: k: 1/2, about 9 s left" in out and ": first" not in out
+    assert "s (expected 3 s), peak " in out and "Expected to take about 3 s, as the profile says" in out
+    assert "; run: " in out and out.rstrip().splitlines()[-1].startswith("Done in")
 
 
 @pytest.mark.parametrize(("profile", "given", "only", "lacking"), [
@@ -395,3 +400,80 @@ run.numbers({"rows": run.number_of("02-second", "words") if quick else 0})"""
     house.run("times=4", "03.quick=false")
     assert json.loads((house.out / "numbers" / "02-second.json").read_text()) == {"words": 8}
     assert not list((house.out / "stages").glob("*.skipped"))
+
+
+BESIDE = """import time
+from pathlib import Path
+from deeplrhe_utils.running.stage.record import start_run
+run = start_run("{name}", run_dir)
+Path(run.paths.root, "began-{name}").touch()
+for _ in range(120):
+    if {wait} or Path(run.paths.root, "began-{other}").exists():
+        break
+    time.sleep(0.5)
+else:
+    raise RuntimeError("the other stage does not run")
+run.numbers({{"answer": "{name}"}})
+{more}"""
+
+
+def beside(base, more="", wait=False):
+    """Two stages, each of which waits until the other has begun, and one that reads both."""
+    names = ("08-planted-truth", "09-tuning")
+    cells = {n: [BESIDE.format(name=n, other=o, wait=wait, more=more if n < o else "")]
+             for n, o in (names, names[::-1])}  # fmt: skip
+    last = "from deeplrhe_utils.running.stage.record import start_run\nrun = start_run('13-claims', run_dir)\n"
+    cells["13-claims"] = [last + "run.numbers({n: run.number_of(n, 'answer') for n in " + repr(names) + "})"]
+    return House(base, cells)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_stages_leave_does_not_depend_on_the_lanes(tmp_path, lanes, capsys):
+    house = beside(tmp_path, wait=lanes == 1)
+    pipeline = house.pipeline()
+    pipeline.lanes = lanes
+    pipeline.run()
+    assert json.loads((house.out / "numbers" / "13-claims.json").read_text()) == {
+        "08-planted-truth": "08-planted-truth", "09-tuning": "09-tuning"}  # fmt: skip
+    capsys.readouterr()
+    house.notebook("08-planted-truth", house.cells["08-planted-truth"][0] + "\n1")
+    house.pipeline().run()
+    told = capsys.readouterr().out
+    assert "09-tuning … unchanged" in told and "08-planted-truth … unchanged" not in told
+
+
+def test_a_failing_stage_ends_the_one_beside_it_and_the_run_resumes(tmp_path):
+    house = beside(tmp_path, more="raise ValueError('broken')")
+    house.notebook("09-tuning", house.cells["09-tuning"][0] + "\ntime.sleep(600)")
+    pipeline = house.pipeline()
+    pipeline.lanes = 2
+    with pytest.raises(StageError, match="08-planted-truth failed"):
+        pipeline.run()
+    stages = json.loads((house.out / "run.json").read_text())["stages"]
+    assert [s["status"] for s in stages.values()] == ["failed", "stopped", "waiting"]
+    assert end_leftovers(house.out) == [], "a kernel was left behind"
+    house = beside(tmp_path / "again", wait=True)
+    assert house.run()
+
+
+def test_notebooks_that_run_side_by_side_read_nothing_of_one_another():
+    stages = {stage.number: stage for stage in find_stages(NOTEBOOKS)}
+    plan = make_plan(load_profile("demo", PROFILES), list(stages.values()), Request(), REPOSITORY)
+    for planned in plan:
+        if planned.stage.number in APART:
+            others = {stages[n].name for n in APART} - {planned.stage.name}
+            assert not others & {one.stage.name for one in _needed(planned, plan)}
+            beyond = re.compile(r"paths\.numbers|read_numbers|" + "|".join(rf'"{name[:2]}"|{name}' for name in others))
+            assert not beyond.search(planned.stage.code), f"{planned.stage.name} reads what runs beside it"
+
+
+def test_a_run_knows_what_the_last_one_took_here(house, capsys):
+    house.run()
+    capsys.readouterr()
+    house.run(fresh=True)
+    assert "as earlier here, less where nothing changed" in capsys.readouterr().out
+    elsewhere = json.loads((house.out / "run.json").read_text())
+    elsewhere["hardware"]["cpu"] = "another"
+    (house.out / "run.json").write_text(json.dumps(elsewhere))
+    house.run()
+    assert "as earlier here" not in capsys.readouterr().out

@@ -47,6 +47,9 @@ def test_auc_table_is_complete_and_labelled_synthetic(run):
     known = table[table["status"] == "estimated"]
     assert len(known) and ((known["ci_low"] <= known["auc"]) & (known["auc"] <= known["ci_high"])).all()
     assert table.loc[table["status"] == "not estimable", "reason"].notna().all()
+    seeds = pd.read_csv(run / "tables" / "auc_pooling.csv").dropna(subset="auc")
+    assert (seeds["seeds_low"] <= seeds["auc"]).all() and (seeds["auc"] <= seeds["seeds_high"]).all()
+    assert (seeds["seeds_low"] < seeds["seeds_high"]).any(), "another seed changed nothing"
 
 
 def test_every_file_and_tile_is_accounted_for(run):

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation.auc import compare, resampling, units
 from deeplrhe_utils.evaluation.auc import table as roc
-from deeplrhe_utils.evaluation.auc.delong import DELONG, delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.auc.delong import CROSS_FITTED, DELONG, NEWCOMBE, delong, holm, weighted_auc
 from deeplrhe_utils.evaluation.splits import folds as splits
 from deeplrhe_utils.evaluation.tables import counts as cohort
 
@@ -87,7 +87,8 @@ def _predictions(labels, effect=1.0, tiles=4, seed=0):
 def test_metrics_table_units_refusals_and_holm():
     labels = _labels(prevalence=(0.5, 0.3, 0.02))
     table = roc.gene_metrics(_predictions(labels, 1.5), labels, min_positives=5, resamples=300)
-    patient = table[(table["unit"] == "patient") & table["ci_method"].isin([DELONG, "none"])].set_index("gene")
+    patient = roc.headline_rows(table).set_index("gene")
+    assert patient["ci_method"].to_dict() == {"A": DELONG, "B": NEWCOMBE, "C": "none"}  # B has fewer than 20 positives
     assert patient.loc["C", "status"] == "not estimable" and "at least 5" in patient.loc["C", "reason"]
     assert pd.isna(patient.loc["C", "auc"])
     scores = units.with_labels(units.align_folds(units.aggregate(_predictions(labels, 1.5))), labels)
@@ -105,6 +106,26 @@ def test_metrics_table_units_refusals_and_holm():
         .set_index(["gene", "unit"])["w"]
     )
     assert widths["A", "tile"] > 0.05, "tile intervals must resample patients, not tiles"
+
+
+def test_the_headline_of_several_folds_allows_for_them_and_the_usual_interval_stays_beside_it():
+    labels = _labels(genes=("A", "B"), prevalence=(0.5, 0.2))
+    found = _predictions(labels, 1.5)
+    found["fold"] = found["patient_id"].str[-1].astype(int) % 2
+    asked = {"units": ("patient",), "resamples": 100}
+    table = roc.gene_metrics(found, labels, **asked)
+    first = roc.headline_rows(table).set_index("gene")
+    assert set(first["ci_method"]) == {CROSS_FITTED} and list(table.drop_duplicates("gene").index) == list(
+        table.index[table["p"].notna()]
+    )
+    usual = table[table["ci_method"] == DELONG].set_index("gene")
+    assert (first["auc"] == usual["auc"]).all()
+    assert (first["ci_high"] - first["ci_low"] > 1.2 * (usual["ci_high"] - usual["ci_low"])).all()
+    assert ((first["p"] <= 0.05) == ((first["ci_low"] > 0.5) | (first["ci_high"] < 0.5))).all()
+    told = roc.gene_metrics(found, labels, cross_fitted=False, **asked)
+    assert set(roc.headline_rows(told)["ci_method"]) <= {DELONG, NEWCOMBE}
+    joined = pd.concat([table.assign(arm="x"), told.assign(arm="y")])
+    assert roc.headline_rows(joined).groupby(["arm", "gene"]).size().eq(1).all()
 
 
 def test_null_labels_and_null_scores_are_left_out_not_turned_to_zero():

@@ -116,16 +116,6 @@ def test_the_filter_is_judged_with_the_same_cut_on_both_sides():
     assert np.isnan(table.loc["bubble", "dropped"])
 
 
-def test_exchanged_labels_keep_prevalence_and_co_mutation():
-    labels = plan_cohort(CohortSpec(n_slides=60, seed=4)).labels
-    other = recovery.exchange_labels(labels, 1)
-    assert not other.equals(labels) and set(other["patient_id"]) == set(labels["patient_id"])
-    wide = [f.pivot(index="patient_id", columns="gene", values="status").astype(float) for f in (labels, other)]
-    ours, theirs = (w.groupby(["TP53", "KRAS", "EGFR"], dropna=False).size() for w in wide)
-    assert ours.equals(theirs)
-    assert recovery.exchange_labels(labels, 1).equals(other)
-
-
 def agreement(spread, n_sites=12, per_site=6, slides=1, seed=0):
     """Sites whose true means scatter by `spread`, patients by 1 inside a site, slides of a patient alike."""
     rng = np.random.default_rng(seed)

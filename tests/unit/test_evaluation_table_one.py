@@ -60,6 +60,10 @@ def test_the_table_counts_everybody_and_what_is_missing():
     assert table.loc[("sex", "f"), "missing"] == 1 and table.loc[("sex", "f"), "smd_between"] == "x, y"
     assert table.loc[("arm", "i"), "smd"] == np.inf
     assert ("arm", "missing") not in table.index
+    patients = _patients()
+    own = t1.characteristics(patients, patients.set_index("patient_id")["sex"], ["sex", "arm"]).set_index("variable")
+    assert own.loc["sex", "smd_between"].iloc[0] == "by definition" and own.loc["sex", "smd"].isna().all()
+    assert own.loc["arm", "smd_between"].iloc[0] == "f, m"
 
 
 def test_splits_and_labels_become_groups():

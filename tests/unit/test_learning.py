@@ -1,6 +1,9 @@
 """The residual identity, the tile store, and models that refuse what they must not score."""
 
+import os
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -73,3 +76,16 @@ def test_store_refuses_a_mismatch(tmp_path):
         store.TileStore(tmp_path, frame.assign(slide_id="gone"))
     with pytest.raises(InputError, match="No tile"):
         store.TileStore(tmp_path, frame.iloc[:0])
+
+
+def test_a_store_is_hashed_once_per_process_and_again_when_it_changes(tmp_path):
+    tiles = pd.DataFrame({"slide_id": ["a", "a"], "tile_id": ["a1", "a2"]})
+    file = store.write_tiles(tmp_path, "a", np.zeros((2, 8, 8, 3), np.uint8))
+    first, times = store.TileStore(tmp_path, tiles).fingerprint(), file.stat()
+    with file.open("r+b") as stream:  # behind the back of size and time: what is not read again cannot be seen
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"x")
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert store.TileStore(tmp_path, tiles).fingerprint() == first
+    store.write_tiles(tmp_path, "a", np.ones((2, 8, 8, 3), np.uint8))
+    assert store.TileStore(tmp_path, tiles).fingerprint() != first

@@ -56,29 +56,6 @@ def test_features_that_are_none_are_refused(monkeypatch):
         features.tile_features(network, lambda i: tiles, 4, device="cpu")
 
 
-def test_kept_features_are_read_back_and_damage_is_mended(tmp_path):
-    file, calls = tmp_path / "deep" / "features.safetensors", []
-
-    expected = np.arange(12, dtype=np.float32).reshape(4, 3)
-
-    def compute():
-        calls.append(1)
-        return expected
-
-    for fingerprint, n in (("a", 1), ("a", 1), ("b", 2), ("b", 2)):
-        np.testing.assert_array_equal(features.cached_features(file, fingerprint, compute), expected)
-        assert len(calls) == n
-    whole = file.read_bytes()
-    flipped = whole[:-1] + bytes([whole[-1] ^ 1])
-    for n, damage in enumerate((whole[:-4], whole[:5], b"", b"\x80\x04\x95 a pickle, perhaps", flipped), 3):
-        file.write_bytes(damage)
-        assert features.cached_features(file, "b", compute).shape == (4, 3)
-        assert len(calls) == n and file.read_bytes() == whole
-    with pytest.raises(ModelError, match="float64"):
-        features.cached_features(file, "c", lambda: np.zeros((2, 2)))
-    assert file.read_bytes() == whole
-
-
 # --- the network
 def bags(shape=(3, 5, 6), targets=2, **changes):
     """A random network in evaluation mode, and bags of 5, 3 and 1 tiles."""

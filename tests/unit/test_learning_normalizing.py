@@ -105,14 +105,13 @@ def test_every_slide_is_read_once_and_stored_in_order(cohort, groups, read, fitt
         return read(rows)
 
     arms = {("none", 0): None, **{("dcgmm", f): n for f, n in fitted.items()}}
-    stored = normalizing.store_units(tmp_path, groups, counted, arms, statistics_tiles=2, store_px=64)
+    stored = normalizing.store_units(tmp_path, groups, counted, arms, statistics_tiles=2)
     assert sorted(calls) == sorted(PATIENTS)
     chosen = cohort[0][cohort[0]["selected"]].reset_index(drop=True)
     plain = TileStore(normalizing.arm_folder(tmp_path, "none", 0), chosen)
     folds = [TileStore(normalizing.arm_folder(tmp_path, "dcgmm", f), chosen) for f in (0, 1)]
-    assert len(plain) == len(folds[0]) == 6 and plain.side_px == 64
-    small = normalizing.shrink(cohort[1]["S3"][1], 64)
-    assert np.array_equal(plain.read([3])[0], small)
+    assert len(plain) == len(folds[0]) == 6
+    assert np.array_equal(plain.read([3])[0], cohort[1]["S3"][1])
     assert folds[0].fingerprint() != folds[1].fingerprint() != plain.fingerprint()
     assert len(stored.records) == 18 and set(stored.records["note"]) == {"not normalized", "own statistics"}
     assert set(stored.colours) == set(arms) and set(stored.colours["dcgmm", 1]) == set(PATIENTS)
@@ -123,7 +122,7 @@ def test_tiles_that_gave_no_statistics_are_stored_too(cohort, read, fitted, tmp_
     frame = cohort[0].assign(selected=True)
     groups = {name: part for name, part in frame.groupby("slide_id")}
     arms = {("none", 0): None, ("dcgmm", 0): fitted[0]}
-    normalizing.store_units(tmp_path, groups, read, arms, statistics_tiles=1, store_px=192)
+    normalizing.store_units(tmp_path, groups, read, arms, statistics_tiles=1)
     plain = TileStore(normalizing.arm_folder(tmp_path, "none", 0), frame)
     assert all(np.array_equal(plain.read([i])[0], read(frame.iloc[[i]])[0]) for i in range(len(frame)))
     changed = TileStore(normalizing.arm_folder(tmp_path, "dcgmm", 0), frame)

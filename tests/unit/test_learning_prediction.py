@@ -17,7 +17,7 @@ from deeplrhe_utils.learning.scoring.prediction import ScoreTask, SlideScorer, n
 from deeplrhe_utils.learning.tiles.normalizing import fold_folder, normalizer_of_model, statistics_rows
 from deeplrhe_utils.running.machine.engine import map_surviving
 from deeplrhe_utils.slides.tiles.grid import make_grid
-from deeplrhe_utils.slides.tiles.pixels import read_pixels, shrink
+from deeplrhe_utils.slides.tiles.pixels import read_pixels
 from deeplrhe_utils.stain.methods.normalize import fit_normalizer
 from tests.stain_tiles import painted
 from tests.tiff_slides import damage, write_jpeg_slide
@@ -80,8 +80,8 @@ def plainly(task):
     """Read all, normalize all, score all, one after the other."""
     network, _ = load_model(task.model)
     seen = statistics_rows(task.tiles, task.scorer.statistics_tiles)
-    plan = normalizer_of_model(task.model).plan_or_keep(read_pixels(task.slide, seen, 64), "x")
-    tiles = [shrink(plan(tile), 32) for tile in read_pixels(task.slide, task.tiles, 64)]
+    plan = normalizer_of_model(task.model).plan_or_keep(read_pixels(task.slide, seen, 32), "x")
+    tiles = [plan(tile) for tile in read_pixels(task.slide, task.tiles, 32)]
     network = network.to(memory_format=torch.channels_last)
     with torch.inference_mode():
         return torch.cat([network(as_input(np.stack(tiles[i : i + 5]))).sigmoid() for i in range(0, len(tiles), 5)])
@@ -95,7 +95,7 @@ def test_scores_are_those_of_a_plain_loop_bit_for_bit(folder, model, one_thread)
     assert np.array_equal(found.scores[:, :2], plainly(task).numpy()[:, :2])
     assert np.isnan(found.scores[:, 2]).all(), "a gene that could not be learned has no score"
     assert found.n_unreadable == 0 and not found.notes and not found.reason and len(found.model_hash) == 16
-    assert found.scores[:, 0].std() > 0 and [p.shape for p in found.example] == [(64, 64, 3)] * 2
+    assert found.scores[:, 0].std() > 0 and [p.shape for p in found.example] == [(32, 32, 3)] * 2
 
 
 def test_a_models_card_says_how_tiles_are_scored_and_which_tiles_fit(model):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TABLES
@@ -16,6 +17,7 @@ from deeplrhe_utils.learning.rivals import rivals
 from deeplrhe_utils.learning.rivals.mil import MilConfig
 from deeplrhe_utils.learning.training import fold
 from deeplrhe_utils.learning.training.crossfit import cross_fit
+from deeplrhe_utils.learning.training.trainer import start_at_prevalence
 from deeplrhe_utils.reporting.figures import learning
 from tests.tile_store import folds_of
 
@@ -61,19 +63,43 @@ def test_inception_sees_so_many_tiles_of_each_patient(ground):
     complete(rows, ["Inception v3 (short)"], patients=3)
 
 
-def test_attention_works_on_own_and_on_foreign_features(ground, tmp_path):
-    fits = cross_fit(ground.stores, ground.tiles, ground.targets, ground.splits, NETWORK, RECIPE, folder=tmp_path / "m",
-                     seed=1, view=ground.view, device="cpu", quiet=True)  # fmt: skip
-    files = {int(file.stem[-1]): file for file in fits.files}
-    config = MilConfig(epochs=2)
-    rows, weights = rivals.attention(ground, ["X", "Y"], files, "own features", config)
-    complete(rows, ["attention over own features", "mean over own features"])
+def test_how_many_folds_are_trained_at_a_time_changes_no_byte(ground, tmp_path):
+    """Threads share torch's own generator; each fold's first weights must come from its own seed all the same."""
+    found = []
+    for abreast in (1, 2):
+        given = (ground.stores, ground.tiles, ground.targets, ground.splits, NETWORK, RECIPE)
+        where = {"folder": tmp_path / str(abreast), "view": ground.view, "device": "cpu", "abreast": abreast}
+        fits = cross_fit(*given, seed=1, quiet=True, **where)
+        found.append((fits.predictions, [file.read_bytes() for file in fits.files]))
+    pd.testing.assert_frame_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1] and len(found[0][1]) == 2
+
+
+def test_training_starts_at_each_targets_prevalence():
+    layer = torch.nn.Linear(3, 2)
+    targets = np.array([[1, 0], [1, np.nan], [0, np.nan], [np.nan, 0]], np.float32)
+    start_at_prevalence(layer, targets, "sigmoid")
+    np.testing.assert_allclose(torch.sigmoid(layer.bias).detach(), [2.5 / 4, 0.5 / 3], rtol=1e-5)
+    start_at_prevalence(layer, targets, "softmax")
+    np.testing.assert_allclose(layer.bias.exp().detach(), [2.5 / 4, 0.5 / 3], rtol=1e-5)
+
+
+def test_attention_and_ridge_read_the_features_they_are_given(ground):
+    random = np.random.default_rng(0)
+    features = pd.DataFrame(random.normal(size=(len(ground.tiles), 4)), index=ground.tiles["tile_id"])
+    features[0] += 3 * ground.targets[:, 0]
+    rows, weights = rivals.attention(ground, ["X", "Y"], features, "given features", MilConfig(epochs=2))
+    complete(rows, ["attention over given features", "mean over given features"])
     sums = weights.merge(ground.tiles).groupby(["patient_id", "gene"])["weight"].sum()
     np.testing.assert_allclose(sums, 1, atol=1e-5)
     assert len(weights) == 24 * 2
-    foreign = NetworkConfig(("X", "Y"), kernels=4, stages=1)
-    other, _ = rivals.attention(ground, ["X", "Y"], foreign, "other features", config)
-    complete(other, ["attention over other features", "mean over other features"])
+    found = rivals.ridge(ground, ["X", "Y"], features, "given features")
+    complete(found, ["ridge on given features"])
+    truth = pd.Series(ground.targets[:, 0], ground.tiles["patient_id"]).groupby(level=0).first()
+    own = found[found["gene"] == "X"].set_index("patient_id")["score"]
+    fold = found[found["gene"] == "X"].set_index("patient_id")["fold"]
+    for f in (0, 1):
+        assert own[(truth == 1) & (fold == f)].min() > own[(truth == 0) & (fold == f)].max()
 
 
 def test_the_figure_has_a_panel_per_gene_and_a_row_per_method(ground):

@@ -267,6 +267,25 @@ def test_cross_fit_scores_everybody_once_and_only_the_tiles_in_use(small, tmp_pa
     assert again.predictions.equals(fits.predictions)
 
 
+def test_folds_side_by_side_are_the_folds_alone_and_stop_together(small, tmp_path):
+    tiles, frame, _ = small
+    arguments = ({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), replace(TINY, dropout=0.2))
+    kinds = {"seed": 1, "view": VIEW, "device": "cpu", "quiet": True}
+    recipe = TrainConfig(2, 8, crop_px=32, precision="float32")
+    one, two = (crossfit.cross_fit(*arguments, recipe, folder=tmp_path / str(n), abreast=n, **kinds) for n in (1, 2))
+    assert one.predictions.equals(two.predictions) and one.history == two.history
+
+    def fails(epoch):
+        if epoch.fold == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        crossfit.cross_fit(*arguments, replace(recipe, epochs=1500), folder=tmp_path / "s", abreast=2, watch=fails,
+                           **kinds)  # fmt: skip
+    assert not (tmp_path / "s" / "fold-1.safetensors").exists()  # it left with the other
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_cross_fit_without_any_two_classes_is_refused(small, tmp_path):
     tiles, frame, y = small
     with pytest.raises(CohortError, match="both classes"):

@@ -113,13 +113,19 @@ def test_the_terminal_obeys_no_name(monkeypatch):
 
 
 def test_long_work_tells_how_far_it_is(monkeypatch, capsys):
-    clock = iter([0.0, 4.0, 11.0, 12.0, 30.0, 31.0])
-    monkeypatch.setattr(text.time, "monotonic", lambda: next(clock))
-    count = text.Countdown("steps", 5, brief=True)
-    for _ in range(5):
-        count.step()
-    assert capsys.readouterr().out.splitlines() == [
-        "steps: 2/5, about 16 s left",
-        "steps: 4/5, about 8 s left",
-        "steps: 5/5",
-    ]
+    def at(*seconds, **more):
+        clock = iter([0.0, *seconds])
+        monkeypatch.setattr(text.time, "monotonic", lambda: next(clock))
+        assert list(text.told("steps", range(5), **more)) == [0, 1, 2, 3, 4]
+        return capsys.readouterr().out
+
+    assert at(4, 11, 12, 42, 43) == "steps: 2/5, about 16 s left\nsteps: 4/5, about 10 s left\nsteps: 5/5\n"
+    assert at(1, 2, 3, 4, 4.5) == "", "short work was told"
+    monkeypatch.setattr(text, "_is_watched", lambda: True)
+    bars = at(4, 6, 6.2, 8, 10).split("\r")
+    assert [bar.split()[1:3] for bar in bars[1:]] == [["steps:", "2/5,"], ["steps:", "4/5,"], ["steps:", "5/5"]]
+    assert bars[-1].startswith("█" * 20) and bars[-1].endswith("\n") and bars[1].count("█") == 8
+    monkeypatch.undo()
+    resumed = text.Countdown("steps", 5, done=4)
+    resumed.step()
+    assert "5/5" in capsys.readouterr().out

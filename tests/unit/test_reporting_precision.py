@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.evaluation.auc.delong import NEWCOMBE
+from deeplrhe_utils.evaluation.auc.delong import CROSS_FITTED, DELONG, NEWCOMBE
 from deeplrhe_utils.evaluation.precision import calibration, coverage, decision, power, readers
+from deeplrhe_utils.evaluation.precision import cross_fitting as cf
 from deeplrhe_utils.reporting.audit_figures import precision as pf
 
 
@@ -30,6 +31,18 @@ def test_null_bands_show_every_gene_and_leave_out_what_is_null(tmp_path):
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_yticklabels()] == ["A  (20/90)", "B  (8/90)", "C  (1/90)"]
     assert len(axes.patches) == 2 and _written(figure, tmp_path)
+
+
+def test_cross_fitting_shows_coverage_of_all_designs_and_alarms_of_those_without_an_effect():
+    designs = [cf.Design(m, 40 - m, features=10, aim=aim) for m in (10, 20) for aim in (0.5, 0.8)]
+    table = pd.concat([cf.cross_fitting_trial(design, draws=20) for design in designs], ignore_index=True)
+    figure = pf.cross_fitting(table, {DELONG: "usual", CROSS_FITTED: "headline"}, coverage.PROMISE)
+    left, right = figure.axes
+    drawn = [line.get_ydata() for line in right.lines if len(line.get_xdata()) == 2 and line.get_label() == "headline"]
+    alarms = table[(table["aim"] == 0.5) & (table["method"] == CROSS_FITTED)].set_index("n_pos")["rejected"]
+    np.testing.assert_allclose(drawn[0], alarms.sort_index())
+    mean = table[table["method"] == DELONG].groupby("n_pos")["coverage"].mean()
+    assert any(np.allclose(line.get_ydata(), mean) for line in left.lines if line.get_label() == "usual")
 
 
 def test_coverage_has_a_panel_per_total_and_a_line_per_named_method(tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.jobs import doctor
-from deeplrhe_utils.running.plan.notebooks import path_cleaner
+from deeplrhe_utils.running.plan.notebooks import clean_executed, path_cleaner
 from deeplrhe_utils.running.plan.profiles import Profile
 from deeplrhe_utils.running.runner.pipeline import Places
 from tests.unit.test_slides_resolution import nuclei, write_svs
@@ -128,3 +128,14 @@ def test_a_terminal_without_our_characters_stops_nothing(words, encoding):
     command = [sys.executable, "-m", "deeplrhe_utils", *words]
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}, check=False)
     assert done.returncode == 0 and b"Error" not in done.stderr and done.stdout
+
+
+def test_lines_of_progress_do_not_stay_in_an_executed_notebook(tmp_path):
+    nbformat = pytest.importorskip("nbformat")
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("work()"), nbformat.v4.new_code_cell("more()")])
+    text = "fold 0: steps of training: 3/9, about 8 s left\nloss 0.3\nslides: 9/9\nreached: 8/9\n"
+    book.cells[0].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    book.cells[1].outputs = [nbformat.v4.new_output("stream", name="stdout", text="tiles described: 4/4\n")]
+    nbformat.write(book, tmp_path / "partial.ipynb")
+    done = nbformat.read(clean_executed(tmp_path / "partial.ipynb", tmp_path / "a.ipynb", tmp_path, tmp_path), 4)
+    assert done.cells[0].outputs[0].text == "loss 0.3\nreached: 8/9\n" and not done.cells[1].outputs

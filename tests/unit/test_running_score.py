@@ -10,11 +10,11 @@ from sklearn.metrics import roc_auc_score
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats, write_stats
-from deeplrhe_utils.evaluation.auc.delong import DELONG
+from deeplrhe_utils.evaluation.auc.delong import CROSS_FITTED, DELONG, NEWCOMBE
 from deeplrhe_utils.evaluation.auc.score_file import read_scores
 from deeplrhe_utils.evaluation.auc.units import aggregate
 from deeplrhe_utils.running.commands.cli import main
-from deeplrhe_utils.running.jobs.score import SCORE_COLUMNS, ScoreOptions, score
+from deeplrhe_utils.running.jobs.score import DEPENDENT, INDEPENDENT, SCORE_COLUMNS, ScoreOptions, score
 
 
 def _table(patients=40, tiles=3, seed=0):
@@ -159,7 +159,7 @@ def test_folds_are_ranked_where_they_are_alike_and_pooled_where_not(csv, tmp_pat
     lines: list[str] = []
     quiet = ScoreOptions(resamples=100)
     aucs = [score(csv(t), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] for t in (table, shifted)]
-    assert aucs[0] == aucs[1] and "ranked within their fold" in lines[0]
+    assert aucs[0] == aucs[1] and any("ranked within their fold" in line for line in lines)
     perfect = table.assign(score=table["label"] * 0.8 + 0.1, fold=table["patient_id"])  # leave one out
     assert score(csv(perfect), tmp_path / "out", quiet, lines.append)["auc"].iloc[0] == 1
     assert any("pooled as they are" in line for line in lines)
@@ -171,6 +171,24 @@ def test_folds_are_ranked_where_they_are_alike_and_pooled_where_not(csv, tmp_pat
     torn = table.assign(fold=np.arange(len(table)) % 2)
     with pytest.raises(InputError, match="40 patients are in two folds"):
         read_scores(csv(torn))
+
+
+@pytest.mark.parametrize(
+    "fold, note, method",
+    [(None, INDEPENDENT, NEWCOMBE), ("two", DEPENDENT, CROSS_FITTED), ("one out", DEPENDENT, CROSS_FITTED)],
+)
+def test_with_folds_the_interval_allows_for_cross_fitting_and_without_it_says_what_it_assumes(
+    csv, tmp_path, fold, note, method
+):
+    table = _table()
+    if fold:
+        table["fold"] = table["patient_id"].str[1:].astype(int) % (2 if fold == "two" else 100)
+    lines: list[str] = []
+    found = score(csv(table), tmp_path / "out", ScoreOptions(resamples=100), lines.append)
+    assert found.iloc[0]["ci_method"] == method and pd.notna(found.iloc[0]["p"]) and found["p"].notna().sum() == 1
+    assert f"Note: {note}" in lines and any(method in line for line in lines if line.startswith("TP53"))
+    assert (note == DEPENDENT) == (DELONG in set(found["ci_method"]) and len(found) == 5)
+    assert ("assume independent scores" in (tmp_path / "out" / "index.html").read_text()) == (note == INDEPENDENT)
 
 
 def test_what_other_labels_and_separators_mean_is_said(csv, tmp_path):

@@ -51,7 +51,11 @@ def test_a_copied_run_folder_does_not_end_the_originals_kernel(run, tmp_path):
     kernel = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     try:
         for folder, ended in ((tmp_path / "original", []), (run, [kernel.pid])):
-            state = {**lock._identity(os.getpid()), "kernel": lock._identity(kernel.pid), "folder": str(folder)}
+            state = {
+                **lock._identity(os.getpid()),
+                "kernels": {"05-a": lock._identity(kernel.pid)},
+                "folder": str(folder),
+            }
             write_json(run / lock._HOLDER, state)
             assert lock.end_leftovers(run) == ended
     finally:

@@ -76,6 +76,9 @@ def test_the_draw_depends_on_the_seed_and_the_slide_alone(tiles):
     assert len(chosen) == 2 and chosen == set(mixed.loc[mixed["selected"] & (mixed["slide_id"] != "B"), "tile_id"])
     assert alone.loc[alone["selected"], "kept"].all()
     assert (select_tiles(tiles, 0, 5)["selected"] == tiles["kept"]).all()
+    one = both.assign(patient_id="P")
+    drawn = [frozenset(one.loc[select_tiles(one, 2, seed, "patient_id")["selected"], "tile_id"]) for seed in range(5)]
+    assert {len(names) for names in drawn} == {2} and len(set(drawn)) > 1
     with pytest.raises(ParameterError):
         select_tiles(tiles, -1, 5)
 

@@ -23,7 +23,7 @@ import tenacity
 
 from deeplrhe_utils.acquisition.services.web import Passing, Service, shown
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ServiceError
-from deeplrhe_utils.core.text import human_size
+from deeplrhe_utils.core.text import duration, human_size
 
 CHUNK: Final = 1 << 20
 _WINDOW_S: Final = 30.0
@@ -154,20 +154,6 @@ class Meter:
         eta = duration(left / rate) + " left" if rate else "waiting"
         come, all_of_it, pace = map(human_size, (received, self.missing, rate))
         return f"{finished} of {self.files} files, {come} of {all_of_it}, {pace}/s, {eta}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in readable units.
-
-    >>> duration(59), duration(3700), duration(200_000)
-    ('59 s', '1 h 1 min', '2 d 7 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes, hours = int(seconds // 60), int(seconds // 3600)
-    if hours < 1:
-        return f"{minutes} min"
-    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 _WRONG_ANSWERS: Final = 3

@@ -14,6 +14,11 @@ _Floats = NDArray[np.float64]
 
 DELONG: Final = "DeLong, logit scale"
 NEWCOMBE: Final = "Newcombe, method 5"
+CROSS_FITTED: Final = "Newcombe, variance doubled for cross-fitting"
+INFLATION: Final = 2**0.5
+"""Standard error of a cross-fitted AUC in that of as many independent scores; why: docs/cross-fitting.md."""
+FEW: Final = 20
+"""Patients of a class below which DeLong's interval is too narrow, also for independent scores (notebook 12)."""
 TAIL: Final = (1 - 0.95) / 2
 """Probability beyond either end of an interval; all of this room are of 95 %."""
 Z: Final = float(stats.norm.ppf(0.5 + 0.95 / 2))
@@ -106,30 +111,70 @@ def hanley_variance(auc: _Floats, n_pos: float, n_neg: float) -> _Floats:
     return np.asarray(np.maximum(total, 0) / (n_pos * n_neg))
 
 
-def newcombe_interval(auc: _Floats, n_pos: int, n_neg: int) -> tuple[_Floats, _Floats]:
+def newcombe_interval(auc: _Floats, n_pos: int, n_neg: int, factor: float | _Floats = 1.0) -> tuple[_Floats, _Floats]:
     """The true AUCs that lie within z standard errors *of their own* from the estimate.
 
     Parameters
     ----------
     auc : (b,): estimates in [0, 1]
+    factor : of the standard error: 1 for independent scores, :data:`INFLATION` for cross-fitted ones; or (b,)
 
     Returns low, high : (b,) each: in [0, 1], and wider than a point also for an estimate of 0 or 1. Its coverage holds
     with few units of a class, where DeLong's is too narrow, as long as both classes scatter alike (notebook 12). The
     standard error is Hanley & McNeil's with both class sizes in its last two terms replaced by their mean. Source:
     Newcombe 2006, method 5; solved by bisection.
     """
-    return _bisect(auc, np.zeros_like(auc), n_pos, n_neg), _bisect(auc, np.ones_like(auc), n_pos, n_neg)
+    low, high = (_bisect(auc, np.full_like(auc, end), n_pos, n_neg, Z * factor) for end in (0.0, 1.0))
+    return low, high
 
 
-def _bisect(auc: _Floats, end: _Floats, n_pos: int, n_neg: int) -> _Floats:
-    """The value between `auc` and `end` that is :data:`Z` of its own standard errors away from `auc`."""
+def null_error(n_pos: int, n_neg: int, factor: float = 1.0) -> float:
+    """Standard error of an AUC of 0.5, that of ranks without ties; Newcombe's is the same at this place.
+
+    >>> round(null_error(80, 80), 4)
+    0.0458
+    """
+    return float(factor * np.sqrt((n_pos + n_neg + 1) / (12 * n_pos * n_neg)))
+
+
+def headline_interval(
+    label: NDArray[np.int64], score: _Floats, *, cross_fitted: bool
+) -> tuple[str, float, float, float]:
+    """The interval of an AUC of patients that is shown first, and the p that belongs to it.
+
+    Parameters
+    ----------
+    label, score : (n,): as for :func:`delong`
+    cross_fitted : whether who scored a patient learned from others of them
+
+    Returns method, low, high, p: :data:`CROSS_FITTED`; for independent scores :data:`DELONG`, or :data:`NEWCOMBE` with
+    fewer than :data:`FEW` patients in a class, and Mann–Whitney's p.
+    """
+    n_pos, n_neg = int((label == 1).sum()), int((label == 0).sum())
+    auc, low, high = delong(label, score)
+    if cross_fitted or min(n_pos, n_neg) < FEW:
+        factor = INFLATION if cross_fitted else 1.0
+        low, high = (float(end[0]) for end in newcombe_interval(np.array([auc]), n_pos, n_neg, factor))
+    if cross_fitted:
+        return CROSS_FITTED, low, high, float(cross_fitted_p(np.array([auc]), n_pos, n_neg)[0])
+    p = float(stats.mannwhitneyu(score[label == 1], score[label == 0]).pvalue)
+    return (DELONG if min(n_pos, n_neg) >= FEW else NEWCOMBE), low, high, p
+
+
+def cross_fitted_p(auc: _Floats, n_pos: int, n_neg: int) -> _Floats:
+    """Two-sided p of AUCs (b,) of cross-fitted scores against 0.5: below 0.05 where the interval excludes 0.5."""
+    return np.asarray(2 * stats.norm.sf(np.abs(auc - 0.5) / null_error(n_pos, n_neg, INFLATION)))
+
+
+def _bisect(auc: _Floats, end: _Floats, n_pos: int, n_neg: int, reach: float | _Floats) -> _Floats:
+    """The value between `auc` and `end` that is `reach` of its own standard errors away from `auc`."""
     near, far = auc.copy(), end
     mean = (n_pos + n_neg) / 2 - 1
     for _ in range(50):
         middle = (near + far) / 2
         spread = 1 + mean * ((1 - middle) / (2 - middle) + middle / (1 + middle))
         error = np.sqrt(middle * (1 - middle) * spread / (n_pos * n_neg))
-        beyond = np.abs(middle - auc) > Z * error
+        beyond = np.abs(middle - auc) > reach * error
         near, far = np.where(beyond, near, middle), np.where(beyond, middle, far)
     return np.asarray((near + far) / 2)
 

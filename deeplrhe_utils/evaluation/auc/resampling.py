@@ -1,4 +1,4 @@
-"""Patients drawn with replacement: intervals for AUCs whose tiles are not independent, and permutation p-values.
+"""Patients drawn with replacement: intervals for AUCs whose tiles are not independent.
 
 An AUC over tiles is a ratio of sums over pairs of *patients*: how many tile pairs patient i wins against patient j. The
 sums are counted once, exactly, and every resample is then one product of matrices, however many tiles there are.
@@ -247,54 +247,3 @@ def _jackknife(patients: _Patients, pairs: Pairs | None) -> tuple[tuple[_Floats,
     without_pos = (won - of_row) / ((all_pos - tiles_pos) * all_neg) if len(of_row) > 1 else np.array([auc])
     without_neg = (won - of_column) / (all_pos * (all_neg - tiles_neg)) if len(of_column) > 1 else np.array([auc])
     return (without_pos, without_neg), auc
-
-
-def permutation_p(frame: pd.DataFrame, *, draws: int = 2000, seed: int = 0, within: str = "") -> float:
-    """Two-sided p of an AUC against labels that are exchanged among patients.
-
-    Parameters
-    ----------
-    frame : as for :func:`bootstrap_aucs`; with a column named `within`, of one value per patient, if that is given
-    within : labels are exchanged among patients that agree in this column (site, fold); empty exchanges them among all
-
-    Returns float: (1 + draws at least as far from one half) / (1 + draws): never 0. Without `within` that is the
-    distance from one half; with it from the mean of the draws, for a stratum can itself rank.
-
-    Raises CohortError: as :func:`bootstrap_aucs`, or a patient in two strata.
-    """
-    patients = _Patients.of(frame)
-    n = len(patients.is_positive)
-    labels = _exchanged(frame, patients, draws, seed, within)
-    if n == len(patients.score):  # one row per patient: ranks say it all, and take no n × n table
-        rank = np.empty(n)
-        rank[patients.code] = stats.rankdata(patients.score)
-        m = float(patients.is_positive.sum())
-        aucs = np.concatenate([(label @ rank - m * (m + 1) / 2) / (m * (n - m)) for label in labels])
-    else:
-        wins = count_pairs(patients.score, patients.code, patients.code, (n, n))
-        tiles = np.bincount(patients.code).astype(np.float64)
-        aucs = np.concatenate([((label @ wins) * (1 - label)).sum(1) / ((label @ tiles) * ((1 - label) @ tiles))
-                               for label in labels])  # fmt: skip
-    centre = float(aucs[1:].mean()) if within else 0.5
-    distance = np.abs(aucs - centre)
-    return float((1 + (distance[1:] >= distance[0] - 1e-12).sum()) / (1 + draws))
-
-
-def _exchanged(frame: pd.DataFrame, patients: _Patients, draws: int, seed: int, within: str) -> Iterator[_Floats]:
-    """The labels as they are, then `draws` times exchanged, (b, patients) in blocks."""
-    own = patients.is_positive.astype(np.float64)
-    stratum = np.zeros(len(own), np.intp)
-    if within:
-        codes = frame[within].factorize(sort=True)[0]
-        stratum[patients.code] = codes
-        if (stratum[patients.code] != codes).any():
-            raise CohortError(f"A patient stands in two strata of {within}", fix="Give each patient one value")
-    groups = [np.flatnonzero(stratum == value) for value in np.unique(stratum)]
-    yield own[None]
-    step = min(_BLOCK, max(1, _CELLS // len(own)))
-    for number, first in enumerate(range(0, draws, step)):
-        random = generator(seed, "permutation", within, number)
-        label = np.tile(own, (min(step, draws - first), 1))
-        for members in groups:
-            label[:, members] = random.permuted(label[:, members], axis=1)
-        yield label

@@ -7,13 +7,20 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.schemas import METRICS
-from deeplrhe_utils.evaluation.auc.delong import DELONG, NEWCOMBE, delong, false_discovery, holm, newcombe_interval
-from deeplrhe_utils.evaluation.auc.resampling import bootstrap, permutation_p, row_weights
+from deeplrhe_utils.evaluation.auc.delong import (
+    DELONG,
+    NEWCOMBE,
+    delong,
+    false_discovery,
+    headline_interval,
+    holm,
+    newcombe_interval,
+)
+from deeplrhe_utils.evaluation.auc.resampling import bootstrap, row_weights
 from deeplrhe_utils.evaluation.auc.units import aggregate, align_folds, with_labels
 
 
@@ -58,6 +65,7 @@ def gene_metrics(
     seed: int = 0,
     scheme: str = "patient",
     rule: str = "mean",
+    cross_fitted: bool | None = None,
 ) -> pd.DataFrame:
     """The metrics table: AUC per gene and unit, or "not estimable" with the reason.
 
@@ -66,15 +74,17 @@ def gene_metrics(
     predictions, labels : tables PREDICTIONS and LABELS
     units : of "patient", "slide", "tile"
     min_positives : least number of patients in *each* class; at least 2
-    resamples : draws of the bootstrap, and of the exchanged labels
+    resamples : draws of the bootstrap
     scheme : what the split never divided; it is only written down
     rule : how tiles become a unit's score, as in `aggregate`
+    cross_fitted : whether who scores a patient learned from the others; None: where there are several folds
 
-    Returns DataFrame: table METRICS. Scores of several folds are aligned first
-    (`align_folds`). Patient rows carry DeLong's and Newcombe's interval and both
-    bootstraps; slide and tile rows the bootstraps of patients only, because their units are not independent. p
-    (Mann–Whitney, and from labels exchanged among patients of a fold) is of patients; Holm and Benjamini and Hochberg
-    adjust the first over the estimable genes; two classes that exclude each other, with equal p, are one test.
+    Returns DataFrame: table METRICS. Scores of several folds are aligned first (`align_folds`). Patient rows carry
+    several intervals, first the headline (:func:`headline_rows`): of cross-fitted scores `CROSS_FITTED`; of independent
+    ones DeLong's, and Newcombe's with fewer than `FEW` patients in a class. Slide and tile rows have bootstraps of
+    patients only, because their units are not independent. Holm and Benjamini and Hochberg adjust the headline's p over
+    the estimable genes; two classes that exclude each other, with equal p, are one test. All but the headline take the
+    scores for independent.
 
     Raises ParameterError: `min_positives` below 2.
     """
@@ -88,15 +98,25 @@ def gene_metrics(
             known = labels.loc[labels["gene"] == gene, "status"].value_counts()
             labelled = f"{known.get(1, 0)} positive and {known.get(0, 0)} negative patients are labelled"
             base = {"gene": str(gene), "unit": unit, "scheme": scheme}
-            rows += [base | row for row in _rows(one, unit, min_positives, resamples, seed, labelled)]
+            dependent = predictions["fold"].nunique() > 1 if cross_fitted is None else cross_fitted
+            rows += [base | row for row in _rows(one, unit, min_positives, resamples, seed, labelled, dependent)]
     frame = pd.DataFrame(rows, columns=[column.name for column in METRICS.columns])
-    first = frame[(frame["unit"] == "patient") & (frame["ci_method"] == DELONG)]
+    first = frame[(frame["unit"] == "patient") & (frame["status"] == "estimated")].drop_duplicates("gene")
     p = first["p"].astype(float).round(12)
     tests = p.drop_duplicates() if _is_one_test(labels, first["gene"]) else p
     for name, adjust in (("p_holm", holm), ("p_fdr", false_discovery)):
         adjusted = adjust(first.loc[tests.index, "p"].to_numpy(np.float64))
         frame.loc[first.index, name] = adjusted[0] if len(tests) < len(p) else adjusted
     return frame
+
+
+def headline_rows(metrics: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a metrics table that are read first: per gene its patients, with the interval that has a p.
+
+    A gene that is not estimable has one row, which says why. Several tables in one keep theirs.
+    """
+    first = metrics["p"].notna() | (metrics["status"] == "not estimable")
+    return metrics[(metrics["unit"] == "patient") & first]
 
 
 def _is_one_test(labels: pd.DataFrame, genes: pd.Series) -> bool:
@@ -106,7 +126,7 @@ def _is_one_test(labels: pd.DataFrame, genes: pd.Series) -> bool:
 
 
 def _rows(
-    one: pd.DataFrame, unit: str, least: int, resamples: int, seed: int, labelled: str
+    one: pd.DataFrame, unit: str, least: int, resamples: int, seed: int, labelled: str, cross_fitted: bool
 ) -> list[dict[str, object]]:
     label, score = one["label"].to_numpy(np.int64), one["score"].to_numpy(np.float64)
     base: dict[str, object] = {"n_pos": int((label == 1).sum()), "n_neg": int((label == 0).sum())}
@@ -124,13 +144,11 @@ def _rows(
     ends = bootstrap(one, resamples=resamples, seed=seed)
     rows = [{**estimated, "ci_low": low, "ci_high": high, "ci_method": how} for how, (low, high) in ends.items()]
     if unit == "patient":
-        _, low, high = delong(label, score)
-        p = float(stats.mannwhitneyu(score[label == 1], score[label == 0]).pvalue)
-        exchanged = permutation_p(one, draws=resamples, seed=seed, within="fold")
-        rows.insert(0, {**estimated, "ci_low": low, "ci_high": high, "ci_method": DELONG, "p": p,
-                        "p_permutation": exchanged})  # fmt: skip
-        n_pos = int((label == 1).sum())
-        newcombe = newcombe_interval(np.array([roc_auc_score(label, score)]), n_pos, len(label) - n_pos)
-        rows.insert(1, {**estimated, "ci_low": float(newcombe[0][0]), "ci_high": float(newcombe[1][0]),
-                        "ci_method": NEWCOMBE})  # fmt: skip
+        how, *first = headline_interval(label, score, cross_fitted=cross_fitted)
+        auc, low, high = delong(label, score)
+        plain = newcombe_interval(np.array([auc]), int(label.sum()), int((1 - label).sum()))
+        others = {DELONG: (low, high), NEWCOMBE: (float(plain[0][0]), float(plain[1][0]))}
+        found = {how: first} | {name: pair for name, pair in others.items() if name != how}
+        rows = [{**estimated, **dict(zip(("ci_low", "ci_high", "p"), row, strict=False)), "ci_method": name}
+                for name, row in found.items()] + rows  # fmt: skip
     return rows

@@ -16,12 +16,14 @@ import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.evaluation.audits.probing import LEVEL
 
 VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
 _COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
 ABSENT: Final = "not in this run"
 LEAST: Final = 5
 """Patients of a class below which no AUC is estimated."""
+_ROUNDED: Final = 0.05  # share by which "about" may be off
 _GENES: Final = {"C01": "TP53", "C02": "EGFR", "C03": "DNMT3A", "C04": "PBRM1", "C05": "STK11"}
 
 
@@ -99,6 +101,10 @@ def claims_ledger(claims: pd.DataFrame, numbers: Numbers) -> pd.DataFrame:
     return pd.DataFrame(rows)[_COLUMNS]
 
 
+def _untestable(words: str) -> Callable[[Numbers], Finding]:
+    return lambda _: Finding(words, "not testable")
+
+
 def _missing() -> Finding:
     return Finding(ABSENT, "not estimable")
 
@@ -111,22 +117,11 @@ def _gene(gene: str) -> Callable[[Numbers], Finding]:
         if row is None or None in (size, row["ci_low"], row["ci_high"], row["null_high"]):
             return _missing()
         ends = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}] is what {row['n_pos']} of {size} patients allow"
-        null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts"
+        null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts of two halves"
         few = min(row["n_pos"], row["n_neg"]) < LEAST
         return Finding(null, "not estimable" if few else "needs TCGA", ends)
 
     return judge
-
-
-def _tiles(numbers: Numbers) -> Finding:
-    slides, tiles = numbers.get("01", "n_slides"), numbers.get("03", "n_selected")
-    if slides is None or tiles is None:
-        return _missing()
-    found = f"{tiles:,} tiles from {slides} slides"
-    real = numbers.get("01", "input_kind") not in (None, "synthetic")
-    if (slides, tiles) == (180, 1800):
-        return Finding(found, "reproduced" if real else "compatible")
-    return Finding(found, "compatible" if 9 * slides <= tiles <= 10 * slides else "contradicted")
 
 
 def _identity(numbers: Numbers) -> Finding:
@@ -140,13 +135,17 @@ def _ablation(name: str) -> Callable[[Numbers], Finding]:
     """Training loss with one part of the network switched off, and the patient-level AUC beside it.
 
     The claims are about training, so the loss decides; a loss that is null diverged. Without a pair of finished folds
-    there is nothing to judge.
+    there is nothing to judge, and a network that learned nothing with the part says nothing of it by losing it.
     """
 
     def judge(numbers: Numbers) -> Finding:
         losses, gain = numbers.get("05", "claims_loss_last"), numbers.get("06", "ablations", name)
-        if not losses or gain is None:
+        control = numbers.get("06", "ablations", "same, short", "p_holm")
+        if not losses or gain is None or control is None:
             return _missing()
+        if control >= LEVEL:
+            found = f"not informative: the whole network, as briefly trained, finds no gene (adjusted p {control:.2f})"
+            return Finding(found, "not estimable")
         folds = [key.rsplit(", ", 1)[1] for key in losses if key.startswith(f"{name}, ")]
         pairs = [(losses[f"{name}, {fold}"], losses.get(f"same, short, {fold}")) for fold in folds]
         worse = [without is None or without > whole for without, whole in pairs if whole is not None]
@@ -168,14 +167,6 @@ def _structure(numbers: Numbers) -> Finding:
     return Finding(found, "compatible" if min(row["correlation"], row["cs"]) >= 0.95 else "contradicted")
 
 
-def _background(numbers: Numbers) -> Finding:
-    limit, kept = numbers.get("02", "max_background"), numbers.get("02", "background_kept_max")
-    if limit is None or kept is None:
-        return _missing()
-    found = f"largest share among kept tiles {kept:.3f}, limit {limit:g}"
-    return Finding(found, "reproduced" if kept <= limit <= 0.75 else "contradicted" if kept > 0.75 else "compatible")
-
-
 def _helps(numbers: Numbers) -> Finding:
     gains = {g: row for g, row in (numbers.get("04", "helps") or {}).items() if row["ci_low"] is not None}
     if not gains:
@@ -191,24 +182,14 @@ def _helps(numbers: Numbers) -> Finding:
     return Finding(found, verdict, interval)
 
 
-def _map(numbers: Numbers) -> Finding:
-    inside, low, high = (numbers.get("08", name) for name in ("auroc_inside", "auroc_low", "auroc_high"))
-    if None in (inside, low, high):
-        return _missing()
-    found = f"planted region inside against outside: AUROC {inside:.2f} (synthetic slides)"
-    verdict = "compatible" if low > 0.5 else "contradicted" if high < 0.5 else "not estimable"
-    return Finding(found, verdict, f"[{low:.2f}, {high:.2f}]")
-
-
 def _sum(numbers: Numbers) -> Finding:
     total = numbers.get("13", "forensics", "slides_total")
     if total is None:
         return _missing()
     listed = numbers.get("13", "forensics", "slides_in_manifest")
     also = f"; the published manifest lists {listed:,}" if listed else ""
-    return Finding(
-        f"the three counts add up to {total:,}{also}", "contradicted" if abs(total - 1700) > 50 else "compatible"
-    )
+    rounded = abs(total - 1700) <= _ROUNDED * total
+    return Finding(f"the three counts add up to {total:,}{also}", "compatible" if rounded else "contradicted")
 
 
 def _windows(numbers: Numbers) -> Finding:
@@ -229,16 +210,6 @@ def _optimiser(numbers: Numbers) -> Finding:
     return Finding(found, "reproduced" if pair["article"] == pair["code"] else "contradicted")
 
 
-def _readers(numbers: Numbers) -> Finding:
-    shares = numbers.get("13", "forensics", "reader_shares")
-    if shares is None:
-        return _missing()
-    text = "; ".join(f"{name}: {row['share']:.0%}" for name, row in shares.items())
-    interval = "; ".join(f"{name} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]" for name, row in shares.items())
-    same = all(round(row["share"], 2) == row["printed"] for row in shares.values())
-    return Finding(f"counts that give these shares: {text}", "compatible" if same else "contradicted", interval)
-
-
 def _steps(numbers: Numbers) -> Finding:
     pair = numbers.get("13", "forensics", "training_steps")
     if pair is None:
@@ -255,11 +226,6 @@ def _range(numbers: Numbers) -> Finding:
     return Finding("width that 15 % of the labelled patients allow, at a prevalence of one fifth", "needs TCGA", ends)
 
 
-def _pathologists(numbers: Numbers) -> Finding:
-    numbers.get("12", "readers_simulated")
-    return Finding("the readers' calls are not public; notebook 12 tests any table of them", "not testable")
-
-
 def _completeness(numbers: Numbers) -> Finding:
     labelled, reported = numbers.get("00", "genes_labelled"), numbers.get("00", "genes_reported")
     if labelled is None or reported is None:
@@ -270,8 +236,16 @@ def _completeness(numbers: Numbers) -> Finding:
 
 JUDGES: Final[dict[str, Callable[[Numbers], Finding]]] = {
     **{claim: _gene(gene) for claim, gene in _GENES.items()},
-    "C06": _tiles, "C07": _identity, "C08a": _ablation("no batch norm"), "C08b": _ablation("no shortcuts"),
-    "C09": _structure, "C10": _background, "C11": _helps, "C12": _map, "C13": _sum, "C14": _windows,
-    "C15": _optimiser, "C16": _readers, "C17": _steps, "C18": _range, "C19": _pathologists, "C20": _completeness,
+    "C06": _untestable("how ten tiles of a slide were chosen is not told; that we have ten is our sampler's doing"),
+    "C07": _identity, "C08a": _ablation("no batch norm"), "C08b": _ablation("no shortcuts"),
+    "C09": _structure,
+    "C10": _untestable("their tiles are not public; that ours keep the limit is our own filter's doing"),
+    "C11": _helps,
+    "C12": _untestable("where their mutated cells are is not known; planted effects say nothing of their map"),
+    "C13": _sum, "C14": _windows, "C15": _optimiser,
+    "C16": _untestable("the counts are not printed; any that are chosen to give these shares agree with them"),
+    "C17": _steps, "C18": _range,
+    "C19": _untestable("the readers' calls are not public; notebook 12 tests any table of them"),
+    "C20": _completeness,
 }  # fmt: skip
 """Claim → who judges it."""

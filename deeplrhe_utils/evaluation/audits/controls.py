@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import permutations
 from typing import Any, Final
 
@@ -11,142 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from deeplrhe_utils.core.errors import LabelError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc.delong import delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.auc.delong import headline_interval, holm, weighted_auc
 from deeplrhe_utils.evaluation.auc.resampling import row_weights
-from deeplrhe_utils.evaluation.precision.power import wilson
 
 _Floats = NDArray[np.float64]
-
-SITE_WEIGHT: Final = 1.0
-"""Patients by which a site's share of mutations is drawn towards the share of all training patients."""
-
-
-def exchange_within(labels: pd.DataFrame, strata: pd.Series, seed: int) -> pd.DataFrame:
-    """The same labels at other patients of the same stratum: what a stratum alone tells is left standing.
-
-    Parameters
-    ----------
-    labels : table LABELS
-    strata : stratum (tissue source site) by patient_id; a null is a stratum of its own
-
-    Returns DataFrame: table LABELS; whole patients are exchanged, so prevalence, co-mutation and mutation × site stay
-    as they are. A patient who is alone in their stratum keeps their labels.
-
-    Raises LabelError: a labelled patient has no entry in `strata`.
-    """
-    patients = np.sort(labels["patient_id"].unique())
-    if len(lost := sorted(set(patients) - set(strata.index))):
-        raise LabelError("Labelled patients belong to no site", got=", ".join(map(str, lost[:5])),
-                         fix="Give each patient's site, null where it is not known")  # fmt: skip
-    of = strata.reindex(patients).astype("string").fillna("")
-    other: dict[str, str] = {}
-    for name, members in of.groupby(of):
-        own = members.index.to_numpy()
-        drawn = generator(seed, "exchange labels within", str(name)).permutation(own)
-        other |= dict(zip(own, drawn, strict=True))
-    return labels.assign(patient_id=labels["patient_id"].map(other)).reset_index(drop=True)
-
-
-def site_scores(labels: pd.DataFrame, sites: pd.Series, splits: pd.DataFrame) -> pd.DataFrame:
-    """A model that knows nothing but the site: the share of mutated training patients there.
-
-    Parameters
-    ----------
-    labels, splits : tables LABELS and SPLITS (units are patients)
-    sites : site by patient_id
-
-    Returns DataFrame: patient_id, gene, fold, score in [0, 1]; of a site without training patients, the share among
-    all. Ours: (mutated + share of all) / (patients + 1), so that a site of one patient says little.
-    """
-    known = labels.dropna(subset=["status"]).assign(
-        site=lambda f: f["patient_id"].map(sites).astype("string").fillna("")
-    )
-    rows = []
-    for fold, part in splits.groupby("fold"):
-        train = known[known["patient_id"].isin(part.loc[part["role"] == "train", "unit_id"])]
-        test = known[known["patient_id"].isin(part.loc[part["role"] == "test", "unit_id"])]
-        share = train.groupby("gene")["status"].mean().astype(float)
-        count = train.groupby(["gene", "site"])["status"].agg(["sum", "size"]).astype(float)
-        here = count.reindex(pd.MultiIndex.from_frame(test[["gene", "site"]])).fillna(0.0)
-        prior = test["gene"].map(share).to_numpy(float)
-        score = (here["sum"].to_numpy() + SITE_WEIGHT * prior) / (here["size"].to_numpy() + SITE_WEIGHT)
-        rows.append(test[["patient_id", "gene"]].assign(fold=fold, score=score))
-    return pd.concat(rows, ignore_index=True)
-
-
-def linear_scores(features: _Floats, tiles: pd.DataFrame, labels: pd.DataFrame, splits: pd.DataFrame) -> pd.DataFrame:
-    """A logistic regression on a few numbers per tile, such as its mean colour, on the same folds as the network.
-
-    Parameters
-    ----------
-    features : (n_tiles, k): in the order of `tiles`
-    tiles : patient_id and tile_id of each
-    labels, splits : tables LABELS and SPLITS (units are patients)
-
-    Returns DataFrame: tile_id, slide_id, patient_id, gene, fold, score: null where a fold's training patients are of
-    one class.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    keys = tiles[["tile_id", "slide_id", "patient_id"]].reset_index(drop=True)
-    status = labels.pivot(index="patient_id", columns="gene", values="status").reindex(keys["patient_id"])
-    rows = []
-    for fold, part in splits.groupby("fold"):
-        member = {role: keys["patient_id"].isin(own["unit_id"]).to_numpy() for role, own in part.groupby("role")}
-        for gene in status.columns:
-            label = status[gene].to_numpy(dtype=np.float64, na_value=np.nan)
-            train = member["train"] & ~np.isnan(label)
-            score = np.full(int(member["test"].sum()), np.nan)
-            if len(np.unique(label[train])) == 2:
-                model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-                score = model.fit(features[train], label[train]).predict_proba(features[member["test"]])[:, 1]
-            rows.append(keys[member["test"]].assign(gene=gene, fold=fold, score=score))
-    return pd.concat(rows, ignore_index=True)
-
-
-def site_from_features(
-    features: _Floats, patients: Sequence[str], sites: pd.Series, *, least: int = 4, seed: int = 0
-) -> dict[str, Any]:
-    """Can tiles tell the site? Nearest mean of sites, among patients that it has not seen.
-
-    Parameters
-    ----------
-    features : (n, k): of tiles; a patient is the mean of theirs
-    patients : (n,): patient of each tile
-    sites : site by patient_id
-    seed : patients of each site are dealt to two folds at random
-    least : sites with fewer patients are left out, and counted; at least 2
-
-    Returns dict: accuracy, ci_low, ci_high (Wilson, patients), chance (share of the largest site), sites, patients,
-    patients_left_out, p (binomial, one-sided, against chance). NaN where fewer than two sites are large enough. Source:
-    linear discriminant with shrinkage (Ledoit & Wolf), scikit-learn.
-    """
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-    from sklearn.model_selection import StratifiedKFold
-
-    mean = pd.DataFrame(features).groupby(np.asarray(patients)).mean()
-    site = sites.reindex(mean.index).astype("string")
-    large = site.map(site.value_counts()).ge(max(least, 2)).fillna(False).to_numpy(dtype=bool)
-    found: dict[str, Any] = {"sites": int(site[large].nunique()), "patients": int(large.sum()),
-                             "patients_left_out": int((~large).sum())}  # fmt: skip
-    if found["sites"] < 2:
-        return found | dict.fromkeys(("accuracy", "ci_low", "ci_high", "chance", "p"), float("nan"))
-    x, y = mean[large].to_numpy(), site[large].to_numpy(dtype=str)
-    random = int(generator(seed, "site folds").integers(2**31))
-    right = np.zeros(len(y), bool)
-    for train, test in StratifiedKFold(2, shuffle=True, random_state=random).split(x, y):
-        centre, scale = x[train].mean(0), x[train].std(0) + 1e-12
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit((x[train] - centre) / scale, y[train])
-        right[test] = model.predict((x[test] - centre) / scale) == y[test]
-    chance = float(pd.Series(y).value_counts(normalize=True).max())
-    test_of = stats.binomtest(int(right.sum()), len(y), chance, alternative="greater")
-    low, high = wilson(int(right.sum()), len(y))
-    return found | {"accuracy": float(right.mean()), "ci_low": low, "ci_high": high,
-                    "chance": chance, "p": float(test_of.pvalue)}  # fmt: skip
 
 
 def mutation_by_site(labels: pd.DataFrame, sites: pd.Series, *, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -226,11 +94,11 @@ def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int
 
     Parameters
     ----------
-    scored : patient_id, gene, label, score: one row per patient and gene
+    scored : patient_id, gene, fold, label, score: one row per patient and gene
     labels : table LABELS
     least : patients of each class below which no AUC is given
 
-    Returns DataFrame: gene, given, given_status, auc, ci_low, ci_high (DeLong, logit scale), n_pos, n_neg; only pairs
+    Returns DataFrame: gene, given, given_status, auc, ci_low, ci_high (`headline_interval`), n_pos, n_neg; only pairs
     of genes of which either stratum can be estimated. Source: stratification as Dawood 2026 asks for.
     """
     status = labels.pivot(index="patient_id", columns="gene", values="status")
@@ -243,7 +111,9 @@ def stratified_by_gene(scored: pd.DataFrame, labels: pd.DataFrame, *, least: int
             label = part["label"].to_numpy(np.int64)
             if min(label.sum(), (1 - label).sum()) < max(2, least):
                 continue
-            auc, low, high = delong(label, part["score"].to_numpy(np.float64))
+            score = part["score"].to_numpy(np.float64)
+            _, low, high, _ = headline_interval(label, score, cross_fitted=own["fold"].nunique() > 1)
+            auc = float(weighted_auc(label, score, np.ones((1, len(label))))[0])
             rows.append({"gene": gene, "given": other, "given_status": value, "auc": auc, "ci_low": low,
                          "ci_high": high, "n_pos": int(label.sum()), "n_neg": int((1 - label).sum())})  # fmt: skip
     columns = ["gene", "given", "given_status", "auc", "ci_low", "ci_high", "n_pos", "n_neg"]

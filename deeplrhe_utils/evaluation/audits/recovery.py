@@ -220,19 +220,6 @@ def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
 
 
-def exchange_labels(labels: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """The same labels at other patients: whole patients are exchanged, so prevalence and co-mutation stay.
-
-    Parameters
-    ----------
-    labels : table LABELS
-    seed : seed of the exchange
-    """
-    patients = np.sort(labels["patient_id"].unique())
-    other = dict(zip(patients, generator(seed, "exchange labels").permutation(patients), strict=True))
-    return labels.assign(patient_id=labels["patient_id"].map(other)).reset_index(drop=True)
-
-
 def site_agreement(colours: NDArray[np.float64], site: NDArray[np.str_], patient: NDArray[np.str_]) -> dict[str, float]:
     """How far sites differ in colour, beyond what their patients do.
 

@@ -18,7 +18,6 @@ _Floats = NDArray[np.float64]
 Ends = tuple[_Floats, _Floats]
 
 HANLEY: Final = "Hanley and McNeil, normal"
-HANLEY_LOGIT: Final = "Hanley and McNeil, logit scale"
 PROMISE: Final = (0.93, 0.97)
 """Coverage of a nominal 95 % interval that we accept."""
 COVERAGE_COLUMNS: Final = (
@@ -31,18 +30,6 @@ def hanley_interval(auc: _Floats, n_pos: int, n_neg: int) -> Ends:
     """AUC ± z standard errors of Hanley & McNeil 1982, cut to [0, 1]: estimates (b,) to low and high, each (b,)."""
     half = Z * np.sqrt(hanley_variance(auc, n_pos, n_neg))
     return np.maximum(auc - half, 0.0), np.minimum(auc + half, 1.0)
-
-
-def hanley_logit_interval(auc: _Floats, n_pos: int, n_neg: int) -> Ends:
-    """The same on the logit scale; an AUC of 0 or 1 is first moved by half a pair, because its logit is infinite.
-
-    Ours: the closed form that keeps inside [0, 1] without scores.
-    """
-    pairs = n_pos * n_neg
-    inner = np.clip(auc, 0.5 / pairs, 1 - 0.5 / pairs)
-    half = Z * np.sqrt(hanley_variance(inner, n_pos, n_neg)) / (inner * (1 - inner))
-    logit = np.log(inner / (1 - inner))
-    return 1 / (1 + np.exp(half - logit)), 1 / (1 + np.exp(-half - logit))
 
 
 def simulated_counts(prevalence: float, patients: int) -> tuple[int, int]:
@@ -58,10 +45,7 @@ def closed_forms(positive: _Floats, negative: _Floats) -> dict[str, Ends]:
     """Every interval that needs no resampling, for scores (b, m) and (b, n): method to low and high, each (b,)."""
     m, n = positive.shape[1], negative.shape[1]
     auc, low, high = delong_many(positive, negative)
-    return {
-        DELONG: (low, high), HANLEY: hanley_interval(auc, m, n), HANLEY_LOGIT: hanley_logit_interval(auc, m, n),
-        NEWCOMBE: newcombe_interval(auc, m, n),
-    }  # fmt: skip
+    return {DELONG: (low, high), HANLEY: hanley_interval(auc, m, n), NEWCOMBE: newcombe_interval(auc, m, n)}
 
 
 def bootstraps(positive: _Floats, negative: _Floats, tiles: int, resamples: int, seed: int) -> dict[str, Ends]:

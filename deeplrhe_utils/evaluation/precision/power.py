@@ -1,4 +1,4 @@
-"""What a number of patients allows: width of an AUC's interval, power against chance, patients needed, null band."""
+"""What a number of patients allows: width of an AUC's interval, patients needed for a width, null band."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from scipy import stats
 
 from deeplrhe_utils.core.errors import ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.auc.delong import TAIL, Z, delong_many, hanley_mcneil
+from deeplrhe_utils.evaluation.auc.delong import INFLATION, TAIL, Z, delong_many, hanley_mcneil, null_error
 
 _Floats = NDArray[np.float64]
 
 PRECISION_COLUMNS: Final = (
-    "gene", "auc", "n_pos", "n_neg", "half_width", "ci_low", "ci_high", "half_width_delong", "power",
-    "power_holm_least", "patients_needed", "null_low", "null_high", "reason",
+    "gene", "auc", "n_pos", "n_neg", "half_width", "ci_low", "ci_high", "half_width_delong", "patients_needed",
+    "null_low", "null_high", "reason",
 )  # fmt: skip
 """Columns of :func:`precision_table`."""
 
@@ -103,19 +103,6 @@ def simulated_half_width(auc: float, n_pos: int, n_neg: int, *, draws: int = 500
     return float((high - low).mean() / 2)
 
 
-def power(auc: float, n_pos: float, n_neg: float, alpha: float = 0.05) -> float:
-    """Chance that the two-sided Mann–Whitney test at level `alpha` tells an AUC of this height from 0.5, in [0, 1].
-
-    Normal approximation: the null standard error is that of ranks without ties, the other Hanley & McNeil's. Ours: to
-    plan with; an AUC that was observed and passed off as the true one gives the power of a wish.
-    """
-    _check_counts(n_pos, n_neg)
-    null = np.sqrt((n_pos + n_neg + 1) / (12 * n_pos * n_neg))
-    away, reach = abs(auc - 0.5), stats.norm.ppf(1 - alpha / 2) * null
-    error = hanley_mcneil(max(auc, 1 - auc), n_pos, n_neg)
-    return float(stats.norm.sf((reach - away) / error) + stats.norm.cdf((-reach - away) / error))
-
-
 def patients_needed(auc: float, prevalence: float, half: float = 0.05) -> int:
     """Least number of patients at which Hanley & McNeil's interval is no wider than ± `half`.
 
@@ -139,8 +126,10 @@ def patients_needed(auc: float, prevalence: float, half: float = 0.05) -> int:
     return int(np.ceil((b + np.sqrt(b**2 + 4 * a * c)) / (2 * a)))
 
 
-def null_band(n_pos: int, n_neg: int) -> tuple[float, float]:
+def null_band(n_pos: int, n_neg: int, cross_fitted: bool = False) -> tuple[float, float]:
     """Central range of AUCs that scores without any information reach with these counts.
+
+    Cross-fitted scores scatter more (`INFLATION`): their band is the normal one, so much wider. Of independent scores:
 
     Returns low, high: the least AUC that 97.5 % of all rankings does not exceed, and its mirror image; for scores
     without ties. Exact tails from SciPy's Mann–Whitney test (Mann & Whitney 1947), but for more than
@@ -151,8 +140,8 @@ def null_band(n_pos: int, n_neg: int) -> tuple[float, float]:
     """
     _check_counts(n_pos, n_neg)
     total = n_pos * n_neg
-    if total > EXACT_PAIRS and min(n_pos, n_neg) >= 20:
-        half = float(stats.norm.ppf(1 - TAIL)) * np.sqrt((n_pos + n_neg + 1) / (12 * total))
+    if cross_fitted or (total > EXACT_PAIRS and min(n_pos, n_neg) >= 20):
+        half = Z * null_error(n_pos, n_neg, INFLATION if cross_fitted else 1.0)
         return max(0.0, 0.5 - half), min(1.0, 0.5 + half)
     below, reached = total // 2 - 1, total  # P(U > below) exceeds the tail, P(U > reached) does not
     while reached - below > 1:
@@ -177,7 +166,7 @@ def _exceeds(wins: int, n_pos: int, n_neg: int) -> float:
 
 
 def precision_table(
-    genes: pd.DataFrame, *, half: float = 0.05, tests: int | None = None, draws: int = 500, seed: int = 0
+    genes: pd.DataFrame, *, half: float = 0.05, draws: int = 500, seed: int = 0, cross_fitted: bool = False
 ) -> pd.DataFrame:
     """What the counts of each gene allow, if its AUC were what is given.
 
@@ -185,37 +174,36 @@ def precision_table(
     ----------
     genes : gene, auc (null where there is none), n_pos, n_neg: patients
     half : wanted half-width
-    tests : genes that are tested together; by default the rows
     draws, seed : of the simulated half-width
+    cross_fitted : whether patients are scored by readers that learned from the others: all errors are then larger by
+        `INFLATION`, but half_width_delong's, which is what the usual interval would show
 
     Returns DataFrame: :data:`PRECISION_COLUMNS`, a row per gene. half_width, ci_low, ci_high: Hanley & McNeil, cut to
-    [0, 1]. half_width_delong: simulated. power: two-sided test at 0.05. power_holm_least: the same at 0.05 / `tests`,
-    which Holm's procedure never falls below, whatever the other genes do. patients_needed: for ± `half` at the gene's
-    share among these patients. null_low, null_high: :func:`null_band`. A gene with fewer than two patients in a class,
-    or without an AUC, says so in `reason`, and the rest is null.
+    [0, 1]. half_width_delong: simulated. patients_needed: for ± `half` at the gene's share among these patients.
+    null_low, null_high: :func:`null_band`. A gene with fewer than two patients in a class, or without an AUC, says so
+    in `reason`, and the rest is null. There is no power at these AUCs: at an observed one it is the p in other words.
     """
-    tests = len(genes) if tests is None else tests
-    rows = [_precision(str(row.gene), row.auc, int(row.n_pos), int(row.n_neg), half, tests, draws, seed)
+    rows = [_precision(str(row.gene), row.auc, int(row.n_pos), int(row.n_neg), half, draws, seed, cross_fitted)
             for row in genes.itertuples()]  # fmt: skip
     return pd.DataFrame(rows, columns=list(PRECISION_COLUMNS))
 
 
 def _precision(
-    gene: str, auc: object, n_pos: int, n_neg: int, half: float, tests: int, draws: int, seed: int
+    gene: str, auc: object, n_pos: int, n_neg: int, half: float, draws: int, seed: int, cross_fitted: bool
 ) -> dict[str, object]:
     row: dict[str, object] = {"gene": gene, "n_pos": n_pos, "n_neg": n_neg, "reason": ""}
     if min(n_pos, n_neg) < 2:
         return row | {"reason": "fewer than two patients in a class"}
-    row |= dict(zip(("null_low", "null_high"), null_band(n_pos, n_neg), strict=True))
+    row |= dict(zip(("null_low", "null_high"), null_band(n_pos, n_neg, cross_fitted), strict=True))
     value = float(auc) if isinstance(auc, (int, float, np.floating)) else float("nan")  # pandas' NA is neither
     if not 0 < value < 1:
         return row | {"reason": "no AUC strictly between 0 and 1"}
-    width = half_width(value, n_pos, n_neg)
+    factor = INFLATION if cross_fitted else 1.0
+    width = factor * half_width(value, n_pos, n_neg)
     return row | {
         "auc": value, "half_width": width, "ci_low": max(0.0, value - width), "ci_high": min(1.0, value + width),
         "half_width_delong": simulated_half_width(value, n_pos, n_neg, draws=draws, seed=seed),
-        "power": power(value, n_pos, n_neg), "power_holm_least": power(value, n_pos, n_neg, 0.05 / max(1, tests)),
-        "patients_needed": patients_needed(value, n_pos / (n_pos + n_neg), half),
+        "patients_needed": patients_needed(value, n_pos / (n_pos + n_neg), half / factor),
     }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def characteristics(patients: pd.DataFrame, groups: pd.Series, variables: Iterab
     Returns DataFrame: variable, level, overall, a column per group, missing (patients without the value, of all), smd,
     smd_between. The first row counts patients. Percentages are of patients whose value is known; a row "missing"
     follows each variable that lacks values. smd: the largest absolute :func:`smd` of two groups, and which two these
-    are; in the variable's first row.
+    are, in the variable's first row; none, and "by definition", where the variable is what makes the groups.
 
     Raises CohortError: a patient stands in two rows, or nobody has a group. ParameterError: a variable that is no
     column.
@@ -79,6 +79,9 @@ def characteristics(patients: pd.DataFrame, groups: pd.Series, variables: Iterab
     for variable in chosen:
         continuous = _is_continuous(frame[variable])
         lines = _lines(frame[variable], {OVERALL: frame, **parts}, variable, continuous)
+        same = (frame[variable].astype(str) == own.astype(str))[frame[variable].notna() & own.notna()]
+        if len(same) and same.all():
+            differing[variable] = {"smd_between": "by definition"}
         lines[0] |= {"missing": int(frame[variable].isna().sum()), **differing[variable]}
         rows += [{"variable": variable, **line} for line in lines]
     return pd.DataFrame(rows, columns=["variable", "level", OVERALL, *parts, "missing", "smd", "smd_between"])

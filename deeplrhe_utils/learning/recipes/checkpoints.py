@@ -117,6 +117,9 @@ class Stop(CompendiumError):
     """Training was told to end, and saved its state."""
 
 
+_CAME: Final = threading.Event()
+
+
 @contextmanager
 def stop_signal(wanted: bool, group: Group) -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGTERM has come; the former handler is put back afterwards.
@@ -124,16 +127,22 @@ def stop_signal(wanted: bool, group: Group) -> Iterator[Callable[[], bool]]:
     Only the first process of a group listens. The others ignore the signal: were they to leave, the first would wait
     for them in the middle of a step that it then cannot save.
     """
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    if not wanted:
         yield lambda: False
         return
-    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield _CAME.is_set  # the main thread listens for all
+        return
+    _CAME.clear()
 
     def note(_number: int, _frame: Any) -> None:
-        came.set()
+        _CAME.set()
 
     former = signal.signal(signal.SIGTERM, note if group.first else signal.SIG_IGN)
     try:
-        yield came.is_set
+        yield _CAME.is_set
+    except BaseException:
+        _CAME.set()  # an interrupt, or a fold that failed: those beside it save their state and leave, too
+        raise
     finally:
         signal.signal(signal.SIGTERM, former)

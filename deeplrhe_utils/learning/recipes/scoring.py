@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplrhe_utils.core.errors import SmallCohortError
+from deeplrhe_utils.core.text import told
 from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork
 from deeplrhe_utils.learning.recipes.recipe import device_of, uses_bfloat16
 from deeplrhe_utils.slides.tiles.pixels import read_ahead
@@ -41,7 +42,8 @@ def score_arrays(
     model = ready_network(model, device)
     low = uses_bfloat16(precision, device_of(device))
     runs = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    scores = [probabilities(model, tiles, low) for tiles in read_ahead(batches, runs)]
+    pairs = zip(told("batches scored", runs), read_ahead(batches, runs), strict=True)
+    scores = [probabilities(model, tiles, low) for _, tiles in pairs]
     return np.concatenate(scores) if scores else np.zeros((0, len(model.config.targets)), np.float32)
 
 

@@ -168,11 +168,11 @@ def _long(
 
 def _fit_or_load(
     file: Path, train: _Bags, genes: Sequence[str], config: MilConfig, held_out: Sequence[str], seed: int, fold: int,
-    report: Callable[[str], None], seen: Sequence[str] = (),
+    report: Callable[[str], None],
 ) -> tuple[GatedAttention, list[float]]:  # fmt: skip
     """One fold's network: trained, or the finished one when nothing that it depends on has changed."""
     digests = [hashlib.sha256(a.data).hexdigest() for a in (train.features, train.index, train.labels)]
-    facts = [*digests, train.features.shape, train.names, list(genes), asdict(config), seed, fold, list(seen)]
+    facts = [*digests, train.features.shape, train.names, list(genes), asdict(config), seed, fold]
     fingerprint = sha256_text(json.dumps([*facts, torch.get_num_threads()]))
     if not (file.is_file() and load_mil(file)[1].get("fingerprint") == fingerprint):
         model, history, usable = fit_bags(
@@ -180,7 +180,7 @@ def _fit_or_load(
         )
         card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": history, "genes": list(genes),
                 "usable": usable.tolist()}  # fmt: skip
-        save_mil(model, file, trained_on=train.names, card=card, seen=seen)
+        save_mil(model, file, trained_on=train.names, card=card)
     model, card = load_mil(file, score_patients=held_out)
     return model, card["history"]
 
@@ -200,7 +200,6 @@ def cross_fit_bags(
     folder: Path,
     seed: int,
     name: str,
-    seen: Mapping[int, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> BagFit:
     """Train and score fold by fold; finished folds are kept, so an interrupted run goes on with the next one.
@@ -208,7 +207,7 @@ def cross_fit_bags(
     Parameters
     ----------
     features_of : fold → float32, (n_tiles, D)
-        Features of `tiles`, in the same order, by a network that did not see the fold's test patients.
+        Features of `tiles`, in the same order; they know no label of the fold's test patients.
     tiles : tile_id and patient_id
     targets : float32, (n_tiles, T)
         1, 0 or NaN, as from `tile_targets`, in the order of `genes`.
@@ -216,8 +215,6 @@ def cross_fit_bags(
     genes : names of the targets
     folder : receives ``<name>-fold-<n>.safetensors``
     name : of the method; goes into the table and the file names
-    seen : fold → hashed patients, optional
-        Whom the network behind the features had seen; they may not be scored either.
     quiet : print no line per fold
 
     Raises CohortError: no fold has a gene with both classes among its training patients. InputError: features, tiles,
@@ -238,9 +235,7 @@ def cross_fit_bags(
         if usable.any():
             file = folder / f"{safe_name(name)}-fold-{fold}.safetensors"
             report = _silent if quiet else print
-            model, history = _fit_or_load(
-                file, train, genes, config, test.names, seed, fold, report, (seen or {}).get(fold, ())
-            )
+            model, history = _fit_or_load(file, train, genes, config, test.names, seed, fold, report)
             found, weights = score_bags(model, test.features, test.index)
             model_hash = sha256_file(file)[:16]
             fits.history[f"fold {fold}"] = history
@@ -429,21 +424,18 @@ def score_bags(
     return scores, attention
 
 
-def save_mil(
-    model: GatedAttention, path: Path, *, trained_on: Iterable[str], card: dict[str, Any], seen: Iterable[str] = ()
-) -> str:
+def save_mil(model: GatedAttention, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:
     """Write weights and model card as one safetensors file, atomically.
 
     Parameters
     ----------
     trained_on : patient identifiers (stored hashed)
-    seen : hashed patients that the network behind the features had seen
     card : any further JSON-able facts (fold, seed, genes, usable …)
 
     Returns str: first 16 hex characters of the file's SHA-256, the `model_hash` of score tables.
     """
     full = {**card, "kind": _KIND, "config": asdict(model.config), "inputs": model.inputs, "targets": model.targets,
-            "patients": sorted({*map(hash_patient, trained_on), *seen})}  # fmt: skip
+            "patients": sorted({*map(hash_patient, trained_on)})}  # fmt: skip
     with atomic_path(path) as part:
         part.write_bytes(save(model.state_dict(), metadata={"card": json.dumps(full, sort_keys=True)}))
     return sha256_file(path)[:16]

@@ -24,6 +24,9 @@ _STEPS: Final = 40
 LOWEST: Final = 1e-5
 HIGHEST: Final = 1.0
 _KEPT: Final = 0.7  # of the running mean, at each step
+_STEP_OF_NOISE: Final = 0.954  # median |difference| of two normal values, in their standard deviations
+_CLEARLY: Final = 3.0  # standard deviations of the smoothed loss above its lowest value
+_SETTLED: Final = 4  # steps until the running mean is one: the first values are as noisy as the loss itself
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def range_test(
     ----------
     tiles : size of the small sample, drawn once (see :func:`draw_sample`)
 
-    Returns RangeTest: its threshold is the rate of the lowest smoothed loss: above it, the loss rises.
+    Returns RangeTest: its threshold is the last rate before the loss has risen for good (:func:`last_before_rise`).
 
     Raises ModelError: the loss was never finite. CohortError: no target has both classes in `train`.
     """
@@ -69,7 +72,24 @@ def range_test(
     if not np.isfinite(smooth).any():
         raise ModelError("The loss is not finite even at the lowest rate of the range test", got=f"rate {LOWEST:g}",
                          fix="Lower the lowest rate")  # fmt: skip
-    return RangeTest(rates, smooth, float(rates[int(np.nanargmin(smooth))]))
+    return RangeTest(rates, smooth, float(rates[last_before_rise(losses, smooth)]))
+
+
+def last_before_rise(losses: NDArray[np.float64], smooth: NDArray[np.float64]) -> int:
+    """Place of the last smoothed loss that noise alone can lift from the lowest one.
+
+    Parameters
+    ----------
+    losses, smooth : (n,), raw and smoothed; NaN after the loss diverged
+
+    The lowest of so many noisy values is anywhere on a flat stretch; where it ends is not. The noise is the median
+    change from step to step, which few steps of a fall or a rise do not move.
+    """
+    steps = np.abs(np.diff(losses[np.isfinite(losses)]))
+    noise = float(np.median(steps)) / _STEP_OF_NOISE if len(steps) else 0.0
+    allowed = _CLEARLY * noise * np.sqrt((1 - _KEPT) / (1 + _KEPT))
+    settled = smooth[_SETTLED:] if np.isfinite(smooth[_SETTLED:]).any() else smooth
+    return int(np.flatnonzero(smooth <= np.nanmin(settled) + allowed)[-1])
 
 
 def draw_sample(targets: NDArray[np.float32], size: int, random: np.random.Generator) -> NDArray[np.int64]:

@@ -1,11 +1,11 @@
-"""Other methods on the same folds: claims switched off, DeepPATH's network, attention over frozen features.
+"""Other methods on the same folds: claims switched off, DeepPATH's network, readers of label-free features.
 
 Every method ends in the same rows, one score per held-out patient and gene, so that one table can hold them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,19 +13,17 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError
-from deeplrhe_utils.core.files import safe_name, sha256_file
-from deeplrhe_utils.core.seeds import integer_seed
-from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, load_model
-from deeplrhe_utils.learning.networks.weights import weights_digest
+from deeplrhe_utils.core.files import safe_name
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
+from deeplrhe_utils.learning.probes.readers import means_by_patient, ridge_held_out, standardized
 from deeplrhe_utils.learning.recipes.recipe import DEEPPATH, DEEPPATH_NETWORK, TrainConfig
 from deeplrhe_utils.learning.rivals.mil import MilConfig, cross_fit_bags
-from deeplrhe_utils.learning.scoring.features import cached_features, tile_features
 from deeplrhe_utils.learning.tiles.store import TileStore, patient_rows
 from deeplrhe_utils.learning.training.crossfit import CrossFit, cross_fit
+from deeplrhe_utils.slides.tiles.tiling import select_tiles
 
 ABLATIONS: Final[dict[str, dict[str, Any]]] = {
     "same, short": {},
@@ -109,74 +107,58 @@ def inception(
     precision : as in TrainConfig
     """
     recipe = replace(DEEPPATH, epochs=epochs, batch_size=batch_size, precision=precision)
-    use = (ground.tiles.groupby("patient_id").cumcount() < tiles_each).to_numpy(dtype=bool)
+    use = select_tiles(ground.tiles.assign(kept=True), tiles_each, ground.seed, "patient_id")["selected"].to_numpy(bool)
     network = NetworkConfig(tuple(genes), head, **DEEPPATH_NETWORK)
     fits = _attempt("Inception v3", partial(ground.fit, "inception v3", network, recipe, use))
     return _together([] if fits is None else [patient_rows(fits.predictions, "Inception v3 (short)")])
 
 
 def attention(
-    ground: Ground, genes: Sequence[str], networks: Mapping[int, Path] | NetworkConfig, label: str, config: MilConfig
+    ground: Ground, genes: Sequence[str], features: pd.DataFrame, label: str, config: MilConfig
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Attention, and mean pooling as its control, over frozen features of every tile.
+    """Attention, and mean pooling as its control, over features of every tile that know no label.
 
     Parameters
     ----------
-    networks : fold → model file, or NetworkConfig
-        Whose features: the network that each fold trained (it saw training patients only), or one for all folds with
-        weights from elsewhere.
+    features : a row per tile of `ground.tiles`, in its order; standardized here, by each fold's training patients.
+        Features that a network learned from their labels would be in-sample for them, and attention trusts these.
     label : name of the features in the method's name
 
     Returns rows of table RIVALS; tile_id, gene, fold, weight of the attention.
     """
-    features, rows, weights = _Features(ground, networks), [], pd.DataFrame()
-    seen = {fold: features.seen(fold) for fold in features}
+    learned = ground.splits[ground.splits["role"] == "train"].groupby("fold")["unit_id"].agg(set)
+    x = {fold: standardized(features.to_numpy(np.float64), ground.tiles["patient_id"].isin(own).to_numpy(bool))
+         .astype(np.float32) for fold, own in learned.items()}  # fmt: skip
+    rows, weights = [], pd.DataFrame()
     for pooling in ("gated", "mean"):
         name = f"{'attention' if pooling == 'gated' else 'mean'} over {label}"
-        fits = cross_fit_bags(features, ground.tiles, ground.targets, ground.splits, list(genes),
+        fits = cross_fit_bags(x, ground.tiles, ground.targets, ground.splits, list(genes),
                               replace(config, pooling=pooling), folder=ground.folder / "mil", seed=ground.seed,
-                              name=name, seen=seen, quiet=True)  # fmt: skip
+                              name=name, quiet=True)  # fmt: skip
         rows.append(fits.scores)
         weights = fits.attention if pooling == "gated" else weights
     return _together(rows), weights
 
 
-class _Features(Mapping[int, NDArray[np.float32]]):
-    """Frozen features fold by fold, made when they are asked for: all at once they may not fit into memory."""
+def ridge(ground: Ground, genes: Sequence[str], features: pd.DataFrame, label: str) -> pd.DataFrame:
+    """Ridge regression on patients' means of label-free features, on the same folds; rows of table RIVALS.
 
-    def __init__(self, ground: Ground, networks: Mapping[int, Path] | NetworkConfig) -> None:
-        self.ground, self.networks = ground, networks
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self.ground.stores))
-
-    def __len__(self) -> int:
-        return len(self.ground.stores)
-
-    def _network(self, fold: int) -> tuple[TileNetwork, str, list[str]]:
-        """The network, what identifies it, and the hashed patients that it has seen."""
-        if not isinstance(self.networks, NetworkConfig):
-            network, card = load_model(self.networks[fold])
-            return network, sha256_file(self.networks[fold]), card["patients"]
-        seed = integer_seed(self.ground.seed, "backbone")  # matters where there are no weights to start from
-        torch.manual_seed(seed)
-        network = build_network(self.networks)
-        start = weights_digest(self.networks.weights, self.networks.architecture)
-        return network, f"{replace(self.networks, weights=start)} {seed}", list(network.loaded.patients)
-
-    def seen(self, fold: int) -> list[str]:
-        """Hashed patients whom the fold's network has seen."""
-        return self._network(fold)[2]
-
-    def __getitem__(self, fold: int) -> NDArray[np.float32]:
-        network, identity, _ = self._network(fold)
-        store = self.ground.stores[fold]
-
-        def compute() -> NDArray[np.float32]:
-            return tile_features(network, lambda i: store.read(list(i)), len(store), device=self.ground.device)
-
-        file = self.ground.folder / "features" / f"fold-{fold}.safetensors"
-        return cached_features(file, f"{identity} {store.fingerprint()}", compute)
+    The score is the rank within a fold, in (0, 1): a ridge's own numbers are no probabilities.
+    """
+    means = means_by_patient(features, ground.tiles["patient_id"])
+    target = pd.DataFrame(ground.targets).groupby(ground.tiles["patient_id"].to_numpy(str)).first().loc[means.index]
+    test = ground.splits[ground.splits["role"] == "test"].set_index("unit_id")["fold"].reindex(means.index)
+    rows = []
+    for column, gene in enumerate(genes):
+        known = (target[column].notna() & test.notna()).to_numpy()
+        fold = test[known].to_numpy(int)
+        label_of = target.loc[known, column].to_numpy(np.float64)
+        held_out = ridge_held_out(means.to_numpy(np.float64)[known], label_of[:, None], fold)[:, 0]
+        found = pd.Series(held_out).groupby(fold)
+        score = ((found.rank() - 0.5) / found.transform("size")).to_numpy()
+        rows.append(pd.DataFrame({"patient_id": means.index[known], "gene": gene, "fold": fold, "score": score,
+                                  "method": f"ridge on {label}", "model_hash": "closed form"}))  # fmt: skip
+    return _together(rows)
 
 
 def _attempt(name: str, fit: Callable[[], CrossFit]) -> CrossFit | None:

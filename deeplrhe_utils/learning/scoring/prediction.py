@@ -8,16 +8,13 @@ batch per thread is in memory, whatever the number of tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, LeakError, ModelError, ParameterError, StainError
@@ -25,7 +22,13 @@ from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork, load_model, read_card
 from deeplrhe_utils.learning.recipes.recipe import scoring_precision
 from deeplrhe_utils.learning.recipes.scoring import probabilities, ready_network
-from deeplrhe_utils.learning.tiles.normalizing import UNCHANGED, keep_normalizer, normalizer_of_model, statistics_rows
+from deeplrhe_utils.learning.tiles.normalizing import (
+    UNCHANGED,
+    keep_normalizer,
+    normalizer_of_model,
+    single_threads,
+    statistics_rows,
+)
 from deeplrhe_utils.slides.tiles.pixels import open_row, read_pixels, shrink
 from deeplrhe_utils.stain.methods.normalize import Normalizer, Plan
 
@@ -42,8 +45,9 @@ class SlideScorer:
     Attributes
     ----------
     normalization : method that notebook 04 used, or "none"
-    tile_px, store_px : side of a tile as read, and as handed to the network [px]
-    target_mpp : resolution of a tile as read [µm/px]
+    tile_px, store_px : side of a tile of the grid, and as it is read, normalized and handed to the network [px]; never
+        larger than in the grid
+    target_mpp : resolution of the grid [µm/px]
     statistics_tiles : most tiles a slide's colour statistics come from, as in notebook 04
     device : torch device name, or "auto"
     threads : batches of one slide that are worked on at a time; never changes a score
@@ -64,13 +68,18 @@ class SlideScorer:
             if getattr(self, name) < 1:
                 raise ParameterError(f"Illegal {name}", got=getattr(self, name), expected="1 or more")
 
+    @property
+    def read_px(self) -> int:
+        """Side at which a tile is read and normalized [px]."""
+        return min(self.tile_px, self.store_px)
+
     def normalizer_for(self, file: Path, card: dict[str, Any]) -> Normalizer | None:
         """The normalizer that belongs to a model file, or None for colours as they are.
 
         Raises ModelError: the network was trained at another magnification, in other colours, or with another
         normalizer.
         """
-        mpp = self.target_mpp * self.tile_px / min(self.store_px, self.tile_px)
+        mpp = self.target_mpp * self.tile_px / self.read_px
         if abs(card["input_mpp"] / mpp - 1) > 0.02 or card["normalization"] != self.normalization:
             raise ModelError("The model was trained on other pixels than these windows have",
                              got=f"{mpp:g} µm/px, normalization {self.normalization}",
@@ -208,7 +217,7 @@ def score_slide(task: ScoreTask) -> Scored:
 
 
 def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[_Tile]:
-    """Tiles as the task's network sees them: read, normalized and shrunk as for :func:`score_slide`.
+    """Tiles as the task's network sees them: read and normalized as for :func:`score_slide`.
 
     Parameters
     ----------
@@ -220,23 +229,23 @@ def seen_tiles(task: ScoreTask, rows: pd.DataFrame) -> list[_Tile]:
     trained on other pixels.
     """
     plan = _plan(task, task.scorer.normalizer_for(task.model, read_card(task.model)))
-    return [shrink(plan(tile), task.scorer.store_px) for tile in read_pixels(task.slide, rows, task.scorer.tile_px)]
+    return [plan(tile) for tile in read_pixels(task.slide, rows, task.scorer.read_px)]
 
 
 def _score(task: ScoreTask, model: TileNetwork, card: dict[str, Any], normalizer: Normalizer | None) -> Scored:
     scorer, genes = task.scorer, model.config.targets
     model = ready_network(model, scorer.device)
     low = scoring_precision(card.get("recipe", {}).get("precision", "float32")) == "bfloat16"
-    with _single_threads(scorer.threads) as pool:
+    with single_threads(scorer.threads) as pool:
         plan = pool.submit(_plan, task, normalizer).result()
 
         def batch(rows: pd.DataFrame) -> tuple[NDArray[np.float32], list[InputError]]:
-            found = _read(task.slide, rows, scorer.tile_px)
+            found = _read(task.slide, rows, scorer.read_px)
             good = {i: tile for i, tile in enumerate(found) if not isinstance(tile, InputError)}
             scores = np.full((len(found), len(genes)), np.nan, np.float32)
             if good:
-                seen = [shrink(plan(tile), scorer.store_px) for tile in good.values()]
-                scores[list(good)] = found_scores = probabilities(model, np.stack(seen), low)
+                seen = np.stack([plan(tile) for tile in good.values()])
+                scores[list(good)] = found_scores = probabilities(model, seen, low)
                 if not np.isfinite(found_scores).all():
                     raise ModelError(f"The model {task.model} gives scores that are not finite",
                                      fix="Train again, or give another file")  # fmt: skip
@@ -261,32 +270,21 @@ def _plan(task: ScoreTask, normalizer: Normalizer | None) -> Plan:
     if normalizer is None:
         return keep_normalizer()
     rows = statistics_rows(task.tiles, task.scorer.statistics_tiles)
-    seen = [tile for tile in _read(task.slide, rows, task.scorer.tile_px) if not isinstance(tile, InputError)]
+    seen = [tile for tile in _read(task.slide, rows, task.scorer.read_px) if not isinstance(tile, InputError)]
     return normalizer.plan_or_keep(seen, str(task.slide["slide_id"]))
 
 
-def _read(slide: dict[str, Any], rows: pd.DataFrame, tile_px: int) -> list[_Tile | InputError]:
+def _read(slide: dict[str, Any], rows: pd.DataFrame, side_px: int) -> list[_Tile | InputError]:
     """Pixels of the tiles, in order; where one cannot be read, the reason in its place."""
     try:
-        return list(read_pixels(slide, rows, tile_px))
+        return list(read_pixels(slide, rows, side_px))
     except InputError as error:
         if len(rows) == 1:
             return [error]
-        return [found for i in range(len(rows)) for found in _read(slide, rows.iloc[[i]], tile_px)]
+        return [found for i in range(len(rows)) for found in _read(slide, rows.iloc[[i]], side_px)]
 
 
 def _example(task: ScoreTask, plan: Plan, number: int) -> tuple[_Tile, _Tile]:
     row = task.windows[-1].iloc[[number - len(task.tiles)]] if number >= len(task.tiles) else task.tiles.iloc[[number]]
-    (raw,) = read_pixels(task.slide, row, task.scorer.tile_px)
+    (raw,) = read_pixels(task.slide, row, task.scorer.read_px)
     return shrink(raw, EXAMPLE_PX), shrink(plan(raw), EXAMPLE_PX)
-
-
-@contextmanager
-def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads inside each of which torch has one thread."""
-    before = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(count, "score", torch.set_num_threads, (1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(before)

@@ -7,19 +7,22 @@ the test patients into training. So every fold has a normalizer of its own, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError, ThinTissueError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.learning.tiles.store import write_tiles
-from deeplrhe_utils.slides.tiles.pixels import read_ahead, shrink
+from deeplrhe_utils.slides.tiles.pixels import read_ahead
 from deeplrhe_utils.stain.dcgmm.checks import has_tissue
 from deeplrhe_utils.stain.methods.normalize import DCGMM_VARIANTS, Normalizer, Plan, load_normalizer, make_normalizer
 from deeplrhe_utils.stain.methods.reference import SlideColour, choose_reference, slide_colour
@@ -169,10 +172,10 @@ def store_units(
     arms: Mapping[tuple[str, int], Normalizer | None],
     *,
     statistics_tiles: int,
-    store_px: int,
     watched: int = 4,
+    workers: int = 2,
 ) -> Stored:
-    """Read every unit once, normalize its selected tiles for every arm and fold, and store them.
+    """Read every unit once, normalize its selected tiles for every arm and fold, and store them as they were read.
 
     Parameters
     ----------
@@ -180,34 +183,49 @@ def store_units(
     groups : unit → kept rows of table TILES: what is stored is the selected ones, in this order
     arms : (arm, fold) → Normalizer, or None to leave colours as they are
     statistics_tiles : most tiles a unit's statistics come from
-    store_px : side of a stored tile [px]; smaller ones stay as they are
     watched : tiles of each unit whose colour after normalization is kept
+    workers : units at a time; never changes a result
     """
-    rows: list[dict[str, Any]] = []
-    stored = Stored(pd.DataFrame(), {key: {} for key in arms})
     parts = {name: statistics_rows(part, statistics_tiles) for name, part in groups.items()}
     progress = Countdown("slides normalized", len(parts), brief=True)
-    for name, tiles in _read_units(parts, read):
+
+    def one(name: str) -> tuple[list[dict[str, Any]], dict[tuple[str, int], SlideColour]]:
+        tiles = read(parts[name])
         chosen = groups[name][groups[name]["selected"]].reset_index(drop=True)
-        plans = {key: keep_normalizer() if one is None else one.plan_or_keep(tiles, name) for key, one in arms.items()}
-        small: dict[tuple[str, int], list[_Tile]] = {key: [] for key in arms}
-        seen: dict[tuple[str, int], list[_Tile]] = {key: [] for key in arms}
+        plans = {key: keep_normalizer() if n is None else n.plan_or_keep(tiles, name) for key, n in arms.items()}
+        new: dict[tuple[str, int], list[_Tile]] = {key: [] for key in arms}
         for tile in _selected(chosen, dict(zip(parts[name]["tile_id"], tiles, strict=True)), read):
             for key, plan in plans.items():
-                new = plan(tile)
-                small[key].append(shrink(new, store_px))
-                seen[key] += [new] if len(seen[key]) < watched else []
-        for (arm, fold), plan in plans.items():
+                new[key].append(plan(tile))
+        for (arm, fold), own in new.items():
             for slide_id, index in chosen.groupby("slide_id").groups.items():
-                stack = np.stack([small[arm, fold][i] for i in index])
-                write_tiles(arm_folder(folder, arm, fold), str(slide_id), stack)
-            stored.colours[arm, fold][name] = slide_colour(seen[arm, fold])
-            rows.append({"unit": name, "arm": arm, "fold": fold, "n_tiles": len(chosen), "n_used": plan.n_used,
-                         "n_skipped": plan.n_skipped, "note": plan.note, "warnings": "; ".join(plan.warnings),
-                         "map": plan.digest()})  # fmt: skip
-        progress.step()
+                write_tiles(arm_folder(folder, arm, fold), str(slide_id), np.stack([own[i] for i in index]))
+        rows = [{"unit": name, "arm": arm, "fold": fold, "n_tiles": len(chosen), "n_used": plan.n_used,
+                 "n_skipped": plan.n_skipped, "note": plan.note, "warnings": "; ".join(plan.warnings),
+                 "map": plan.digest()} for (arm, fold), plan in plans.items()]  # fmt: skip
+        return rows, {key: slide_colour(own[:watched]) for key, own in new.items()}
+
+    rows: list[dict[str, Any]] = []
+    stored = Stored(pd.DataFrame(), {key: {} for key in arms})
+    with single_threads(workers) as pool:
+        for name, (own, colours) in zip(parts, pool.map(one, parts), strict=True):
+            rows += own
+            for key, colour in colours.items():
+                stored.colours[key][name] = colour
+            progress.step()
     stored.records = pd.DataFrame(rows)
     return stored
+
+
+@contextmanager
+def single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """`count` threads inside each of which torch has one: their number never changes a result."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(count, "units", torch.set_num_threads, (1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 def _selected(chosen: pd.DataFrame, known: Mapping[str, _Tile], read: Reader) -> Iterator[_Tile]:

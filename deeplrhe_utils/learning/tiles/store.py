@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,17 @@ def write_tiles(folder: Path, slide_id: str, tiles: NDArray[np.uint8]) -> Path:
     with atomic_path(path) as part:
         np.save(part, tiles, allow_pickle=False)
     return path
+
+
+@cache
+def _hashed(path: Path, *_: int) -> str:
+    """A file's SHA-256, read once per process and version."""
+    return sha256_file(path)
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class TileStore:
@@ -80,15 +91,7 @@ class TileStore:
 
     def fingerprint(self) -> str:
         """SHA-256 over the store's files, in order: changes when any stored pixel or the tile order changes."""
-        return sha256_text("\n".join(sha256_file(path) for path in self._files))
-
-    def colours(self) -> NDArray[np.float64]:
-        """Mean and standard deviation of red, green and blue of every tile, (n, 6), in grey levels."""
-        rows = []
-        for i in range(len(self)):
-            pixels = self.read([i])[0].reshape(-1, 3).astype(np.float64)
-            rows.append(np.r_[pixels.mean(0), pixels.std(0)])
-        return np.array(rows)
+        return sha256_text("\n".join(_hashed(path, *_version(path)) for path in self._files))
 
 
 class ShuffledStore(TileStore):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
+from deeplrhe_utils.core.text import Countdown
 from deeplrhe_utils.learning.networks.deeplrhe import (
     NetworkConfig,
     TileNetwork,
@@ -31,7 +32,7 @@ from deeplrhe_utils.learning.recipes.checkpoints import Stop, load_state, save_s
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
 from deeplrhe_utils.learning.recipes.processes import ALONE, Group
 from deeplrhe_utils.learning.recipes.recipe import TrainConfig, device_of, uses_bfloat16
-from deeplrhe_utils.learning.training.trainer import Epoch, Part, Run, Trained, kept_heap
+from deeplrhe_utils.learning.training.trainer import Epoch, Part, Run, Trained
 
 if TYPE_CHECKING:
     from deeplrhe_utils.learning.tiles.store import TileStore
@@ -75,15 +76,22 @@ def train_fold(
         else:
             run.resume(state)
             report(f"fold {fold}  goes on in epoch {run.progress.epoch + 1}, step {run.progress.step + 1}")
-    with kept_heap(), stop_signal(state_file is not None, group) as stopped:
-        saver = _Saver(run, state_file, fingerprint, stopped)
+    with stop_signal(state_file is not None, group) as stopped:
+        saver, before = _Saver(run, state_file, fingerprint, stopped), run.progress
+        progress = Countdown(f"fold {fold}: steps of training" if group.first else "", run.steps * recipe.epochs,
+                             brief=True, done=before.epoch * run.steps + before.step)  # fmt: skip
+
+        def after_step() -> None:
+            progress.step()
+            saver.due()
+
         while not run.finished():
-            line = run.epoch(saver.due)
+            line = run.epoch(after_step)
             if group.first:
                 report(str(line))
                 if watch is not None:
                     watch(line)
-            saver.due()
+            after_step()
     return run.result()
 
 

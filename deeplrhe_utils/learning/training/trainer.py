@@ -6,10 +6,11 @@ part. What a run has to remember is therefore a counter, the weights and the opt
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -37,13 +38,6 @@ from deeplrhe_utils.slides.tiles.pixels import read_ahead
 
 if TYPE_CHECKING:
     from deeplrhe_utils.learning.tiles.store import TileStore
-
-
-import contextlib
-import ctypes
-import os
-from collections.abc import Iterator
-from typing import Final
 
 
 @dataclass(frozen=True)
@@ -96,6 +90,21 @@ class Epoch:
         return f"fold {self.fold}  epoch {self.epoch:3d}/{self.epochs}  loss {self.loss:.4f}{valid}"
 
 
+_TORCH_SEED: Final = threading.Lock()
+
+
+def start_at_prevalence(layer: nn.Module, targets: NDArray[np.float32], head: str) -> None:
+    """Let the last layer begin with each target's share among known labels (n, T), which takes epochs to learn.
+
+    Half a tile is added to either class, so that a target of one class stays finite.
+    """
+    known = (~np.isnan(targets)).sum(0)
+    assert isinstance(layer, nn.Linear)
+    share = torch.from_numpy((np.nansum(targets, axis=0) + 0.5) / (known + 1.0)).to(layer.bias.dtype)
+    with torch.no_grad():
+        layer.bias.copy_(torch.logit(share) if head == "sigmoid" else share.log())
+
+
 class Run:
     """One fold in training: network, optimiser, averages, counters."""
 
@@ -106,8 +115,11 @@ class Run:
         _check(train, valid, recipe, fold)
         self.store, self.train, self.valid = store, train, valid
         self.recipe, self.seed, self.fold, self.device, self.group = recipe, seed, fold, device, group
-        torch.manual_seed(integer_seed(seed, "network", fold))
-        self.model = build_network(network).to(device).to(memory_format=torch.channels_last)
+        with _TORCH_SEED:  # torch's own generator is one for all threads
+            torch.manual_seed(integer_seed(seed, "network", fold))
+            model = build_network(network)
+        start_at_prevalence(model.classify, train.targets, network.head)
+        self.model = model.to(device).to(memory_format=torch.channels_last)
         self.network = self._compiled(shared(self.model, group, device))
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimiser = make_optimiser(recipe.optimiser, groups, recipe.learning_rate, recipe.weight_decay)
@@ -339,33 +351,6 @@ def _check(train: Part, valid: Part | None, recipe: TrainConfig, fold: int) -> N
 
 
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
-
-
-_MMAP: Final = (-3, "MALLOC_MMAP_THRESHOLD_", 32 * 2**20)
-_TRIM: Final = (-1, "MALLOC_TRIM_THRESHOLD_", 2**30)
-
-
-@contextlib.contextmanager
-def kept_heap() -> Iterator[None]:
-    """Let glibc keep what a step of training frees, for the next step will ask for the same.
-
-    A run's notebooks return freed blocks early, which keeps memory low while many slides pass through. In training that
-    costs a page fault for every page of every activation, nearly half of the time. Where the two variables are not set
-    glibc adapts by itself, and elsewhere there is no glibc: nothing is done then.
-    """
-    settings = [(option, os.environ.get(name, ""), kept) for option, name, kept in (_MMAP, _TRIM)]
-    library = ctypes.CDLL(None) if os.name == "posix" else None
-    if not all(before.isdigit() for _, before, _ in settings) or not hasattr(library, "mallopt"):
-        yield
-        return
-    for option, _, kept in settings:
-        library.mallopt(option, kept)  # type: ignore[union-attr]
-    try:
-        yield
-    finally:
-        for option, before, _ in settings:
-            library.mallopt(option, int(before))  # type: ignore[union-attr]
-        library.malloc_trim(0)  # type: ignore[union-attr]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from deeplrhe_utils.reporting.figures.style import PALETTE, empty_figure, forest, gene_rows, intervals, new_figure
 
@@ -28,6 +29,29 @@ def schemes(table: pd.DataFrame) -> Figure:
     figure, panels = forest(table, "AUC", panel="unit", series="scheme", looks=looks, apart=0.17)
     for unit, axes in panels.items():
         axes.set_title(f"counted by {unit}", fontsize=9)
+    return figure
+
+
+def capacity(curve: pd.DataFrame) -> Figure:
+    """Mean AUC of true (solid) and exchanged labels (dashed) by kernel width, a colour per scheme.
+
+    Parameters
+    ----------
+    curve : width, scheme, auc, null_mean
+    """
+    figure = new_figure(5.6, 3.4)
+    axes = figure.subplots()
+    for scheme, own in curve.groupby("scheme", sort=False):
+        look = {"color": _COLOURS[str(scheme)], "marker": _MARKS[str(scheme)], "ms": 5}
+        axes.plot(own["width"], own["auc"], label=f"divided by {scheme}", **look)
+        axes.plot(own["width"], own["null_mean"], ls="--", mfc="none", **look)
+    axes.axhline(0.5, ls=":", color="0.4", lw=1)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(curve["width"].unique()), [f"{w:g}" for w in sorted(curve["width"].unique())])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel="kernel width (narrow memorises)", ylabel="mean AUC by patient; dashed: exchanged labels")
+    axes.legend(frameon=False, fontsize=8)
+    sns.despine(figure)
     return figure
 
 
@@ -86,15 +110,16 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     Parameters
     ----------
     table : arm, gene, auc, ci_low, ci_high, n_pos, n_neg; genes without any AUC are left out
-    order : arms from top to bottom; the first two see tissue
+    order : arms from top to bottom; the first two, and what is named after tissue, see tissue
     """
     genes = table.loc[table["auc"].notna(), "gene"].drop_duplicates()
     places = pd.MultiIndex.from_product([genes, order], names=["gene", "arm"])
     every = table.set_index(["gene", "arm"]).reindex(places).reset_index()
-    every["tissue"] = every["arm"].isin(order[:2])
+    every["tissue"] = every["arm"].isin(order[:2]) | every["arm"].str.startswith("tissue")
     looks = {True: {"color": PALETTE[0]}, False: {"color": PALETTE[1]}}
-    figure, panels = forest(every, "AUC, 95 % interval", panel="gene", row="arm", series="tissue", looks=looks,
-                            apart=0.0, absent="not estimable")  # fmt: skip
+    label = "AUC, 95 % interval; pale: exchanged labels"
+    figure, panels = forest(every, label, panel="gene", row="arm", series="tissue", looks=looks, apart=0.0,
+                            absent="not estimable")  # fmt: skip
     for gene, axes in panels.items():
         counts = every.loc[every["gene"] == gene, ["n_pos", "n_neg"]].to_numpy(float)
         first = counts[every.loc[every["gene"] == gene, "auc"].notna()][0]

@@ -64,11 +64,11 @@ def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
-    """AUC per gene in each arm, same recipe: planted, nothing planted, labels exchanged."""
+    """AUC per gene in each arm with its interval, over the band that exchanged labels reach."""
     genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
     looks = {arm: {"color": colour, "label": arm} for arm, colour in zip(arms, PALETTE, strict=False)}
     draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.24)
-    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval (DeLong)")
+    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval; pale: exchanged labels")
     axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
 
 
@@ -102,10 +102,41 @@ def truth_page(
     draw_controls(d, controls)
     draw_sites(e, *sites)
     titles = ("A  recovered against planted", f"B  does the {gene} map point at the place?", "C  quality filter",
-              "D  nothing planted, labels exchanged", "E  stain normalization")  # fmt: skip
+              "D  the effects taken away", "E  stain normalization")  # fmt: skip
     for axes, title in zip((a, b, c, d, e), titles, strict=True):
         axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 20}.get(axes, 6))
         sns.despine(ax=axes)
+    return figure
+
+
+def many_cohorts(table: pd.DataFrame, bayes: Mapping[str, float]) -> Figure:
+    """Probes over many planted cohorts: AUC per gene (left), p-values of genes without effect (right).
+
+    Parameters
+    ----------
+    table : gene, control (no effect at all), auc, p, a row per cohort and gene
+    bayes : best AUC by gene of the effects that can be seen
+    """
+    figure = new_figure(8.6, 3.4)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    planted = table.dropna(subset=["auc"])
+    genes = [*bayes, *(g for g in planted["gene"].drop_duplicates() if g not in bayes)]
+    for y, gene in enumerate(genes):
+        values = planted.loc[planted["gene"] == gene, "auc"].to_numpy(float)
+        spread = 0.35 * (np.modf(np.arange(len(values)) * 0.618)[0] - 0.5)
+        left.plot(values, y + spread, "o", ms=3, alpha=0.5, color=PALETTE[0] if gene in bayes else "0.5")
+        left.plot([values.mean()] * 2, [y - 0.32, y + 0.32], color="0.1", lw=2)
+    left.plot(list(bayes.values()), range(len(bayes)), "D", ms=6, mfc="none", color="0.25", label="Bayes Φ(d/√2)")
+    left.axvline(0.5, ls=":", color="0.4", lw=1)
+    left.set_yticks(range(len(genes)), genes, fontsize=8)
+    left.invert_yaxis()
+    left.set_xlabel("AUC by patient, ridge probe; a dot per cohort, black: mean")
+    left.legend(frameon=False, fontsize=8, loc="lower left")
+    p = np.sort(table.loc[table["control"], "p"].dropna().to_numpy(float))
+    right.plot((np.arange(len(p)) + 0.5) / len(p), p, ".", ms=4, color=PALETTE[2])
+    right.plot([0, 1], [0, 1], ls=":", color="0.4", lw=1)
+    right.set(xlabel="expected, if uniform", ylabel="p of genes without effect", xlim=(0, 1), ylim=(0, 1))
+    sns.despine(figure)
     return figure
 
 

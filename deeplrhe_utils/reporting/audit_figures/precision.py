@@ -63,19 +63,51 @@ def coverage(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float
         axes.axhline(0.95, ls=":", color="0.5", lw=1)
         for i, (method, name) in enumerate(names.items()):
             _coverage_line(axes, own[own["method"] == method], i, len(names), name)
-        axes.set_xscale("log")
-        ticks = sorted(own["n_pos"].unique())
-        axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 6))])
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.minorticks_off()
+        _patients_axis(axes, own)
         axes.set_title(f"{total} patients", fontsize=9)
-        axes.set_xlabel("mutated patients", fontsize=9)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panels[0].set_ylabel("intervals that contain the truth")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
+
+
+def cross_fitting(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float, float]) -> Figure:
+    """Coverage of all designs (left) and false alarms of those without an effect (right), by mutated patients.
+
+    Parameters
+    ----------
+    table : columns n_pos, aim, method, coverage, rejected, as `cross_fitting_trial` returns
+    names, promise : as for :func:`coverage`
+    """
+    chance = table[table["aim"] == 0.5]
+    figure = new_figure(6.8, 3.3)
+    panels = figure.subplots(1, 2)
+    panels[0].axhspan(*promise, color="0.92", lw=0)
+    for axes, rows, level, said in (
+        (panels[0], table, 0.95, "intervals that contain the target"),
+        (panels[1], chance.assign(coverage=chance["rejected"]), 0.05, "false alarms at p ≤ 0.05"),
+    ):
+        axes.axhline(level, ls=":", color="0.5", lw=1)
+        for i, (method, name) in enumerate(names.items()):
+            _coverage_line(axes, rows[rows["method"] == method], i, len(names), name)
+        _patients_axis(axes, rows)
+        axes.set_ylabel(said)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def _patients_axis(axes: Axes, rows: pd.DataFrame) -> None:
+    """Logarithmic, with the counts there are; shares in per cent."""
+    axes.set_xscale("log")
+    ticks = sorted(rows["n_pos"].unique())
+    axes.set_xticks(ticks[:: max(1, -(-len(ticks) // 6))])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.minorticks_off()
+    axes.set_xlabel("mutated patients", fontsize=9)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _coverage_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: str) -> None:

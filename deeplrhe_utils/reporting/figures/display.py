@@ -7,6 +7,7 @@ import copy
 import io
 import os
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -57,13 +58,15 @@ def live_curve() -> Callable[[Any], None] | None:
     from deeplrhe_utils.reporting.figures.style import training_curves
 
     curves: dict[str, list[float]] = {}
+    one_at_a_time = threading.Lock()  # folds may train side by side
     handle = display(_drawn(training_curves({})), display_id=True)
 
     def watch(epoch: Any) -> None:
-        curves.setdefault(f"fold {epoch.fold}", []).append(epoch.loss)
-        if epoch.valid is not None:
-            curves.setdefault(f"fold {epoch.fold}, validation", []).append(epoch.valid)
-        handle.update(_drawn(training_curves(curves)))
+        with one_at_a_time:
+            curves.setdefault(f"fold {epoch.fold}", []).append(epoch.loss)
+            if epoch.valid is not None:
+                curves.setdefault(f"fold {epoch.fold}, validation", []).append(epoch.valid)
+            handle.update(_drawn(training_curves(curves)))
 
     return watch
 
@@ -77,7 +80,7 @@ def _drawn(figure: Figure) -> Shown:
     return Picture(data=buffer.getvalue(), format="png")
 
 
-_P: Final = frozenset({"p", "p_holm", "p_fdr", "p_permutation"})
+_P: Final = frozenset({"p", "p_holm", "p_fdr"})
 _AUC: Final = frozenset({"auc", "ci_low", "ci_high", "low", "high"})
 
 

@@ -68,6 +68,31 @@ def search(trace: pd.DataFrame) -> Figure:
     return figure
 
 
+def optimism_spread(table: pd.DataFrame) -> Figure:
+    """AUC of each division by how the setting was chosen (left), and what the search pretended to gain (right).
+
+    Parameters
+    ----------
+    table : typical, nested, flat, optimism, as `optimism_of_search` returns
+    """
+    figure = new_figure(7.2, 2.9)
+    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    kinds = ["typical", "nested", "flat"]
+    for x, (kind, colour) in enumerate(zip(kinds, PALETTE, strict=False)):
+        spread = 0.3 * (np.modf(np.arange(len(table)) * 0.618)[0] - 0.5)
+        left.plot(x + spread, table[kind], "o", ms=3, alpha=0.6, color=colour)
+        left.plot([x - 0.25, x + 0.25], [table[kind].mean()] * 2, color="0.1", lw=2)
+    left.set_xticks(range(3), ["mean over\nsettings", "chosen inside\n(nested)", "best by its\nown folds (flat)"])
+    left.set_ylabel("mean AUC by patient")
+    left.axhline(0.5, ls=":", color="0.4", lw=1)
+    right.hist(table["optimism"], bins=15, color=PALETTE[2], alpha=0.8)
+    right.axvline(0, ls=":", color="0.4", lw=1)
+    right.axvline(table["optimism"].mean(), color="0.1", lw=2)
+    right.set(xlabel="optimism: flat − nested", ylabel="divisions")
+    sns.despine(figure)
+    return figure
+
+
 def trade_off(table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -> Figure:
     """One dot per method (rows, named by the index): agreement on one axis, structure on the other."""
     figure = new_figure(5.2, 3.4)

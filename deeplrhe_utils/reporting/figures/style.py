@@ -95,6 +95,8 @@ def draw_forest(
     for place, (name, look) in enumerate(looks.items()):
         own = table[table[series] == name] if series else table
         heights = own[row].map(list(rows).index).to_numpy(float) + apart * (place - (len(looks) - 1) / 2)
+        if "null_low" in own:  # what exchanged labels reach
+            axes.hlines(heights, own["null_low"], own["null_high"], color=look.get("color", "0.5"), alpha=0.25, lw=5)
         intervals(axes, own, heights, value, **look)
         for y in heights[own[value].isna()] if absent else ():
             axes.text(zero, y, absent, ha="center", va="center", fontsize=7.5, color="0.4", style="italic",

@@ -24,6 +24,7 @@ def add_parser(commands: Commands) -> None:
     add("-p", dest="parameters", action="append", default=[], metavar="[NN.]NAME=VALUE", help="set a parameter")
     add("--out", type=Path, default=None, metavar="DIR", help="run folder (default: reports/PROFILE)")
     add("--fresh", action="store_true", help="delete what earlier runs of these stages left, then run")
+    add("--lanes", type=int, default=0, metavar="N", help="stages at a time, of 08 to 12 (default: as fit)")
     add("--list", action="store_true", help="show stages and parameters, start nothing")
 
 
@@ -36,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     only = tuple(text.strip() for text in options.only.split(",") if text.strip())
     request = Request(tuple(options.parameters), options.first, options.last, only)
     command = resume_command(options.arguments)
-    pipeline = Pipeline(options.profile, request, options.out, options.fresh, command, options.where or Places())
+    pipeline = Pipeline(options.profile, request, options.out, options.fresh, command, options.where or Places(),
+                        max(0, options.lanes))  # fmt: skip
     if options.list:
         print(pipeline.listing())
         return OK

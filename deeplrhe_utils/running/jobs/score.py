@@ -13,9 +13,8 @@ from deeplrhe_utils.core.files import atomic_path, claim, write_text
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import escaped, share_text
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
-from deeplrhe_utils.evaluation.auc.delong import DELONG
 from deeplrhe_utils.evaluation.auc.score_file import Scores, parse_columns, read_scores
-from deeplrhe_utils.evaluation.auc.table import curve, gene_metrics
+from deeplrhe_utils.evaluation.auc.table import curve, gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.auc.units import AGGREGATION_RULES, UNITS, aggregate, align_folds, with_labels
 from deeplrhe_utils.running.page.html import page, table
 
@@ -24,10 +23,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCORE_COLUMNS: Final = [
-    "gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr", "p_permutation",
+    "gene", "unit", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p", "p_holm", "p_fdr",
     "average_precision", "status", "reason",
 ]  # fmt: skip
 """Columns of ``auc.csv``, a row per gene, unit and interval method."""
+INDEPENDENT: Final = (
+    "Without folds the interval and p assume independent scores, as of one model on patients that it never saw. Scores "
+    "of cross-validation are not: name their fold, or read the interval as too narrow."
+)
+DEPENDENT: Final = (
+    "With several folds every patient is scored and also learned from, so the folds' AUCs are correlated: the interval "
+    "and p of patients take twice the variance of independent scores. The usual 95 % interval contains chance in about "
+    "85 % of cohorts without any effect (docs/cross-fitting.md)."
+)
 _DRAWN: Final = 12
 _LEAST: Final = 10
 _UNLIKE: Final = 0.1
@@ -92,6 +100,7 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
     options = options or ScoreOptions()
     scores = _read(path, options)
     claim(out, "score", ("auc.csv", "ledger.csv", "roc.png", "calibration.png", "index.html"))
+    cross_fitted = scores.predictions["fold"].nunique() > 1
     scores = _pooled(scores)
     units = scores.units if options.unit == "all" else (options.unit,)
     if missing := [unit for unit in units if unit not in scores.units]:
@@ -102,8 +111,9 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
     for row in scores.ledger.itertuples():
         tell(f"{row.rows:>9,} rows: {row.outcome}" + (f" ({row.examples})" if row.examples else ""))
     found = gene_metrics(scores.predictions, scores.labels, units=units, min_positives=options.min_positives,
-                         resamples=options.resamples, seed=options.seed, rule=options.rule)[SCORE_COLUMNS]  # fmt: skip
-    for row in found[found["ci_method"].isin([DELONG, "none"]) | (found["unit"] != "patient")].to_dict("records"):
+                         resamples=options.resamples, seed=options.seed, rule=options.rule,
+                         cross_fitted=cross_fitted)[SCORE_COLUMNS]  # fmt: skip
+    for row in found[found.index.isin(headline_rows(found).index) | (found["unit"] != "patient")].to_dict("records"):
         tell(_sentence(row))
     write_sheet(found, out / "auc.csv")
     write_sheet(scores.ledger, out / "ledger.csv")
@@ -136,7 +146,8 @@ def _pooled(scores: Scores) -> Scores:
     where a fold is one patient.
     """
     if scores.predictions["fold"].nunique() == 1:
-        return scores
+        return replace(scores, notes=(*scores.notes, INDEPENDENT))
+    scores = replace(scores, notes=(*scores.notes, DEPENDENT))
     who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
     by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
     share = by.mean().astype(float).groupby("gene")

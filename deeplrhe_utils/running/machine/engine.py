@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.text import Countdown
+from deeplrhe_utils.running.machine.process import STEADY
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,11 +105,8 @@ def _tried(function: Callable[[Any], Result], argument: Any) -> Result | Excepti
         return error
 
 
-_RETURNED_FROM = str(32 * 2**20)
 _WORKER_ENVIRONMENT = {
-    # Dask returns freed memory from 64 kB on; image arrays then fault every page anew, which doubles the time
-    "MALLOC_TRIM_THRESHOLD_": _RETURNED_FROM,
-    "MALLOC_MMAP_THRESHOLD_": _RETURNED_FROM,
+    **STEADY,  # Dask would return freed memory from 64 kB on
     # one worker per core already: more threads only fight over it
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",

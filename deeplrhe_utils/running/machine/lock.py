@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from deeplrhe_utils.core.files import claim, locked, read_json, write_json
 
 RUNNER_PID = "DEEPLRHE_RUNNER_PID"  # in a kernel's environment: the runner that started it
 RUN_FOLDER = "DEEPLRHE_RUN_FOLDER"  # in a kernel's environment: the folder it writes to
+RUN_STAGE = "DEEPLRHE_RUN_STAGE"  # in a kernel's environment: the stage it executes
 _HOLDER = ".runner.json"
 _SAME_PROCESS_S = 2.0  # creation times of one process agree within clock ticks
 
@@ -57,7 +59,9 @@ class RunLock:
     root: Path
     command: str = ""
     killed: list[int] = field(default_factory=list)
+    kernels: dict[str, dict[str, Any]] = field(default_factory=dict)
     _lock: FileLock | None = None
+    _lanes: threading.Lock = field(default_factory=threading.Lock)
 
     def __enter__(self) -> RunLock:
         """Take the folder and end the leftovers of a killed run.
@@ -80,31 +84,32 @@ class RunLock:
         if self._lock is not None:
             self._lock.release()
 
-    def kernel(self, pid: int | None) -> None:
-        """Record the kernel that works for this run (None: no kernel)."""
-        self._write(kernel=_identity(pid) if pid is not None else None)
+    def kernel(self, stage: str, pid: int | None) -> None:
+        """Record the kernel that works on a stage (None: it has ended)."""
+        with self._lanes:
+            self.kernels = {name: one for name, one in self.kernels.items() if name != stage}
+            if pid is not None:
+                self.kernels[stage] = _identity(pid)
+            self._write()
 
-    def _write(self, **more: Any) -> None:
-        write_json(
-            self.root / _HOLDER,
-            {**_identity(os.getpid()), "command": self.command, "folder": str(self.root.resolve()), **more},
-        )
+    def _write(self) -> None:
+        told = {"command": self.command, "folder": str(self.root.resolve()), "kernels": self.kernels}
+        write_json(self.root / _HOLDER, {**_identity(os.getpid()), **told})
 
 
-def end_leftovers(root: Path, own_kernels: bool = False) -> list[int]:
-    """Kill the recorded kernel of a dead run of `root`, and whatever else carries the run's mark.
+def end_leftovers(root: Path, stage: str = "") -> list[int]:
+    """Kill the recorded kernels of a dead run of `root`, and whatever else carries the run's mark.
 
     Only call while holding the lock: then every other process that works for this folder is an orphan.
-    With `own_kernels`, what this runner's finished or killed kernels left behind is ended as well.
+    With `stage`, only what this runner's finished or killed kernel of that stage left behind is ended.
 
     Returns process ids that were killed.
     """
     state = _state(root)
     copied = state.get("folder", str(root.resolve())) != str(root.resolve())  # then the kernel works for another folder
-    kernel = {} if copied else state.get("kernel") or {}
-    found = {p.pid: p for p in _marked(root, own_kernels)}
-    if _alive(kernel):
-        found[kernel["pid"]] = psutil.Process(kernel["pid"])
+    kernels = {} if copied else state.get("kernels") or {}
+    found = {p.pid: p for p in _marked(root, stage)}
+    found |= {k["pid"]: psutil.Process(k["pid"]) for name, k in kernels.items() if stage in ("", name) and _alive(k)}
     for process in found.values():
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -129,13 +134,14 @@ def end_tree(pid: int, grace_s: float = 0.0) -> None:
             process.kill()
 
 
-def _marked(root: Path, own_kernels: bool) -> list[psutil.Process]:
+def _marked(root: Path, stage: str) -> list[psutil.Process]:
     mark, own, found = str(root.resolve()), os.getpid(), []
-    spared = "" if own_kernels else str(own)
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             environ = process.environ()
-            if process.pid != own and environ.get(RUN_FOLDER) == mark and environ.get(RUNNER_PID) != spared:
+            ours = environ.get(RUNNER_PID) == str(own)
+            orphan = environ.get(RUN_STAGE) == stage if ours else not stage
+            if process.pid != own and environ.get(RUN_FOLDER) == mark and orphan:
                 found.append(process)
     ancestors = {p.pid for p in psutil.Process().parents()}  # a run started from inside a notebook of the same folder
     return [p for p in found if p.pid not in ancestors]

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, sha256_text, to_json, write_text
@@ -69,10 +69,14 @@ def read_stage(path: Path) -> Stage:
     return Stage(path.name[:2], path.stem, path, parameters, sha256_text(to_json(sources)), code)
 
 
+_PROGRESS: Final = re.compile(r"^.+: (?:\d+/\d+, about .+ left|(\d+)/\1)\s*$")
+"""Lines of `Countdown`: they say how fast a machine was, and no run repeats them."""
+
+
 def clean_executed(source: Path, target: Path, run_folder: Path, repository: Path) -> Path:
     """Copy an executed notebook without traces of this machine; atomic.
 
-    Dropped: widget state, papermill's and the kernel's timing metadata. In text outputs and in the
+    Dropped: widget state, papermill's and the kernel's timing metadata, lines of progress. In text outputs and in the
     injected parameters, paths below the repository become relative and other private prefixes
     become ``<run>``, ``<python>`` or ``~``; control and direction characters in outputs become escapes.
     Nothing else changes.
@@ -88,8 +92,14 @@ def clean_executed(source: Path, target: Path, run_folder: Path, repository: Pat
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = clean(cell.source)
-        for output in cell.get("outputs", []):
+        outputs = cell.get("outputs", [])
+        for output in outputs:
             _clean_output(output, lambda text: visible(clean(text)))
+            if output["output_type"] == "stream":
+                lines = output["text"].splitlines(keepends=True)
+                output["text"] = "".join(line for line in lines if not _PROGRESS.match(line))
+        if outputs:
+            cell.outputs = [o for o in outputs if o["output_type"] != "stream" or o["text"].strip()]
     return write_text(target, nbformat.writes(notebook) + "\n")
 
 

@@ -16,17 +16,25 @@ from deeplrhe_utils.running.plan.profiles import GIVEN, Profile, Skip, stage_num
 
 _READ: Final = re.compile(r'run\.read\("(\w+)"\)')
 _WRITTEN: Final = re.compile(r'run\.write\("(\w+)"')
+APART: Final = ("08", "09", "10", "11", "12")
+"""Stages that read nothing of one another, though numbered in a row: they may run at a time, in any order."""
+DETERMINISM: Final = Parameter(
+    "determinism", "str", "on", "", "the same bytes on any x86-64 processor with AVX2; off is faster on newer ones",
+    ("on", "off"),
+)  # fmt: skip
+"""A parameter of the whole run; "on" for synthetic cohorts unless a profile says otherwise."""
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage of a run: its resolved parameters, and why it does not run ("" when it does)."""
+    """One stage of a run: its parameters, why it does not run ("" when it does), and whether `DETERMINISM` is on."""
 
     stage: Stage
     values: dict[str, Any]
     given: frozenset[str]
     selected: bool = True
     skip_reason: str = ""
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,18 @@ def make_plan(
     _check_names(profile, stages, typed)
     if demand:
         _check_required(profile, typed)
+    held = _held(profile, typed)
     values = {stage.number: _values(stage, profile, typed, request.cwd, repository) for stage in stages}
     reasons = _skip_reasons(profile, stages, {number: v for number, (v, _) in values.items()})
     return [
-        Planned(s, values[s.number][0], values[s.number][1], s.number in selected, reasons.get(s.number, ""))
+        Planned(s, values[s.number][0], values[s.number][1], s.number in selected, reasons.get(s.number, ""), held)
         for s in stages
     ]
+
+
+def reads(number: str, other: str) -> bool:
+    """Whether stage `number` may read what stage `other` left."""
+    return other < number and not (number in APART and other in APART)
 
 
 def lacking_stages(plan: list[Planned], ran: Callable[[Stage], bool]) -> list[Stage]:
@@ -110,6 +124,15 @@ def _values(
     return values, frozenset(given)
 
 
+def _held(profile: Profile, typed: list[tuple[str, str, str]]) -> bool:
+    """Whether :data:`DETERMINISM` is on."""
+    usual = "on" if profile.input == "synthetic" else "off"
+    value = DETERMINISM.from_yaml(profile.common.get(DETERMINISM.name, usual), f"profile {profile.name}, common")
+    for _, name, text in typed:
+        value = DETERMINISM.from_text(text, f"-p {name}") if name == DETERMINISM.name else value
+    return bool(value == "on")
+
+
 def _existing(parameter: Parameter, value: Any, base: Path) -> Any:
     if not parameter.is_path or value == "":
         if parameter.is_path and parameter.default != "":
@@ -136,7 +159,7 @@ def _split(text: str) -> tuple[str, str, str]:
 
 def _check_names(profile: Profile, stages: list[Stage], typed: list[tuple[str, str, str]]) -> None:
     by_number = {stage.number: stage for stage in stages}
-    everywhere = sorted({name for stage in stages for name in stage.parameters} - {"run_dir"})
+    everywhere = sorted({DETERMINISM.name, *(name for stage in stages for name in stage.parameters)} - {"run_dir"})
     where = f"profile {profile.name}"
     wanted = [("", name, f"common of {where}") for name in profile.common]
     wanted += [(n, name, f"stage {n} of {where}") for n, part in profile.stages.items() for name in part]
@@ -219,6 +242,7 @@ def describe_plan(plan: list[Planned], profile: Profile) -> str:
         fate = "skipped: " + planned.skip_reason if planned.skip_reason else "runs (unless unchanged)"
         lines.append(f"  {planned.stage.name:<28} {fate if planned.selected else 'not selected'}")
     lines += ["", "Parameters (* given by the profile or -p; notebook defaults in parentheses)"]
+    lines.append(f"    determinism: on | off = {'on' if plan[0].held else 'off'!r}  {DETERMINISM.description}")
     for planned in plan:
         lines.append(f"  {planned.stage.name}")
         lines += [_parameter_line(planned, p) for p in planned.stage.parameters.values() if p.name != "run_dir"]

@@ -14,17 +14,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from deeplrhe_utils.core.errors import CompendiumError, SmallCohortError
-from deeplrhe_utils.running.machine.lock import RUN_FOLDER, RUNNER_PID, end_leftovers, end_tree
+from deeplrhe_utils.core.text import said
+from deeplrhe_utils.running.machine.lock import RUN_FOLDER, RUN_STAGE, RUNNER_PID, end_leftovers, end_tree
+from deeplrhe_utils.running.machine.process import LEVEL_HELD, STEADY
 
 POLL_S, HEARTBEAT_S, NEWS_S, STOP_S = 0.5, 30.0, 10.0, 15.0
 GRACE_S = 10.0  # what a step of training and saving its state may take
 SKIP_TAG = "skip-execution"
+_HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ENGINE = "deeplrhe"
 _SOCKET_PATH = 80  # of the 107 bytes a Unix socket's path may have
@@ -51,7 +54,8 @@ class Execution:
     source, partial : the notebook, and where its executed copy grows (saved after every cell)
     values : parameters to inject
     root, repository : run folder, and the kernel's working directory
-    on_kernel : told the kernel's process id when it starts
+    on_kernel : told the stage, and the kernel's process id when it starts, None when it has ended
+    held : whether its libraries are held at the level of :data:`LEVEL_HELD`
     """
 
     source: Path
@@ -59,22 +63,33 @@ class Execution:
     values: dict[str, Any]
     root: Path
     repository: Path
-    on_kernel: Callable[[int | None], None] = lambda pid: None
+    on_kernel: Callable[[str, int | None], None] = lambda stage, pid: None
+    held: bool = False
     process: subprocess.Popen[bytes] | None = None
     cell: tuple[int, str] = (0, "")
+    work: str = ""
     running: Any = field(default_factory=dict)
     injected: list[bool] = field(default_factory=list)
     error: BaseException | None = None
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage."""
+        return self.source.stem
 
     @property
     def log(self) -> Path:
         """What the kernel itself printed (crash reports of compiled code end up here)."""
         return self.partial.with_suffix(".log")
 
-    def run(self, tick: Callable[[], None], beat: Callable[[float, int, int, str], None]) -> Failure | None:
+    def run(
+        self, tick: Callable[[], None], beat: Callable[[float, int, int, str], None]
+    ) -> Generator[None, None, Failure | None]:
         """Execute; call `tick` about once a second, `beat` every 30 s, and every 10 s with news; None on success.
 
-        `beat` is told the line that the cell printed last, and before it prints, the cell's first line.
+        It yields twice a second, so that one thread can watch several executions; closing it ends the kernel.
+
+        `beat` is told the heading that the cell stands under, and the line that it printed last.
 
         A KeyboardInterrupt (or what the runner made of SIGTERM) ends the kernel and passes on.
         """
@@ -88,20 +103,22 @@ class Execution:
                 thread.join(POLL_S)
                 if not thread.is_alive():
                     break
+                yield
                 if turn % 2 == 0:  # a sample of a large process costs some 20 ms
                     tick()
                 printed, silent = self._last_line(), time.monotonic() - last_beat
                 if silent >= HEARTBEAT_S or (silent >= NEWS_S and printed not in ("", told)):
                     last_beat, told = time.monotonic(), printed
-                    beat(last_beat - started, self.cell[0], self.injected.count(False), printed or self.cell[1])
+                    doing = f"{said(self.work, 40)}: {printed}" if printed else self.work
+                    beat(last_beat - started, self.cell[0], self.injected.count(False), doing)
         except BaseException:
             self.stop()
             thread.join(STOP_S)
             raise
         finally:
-            end_leftovers(self.root, own_kernels=True)
+            end_leftovers(self.root, self.stage)
             with contextlib.suppress(OSError, CompendiumError):  # a full disk must not hide the error that matters
-                self.on_kernel(None)
+                self.on_kernel(self.stage, None)
         return self._explain() if self.error is not None else None
 
     def _last_line(self) -> str:
@@ -152,15 +169,13 @@ class Execution:
         """The kernel's environment: ours, without what would make results depend on the user's set-up."""
         env = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
         env.update(
-            {
+            STEADY
+            | (LEVEL_HELD if self.held else {})
+            | {
                 RUNNER_PID: str(os.getpid()),
                 RUN_FOLDER: str(self.root.resolve()),
+                RUN_STAGE: self.stage,
                 "PYTHONHASHSEED": "0",
-                # threads that spin while they wait make a busy machine a hundred times slower
-                "GOMP_SPINCOUNT": "10000",
-                # glibc otherwise keeps 2 MB more for every slide that is normalized (fragmented tile buffers)
-                "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20),
-                "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
                 "PYTHONFAULTHANDLER": "1",
                 "PYDEVD_DISABLE_FILE_VALIDATION": "1",
                 "JUPYTER_PLATFORM_DIRS": "1",
@@ -261,7 +276,7 @@ def _make_engine() -> type:
             super().start_new_kernel(**kwargs)
             provisioner: Any = self.km.provisioner if self.km is not None else None
             self.execution.process = provisioner.process
-            self.execution.on_kernel(provisioner.process.pid)
+            self.execution.on_kernel(self.execution.stage, provisioner.process.pid)
 
     class Engine(NBClientEngine):
         @classmethod
@@ -271,6 +286,8 @@ def _make_engine() -> type:
             def on_cell_start(cell: Any, cell_index: int) -> None:
                 execution.cell = (execution.number(cell_index), cell.source.strip().split("\n")[0])
                 execution.running = cell
+                above = "\n".join(c.source for c in nb_man.nb.cells[:cell_index] if c.cell_type == "markdown")
+                execution.work = (_HEADING.findall(above) or [execution.cell[1]])[-1]
 
             client = Client(
                 nb_man,

@@ -7,7 +7,7 @@ import errno
 import os
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -15,17 +15,17 @@ from typing import Any, Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import sha256_text, write_text
-from deeplrhe_utils.core.text import on_one_line
+from deeplrhe_utils.core.text import duration, on_one_line
 from deeplrhe_utils.running.machine.lock import RunLock
-from deeplrhe_utils.running.machine.provenance import shown_path
+from deeplrhe_utils.running.machine.provenance import memory_limit_bytes, shown_path, usable_cores
 from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.page.methods import remarks
 from deeplrhe_utils.running.plan import notebooks as books
 from deeplrhe_utils.running.plan.closure import Sources
-from deeplrhe_utils.running.plan.plan import Planned, Request, describe_plan, lacking_stages, make_plan
+from deeplrhe_utils.running.plan.plan import APART, Planned, Request, describe_plan, lacking_stages, make_plan, reads
 from deeplrhe_utils.running.plan.profiles import Profile, load_profile
 from deeplrhe_utils.running.runner.kernel import Execution, Failure
-from deeplrhe_utils.running.runner.report import Peak, Report, now
+from deeplrhe_utils.running.runner.report import Peak, Report, earlier_seconds, now, tree_memory_bytes
 from deeplrhe_utils.running.stage.state import (
     Record,
     alive,
@@ -41,6 +41,9 @@ from deeplrhe_utils.running.stage.state import (
     skipped_file,
     stage_key,
 )
+
+LANE_BYTES: Final = 3 * 10**9
+"""Memory that one stage is given, before another runs beside it."""
 
 STALE: Final = "stale"
 """Status of a stage whose notebook, code, parameters or inputs are not those that its result was made with."""
@@ -74,6 +77,7 @@ class Pipeline:
     out : run folder, relative to the working directory; None is ``reports/<profile>`` of the repository
     fresh : forget the records of the selected stages and delete what they declared
     command : the command as typed, without ``--fresh``; shown as the way to resume
+    lanes : stages that run at a time where they read nothing of one another; 0 is :func:`usual_lanes`
     """
 
     profile: str
@@ -82,9 +86,13 @@ class Pipeline:
     fresh: bool = False
     command: str = ""
     places: Places = field(default_factory=Places)
+    lanes: int = 0
     _outputs: dict[str, dict[str, str]] = field(default_factory=dict)  # of the stages so far: part of later keys
     _stale: list[str] = field(default_factory=list)  # stages so far whose results are not today's
-    _where: str = "between two stages"
+    _started: float = 0.0
+    _ahead: dict[str, float] = field(default_factory=dict)  # seconds that stages to come are expected to take
+    _where: list[str] = field(default_factory=list)  # it was stopped
+    _executions: list[Execution] = field(default_factory=list)  # at work
 
     def __post_init__(self) -> None:
         self._profile: Profile = load_profile(self.profile, self.places.profiles)
@@ -112,13 +120,15 @@ class Pipeline:
         with RunLock(self.root, self.command) as lock:
             if lock.killed:
                 print(f"Ended processes left over from a killed run: {', '.join(map(str, lock.killed))}")
-            started = time.monotonic()
+            started = self._started = time.monotonic()
             self._sample(Peak())
+            self._learn(plan)
             self._report.start(self._profile, self.command + " --fresh" * self.fresh, plan)
             try:
                 self._run_all(plan, lock)
             except KeyboardInterrupt:
-                print(f"\nStopped {self._where}\nFinished stages are kept.\nResume with: `{self.command}`", flush=True)
+                where = " and ".join(self._where) or "between two stages"
+                print(f"\nStopped {where}\nFinished stages are kept.\nResume with: `{self.command}`", flush=True)
                 raise
             finally:
                 page = self._close()
@@ -126,6 +136,22 @@ class Pipeline:
             print(on_one_line(line), flush=True)
         print(f"Done in {time.monotonic() - started:.0f} s, peak {_mb(self._report.peak.bytes)}", flush=True)
         return page
+
+    def _learn(self, plan: list[Planned]) -> None:
+        """What each stage will take: what it took here last, or as the profile says."""
+        here, all_runs = self.root / "run.json", (self.places.repository / "reports").glob("*/run.json")
+        known, profile = earlier_seconds(self.profile, *all_runs, here), self._profile
+        share = float(profile.expect.get("seconds", 0)) / len(plan)
+        chosen = [planned.stage for planned in plan if planned.selected and not planned.skip_reason]
+        self._ahead = {s.number: known.get(s.name, profile.seconds.get(s.number, share)) for s in chosen}
+        if any(self._ahead.values()):
+            source = "as earlier here" if known else "as the profile says"
+            print(f"Expected to take about {duration(self._left())}, {source}, less where nothing changed", flush=True)
+
+    def _left(self) -> float:
+        """Seconds that the stages to come are expected to take."""
+        beside = sum(seconds for number, seconds in self._ahead.items() if number in APART)
+        return sum(self._ahead.values()) - beside + beside / (self.lanes or usual_lanes())
 
     def _close(self) -> Path:
         """Write ``run.json`` and the page, also after a failure; a full disk must not hide the error that matters."""
@@ -164,18 +190,36 @@ class Pipeline:
                              fix=f"Run `{command}`")  # fmt: skip
 
     def _run_all(self, plan: list[Planned], lock: RunLock) -> None:
-        sources = Sources(self.places.package)
-        for position, planned in enumerate(plan, start=1):
-            label = f"[{position:02d}/{len(plan):02d}] {planned.stage.name}"
-            try:
-                self._one(planned, label, sources, lock)
-                self._report.save()
-            except StageError:
-                raise
-            except (OSError, CompendiumError) as error:
-                raise self._keeping_error(planned, error) from error
+        """Stages start in order; one that an unfinished stage's results may be read by waits for them."""
+        sources, lanes = Sources(self.places.package), self.lanes or usual_lanes()
+        waiting = [(p, f"[{n:02d}/{len(plan):02d}] {p.stage.name}") for n, p in enumerate(plan, start=1)]
+        running: dict[str, Iterator[None]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < lanes:
+                    planned, label = waiting[0]
+                    if any(reads(planned.stage.number, number) for number in running):
+                        break
+                    running[planned.stage.number] = self._kept(planned, label, sources, lock)
+                    waiting.pop(0)
+                for number, steps in list(running.items()):
+                    if next(steps, "ended") == "ended":
+                        del running[number]
+        finally:
+            for steps in running.values():  # one has failed, or the run was stopped
+                steps.close()  # type: ignore[attr-defined]
 
-    def _one(self, planned: Planned, label: str, sources: Sources, lock: RunLock) -> None:
+    def _kept(self, planned: Planned, label: str, sources: Sources, lock: RunLock) -> Iterator[None]:
+        try:
+            yield from self._one(planned, label, sources, lock)
+            self._ahead.pop(planned.stage.number, None)
+            self._report.save()
+        except StageError:
+            raise
+        except (OSError, CompendiumError) as error:
+            raise self._keeping_error(planned, error) from error
+
+    def _one(self, planned: Planned, label: str, sources: Sources, lock: RunLock) -> Iterator[None]:
         number, name = planned.stage.number, planned.stage.name
         if planned.skip_reason and not planned.selected and load_record(self.root, number) is not None:
             self._leave_stale(planned, label, f"not selected, and it does not apply any more: {planned.skip_reason}")
@@ -197,7 +241,7 @@ class Pipeline:
             self._keep(planned, "unchanged")
             print(f"{label} … unchanged", flush=True)
         else:
-            self._execute(planned, label, key, inputs, lock)
+            yield from self._execute(planned, label, key, inputs, lock)
         if planned.selected and self._stale:
             self._report.stage(name, STALE, reason=f"made from results of {', '.join(self._stale)}, which are stale")
             print(f"{label} … {STALE}: {self._stale[-1]} ran under another key than today's", flush=True)
@@ -241,22 +285,25 @@ class Pipeline:
             self._outputs[planned.stage.number] = record.outputs
             self._html(planned.stage.name)
 
-    def _execute(self, planned: Planned, label: str, key: str, inputs: dict[str, Any], lock: RunLock) -> None:
+    def _execute(self, planned: Planned, label: str, key: str, inputs: dict[str, Any], lock: RunLock) -> Iterator[None]:
         number, name = planned.stage.number, planned.stage.name
         begin(self.root, planned, key)
         self._report.stage(name, "running", inputs=inputs)
         self._report.save()
         partial, peak, started = self.root / "logs" / f"{name}.ipynb", Peak(), time.monotonic()
         execution = Execution(
-            planned.stage.path, partial, self._injected(planned), self.root, self.places.repository, lock.kernel
-        )
+            planned.stage.path, partial, self._injected(planned), self.root, self.places.repository, lock.kernel,
+            planned.held,
+        )  # fmt: skip
+        self._executions.append(execution)
         try:
-            failure = execution.run(lambda: self._at_work(peak, number), _beat(label))
-        except KeyboardInterrupt:
-            self._where = f"in stage {name}, cell {execution.cell[0]}: {execution.cell[1]}"
+            failure = yield from execution.run(lambda: self._at_work(peak, execution), _beat(label))
+        except (KeyboardInterrupt, GeneratorExit):
+            self._where.append(f"in stage {name}, cell {execution.cell[0]}: {execution.cell[1]}")
             self._report.stage(name, "stopped", seconds=_since(started), reason="stopped on request")
             raise
         finally:
+            self._executions.remove(execution)
             alive(self.root, number)
         if failure is not None and failure.too_small:
             self._too_small(planned, label, failure.headline, partial)
@@ -272,9 +319,9 @@ class Pipeline:
         self._outputs[number] = complete(self.root, planned, record).outputs
         self._report.stage(name, "finished", record)
         partial.unlink(missing_ok=True)
-        print(
-            f"{label} … {_took(record.seconds, self._profile.seconds.get(number))}, peak {_mb(peak.bytes)}", flush=True
-        )
+        took = _took(record.seconds, self._ahead.pop(number, 0.0))
+        whole = f"{duration(_since(self._started))} of about {duration(_since(self._started) + self._left())}"
+        print(f"{label} … {took}, peak {_mb(peak.bytes)}; run: {whole}", flush=True)
 
     def _too_small(self, planned: Planned, label: str, reason: str, partial: Path) -> None:
         """The cohort is too small for a stage's question: that is a result, and later stages are told (`_Run.read`)."""
@@ -298,12 +345,14 @@ class Pipeline:
             values["run_dir"] = shown_path(self.root, self.places.repository)
         return values
 
-    def _at_work(self, peak: Peak, number: str) -> None:
-        alive(self.root, number)
-        self._sample(peak)
+    def _at_work(self, peak: Peak, execution: Execution) -> None:
+        alive(self.root, execution.stage[:2])
+        self._sample(peak, [one.process.pid for one in self._executions if one.process and one is not execution])
 
-    def _sample(self, peak: Peak) -> None:
-        self._report.peak.bytes = max(self._report.peak.bytes, peak.sample())
+    def _sample(self, peak: Peak, others: Iterable[int] = ()) -> None:
+        """The run's memory, and that of one stage: without the kernels of the others."""
+        whole = self._report.peak.sample()
+        peak.bytes = max(peak.bytes, whole - sum(map(tree_memory_bytes, others)))
 
     def _executed(self, name: str) -> Path:
         return self.root / "notebooks" / f"{name}.ipynb"
@@ -347,9 +396,14 @@ class Pipeline:
         return StageError(f"Stage {planned.stage.name} could not be kept: {why}", fix=f"Resume with: `{self.command}`")
 
 
+def usual_lanes() -> int:
+    """Two where a second stage finds a core and 3 GB of its own."""
+    return 2 if usable_cores() >= 2 and memory_limit_bytes() >= LANE_BYTES * 2 else 1
+
+
 def _beat(label: str) -> Callable[[float, int, int, str], None]:
     def beat(seconds: float, cell: int, n_cells: int, line: str) -> None:
-        print(f"{label} … running for {seconds:.0f} s, cell {cell}/{n_cells}: {line[:80]}", flush=True)
+        print(f"{label} … running for {seconds:.0f} s, cell {cell}/{n_cells}: {line[:100]}", flush=True)
 
     return beat
 
@@ -358,7 +412,7 @@ def _since(started: float) -> float:
     return round(time.monotonic() - started, 1)
 
 
-def _took(seconds: float, expected: float | None) -> str:
+def _took(seconds: float, expected: float) -> str:
     return f"{seconds:.0f} s" + (f" (expected {expected:.0f} s)" if expected else "")
 
 

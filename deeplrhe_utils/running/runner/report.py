@@ -13,8 +13,15 @@ import psutil
 
 import deeplrhe_utils
 from deeplrhe_utils.core.errors import CompendiumError
-from deeplrhe_utils.core.files import write_json
-from deeplrhe_utils.running.machine.provenance import git_state, hardware, library_versions, shown_path
+from deeplrhe_utils.core.files import read_json, write_json
+from deeplrhe_utils.running.machine.provenance import (
+    cpu_model,
+    git_state,
+    hardware,
+    library_versions,
+    shown_path,
+    usable_cores,
+)
 from deeplrhe_utils.running.plan.plan import Planned
 from deeplrhe_utils.running.plan.profiles import Profile
 from deeplrhe_utils.running.stage.state import Record
@@ -52,9 +59,10 @@ class Peak:
     bytes: int = 0
 
     def sample(self) -> int:
-        """Take one sample; return the peak so far [bytes]."""
-        self.bytes = max(self.bytes, tree_memory_bytes())
-        return self.bytes
+        """Take one sample and return it [bytes]."""
+        now_used = tree_memory_bytes()
+        self.bytes = max(self.bytes, now_used)
+        return now_used
 
 
 @dataclass
@@ -76,6 +84,7 @@ class Report:
             "package_version": deeplrhe_utils.__version__,
             "versions": library_versions(),
             "hardware": hardware(),
+            "determinism": "on" if plan[0].held else "off",
             "started": now(),
             "status": "running",
             "stages": {p.stage.name: {"status": "waiting", "parameters": self.shown(p.values)} for p in plan},
@@ -124,6 +133,19 @@ class Report:
             for name, value in values.items()
             if name != "run_dir"
         }
+
+
+def earlier_seconds(profile: str, *reports: Path) -> dict[str, float]:
+    """Seconds that each stage of a profile took last on this machine, from the ``run.json`` of finished stages."""
+    found: dict[str, float] = {}
+    here = (cpu_model(), usable_cores())
+    for path in sorted(filter(Path.is_file, dict.fromkeys(reports)), key=lambda path: path.stat().st_mtime):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            told = read_json(path)
+            if told["profile"] == profile and (told["hardware"]["cpu"], told["hardware"]["cores"]) == here:
+                stages = told["stages"].items()
+                found |= {name: float(s["seconds"]) for name, s in stages if s.get("outputs") and s.get("seconds")}
+    return found
 
 
 def now() -> str:

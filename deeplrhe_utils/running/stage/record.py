@@ -19,6 +19,7 @@ from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, claim_run
+from deeplrhe_utils.running.machine.process import is_held
 from deeplrhe_utils.running.stage.state import alive, begin_by_hand, declared_files, outputs_file, skipped_file
 
 if TYPE_CHECKING:
@@ -66,6 +67,9 @@ def start_run(stage: str, run_dir: str = "") -> _Run:
         safe_tables(shell)
         if RUNNER_PID not in os.environ:
             begin_by_hand(stage, root, shell.user_ns)
+            if not is_held():
+                print("This kernel computes at the level of its processor: last digits may differ from those of "
+                      "`deeplrhe run` and `make lab`.")  # fmt: skip
         shell.events.register("post_run_cell", lambda *_: alive(root, stage[:2]))
     return _Run(stage, RunPaths(root))
 

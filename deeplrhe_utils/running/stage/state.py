@@ -12,9 +12,10 @@ from typing import Any, Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.files import read_json, sha256_file, sha256_text, to_json, write_json, write_text
+from deeplrhe_utils.running.machine.process import is_held
 from deeplrhe_utils.running.plan.closure import Sources
 from deeplrhe_utils.running.plan.notebooks import read_stage
-from deeplrhe_utils.running.plan.plan import Planned
+from deeplrhe_utils.running.plan.plan import Planned, reads
 
 LARGE_BYTES = 16 * 2**20  # larger inputs and outputs are compared by size and modification time
 
@@ -77,10 +78,11 @@ def input_fingerprints(planned: Planned, repository: Path) -> dict[str, Any]:
 
 
 def stage_key(planned: Planned, sources: Sources, inputs: dict[str, Any], earlier: dict[str, dict[str, str]]) -> str:
-    """SHA-256 over the notebook, the source files that it reaches, parameters, inputs and earlier outputs."""
+    """SHA-256 over the notebook, the sources that it reaches, parameters, level, inputs and earlier outputs."""
     values = {name: value for name, value in planned.values.items() if name != "run_dir"}
+    earlier = {other: outputs for other, outputs in earlier.items() if reads(planned.stage.number, other)}
     return sha256_text(
-        to_json([planned.stage.source_hash, sources.digest(planned.stage.code), values, inputs, earlier])
+        to_json([planned.stage.source_hash, sources.digest(planned.stage.code), values, planned.held, inputs, earlier])
     )
 
 
@@ -320,7 +322,7 @@ def _key_by_hand(stage: str, root: Path, namespace: dict[str, Any]) -> str:
     except CompendiumError:
         return ""
     values = {n: p.check(namespace.get(n, p.default), stage) for n, p in notebook.parameters.items()}
-    planned = Planned(notebook, values, frozenset())
+    planned = Planned(notebook, values, frozenset(), held=is_held())
     inputs = input_fingerprints(planned, places.REPOSITORY)
     records = {f"{n:02d}": load_record(root, f"{n:02d}") for n in range(int(notebook.number))}
     earlier = {number: outputs_now(root, record) for number, record in records.items() if record is not None}

@@ -37,22 +37,22 @@ def squares_of(tiles: pd.DataFrame) -> list[Square]:
     return [Square(int(row.x_l0_px), int(row.y_l0_px), float(row.size_l0_px)) for row in tiles.itertuples()]
 
 
-def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, tile_px: int) -> list[NDArray[np.uint8]]:
+def read_pixels(slide: dict[str, Any], tiles: pd.DataFrame, side_px: int) -> list[NDArray[np.uint8]]:
     """Tiles of one slide, in the order of `tiles`.
 
     Parameters
     ----------
     slide : the slide's row of the slides table with an absolute `path`
     tiles : rows of the tiles table, all of this slide; rows with a `path` are image files of their own
-    tile_px : side of a tile read from a slide [px]; image files keep their size
+    side_px : side of a tile read from a slide [px]; larger image files are shrunk to it
 
     Returns list of uint8 RGB (H, W, 3).
     Raises SlideError: a tile cannot be decoded. InputError: an image file cannot be read.
     """
     if tiles["path"].notna().any():
-        return [read_image(Path(path)) for path in tiles["path"]]
+        return [shrink(read_image(Path(path)), side_px) for path in tiles["path"]]
     with open_row(slide) as opened:
-        return [_decoded(tile) for tile in opened.read_tiles(squares_of(tiles), tile_px)]
+        return [_decoded(tile) for tile in opened.read_tiles(squares_of(tiles), side_px)]
 
 
 def _decoded(tile: NDArray[np.uint8] | SlideError) -> NDArray[np.uint8]:
@@ -101,9 +101,9 @@ def _cross(side_px: int) -> NDArray[np.uint8]:
     return picture
 
 
-def read_group(source: dict[str, dict[str, Any]], tile_px: int, tiles: pd.DataFrame) -> list[NDArray[np.uint8]]:
+def read_group(source: dict[str, dict[str, Any]], side_px: int, tiles: pd.DataFrame) -> list[NDArray[np.uint8]]:
     """:func:`read_pixels` of the slide that `tiles` belongs to, looked up in `source` (slide_id → row)."""
-    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, tile_px)
+    return read_pixels(source[str(tiles["slide_id"].iloc[0])], tiles, side_px)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -226,8 +226,8 @@ def not_tiled(_: Mapping[str, Any], reason: str) -> Tiled:
     return Tiled(conform(pd.DataFrame(columns=[column.name for column in TILES.columns]), TILES), reason, [])
 
 
-def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataFrame:
-    """Draw at most `max_per_slide` kept tiles of each slide.
+def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int, unit: str = "slide_id") -> pd.DataFrame:
+    """Draw at most `max_per_slide` kept tiles of each slide, or of each value of another column `unit`.
 
     The draw of a slide depends on the seed, its name and its kept tiles alone: neither other slides nor
     the order of rows change it.
@@ -242,12 +242,12 @@ def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int) -> pd.DataF
     if max_per_slide < 0:
         raise ParameterError("The number of tiles per slide cannot be negative", got=max_per_slide, expected="0 = all")
     tiles = tiles.copy()
-    kept = tiles.loc[tiles["kept"], ["slide_id", "tile_id"]]
+    kept = tiles.loc[tiles["kept"], [unit, "tile_id"]]
     chosen: list[str] = []
-    for slide_id, group in kept.groupby("slide_id", sort=True):
+    for name, group in kept.groupby(unit, sort=True):
         names = np.sort(group["tile_id"].to_numpy(dtype=str))
         if max_per_slide:
-            names = generator(seed, "select tiles", str(slide_id)).permutation(names)[:max_per_slide]
+            names = generator(seed, "select tiles", str(name)).permutation(names)[:max_per_slide]
         chosen += names.tolist()
     tiles["selected"] = tiles["tile_id"].isin(chosen).astype("boolean")
     return tiles

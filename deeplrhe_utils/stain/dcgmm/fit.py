@@ -67,7 +67,7 @@ def fit_responsibilities(
     config: DcgmmConfig = DEFAULT,
     *,
     steps: int = 300,
-    crop_px: int = 192,
+    crop_px: int = 0,
     batch: int = 8,
     learning_rate: float = 2e-3,
     seed: int = 0,
@@ -80,7 +80,8 @@ def fit_responsibilities(
         Two dozen are enough. Give training patients' tiles only: the fit sees pixels.
     scales : density scale of the slide of each tile [optical density]
     steps, crop_px, batch, learning_rate, seed
-        Optimiser steps; side of the random crops [px]; crops per step; peak of Adam's one-cycle rate; seed.
+        Optimiser steps; side of the random crops [px] (0: three eighths of a tile, 192 px at most); crops per step;
+        peak of Adam's one-cycle rate; seed.
 
     Returns net, loss trace [nats per pixel]. A long fit prints how far it is.
 
@@ -153,7 +154,8 @@ def _crops(
 
     The paper's profile sees density as it is; ours divided by the slide's scale and jittered.
     """
-    side = min(crop_px, *(min(t.shape[:2]) for t in prepared))
+    least = min(min(t.shape[:2]) for t in prepared)
+    side = min(crop_px or max(LEAST_SIDE_PX, min(192, 3 * least // 8)), least)
     crops, tissue, rest = [], [], []
     for index in random.integers(len(prepared), size=batch):
         hsd = prepared[index]

@@ -1,0 +1,1 @@
+"""Probes: features of tiles that know no label, closed-form readers on top, and their refitted permutation nulls."""
