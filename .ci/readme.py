@@ -101,10 +101,14 @@ def found_text(folder: Path) -> str:
         f"are divided, as in the paper ({most:.2f} with a reader that memorises more), and of {by['patient']:.2f} when "
         f"patients are ({_notebook('10-leakage-audit')}).",
         "Choosing settings": "on the patients that one reports, as the paper did, pretends to gain "
-        f"{tuning['optimism']:.2f} of mean AUC [{low:.2f}, {high:.2f}] over {tuning['divisions']} divisions "
+        f"{tuning['optimism']:.2f} of mean AUC [{_plain(low)}, {_plain(high)}] over {tuning['divisions']} divisions "
         f"({_notebook('09-tuning')}).",
     }  # fmt: skip
     return "\n".join(f"- **{head}.** {text[0].upper()}{text[1:]}" for head, text in said.items())
+
+
+def _plain(value: float) -> str:
+    return f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _auc(value: float | None) -> str:
