@@ -201,7 +201,9 @@ def test_the_committed_demo_is_written_again_byte_for_byte(tmp_path):
     folder = DEMO / "heatmaps"
     windows = pd.read_parquet(folder / "windows.parquet")
     for name, own in windows.groupby("slide_id"):
-        path = interop.write_qupath(own.drop(columns="slide_id"), tmp_path / "a.geojson")
+        told = json.loads((folder / f"{name}.geojson").read_text(encoding="utf-8"))["scoredBy"]
+        assert "SYNTHETIC" in told
+        path = interop.write_qupath(own.drop(columns="slide_id"), tmp_path / "a.geojson", scored_by=told)
         assert path.read_bytes() == (folder / f"{name}.geojson").read_bytes()
 
 
