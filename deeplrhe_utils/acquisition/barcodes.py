@@ -1,14 +1,20 @@
 """TCGA barcodes: which patient, sample and slide a name stands for, decided in one place.
 
-Source: the GDC's documentation of TCGA barcodes. Of a sample's code the first digit tells tumour (0) from normal (1);
-slides are DX (diagnostic, formalin-fixed) or TS, MS, BS (top, middle, bottom of a frozen sample).
+Source: the GDC's documentation of TCGA barcodes. The second field is a code of a hospital *and* a project, so that every
+code holds one diagnosis: a site is therefore the hospital, by `data/reference/hospitals.csv`. Of a sample's code the
+first digit tells tumour (0) from normal (1); slides are DX (diagnostic, formalin-fixed) or TS, MS, BS (top, middle,
+bottom of a frozen sample).
 """
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,12 +24,13 @@ _SLIDE: Final = re.compile(r"-(DX|TS|BS|MS)[A-Z0-9]*(?![A-Z0-9])")
 
 
 class SlideName(NamedTuple):
-    """What a name tells; None where it does not."""
+    """What a name tells; None where it does not. `site_id` is the hospital behind a TCGA `site_code`, where known."""
 
     patient_id: str | None = None
     site_id: str | None = None
     sample_code: str | None = None
     slide_type: str | None = None
+    site_code: str | None = None
 
     @property
     def sample_type(self) -> str | None:
@@ -31,11 +38,18 @@ class SlideName(NamedTuple):
         return None if self.slide_type is None else "diagnostic" if self.slide_type == "DX" else "frozen"
 
 
+@cache
+def hospitals() -> dict[str, str]:
+    """TCGA code of a lung project → the hospital that gave the tissue; one hospital has a code per project."""
+    with (REFERENCE_DATA / "hospitals.csv").open(encoding="utf-8", newline="") as stream:
+        return {row["code"]: row["hospital"] for row in csv.DictReader(stream)}
+
+
 def parse_name(name: str) -> SlideName:
     """Fields of the barcode with which a name begins; ``tcga-`` may be written small.
 
     >>> parse_name("TCGA-05-4244-01A-01-BS1.90f043f6-e8d5-4cfd-b4e7-84207bc499a6.svs")
-    SlideName(patient_id='TCGA-05-4244', site_id='05', sample_code='01', slide_type='BS')
+    SlideName(patient_id='TCGA-05-4244', site_id='Indivumed', sample_code='01', slide_type='BS', site_code='05')
     >>> parse_name("tcga-05-4244-11").sample_code, parse_name("CMU-1-Small-Region.svs").patient_id
     ('11', None)
     """
@@ -44,7 +58,9 @@ def parse_name(name: str) -> SlideName:
     if match is None:
         return SlideName()
     slide = _SLIDE.search(name, match.end())
-    return SlideName(match[1], match[2], match[3], slide and slide[1])
+    code = match[2] if name.startswith("TCGA-") else None
+    site = hospitals().get(code, code) if code else match[2]
+    return SlideName(match[1], site, match[3], slide and slide[1], code)
 
 
 def patient_of(name: str) -> str:

@@ -213,7 +213,7 @@ def test_patients_of_the_gdc():
     row = found.table.set_index("patient_id").loc["TCGA-05-4244"]
     assert row["age_years"] == pytest.approx(25752 / 365.25)
     assert row[["site_id", "sex", "histology", "stage", "smoking", "vital_status"]].tolist() == [
-        "05", "male", "adenocarcinoma", "III", "former", "dead"]  # fmt: skip
+        "Indivumed", "male", "adenocarcinoma", "III", "former", "dead"]  # fmt: skip
     assert found.table.set_index("patient_id").loc["TCGA-05-4245"].drop("site_id").isna().all()
     assert "TCGA-05-9999" in found.notes[0] and "smoking 1" in found.notes[1]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
-from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.acquisition.cohort import files as cohort_files
 from deeplrhe_utils.acquisition.cohort.build import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
 from deeplrhe_utils.acquisition.cohort.rules import COHORT_RULES, CohortRule, named_rule
@@ -21,6 +21,7 @@ from deeplrhe_utils.acquisition.labels.variants import VariantRule
 from deeplrhe_utils.acquisition.services.manifest import read_manifest
 from deeplrhe_utils.acquisition.services.tcga_slides import add_fields, notes_of
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.signing import changed_parts, signed
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
@@ -53,7 +54,7 @@ def tables(files, seed=0, missing=0.0):
     patients = sorted(files["patient_id"].dropna().unique())
     rows = [(p, g, None if random.random() < missing else int(random.random() < 0.4)) for p in patients for g in GENES]
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).assign(source="test")
-    clinical = pd.DataFrame({"patient_id": patients, "site_id": [p[5:7] for p in patients]})
+    clinical = pd.DataFrame({"patient_id": patients, "site_id": [parse_name(p).site_id for p in patients]})
     return conform(labels, LABELS), conform(clinical, CLINICAL)
 
 
@@ -63,18 +64,28 @@ def made(rule, n=40, missing=0.0):
 
 
 @pytest.mark.parametrize(("name", "expected"), [
-    ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213-45c2b100ac01.svs", ("TCGA-05-4244", "05", "01", "DX")),
-    ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "95", "01", "TS")),
-    ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "05", "11", "MS")),
-    ("TCGA-05-4244.svs", ("TCGA-05-4244", "05", None, None)),
-    ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "05", "01", None)),
-    ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None)),
-    ("tcga-05-4244-01A-01-TS1.svs", ("TCGA-05-4244", "05", "01", "TS")),
-    ("CMU-1-Small-Region.svs", (None, None, None, None)),
-    ("", (None, None, None, None)),
+    ("TCGA-05-4244-01Z-00-DX1.d4ff32cd-38cf-40ea-8213.svs", ("TCGA-05-4244", "Indivumed", "01", "DX", "05")),
+    ("TCGA-95-A4VK-01A-01-TSA.29579482-F5BF.svs", ("TCGA-95-A4VK", "Washington University - Emory", "01", "TS", "95")),
+    ("TCGA-05-4244-11A-01-MS2.svs", ("TCGA-05-4244", "Indivumed", "11", "MS", "05")),
+    ("TCGA-05-4244.svs", ("TCGA-05-4244", "Indivumed", None, None, "05")),
+    ("TCGA-05-4244-01A-01-XX1.svs", ("TCGA-05-4244", "Indivumed", "01", None, "05")),
+    ("TCGA-05-42445-01A-01-TS1.svs", (None, None, None, None, None)),
+    ("tcga-05-4244-01A-01-TS1.svs", ("TCGA-05-4244", "Indivumed", "01", "TS", "05")),
+    ("CMU-1-Small-Region.svs", (None, None, None, None, None)),
+    ("", (None, None, None, None, None)),
+    ("TCGA-02-0001-01A-01-TS1.svs", ("TCGA-02-0001", "02", "01", "TS", "02")),
+    ("SYNT-05-4244-01A-01-TS1.svs", ("SYNT-05-4244", "05", "01", "TS", None)),
 ])  # fmt: skip
 def test_what_a_name_tells(name, expected):
     assert tuple(parse_name(name)) == expected
+
+
+def test_a_code_is_a_project_and_a_hospital_may_have_two():
+    """So a "site" read from the barcode is the diagnosis in disguise, and whole codes are no whole hospitals."""
+    table = pd.read_csv(REFERENCE_DATA / "hospitals.csv", dtype=str)
+    assert table["code"].is_unique and table["project"].isin(["TCGA-LUAD", "TCGA-LUSC"]).all()
+    assert hospitals() == dict(zip(table["code"], table["hospital"], strict=True))
+    assert (table.groupby("hospital")["project"].nunique() == 2).sum() > 20
 
 
 def test_malformed_names_stay_in_the_list_and_are_named():

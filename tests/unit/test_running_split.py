@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.evaluation.splits import files, folds
 from deeplrhe_utils.running.commands.cli import main
@@ -61,7 +62,7 @@ def test_sites_come_from_barcodes_a_column_or_a_file(here, capsys):
     said = run(here, capsys, wide().to_csv(index=False), "--scheme", "site", "--out", "a.json")
     assert "proved optimal" in said and "4 sites" in said
     frame = files.read_split(here / "a.json")
-    sites = pd.DataFrame({"patient_id": barcodes()}).assign(site_id=lambda f: f["patient_id"].str[5:7])
+    sites = pd.DataFrame({"patient_id": barcodes()}).assign(site_id=[parse_name(p).site_id for p in barcodes()])
     folds.check_disjoint(frame, sites, "site_id")
     text = wide().assign(centre=sites["site_id"], site_id="one").to_csv(index=False)
     run(here, capsys, text, "--scheme", "site", "--sites", "centre", "--out", "b.json")

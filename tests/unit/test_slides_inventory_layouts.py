@@ -254,7 +254,7 @@ def test_tcga_slides_of_imaging_data_commons_have_their_barcode(tmp_path):
     write_dicom(tmp_path / f"{UUID}.dcm")
     row = scan_slides(tmp_path).iloc[0]
     assert (row["slide_id"], row["patient_id"], row["site_id"], row["sample_type"]) == (
-        "TCGA-05-4244-01Z-00-DX1", "TCGA-05-4244", "05", "diagnostic")  # fmt: skip
+        "TCGA-05-4244-01Z-00-DX1", "TCGA-05-4244", "Indivumed", "diagnostic")  # fmt: skip
     assert row["status"] == "excluded"
 
 

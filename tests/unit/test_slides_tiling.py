@@ -85,9 +85,10 @@ def test_the_draw_depends_on_the_seed_and_the_slide_alone(tiles):
 
 @pytest.mark.parametrize(("name", "expected"), [
     ("SYNT-07-0042-01Z-00-DX1", ("SYNT-07-0042", "07", "diagnostic")),
-    ("TCGA-44-2665-01B-06-BS6", ("TCGA-44-2665", "44", "frozen")), ("TCGA-44-2665", ("TCGA-44-2665", "44", None)),
+    ("TCGA-44-2665-01B-06-BS6", ("TCGA-44-2665", "Christiana Healthcare", "frozen")),
+        ("TCGA-44-2665", ("TCGA-44-2665", "Christiana Healthcare", None)),
     ("TCGA-44-26655", ("TCGA-44-26655", None, None)), ("slide 7 ü", ("slide 7 ü", None, None)),
-    ("tcga-44-2665-01z-00-dx1", ("TCGA-44-2665", "44", "diagnostic")),
+    ("tcga-44-2665-01z-00-dx1", ("TCGA-44-2665", "Christiana Healthcare", "diagnostic")),
 ])  # fmt: skip
 def test_names_tell_patient_site_and_sample(name, expected):
     told = parse_name(name)

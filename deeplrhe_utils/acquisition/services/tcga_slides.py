@@ -14,7 +14,7 @@ from deeplrhe_utils.core.text import shortened
 SUBTYPES: Final = {"TCGA-LUAD": "adenocarcinoma", "TCGA-LUSC": "squamous"}
 """Tissue class of a tumour by project."""
 NORMAL_CODE: Final = "11"
-_FIELDS: Final = ("patient_id", "site_id", "sample_code", "slide_type", "sample_type")
+_FIELDS: Final = ("patient_id", "site_id", "site_code", "sample_code", "slide_type", "sample_type")
 
 
 def subtype_of(sample_code: str | None, project_id: str | None) -> str | None:
@@ -31,7 +31,7 @@ def subtype_of(sample_code: str | None, project_id: str | None) -> str | None:
 def add_fields(files: pd.DataFrame) -> pd.DataFrame:
     """Table SLIDE_FILES, in the order of `files` (file_id, file_name, md5, bytes, project_id, optionally access).
 
-    patient_id, site_id, sample_code, slide_type, sample_type and subtype are null where the name, or the project, does
+    The fields of a barcode and the subtype are null where the name, or the project, does
     not tell them. Raises SchemaError for a repeated file_id, or a value that does not fit.
     """
     names = [parse_name(str(name)) for name in files["file_name"]]

@@ -18,7 +18,8 @@ SLIDES: Final = Table(
     (
         SLIDE,
         PATIENT,
-        Column("site_id", TEXT, "tissue source site (second field of a TCGA barcode)", True),
+        Column("site_id", TEXT, "hospital that gave the tissue (of a TCGA code: `data/reference/hospitals.csv`)", True),
+        Column("site_code", TEXT, "second field of a TCGA barcode: a hospital *and* a project", True),
         Column("path", TEXT, "file, relative to the run folder when it lies inside it"),
         Column("sha256", TEXT, "SHA-256 of the file", True),
         Column("bytes", INTEGER, "file size [bytes]"),
@@ -53,7 +54,8 @@ SLIDE_FILES: Final = Table(
         Column("bytes", INTEGER, "file size [bytes]"),
         Column("access", TEXT, "who may fetch it", True, ("open", "controlled")),
         Column("patient_id", TEXT, "patient; null where the name is no TCGA barcode", True),
-        Column("site_id", TEXT, "tissue source site (second field of a TCGA barcode)", True),
+        Column("site_id", TEXT, "hospital that gave the tissue (of a TCGA code: `data/reference/hospitals.csv`)", True),
+        Column("site_code", TEXT, "second field of a TCGA barcode: a hospital *and* a project", True),
         Column("sample_code", TEXT, "two digits of the barcode: 01 primary tumour, 02 recurrent, 11 normal", True),
         Column("slide_type", TEXT, "DX diagnostic; TS, MS, BS top, middle, bottom of the frozen sample", True),
         Column("sample_type", TEXT, "how the tissue was prepared", True, ("frozen", "diagnostic")),
@@ -79,7 +81,7 @@ CLINICAL: Final = Table(
     "a patient",
     (
         PATIENT,
-        Column("site_id", TEXT, "tissue source site", True),
+        Column("site_id", TEXT, "hospital, as in table slides", True),
         Column("age_years", REAL, "age at diagnosis [years]", True),
         Column("sex", TEXT, "`female` or `male`", True),
         Column("histology", TEXT, "`normal`, `adenocarcinoma` or `squamous`", True),

@@ -272,5 +272,6 @@ def with_targets(
     chosen = cohort.chosen.set_index("file_id")
     file_of = {str(path): file_id for file_id, path in paths.items()}
     files = slides["path"].map(file_of)
-    known = {name: files.map(chosen[name]).astype("string") for name in ("site_id", "sample_type", "subtype")}
+    fields = ("site_id", "site_code", "sample_type", "subtype")
+    known = {name: files.map(chosen[name]).astype("string") for name in fields}
     return slides.assign(patient_id=files.map(dict(unit_of)).astype("string"), **known)

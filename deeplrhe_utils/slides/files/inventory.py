@@ -259,6 +259,7 @@ def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     name, told = (renamed or {}).get(path, own), parse_name(own)
     patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
     row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": path_text(path), "annotation": None}
+    row["site_code"] = told.site_code
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
 
