@@ -1,4 +1,4 @@
-"""The viewers of notebook 14 in JupyterLab and of the report page, both OpenSeadragon, in one headless Chromium.
+"""The viewers of notebook 15 in JupyterLab and of the report page, both OpenSeadragon, in one headless Chromium.
 
     python benchmarks/viewer.py [--run DIR] [--rounds 5]
 
@@ -6,7 +6,7 @@ Both show the first slide of a finished run (default: reports/smoke, of `make sm
 First paint: from running the cell, or from opening the page, to the first canvas that is not white. Frames: a drag with
 a turn of the wheel at every tenth frame, the same events for both; milliseconds from frame to frame, with the browser's
 limit of 60 frames a second off. Page: from opening index.html from disk to the load event. The run is not changed:
-notebook 14 works on a copy of its tables and maps. Chromium may read files from file:// here, or nobody could see
+notebook 15 works on a copy of its tables and maps. Chromium may read files from file:// here, or nobody could see
 whether the page's canvas is white. Where there is no browser, no JupyterLab or no run, it says so and measures nothing.
 """
 
@@ -32,7 +32,7 @@ from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
 sys.path.insert(0, str(REPOSITORY))  # the browser tests start Chromium and JupyterLab in the same way
 from tests.browser.lab import DRAWN, FIRST_PAINT, FRAMES, VIEWER, chromium, find_chromium, jupyterlab, run_all
 
-OURS, PEER, LOADED = "notebook 14", "report page", "report page, load event"
+OURS, PEER, LOADED = "notebook 15", "report page", "report page, load event"
 NEEDED = ("index.html", "page/report.js", "heatmaps/slides.json", "tables/slides.parquet", "run.json")
 COPIED, LINKED = ("tables", "heatmaps", "numbers"), ("work", "models", "truth")
 SIZE = {"width": 1400, "height": 1100}
@@ -66,7 +66,7 @@ def missing(run: Path) -> str:
 
 
 def copied(run: Path, place: Path) -> Path:
-    """What notebook 14 reads and writes, as a copy; slides and models are only read, and linked."""
+    """What notebook 15 reads and writes, as a copy; slides and models are only read, and linked."""
     place.mkdir()
     for name in COPIED:
         shutil.copytree(run / name, place / name)
@@ -81,7 +81,7 @@ class Sides:
     def __init__(self, browser: Any, lab: str, index: str) -> None:
         self.index = index
         self.book, self.page = (browser.new_context(viewport=SIZE).new_page() for _ in range(2))
-        run_all(self.book, lab, "14-explorer")
+        run_all(self.book, lab, "15-explorer")
         self.page.goto(index)  # once before it counts, as the notebook's cell has run once
 
     def first_ours(self) -> float:
@@ -157,7 +157,7 @@ def measure(run: Path, rounds: int) -> dict[str, Any]:
         program = find_chromium()
         assert program is not None
         with (
-            jupyterlab(place, copied(run, place / "run"), ["14-explorer"]) as lab,
+            jupyterlab(place, copied(run, place / "run"), ["15-explorer"]) as lab,
             chromium(program, *flags) as browser,
         ):
             sides = Sides(browser, lab, (run / "index.html").resolve().as_uri())

@@ -1,6 +1,6 @@
 """TCGA barcodes: which patient, sample and slide a name stands for, decided in one place.
 
-Source: the GDC's documentation of TCGA barcodes. The second field is a code of a hospital *and* a project, so that every
+Source: the GDC's documentation of TCGA barcodes. Their second field is a code of a hospital *and* a project: every
 code holds one diagnosis: a site is therefore the hospital, by `data/reference/hospitals.csv`. Of a sample's code the
 first digit tells tumour (0) from normal (1); slides are DX (diagnostic, formalin-fixed) or TS, MS, BS (top, middle,
 bottom of a frozen sample).
@@ -39,10 +39,10 @@ class SlideName(NamedTuple):
 
 
 @cache
-def hospitals() -> dict[str, str]:
-    """TCGA code of a lung project → the hospital that gave the tissue; one hospital has a code per project."""
+def hospitals() -> dict[str, tuple[str, str]]:
+    """TCGA code of a lung project → hospital that gave the tissue, project; one hospital has a code per project."""
     with (REFERENCE_DATA / "hospitals.csv").open(encoding="utf-8", newline="") as stream:
-        return {row["code"]: row["hospital"] for row in csv.DictReader(stream)}
+        return {row["code"]: (row["hospital"], row["project"]) for row in csv.DictReader(stream)}
 
 
 def parse_name(name: str) -> SlideName:
@@ -59,7 +59,7 @@ def parse_name(name: str) -> SlideName:
         return SlideName()
     slide = _SLIDE.search(name, match.end())
     code = match[2] if name.startswith("TCGA-") else None
-    site = hospitals().get(code, code) if code else match[2]
+    site = hospitals().get(code, (code, ""))[0] if code else match[2]
     return SlideName(match[1], site, match[3], slide and slide[1], code)
 
 

@@ -18,7 +18,7 @@ from tests.links import dead_links
 FORMULA = re.compile(r"[=+\-@\t\r](?!\d*\.?\d+(e-?\d+)?%?$)")
 
 
-@pytest.fixture(scope="module", params=["03", pytest.param("14", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["03", pytest.param("15", marks=pytest.mark.slow)])
 def run(request, small_plan, tmp_path_factory) -> Path:
     """Notebooks 00 to 03, or all of them: the profile `slides` with labels, as briefly as `ci`."""
     base = tmp_path_factory.mktemp("hostile")

@@ -1,4 +1,4 @@
-"""JupyterLab, started for real: notebooks 07 and 14 run, and the explorer answers to mouse and keyboard."""
+"""JupyterLab, started for real: notebooks 07 and 15 run, and the explorer answers to mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.browser.lab import FIRST_PAINT, FRAMES, VIEWER, jupyterlab, run_all
 from tests.browser.run_folder import AWAY, GENES, HEIGHT, HERE, SIDE, WIDTH, score
 
 pytest.importorskip("anywidget", reason="anywidget, which the viewer is made with, is not installed")
-BOOKS = ("07-heat-maps", "14-explorer")
+BOOKS = ("07-heat-maps", "15-explorer")
 DRAWN = [(400.0, 300.0), (1500.0, 350.0), (1400.0, 1200.0), (500.0, 1100.0)]
 """The outline that is drawn [level-0 px]."""
 # The viewer's colour, slide and map together, at a place of the slide [level-0 px] while the whole of it is shown, or
@@ -52,7 +52,7 @@ def test_07_and_the_explorer_in_a_real_jupyterlab(lab, watch, finished_run):
     run_all(page, lab, "07-heat-maps")
     assert "Not all slides are on this machine" in page.locator(".jp-Notebook").inner_text()
     page.evaluate("() => window.jupyterapp.commands.execute('kernelmenu:shutdown')")
-    run_all(page, lab, "14-explorer")
+    run_all(page, lab, "15-explorer")
     first = _first_paint(page)
     _gene_and_opacity(page)
     _tiles(page, finished_run / "work" / "slides" / f"{HERE}.svs")

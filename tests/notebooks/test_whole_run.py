@@ -89,7 +89,7 @@ def test_kill_and_resume_gives_the_same_table_byte_for_byte(run, profile, tmp_pa
     """One kill of the kernel and one of the runner; the stages before training are taken from the first run."""
     out = tmp_path / "run"
     shutil.copytree(run, out, symlinks=True)
-    for stale in ("05", "06", "07", "08", "09", "10", "11", "12", "13", "14"):
+    for stale in ("05", "06", "07", "08", "09", "10", "11", "12", "13", "14", "15"):
         (out / "stages" / f"{stale}.json").unlink()
     for folder in ("models/05", "work/05", "work/09"):
         shutil.rmtree(out / folder)

@@ -8,12 +8,13 @@ import pytest
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation.audits import forensics
-from deeplrhe_utils.evaluation.audits.claims import ABSENT, JUDGES, VERDICTS, Numbers, claims_ledger, read_numbers
+from deeplrhe_utils.evaluation.audits.claims import ABSENT, JUDGES, Numbers, claims_ledger, read_numbers
 from deeplrhe_utils.learning.networks.deeplrhe import identity_gap
 from deeplrhe_utils.learning.recipes.recipe import DEEPPATH
 from deeplrhe_utils.reporting.audit_figures import audits
 
 GAIN = {"difference": -0.02, "ci_low": -0.1, "ci_high": 0.05}
+IMAGE = {"auc": 0.7, "ci_low": 0.65, "ci_high": 0.75}
 STAGES = {
     "00-start-here": {"genes_labelled": 8, "genes_reported": 5},
     "04-dcgmm-normalization": {
@@ -28,20 +29,25 @@ STAGES = {
     "10-leakage-audit": {"shared": {"tile": 0.99}},
     "12-power-and-precision": {
         "paper_patients": 180,
-        "reported": {g: {"n_pos": n, "n_neg": 180 - n, "ci_low": 0.7, "ci_high": 0.9, "null_high": 0.6}
+        "reported": {g: {"auc": 0.8, "n_pos": n, "n_neg": 180 - n, "ci_low": 0.7, "ci_high": 0.9, "null_high": 0.6}
                      for g, n in (("TP53", 91), ("EGFR", 22), ("DNMT3A", 8), ("PBRM1", 3), ("STK11", 24))}
     },
-    "13-claims-ledger": {
+    "13-diagnosis-alone": {
+        "alone": {"TP53": {"auc": 0.67, "ci_low": 0.64, "ci_high": 0.7}},
+        "real": {"image | both diagnoses": {"TP53": IMAGE, "EGFR": {**IMAGE, "ci_high": 0.82}, "PBRM1": IMAGE},
+                 "image | adenocarcinoma": dict.fromkeys(("STK11", "EGFR", "FAT1", "SETBP1", "KRAS", "TP53"), IMAGE)},
+    },
+    "14-claims-ledger": {
         "forensics": {"slides_total": 1635, "weight_decay": {"article": 0.9, "code": 4e-5},
                       "training_steps": {"article": 5e5, "code": 5e5}, "coudray_half_width": {"0.733": 0.15},
                       "split_unit": {"article": "window", "code": "slide"}}
     },
 }  # fmt: skip
 EXPECTED = {
-    "C01": "needs TCGA", "C02": "needs TCGA", "C03": "needs TCGA", "C04": "not estimable", "C05": "needs TCGA",
+    "C01": "not reproduced", "C02": "compatible", "C03": "needs TCGA", "C04": "not estimable", "C05": "needs TCGA",
     "C06": "not testable", "C07": "reproduced", "C08a": "compatible", "C08b": "contradicted", "C09": "compatible",
     "C10": "not testable", "C11": "not estimable", "C12": "not testable", "C13": "compatible", "C14": "contradicted",
-    "C15": "contradicted", "C16": "not testable", "C17": "compatible", "C18": "needs TCGA", "C19": "not testable",
+    "C15": "contradicted", "C16": "not testable", "C17": "compatible", "C18": "compatible", "C19": "not testable",
     "C20": "reproduced",
 }  # fmt: skip
 
@@ -89,8 +95,12 @@ def _keys(path, value):
     ("C11", ("04-dcgmm-normalization", "helps", "TP53", "ci_low"), None, "not estimable"),
     ("C09", ("04-dcgmm-normalization", "methods", "DCGMM", "cs"), 0.2, "contradicted"),
     ("C01", ("12-power-and-precision", "reported", "TP53", "null_high"), None, "not estimable"),
-    ("C14", ("13-claims-ledger", "forensics", "split_unit", "code"), "window", "reproduced"),
-    ("C13", ("13-claims-ledger", "forensics", "slides_total"), 1500, "contradicted"),
+    ("C01", ("13-diagnosis-alone", "real", "image | both diagnoses", "TP53", "ci_high"), 0.8, "compatible"),
+    ("C01", ("13-diagnosis-alone", "real"), {}, "needs TCGA"),
+    ("C18", ("13-diagnosis-alone", "real", "image | adenocarcinoma", "FAT1", "ci_high"), 0.732, "not reproduced"),
+    ("C18", ("13-diagnosis-alone", "real", "image | adenocarcinoma", "FAT1"), None, "needs TCGA"),
+    ("C14", ("14-claims-ledger", "forensics", "split_unit", "code"), "window", "reproduced"),
+    ("C13", ("14-claims-ledger", "forensics", "slides_total"), 1500, "contradicted"),
     ("C08a", ("05-gpu-training", "claims_loss_last"), {"same, short, fold 0": 0.5}, "not estimable"),
     ("C08a", ("05-gpu-training", "claims_loss_last", "no batch norm, fold 0"), None, "compatible"),
     ("C08a", ("06-roc-analysis", "ablations", "same, short", "p_holm"), 0.05, "not estimable"),
@@ -106,7 +116,6 @@ def test_claims_and_judges_match_and_without_numbers_nothing_is_reproduced(claim
     assert list(claims["id"]) == sorted(JUDGES) and claims.notna().all().all()
     with pytest.raises(InputError, match=r"do not match.*C07"):
         claims_ledger(claims[claims["id"] != "C07"], Numbers(STAGES))
-    assert len(VERDICTS) == 6
     table = claims_ledger(claims, Numbers({"00-start-here": {}}))
     assert set(table["verdict"]) <= {"not estimable", "needs TCGA", "not testable"}
     assert (table["traced_to"] == ABSENT).all()

@@ -144,7 +144,7 @@ class DownloadFolder:
             return None
         if known and not final.is_symlink() and known == {**_state(final, wanted), "md5": known.get("md5")}:
             raise InputError(
-                f"Another content of {final.name} was verified here before", got=f"MD5 {known['md5']}",
+                f"Another content of {final.name} was verified here before", got=f"{wanted.kind} {known['md5']}",
                 expected=wanted.md5, fix="Fetch into another folder, or move that file away",
             )  # fmt: skip
         if not (wrong := checked(final, wanted, stop)):
@@ -264,14 +264,14 @@ def download(
 ) -> pd.DataFrame:
     """Fetch every file of a manifest, or say why not; the report is also written to ``<out>/download.csv``.
 
-    A file under its own name is complete and has the MD5 of the manifest. Unfinished ones are hidden files that end
+    A file under its own name is complete and has the checksum that is listed. Unfinished ones are hidden files that end
     in ``.part`` and are continued by the next call. A verified file is never fetched again.
 
     Parameters
     ----------
     manifest : as from `read_manifest`
     out : folder; made if missing. One download at a time.
-    service : the GDC, or what speaks like it: ``data/<id>``
+    service : the GDC, or what tells where else a file lies (`Service.place_of`)
     say : takes lines of progress
 
     Returns a row (:class:`_Row`) per file, in the order of the manifest.

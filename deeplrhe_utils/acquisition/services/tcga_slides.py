@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import SLIDE_FILES
 from deeplrhe_utils.core.text import shortened
@@ -15,6 +15,15 @@ SUBTYPES: Final = {"TCGA-LUAD": "adenocarcinoma", "TCGA-LUSC": "squamous"}
 """Tissue class of a tumour by project."""
 NORMAL_CODE: Final = "11"
 _FIELDS: Final = ("patient_id", "site_id", "site_code", "sample_code", "slide_type", "sample_type")
+
+
+def tumour_of_site(site_code: str | None) -> str | None:
+    """Tissue class of the tumours under a TCGA code, each of which belongs to one project; None for another code.
+
+    >>> tumour_of_site("05"), tumour_of_site("18"), tumour_of_site("02")
+    ('adenocarcinoma', 'squamous', None)
+    """
+    return SUBTYPES.get(hospitals().get(site_code or "", ("", ""))[1])
 
 
 def subtype_of(sample_code: str | None, project_id: str | None) -> str | None:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Self
 
@@ -27,6 +28,7 @@ from deeplrhe_utils.core.text import duration, human_size
 
 CHUNK: Final = 1 << 20
 _WINDOW_S: Final = 30.0
+_GIT: Final = 40  # hexadecimal digits of a SHA-1
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a full disk."""
 
@@ -39,19 +41,49 @@ class DiskFullError(CompendiumError):
     """There is no space left for what is being fetched."""
 
 
+_md5 = partial(hashlib.md5, usedforsecurity=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A file as a list describes it: id, name, checksum and size [bytes].
+
+    The checksum `md5` is lower-case hex: an MD5 or, of 40 digits, what Git calls a blob.
+    """
+
+    file_id: str
+    file_name: str
+    md5: str
+    size: int
+
+    def fresh(self) -> hashlib._Hash:
+        """The hash that the checksum is of, before any byte."""
+        if len(self.md5) != _GIT:
+            return _md5()
+        return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
+
+    @property
+    def kind(self) -> str:
+        """What the checksum is, in words."""
+        return "Git SHA-1" if len(self.md5) == _GIT else "MD5"
+
+
 class PartFile:
-    """An unfinished file and the MD5 of what is in it; a context manager.
+    """An unfinished file and the checksum of what is in it; a context manager.
 
     Parameters
     ----------
     path : where it lies; made if missing, and hashed on entering if not; a link is refused
     stop : ends that hashing (:class:`Stopped`)
+    fresh : makes the hash; MD5 unless said otherwise
     """
 
-    def __init__(self, path: Path, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, path: Path, stop: Callable[[], bool] = lambda: False, fresh: Callable[[], hashlib._Hash] = _md5
+    ) -> None:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
-        self._stop, self._digest, self.size = stop, hashlib.md5(usedforsecurity=False), 0
+        self._stop, self._fresh, self._digest, self.size = stop, fresh, fresh(), 0
 
     def __enter__(self) -> Self:
         while data := self._file.read(CHUNK):
@@ -65,8 +97,8 @@ class PartFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def md5(self) -> str:
-        """Hex MD5 of what has been written."""
+    def checksum(self) -> str:
+        """Hex digest of what has been written."""
         return self._digest.hexdigest()
 
     def write(self, data: bytes) -> None:
@@ -86,7 +118,7 @@ class PartFile:
         """Throw everything away."""
         self._file.seek(0)
         self._file.truncate()
-        self.size, self._digest = 0, hashlib.md5(usedforsecurity=False)
+        self.size, self._digest = 0, self._fresh()
 
     def settle(self) -> None:
         """Ask the system to bring everything to the disk."""
@@ -166,16 +198,6 @@ class WrongAnswer(Passing):
     """An answer that is not the file: tried again, but not often, because it costs a whole file each time."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """A file as a manifest describes it: id, name, MD5 (lower-case hex) and size [bytes]."""
-
-    file_id: str
-    file_name: str
-    md5: str
-    size: int
-
-
 @dataclass
 class Fetched:
     """What it took so far: bytes kept from before, bytes received now, failures and the last one's words."""
@@ -209,10 +231,10 @@ class _Tally:
 
 
 def fetch_file(service: Service, wanted: Wanted, place: Path, pace: Pace, done: Fetched | None = None) -> Fetched:
-    """Fetch ``data/<id>`` until the file at `place` has the size and MD5 that are wanted.
+    """Fetch a file until what lies at `place` has the size and checksum that are wanted.
 
     What lies at `place` already is continued, and hashed once to that end. A service that ignores ranges is read
-    from the start again, but what is on the disk is kept until then. Nothing but the MD5 decides.
+    from the start again, but what is on the disk is kept until then. Nothing but the checksum decides.
 
     Parameters
     ----------
@@ -223,7 +245,7 @@ def fetch_file(service: Service, wanted: Wanted, place: Path, pace: Pace, done: 
     is given. DiskFullError, Stopped, OSError: the unfinished file stays, and can be continued.
     """
     done = Fetched() if done is None else done
-    with PartFile(place, pace.stop.is_set) as part:
+    with PartFile(place, pace.stop.is_set, wanted.fresh) as part:
         if part.size > wanted.size:
             part.reset()
         done.kept = part.size
@@ -263,7 +285,7 @@ def _sentence(tally: _Tally, cause: Passing) -> str:
 
 
 def _continue(service: Service, wanted: Wanted, part: PartFile, pace: Pace, done: Fetched) -> None:
-    """One attempt: from what is there to the end; raises Passing unless the MD5 is right then."""
+    """One attempt: from what is there to the end; raises Passing unless the checksum is right then."""
     if part.size < wanted.size:
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if part.size:
@@ -279,9 +301,9 @@ def _continue(service: Service, wanted: Wanted, part: PartFile, pace: Pace, done
                 pace.take(len(data))
     if part.size < wanted.size:
         raise Passing(f"the connection ended at byte {part.size} of {wanted.size}")
-    if (found := part.md5()) != wanted.md5:
+    if (found := part.checksum()) != wanted.md5:
         _discard(part, done)
-        raise WrongAnswer(f"the MD5 is {found}, and {wanted.md5} was expected")
+        raise WrongAnswer(f"the {wanted.kind} is {found}, and {wanted.md5} was expected")
 
 
 def _discard(part: PartFile, done: Fetched) -> None:
@@ -295,7 +317,7 @@ def _answer(
 ) -> Iterator[httpx.Response]:
     """The answer to a request for data; 416 (nothing there to continue) means that we hold something else."""
     try:
-        with service.stream("GET", f"data/{wanted.file_id}", headers) as response:
+        with service.stream("GET", service.place_of(wanted.file_id, wanted.file_name), headers) as response:
             yield response
     except ServiceError as cause:
         if cause.status != 416 or not part.size:
@@ -334,12 +356,12 @@ def _check_headers(response: httpx.Response, wanted: Wanted, expected: int) -> N
     if length is not None and length != expected:
         raise WrongAnswer(f"{length} bytes were announced, and {expected} expected")
     said = response.headers.get("Content-Md5", "").strip().lower()
-    if len(said) == 32 and said != wanted.md5:
+    if len(said) == len(wanted.md5) and said != wanted.md5:
         raise WrongAnswer(f"the service says that the MD5 is {shown(said)}, and the manifest {wanted.md5}")
 
 
 def checked(path: Path, wanted: Wanted, stop: Callable[[], bool] = lambda: False) -> str:
-    """Why a file is not the one wanted, or an empty text if its size and MD5 are right.
+    """Why a file is not the one wanted, or an empty text if its size and checksum are right.
 
     Raises Stopped: `stop` said so between two pieces. InputError: it is no regular file.
     """
@@ -347,10 +369,11 @@ def checked(path: Path, wanted: Wanted, stop: Callable[[], bool] = lambda: False
         raise InputError(f"{path} is no regular file", fix="Move it away")
     if (size := path.stat().st_size) != wanted.size:
         return f"it has {size} bytes instead of {wanted.size}"
-    digest = hashlib.md5(usedforsecurity=False)
+    digest = wanted.fresh()
     with path.open("rb", buffering=0) as stream:
         while data := stream.read(CHUNK):
             digest.update(data)
             if stop():
                 raise Stopped
-    return "" if digest.hexdigest() == wanted.md5 else f"its MD5 is {digest.hexdigest()} instead of {wanted.md5}"
+    found = digest.hexdigest()
+    return "" if found == wanted.md5 else f"its {wanted.kind} is {found} instead of {wanted.md5}"

@@ -11,6 +11,7 @@ import random
 import socket
 import threading
 import time
+import urllib.parse
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -73,6 +74,7 @@ class Service:
     token : sent as ``X-Auth-Token``, to this service and nobody else
     connections : connections at one time
     sleep : what waits, in seconds
+    files : where a file lies, with {id} and {name}; the GDC's ``data/{id}``
 
     Raises ParameterError: the endpoint is no http(s) address, or the token cannot be sent.
     """
@@ -85,9 +87,10 @@ class Service:
         token: str = "",
         connections: int = 8,
         sleep: Callable[[float], None] = time.sleep,
+        files: str = "data/{id}",
     ) -> None:
         self.endpoint = endpoint.rstrip("/")
-        self.patience, self._sleep = patience, sleep
+        self.patience, self._sleep, self._files = patience, sleep, files
         _check_address(self.endpoint)
         headers = {"User-Agent": f"deeplrhe-compendium/{deeplrhe_utils.__version__}"}
         if token:
@@ -107,6 +110,10 @@ class Service:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def place_of(self, file_id: str, file_name: str) -> str:
+        """Path of a file below the endpoint."""
+        return self._files.format(id=urllib.parse.quote(file_id, safe=""), name=urllib.parse.quote(file_name, safe=""))
 
     def close(self) -> None:
         """Close all connections."""

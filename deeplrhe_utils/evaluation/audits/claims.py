@@ -18,12 +18,15 @@ from scipy import stats
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.evaluation.audits.probing import LEVEL
 
-VERDICTS: Final = ("reproduced", "compatible", "contradicted", "not estimable", "needs TCGA", "not testable")
+VERDICTS: Final = ("reproduced", "compatible", "not reproduced", "contradicted", "not estimable", "needs TCGA",
+                   "not testable")  # fmt: skip
 _COLUMNS: Final = ["id", "source", "statement", "reported", "needs", "found", "interval", "verdict", "traced_to"]
 ABSENT: Final = "not in this run"
 LEAST: Final = 5
 """Patients of a class below which no AUC is estimated."""
 _ROUNDED: Final = 0.05  # share by which "about" may be off
+_SIX: Final = ("STK11", "EGFR", "FAT1", "SETBP1", "KRAS", "TP53")  # Coudray 2018, abstract
+_SIX_LEAST: Final = 0.733
 _GENES: Final = {"C01": "TP53", "C02": "EGFR", "C03": "DNMT3A", "C04": "PBRM1", "C05": "STK11"}
 
 
@@ -110,7 +113,10 @@ def _missing() -> Finding:
 
 
 def _gene(gene: str) -> Callable[[Numbers], Finding]:
-    """Whether the reported AUC of a gene can mean anything at the paper's size; the value itself needs TCGA."""
+    """The reported AUC of a gene beside what chance, the diagnosis alone and an image reader of real patients reach.
+
+    Another reader of other patients cannot refute a value: outside its interval it is "not reproduced".
+    """
 
     def judge(numbers: Numbers) -> Finding:
         row, size = numbers.get("12", "reported", gene), numbers.get("12", "paper_patients")
@@ -118,8 +124,15 @@ def _gene(gene: str) -> Callable[[Numbers], Finding]:
             return _missing()
         ends = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}] is what {row['n_pos']} of {size} patients allow"
         null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts of two halves"
+        if (alone := numbers.get("13", "alone", gene)) is not None:
+            null += f"; the diagnosis alone gives {alone['auc']:.2f} [{alone['ci_low']:.2f}, {alone['ci_high']:.2f}]"
         few = min(row["n_pos"], row["n_neg"]) < LEAST
-        return Finding(null, "not estimable" if few else "needs TCGA", ends)
+        image = numbers.get("13", "real", "image | both diagnoses", gene)
+        if image is None or image["auc"] is None:
+            return Finding(null, "not estimable" if few else "needs TCGA", ends)
+        null += f"; an image reader of real patients {_with_ends(image)}"
+        inside = image["ci_low"] <= row["auc"] <= image["ci_high"]
+        return Finding(null, "not estimable" if few else "compatible" if inside else "not reproduced", ends)
 
     return judge
 
@@ -182,18 +195,22 @@ def _helps(numbers: Numbers) -> Finding:
     return Finding(found, verdict, interval)
 
 
+def _with_ends(row: Mapping[str, Any]) -> str:
+    return f"{row['auc']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
+
+
 def _sum(numbers: Numbers) -> Finding:
-    total = numbers.get("13", "forensics", "slides_total")
+    total = numbers.get("14", "forensics", "slides_total")
     if total is None:
         return _missing()
-    listed = numbers.get("13", "forensics", "slides_in_manifest")
+    listed = numbers.get("14", "forensics", "slides_in_manifest")
     also = f"; the published manifest lists {listed:,}" if listed else ""
     rounded = abs(total - 1700) <= _ROUNDED * total
     return Finding(f"the three counts add up to {total:,}{also}", "compatible" if rounded else "contradicted")
 
 
 def _windows(numbers: Numbers) -> Finding:
-    unit, shared = numbers.get("13", "forensics", "split_unit"), numbers.get("10", "shared", "tile")
+    unit, shared = numbers.get("14", "forensics", "split_unit"), numbers.get("10", "shared", "tile")
     if unit is None:
         return _missing()
     found = f"the article says {unit['article']}, the code assigns by {unit['code']}"
@@ -203,7 +220,7 @@ def _windows(numbers: Numbers) -> Finding:
 
 
 def _optimiser(numbers: Numbers) -> Finding:
-    pair = numbers.get("13", "forensics", "weight_decay")
+    pair = numbers.get("14", "forensics", "weight_decay")
     if pair is None:
         return _missing()
     found = f"weight decay is {pair['code']:g} in the code; 0.9 is RMSProp's decay"
@@ -211,7 +228,7 @@ def _optimiser(numbers: Numbers) -> Finding:
 
 
 def _steps(numbers: Numbers) -> Finding:
-    pair = numbers.get("13", "forensics", "training_steps")
+    pair = numbers.get("14", "forensics", "training_steps")
     if pair is None:
         return _missing()
     found = f"the code's default is {pair['code']:,.0f}; its own examples stop earlier"
@@ -219,10 +236,16 @@ def _steps(numbers: Numbers) -> Finding:
 
 
 def _range(numbers: Numbers) -> Finding:
-    width = numbers.get("13", "forensics", "coudray_half_width")
+    width = numbers.get("14", "forensics", "coudray_half_width")
     if width is None:
         return Finding("the held-out slides are not public as a list", "needs TCGA")
     ends = "; ".join(f"{auc}: ± {half:.2f}" for auc, half in width.items())
+    real = numbers.get("13", "real", "image | adenocarcinoma") or {}
+    if all((real.get(gene) or {}).get("auc") is not None for gene in _SIX):
+        found = ", ".join(f"{gene} {_with_ends(real[gene])}" for gene in _SIX)
+        reach = all(real[gene]["ci_high"] >= _SIX_LEAST for gene in _SIX)
+        return Finding(f"an image reader of real adenocarcinomas: {found}", "compatible" if reach else "not reproduced",
+                       ends)  # fmt: skip
     return Finding("width that 15 % of the labelled patients allow, at a prevalence of one fifth", "needs TCGA", ends)
 
 

@@ -15,8 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.core.text import Countdown
+from deeplrhe_utils.core.text import Countdown, p_text
 from deeplrhe_utils.evaluation.auc.delong import TAIL, Z, hanley_variance
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
 
@@ -161,17 +162,24 @@ def _interval(auc: float, sd: float, n_pos: int, n_neg: int) -> tuple[float, flo
 
 def paired_probe(
     arms: Mapping[str, pd.DataFrame], base: str, labels: pd.DataFrame, folds: _Ints, *, draws: int = 500, seed: int = 0,
-    min_positives: int = 3, read: HeldOut = ridge_held_out,
+    min_positives: int = 3, read: Mapping[str, HeldOut] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Each arm's AUC minus that of `base`, on the same patients, divisions and exchanges; arguments as of `probe`.
+
+    Parameters
+    ----------
+    read : readers of arms that are not read by ridge
 
     Returns DataFrame: gene, arm, auc, difference, ci_low, ci_high (95 %, by the standard deviation that the difference
     has under exchanged labels), p (two-sided, from the same), n_pos, n_neg.
     """
     rows: list[dict[str, Any]] = []
     first: dict[str, _Floats] = {}
+    if other := [name for name, x in arms.items() if not x.index.equals(arms[base].index)]:
+        raise CohortError(f"The arms {', '.join(other)} and {base} do not have the same patients in the same order")
     for arm in (base, *(name for name in arms if name != base)):
-        for gene, label, aucs in _each(arms[arm], labels, folds, draws, seed, min_positives, None, None, read):
+        own = (read or {}).get(arm, ridge_held_out)
+        for gene, label, aucs in _each(arms[arm], labels, folds, draws, seed, min_positives, None, None, own):
             if aucs is None or np.isnan(mean := _over_divisions(aucs))[0]:
                 continue
             gap = mean - first.setdefault(gene, mean)
@@ -199,7 +207,7 @@ def verdict_of(table: pd.DataFrame, control: str = "") -> tuple[bool, str]:
         return False, f"not informative: the positive control {control or '(any gene)'} could not be estimated"
     one, p = own.iloc[0], min(1.0, float(own.iloc[0]["p"]) * (1 if control else len(known)))
     what = (f"{one['gene']} AUC {one['auc']:.2f}, exchanged labels {one['null_low']:.2f} to {one['null_high']:.2f}, "
-            f"p = {p:.3f}{'' if control else ' after Bonferroni'}")  # fmt: skip
+            f"p {'' if p < 0.001 else '= '}{p_text(p)}{'' if control else ' after Bonferroni'}")  # fmt: skip
     return (True, f"positive control passed: {what}") if p < LEVEL else (False, f"not informative: {what}")
 
 

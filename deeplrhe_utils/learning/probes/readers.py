@@ -5,6 +5,7 @@ Both readers are linear in the labels, so hundreds of exchanged labels cost one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -52,7 +53,9 @@ def standardized(features: _Floats, train: NDArray[np.bool_]) -> _Floats:
     return np.asarray(np.clip((features - mean) / np.where(sd > 1e-9, sd, np.inf), -_CLIP, _CLIP))
 
 
-def ridge_held_out(features: _Floats, labels: _Floats, fold: _Ints, *, penalty: float = PENALTY) -> _Floats:
+def ridge_held_out(
+    features: _Floats, labels: _Floats, fold: _Ints, *, penalty: float = PENALTY, held: Sequence[int] | None = None
+) -> _Floats:
     """Scores of every fold by a ridge regression on the other folds.
 
     Parameters
@@ -61,12 +64,13 @@ def ridge_held_out(features: _Floats, labels: _Floats, fold: _Ints, *, penalty: 
     labels : (n, b): numbers, a column per label vector
     fold : (n,)
     penalty : as :data:`PENALTY`
+    held : folds to score; all unless said otherwise, the rest stay 0
 
     Returns (n, b): comparable within a fold only.
     """
     scores = np.zeros(labels.shape)
-    for held in np.unique(fold):
-        train = fold != held
+    for one in np.unique(fold) if held is None else held:
+        train = fold != one
         scaled = standardized(features, train)
         own, other = scaled[train], scaled[~train]
         own, centre = own - own.mean(0), own.mean(0)

@@ -224,7 +224,7 @@ def cross_fit_bags(
     roles = splits.set_index(["fold", "unit_id"])["role"]
     for fold in sorted(splits["fold"].unique().tolist()):
         features = _matching(features_of, fold, tiles, targets, genes)
-        role = tiles["patient_id"].map(roles[fold]).to_numpy()
+        role = tiles["patient_id"].map(roles[fold]).astype("string").fillna("none").to_numpy(str)
         train, test = (
             _bags(tiles.loc[where, "patient_id"], features[where], targets[where])
             for where in (role == "train", role == "test")

@@ -146,3 +146,16 @@ def patient_rows(predictions: pd.DataFrame, method: str) -> pd.DataFrame:
     """Rows of table RIVALS from table PREDICTIONS: the mean over each patient's tiles, null where none has a score."""
     keys = ["patient_id", "gene", "fold", "model_hash"]
     return predictions.groupby(keys, as_index=False)["score"].mean().assign(method=method)
+
+
+def bag_predictions(scores: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
+    """Table PREDICTIONS from scores of whole patients (table RIVALS): a row per patient and gene, named by the patient.
+
+    Parameters
+    ----------
+    tiles : tells a slide of each patient; patients without a tile are left out
+    """
+    slide = tiles.drop_duplicates("patient_id").set_index("patient_id")["slide_id"]
+    own = scores[scores["patient_id"].isin(slide.index)]
+    keys = own.assign(tile_id=own["patient_id"], slide_id=own["patient_id"].map(slide))
+    return keys[["tile_id", "slide_id", "patient_id", "gene", "fold", "score", "model_hash"]].reset_index(drop=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.cohort.build import Cohort, build, count_mutations_by_site
 from deeplrhe_utils.acquisition.cohort.files import BESIDE, is_cohort_file, save_cohort
 from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.labels.calls import Calls
 from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
 from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
@@ -74,11 +75,9 @@ def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None
     mutations, instead of every non-silent one. Raises ServiceError where a service cannot be reached, or refuses, and
     InputError or LabelError where its answers are not what they should be.
     """
-    from deeplrhe_utils.acquisition.services.cbioportal import CBioPortal, labels
     from deeplrhe_utils.acquisition.services.gdc import Gdc, read_query
     from deeplrhe_utils.acquisition.services.web import Service
 
-    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
     query = read_query(sources.query)
     with Service(sources.gdc) as service:
         gdc = Gdc(service)
@@ -86,10 +85,19 @@ def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None
         clinical = gdc.clinical(sorted(files["patient_id"].dropna().unique()))
         if (after := gdc.release()) != release:
             gdc.notes.append(f"The data release changed while it was read, from {release} to {after}.")
-    with Service(sources.cbioportal) as service:
-        calls = labels(CBioPortal(service), STUDIES, list(genes), rule)
+    calls = tcga_calls(sources.cbioportal, genes, drivers)
     source = source_of(sources, genes, drivers)
     return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
+
+
+def tcga_calls(endpoint: str, genes: Sequence[str], drivers: Path | None = None) -> Calls:
+    """Mutation labels of both lung studies from cBioPortal, and notes; `drivers` and errors as of :func:`gather`."""
+    from deeplrhe_utils.acquisition.services.cbioportal import CBioPortal, labels
+    from deeplrhe_utils.acquisition.services.web import Service
+
+    rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
+    with Service(endpoint) as service:
+        return labels(CBioPortal(service), STUDIES, list(genes), rule)
 
 
 def source_of(sources: Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _PARAGRAPHS: Final = (
     ),
     ("Heat maps were drawn for {07:n_maps} slides from the scores of {07:n_windows} windows.",),
     (
-        "{13:claims} statements of the sources were judged by these numbers and by nothing else.",
+        "{14:claims} statements of the sources were judged by these numbers and by nothing else.",
     ),
 )  # fmt: skip
 _SETTLED: Final = {"finished", "unchanged", "skipped"}

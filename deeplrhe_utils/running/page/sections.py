@@ -70,7 +70,7 @@ def _number(content: str, shown: Callable[[float], str]) -> str:
 
 
 def claims(root: Path) -> str:
-    """The claims ledger of notebook 13, each verdict with the numbers that it was traced to."""
+    """The claims ledger of notebook 14, each verdict with the numbers that it was traced to."""
     found = _read(root, "tables/claims.csv")
     if isinstance(found, str):
         return found

@@ -16,7 +16,7 @@ from deeplrhe_utils.running.plan.profiles import GIVEN, Profile, Skip, stage_num
 
 _READ: Final = re.compile(r'run\.read\("(\w+)"\)')
 _WRITTEN: Final = re.compile(r'run\.write\("(\w+)"')
-APART: Final = ("08", "09", "10", "11", "12")
+APART: Final = ("08", "09", "10", "11", "12", "13")
 """Stages that read nothing of one another, though numbered in a row: they may run at a time, in any order."""
 DETERMINISM: Final = Parameter(
     "determinism", "str", "on", "", "the same bytes on any x86-64 processor with AVX2; off is faster on newer ones",

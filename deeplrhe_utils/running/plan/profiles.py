@@ -9,7 +9,7 @@ from typing import Any
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.running.plan.parameters import unknown
 
-INPUTS = ("synthetic", "slides", "tiles")
+INPUTS = ("synthetic", "slides", "tiles", "features")
 _KEYS: dict[str, type] = {
     "title": str,
     "input": str,

@@ -1,12 +1,31 @@
-"""Which run to analyse when a notebook is opened by hand."""
+"""What a later notebook works on: which run, when it is opened by hand, and that run's label-free features."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from deeplrhe_utils.core.paths import REPORTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def label_free(run: Any, arm: str, tile_ids: pd.Series) -> pd.DataFrame:
+    """Label-free features of tiles, in their order: those of notebook 04 for `arm`, or those that were given.
+
+    Parameters
+    ----------
+    run : of `start_run`
+    arm : colours, as notebook 04 names them; given features have none, and any name stands for them
+    """
+    import pandas as pd
+
+    given = run.paths.work / "01" / "features" / "none.parquet"
+    path = given if given.is_file() else run.paths.work / "04" / "features" / f"{arm}.parquet"
+    return pd.read_parquet(path).loc[tile_ids]
 
 
 def results_folder(run_dir: str, table: str) -> str:

@@ -1,0 +1,172 @@
+"""What the diagnosis, the hospital and the clinical record tell of a mutation before anybody looks at a slide.
+
+Source: ours. TCGA gives a hospital one code per project, so a "site" read from a barcode is the diagnosis in disguise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
+from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
+from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.evaluation.auc.delong import delong
+from deeplrhe_utils.learning.probes.readers import ridge_held_out
+
+_Floats = NDArray[np.float64]
+_Ints = NDArray[np.intp]
+FIRST, OTHER = "adenocarcinoma", "squamous"
+_SHRINK: Final = 4.0
+"""Patients of the average by which a small hospital's share is drawn to the mean."""
+
+
+def patient_strata(patients: Iterable[str], clinical: pd.DataFrame | None = None) -> pd.DataFrame:
+    """site_code, site_id (hospital), histology of TCGA patients by their barcodes; sex, smoking from `clinical`."""
+    told = {str(p): parse_name(str(p)) for p in patients}
+    rows = [{"patient_id": p, "site_code": n.site_code, "site_id": n.site_id, "histology": tumour_of_site(n.site_code)}
+            for p, n in told.items()]  # fmt: skip
+    frame = pd.DataFrame(rows)
+    if clinical is None:
+        return frame
+    return frame.merge(clinical[["patient_id", "sex", "smoking"]], on="patient_id", how="left")
+
+
+def count_calls(labels: pd.DataFrame, strata: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Mutated and profiled patients of every gene in every stratum that has one; an unknown one is called unknown."""
+    joined = labels.dropna(subset=["status"]).merge(strata, on="patient_id")
+    joined[list(by)] = joined[list(by)].astype("string").fillna("unknown")
+    found = joined.groupby(["gene", *by], sort=True)["status"].agg(mutated="sum", profiled="count").reset_index()
+    return found.astype({"mutated": "int64", "profiled": "int64"})
+
+
+def told_by(counts: pd.DataFrame, stratum: str) -> dict[str, float]:
+    """How well a stratum ranks one gene's mutated patients before the others.
+
+    Parameters
+    ----------
+    counts : mutated, profiled and the column `stratum`; rows of one stratum are added up
+
+    Returns dict: auc, ci_low, ci_high (DeLong 95 %), n_pos, n_neg. Of two strata (diagnoses) the one with more
+    mutations ranks first. Of more (hospitals) a patient's score is the share mutated among the *other* patients of the
+    stratum, shrunk to the mean by four patients; the share leans away from a patient's own label, so a hospital that
+    tells nothing lies a little below one half. NaN without patients of both classes.
+    """
+    own = counts.groupby(stratum)[["mutated", "profiled"]].sum()
+    m, n = own["mutated"].to_numpy(float), own["profiled"].to_numpy(float)
+    n_pos, n_neg = int(m.sum()), int((n - m).sum())
+    if not min(n_pos, n_neg):
+        return dict.fromkeys(("auc", "ci_low", "ci_high"), float("nan")) | {"n_pos": n_pos, "n_neg": n_neg}
+    if len(own) == 2:
+        positive = negative = m / n
+    else:
+        mean = m.sum() / n.sum()
+        positive, negative = ((m - out + _SHRINK * mean) / (n - 1 + _SHRINK) for out in (1, 0))
+    score = np.r_[np.repeat(positive, m.astype(int)), np.repeat(negative, (n - m).astype(int))]
+    label = np.r_[np.ones(n_pos, np.int64), np.zeros(n_neg, np.int64)]
+    auc, low, high = delong(label, score)
+    return {"auc": auc, "ci_low": low, "ci_high": high, "n_pos": n_pos, "n_neg": n_neg}
+
+
+def without_a_slide(counts: pd.DataFrame) -> pd.DataFrame:
+    """What is known of each gene without a slide.
+
+    Parameters
+    ----------
+    counts : gene, histology, site_code, mutated, profiled, as ``data/reference/tcga_lung_counts.csv``
+
+    Returns DataFrame, a row per gene: share_luad, share_lusc; auc, ci_low, ci_high, n_pos, n_neg of the diagnosis
+    alone; auc_even, what the diagnosis gives in a cohort of as many patients of either; auc_code, auc_hospital of code
+    and hospital alone; auc_hospital_luad of the hospital among adenocarcinomas.
+    """
+    place = counts["site_code"].map({code: hospital for code, (hospital, _) in hospitals().items()})
+    counts = counts.assign(site_id=place.fillna(counts["site_code"]))
+    rows = []
+    for gene, own in counts.groupby("gene", sort=False):
+        parts = {kind: own[own["histology"] == kind] for kind in (FIRST, OTHER)}
+        share = {kind: float(p["mutated"].sum() / max(1, p["profiled"].sum())) for kind, p in parts.items()}
+        high, low = max(share.values()), min(share.values())
+        even = 0.5 + (high / (high + low) - (1 - high) / (2 - high - low)) / 2 if high else float("nan")
+        rows.append({"gene": gene, "share_luad": share[FIRST], "share_lusc": share[OTHER],
+                     **told_by(own, "histology"), "auc_even": even, "auc_code": told_by(own, "site_code")["auc"],
+                     "auc_hospital": told_by(own, "site_id")["auc"],
+                     "auc_hospital_luad": told_by(parts[FIRST], "site_id")["auc"]})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def clinical_columns(clinical: pd.DataFrame, patients: pd.Index, names: Sequence[str]) -> pd.DataFrame:
+    """Numbers of a clinical table for a reader: numbers as they are, words as one column each, what is unknown apart.
+
+    Returns patients × columns, finite: an unknown number is the mean of the known ones, and a column says so.
+    """
+    rows = clinical.set_index("patient_id").reindex(patients)
+    out: dict[str, Any] = {}
+    for name in names:
+        known = rows[name].notna()
+        if not known.any():
+            continue
+        if pd.api.types.is_numeric_dtype(rows[name]):
+            out[name] = rows[name].fillna(rows[name].mean())
+        else:
+            out |= {
+                f"{name}: {word}": (rows[name] == word).fillna(False) for word in sorted(rows[name][known].unique())
+            }
+        if not known.all():
+            out[f"{name}: unknown"] = ~known
+    return pd.DataFrame(out, index=patients).astype(float)
+
+
+def fused_held_out(features: _Floats, labels: _Floats, fold: _Ints, *, first: int) -> _Floats:
+    """Two ridge readers, of the `first` columns and of the others, added with equal spread; as `ridge_held_out`.
+
+    One ridge over both would drown ten clinical columns in hundreds of features.
+    """
+    scores = np.zeros(labels.shape)
+    for part in (features[:, :first], features[:, first:]):
+        own = ridge_held_out(part, labels, fold)
+        for held in np.unique(fold):
+            spread = own[fold == held].std(0)
+            scores[fold == held] += own[fold == held] / np.where(spread > 0, spread, np.inf)
+    return scores
+
+
+def external_rows(
+    here: pd.DataFrame, labels: pd.DataFrame, there: pd.DataFrame, their_labels: pd.DataFrame, *, min_positives: int = 3
+) -> pd.DataFrame:
+    """Ridge readers of one cohort applied to another: nothing is fitted there.
+
+    Parameters
+    ----------
+    here, there : patients × features of one encoder
+    labels, their_labels : table LABELS
+
+    Returns DataFrame: gene, auc, ci_low, ci_high (DeLong 95 %), n_pos, n_neg, shift (mean score there minus here, in
+    standard deviations of the scores here); NaN with fewer than `min_positives` patients of a class on either side.
+    Raises CohortError: other features, or a patient in both cohorts.
+    """
+    if list(here.columns) != list(there.columns):
+        raise CohortError("The two cohorts were described by different features", got=f"{there.shape[1]} features",
+                          expected=f"{here.shape[1]}")  # fmt: skip
+    if both := sorted(set(here.index) & set(there.index)):
+        raise CohortError(f"{len(both)} patients belong to both cohorts", got=", ".join(both[:5]))
+    wide, theirs = (t.pivot(index="patient_id", columns="gene", values="status") for t in (labels, their_labels))
+    rows = []
+    for gene in [g for g in labels["gene"].drop_duplicates() if g in theirs]:
+        own, other = wide[gene].reindex(here.index).dropna(), theirs[gene].reindex(there.index).dropna()
+        row: dict[str, Any] = {"gene": gene, "n_pos": int(other.sum()), "n_neg": int((1 - other).sum())}
+        least = min(own.sum(), (1 - own).sum(), row["n_pos"], row["n_neg"])
+        if least >= min_positives:
+            x = np.vstack([here.loc[own.index], there.loc[other.index]]).astype(np.float64)
+            fold = np.r_[np.zeros(len(own), np.intp), np.ones(len(other), np.intp)]
+            label = np.r_[own.to_numpy(float), other.to_numpy(float)][:, None]
+            scores = ridge_held_out(x, label, fold, held=(1,))[:, 0]
+            inside = ridge_held_out(x[fold == 0], label[fold == 0], np.arange(len(own)) % 5)[:, 0]
+            auc, low, high = delong(other.to_numpy(np.int64), scores[fold == 1])
+            spread = float(inside.std()) or float("nan")
+            row |= {"auc": auc, "ci_low": low, "ci_high": high, "shift": float(scores[fold == 1].mean()) / spread}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["gene", "auc", "ci_low", "ci_high", "n_pos", "n_neg", "shift"])
