@@ -24,67 +24,13 @@ _OWNERS: Final = ("patient_id", "slide_id", "tile_id")
 IDENTIFIERS: Final = (*_OWNERS, "site_id")
 """Columns of a table of labels that name what a row is, and are no targets."""
 _SYMBOL: Final = re.compile(r"[A-Z][A-Z0-9-]*(orf[0-9]+)?")
-_CLINICAL: Final = frozenset(
-    [
-        "age",
-        "sex",
-        "gender",
-        "race",
-        "ethnicity",
-        "stage",
-        "grade",
-        "histology",
-        "subtype",
-        "type",
-        "diagnosis",
-        "smoking",
-        "smoker",
-        "vital_status",
-        "dead",
-        "event",
-        "os",
-        "dfs",
-        "dss",
-        "pfs",
-        "pfi",
-        "dfi",
-        "time",
-        "t",
-        "n",
-        "m",
-        "pt",
-        "pn",
-        "pm",
-        "bmi",
-        "tmb",
-        "msi",
-        "purity",
-        "ecog",
-        "kps",
-        "treatment",
-        "project",
-        "study",
-        "cohort",
-        "site",
-        "center",
-        "centre",
-        "hospital",
-        "batch",
-        "scanner",
-        "fold",
-        "split",
-        "label",
-        "score",
-        "status",
-        "id",
-        "case",
-        "case_id",
-        "sample",
-        "sample_id",
-        "patient",
-        "slide",
-    ]
-)
+_CLINICAL: Final = frozenset([
+    "age", "sex", "gender", "race", "ethnicity", "stage", "grade", "histology", "subtype", "type", "diagnosis",
+    "smoking", "smoker", "vital_status", "dead", "event", "os", "dfs", "dss", "pfs", "pfi", "dfi", "time", "t",
+    "n", "m", "pt", "pn", "pm", "bmi", "tmb", "msi", "purity", "ecog", "kps", "treatment", "project", "study",
+    "cohort", "site", "center", "centre", "hospital", "batch", "scanner", "fold", "split", "label", "score",
+    "status", "id", "case", "case_id", "sample", "sample_id", "patient", "slide",
+])  # fmt: skip
 """Names, in small letters, of usual columns that are no genes."""
 
 
@@ -229,7 +175,7 @@ def _aliases() -> dict[str, str]:
 def _alias_notes(own: list[str], names: list[str], path: Path) -> list[str]:
     """What is known of a target under another name; LabelError where two targets are one gene."""
     symbols = pd.Series({name: _aliases().get(name, name) for name in names}, dtype=object)
-    read = symbols[own]
+    read = symbols[list(dict.fromkeys(own))]
     if (twice := read[read.duplicated(keep=False)]).size:
         gene = twice.iloc[0]
         raise LabelError(f"{path} names one gene twice", got=f"{' and '.join(read.index[read.eq(gene)])}, both {gene}",
