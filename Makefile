@@ -98,16 +98,18 @@ release:  ## pack the whole folder of PROFILE's run into one archive with checks
 lean: environment  ## reduce the folder of PROFILE's run to what is committed
 	@$(RUN) .ci/lean.py $(PROFILE)
 
-clean:  ## remove runs and caches; the committed files of reports/demo stay
+clean:  ## remove runs and caches; the committed files of reports/ stay
 	@for folder in reports/*/; do \
-		case "$$folder" in reports/demo/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
+		case "$$folder" in reports/demo/|reports/lc25000/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
 	done
 	@cd reports/demo 2>/dev/null && rm -rf work stages logs html .lock .runner.json models/*-seed-* \
 		heatmaps/*_files heatmaps/*.dzi heatmaps/*+* heatmaps/contact_sheet* || true
+	@cd reports/lc25000 2>/dev/null && find . -mindepth 1 -maxdepth 1 ! -name README.md ! -name results.json ! -name run.json \
+		! -name figures ! -name tables -exec rm -rf {} + && git clean -fdXq figures tables 2>/dev/null || true
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dask-worker-space
 	@find . -path './$(VENV)*' -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -print \
 		| while IFS= read -r folder; do rm -rf "$$folder"; done
-	@echo "Removed runs and caches; reports/demo keeps its committed files, $(VENV) is kept"
+	@echo "Removed runs and caches; what is committed in reports/ is kept, $(VENV) is kept"
 
 distclean: clean  ## the same, and .venv and .venv-bench
 	@rm -rf $(VENV) $(PEERS)

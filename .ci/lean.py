@@ -3,7 +3,7 @@
 Deletes what readers of the repository can do without (pages of the executed notebooks, SVG that only wraps pixels,
 Deep Zoom trees, heat maps for other programs, networks of further seeds), and writes report page, documents and
 RO-Crate again, so that nothing links to a file that is gone. The rest is as the run left it; ``make release`` packs a
-whole run.
+whole run. Of a run on real tiles no pixel is left (``real.py``).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+
+import real
 
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.core.paths import PROFILES, REPORTS
@@ -30,6 +32,9 @@ DISPENSABLE = (
 def lean(root: Path, profile: str) -> tuple[int, int]:
     """Files and bytes that are left of the run in `root`; nothing is touched unless its page can be written again."""
     report = read_json(root / "run.json")
+    if profile == "lc25000":
+        real.reduce(root)
+        return counted(root)
     described = load_profile(profile, PROFILES)
     for pattern in DISPENSABLE:
         for path in root.glob(pattern):
@@ -38,6 +43,11 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
         if b"<image" in path.read_bytes():
             path.unlink()
     close_run(root, described, report)
+    return counted(root)
+
+
+def counted(root: Path) -> tuple[int, int]:
+    """Files and bytes in a folder."""
     left = [path for path in root.rglob("*") if path.is_file()]
     return len(left), sum(path.stat().st_size for path in left)
 

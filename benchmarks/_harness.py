@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-REAL_SLIDE = Path(__file__).resolve().parents[1] / ".." / "shared" / "data" / "slides" / "CMU-1-Small-Region.svs"
+SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+REAL_SLIDE = SHARED_DATA / "slides" / "CMU-1-Small-Region.svs"
 
 
 def one_core() -> int:

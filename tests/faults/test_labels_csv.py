@@ -6,6 +6,7 @@ import pytest
 from deeplrhe_utils.acquisition.barcodes import patient_of
 from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels, with_label_patients
 from deeplrhe_utils.core.errors import LabelError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 
 
 def write(folder, text, encoding="utf-8"):
@@ -108,3 +109,31 @@ def test_labels_and_slides_that_do_not_meet_are_told(tmp_path):
     assert match.sentence.startswith("1 of 2 labelled patients") and "(not: P2)" in match.sentence
     with pytest.raises(LabelError, match="No label belongs"):
         attach_labels(slides[slides["patient_id"] == "P3"], labels)
+
+
+ALIASES = "patient_id,STK11,LKB1,TP53\nP1,1,0,0\nP2,0,0,1\n"
+LONG = "patient_id,gene,status\nP1,LKB1,0\nP1,STK11,1\n"
+
+
+@pytest.mark.parametrize(("text", "genes", "says"), [
+    (ALIASES, ["STK11"], "LKB1 is another name of STK11, and STK11 is read: check"),
+    (ALIASES, ["LKB1", "TP53"], "LKB1 is another name of STK11."),
+    (LONG, ["STK11"], "and STK11 is read: check"),
+    ("patient_id,HER1\nP1,1\n", [], "HER1 is another name of EGFR."),
+    (ALIASES, ["TP53"], ""), ("patient_id,STK11,EGFR\nP1,1,0\n", [], ""), ("patient_id,p53,TP53\nP1,1,0\n", [], ""),
+])  # fmt: skip
+def test_another_name_of_a_gene_is_told(tmp_path, text, genes, says):
+    told = [note for note in read_labels(write(tmp_path, text), genes).attrs["notes"] if "another name" in note]
+    assert len(told) == bool(says) and all(says in note for note in told)
+
+
+@pytest.mark.parametrize(("text", "genes"), [(ALIASES, []), (ALIASES, ["LKB1", "STK11"]), (LONG, []),
+                                             ("patient_id,POLE1,POLE\nP1,1,0\n", [])])  # fmt: skip
+def test_two_names_of_one_gene_are_refused(tmp_path, text, genes):
+    with pytest.raises(LabelError, match=r"names one gene twice.*Got: (STK11 and|LKB1 and|POLE1 and POLE).*, both"):
+        read_labels(write(tmp_path, text), genes)
+
+
+def test_the_table_of_names_leads_to_symbols():
+    table = pd.read_csv(REFERENCE_DATA / "gene_aliases.csv", dtype=str)
+    assert not set(table["alias"]) & set(table["symbol"]) and table["alias"].is_unique and table.notna().all(axis=None)

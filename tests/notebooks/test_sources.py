@@ -32,18 +32,28 @@ def sources() -> dict[str, str]:
 
 def _sections(text: str) -> dict[str, str]:
     """Heading → what stands below it, bare; a heading is a short line of words (the article ends it with a stop)."""
-    found, head = dict.fromkeys(FRONT, ""), "abstract"
-    for line in text.splitlines():
+    found, head = {"title": _bare(text.strip().splitlines()[0]), "abstract": ""}, "abstract"
+    for line in text.replace("\xa0", " ").splitlines():
         if len(line) < 60 and (match := re.fullmatch(r"([A-Z][\w ]+)\.?", line.strip())):
             head = match[1].casefold()
         found[head] = found.get(head, "") + _bare(line)
     return found
 
 
-def _missing(quotation: str, sources: dict[str, str]) -> bool:
-    """Whether a quotation is in neither text; its parts around an ellipsis stand in one text, in this order."""
+def _stands(quotation: str, bare: str) -> bool:
+    """Whether a quotation is in a text; its parts around an ellipsis stand in this order."""
     parts = [re.escape(_bare(part).rstrip(".,;")) for part in re.split(r"…|\.\.\.", quotation)]
-    return not any(re.search(".*".join(parts), _bare(text), re.DOTALL) for text in sources.values())
+    return re.search(".*".join(parts), bare, re.DOTALL) is not None
+
+
+def _missing(quotation: str, sources: dict[str, str]) -> bool:
+    return not any(_stands(quotation, _bare(text)) for text in sources.values())
+
+
+def _places(quotation: str, sources: dict[str, str]) -> str:
+    """Sections in which a quotation stands, as ``source: section``."""
+    return "; ".join(f"{name}: {head.capitalize()}" for name, text in sources.items()
+                     for head, own in _sections(text).items() if _stands(quotation, own))  # fmt: skip
 
 
 def quotations(text: str) -> list[str]:
@@ -61,6 +71,30 @@ def _prose() -> dict[str, str]:
     books = {path.stem: json.loads(path.read_text(encoding="utf-8"))["cells"] for path in NOTEBOOKS.glob("*.ipynb")}
     return {name: "\n\n".join("".join(c["source"]) for c in own if c["cell_type"] == "markdown")
             for name, own in sorted(books.items())}  # fmt: skip
+
+
+def listed() -> pd.DataFrame:
+    """Every quotation of the notebooks and the reference tables: place, quotation."""
+    rows = [(name, q) for name, text in _prose().items() for q in quotations(text)]
+    for name in ("claims.csv", "errata.csv"):
+        rows += [
+            (name, q) for s in pd.read_csv(REFERENCE_DATA / name, dtype=str)["statement"] for q in QUOTED.findall(s)
+        ]
+    return pd.DataFrame(rows, columns=["place", "quotation"]).drop_duplicates(ignore_index=True)
+
+
+def test_the_list_of_quotations_is_complete():
+    """Also where the two texts are not at hand: what is new is compared with them before it is listed."""
+    committed = pd.read_csv(REFERENCE_DATA / "quotations.csv", dtype=str)
+    pd.testing.assert_frame_equal(committed[["place", "quotation"]], listed(), check_dtype=False)
+
+
+def test_the_list_of_quotations_says_where_they_stand(sources):
+    committed = pd.read_csv(REFERENCE_DATA / "quotations.csv", dtype=str)
+    expected = listed()
+    expected["section"] = [_places(quotation, sources) for quotation in expected["quotation"]]
+    assert expected["section"].ne("").all(), expected[expected["section"].eq("")].to_string()
+    pd.testing.assert_frame_equal(committed, expected, check_dtype=False)
 
 
 def test_every_quotation_of_the_notebooks_stands_in_a_source(sources):
@@ -92,6 +126,14 @@ def test_the_reference_tables_quote_and_name_what_is_there(sources):
         wrong += [(source, s) for s in ([name] if name.casefold() in heads else re.split(r" and | / ", name))
                   if s.casefold() not in heads and not s.startswith("Table")]  # fmt: skip
     assert not wrong
+
+
+def test_what_is_quoted_stands_in_the_section_that_is_named(sources):
+    errata, claims = (pd.read_csv(REFERENCE_DATA / f"{name}.csv", dtype=str) for name in ("errata", "claims"))
+    named = [*zip(errata["source"] + ": " + errata["section"], errata["statement"], strict=True),
+             *zip(claims["source"].str.replace(", ", ": "), claims["statement"], strict=True)]  # fmt: skip
+    checked = [(where, q, _places(q, sources).casefold()) for where, text in named for q in QUOTED.findall(text)]
+    assert len(checked) > 12 and not [row for row in checked if row[0].casefold() not in row[2].split("; ")]
 
 
 def test_what_a_claim_reports_in_figures_is_in_the_section_it_names(sources):

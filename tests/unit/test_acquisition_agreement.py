@@ -35,6 +35,16 @@ def test_each_patient_is_one_of_nine_things_and_without_a_common_one_the_share_i
     assert row["patient_only_in_first"] == row["patient_only_in_second"] == 1 and pd.isna(row["agreeing"])
 
 
+@pytest.mark.parametrize(("pairs", "kappa"), [
+    ([(1, 1)] * 20 + [(1, 0)] * 5 + [(0, 1)] * 10 + [(0, 0)] * 15, 0.4),  # a textbook's table
+    ([(1, 1), (0, 0)], 1), ([(1, 0), (0, 1)], -1), ([(1, 1), (1, 0), (0, 1), (0, 0)], 0), ([(0, 0)] * 3, None),
+])  # fmt: skip
+def test_kappa_by_hand(pairs, kappa):
+    one, two = (table([(str(i), "G", pair[side]) for i, pair in enumerate(pairs)], "x") for side in (0, 1))
+    found = label_agreement(one, two)["kappa"].iloc[0]
+    assert pd.isna(found) if kappa is None else found == pytest.approx(kappa)
+
+
 def test_genes_that_are_not_in_both_are_refused():
     with pytest.raises(LabelError, match=r"not in both sources.*ONE"):
         label_agreement(FIRST, SECOND, ["G", "ONE"])

@@ -15,6 +15,7 @@ from deeplrhe_utils.reporting.audit_figures import audits
 
 GAIN = {"difference": -0.02, "ci_low": -0.1, "ci_high": 0.05}
 IMAGE = {"auc": 0.7, "ci_low": 0.65, "ci_high": 0.75}
+AGES = {"sentence": "s", "stated_sign": 1, "difference": -2, "ci_low": -3, "ci_high": -1}
 STAGES = {
     "00-start-here": {"genes_labelled": 8, "genes_reported": 5},
     "04-dcgmm-normalization": {
@@ -40,7 +41,10 @@ STAGES = {
     "14-claims-ledger": {
         "forensics": {"slides_total": 1635, "weight_decay": {"article": 0.9, "code": 4e-5},
                       "training_steps": {"article": 5e5, "code": 5e5}, "coudray_half_width": {"0.733": 0.15},
-                      "split_unit": {"article": "window", "code": "slide"}}
+                      "split_unit": {"article": "window", "code": "slide"}, "table_one": {
+                          "adenocarcinoma tends occur at older age": AGES,
+                          "the overall death is relatively younger": AGES | {"stated_sign": -1},
+                          "especially in male": AGES | {"ci_high": 0.1}}}
     },
 }  # fmt: skip
 EXPECTED = {
@@ -48,7 +52,7 @@ EXPECTED = {
     "C06": "not testable", "C07": "reproduced", "C08a": "compatible", "C08b": "contradicted", "C09": "compatible",
     "C10": "not testable", "C11": "not estimable", "C12": "not testable", "C13": "compatible", "C14": "contradicted",
     "C15": "contradicted", "C16": "not testable", "C17": "compatible", "C18": "compatible", "C19": "not testable",
-    "C20": "reproduced",
+    "C20": "reproduced", "C21": "contradicted", "C22": "compatible", "C23": "not estimable",
 }  # fmt: skip
 
 
@@ -106,6 +110,9 @@ def _keys(path, value):
     ("C08a", ("06-roc-analysis", "ablations", "same, short", "p_holm"), 0.05, "not estimable"),
     ("C08b", ("06-roc-analysis", "ablations", "same, short", "p_holm"), None, "not estimable"),
     ("C20", ("00-start-here", "genes_reported"), 8, "contradicted"),
+    ("C21", ("14-claims-ledger", "forensics", "table_one"), {}, "not estimable"),
+    ("C22", ("14-claims-ledger", "forensics", "table_one", "the overall death is relatively younger", "stated_sign"), 1,
+     "contradicted"),
 ])  # fmt: skip
 def test_verdicts_change_with_the_numbers(claims, claim, path, value, verdict):
     table = claims_ledger(claims, Numbers(_changed(path, value))).set_index("id")
@@ -162,3 +169,14 @@ def test_reported_values_beside_what_counts_allow():
     assert forensics.reported_by_chance(reported, {}).empty
     counts = pd.Series([3, 0], index=["reproduced", "compatible"])
     assert [t.get_text() for t in audits.verdict_bars(counts).axes[0].texts] == ["3", "0"]
+
+
+def test_stated_differences_are_told_with_both_sides():
+    table = forensics.stated_differences(pd.read_csv(REFERENCE_DATA / "table1_checks.csv"))
+    told = table.set_index(["statement", "patients"])
+    assert told.loc[("adenocarcinoma tends occur at older age", "LUAD and LUSC"), "sentence"] == (
+        "LUAD and LUSC, mean age [years]: LUAD 65.3 (503), LUSC 67.3 (495); difference -1.9 [-3.1, -0.8]"
+    )
+    assert told["verdict"].tolist() == ["contradicted", "contradicted", "not estimable", "contradicted",
+                                        *["not estimable"] * 3]  # fmt: skip
+    assert "men 45.0% (373), women 38.9% (131)" in told.loc[("especially in male", "LUSC"), "sentence"]

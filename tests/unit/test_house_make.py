@@ -146,8 +146,18 @@ def test_an_unsuitable_interpreter_is_refused_with_a_sentence(tmp_path):
 @needs_make
 def test_clean_removes_runs_and_caches_and_keeps_the_committed_demo(tmp_path):
     shutil.copy(REPOSITORY / "Makefile", tmp_path)
-    kept = ["reports/demo/tables/a.csv", "reports/demo/index.html", "reports/paper_map.csv", ".venv/lib/__pycache__/a"]
-    gone = ["reports/smoke/index.html", "reports/demo/work/a", "reports/demo/stages/a", "pkg/__pycache__/a", "build/a"]
+    kept = ["reports/demo/tables/a.csv", "reports/demo/index.html", "reports/paper_map.csv", ".venv/lib/__pycache__/a",
+            "reports/lc25000/run.json", "reports/lc25000/tables/a.csv"]  # fmt: skip
+    gone = [
+        "reports/lc25000/work/a",
+        "reports/lc25000/figures_of_tiles/a.png",
+        "reports/lc25000/.lock",
+        "reports/smoke/index.html",
+        "reports/demo/work/a",
+        "reports/demo/stages/a",
+        "pkg/__pycache__/a",
+        "build/a",
+    ]
     for name in kept + gone:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

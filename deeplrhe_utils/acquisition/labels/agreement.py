@@ -28,7 +28,7 @@ def label_agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[s
 
     Returns a row per gene: `AGREEMENT_KINDS` counted in patients, `patients` (their sum: everybody whom either
     source lists for the gene), `agreeing` (share of those with a status in both on which they agree [0–1]; null
-    without any).
+    without any), `kappa` (Cohen's, of the same patients; null where chance alone would agree).
     Raises LabelError: no gene, or a gene asked for, is in both.
     """
     pairs = _pairs(first, second, genes)
@@ -37,7 +37,11 @@ def label_agreement(first: pd.DataFrame, second: pd.DataFrame, genes: Sequence[s
     table["patients"] = table.sum(axis=1)
     same = table["both_mutated"] + table["both_wild_type"]
     known = same + table["first_only"] + table["second_only"]
-    table["agreeing"] = (same / known.where(known > 0)).astype("Float64")
+    known = known.where(known > 0)
+    table["agreeing"] = (same / known).astype("Float64")
+    one, two = ((table["both_mutated"] + table[side]) / known for side in ("first_only", "second_only"))
+    chance = one * two + (1 - one) * (1 - two)
+    table["kappa"] = ((table["agreeing"] - chance) / (1 - chance).where(chance < 1)).astype("Float64")
     return table.rename_axis(columns=None).reset_index()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -11,6 +12,7 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
 from deeplrhe_utils.core.errors import LabelError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.tables.schemas import LABELS
@@ -22,67 +24,13 @@ _OWNERS: Final = ("patient_id", "slide_id", "tile_id")
 IDENTIFIERS: Final = (*_OWNERS, "site_id")
 """Columns of a table of labels that name what a row is, and are no targets."""
 _SYMBOL: Final = re.compile(r"[A-Z][A-Z0-9-]*(orf[0-9]+)?")
-_CLINICAL: Final = frozenset(
-    [
-        "age",
-        "sex",
-        "gender",
-        "race",
-        "ethnicity",
-        "stage",
-        "grade",
-        "histology",
-        "subtype",
-        "type",
-        "diagnosis",
-        "smoking",
-        "smoker",
-        "vital_status",
-        "dead",
-        "event",
-        "os",
-        "dfs",
-        "dss",
-        "pfs",
-        "pfi",
-        "dfi",
-        "time",
-        "t",
-        "n",
-        "m",
-        "pt",
-        "pn",
-        "pm",
-        "bmi",
-        "tmb",
-        "msi",
-        "purity",
-        "ecog",
-        "kps",
-        "treatment",
-        "project",
-        "study",
-        "cohort",
-        "site",
-        "center",
-        "centre",
-        "hospital",
-        "batch",
-        "scanner",
-        "fold",
-        "split",
-        "label",
-        "score",
-        "status",
-        "id",
-        "case",
-        "case_id",
-        "sample",
-        "sample_id",
-        "patient",
-        "slide",
-    ]
-)
+_CLINICAL: Final = frozenset([
+    "age", "sex", "gender", "race", "ethnicity", "stage", "grade", "histology", "subtype", "type", "diagnosis",
+    "smoking", "smoker", "vital_status", "dead", "event", "os", "dfs", "dss", "pfs", "pfi", "dfi", "time", "t",
+    "n", "m", "pt", "pn", "pm", "bmi", "tmb", "msi", "purity", "ecog", "kps", "treatment", "project", "study",
+    "cohort", "site", "center", "centre", "hospital", "batch", "scanner", "fold", "split", "label", "score",
+    "status", "id", "case", "case_id", "sample", "sample_id", "patient", "slide",
+])  # fmt: skip
 """Names, in small letters, of usual columns that are no genes."""
 
 
@@ -115,8 +63,8 @@ def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[
     also : columns that are no targets, as they were asked for otherwise
 
     Returns labels (rows that agree are merged), members: patient_id and the other identifiers, others, and notes.
-    Raises LabelError: names file, line, column: nobody named, no such gene, a value that is no label, rows that
-    contradict each other, a slide or tile of two patients.
+    Raises LabelError: names file, line, column: nobody named, no such gene, two names of one gene, a value that is no
+    label, rows that contradict each other, a slide or tile of two patients.
     """
     table = read_foreign(path)
     members = _members(table, path)
@@ -126,7 +74,8 @@ def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[
         raise LabelError(f"{path} looks long, but its columns do not fit", got=", ".join(table.columns),
                          expected="gene and status beside identifiers, or one column per gene",
                          fix=f"Add or remove: {', '.join(sorted(set(others) ^ _LONG))}")  # fmt: skip
-    own = _genes(list(table["gene"].unique()) if long else others, list(genes), path, long)
+    names = list(table["gene"].unique()) if long else others
+    own = _genes(names, list(genes), path, long)
     parts = [("status", table["gene"], table["status"])] if long else [(g, g, table[g]) for g in own]
     cells = pd.concat([
         pd.DataFrame({"patient_id": members["patient_id"], "gene": gene, "column": column, "text": text})
@@ -135,9 +84,11 @@ def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[
     cells = cells[cells["gene"].isin(own) | cells["gene"].eq("")].reset_index(drop=True)
     if len(empty := cells[cells["gene"].eq("")]):
         raise LabelError(f"{path}, line {empty['line'].iloc[0]}, column gene: the gene is empty")
+    aliases = _alias_notes(own, names, path)
     cells["status"], notes = label_values(cells, path, fix="If this column is no gene, name those that are")
     _refuse_contradictions(cells, path)
     labels = cells[["patient_id", "gene", "status"]].drop_duplicates().assign(source=Path(path).name)
+    notes += aliases
     if not long and (left := [c for c in others if c not in own]) and not genes:
         notes.append(f"Columns that are not taken as genes: {', '.join(left)}. Name the genes to change that.")
     if "patient_id" in table:
@@ -212,6 +163,27 @@ def _genes(names: list[str], genes: list[str], path: Path, long: bool) -> list[s
         raise LabelError(f"{path} has no gene column", got=", ".join(names) or "identifiers alone",
                          expected="columns named like gene symbols", fix="Name the genes")  # fmt: skip
     return own
+
+
+@cache
+def _aliases() -> dict[str, str]:
+    """Other names of the genes used here → their symbols, as HGNC and NCBI Gene list them."""
+    table = pd.read_csv(REFERENCE_DATA / "gene_aliases.csv", dtype=str)
+    return dict(zip(table["alias"], table["symbol"], strict=True))
+
+
+def _alias_notes(own: list[str], names: list[str], path: Path) -> list[str]:
+    """What is known of a target under another name; LabelError where two targets are one gene."""
+    symbols = pd.Series({name: _aliases().get(name, name) for name in names}, dtype=object)
+    read = symbols[list(dict.fromkeys(own))]
+    if (twice := read[read.duplicated(keep=False)]).size:
+        gene = twice.iloc[0]
+        raise LabelError(f"{path} names one gene twice", got=f"{' and '.join(read.index[read.eq(gene)])}, both {gene}",
+                         expected="one name per gene", fix="Name the genes to be read, or remove one")  # fmt: skip
+    taken = dict(zip(read, read.index, strict=True))
+    return [f"{name} is another name of {gene}"
+            + ("." if name in own else f", and {taken[gene]} is read: check which of them holds the calls.")
+            for name, gene in symbols.items() if name != gene and gene in taken]  # fmt: skip
 
 
 def _members(table: pd.DataFrame, path: Path) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.evaluation.audits.forensics import sided
 from deeplrhe_utils.evaluation.audits.probing import LEVEL
 
 VERDICTS: Final = ("reproduced", "compatible", "not reproduced", "contradicted", "not estimable", "needs TCGA",
@@ -249,6 +250,18 @@ def _range(numbers: Numbers) -> Finding:
     return Finding("width that 15 % of the labelled patients allow, at a prevalence of one fifth", "needs TCGA", ends)
 
 
+def _table_one(statement: str) -> Callable[[Numbers], Finding]:
+    """What TCGA's clinical table says of a difference that the prose of Table 1 states, in all lung patients."""
+
+    def judge(numbers: Numbers) -> Finding:
+        row = numbers.get("14", "forensics", "table_one", statement)
+        if row is None:
+            return _missing()
+        return Finding(f"all of TCGA: {row['sentence']}", sided(row["ci_low"], row["ci_high"], row["stated_sign"]))
+
+    return judge
+
+
 def _completeness(numbers: Numbers) -> Finding:
     labelled, reported = numbers.get("00", "genes_labelled"), numbers.get("00", "genes_reported")
     if labelled is None or reported is None:
@@ -270,5 +283,8 @@ JUDGES: Final[dict[str, Callable[[Numbers], Finding]]] = {
     "C17": _steps, "C18": _range,
     "C19": _untestable("the readers' calls are not public; notebook 12 tests any table of them"),
     "C20": _completeness,
+    "C21": _table_one("adenocarcinoma tends occur at older age"),
+    "C22": _table_one("the overall death is relatively younger"),
+    "C23": _table_one("especially in male"),
 }  # fmt: skip
 """Claim → who judges it."""

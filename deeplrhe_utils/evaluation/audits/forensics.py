@@ -40,6 +40,32 @@ def possible_auc(reported: str, n_pos: int, n_neg: int) -> bool:
     return bool((np.abs(nearest - value) <= 0.5 * 10.0**-decimals + 1e-12).any())
 
 
+def sided(low: float, high: float, sign: float) -> str:
+    """What an interval says of a difference that is stated to have `sign`: it may also lie on both sides of 0."""
+    low, high = sorted((low * sign, high * sign))
+    return "compatible" if low > 0 else "contradicted" if high < 0 else "not estimable"
+
+
+def stated_differences(checks: pd.DataFrame) -> pd.DataFrame:
+    """Each stated difference as a sentence with its verdict (:func:`sided`).
+
+    Parameters
+    ----------
+    checks : ``data/reference/table1_checks.csv``: statement, quantity, patients, both sides' names, values and counts,
+        stated_sign (1: the first side is said to be greater), difference, ci_low, ci_high
+
+    Returns DataFrame: `checks` with the columns verdict and sentence.
+    """
+    verdicts, sentences = [], []
+    for row in checks.to_dict("records"):
+        show = "{:.1%}".format if row["quantity"].startswith("share") else "{:.1f}".format
+        sides = (f"{row[s]} {show(row[f'{s}_value'])} ({row[f'{s}_n']})" for s in ("first", "second"))
+        gap, low, high = (show(row[name]) for name in ("difference", "ci_low", "ci_high"))
+        verdicts.append(sided(row["ci_low"], row["ci_high"], row["stated_sign"]))
+        sentences.append(f"{row['patients']}, {row['quantity']}: {', '.join(sides)}; difference {gap} [{low}, {high}]")
+    return checks.assign(verdict=verdicts, sentence=sentences)
+
+
 def reported_by_chance(reported: pd.DataFrame, precision: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Each reported AUC beside what its sample size allows.
 

@@ -5,6 +5,7 @@ Source: ours. Bussola 2021 measured the inflation for tiles; DeepLRHE divides ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,15 @@ def greedy_fill(weight: _Floats, random: np.random.Generator) -> NDArray[np.str_
     return role
 
 
-def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weight: str = "") -> pd.DataFrame:
-    """Test slides whose patient is in training, in many draws of DeepPATH's slide-level split.
+def manifest_leak(
+    slides: pd.DataFrame,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    weight: str = "",
+    rule: Callable[[_Floats, np.random.Generator], NDArray[np.str_]] = greedy_fill,
+) -> pd.DataFrame:
+    """Test slides whose patient is in training, in many draws of a slide-level split.
 
     Parameters
     ----------
@@ -147,6 +155,7 @@ def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weig
     draws, seed : the sorter is not seeded, so its own split is one unknown draw of these
     weight : column that stands for a slide's tiles (their numbers are not published), such as ``bytes``; empty: all
         alike
+    rule : gives roles, as DeepPATH's :func:`greedy_fill`
 
     Returns DataFrame: a row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either
     (in train or valid, which chose the checkpoint).
@@ -155,7 +164,7 @@ def manifest_leak(slides: pd.DataFrame, *, draws: int = 500, seed: int = 0, weig
     patient, names = slides["patient_id"].factorize()
     rows = []
     for draw in range(draws):
-        role = greedy_fill(tiles, generator(seed, "deeppath-split", draw))
+        role = rule(tiles, generator(seed, "deeppath-split", draw))
         seen = np.zeros((2, len(names)), bool)
         seen[0, patient[role == "train"]], seen[1, patient[role != "test"]] = True, True
         test = patient[role == "test"]

@@ -41,7 +41,7 @@ PUBLISHED: Final = {
 
 def fetch_features(
     name: str, folder: Path, endpoint: str, options: TransferOptions, *, accepted: bool = False,
-    patience: Patience = Patience(), say: Callable[[str], None] = print,
+    patience: Patience | None = None, say: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """Bring a published set to the disk, each file verified by the size and hash that are pinned; return its folder.
 
@@ -65,7 +65,7 @@ def fetch_features(
     rows = read_foreign(REFERENCE_DATA / one.listed).rename(columns={"sha1": "md5"})
     rows["id"] = [UUID.findall(file.lower())[-1] for file in rows["filename"]]
     rows["size"] = rows["size"].astype("int64")
-    with Service(endpoint, patience, connections=options.jobs + 1, files=one.place) as service:
+    with Service(endpoint, patience or Patience(), connections=options.jobs + 1, files=one.place) as service:
         report = download(rows, folder / name, service, options, say)
     lost = report[~report["status"].isin(DONE)]
     if len(lost):

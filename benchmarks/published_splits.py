@@ -1,0 +1,129 @@
+"""Published divisions of lung slides: does a test slide's patient, or tissue source site, also give training slides?
+
+Writes ``data/reference/published_splits.csv`` (counts and shares, no rows of patients), which notebook 10 shows. Lists
+that are no part of the repository are read from ``--data``; no time is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from _harness import SHARED_DATA
+from numpy.typing import NDArray
+
+from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.core.paths import REFERENCE_DATA
+from deeplrhe_utils.evaluation.audits.leakage import deeppath_slides, manifest_leak, shared_patients
+
+FILE = REFERENCE_DATA / "published_splits.csv"
+DRAWS = 500
+_Members = Mapping[str, str]
+_Fold = Mapping[str, Iterable[str]]
+
+
+def gigapath_default(weight: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.str_]:
+    """Roles of slides by prov-gigapath's get_splits, unless patients are asked for: 70 / 10 / 20 at random."""
+    n = len(weight)
+    role = np.full(n, "train", "<U5")
+    order = random.permutation(n)
+    aside = int(np.ceil(0.3 * n))
+    tested = int(np.ceil(aside * 2 / 3))
+    role[order[:tested]], role[order[tested:aside]] = "test", "valid"
+    return role
+
+
+def row(source: str, files: str, members: _Members, shared: str, values: pd.Series, computed: str) -> dict[str, object]:
+    """A row of the table; `members` is slide → patient, `values` the share of test slides in each division."""
+    return {"source": source, "list": files, "slides": len(members), "patients": len(set(members.values())),
+            "shared": shared, "divisions": len(values), "mean": values.mean(), "low": values.min(),
+            "high": values.max(), "computed": computed}  # fmt: skip
+
+
+def drawn(data: Path) -> Iterator[dict[str, object]]:
+    """Lists whose division is not published: the published rule, drawn many times."""
+    slides = deeppath_slides(data / "tables/gdc_manifest_20170302_003611.txt", data / "tables/labels_r3.txt")
+    members = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
+    leak = manifest_leak(slides, draws=DRAWS)["in_train"]
+    yield row("DeepPATH (Coudray 2018)", "GDC manifest of 2017 and labels_r3.txt", members, "patient", leak,
+              f"{DRAWS} draws of its unseeded rule with PatientID = -1")  # fmt: skip
+    table = pd.read_csv(data / "splits/gigapath/LUAD-5-gene_TCGA.csv", dtype=str)
+    slides = table[["slide_id", "case_submitter_id"]].set_axis(["slide_id", "patient_id"], axis=1)
+    members = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
+    leak = manifest_leak(slides, draws=DRAWS, rule=gigapath_default)["in_train"]
+    yield row("prov-gigapath", "LUAD-5-gene_TCGA.csv @ 09d8e876afb9", members, "patient", leak,
+              f"{DRAWS} draws of its default, by slide; its authors say their paper divided by patient")  # fmt: skip
+
+
+def lists(data: Path) -> Iterator[tuple[str, str, _Members, list[_Fold], str]]:
+    """Divisions that are published as lists: source, file, slide → patient, role → slides per fold, what they are."""
+    folds = [pd.read_csv(data / f"splits/hipt_10fold/splits_{i}.csv", dtype=str) for i in range(10)]
+    yield ("HIPT", "10foldcv_subtype/tcga_lung @ 780fafaed2e5", {},
+           [{"train": f["train"].dropna(), "valid": f["val"].dropna(), "test": f["test"].dropna()} for f in folds],
+           "its ten folds")  # fmt: skip
+    for name, place, files in (("PANTHER", "panther_nsclc/", "classification/NSCLC @ 15531d32134f"),
+                               ("TITAN", "titan_ot/tcga-ot_", "tcga-ot_*.csv @ 33042f5eea66")):  # fmt: skip
+        parts = {p: pd.read_csv(data / f"splits/{place}{p}.csv", dtype=str) for p in ("train", "val", "test")}
+        lung = {p: f.loc[f["project_id"].isin(["TCGA-LUAD", "TCGA-LUSC"]), "slide_id"] for p, f in parts.items()}
+        fold = {"train": lung["train"], "valid": lung["val"], "test": lung["test"]}
+        yield name, files, {}, [fold], "its one division, lung slides of TCGA"
+    tests = [np.load(data / f"splits/sequoia/test-luad-{i}.npy").tolist() for i in range(5)]
+    yield ("SEQUOIA", "test-luad-*.npy @ c41d2b52d63c", {},
+           [{"test": own, "train": [s for other in tests if other is not own for s in other]} for own in tests],
+           "its five test folds, each against the other four")  # fmt: skip
+    for cohort in ("TCGA", "TCIA-CPTAC"):
+        folder = data / "splits/dependency_mil"
+        train, test = (pd.read_csv(folder / f"DETAILED_{cohort}_{part}_LUAD_LUSC_BENIGN.csv", dtype=str)
+                       for part in ("TRAINVAL", "TEST"))  # fmt: skip
+        own = pd.concat([train, test])
+        yield (f"dependency-mil, {cohort.removeprefix('TCIA-')}", "DETAILED_*_BENIGN.csv @ 86153c3b8d8a",
+               dict(zip(own["wsi_id"], own["patient_id"], strict=True)),
+               [{"train": train["wsi_id"], "test": test["wsi_id"]}], "its one division")  # fmt: skip
+    tables = [pd.read_csv(data / f"splits/preserved_site/{p}_splits.csv", dtype=str) for p in ("luad", "lusc")]
+    for kind, name in (("preserved_site", "sites kept whole"), ("standard", "standard folds")):
+        columns = [t.set_index("slide")[c].dropna() for t in tables for c in t.columns if c.endswith(kind)]
+        parted = [{"test": c.index[c == k], "train": c.index[c != k]} for c in columns for k in sorted(c.unique())]
+        yield (f"PreservedSiteCV, {name}", "luad_splits.csv, lusc_splits.csv @ 1eeff22f9f52", {}, parted,
+               f"three folds of each of {len(columns)} endpoints")  # fmt: skip
+
+
+def listed(data: Path) -> Iterator[dict[str, object]]:
+    """Divisions that are published as lists, judged by patient and, for TCGA, by tissue source site."""
+    for source, files, members, folds, computed in lists(data):
+        rows = [{"scheme": "slide", "fold": i, "unit_id": str(slide).removesuffix(".svs"), "role": role}
+                for i, fold in enumerate(folds) for role, slides in fold.items() for slide in slides]  # fmt: skip
+        splits = pd.DataFrame(rows)
+        names = {s: parse_name(s) for s in splits["unit_id"].unique()}
+        owner = {s: members.get(s) or str(told.patient_id) for s, told in names.items()}
+        holders = {"patient": owner}
+        if all(told.site_id for told in names.values()):
+            holders["site"] = {s: str(told.site_id) for s, told in names.items()}
+        for shared, of in holders.items():
+            units = pd.DataFrame({"slide_id": list(of), "patient_id": list(of.values())})
+            share = shared_patients(splits, units)["share"]
+            yield row(source, files, owner, shared, share, computed)
+
+
+def published_splits(data: Path) -> pd.DataFrame:
+    """The table; `data` holds tables/ and splits/."""
+    return pd.DataFrame([*drawn(data), *listed(data)]).round({"mean": 4, "low": 4, "high": 4})
+
+
+def main() -> None:
+    """Read the lists, print the table and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="holds tables/ and splits/")
+    data = parser.parse_args().data
+    if not (data / "splits").is_dir():
+        raise SystemExit(f"Not computed: {data / 'splits'} is not here. Give its parent with --data.")
+    found = published_splits(data).assign(date=time.strftime("%Y-%m-%d"))
+    found.to_csv(FILE, index=False)
+    print(found.to_string(), f"\n{FILE.name} written")
+
+
+if __name__ == "__main__":
+    main()
