@@ -100,10 +100,12 @@ lean: environment  ## reduce the folder of PROFILE's run to what is committed
 
 clean:  ## remove runs and caches; the committed files of reports/ stay
 	@for folder in reports/*/; do \
-		case "$$folder" in reports/demo/|reports/lc25000/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
+		case "$$folder" in reports/demo/|reports/lc25000/|reports/tcga-features/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
 	done
 	@cd reports/demo 2>/dev/null && rm -rf work stages logs html .lock .runner.json models/*-seed-* \
 		heatmaps/*_files heatmaps/*.dzi heatmaps/*+* heatmaps/contact_sheet* || true
+	@cd reports/tcga-features 2>/dev/null && rm -rf work stages logs html models .lock .runner.json tables/*.parquet \
+		tables/split_*.json || true
 	@cd reports/lc25000 2>/dev/null && find . -mindepth 1 -maxdepth 1 ! -name README.md ! -name results.json ! -name run.json \
 		! -name figures ! -name tables -exec rm -rf {} + && git clean -fdXq figures tables 2>/dev/null || true
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis dask-worker-space

@@ -27,6 +27,8 @@ DISPENSABLE = (
     "heatmaps/contact_sheet*",
     "models/*-seed-*",
 )
+ROWS_OF_PATIENTS = ("tables/*.parquet", "tables/split_*.json", "models")
+"""Others' calls and features, patient by patient, are not ours to commit."""
 
 
 def lean(root: Path, profile: str) -> tuple[int, int]:
@@ -36,7 +38,7 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
         real.reduce(root)
         return counted(root)
     described = load_profile(profile, PROFILES)
-    for pattern in DISPENSABLE:
+    for pattern in DISPENSABLE + (ROWS_OF_PATIENTS if profile == "tcga-features" else ()):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (root / "figures").glob("*.svg"):

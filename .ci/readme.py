@@ -1,7 +1,8 @@
 """Tables inside Markdown files, rendered from data: ``python .ci/readme.py`` (``make docs``).
 
-A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed
-demo's AUC table), `found` (what it found), `reported` (the papers' values) and `dictionary` (the tables' contracts).
+A block stands between ``<!-- name:begin -->`` and ``<!-- name:end -->``. Blocks: `results` (the committed demo's AUC
+table), `found` (what it found), `real` (real patients), `reported` (the papers' values), `dictionary` (the tables'
+contracts).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from deeplrhe_utils.core.tables.truth import dictionary
 
 RESULTS: Final = places.REPORTS / "demo" / "tables" / "auc_table.csv"
 NUMBERS: Final = places.REPORTS / "demo" / "numbers"
+REAL: Final = places.REPORTS / "tcga-features" / "tables"
 REPORTED: Final = places.REFERENCE_DATA / "reported_auc.csv"
 DOCUMENTS: Final = (places.REPOSITORY / "README.md", places.REPOSITORY / "data" / "README.md")
 _NO_RESULTS: Final = "The demo has not been run yet: `make reproduce` writes the numbers, `make docs` this table."
@@ -119,6 +121,43 @@ def _notebook(name: str) -> str:
     return f"[{name[:2]}](reports/demo/notebooks/{name}.ipynb)"
 
 
+def real_table(tables: Path, reported: Path) -> str:
+    """Real patients: what the diagnosis alone gives, and what a reader of published features finds.
+
+    Parameters
+    ----------
+    tables : of a run of profile tcga-features: without_a_slide.csv, real_arms.csv
+    reported : as for :func:`reported_table`
+    """
+    if not (tables / "real_arms.csv").is_file():
+        return "Profile `tcga-features` has not been run yet."
+    needed = {"gene", "auc", "ci_low", "ci_high"}
+    alone = {row["gene"]: row for row in _read(tables / "without_a_slide.csv", needed)}
+    rows = _read(tables / "real_arms.csv", needed | {"patients", "arm"})
+    arms = {(row["patients"], row["arm"], row["gene"]): row for row in rows}
+    said = {row["gene"]: row["reported_auc"] for row in _read(reported, {"gene", "reported_auc"})}
+    columns = (("both diagnoses", "image"), ("both diagnoses", "image, hospitals held out"), ("adenocarcinoma", "image"),
+               ("adenocarcinoma", "image, hospitals held out"), ("adenocarcinoma", "clinical"))  # fmt: skip
+    lines = [
+        "**Real patients.** Unit: patient; AUC with its 95 % interval. Columns 4 to 8: ridge on published features.",
+        "",
+        "| Gene | Reported, other slides | Diagnosis alone | Image, both diagnoses | hospitals held out "
+        "| Image, within adenocarcinoma | hospitals held out | Age, sex, smoking, stage, within it |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for gene in [gene for gene in said if gene in alone]:
+        found = [_interval(arms.get((*column, gene))) for column in columns]
+        lines.append(f"| {gene} | {said[gene] or '–'} | {_interval(alone[gene])} | {' | '.join(found)} |")
+    return "\n".join(lines)
+
+
+def _interval(row: Mapping[str, str] | None) -> str:
+    if row is None or not row["auc"]:
+        return "–"
+    auc, low, high = (float(row[name]) for name in ("auc", "ci_low", "ci_high"))
+    return f"{auc:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def reported_table(csv_path: Path) -> str:
     """The papers' reported AUCs as Markdown.
 
@@ -167,6 +206,7 @@ def refreshed(path: Path, results: Path = RESULTS, reported: Path = REPORTED) ->
     blocks: dict[str, Callable[[], str]] = {
         "results": lambda: results_table(results),
         "found": lambda: found_text(NUMBERS),
+        "real": lambda: real_table(REAL, reported),
         "reported": lambda: reported_table(reported),
         "dictionary": dictionary,
     }

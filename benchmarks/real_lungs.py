@@ -1,8 +1,6 @@
 """The real-lung results, checked by other means: scikit-learn's ridge, and p-values under exchanged labels.
 
-Reads features, labels and a clinical table as `deeplrhe run tcga-features` does, and compares with its tables:
-
-    python benchmarks/real_lungs.py FEATURES LABELS RUN
+Reads features and calls as `deeplrhe run tcga-features` does, and compares with the committed tables of that run:
 
 1. AUC of mean pooling and ridge, by `sklearn.linear_model.Ridge` on the same divisions: within .01 of the run's.
 2. AUC of the diagnosis alone, by `sklearn.metrics.roc_auc_score` on one bit a patient: within 1e-9.
@@ -17,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _harness import RESULTS
+from _harness import RESULTS, SHARED_DATA
 from scipy import stats
 from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
@@ -25,13 +23,17 @@ from sklearn.preprocessing import StandardScaler
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
 from deeplrhe_utils.acquisition.feature_files import read_features
-from deeplrhe_utils.acquisition.labels.labels import read_labels
+from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
+from deeplrhe_utils.core.paths import REPORTS
 from deeplrhe_utils.core.tables.foreign import write_sheet
+from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.audits.probing import probe
 from deeplrhe_utils.learning.probes.readers import PENALTY, means_by_patient, partitions
 
 FOLDS, REPEATS, SEED = 5, 3, 1
+FEATURES = "features/hipt_vit256/hipt_vit256_regions_tcga_lung.npz"
+CALLS = "tables/cbioportal_luad_lusc_mutations_by_gene.tsv"
 
 
 def by_scikit_learn(x: pd.DataFrame, status: pd.Series, cuts: np.ndarray) -> float:
@@ -58,21 +60,23 @@ def by_scikit_learn(x: pd.DataFrame, status: pd.Series, cuts: np.ndarray) -> flo
 def main() -> None:
     """Check, print and write ``results/real_lungs.csv``; fails where an agreement is missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    for name in ("features", "labels", "run"):
-        parser.add_argument(name, type=Path)
+    parser.add_argument("--data", type=Path, default=SHARED_DATA, help="folder of the data")
+    parser.add_argument("--run", type=Path, default=REPORTS / "tcga-features", help="the run to be checked")
     parser.add_argument("--exchanges", type=int, default=20)
     options = parser.parse_args()
-    given, labels = read_features(options.features), read_labels(options.labels)
+    if not (options.data / FEATURES).is_file():
+        raise SystemExit(f"Not checked: {options.data / FEATURES} is not there.")
+    given = read_features(options.data / FEATURES)
     arms = pd.read_csv(options.run / "tables" / "real_arms.csv")
-    genes = [g for g in labels["gene"].drop_duplicates() if g in set(arms["gene"])]
-    labels = labels[labels["gene"].isin(genes)]
+    genes = [str(g) for g in arms["gene"].drop_duplicates() if g != FIRST]
+    labels = read_mutations(options.data / CALLS, genes).labels
     means = means_by_patient(given.vectors, given.tiles["patient_id"])
     means = means[means.index.isin(labels.dropna(subset=["status"])["patient_id"])]
-    bit = np.array([tumour_of_site(parse_name(str(p)).site_code) == "adenocarcinoma" for p in means.index])
+    bit = np.array([tumour_of_site(parse_name(str(p)).site_code) == FIRST for p in means.index])
     wide = labels.pivot(index="patient_id", columns="gene", values="status").astype(float)
     found = arms.set_index(["patients", "arm", "gene"])["auc"]
     rows = []
-    for patients, own in (("both diagnoses", means), ("adenocarcinoma", means[bit])):
+    for patients, own in (("both diagnoses", means), (FIRST, means[bit])):
         cuts = partitions(len(own), FOLDS, REPEATS, SEED)
         for gene in genes:
             other = by_scikit_learn(own, wide[gene], cuts)
@@ -80,7 +84,7 @@ def main() -> None:
                          "scikit_learn": other, "allowed": 0.01})  # fmt: skip
     alone = pd.read_csv(options.run / "tables" / "without_a_slide.csv").set_index("gene")["auc"]
     everybody = wide.index.to_numpy(str)
-    word = np.array([tumour_of_site(parse_name(p).site_code) == "adenocarcinoma" for p in everybody])
+    word = np.array([tumour_of_site(parse_name(p).site_code) == FIRST for p in everybody])
     for gene in genes:
         known = wide[gene].notna().to_numpy()
         auc = roc_auc_score(wide[gene][known], word[known])

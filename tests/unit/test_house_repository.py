@@ -81,10 +81,12 @@ def test_executed_notebooks_are_readable_on_the_web():
     assert large == {}
 
 
-def test_of_the_runs_two_are_committed_and_nothing_heavy():
+def test_of_the_runs_three_are_committed_and_nothing_heavy_nor_a_patient():
     inside = [p.relative_to(REPOSITORY / "reports") for p in files() if p.is_relative_to(REPOSITORY / "reports")]
     runs = [p for p in inside if len(p.parts) > 1]
-    assert {p.parts[0] for p in runs} <= {"demo", "lc25000"}
+    assert {p.parts[0] for p in runs} <= {"demo", "lc25000", "tcga-features"}
+    real = [p for p in runs if p.parts[0] == "tcga-features"]
+    assert not [p for p in real if p.suffix in {".parquet", ".safetensors"} or p.name.startswith("split_")]
     assert not [p for p in runs if p.parts[1] in {"work", "stages", "logs"} or p.parts[1].startswith(".")]
 
 

@@ -136,18 +136,25 @@ def _each(
     strata: pd.Series | None, patients: pd.Series | None, read: HeldOut,
 ) -> Iterator[tuple[str, _Floats, _Floats | None]]:  # fmt: skip
     of_row = features.index.to_numpy(str) if patients is None else patients.to_numpy(str)
-    status = labels.pivot(index="patient_id", columns="gene", values="status")
-    for gene in labels["gene"].drop_duplicates():
+    status, values = labels.pivot(index="patient_id", columns="gene", values="status"), features.to_numpy(np.float64)
+    asked: dict[str, _Floats] = {}
+    alike: dict[bytes, list[tuple[str, _Floats]]] = {}  # genes that are known of the same patients are read at once
+    for gene in labels["gene"].drop_duplicates().astype(str):
         by_patient = status[gene].dropna().astype(float)
         rows = np.isin(of_row, by_patient.index.to_numpy(str))
-        people, owner = np.unique(of_row[rows], return_inverse=True)
-        own = by_patient.reindex(people).to_numpy()
-        if min(own.sum(), (1 - own).sum()) < least:
-            yield str(gene), own, None
-            continue
-        of = None if strata is None else strata.reindex(people).astype("string").fillna("").to_numpy(str)
-        vectors = exchanged_labels(own, draws, seed, of)
-        yield str(gene), own, repeated_aucs(features.to_numpy(np.float64)[rows], vectors, folds[:, rows], read, owner)
+        people = np.unique(of_row[rows])
+        own = asked[gene] = by_patient.reindex(people).to_numpy()
+        if min(own.sum(), (1 - own).sum()) >= least:
+            of = None if strata is None else strata.reindex(people).astype("string").fillna("").to_numpy(str)
+            alike.setdefault(rows.tobytes(), []).append((gene, exchanged_labels(own, draws, seed, of)))
+    found: dict[str, _Floats] = {}
+    for key, group in alike.items():
+        rows = np.frombuffer(key, bool)
+        owner = np.unique(of_row[rows], return_inverse=True)[1]
+        together = np.hstack([vectors for _, vectors in group])
+        aucs = repeated_aucs(values[rows], together, folds[:, rows], read, owner)
+        found |= dict(zip([gene for gene, _ in group], np.split(aucs, len(group), axis=1), strict=True))
+    yield from ((gene, own, found.get(gene)) for gene, own in asked.items())
 
 
 def _interval(auc: float, sd: float, n_pos: int, n_neg: int) -> tuple[float, float]:
