@@ -136,8 +136,8 @@ def real_table(tables: Path, reported: Path) -> str:
     rows = _read(tables / "real_arms.csv", needed | {"patients", "arm"})
     arms = {(row["patients"], row["arm"], row["gene"]): row for row in rows}
     said = {row["gene"]: row["reported_auc"] for row in _read(reported, {"gene", "reported_auc"})}
-    columns = (("both diagnoses", "image"), ("both diagnoses", "image, hospitals held out"), ("adenocarcinoma", "image"),
-               ("adenocarcinoma", "image, hospitals held out"), ("adenocarcinoma", "clinical"))  # fmt: skip
+    arm, apart, own = "image", "image, hospitals held out", "adenocarcinoma"
+    columns = (("both diagnoses", arm), ("both diagnoses", apart), (own, arm), (own, apart), (own, "clinical"))
     lines = [
         "**Real patients.** Unit: patient; AUC with its 95 % interval. Columns 4 to 8: ridge on published features.",
         "",
