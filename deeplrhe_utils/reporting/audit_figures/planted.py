@@ -131,7 +131,7 @@ def many_cohorts(table: pd.DataFrame, bayes: Mapping[str, float]) -> Figure:
     left.set_yticks(range(len(genes)), genes, fontsize=8)
     left.invert_yaxis()
     left.set_xlabel("AUC by patient, ridge probe; a dot per cohort, black: mean")
-    left.legend(frameon=False, fontsize=8, loc="lower left")
+    left.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1))
     p = np.sort(table.loc[table["control"], "p"].dropna().to_numpy(float))
     right.plot((np.arange(len(p)) + 0.5) / len(p), p, ".", ms=4, color=PALETTE[2])
     right.plot([0, 1], [0, 1], ls=":", color="0.4", lw=1)
