@@ -33,7 +33,7 @@ GLASS = SlideGlass(np.full(3, GLASS_FALLBACK), False)
 
 
 class Real(NamedTuple):
-    """A real picture of `mpp` [µm/px]; `mates` are of its own source, class and half, to surround it with."""
+    """A real picture of `mpp` [µm/px]; `mates` are those of its source, class and half, as surveyed."""
 
     source: str
     half: str
@@ -42,10 +42,17 @@ class Real(NamedTuple):
     mates: Sequence[Tile] = ()
 
 
+def surveyed(tile: Tile, mpp: float) -> Tile:
+    """At the resolution at which folds are looked for."""
+    side = round(tile.shape[0] * mpp / ARTEFACT_MPP)
+    return np.asarray(cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def alternating(source: str, pictures: Sequence[Tile], mpp: float) -> Iterator[Real]:
     """Sorted pictures, in turn for choosing and for reporting."""
+    small = [surveyed(one, mpp) for one in pictures]
     for i, one in enumerate(pictures):
-        yield Real(source, HALVES[i % 2], one, mpp, pictures[i % 2 :: 2])
+        yield Real(source, HALVES[i % 2], one, mpp, small[i % 2 :: 2])
 
 
 def folder(pattern: str) -> list[Tile]:
@@ -56,7 +63,7 @@ def folder(pattern: str) -> list[Tile]:
 def wsiqa(kind: str) -> list[Real]:
     """Five tiles with or without folds or (painted) blur."""
     pattern = f"real_qc/wsiqa_artifacts/train_dataset/{kind}/images/*.png"
-    return list(alternating(f"WSIQA, {kind}", folder(pattern), 0.5))
+    return list(alternating("WSIQA", folder(pattern), 0.5))
 
 
 def blue_ink() -> Iterator[tuple[Real, Real]]:
@@ -65,7 +72,7 @@ def blue_ink() -> Iterator[tuple[Real, Real]]:
         x = int(path.stem.split("_")[1])
         if x != 40336:
             pair = np.split(image(path), 2, axis=1)
-            yield tuple(Real("skin, one slide", HALVES[x > 40336], side, 0.25) for side in pair)
+            yield tuple(Real("skin", HALVES[x > 40336], side, 0.25) for side in pair)
 
 
 def lung() -> Iterator[Real]:
@@ -76,7 +83,8 @@ def lung() -> Iterator[Real]:
         yield from alternating("LC25000", [image(path) for path in paths if path.is_file()], 0.5)
     for i, patient in enumerate(("507", "512", "515", "521")):
         tiles = folder(f"uni_tcga_rois/**/*_{patient}.jpg")
-        yield from (Real("TCGA, 4 patients", HALVES[i % 2], one, 0.5, tiles) for one in tiles)
+        small = [surveyed(one, 0.5) for one in tiles]
+        yield from (Real("TCGA, 4 patients", HALVES[i % 2], one, 0.5, small) for one in tiles)
     yield from alternating("TCGA, 5 fields", folder("monuseg_tcga_lung/*.tif"), 0.25)
 
 
@@ -108,14 +116,12 @@ def ink_called(one: Real, treat: Callable[[Tile, float], Tile] = as_scanned) -> 
 
 def fold_called(one: Real, around: Sequence[Tile] | None = None) -> bool:
     """Whether a tile is said to be folded, amid tiles of its own kind: a fold is known by what lies around it."""
-    mates = one.mates if around is None else around
-    side = round(one.pixels.shape[0] * one.mpp / ARTEFACT_MPP)
-    n = 2 * AROUND + 1
-    cells = [cv2.resize(mates[i % len(mates)], (side, side), interpolation=cv2.INTER_AREA) for i in range(n * n)]
-    cells[n * AROUND + AROUND] = cv2.resize(one.pixels, (side, side), interpolation=cv2.INTER_AREA)
+    mates, middle, n = one.mates if around is None else around, surveyed(one.pixels, one.mpp), 2 * AROUND + 1
+    cells = [mates[i % len(mates)] for i in range(n * n)]
+    cells[n * AROUND + AROUND] = middle
     field = np.concatenate([np.concatenate(cells[i : i + n], axis=1) for i in range(0, n * n, n)])
-    middle = slice(AROUND * side, (AROUND + 1) * side)
-    return bool(fold_mask(field, ARTEFACT_MPP, GLASS)[middle, middle].mean() >= SEEN)
+    place = slice(AROUND * len(middle), (AROUND + 1) * len(middle))
+    return bool(fold_mask(field, ARTEFACT_MPP, GLASS)[place, place].mean() >= SEEN)
 
 
 def blur_called(one: Real) -> bool:
@@ -131,9 +137,12 @@ def slides() -> Iterator[tuple[str, str, Tile, list[tuple[slice, slice]]]]:
         tissue = ~background_mask(picture, glass=glass_level(picture), mpp=ARTEFACT_MPP)
         starts = [range(0, n - round(TILE_UM / ARTEFACT_MPP) + 1, round(TILE_UM / ARTEFACT_MPP)) for n in tissue.shape]
         squares = [(slice(y, y + 64), slice(x, x + 64)) for y in starts[0] for x in starts[1]]
-        yield name.split("_")[0].removesuffix("-Small-Region.svs"), half, picture, [
-            one for one in squares if tissue[one].mean() >= 0.1
-        ]
+        yield (
+            name.split("_")[0].removesuffix("-Small-Region.svs"),
+            half,
+            picture,
+            [one for one in squares if tissue[one].mean() >= 0.1],
+        )
 
 
 def found_half(picture: Tile, mask: Tile) -> bool:
@@ -144,13 +153,13 @@ def found_half(picture: Tile, mask: Tile) -> bool:
 def ink_rows() -> Iterator[tuple[str, str, bool, str, str, bool]]:
     """(kind, source, affected, treatment, half, called) of every tile asked for ink."""
     for clean, inked in blue_ink():
-        yield "ink", "blue, skin, one slide", True, "as scanned", inked.half, ink_called(inked)
+        yield "ink", "blue, on skin", True, "as scanned", inked.half, ink_called(inked)
         for name, treat in TREATMENTS.items():
             yield "ink", clean.source, False, name, clean.half, ink_called(clean, treat)
     masks = sorted(p for p in (DATA / "real_qc/pen_real/histoqc").glob("*__pen_*_mask.png"))
     for i, path in enumerate(masks):
         thumbnail = image(path.with_name(path.name.replace("_mask", "")))
-        yield "ink", "HistoQC, half of it found", True, "as scanned", HALVES[i % 2], found_half(
+        yield "ink", "HistoQC, half of the outlined ink", True, "as scanned", HALVES[i % 2], found_half(
             thumbnail, np.asarray(image(path))[..., 0]
         )  # fmt: skip
     for one in [*lung(), *(tile for kind in ("artifact-free", "blur", "fold") for tile in wsiqa(kind))]:
@@ -167,7 +176,7 @@ def fold_rows() -> Iterator[tuple[str, str, bool, str, str, bool]]:
     clean = wsiqa("artifact-free")
     for one in wsiqa("fold"):
         around = next(other.mates for other in clean if other.half == one.half)
-        yield "fold", one.source, True, "as scanned", one.half, fold_called(one, around)
+        yield "fold", "folds of WSIQA", True, "as scanned", one.half, fold_called(one, around)
     for one in [*clean, *lung()]:
         yield "fold", one.source, False, "as scanned", one.half, fold_called(one)
     for source, half, picture, squares in slides():
@@ -178,7 +187,7 @@ def fold_rows() -> Iterator[tuple[str, str, bool, str, str, bool]]:
 def blur_rows() -> Iterator[tuple[str, str, bool, str, str, bool]]:
     """The same of blur, which is painted where there is any."""
     for one in wsiqa("blur"):
-        yield "blur", "WSIQA, blur (painted)", True, "as scanned", one.half, blur_called(one)
+        yield "blur", "painted blur of WSIQA", True, "as scanned", one.half, blur_called(one)
     focus = Real("TCGA Focus", "reporting", folder("real_qc/focus_tcga/*_i_32381_*.png")[0], 0.25)
     for one in [*wsiqa("artifact-free"), *wsiqa("fold"), *lung(), *(clean for clean, _ in blue_ink()), focus]:
         yield "blur", one.source, False, "as scanned", one.half, blur_called(one)
@@ -192,8 +201,13 @@ def counted(rows: Iterator[tuple[str, str, bool, str, str, bool]]) -> pd.DataFra
 
 def table(counts: pd.DataFrame) -> str:
     """The counts as Markdown: sources as scanned, all together otherwise; Wilson's 95 % interval of what reports."""
-    lines = ["| Kind | Tiles | choosing: before, now, of | reporting: before, now, of | share now [95 %] |", "|---" * 5 + "|"]
-    counts = counts.assign(source=counts["source"].where(counts["treatment"] == "as scanned", "all of these"))
+    lines = [
+        "| Kind | Tiles | choosing: before, now, of | reporting: before, now, of | share now [95 %] |",
+        "|---" * 5 + "|",
+    ]
+    counts = counts.assign(source=counts["source"].where(counts["treatment"] == "as scanned", "all of these"),
+                           turn=counts["treatment"].map(list(TREATMENTS).index))  # fmt: skip
+    counts = counts.sort_values(["kind", "affected", "turn"], ascending=[False, False, True], kind="stable")
     for (kind, affected, treatment, source), rows in counts.groupby(
         ["kind", "affected", "treatment", "source"], sort=False
     ):
