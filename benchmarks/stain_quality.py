@@ -12,18 +12,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import _stain_data as data
+import cv2
 import numpy as np
 import torch
 from _harness import versions, write
 
+from deeplrhe_utils.core.errors import CompendiumError
 from deeplrhe_utils.evaluation.quality.stain_masks import neutral_masks, outline_masks
 from deeplrhe_utils.evaluation.quality.stain_metrics import (
     assess,
     glass_change,
+    lab,
     planted_residual,
     planted_versions,
     seam_error,
 )
+from deeplrhe_utils.stain.colour import optical_density
 from deeplrhe_utils.stain.dcgmm.checks import has_tissue, tissue_px
 from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
 from deeplrhe_utils.stain.dcgmm.method import Dcgmm
@@ -133,6 +137,40 @@ def slide(makers: dict[str, Maker]) -> dict[str, dict[str, float]]:
     return found
 
 
+def gap_mask(tile: Tile) -> np.ndarray:
+    """Gaps in the tissue of a source tile: pale, grey and even over 7 px, whatever the glass's own grey is."""
+    od = np.asarray(optical_density(tile))
+    mean, density = cv2.blur(od, (7, 7)), od.mean(axis=-1)
+    level = mean.mean(axis=-1)
+    rough = np.sqrt(np.maximum(cv2.blur(density**2, (7, 7)) - level**2, 0))
+    even = (level < 0.30) & (np.abs(mean - level[..., None]).max(axis=-1) < 0.12) & (rough < 0.012)
+    return cv2.morphologyEx(even.astype(np.uint8), cv2.MORPH_OPEN, np.ones((9, 9), np.uint8)).astype(bool)
+
+
+def grain(colours: np.ndarray, mask: np.ndarray) -> float:
+    """Standard deviation, over Lab, of what is finer than 1.5 px."""
+    return float((colours - cv2.GaussianBlur(colours, (0, 0), 1.5))[mask].std())
+
+
+def gaps(makers: dict[str, Maker], units: dict[str, list[Tile]], shown: int) -> dict[str, dict[str, float]]:
+    """Lightness, chroma, and grain over the source's, of gaps after every method, means over tiles that show some."""
+    judged = [(tiles, tile, mask) for tiles in units.values() for tile in tiles[:shown]
+              if (mask := gap_mask(tile)).mean() > 0.005]  # fmt: skip
+    found = {}
+    for name, maker in makers.items():
+        rows = []
+        for tiles, tile, mask in judged:
+            try:
+                old, new = lab(tile), lab(maker(tiles)(tile))
+            except CompendiumError:  # counted by `cohort`
+                continue
+            chroma = float(np.hypot(*new[mask][:, 1:].T).mean())
+            rows.append((new[mask][:, 0].mean(), chroma, grain(new, mask) / grain(old, mask)))
+        mean = np.mean(rows, axis=0)
+        found[name] = {"lightness": mean[0], "chroma": mean[1], "noise_ratio": mean[2], "tiles": len(rows)}
+    return {name: {key: float(value) for key, value in row.items()} for name, row in found.items()}
+
+
 def goals(result: dict) -> list[dict]:
     """Peer (torchstain's Macenko, per tile), ours, ratio, goal, reached; and the best of our classical ones."""
     peer, mine, rows = "torchstain macenko", "dcgmm", []
@@ -166,6 +204,9 @@ def goals(result: dict) -> list[dict]:
     for key, limit in (("seam_mean", 0.3), ("seam_worst", 0.6), ("glass_mean", 0.5), ("glass_p99", 2.0)):
         own = result["slide"][mine][key]
         add(f"{key}, CMU-1", result["slide"][peer][key], own, f"at most {limit}", abs(own) <= limit)
+    for key, limit in (("chroma", 5.0), ("noise_ratio", 1.05)):
+        theirs, own = (result["gaps, lc25000"][name][key] for name in (peer, mine))
+        add(f"gap {key}, LC25000", theirs, own, f"at most {limit}", own <= limit)
     if "paper" in result["planted"]:
         places = [("fields", k) for k in ("nmi_nuclei_cv", "wasserstein", "lab_stroma", "lab_nuclei")]
         places += [("lc25000", k) for _, k in places]
@@ -200,6 +241,7 @@ def main(paper: bool) -> None:
     one = [data.quarters(data.field(n))[0] for n in (data.TEMPLATE, *data.FIELDS)]
     result["planted"] = planted(makers, [*one, data.slide_tiles()[2][1]])
     result["slide"] = slide(makers)
+    result["gaps, fields"], result["gaps, lc25000"] = gaps(makers, fields, 4), gaps(makers, test, 1)
     parts = data.quarters(template)
     result["itself"] = {
         name: float(np.mean([np.abs(maker(parts)(t).astype(float) - t).mean() for t in parts]))
@@ -222,6 +264,10 @@ def show(result: dict) -> None:
     for name, row in result["slide"].items():
         values = (result["planted"][name], result["itself"][name], *row.values())
         print(f"{name:26}" + "".join(f"{v:12.3f}" for v in values))
+    for place in ("gaps, fields", "gaps, lc25000"):
+        print(f"\n{place:26}" + "".join(f"{k:>12}" for k in result[place]["none"]))
+        for name, row in result[place].items():
+            print(f"{name:26}" + "".join(f"{v:12.3f}" for v in row.values()))
     print(f"\n{'':40}{'peer':>10}{'ours':>10}{'ratio':>8}{'classical':>11}  goal")
     for row in result["goals"]:
         end = "reached" if row["reached"] else "NOT reached"

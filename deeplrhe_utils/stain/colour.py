@@ -20,6 +20,9 @@ SQRT3: Final = sqrt(3.0)
 GLASS_DENSITY: Final = 0.10
 """Optical density at which a pixel is half glass, half tissue; methods leave what is paler alone."""
 GLASS_SOFTNESS: Final = 0.015
+GAP_LEVELS: Final = 32.0
+"""Grey levels below the glass, in the darkest channel, at which a pixel is half gap, half tissue."""
+GAP_SOFTNESS: Final = 6.0
 
 
 def _log(values: Any) -> Any:

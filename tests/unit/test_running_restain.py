@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from deeplrhe_utils.core import text
 from deeplrhe_utils.core.errors import InputError, ModelError, ParameterError, RunError, SlideError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.commands.cli import main
@@ -293,6 +295,16 @@ def test_a_folder_of_pictures_is_one_slide_and_every_picture_comes_out(tmp_path)
     old = [np.asarray(Image.open(p)) for p in (tmp_path / "in" / "B").glob("*.jpg")]
     goal = tissue_colour([np.asarray(Image.open(p)) for p in (tmp_path / "in" / "A").glob("*")])
     assert np.abs(tissue_colour(list(new.values())) - goal).max() < 0.2 * np.abs(tissue_colour(old) - goal).max()
+
+
+@pytest.mark.parametrize("how", [SMALL, WHOLE, {}])
+def test_long_writing_says_how_far_it_is(slides, tmp_path, monkeypatch, capsys, how):
+    monkeypatch.setattr(text, "SHORT_S", 0.0)  # everything is long
+    write_tiles(tmp_path / "in" / "two", "lab 1")
+    source = slides / "two.svs" if how else tmp_path / "in" / "two"
+    normalize([source], tmp_path / "out", NormalizeOptions(method="reinhard", **how), quiet)
+    lines = re.findall(r"^parts of two written: (\d+)/(\d+)", capsys.readouterr().out, re.MULTILINE)
+    assert lines and lines[-1][0] == lines[-1][1]
 
 
 def test_pictures_that_cannot_be_read_are_counted_and_fail_and_many_pages_are_told(tmp_path, capsys):

@@ -55,10 +55,21 @@ def test_a_second_layer_is_a_fold_at_both_scales():
     assert not fold_mask(seen(tissue()), MPP, GLASS).any()
 
 
+@pytest.mark.parametrize("layers", [3, 4])
+@pytest.mark.parametrize("points", [((0.1, 0.3), (0.9, 0.45)), ((0.5, 0.5), (0.53, 0.5))])
+def test_three_layers_are_a_fold_of_any_shape(layers, points):
+    density, where = tissue(), line(130, points=points)
+    density[where] *= layers
+    found = fold_mask(seen(density), MPP, GLASS)
+    assert found[where].mean() > 0.6
+    assert not found[~cv2.dilate(where.astype(np.uint8), disc(60, MPP)).astype(bool)].any()
+    assert not fold_mask(seen(density), MPP, GLASS, exclude=np.ones(where.shape, bool)).any()
+
+
 def test_a_fold_is_no_wide_short_thin_stained_or_excluded_place():
     for where in (line(200), line(60, points=((0.5, 0.5), (0.53, 0.5))), line(8)):
         density = tissue()
-        density[where] *= 2.2
+        density[where] *= 1.8
         assert not fold_mask(seen(density), MPP, GLASS).any()
     where = line(60)
     density = tissue()

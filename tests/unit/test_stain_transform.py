@@ -18,7 +18,7 @@ from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DENSITY, PAPER, DcgmmConfig,
 from deeplrhe_utils.stain.dcgmm.statistics import density_scale
 from deeplrhe_utils.stain.dcgmm.transform import StainTransform, apply, check_tile
 from deeplrhe_utils.synthetic.publish import write_slide
-from tests.stain_tiles import GLASS, clip_gamut, fitted, hsd_to_od, levels, net, painted, quick_fit, slides
+from tests.stain_tiles import GLASS, GLASS_PX, clip_gamut, fitted, hsd_to_od, levels, net, painted, quick_fit, slides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -145,8 +145,37 @@ def test_a_coloured_lamp_is_removed_where_glass_shows():
         new[white] = [method.apply(colour_map, tile) for tile in lit]
     for tile, wanted in zip(new[True], plain, strict=True):
         assert levels(tile, wanted)[GLASS].mean() < 2 and delta_e(tile, wanted).mean() < 2
-    glass = [np.mean([levels(a, b)[GLASS].mean() for a, b in zip(new[white], plain, strict=True)]) for white in new]
-    assert glass[1] > 5 * glass[0], "without, glass keeps its lamp"
+    for tile, wanted in zip(new[False], plain, strict=True):
+        assert levels(tile, wanted)[GLASS].mean() < 2, "without, gaps alone are the reference's"
+
+
+@pytest.mark.parametrize("light", [(0.1, 0.1, 0.1), (0.2, 0.2, 0.22), (0.12, 0.2, 0.28), (0.22, 0.18, 0.03)])
+def test_gaps_that_show_dark_glass_get_the_references_and_no_grain_and_tissue_stays(light):
+    method, lit = fitted(), [painted("lab 2", seed, light=light) for seed in range(3)]
+    made = method.map_to(method.measure(lit), method.measure(slides()["lab 1"]))
+    paint, before = (StainTransform(net(), one) for one in (made, replace(made, gaps=np.zeros((2, 3)))))
+    inside = np.roll(GLASS, 4, axis=1) & GLASS
+    for tile in lit:
+        new, old = apply(paint, tile), apply(before, tile)
+        assert np.abs(new[inside].mean(axis=0) - density_to_rgb(np.full(3, 0.03, np.float32))).max() < 2
+        assert new[inside].std(axis=0).mean() <= 1.15 * tile[inside].std(axis=0).mean()
+        tissue = (optical_density(tile) - np.array(light, np.float32)).mean(axis=-1) > 0.25
+        assert levels(new, old)[tissue].mean() < 0.1
+        planes = torch.from_numpy(tile.copy()).permute(2, 0, 1).reshape(3, -1)
+        with torch.inference_mode():
+            density = transforms._density(planes, paint.white_in, False)
+            logits = paint._spread(density.view(1, 1, *tile.shape[:2])).reshape(net().components, -1)
+            other = torch.stack(transforms._pixels(planes, density, logits, *paint._constants()))
+        assert levels(other.numpy().T.reshape(tile.shape), new).max() <= 1, "as a compiler and a graphics card see it"
+
+
+def test_gaps_of_pale_glass_or_without_a_reference_to_them_keep_their_colour():
+    method, dark = fitted(), [painted("lab 2", seed, light=(0.2, 0.2, 0.2)) for seed in range(3)]
+    assert not plan("lab 2").gaps.any()
+    solid = [np.ascontiguousarray(tile[:, : -GLASS_PX - 4]) for tile in slides()["lab 1"]]
+    made = method.map_to(method.measure(dark), method.measure(solid))
+    assert made.gaps[0].min() > 200 and not made.gaps[1].any()
+    assert levels(method.apply(made, dark[0]), dark[0])[GLASS].max() <= 2
 
 
 def test_white_in_is_white_out_of_the_reference():
@@ -167,7 +196,7 @@ def test_without_glass_a_white_level_is_an_error():
     cut = [np.ascontiguousarray(tile[:, :120]) for tile in slides()["lab 2"]]
     with pytest.raises(StainError, match=r"white level of a slide is unknown.*Got: .*glass"):
         method.measure(cut)
-    known, unknown = method.measure(slides()["lab 2"]), fitted().measure(slides()["lab 1"])
+    known, unknown = method.measure(slides()["lab 2"]), fitted().measure(cut)
     for pair in ((known, unknown), (unknown, known)):
         with pytest.raises(StainError, match=r"white level is unknown.*Got: .*Leave the white level alone"):
             method.map_to(*pair)

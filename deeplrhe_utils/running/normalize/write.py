@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import pandas as pd
 from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
 from deeplrhe_utils.core.files import path_text
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
+from deeplrhe_utils.core.text import Item, on_one_line, told
 from deeplrhe_utils.running.normalize.sources import (
     NormalizeOptions,
     Picture,
@@ -52,8 +53,6 @@ _GREYS: Final = 64  # of the brightest greys it is tried out from which on a map
 _NEVER: Final = 256
 _PNG: Final = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # 6 takes longer for 2 %
 
-Item = TypeVar("Item")
-
 
 class Written(NamedTuple):
     """How much was written, in words and tiles (None of a whole slide), and what should be known about it."""
@@ -79,7 +78,7 @@ def write_normalized_tiles(source: SlideFile, examined: Examined, plan: Plan, fo
         read = read_ahead(lambda _: next(found), range(len(examined.squares)))
 
         def painted() -> Iterator[tuple[Path, Picture]]:
-            for square, tile in zip(examined.squares, read, strict=True):
+            for square, tile in zip(_told(source.name, examined.squares), read, strict=True):
                 if not isinstance(tile, SlideError):
                     rows.append(_row(square, examined.mpp))
                     yield part / rows[-1]["file"], plan(tile)
@@ -92,6 +91,11 @@ def write_normalized_tiles(source: SlideFile, examined: Examined, plan: Plan, fo
         write_normalized_table(part / TILES_TABLE, rows, ("file", "x_l0_px", "y_l0_px", "size_l0_px", "mpp"))
     notes = [f"{lost} of {len(examined.squares)} tiles cannot be decoded and are missing"] if lost else []
     return Written(f"{len(rows)} tiles", len(rows), notes)
+
+
+def _told(name: str, parts: Sequence[Item]) -> Iterator[Item]:
+    """The parts of a slide, with how far it is where they take long: the paper's network needs a second a tile."""
+    return told(f"parts of {on_one_line(name)} written", parts)
 
 
 def _row(square: Square, mpp: float) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def write_pictures(source: PictureFolder, plan: Plan, folder: Path, stain_check:
     with atomic_folder(folder) as part:
 
         def painted() -> Iterator[tuple[Path, Picture]]:
-            for row, picture in zip(rows, read_ahead(read_picture, source.files), strict=True):
+            for row, picture in zip(_told(source.name, rows), read_ahead(read_picture, source.files), strict=True):
                 if stain_check and foreign_tile(picture):
                     foreign.append(row["source"])
                     continue
@@ -168,7 +172,9 @@ class _Bands:
 
     def all(self) -> Iterator[Picture]:
         """All bands from the top, one read ahead; the slide must not change meanwhile."""
-        yield from read_ahead(self._read, range(0, self.frame.height_px, self.rows))
+        tops = range(0, self.frame.height_px, self.rows)
+        for _, band in zip(_told(self.slide.path.stem, tops), read_ahead(self._read, tops), strict=True):
+            yield band
         self.slide.check_unchanged()
 
     def _read(self, top: int) -> Picture:

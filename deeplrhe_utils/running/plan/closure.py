@@ -11,7 +11,8 @@ from typing import Final
 from deeplrhe_utils.core.files import sha256_file, sha256_text, to_json
 
 DATA: Final = ("data/reference", "data/queries", "reports/paper_map.csv", "benchmarks/results/auc_coverage.csv",
-               "benchmarks/results/cross_fitting.csv", "benchmarks/results/probe_cohorts.csv")  # fmt: skip
+               "benchmarks/results/cross_fitting.csv", "benchmarks/results/probe_cohorts.csv",
+               "benchmarks/results/real_artefacts.csv")  # fmt: skip
 """What notebooks read besides tables of earlier stages and their parameters, below the repository."""
 
 

@@ -1,9 +1,10 @@
 """Folds and air bubbles on a survey picture; and the survey itself: the masks of a band of a slide in one call.
 
 Neither is in the paper; both are ours. *Folds*: in cells of 8 µm, the density that fills a disc of 32 µm (so that
-nuclei are gone) is compared with that of the tissue around and beside. *Bubbles*: in cells of 4 µm, a rim is darker
-than what lies beside it in all channels alike, narrow, and runs along a closed convex line, or along what the picture's
-edge leaves of it. Calibration and limits: docs/quality-filter.md.
+nuclei are gone) is compared with that of the tissue around and beside: what is long and narrow must be darker, what is
+darker still, and in every channel, may have any shape. *Bubbles*: in cells of 4 µm, a rim is darker than what lies
+beside it in all channels alike, narrow, and runs along a closed convex line, or along what the picture's edge leaves of
+it. Calibration and limits: docs/quality-filter.md.
 """
 
 from __future__ import annotations
@@ -40,8 +41,10 @@ FOLD_GROWN: Final = 1.5
 """The same down to which a begun fold goes on."""
 FOLD_HUE: Final = 1.2
 """The least ratio over the three channels; a dark stain darkens one channel, a second layer all."""
+FOLD_THICK: Final = 1.06
+"""The least ratio over the channels, in multiples of the first, from which a fold may have any shape."""
 FOLD_WIDTH_UM: Final = (32.0, 120.0)
-"""Width of a fold [µm]: narrower things are cells and fibres, wider ones are dark tissue."""
+"""Width of a fold [µm]: narrower things are cells and fibres, wider ones dark tissue, unless they are thick."""
 FOLD_LENGTH_UM: Final = 100.0
 """Least length of a fold [µm]."""
 FOLD_LONG: Final = 2.0
@@ -86,7 +89,7 @@ def fold_mask(
     grown: float = FOLD_GROWN,
     exclude: _Mask | None = None,
 ) -> _Mask:
-    """Folded tissue: long, narrow, and about twice as dense as what lies around and beside it (ours).
+    """Folded tissue: about twice as dense as what lies around it in every channel, or long, narrow and dense (ours).
 
     Parameters
     ----------
@@ -104,16 +107,17 @@ def fold_mask(
     floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
     weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
+    thick = (least >= FOLD_THICK * ratio).astype(np.uint8)
     if exclude is not None:
-        weak[touched(exclude, weak.shape)] = 0
+        other = touched(exclude, weak.shape)
+        weak[other] = thick[other] = 0
     wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
-    found = np.zeros_like(weak)
     for window, part in connected_components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
         seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
         if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
-            found[window][part] = 1
-    return to_pixels(found, rgb.shape)
+            thick[window][part] = 1
+    return to_pixels(thick, rgb.shape)
 
 
 def _lasting(density: _Map, cell: float) -> _Map:

@@ -5,7 +5,8 @@ closing of the light with a square of 40 µm takes away every dark thing that is
 too, and under ink it leaves the palest tissue, so that the ink's own colour remains. There, in optical density
 (log10), three rules:
 
-- blue and green: red at least 0.45 and not below green; haematoxylin and eosin take more green than red;
+- blue and green: red at least 0.45 and not below green; haematoxylin and eosin take more green than red. Pale ink, red
+  at least 0.25, must take half as much again of red as of green: so does no tissue, in focus or out of it;
 - black: every channel at least 0.45 and the least at least 0.65 of the greatest; dark H&E is not neutral;
 - red: green and blue at least 0.45, blue at least 0.55 of green, red at most 0.45 of green; eosin takes little blue.
 
@@ -26,6 +27,8 @@ PEN_WIDTH_UM: Final = 40.0
 """Dark things narrower than this are not ink [µm]; the stroke of a felt pen is wider than 100 µm."""
 PEN_DENSITY: Final = 0.45
 """Optical density (log10) from which a place is dark enough for ink."""
+_PALE: Final = 5 / 9  # of the cut: density of red from which pale blue and green ink is looked for
+_PALE_HUE: Final = 1.5  # red / green density under pale blue and green ink, at least
 _CELL_UM: Final = 2.0
 _NEUTRAL: Final = 0.65  # least / greatest density of the three channels under black ink
 _RED_LIGHT: Final = 0.45  # red / green density under red ink, at most
@@ -52,7 +55,7 @@ def pen_mask(
     mpp : resolution of the tile or survey [µm/px]; up to 4
     red : look for red ink, too
     glass : white level of the slide; without it that of a usual slide, 245
-    density : optical density from which a place is dark enough for ink [log10]
+    density : optical density from which a place is dark enough for ink [log10]; 5/9 of it for pale blue and green
 
     Returns ndarray, shape (height, width), bool: true under ink, in steps of 2 µm.
     """
@@ -73,6 +76,7 @@ def _is_ink(density: NDArray[np.float32], cut: float, with_red: bool) -> _Mask:
     red, green, blue = cv2.split(density)
     least, greatest = cv2.min(cv2.min(red, green), blue), cv2.max(cv2.max(red, green), blue)
     ink = (red >= cut) & (red >= green)
+    ink |= (red >= _PALE * cut) & (red >= _PALE_HUE * green)
     ink |= (least >= cut) & (least >= _NEUTRAL * greatest)
     if with_red:
         ink |= (green >= cut) & (blue >= cut) & (blue >= _RED_BLUE * green) & (red <= _RED_LIGHT * green)

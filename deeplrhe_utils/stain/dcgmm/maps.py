@@ -6,7 +6,7 @@ Source: Zanjani et al. 2018 for the diagonal map; the full map is the optimal tr
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -14,11 +14,14 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.files import sha256_text
+from deeplrhe_utils.stain.colour import density_to_rgb
 from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DcgmmConfig
 from deeplrhe_utils.stain.dcgmm.statistics import MINIMUM_SHARE, ColourStatistics
 
 SINGLE_STAIN: Final = 0.05
 """Least :func:`chroma_spread` of two stains: real H&E has 0.08 and more, haematoxylin alone about 0.02."""
+DARK_GLASS: Final = 0.09
+"""Optical density, in the darkest channel, from which a slide's glass would be mapped in part as if it were tissue."""
 _NO_WHITE: Final = (0.0, 0.0, 0.0)
 
 
@@ -34,6 +37,8 @@ class ColourMap:
     white_in, white_out : optical density of the glass of source and reference, (3,); zeros leave glass as it is
     identity : source and reference are the same: pixels are copied
     note : "" or why the map is not what was asked for
+    gaps : float64, (2, 3): grey values of the source's glass, where it is so dark that it could pass for tissue, and
+        what is added to its gaps to give them the reference's (0 where that shows no glass); else zeros
     """
 
     net: str
@@ -44,27 +49,29 @@ class ColourMap:
     white_out: tuple[float, float, float] = _NO_WHITE
     identity: bool = False
     note: str = ""
+    gaps: NDArray[np.float64] = field(default_factory=lambda: np.zeros((2, 3)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers."""
         return {
             "net": self.net, "scale": self.scale, "identity": self.identity, "note": self.note,
             "white_in": list(self.white_in), "white_out": list(self.white_out),
-            "matrix": self.matrix.tolist(), "offset": self.offset.tolist(),
+            "matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "gaps": self.gaps.tolist(),
         }  # fmt: skip
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> ColourMap:
         """Inverse of :meth:`to_json`; a damaged record is a :class:`StainError`."""
         try:
-            matrix, offset = (np.asarray(record[name], dtype=np.float64) for name in ("matrix", "offset"))
+            matrix, offset, gaps = (np.asarray(record[name], np.float64) for name in ("matrix", "offset", "gaps"))
             white = [tuple(float(v) for v in record[name]) for name in ("white_in", "white_out")]
             made = cls(str(record["net"]), float(record["scale"]), matrix, offset, white[0], white[1],  # type: ignore[arg-type]
-                       bool(record["identity"]), str(record["note"]))  # fmt: skip
+                       bool(record["identity"]), str(record["note"]), gaps)  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise StainError(f"A colour map's record is damaged ({type(error).__name__}: {error})",
                              fix="Make the map again") from error  # fmt: skip
-        if matrix.shape[1:] != (3, 3) or offset.shape != (len(matrix), 3) or len(white[0]) != 3 or len(white[1]) != 3:
+        whites = gaps.shape == (2, 3) and len(white[0]) == len(white[1]) == 3
+        if matrix.shape[1:] != (3, 3) or offset.shape != (len(matrix), 3) or not whites:
             raise StainError("A colour map's record has the wrong shape", got=f"{matrix.shape}, {offset.shape}",
                              expected="(K, 3, 3), (K, 3)", fix="Make the map again")  # fmt: skip
         return made
@@ -116,7 +123,8 @@ def map_to(
     share = np.where(trusted, source.shares(), 0.0) / source.shares()[trusted].sum()
     matrix[~trusted], offset[~trusted] = np.einsum("k,kij->ij", share, matrix), share @ offset
     note = "single stain: only density is matched" if single else ""
-    return ColourMap(source.net, source.scale, matrix, offset, white_in, white_out, False, note)
+    gaps = _gaps(source, reference) if config.glass and not white else np.zeros((2, 3))
+    return ColourMap(source.net, source.scale, matrix, offset, white_in, white_out, False, note, gaps)
 
 
 def chroma_spread(statistics: ColourStatistics) -> float:
@@ -134,6 +142,15 @@ def _whites(source: ColourStatistics, reference: ColourStatistics) -> list[Any]:
                          got=f"{source.glass.share:.2%} and {reference.glass.share:.2%} of glass", expected="1 %",
                          fix="Leave the white level alone for all slides")  # fmt: skip
     return [tuple(found[0].tolist()), tuple(found[1].tolist())]
+
+
+def _gaps(source: ColourStatistics, reference: ColourStatistics) -> NDArray[np.float64]:
+    """The source's glass and its way to the reference's, where it is dark or tinted; see `ColourMap.gaps`."""
+    if (own := source.glass.white) is None or own.max() < DARK_GLASS:
+        return np.zeros((2, 3))
+    goal = own if reference.glass.white is None else reference.glass.white
+    grey, wanted = (density_to_rgb(one).astype(np.float64) for one in (own, goal))
+    return np.stack([grey, wanted - grey])
 
 
 def _root(matrix: NDArray[np.float64]) -> NDArray[np.float64]:

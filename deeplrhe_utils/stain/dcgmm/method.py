@@ -6,7 +6,8 @@ closed-form Gaussians in HSD and an affine map per component carry the colour to
 Source: Zanjani et al. 2018 (MIDL), as used in DeepLRHE section "Denoising and Color Normalization". The profile
 ``PAPER`` keeps the released network and map; ``DEFAULT`` differs in this, and why: density is divided by the slide's
 95th percentile (a thick section is no other tissue), statistics are per slide (per-tile maps draw a grid), covariances
-are full, responsibilities soft (hard ones draw rims around nuclei), and glass is left alone (moments tint it).
+are full, responsibilities soft (hard ones draw rims around nuclei), and glass is left alone (moments tint it) or, where
+it is dark, given the reference's grey values.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Dcgmm:
         """Statistics of one slide from uint8 RGB tiles (H, W, 3), pixels of no colour of `cohort` left out."""
         check_tiles(tiles)
         white = white_level(tiles) if self.white else None
-        return collect(self.net, tiles, white=white, cohort=cohort, with_glass=self.white)
+        return collect(self.net, tiles, white=white, cohort=cohort, with_glass=self.white or self.net.config.glass)
 
     def read(self, record: dict[str, Any]) -> ColourStatistics:
         """Statistics from their JSON record."""

@@ -163,7 +163,7 @@ def collect(
     scale : density scale of the slide, when these tiles are only a part of it; default: theirs
     white : (3,), optional: optical density of the slide's glass, subtracted from every pixel
     cohort : pixels far from every colour of the cohort (ink) are left out and counted
-    with_glass : look for glass and its colour, too (needed to correct the white level)
+    with_glass : look for glass and its colour, too (needed to know gaps, and to correct the white level)
     pixel_step : take every n-th pixel of each axis for the moments [px]
 
     Raises StainError: no tissue in any tile.

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GLASS_DENSITY, GLASS_SOFTNESS, SQRT3
+from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GAP_LEVELS, GAP_SOFTNESS, GLASS_DENSITY, GLASS_SOFTNESS, SQRT3
 from deeplrhe_utils.stain.dcgmm.maps import ColourMap
 from deeplrhe_utils.stain.dcgmm.net import LEAST_SIDE_PX, DcgmmNet
 
@@ -68,6 +68,7 @@ class StainTransform(nn.Module):
     own: Tensor
     white_in: Tensor
     white_out: Tensor
+    gaps: Tensor
 
     def __init__(self, net: DcgmmNet, colour_map: ColourMap, *, compiled: bool = False, bf16: bool = False) -> None:
         super().__init__()
@@ -82,6 +83,8 @@ class StainTransform(nn.Module):
         self.register_buffer("table", torch.tensor(table, dtype=torch.float32).contiguous())
         for name in ("white_in", "white_out"):
             self.register_buffer(name, torch.tensor(getattr(colour_map, name), dtype=torch.float32).view(3, 1))
+        self.dark_glass = bool(colour_map.gaps.any())
+        self.register_buffer("gaps", torch.tensor(colour_map.gaps, dtype=torch.float32).view(2, 3, 1))
         self.register_buffer("own", self._own(), persistent=False)
 
     def _own(self) -> Tensor:
@@ -133,8 +136,9 @@ class StainTransform(nn.Module):
             _pixels_in_place(out, part, room, flat, density, logits, *self._constants())
         return out.view(3, height, width)
 
-    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, bool]:
-        return self.own, self.table, self.white_in, self.white_out, self.glass, self.white
+    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, bool, Tensor | None]:
+        gaps = self.gaps if self.dark_glass else None
+        return self.own, self.table, self.white_in, self.white_out, self.glass, self.white, gaps
 
     def _spread(self, density: Tensor) -> Tensor | None:
         """The convolutions' share of the logits over the temperature, (N, K, H, W), contiguous."""
@@ -171,7 +175,7 @@ def _density(planes: Tensor, white: Tensor, with_white: bool) -> Tensor:
 
 def _pixels(
     planes: Tensor, density: Tensor, logits: Tensor | None, own: Tensor, table: Tensor, white_in: Tensor,
-    white_out: Tensor, glass: bool, white: bool,
+    white_out: Tensor, glass: bool, white: bool, gaps: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """New 8-bit red, green and blue (n,) of planes (3, n), their density (n,) and the convolutions' logits (K, n).
 
@@ -211,13 +215,23 @@ def _pixels(
         result = [old + tissue * (value - old) for old, value in zip(od, result, strict=True)]
     if white:
         result = [value + white_out[c] for c, value in enumerate(result)]
-    red, green, blue = ((v.neg().exp() * 256.0 - 0.5).clamp(0.0, 255.0).to(torch.uint8) for v in result)
+    result = [v.neg().exp() * 256.0 - 0.5 for v in result]
+    if gaps is not None:
+        share = _gap_share(planes, gaps)
+        result = [v + share * (planes[c] + 0.5 + gaps[1, c] - v) for c, v in enumerate(result)]
+    red, green, blue = (v.clamp(0.0, 255.0).to(torch.uint8) for v in result)
     return red, green, blue
+
+
+def _gap_share(planes: Tensor, gaps: Tensor) -> Tensor:
+    """How much pixels (3, n) are gaps that show dark glass, (n,) in [0, 1]: hardly darker than it in any channel."""
+    darker = torch.maximum(torch.maximum(*(gaps[0, c] - planes[c] for c in (0, 1))), gaps[0, 2] - planes[2])
+    return torch.sigmoid((GAP_LEVELS - darker) * (1.0 / GAP_SOFTNESS))
 
 
 def _pixels_in_place(
     out: Tensor, part: slice, room: Tensor, planes: Tensor, density: Tensor, logits: Tensor | None, own: Tensor,
-    table: Tensor, white_in: Tensor, white_out: Tensor, glass: bool, white: bool,
+    table: Tensor, white_in: Tensor, white_out: Tensor, glass: bool, white: bool, gaps: Tensor | None,
 ) -> None:  # fmt: skip
     """:func:`_pixels` of one strip, written for eager execution: in place, in memory that all strips of a tile share.
 
@@ -257,7 +271,10 @@ def _pixels_in_place(
         result = od.addcmul_(tissue, result.sub_(od))
     if white:
         result.add_(white_out)
-    out[:, part] = result.neg_().exp_().mul_(256.0).sub_(0.5).clamp_(0.0, 255.0)
+    result.neg_().exp_().mul_(256.0).sub_(0.5)
+    if gaps is not None:
+        result.add_((source + 0.5 + gaps[1] - result).mul_(_gap_share(source, gaps)))
+    out[:, part] = result.clamp_(0.0, 255.0)
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -102,7 +102,7 @@ class Normalizer:
                 fix='Give more tiles, lower the minima, or set on_thin_slide to "cohort"',
             )  # fmt: skip
         if thin:
-            own, note = self.cohort, f"cohort statistics: {thin}"
+            own, note = self._of_cohort(own), f"cohort statistics: {thin}"
         stain_map = self.method.map_to(own, self.reference)
         if hint := getattr(stain_map, "note", ""):
             warnings.append(hint)
@@ -118,6 +118,11 @@ class Normalizer:
     def _thin(self, own: Any, n_tiles: int) -> str:
         thin = n_tiles < self.minimum_tiles or own.tissue_px < self.minimum_tissue_px
         return f"{n_tiles} tiles with {own.tissue_px:,.0f} px of tissue" if thin else ""
+
+    def _of_cohort(self, own: Any) -> Any:
+        """The cohort's statistics for a thin slide, whose glass stays its own."""
+        keeps = isinstance(self.method, Dcgmm) and not self.method.white
+        return replace(self.cohort, glass=own.glass) if keeps else self.cohort
 
     def _painter(self, stain_map: Any) -> Callable[[_Tile], _Tile]:
         if isinstance(self.method, Dcgmm):
