@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -130,23 +131,26 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     return _or_say(figure, panels, "No gene can be estimated")
 
 
+KNOWN: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses", "the same, hospitals held out",
+                "image, within adenocarcinoma", "age, sex, smoking, stage, within adenocarcinoma")  # fmt: skip
+"""Arms of :func:`known_without`, in its order."""
+
+
 def known_without(table: pd.DataFrame) -> Figure:
     """Per gene what was reported, what is known without a slide, and what an image reader finds, one above the other.
 
     Parameters
     ----------
-    table : gene, arm, auc, ci_low, ci_high, null_low, null_high; what was reported has no interval
+    table : gene, arm (of :data:`KNOWN`), auc, ci_low, ci_high, null_low, null_high; what was reported has no interval
     """
-    looks = {"reported by the paper": {"color": "0.2", "fmt": "D", "ms": 5}, "diagnosis alone": {"color": PALETTE[1]},
-             "clinical": {"color": PALETTE[3]}, "image": {"color": PALETTE[0]},
-             "image, hospitals held out": {"color": PALETTE[2]},
-             "image, within adenocarcinoma": {"color": PALETTE[4]}}  # fmt: skip
-    own = {name: look | {"label": name} for name, look in looks.items() if (table["arm"] == name).any()}
+    colours = ("0.2", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4], PALETTE[3])
+    own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == KNOWN[0] else {})
+           for arm, colour in zip(KNOWN, colours, strict=True) if (table["arm"] == arm).any()}  # fmt: skip
     figure, panels = forest(table, "AUC by patient, 95 % interval; pale: exchanged labels", series="arm", looks=own,
                             apart=0.14)  # fmt: skip
     for axes in panels.values():
-        figure.set_size_inches(7.2, 1.2 + 0.62 * max(1, table["gene"].nunique()))
-        axes.set_xlim(0.3, 1)
+        figure.set_size_inches(7.6, 1.2 + 0.62 * max(1, table["gene"].nunique()))
+        axes.set_xlim(0.1, 1)
         for y in range(1, table["gene"].nunique()):
             axes.axhline(y - 0.5, color="0.9", lw=0.8)
     return figure
