@@ -15,7 +15,7 @@ from pathlib import Path
 import real
 
 from deeplrhe_utils.core.files import read_json
-from deeplrhe_utils.core.paths import PROFILES, REPORTS
+from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS
 from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.plan.profiles import load_profile
 
@@ -29,6 +29,8 @@ DISPENSABLE = (
 )
 ROWS_OF_PATIENTS = ("tables/*.parquet", "tables/split_*.json", "models")
 """Others' calls and features, patient by patient, are not ours to commit."""
+REAL = ("real_arms.csv", "image_beyond_clinical.csv")
+"""What runs without real features show of them; a copy, because a run must not depend on what it writes itself."""
 
 
 def lean(root: Path, profile: str) -> tuple[int, int]:
@@ -38,6 +40,8 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
         real.reduce(root)
         return counted(root)
     described = load_profile(profile, PROFILES)
+    for name in REAL if profile == "tcga-features" else ():
+        shutil.copyfile(root / "tables" / name, REFERENCE_DATA / name)
     for pattern in DISPENSABLE + (ROWS_OF_PATIENTS if profile == "tcga-features" else ()):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -158,7 +158,7 @@ def real_findings(folder: Path) -> str:
     alone, leak = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
                    for name in ("13-diagnosis-alone", "10-leakage-audit"))  # fmt: skip
     enough = [f"{gene} (reported {row['reported']:.3f}, diagnosis {row['auc']:.3f})"
-              for gene, row in alone["alone"].items() if row["reported"] and row["reported"] <= row["ci_high"]]  # fmt: skip
+              for gene, row in alone["alone"].items() if 0 < (row["reported"] or 0) <= row["ci_high"]]  # fmt: skip
     beyond = [f"{gene} {row['difference']:+.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
               for gene, row in alone["beyond_clinical"]["adenocarcinoma"].items()
               if row["p_holm"] < 0.05 and row["difference"] > 0]  # fmt: skip

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.core.paths import REPOSITORY
+from deeplrhe_utils.core.paths import REFERENCE_DATA, REPORTS, REPOSITORY
 
 _SPEC = importlib.util.spec_from_file_location("readme", REPOSITORY / ".ci" / "readme.py")
 readme = importlib.util.module_from_spec(_SPEC)
@@ -26,6 +26,11 @@ def auc_csv(tmp_path: Path) -> Path:
     path = tmp_path / "auc_table.csv"
     path.write_text(HEADER + TP53 + PBRM1, encoding="utf-8")
     return path
+
+
+def test_what_runs_show_of_real_patients_is_the_committed_report():
+    for name in ("real_arms.csv", "image_beyond_clinical.csv"):
+        assert (REFERENCE_DATA / name).read_bytes() == (REPORTS / "tcga-features" / "tables" / name).read_bytes()
 
 
 def test_results_are_labelled_synthetic_and_rounded(auc_csv):
