@@ -119,7 +119,7 @@ def site_mutation_map(table: pd.DataFrame) -> Figure:
     for i, axes in enumerate(figure.subplots(1, panels, squeeze=False)[0]):
         own = sites[i * rows : (i + 1) * rows]
         _site_panel(axes, cells, own, genes, rows)
-    figure.supxlabel("tissue source site (patients): mutated / profiled patients", fontsize=8)
+    figure.supxlabel("hospital or site (patients): mutated / profiled patients", fontsize=8)
     return figure
 
 
