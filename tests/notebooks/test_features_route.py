@@ -12,7 +12,7 @@ from deeplrhe_utils.running.commands.cli import main
 from tests.stand_ins.cbioportal import CBioPortalStandIn, study_from_labels
 
 CODES = {"luad": ("05", "44", "55"), "lusc": ("21", "22", "33")}
-BRIEF = {"05.mil_epochs": 2, "06.resamples": 200, "09.search_divisions": 2, "09.tuning_positives": 5,
+BRIEF = {"05.mil_epochs": 80, "06.resamples": 200, "09.search_divisions": 2, "09.tuning_positives": 5,
          "10.leak_draws": 19,
          "10.resamples": 200, "11.probe_draws": 99, "11.probe_repeats": 2, "11.resamples": 200, "12.coverage_draws": 50,
          "12.coverage_boots": 10, "12.crossfit_draws": 50, "12.resamples": 200, "13.probe_draws": 99,
@@ -28,7 +28,7 @@ def cohort(seed, n=96):
         patient = f"TCGA-{CODES[kind][i % 3]}-{seed}{i:03d}"
         shows = int(random.random() < 0.5)
         rows += [(patient, "TP53", shows), (patient, "KRAS", int(random.random() < (0.6 if kind == "luad" else 0.05)))]
-        mean = np.r_[1.5 * shows, 3.0 * (kind == "luad"), np.zeros(6)]
+        mean = np.r_[3.0 * shows, 3.0 * (kind == "luad"), np.zeros(6)]
         vectors.append(random.normal(size=(4, 8)) + mean)
         names.append(f"{patient}-01Z-00-DX1")
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status"]).astype({"status": "Int64"})
