@@ -25,7 +25,7 @@ UNKNOWN: Final = "not in this run"
 _MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_]")
 _PLACE: Final = re.compile(r"\{([?!]?)(\d\d)(?::([\w.]+))?\}")
 _SYNTHETIC: Final = "SYNTHETIC data: this says how the pipeline works, not what lung tissue shows."
-_CONDITION: Final = re.compile(r"\{[?!][^}]*\}")
+_CONDITION: Final = re.compile(r"(?:\{[?!][^}]*\})+")
 _IN_RUN: Final = ("notebooks/", "tables/", "numbers/", "models/", "figures/")
 
 
@@ -91,7 +91,7 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
 
 def _text(path: Path, _: Path, numbers: Numbers) -> str:
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")
-    kept = [p for p in paragraphs if not (found := _CONDITION.match(p)) or fill(found[0], numbers) != UNKNOWN]
+    kept = [p for p in paragraphs if not (found := _CONDITION.match(p)) or UNKNOWN not in fill(found[0], numbers)]
     return fill("\n\n".join(kept).rstrip() + "\n", numbers, _in_markdown)
 
 

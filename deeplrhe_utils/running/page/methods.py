@@ -34,15 +34,21 @@ _PARAGRAPHS: Final = (
         "Tiles were kept at {04:store_px} px.",
     ),
     (
-        "A network of the kind {05:architecture} with {05:weights} weights was trained on {05:n_tiles} windows of "
-        "{05:n_patients} patients for {05:epochs} passes, in {05:n_folds} folds that divide patients; seed {05:seed}.",
+        "{?05:bags}Features of the slides were given. On {05:n_tiles} vectors of {05:n_patients} patients {05:bags} "
+        "was trained for {05:epochs} passes, one bag a patient, in {05:n_folds} folds that divide patients; seed "
+        "{05:seed}.",
+        "{!05:bags}A network of the kind {05:architecture} with {05:weights} weights was trained on {05:n_tiles} "
+        "windows of {05:n_patients} patients for {05:epochs} passes, in {05:n_folds} folds that divide patients; seed "
+        "{05:seed}.",
     ),
     (
         "{?07:given_model}No network was trained here; scores are those of a given one. {07:networks}.",
     ),
     (
-        "{?06}A patient's score is the mean over the windows of all their slides, by the network that had not seen "
+        "{?06}{?05:bags}A patient's score is that of all their vectors together, by the network that had not seen "
         "them.",
+        "{?06}{!05:bags}A patient's score is the mean over the windows of all their slides, by the network that had "
+        "not seen them.",
         "AUCs are of {06:unit} (n = {06:n_patients}), with intervals by {06:interval}; an AUC is estimated from "
         "{06:min_positives} positive and as many negative patients on.",
         "Not estimable in this run: {06:not_estimable}.",
