@@ -12,7 +12,7 @@ import pytest
 from deeplrhe_utils.acquisition.services.download import TransferOptions
 from deeplrhe_utils.acquisition.services.web import Patience, Service
 from deeplrhe_utils.core.errors import ParameterError, RunError
-from deeplrhe_utils.running.jobs import features
+from deeplrhe_utils.running.jobs import download as features
 from tests.faults.download_faults import CASES, SIZE, TIMEOUT_S, Case
 from tests.stand_ins.gdc import GdcStandIn, offered
 

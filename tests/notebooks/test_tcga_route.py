@@ -35,7 +35,7 @@ def services(tmp_path_factory):
 
 def test_every_command_can_be_typed():
     typed = [vars(build_parser().parse_args(words)) for words in commands()]
-    assert [t["command"] for t in typed] == ["run", "doctor", "cohort", "download", "run", "run"]
+    assert [t["command"] for t in typed] == ["run", "run", "doctor", "cohort", "download", "run", "run"]
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def test_the_route_ends_with_tiles(services, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     gdc, portal, store = services.gdc.url, services.portal.url, tmp_path / "data" / "raw" / "tcga"
     asked = ["-p", f"gdc_endpoint={gdc}", "-p", f"cbioportal_endpoint={portal}", "-p", f"download_to={store}"]
-    mini, _, cohort, download, to_03, _ = commands()
+    _, mini, _, cohort, download, to_03, _ = commands()
     assert main([*mini, *asked, "--to", "03", "--out", "mini"]) == 0, capfd.readouterr().err
     screened = pd.read_parquet(tmp_path / "mini" / "tables" / "tiles.parquet")
     assert screened["selected"].any() and screened["noise_ratio"].notna().any()

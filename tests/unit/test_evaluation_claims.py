@@ -7,7 +7,7 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
-from deeplrhe_utils.evaluation.audits import forensics
+from deeplrhe_utils.evaluation.audits import claims as claims_of
 from deeplrhe_utils.evaluation.audits.claims import ABSENT, JUDGES, Numbers, claims_ledger, read_numbers
 from deeplrhe_utils.learning.networks.deeplrhe import identity_gap
 from deeplrhe_utils.learning.recipes.recipe import DEEPPATH
@@ -152,27 +152,27 @@ def test_granularity_equals_trying_every_value(text, n_pos):
     values = [k / (2 * n_pos * n_neg) for k in range(2 * n_pos * n_neg + 1)]
     decimals = len(text.partition(".")[2])
     brute = any(abs(v - float(text)) <= 0.5 * 10**-decimals + 1e-12 for v in values)
-    assert forensics.possible_auc(text, n_pos, n_neg) == brute
+    assert claims_of.possible_auc(text, n_pos, n_neg) == brute
 
 
 def test_impossible_questions_are_refused():
     for text, n in (("high", 3), ("1.2", 3), ("0.5", 0)):
         with pytest.raises(ParameterError):
-            forensics.possible_auc(text, n, 4)
+            claims_of.possible_auc(text, n, 4)
 
 
 def test_reported_values_beside_what_counts_allow():
     reported = pd.DataFrame({"gene": ["TP53", "PBRM1", "KRAS", "X"], "reported_auc": [0.87, 0.55, None, 0.9]})
-    table = forensics.reported_by_chance(reported, STAGES["12-power-and-precision"]["reported"])
+    table = claims_of.reported_by_chance(reported, STAGES["12-power-and-precision"]["reported"])
     assert list(table["gene"]) == ["TP53", "PBRM1"] and list(table["above_chance"]) == ["yes", "no"]
     assert len(audits.allowed(table).axes[0].get_yticklabels()) == 2
-    assert forensics.reported_by_chance(reported, {}).empty
+    assert claims_of.reported_by_chance(reported, {}).empty
     counts = pd.Series([3, 0], index=["reproduced", "compatible"])
     assert [t.get_text() for t in audits.verdict_bars(counts).axes[0].texts] == ["3", "0"]
 
 
 def test_stated_differences_are_told_with_both_sides():
-    table = forensics.stated_differences(pd.read_csv(REFERENCE_DATA / "table1_checks.csv"))
+    table = claims_of.stated_differences(pd.read_csv(REFERENCE_DATA / "table1_checks.csv"))
     told = table.set_index(["statement", "patients"])
     assert told.loc[("adenocarcinoma tends occur at older age", "LUAD and LUSC"), "sentence"] == (
         "LUAD and LUSC, mean age [years]: LUAD 65.3 (503), LUSC 67.3 (495); difference -1.9 [-3.1, -0.8]"

@@ -14,7 +14,7 @@ from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation.audits import diagnosis
 from deeplrhe_utils.evaluation.audits.probing import paired_probe, probe
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
-from deeplrhe_utils.reporting.audit_figures.audits import KNOWN, known_without
+from deeplrhe_utils.reporting.audit_figures.audits import ARMS_KNOWN, known_without
 
 
 def test_a_stratum_ranks_as_its_patients_one_by_one_would():
@@ -119,7 +119,7 @@ def test_readers_of_one_cohort_score_another_and_strangers_are_refused():
 
 def test_the_figure_shows_every_arm_that_is_there():
     row = {"gene": "G", "auc": 0.7, "ci_low": 0.6, "ci_high": 0.8, "null_low": 0.4, "null_high": 0.6}
-    table = pd.DataFrame([{**row, "arm": arm} for arm in KNOWN[:3]])
+    table = pd.DataFrame([{**row, "arm": arm} for arm in ARMS_KNOWN[:3]])
     table.loc[0, ["ci_low", "ci_high", "null_low", "null_high"]] = np.nan
     figure = known_without(table)
     assert [t.get_text() for t in figure.legends[0].get_texts()] == list(table["arm"])

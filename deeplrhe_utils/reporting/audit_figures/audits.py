@@ -131,8 +131,9 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
     return _or_say(figure, panels, "No gene can be estimated")
 
 
-KNOWN: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses", "the same, hospitals held out",
-                "image, within adenocarcinoma", "age, sex, smoking, stage, within adenocarcinoma")  # fmt: skip
+ARMS_KNOWN: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses",
+                     "the same, hospitals held out", "image, within adenocarcinoma",
+                     "age, sex, smoking, stage, within adenocarcinoma")  # fmt: skip
 """Arms of :func:`known_without`, in its order."""
 
 
@@ -141,11 +142,11 @@ def known_without(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : gene, arm (of :data:`KNOWN`), auc, ci_low, ci_high, null_low, null_high; what was reported has no interval
+    table : gene, arm (of :data:`ARMS_KNOWN`), auc, ci_low, ci_high, null_low, null_high; a reported value has no interval
     """
     colours = ("0.2", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4], PALETTE[3])
-    own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == KNOWN[0] else {})
-           for arm, colour in zip(KNOWN, colours, strict=True) if (table["arm"] == arm).any()}  # fmt: skip
+    own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == ARMS_KNOWN[0] else {})
+           for arm, colour in zip(ARMS_KNOWN, colours, strict=True) if (table["arm"] == arm).any()}  # fmt: skip
     figure, panels = forest(table, "AUC by patient, 95 % interval; pale: exchanged labels", series="arm", looks=own,
                             apart=0.14)  # fmt: skip
     for axes in panels.values():
