@@ -142,7 +142,7 @@ def known_without(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : gene, arm (of :data:`ARMS_KNOWN`), auc, ci_low, ci_high, null_low, null_high; a reported value has no interval
+    table : gene, arm (:data:`ARMS_KNOWN`), auc, ci_low, ci_high, null_low, null_high; what was reported is a dot
     """
     colours = ("0.2", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4], PALETTE[3])
     own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == ARMS_KNOWN[0] else {})
