@@ -17,6 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.labels.labels import with_label_patients
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import sha256_file
@@ -29,6 +30,8 @@ _EACH: Final = (".npy", ".npz", ".pt")
 _TABLES: Final = (".parquet", ".csv")
 _COUNTS: Final = ("n_regions", "n_tiles")
 _STORED: Final = {"FloatStorage": np.float32, "HalfStorage": np.float16, "DoubleStorage": np.float64}
+
+_DAMAGED: Final = (OSError, ValueError, LookupError, EOFError, StopIteration, NotImplementedError, zipfile.BadZipFile)
 
 
 class FeatureFiles(NamedTuple):
@@ -47,7 +50,7 @@ class FeatureFiles(NamedTuple):
     note: str
 
 
-def read_features(path: Path) -> FeatureFiles:
+def read_features(path: Path, owners: Path | None = None) -> FeatureFiles:
     """Read the vectors of a cohort.
 
     Parameters
@@ -55,10 +58,11 @@ def read_features(path: Path) -> FeatureFiles:
     path : a ``.npz`` with slide (S,), features (N, D) and, unless N = S, n_regions or n_tiles (S,), slide after slide;
         a ``.parquet`` or ``.csv`` with slide_id and numbers, a row per vector; or a folder, searched with its
         sub-folders, of files ``<slide_id>.npy`` | ``.npz`` | ``.pt``, each an array (n, D) or (D,)
+    owners : a table of labels, whose column slide_id tells patients
 
-    Slides are named as files are: the patient and the hospital are those of a TCGA barcode, else the slide is its own
-    patient. Raises InputError: nothing there, a slide twice or without a vector, arrays of other shapes or another
-    number of features, a number that is not finite.
+    Slides are named as files are: the hospital is that of a TCGA barcode, and so is the patient that `owners` does not
+    tell; else the slide is its own patient. Raises InputError: nothing there, a slide twice or without a vector, arrays
+    of other shapes or another number of features, a column that is none, a number that is not finite.
     """
     path = Path(path)
     parts = dict(sorted(_folder(path) if path.is_dir() else _one_file(path)))
@@ -80,6 +84,7 @@ def read_features(path: Path) -> FeatureFiles:
     place = np.concatenate([np.arange(n) for n in counts])
     tile_ids = [f"{slide}_{i}" for slide, i in zip(owner, place, strict=True)]
     slides = _slides({name: file for name, (_, file) in parts.items()})
+    slides = slides if owners is None else with_label_patients(slides, owners)[0]
     patients = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
     tiles = pd.DataFrame({"tile_id": tile_ids, "slide_id": owner, "patient_id": [patients[s] for s in owner],
                           "kept": True, "selected": True})  # fmt: skip
@@ -115,11 +120,14 @@ def _folder(folder: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:
 
 def _one_file(path: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:
     if path.suffix in _TABLES:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else read_foreign(path)
-        if "slide_id" not in frame or frame["slide_id"].isna().any():
+        frame = _parquet(path) if path.suffix == ".parquet" else read_foreign(path, InputError)
+        if "slide_id" not in frame or frame["slide_id"].replace("", pd.NA).isna().any():
             raise InputError(f"{path} does not name the slide of every row", got=", ".join(map(str, frame.columns[:5])),
                              expected="a column slide_id, and numbers")  # fmt: skip
         values = frame.drop(columns="slide_id").apply(pd.to_numeric, errors="coerce")
+        if words := [str(c) for c in values if values[c].isna().all() or str(c).startswith("(column ")]:
+            raise InputError(f"{path} has columns that are no features: {shortened(words, 3)}",
+                             expected="slide_id and named columns of numbers", fix="Remove them")  # fmt: skip
         for name, rows in values.groupby(frame["slide_id"].astype(str), sort=False):
             yield str(name), (rows.to_numpy(np.float32), path)
         return
@@ -138,11 +146,18 @@ def _one_file(path: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:
         yield str(name), (part, path)
 
 
+def _parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as cause:
+        raise InputError(f"{path} cannot be read ({cause})", expected="a Parquet table") from cause
+
+
 def _npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError) as cause:
+    except (*_DAMAGED, AttributeError) as cause:
         raise InputError(f"{path} cannot be read ({cause})", expected="an NPZ file without objects") from cause
 
 
@@ -167,6 +182,8 @@ def _tensor(path: Path) -> NDArray[Any]:
             (listed,) = [n for n in archive.namelist() if n.endswith("/data.pkl")]
             steps = [(code.name, value) for code, value, _ in pickletools.genops(archive.read(listed))]
             data = archive.read(listed.removesuffix(".pkl") + "/0")
+        if (tensors := sum(name == "BINPERSID" for name, _ in steps)) != 1:
+            raise ValueError(f"{tensors} tensors")
         words = [str(v).split()[-1] for name, v in steps if name in ("GLOBAL", "STACK_GLOBAL")]
         kind = next(_STORED[w] for w in words if w in _STORED)
         after = steps[next(i for i, (name, _) in enumerate(steps) if name == "BINPERSID") + 1 :]
@@ -178,6 +195,6 @@ def _tensor(path: Path) -> NDArray[Any]:
         if start or strides != [int(np.prod(shape[i + 1 :])) for i in range(rank)]:
             raise ValueError("a view of another tensor")
         return np.frombuffer(data, np.dtype(kind).newbyteorder("<"), count).reshape(shape)
-    except (OSError, ValueError, KeyError, StopIteration, zipfile.BadZipFile) as cause:
+    except _DAMAGED as cause:
         raise InputError(f"{path} is no plain tensor ({cause or 'unknown layout'})", expected="one dense tensor of "
                          "floats, as torch.save writes it since version 1.6") from cause  # fmt: skip

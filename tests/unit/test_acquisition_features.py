@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import zipfile
 
@@ -87,6 +88,7 @@ SPOILS = {
     "a pickle": lambda f, v: _archive(f / "a.pt", pickle.dumps(_Evil())),
     "an old tensor": lambda f, v: torch.save(torch.zeros(2, 6), f / "a.pt", _use_new_zipfile_serialization=False),
     "a view": lambda f, v: torch.save(torch.randn(6, 4).t(), f / "a.pt"),
+    "two tensors": lambda f, v: torch.save({"coords": torch.zeros(3, 2), "features": torch.ones(3, 6)}, f / "a.pt"),
     "integers": lambda f, v: torch.save(torch.zeros(2, 6, dtype=torch.int64), f / "a.pt"),
     "objects": lambda f, v: np.save(f / "a.npy", np.array([{"a": 1}], dtype=object)),
     "a cut file": lambda f, v: (np.save(f / "a.npy", v), (f / "a.npy").write_bytes((f / "a.npy").read_bytes()[:-7])),
@@ -101,7 +103,8 @@ SPOILS = {
 
 @pytest.mark.parametrize(("what", "says"), [
     ("a pickle", "no plain tensor"), ("an old tensor", "no plain tensor"), ("a view", "a view of another tensor"),
-    ("integers", "no plain tensor"), ("objects", "without objects"), ("a cut file", "cannot be read"),
+    ("two tensors", "2 tensors"), ("integers", "no plain tensor"), ("objects", "without objects"),
+    ("a cut file", "cannot be read"),
     ("another width", "different numbers of features: b"), ("nan", "not finite: a"), ("no vector", "no vector: a"),
     ("three dimensions", r"holds no vectors.*\(1, 3, 6\)"),
     ("two files of a slide", "Two files hold the features of slide a"),
@@ -130,6 +133,46 @@ def test_one_file_whose_arrays_do_not_fit_is_refused(tmp_path, vectors):
     (tmp_path / "x.csv").write_text("slide,x\na,1\n")
     with pytest.raises(InputError, match="does not name the slide"):
         read_features(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("slide_id,kind,x\na,tumour,1\n", "no features: kind"),
+    (",slide_id,x\n0,a,1\n1,b,2\n", r"no features: \(column 1\)"),
+    ("slide_id,x\n,1\na,2\n", "does not name the slide"), ("slide_id,x\na,1\nb,two\n", "not finite: b"),
+])  # fmt: skip
+def test_a_column_that_is_no_feature_is_named(tmp_path, text, says):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(InputError, match=says):
+        read_features(tmp_path / "x.csv")
+
+
+def test_damaged_files_are_errors_of_ours(tmp_path):
+    random, file = np.random.default_rng(2), tmp_path / "a.pt"
+    torch.save(torch.ones(3, 4), file)
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    for _ in range(300):
+        broken = whole.copy()
+        broken[random.integers(0, len(whole), 3)] = random.integers(0, 256, 3)
+        file.write_bytes(broken.tobytes())
+        with contextlib.suppress(InputError):
+            read_features(tmp_path)
+    for name in ("x.parquet", "gone.parquet", "gone.csv", "gone.npz"):
+        (tmp_path / "x.parquet").write_bytes(b"PAR1")
+        with pytest.raises(InputError):
+            read_features(tmp_path / name)
+
+
+def test_a_table_of_labels_tells_the_patients_of_slides_and_of_their_vectors(tmp_path, vectors):
+    folder = write(tmp_path, vectors, "npy")
+    (tmp_path / "labels.csv").write_text(
+        "slide_id,patient_id,TP53\nslide 7,case 1,1\nTCGA-18-3406-01Z-00-DX1,case 1,1\n"
+    )
+    found = read_features(folder, tmp_path / "labels.csv")
+    for table in (found.slides, found.tiles):
+        assert table.groupby("slide_id")["patient_id"].unique().str.join("").to_dict() == {
+            "slide 7": "case 1", "TCGA-18-3406-01Z-00-DX1": "case 1",
+            "TCGA-05-4244-01Z-00-DX1": "TCGA-05-4244"}  # fmt: skip
+    assert "2 patients" in found.note
 
 
 def test_clinical_tables_are_read_under_the_names_that_others_give(tmp_path):
