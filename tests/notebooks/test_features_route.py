@@ -62,6 +62,7 @@ def test_notebooks_that_need_pixels_say_so_and_the_others_finish(run):
     skipped = [name[:2] for name, stage in stages.items() if stage["status"] == "skipped" and stage["reason"]]
     assert skipped == ["02", "03", "04", "07", "08", "15"]
     assert {stage["status"] for stage in stages.values()} == {"finished", "skipped"}
+    assert json.loads((run / "numbers" / "05-gpu-training.json").read_text())["device"] in ("cpu", "cuda")
     page = (run / "index.html").read_text()
     assert "Traceback" not in page and "SYNTHETIC" not in page
 
@@ -91,6 +92,24 @@ def test_readers_go_to_whole_other_hospitals_and_to_another_cohort(run):
     } <= rivals
     external = pd.read_csv(run / "tables" / "external.csv").set_index("gene")
     assert external.loc["TP53", "ci_low"] > 0.6 and external.loc["TP53", ["n_pos", "n_neg"]].sum() == 60
+
+
+@pytest.mark.parametrize("code", ["05", None], ids=["one diagnosis", "no barcodes"])
+def test_one_diagnosis_and_slides_of_strangers_are_not_called_both_diagnoses(tmp_path, code):
+    names = [f"TCGA-{code}-{i:04d}-01Z-00-DX1" if code else f"slide {i}" for i in range(40)]
+    people = [name[:12] if code else f"case {i // 2}" for i, name in enumerate(names)]
+    np.savez(tmp_path / "x.npz", slide=names, features=np.random.default_rng(3).normal(size=(40, 8)))
+    labels = {"slide_id": names, "patient_id": people, "TP53": np.arange(40) // 2 % 2, "KRAS": np.arange(40) // 4 % 2}
+    pd.DataFrame(labels).to_csv(tmp_path / "labels.csv", index=False)
+    words = [f"features_path={tmp_path / 'x.npz'}", f"labels_csv={tmp_path / 'labels.csv'}",
+             *(f"{name}={value}" for name, value in BRIEF.items() if name[:2] in ("05", "13", "n_", "mi"))]  # fmt: skip
+    asked = [text for word in words for text in ("-p", word)]
+    assert main(["run", "features", "--out", str(tmp_path / "run"), "--only", "01,05,13", *asked]) == 0
+    arms = pd.read_csv(tmp_path / "run" / "tables" / "real_arms.csv")
+    assert set(zip(arms["patients"], arms["arm"], strict=True)) == {
+        ("adenocarcinoma" if code else "all patients", "image")}  # fmt: skip
+    assert arms["auc"].notna().all() and arms[["n_pos", "n_neg"]].sum(axis=1).eq(40 if code else 20).all()
+    assert pd.read_csv(tmp_path / "run" / "tables" / "image_beyond_clinical.csv").empty
 
 
 def test_a_licence_is_asked_for_before_anything_is_fetched(tmp_path, capfd):

@@ -31,6 +31,7 @@ def test_a_stratum_ranks_as_its_patients_one_by_one_would():
     assert two["auc"] == pytest.approx(roc_auc_score(label, site > 4), abs=1e-12)
     assert (two["n_pos"], two["n_neg"]) == (label.sum(), 200 - label.sum())
     assert np.isnan(diagnosis.told_by(counts.assign(mutated=0), "s")["auc"])
+    assert diagnosis.told_by(counts.assign(s="one"), "s")["auc"] == 0.5
 
 
 def test_a_hospital_that_tells_nothing_lies_a_little_below_one_half():
@@ -113,6 +114,10 @@ def test_readers_of_one_cohort_score_another_and_strangers_are_refused():
         diagnosis.external_rows(here, labels, there.iloc[:, :5], theirs)
     with pytest.raises(CohortError, match="both cohorts"):
         diagnosis.external_rows(here, labels, here, labels)
+    with pytest.raises(CohortError, match=r"both vectors and a label.*P8-000.*Q-000"):
+        diagnosis.external_rows(
+            here, labels, there, theirs.assign(patient_id=theirs["patient_id"].str.replace("P8", "Q"))
+        )
     rare = labels.assign(status=pd.array([1, *[0] * 239], "Int64"))
     assert np.isnan(diagnosis.external_rows(here, rare, there, theirs).iloc[0]["auc"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 from pathlib import Path
 
@@ -31,6 +32,22 @@ def auc_csv(tmp_path: Path) -> Path:
 def test_what_runs_show_of_real_patients_is_the_committed_report():
     for name in ("real_arms.csv", "image_beyond_clinical.csv"):
         assert (REFERENCE_DATA / name).read_bytes() == (REPORTS / "tcga-features" / "tables" / name).read_bytes()
+
+
+def test_real_patients_are_told_where_an_arm_an_interval_or_a_group_is_missing(tmp_path):
+    """As a run without a clinical record, or of one diagnosis, leaves them."""
+    (tmp_path / "without_a_slide.csv").write_text("gene,auc,ci_low,ci_high\nTP53,0.669,0.639,0.697\n")
+    rows = "TP53,both diagnoses,image,0.709,0.665,0.749\nTP53,adenocarcinoma,clinical,0.5,,\n"
+    (tmp_path / "real_arms.csv").write_text("gene,patients,arm,auc,ci_low,ci_high\n" + rows)
+    text = readme.real_table(tmp_path, REPORTED)
+    assert "| TP53 | 0.87 | 0.67 [0.64, 0.70] | 0.71 [0.67, 0.75] | – | – | – | – |" in text
+    alone = {"alone": {"TP53": {"reported": 0.87, "auc": 0.669, "ci_high": 0.697}}, "beyond_clinical": {}}
+    (tmp_path / "13-diagnosis-alone.json").write_text(json.dumps(alone))
+    leak = {"auc_by_gene": {"TP53": {"tile": 0.8, "patient": 0.6}}}
+    (tmp_path / "10-leakage-audit.json").write_text(json.dumps(leak))
+    found = readme.real_findings(tmp_path)
+    assert "no reported value" in found and "no gene (p < 0.05 after Holm, of 0 genes)" in found
+    assert "from 0.60 to 0.80 (reported 0.870)" in found
 
 
 def test_results_are_labelled_synthetic_and_rounded(auc_csv):

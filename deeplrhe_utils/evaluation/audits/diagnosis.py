@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.evaluation.auc.delong import delong
 from deeplrhe_utils.learning.probes.readers import ridge_held_out
 
@@ -52,16 +53,16 @@ def told_by(counts: pd.DataFrame, stratum: str) -> dict[str, float]:
     counts : mutated, profiled and the column `stratum`; rows of one stratum are added up
 
     Returns dict: auc, ci_low, ci_high (DeLong 95 %), n_pos, n_neg. Of two strata (diagnoses) the one with more
-    mutations ranks first. Of more (hospitals) a patient's score is the share mutated among the *other* patients of the
-    stratum, shrunk to the mean by four patients; the share leans away from a patient's own label, so a hospital that
-    tells nothing lies a little below one half. NaN without patients of both classes.
+    mutations ranks first; one alone tells nothing. Of more (hospitals) a patient's score is the share mutated among
+    the *other* patients of the stratum, shrunk to the mean by four patients; the share leans away from a patient's own
+    label, so a hospital that tells nothing lies a little below one half. NaN without patients of both classes.
     """
     own = counts.groupby(stratum)[["mutated", "profiled"]].sum()
     m, n = own["mutated"].to_numpy(float), own["profiled"].to_numpy(float)
     n_pos, n_neg = int(m.sum()), int((n - m).sum())
     if not min(n_pos, n_neg):
         return dict.fromkeys(("auc", "ci_low", "ci_high"), float("nan")) | {"n_pos": n_pos, "n_neg": n_neg}
-    if len(own) == 2:
+    if len(own) <= 2:
         positive = negative = m / n
     else:
         mean = m.sum() / n.sum()
@@ -146,13 +147,18 @@ def external_rows(
 
     Returns DataFrame: gene, auc, ci_low, ci_high (DeLong 95 %), n_pos, n_neg, shift (mean score there minus here, in
     standard deviations of the scores here); NaN with fewer than `min_positives` patients of a class on either side.
-    Raises CohortError: other features, or a patient in both cohorts.
+    Raises CohortError: other features, a patient in both cohorts, or nobody there with vectors and a label.
     """
     if list(here.columns) != list(there.columns):
         raise CohortError("The two cohorts were described by different features", got=f"{there.shape[1]} features",
                           expected=f"{here.shape[1]}")  # fmt: skip
     if both := sorted(set(here.index) & set(there.index)):
         raise CohortError(f"{len(both)} patients belong to both cohorts", got=", ".join(both[:5]))
+    if not len(known := their_labels.dropna(subset=["status"])) or not known["patient_id"].isin(there.index).any():
+        raise CohortError("Nobody in the other cohort has both vectors and a label",
+                          got=f"vectors of {shortened(list(there.index), 3)}",
+                          expected=f"patients such as {shortened(list(known['patient_id'].unique()), 3)}",
+                          fix="Name the slides in a column slide_id of its labels")  # fmt: skip
     wide, theirs = (t.pivot(index="patient_id", columns="gene", values="status") for t in (labels, their_labels))
     rows = []
     for gene in [g for g in labels["gene"].drop_duplicates() if g in theirs]:

@@ -23,9 +23,9 @@ def label_free(run: Any, arm: str, tile_ids: pd.Series) -> pd.DataFrame:
     """
     import pandas as pd
 
-    given = run.paths.work / "01" / "features" / "none.parquet"
-    path = given if given.is_file() else run.paths.work / "04" / "features" / f"{arm}.parquet"
-    return pd.read_parquet(path).loc[tile_ids]
+    given = run.number_of("01-data-acquisition", "input_kind") == "features"
+    folder, name = ("01", "none") if given else ("04", arm)
+    return pd.read_parquet(run.paths.work / folder / "features" / f"{name}.parquet").loc[tile_ids]
 
 
 def results_folder(run_dir: str, table: str) -> str:
