@@ -173,7 +173,7 @@ def real_findings(folder: Path) -> str:
         "Within adenocarcinoma the image adds to age, sex, smoking and stage for": f"{', '.join(beyond) or 'no gene'} "
         f"(p < 0.05 after Holm, of {len(within)} genes).",
         "Dividing regions in place of patients": f"lifts the mean AUC of a kernel reader from {mean['patient']:.2f} to "
-        f"{mean['tile']:.2f}, of {widest} from {split[widest]['patient']:.2f} to {split[widest]['tile']:.2f}"
+        f"{mean['tile']:.2f}, most that of {widest}, from {split[widest]['patient']:.2f} to {split[widest]['tile']:.2f}"
         f"{f' (reported {told:.3f})' if told else ''}.",
     }  # fmt: skip
     return "\n".join(f"- **{head}** {text}" for head, text in said.items())
