@@ -1,4 +1,4 @@
-"""Published divisions of lung slides: does a test slide's patient, or tissue source site, also give training slides?
+"""Published divisions of lung slides: does a test slide's patient, or hospital, also give training slides?
 
 Writes ``data/reference/published_splits.csv`` (counts and shares, no rows of patients), which notebook 10 shows. Lists
 that are no part of the repository are read from ``--data``; no time is measured.
@@ -92,7 +92,7 @@ def lists(data: Path) -> Iterator[tuple[str, str, _Members, list[_Fold], str]]:
 
 
 def listed(data: Path) -> Iterator[dict[str, object]]:
-    """Divisions that are published as lists, judged by patient and, for TCGA, by tissue source site."""
+    """Divisions that are published as lists, judged by patient and, for TCGA, by hospital."""
     for source, files, members, folds, computed in lists(data):
         rows = [{"scheme": "slide", "fold": i, "unit_id": str(slide).removesuffix(".svs"), "role": role}
                 for i, fold in enumerate(folds) for role, slides in fold.items() for slide in slides]  # fmt: skip
