@@ -75,8 +75,8 @@ def read_features(path: Path, owners: Path | None = None) -> FeatureFiles:
                          got=widths[other[0]], expected=f"{width}, as of {next(iter(widths))}")  # fmt: skip
     if empty := [name for name, (array, _) in parts.items() if not len(array)]:
         raise InputError(f"{len(empty)} slides of {path} have no vector: {shortened(empty, 3)}")
-    if wrong := [name for name, (array, _) in parts.items() if not np.isfinite(array).all()]:
-        raise InputError(f"{len(wrong)} slides of {path} have a feature that is not finite: {shortened(wrong, 3)}",
+    if wrong := [name for name, (array, _) in parts.items() if not _finite(array)]:
+        raise InputError(f"{len(wrong)} slides of {path} have a vector of no finite numbers: {shortened(wrong, 3)}",
                          fix="Leave these slides out, or make their features again")  # fmt: skip
     vectors = np.concatenate([array.astype(np.float32) for array, _ in parts.values()])
     counts = [len(array) for array, _ in parts.values()]
@@ -93,6 +93,11 @@ def read_features(path: Path, owners: Path | None = None) -> FeatureFiles:
             "where in a slide a vector comes from is not known, so there are no heat maps.")  # fmt: skip
     table = pd.DataFrame(vectors, index=pd.Index(tile_ids, name="tile_id"), columns=[f"f{i}" for i in range(width)])
     return FeatureFiles(slides, conform(tiles, TILES), table, note)
+
+
+def _finite(array: NDArray[Any]) -> bool:
+    with np.errstate(over="ignore"):
+        return array.dtype.kind in "fiu" and bool(np.isfinite(array.astype(np.float32)).all())
 
 
 def _slides(files: dict[str, Path]) -> pd.DataFrame:
@@ -137,10 +142,11 @@ def _one_file(path: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:
                          expected="arrays slide, features and, unless a slide is one vector, n_regions")  # fmt: skip
     names, features = arrays["slide"].astype(str), arrays["features"]
     counts = next((arrays[c] for c in _COUNTS if c in arrays), np.ones(len(names), int))
-    fits = len(names) == len(counts) == len(set(names)) and counts.sum() == len(features) and features.ndim == 2
-    if not fits:
+    whole = counts.dtype.kind in "iu" and counts.ndim == names.ndim == 1 and (counts >= 0).all()
+    fits = whole and len(names) == len(counts) == len(set(names)) and counts.sum() == len(features)
+    if not fits or features.ndim != 2:
         raise InputError(f"The arrays of {path} do not fit", got=f"{len(names)} slides ({len(set(names))} names), "
-                         f"{int(counts.sum())} vectors counted, features {features.shape}",
+                         f"{counts.sum()} vectors counted, features {features.shape}",
                          expected="each slide once, and as many vectors as the counts add up to")  # fmt: skip
     for name, part in zip(names, np.split(features, np.cumsum(counts)[:-1]), strict=True):
         yield str(name), (part, path)

@@ -94,6 +94,9 @@ SPOILS = {
     "a cut file": lambda f, v: (np.save(f / "a.npy", v), (f / "a.npy").write_bytes((f / "a.npy").read_bytes()[:-7])),
     "another width": lambda f, v: (np.save(f / "a.npy", v), np.save(f / "b.npy", v[:, :5])),
     "nan": lambda f, v: np.save(f / "a.npy", np.full_like(v, np.nan)),
+    "words": lambda f, v: np.save(f / "a.npy", v.astype(str)),
+    "complex": lambda f, v: np.save(f / "a.npy", v * 1j),
+    "too large": lambda f, v: np.save(f / "a.npy", v.astype(float) * 1e300),
     "no vector": lambda f, v: np.save(f / "a.npy", v[:0]),
     "three dimensions": lambda f, v: np.save(f / "a.npy", v[None]),
     "two files of a slide": lambda f, v: (np.save(f / "a.npy", v), np.savez(f / "a.npz", v)),
@@ -105,7 +108,9 @@ SPOILS = {
     ("a pickle", "no plain tensor"), ("an old tensor", "no plain tensor"), ("a view", "a view of another tensor"),
     ("two tensors", "2 tensors"), ("integers", "no plain tensor"), ("objects", "without objects"),
     ("a cut file", "cannot be read"),
-    ("another width", "different numbers of features: b"), ("nan", "not finite: a"), ("no vector", "no vector: a"),
+    ("another width", "different numbers of features: b"),
+    *[(bad, "no finite numbers: a") for bad in ("nan", "words", "complex", "too large")],
+    ("no vector", "no vector: a"),
     ("three dimensions", r"holds no vectors.*\(1, 3, 6\)"),
     ("two files of a slide", "Two files hold the features of slide a"),
     ("a folder of nothing", "holds no features"),
@@ -123,7 +128,9 @@ def test_what_is_no_table_of_vectors_is_refused_by_name(tmp_path, vectors, what,
 def test_one_file_whose_arrays_do_not_fit_is_refused(tmp_path, vectors):
     array = next(iter(vectors.values()))
     for broken in ({"slide": ["a"], "features": array, "n_regions": [2]}, {"slide": ["a", "a"], "features": array[:2]},
-                   {"slide": ["a", "b"], "features": array}):  # fmt: skip
+                   {"slide": ["a", "b"], "features": array},
+                   {"slide": ["a", "b"], "features": array, "n_regions": [-1, 4]},
+                   {"slide": ["a", "b"], "features": array, "n_regions": [1.5, 1.5]}):  # fmt: skip
         np.savez(tmp_path / "x.npz", **{k: np.asarray(v) for k, v in broken.items()})
         with pytest.raises(InputError, match="do not fit"):
             read_features(tmp_path / "x.npz")
@@ -138,7 +145,7 @@ def test_one_file_whose_arrays_do_not_fit_is_refused(tmp_path, vectors):
 @pytest.mark.parametrize(("text", "says"), [
     ("slide_id,kind,x\na,tumour,1\n", "no features: kind"),
     (",slide_id,x\n0,a,1\n1,b,2\n", r"no features: \(column 1\)"),
-    ("slide_id,x\n,1\na,2\n", "does not name the slide"), ("slide_id,x\na,1\nb,two\n", "not finite: b"),
+    ("slide_id,x\n,1\na,2\n", "does not name the slide"), ("slide_id,x\na,1\nb,two\n", "no finite numbers: b"),
 ])  # fmt: skip
 def test_a_column_that_is_no_feature_is_named(tmp_path, text, says):
     (tmp_path / "x.csv").write_text(text)
