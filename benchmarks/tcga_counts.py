@@ -1,7 +1,7 @@
 """Counts of mutated and profiled TCGA lung patients by gene, diagnosis, hospital code, sex and smoking.
 
-Writes ``data/reference/tcga_lung_counts.csv`` and ``tcga_lung_smoking.csv``, which notebooks 12 and 13 read. Counts are
-facts; no row is a patient. Run it again when cBioPortal's calls change.
+Writes ``data/reference/tcga_lung_counts.csv``, which notebooks 12 and 13 read, and ``tcga_lung_smoking.csv``. Counts
+are facts; some codes have one patient only. Run it again when cBioPortal's calls change.
 """
 
 from __future__ import annotations
