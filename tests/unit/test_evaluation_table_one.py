@@ -58,6 +58,8 @@ def test_the_table_counts_everybody_and_what_is_missing():
     assert table.loc[("age_years", "missing"), ["overall", "x", "y"]].tolist() == ["1", "1", "0"]
     assert table.loc[("sex", "m"), ["overall", "x", "y"]].tolist() == ["2 (29 %)", "2 (50 %)", "0 (0 %)"]
     assert table.loc[("sex", "f"), "missing"] == 1 and table.loc[("sex", "f"), "smd_between"] == "x, y"
+    alone = t1.characteristics(_patients(), GROUPS[:4], ["age_years", "sex"])
+    assert list(alone.columns[2:4]) == ["overall", "x"] and alone["smd"].isna().all()
     assert table.loc[("arm", "i"), "smd"] == np.inf
     assert ("arm", "missing") not in table.index
     patients = _patients()

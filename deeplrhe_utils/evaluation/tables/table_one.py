@@ -82,7 +82,7 @@ def characteristics(patients: pd.DataFrame, groups: pd.Series, variables: Iterab
         same = (frame[variable].astype(str) == own.astype(str))[frame[variable].notna() & own.notna()]
         if len(same) and same.all():
             differing[variable] = {"smd_between": "by definition"}
-        lines[0] |= {"missing": int(frame[variable].isna().sum()), **differing[variable]}
+        lines[0] |= {"missing": int(frame[variable].isna().sum()), **differing.get(variable, {})}
         rows += [{"variable": variable, **line} for line in lines]
     return pd.DataFrame(rows, columns=["variable", "level", OVERALL, *parts, "missing", "smd", "smd_between"])
 
