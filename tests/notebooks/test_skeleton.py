@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from matplotlib.mathtext import MathTextParser
 
 from deeplrhe_utils.core.paths import NOTEBOOKS
 from deeplrhe_utils.running.plan.parameters import Parameter, parse_parameters
@@ -186,6 +187,14 @@ def test_cells_are_short(path):
             imports = [n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.Import, ast.ImportFrom))]
             lines = lines[sum((node.end_lineno or node.lineno) - node.lineno + 1 for node in imports) :]
         assert len(lines) <= LONGEST_CELL, f"{len(lines)} lines: {lines[0]}"
+
+
+@every_book
+def test_formulas_can_be_drawn(path):
+    """Else the notebook has no HTML page, and a run goes on without a word but one line."""
+    for text in prose(path):
+        for formula in re.findall(r"\$\$?([^$\n]+)\$", re.sub(r"`[^`]*`", "", text)):
+            MathTextParser("path").parse(f"${formula}$")
 
 
 @every_book
