@@ -139,8 +139,8 @@ def real_table(tables: Path, reported: Path) -> str:
     arm, apart, own = "image", "image, hospitals held out", "adenocarcinoma"
     columns = (("both diagnoses", arm), ("both diagnoses", apart), (own, arm), (own, apart), (own, "clinical"))
     lines = [
-        "**Real patients.** Unit: patient; AUC with its 95 % interval. Columns 4 to 7: ridge on published features, "
-        "8: on the record.",
+        "**Real patients.** Unit: patient; AUC with its 95 % interval. Diagnosis alone: counts of all profiled patients. "
+        "Columns 4 to 7: ridge on published features, 8: on the record.",
         "",
         "| Gene | Reported, other slides | Diagnosis alone | Image, both diagnoses | hospitals held out "
         "| Image, within adenocarcinoma | hospitals held out | Age, sex, smoking, stage, within it |",
@@ -169,7 +169,7 @@ def real_findings(folder: Path) -> str:
     mean = {unit: sum(own[unit] for own in split.values()) / len(split) for unit in ("tile", "patient")}
     told = alone["alone"][widest]["reported"]
     said = {
-        "Nothing but the diagnosis is needed for": f"{', '.join(enough) or 'no reported value'}.",
+        "In TCGA the diagnosis alone gives as much as was reported for": f"{', '.join(enough) or 'no gene'}.",
         "Within adenocarcinoma the image adds to age, sex, smoking and stage for": f"{', '.join(beyond) or 'no gene'} "
         f"(p < 0.05 after Holm, of {len(within)} genes).",
         "Dividing regions in place of patients": f"lifts the mean AUC of a kernel reader from {mean['patient']:.2f} to "

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.barcodes import SlideName, hospitals, parse_name
 from deeplrhe_utils.acquisition.labels.labels import with_label_patients
-from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
+from deeplrhe_utils.acquisition.services.tcga_slides import subtype_of, tumour_of_site
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
@@ -39,7 +39,8 @@ class FeatureFiles(NamedTuple):
 
     Attributes
     ----------
-    slides, tiles : tables SLIDES and TILES; a tile is a vector, whose place is not known
+    slides, tiles : tables SLIDES and TILES; a tile is a vector, whose place is not known. Slides of normal tissue, by
+        their TCGA barcode, are excluded, and none of their vectors is selected.
     vectors : float32, a row per tile_id and a column per feature
     note : a sentence on what was found
     """
@@ -86,8 +87,9 @@ def read_features(path: Path, owners: Path | None = None) -> FeatureFiles:
     slides = _slides({name: file for name, (_, file) in parts.items()})
     slides = slides if owners is None else with_label_patients(slides, owners)[0]
     patients = dict(zip(slides["slide_id"], slides["patient_id"], strict=True))
+    usable = np.isin(owner, slides.loc[slides["status"] == "ok", "slide_id"].to_numpy(str))
     tiles = pd.DataFrame({"tile_id": tile_ids, "slide_id": owner, "patient_id": [patients[s] for s in owner],
-                          "kept": True, "selected": True})  # fmt: skip
+                          "kept": usable, "selected": usable})  # fmt: skip
     people = slides["patient_id"].nunique()
     note = (f"{len(vectors):,} vectors of {width} numbers, {len(parts)} slides, {people} patients; "
             "where in a slide a vector comes from is not known, so there are no heat maps.")  # fmt: skip
@@ -105,9 +107,16 @@ def _slides(files: dict[str, Path]) -> pd.DataFrame:
     hashed = {file: sha256_file(file) for file in set(files.values())}
     rows = [{"slide_id": name, "patient_id": told[name].patient_id or name, "site_id": told[name].site_id,
              "site_code": told[name].site_code, "path": str(file), "sha256": hashed[file], "bytes": file.stat().st_size,
-             "mpp_source": "not-needed", "sample_type": told[name].sample_type, "status": "ok",
-             "subtype": tumour_of_site(told[name].site_code)} for name, file in files.items()]  # fmt: skip
+             "mpp_source": "not-needed", "sample_type": told[name].sample_type,
+             **_kind(told[name])} for name, file in files.items()]  # fmt: skip
     return conform(pd.DataFrame(rows), SLIDES)
+
+
+def _kind(told: SlideName) -> dict[str, str | None]:
+    subtype = subtype_of(told.sample_code, hospitals().get(told.site_code or "", ("", None))[1])
+    if subtype != "normal":
+        return {"status": "ok", "subtype": tumour_of_site(told.site_code)}
+    return {"status": "excluded", "subtype": subtype, "reason": "normal tissue: it would be averaged with the tumour"}
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:

@@ -204,6 +204,15 @@ def test_clinical_tables_are_read_under_the_names_that_others_give(tmp_path):
         read_clinical(tmp_path / "c.csv")
 
 
+def test_normal_tissue_is_no_tumour(tmp_path, vectors):
+    array = next(iter(vectors.values()))
+    for name in ("TCGA-05-4244-01Z-00-DX1", "TCGA-05-4244-11A-01-TS1"):
+        np.save(tmp_path / f"{name}.npy", array)
+    found = read_features(tmp_path)
+    assert found.slides.set_index("slide_id")["status"].tolist() == ["ok", "excluded"]
+    assert found.tiles.loc[found.tiles["selected"], "slide_id"].unique().tolist() == ["TCGA-05-4244-01Z-00-DX1"]
+
+
 def test_real_features_and_clinical_tables_are_read_whole(shared_data):
     found = read_features(shared_data / "features" / "hipt_vit256" / "hipt_vit256_regions_tcga_lung.npz")
     assert (len(found.slides), found.slides["patient_id"].nunique(), len(found.vectors)) == (1008, 911, 43487)

@@ -46,7 +46,7 @@ def test_real_patients_are_told_where_an_arm_an_interval_or_a_group_is_missing(t
     leak = {"auc_by_gene": {"TP53": {"tile": 0.8, "patient": 0.6}}}
     (tmp_path / "10-leakage-audit.json").write_text(json.dumps(leak))
     found = readme.real_findings(tmp_path)
-    assert "no reported value" in found and "no gene (p < 0.05 after Holm, of 0 genes)" in found
+    assert "reported for** no gene" in found and "no gene (p < 0.05 after Holm, of 0 genes)" in found
     assert "from 0.60 to 0.80 (reported 0.870)" in found
 
 
