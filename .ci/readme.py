@@ -139,8 +139,8 @@ def real_table(tables: Path, reported: Path) -> str:
     arm, apart, own = "image", "image, hospitals held out", "adenocarcinoma"
     columns = (("both diagnoses", arm), ("both diagnoses", apart), (own, arm), (own, apart), (own, "clinical"))
     lines = [
-        "**Real patients.** Unit: patient; AUC with its 95 % interval. Diagnosis alone: counts of all profiled patients. "
-        "Columns 4 to 7: ridge on published features, 8: on the record.",
+        "**Real patients.** Unit: patient; AUC with its 95 % interval. Diagnosis: counts of all profiled patients."
+        " Columns 4 to 7: ridge on published features, 8: on the record.",
         "",
         "| Gene | Reported, other slides | Diagnosis alone | Image, both diagnoses | hospitals held out "
         "| Image, within adenocarcinoma | hospitals held out | Age, sex, smoking, stage, within it |",
