@@ -27,8 +27,8 @@ DISPENSABLE = (
     "heatmaps/contact_sheet*",
     "models/*-seed-*",
 )
-ROWS_OF_PATIENTS = ("tables/*.parquet", "tables/split_*.json", "models")
-"""Others' calls and features, patient by patient, are not ours to commit."""
+OF_PATIENTS = ("tables/*.parquet", "tables/split_*.json", "models", "figures/*.svg")
+"""Others' calls and features, patient by patient, are not ours to commit; and SVG of fourteen genes is 4 MB."""
 REAL = ("real_arms.csv", "image_beyond_clinical.csv")
 """What runs without real features show of them; a copy, because a run must not depend on what it writes itself."""
 
@@ -42,7 +42,7 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
     described = load_profile(profile, PROFILES)
     for name in REAL if profile == "tcga-features" else ():
         shutil.copyfile(root / "tables" / name, REFERENCE_DATA / name)
-    for pattern in DISPENSABLE + (ROWS_OF_PATIENTS if profile == "tcga-features" else ()):
+    for pattern in DISPENSABLE + (OF_PATIENTS if profile == "tcga-features" else ()):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in (root / "figures").glob("*.svg"):
