@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
+from deeplrhe_utils.core.paths import NOTEBOOKS, REPORTS, REPOSITORY
 from tests.faults.kill_and_resume import TABLE, disturbed_run
 from tests.links import dead_links
 
