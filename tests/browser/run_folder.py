@@ -14,6 +14,7 @@ from deeplrhe_utils.core.tables.contract import conform, write_table
 from deeplrhe_utils.learning.networks.cards import hash_patient
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, save_model
 from deeplrhe_utils.learning.scoring.heat import SlideScores
+from deeplrhe_utils.running.machine.lock import claim_run
 from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
@@ -42,6 +43,7 @@ def windows() -> pd.DataFrame:
 
 def make_run(root: Path) -> Path:
     """Write tables, numbers, heat maps and a figure as notebooks 01 to 07 leave them; return `root`."""
+    claim_run(root)
     path = root / "work" / "slides" / f"{HERE}.svs"
     path.parent.mkdir(parents=True)
     write_jpeg_slide(path, tissue_like(HEIGHT, WIDTH, 1))
