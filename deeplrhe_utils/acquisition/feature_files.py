@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.barcodes import SlideName, hospitals, parse_name
+from deeplrhe_utils.acquisition.barcodes import SlideName, parse_name
 from deeplrhe_utils.acquisition.labels.labels import with_label_patients
-from deeplrhe_utils.acquisition.services.tcga_slides import subtype_of, tumour_of_site
+from deeplrhe_utils.acquisition.services.tcga_slides import NORMAL_CODE, tumour_of_site
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
@@ -113,10 +113,9 @@ def _slides(files: dict[str, Path]) -> pd.DataFrame:
 
 
 def _kind(told: SlideName) -> dict[str, str | None]:
-    subtype = subtype_of(told.sample_code, hospitals().get(told.site_code or "", ("", None))[1])
-    if subtype != "normal":
+    if told.sample_code != NORMAL_CODE:
         return {"status": "ok", "subtype": tumour_of_site(told.site_code)}
-    return {"status": "excluded", "subtype": subtype, "reason": "normal tissue: it would be averaged with the tumour"}
+    return {"status": "excluded", "subtype": "normal", "reason": "normal tissue: it would be averaged with the tumour"}
 
 
 def _folder(folder: Path) -> Iterator[tuple[str, tuple[NDArray[Any], Path]]]:

@@ -128,7 +128,7 @@ def _gene(gene: str) -> Callable[[Numbers], Finding]:
         ends = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}] is what {row['n_pos']} of {size} patients allow"
         null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts of two halves"
         if (alone := numbers.get("13", "alone", gene)) is not None:
-            null += f"; the diagnosis alone gives {alone['auc']:.2f} [{alone['ci_low']:.2f}, {alone['ci_high']:.2f}]"
+            null += f"; the diagnosis alone gives {_with_ends(alone)}"
         few = min(row["n_pos"], row["n_neg"]) < LEAST
         image = numbers.get("13", "real", "image | both diagnoses", gene)
         if image is None or image["auc"] is None:

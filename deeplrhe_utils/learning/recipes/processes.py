@@ -21,6 +21,17 @@ from torch.nn.parallel import DistributedDataParallel
 from deeplrhe_utils.core.errors import ParameterError
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Compute with `count` threads of torch: rounding, and so what is chosen, depends on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @dataclass(frozen=True)
 class Group:
     """One process among those that train together: its number `rank` of `size`."""

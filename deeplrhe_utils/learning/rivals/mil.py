@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -32,6 +31,7 @@ from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_file, sha25
 from deeplrhe_utils.core.seeds import generator, integer_seed
 from deeplrhe_utils.learning.networks.cards import hash_patient, read_file, refuse_leak
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
+from deeplrhe_utils.learning.recipes.processes import torch_threads
 
 _DEAD: Final = 1e-6  # a feature of smaller spread is constant: dividing by it would blow up rounding
 
@@ -186,17 +186,6 @@ def _fit_or_load(
     return model, card["history"]
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small matrices make two threads wait for one another: on a busy machine 59 CPU seconds in place of 7."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def _silent(line: str) -> None:
     """Report nothing."""
 
@@ -247,7 +236,7 @@ def cross_fit_bags(
         if usable.any():
             file = folder / f"{safe_name(name)}-fold-{fold}.safetensors"
             report = _silent if quiet else print
-            with _one_thread():
+            with torch_threads(1):  # small matrices make two wait for one another: 59 CPU seconds in place of 7
                 model, history = _fit_or_load(file, train, genes, config, test.names, seed, fold, report)
                 found, weights = score_bags(model, test.features, test.index)
             model_hash = sha256_file(file)[:16]

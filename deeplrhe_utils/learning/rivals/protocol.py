@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,6 @@ from typing import Any, Final
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
@@ -33,6 +31,7 @@ from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, 
 from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
+from deeplrhe_utils.learning.recipes.processes import torch_threads
 from deeplrhe_utils.learning.recipes.recipe import TrainConfig
 from deeplrhe_utils.learning.recipes.scoring import patient_means, score_arrays
 from deeplrhe_utils.learning.rivals.ranges import RangeTest, range_test
@@ -256,7 +255,7 @@ def select(searcher: Searcher, study: Study, space: Space, scope: str, *, range_
     parts = fold_parts(study.tiles, study.targets, study.splits, fold, study.use)
     network, recipe = configured(study, {})
     store = open_store(study, fold)
-    with own_threads(study):
+    with torch_threads(study.threads):
         ranges = range_test(store, parts["train"], network, recipe, seed=study.seed, tiles=range_tiles)
     top = ranges.threshold
     start = {"learning_rate": _rounded(_START * top), "weight_decay": study.recipe.weight_decay}
@@ -386,22 +385,11 @@ def configured(study: Study, parameters: Mapping[str, Any]) -> tuple[NetworkConf
     return network, replace(study.recipe, **{k: v for k, v in parameters.items() if k not in names})
 
 
-@contextmanager
-def own_threads(study: Study) -> Iterator[None]:
-    """Compute with the study's number of threads: rounding, and so what is chosen, depends on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(study.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def evaluate(study: Study, parameters: Mapping[str, Any]) -> Outcome:
     """Train and score the study's folds with these parameters; a run that diverges has no value, and says so."""
     network, recipe = configured(study, parameters)
     try:
-        with own_threads(study):
+        with torch_threads(study.threads):
             parts = [_one_fold(study, network, recipe, f) for f in sorted(study.splits["fold"].unique().tolist())]
     except ModelError as error:
         return Outcome(float("nan"), (), pd.DataFrame(columns=["patient_id", "gene", "fold", "score"]), str(error))
