@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.slides.tiles.pixels import one_opencv_thread
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, Artefact, add_artefacts, place_artefacts
 from deeplrhe_utils.synthetic.paint.label import associated_images
 from deeplrhe_utils.synthetic.paint.light import Light
@@ -29,7 +28,6 @@ from deeplrhe_utils.synthetic.truth import SlideTruth, drawn_outline, feature, t
 RENDERER_VERSION: Final = 5  # raise it whenever the same recipe draws other pixels
 PYRAMID_STEP: Final = 4
 _LAST_LEVEL_PX: Final = 2048  # levels are added until the longer side is at most this
-_PAINTING: Final = threading.Lock()
 _CLASSIC_LIMIT_PX: Final = 6e9  # beyond it a file may pass 4 GB, so it becomes a BigTIFF
 
 
@@ -157,7 +155,7 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
     drawn: list[dict[str, object]] = []
     big = recipe.size_l0_px[0] * recipe.size_l0_px[1] > _CLASSIC_LIMIT_PX
     writer = SvsWriter(path, recipe.level_sizes, _description(recipe), mpp=recipe.told_mpp, big=big)
-    with _one_thread(), writer as out:
+    with one_opencv_thread(), writer as out:
         pyramid = _Pyramid(out, recipe)
         for offset, tissue, artefacts, bands in _sections(recipe):
             truth.add(tissue, artefacts, offset)
@@ -172,21 +170,6 @@ def write_slide(plan: CohortPlan, slide_id: str, folder: Path, truth_folder: Pat
         if outlines:
             write_outlines(outline, drawn)
     return path
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let OpenCV use one thread: how it divides an image among threads changes last bits, and so bytes.
-
-    The setting belongs to the process, so a process paints one slide at a time, even where it has several threads.
-    """
-    with _PAINTING:
-        before = cv2.getNumThreads()
-        cv2.setNumThreads(1)
-        try:
-            yield
-        finally:
-            cv2.setNumThreads(before)
 
 
 def _is_current(path: Path, recipe: SlideRecipe) -> bool:

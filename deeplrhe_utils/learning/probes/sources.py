@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -20,6 +19,7 @@ from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_netwo
 from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.scoring.features import tile_features
 from deeplrhe_utils.learning.tiles.store import TileStore
+from deeplrhe_utils.slides.tiles.pixels import one_opencv_thread
 
 BANK: Final = "bank"
 TABLE_SUFFIXES: Final = (".parquet", ".csv")
@@ -33,15 +33,10 @@ def bank_table(store: TileStore, mpp: float, *, only: Iterable[int] | None = Non
     numbers = list(range(len(store)) if only is None else only)
     progress = Countdown("tiles described", len(numbers), brief=True)
     rows = []
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        with ThreadPoolExecutor(workers, "bank") as pool:
-            for row in pool.map(lambda i: tile_bank(store.read([i])[0], mpp or UNKNOWN_MPP), numbers):
-                rows.append(row)
-                progress.step()
-    finally:
-        cv2.setNumThreads(before)
+    with one_opencv_thread(), ThreadPoolExecutor(workers, "bank") as pool:
+        for row in pool.map(lambda i: tile_bank(store.read([i])[0], mpp or UNKNOWN_MPP), numbers):
+            rows.append(row)
+            progress.step()
     index = pd.Index([store.tile_ids[i] for i in numbers], name="tile_id")
     return pd.DataFrame(np.array(rows).reshape(-1, len(FEATURES)), index=index, columns=list(FEATURES))
 

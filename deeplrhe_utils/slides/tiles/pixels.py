@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import cv2
 import numpy as np
@@ -20,8 +22,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_OPENCV: Final = threading.Lock()
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+@contextmanager
+def one_opencv_thread() -> Iterator[None]:
+    """Let OpenCV use one thread: how it divides an image among threads changes last bits, and so bytes.
+
+    The setting belongs to the process, so whoever holds it is alone, even in a process of several threads.
+    """
+    with _OPENCV:
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(1)
+        try:
+            yield
+        finally:
+            cv2.setNumThreads(before)
 
 
 def open_row(slide: Mapping[str, Any]) -> Slide:
