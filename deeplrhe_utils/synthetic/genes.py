@@ -1,7 +1,7 @@
-"""Genes of the synthetic cohort: how often they are mutated, together with what, how they show, and what follows.
+"""Genes of the synthetic cohort: in whom they are mutated, together with what, how they show, and what follows.
 
-Everything that a reader can expect is declared here: prevalences and odds ratios of real patients, effect sizes of our
-own choice, and the AUCs that follow from them by closed form or exact posterior.
+Everything that a reader can expect is declared here: real patients' counts by diagnosis, smoking and sex, effect sizes
+of our own choice, and the AUCs that follow from them by closed form or exact posterior.
 """
 
 from __future__ import annotations
@@ -16,29 +16,20 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import expit, logit
 
+from deeplrhe_utils.acquisition.cohort.rules import DEEPPATH_GENES
 from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.seeds import generator
 
-GENES: tuple[str, ...] = ("TP53", "EGFR", "STK11", "POLE", "POLD1", "PBRM1", "DNMT3A", "KRAS")
-
-PREVALENCE: Final = {
-    "TP53": 0.507,
-    "EGFR": 0.122,
-    "STK11": 0.133,
-    "POLE": 0.051,
-    "POLD1": 0.012,
-    "PBRM1": 0.019,
-    "DNMT3A": 0.042,
-    "KRAS": 0.297,
-}
-"""Share of 566 TCGA-LUAD patients with a non-silent call (cBioPortal, PanCancer Atlas).
-
-Calls that cBioPortal writes with ``=`` (the protein stays the same) are not counted; with them TP53 would be
-0.521 and EGFR 0.124. The other genes have none."""
+GENES: Final = ("TP53", "EGFR", "STK11", "POLE", "POLD1", "PBRM1", "DNMT3A", "KRAS")
+GENE_SETS: Final = {"deeplrhe": GENES, "deeppath": DEEPPATH_GENES}
+"""The eight genes of DeepLRHE, and the ten of DeepPATH."""
 
 ASSOCIATED: Final = ("TP53", "EGFR", "STK11", "KRAS")
-"""Genes whose mutations depend on one another; the order of the axes of :func:`joint_distribution`."""
+"""Genes whose mutations depend on one another, in both sets; the order of the axes of :attr:`Population.joint`."""
 
 ODDS_RATIOS: Final[dict[tuple[str, str], float]] = {
     ("TP53", "EGFR"): 1.70,
@@ -48,12 +39,14 @@ ODDS_RATIOS: Final[dict[tuple[str, str], float]] = {
     ("EGFR", "KRAS"): 0.04,
     ("STK11", "KRAS"): 2.84,
 }
-"""Marginal odds ratio of each pair of genes in the same 566 patients, 0.5 added to each cell (Haldane).
+"""Odds ratio of each pair of genes among adenocarcinomas: 566 TCGA-LUAD patients (cBioPortal, PanCancer Atlas), 0.5
+added to each cell (Haldane).
 
-STK11 and KEAP1 would have 2.91, but KEAP1 is not among the eight genes; STK11 and KRAS play that part. POLE, POLD1,
-PBRM1 and DNMT3A are independent of everything, on purpose: they are pure negative controls. Real associations of
-theirs (POLE with TP53, for one, 5.9 in these patients) are left out."""
+STK11 and KEAP1 would have 2.91. Given diagnosis, smoking and sex, every other gene is independent of all the rest, on
+purpose: it is a control that no neighbour can give away. Real associations of theirs (POLE with TP53, for one, 5.9 in
+these patients) are left out."""
 
+HISTOLOGIES: Final = ("adenocarcinoma", "squamous")
 FLOORS: Final = {"TP53": 6, "EGFR": 4, "STK11": 2}
 """Least number of mutated patients in a small cohort (never more than half the patients)."""
 
@@ -63,7 +56,8 @@ CONFOUNDED: Final = "KRAS"
 HIGH_SITE_SHARE: Final = 1 / 3
 """Share of sites where the confounded gene is frequent."""
 
-_SWEEPS, _TOLERANCE = 2000, 1e-9  # the declared odds ratios need ten sweeps
+_SHRINK: Final = 5.0  # mutated patients' worth of weight that the whole diagnosis has in a stratum's share of them
+_STATES: Final = np.stack(np.unravel_index(np.arange(16), (2, 2, 2, 2)), axis=1)  # of the associated genes
 
 
 @dataclass(frozen=True)
@@ -104,120 +98,249 @@ EFFECTS: Final = {
 """Genes that show in the tissue. The others have no effect (d = 0) and serve as negative controls."""
 
 
-def joint_distribution(
-    prevalence: Mapping[str, float] = PREVALENCE, odds_ratios: Mapping[tuple[str, str], float] = ODDS_RATIOS
-) -> NDArray[np.float64]:
-    """Probability of every combination of mutations of the four associated genes.
+@dataclass(frozen=True)
+class Population:
+    """The patients of whom a cohort is a sample: who they are, and what they carry.
 
-    The distribution of maximum entropy that has these prevalences and these pairwise 2 × 2 tables: no
-    association of three or four genes beyond what the pairs imply. A pair's table follows from its
-    prevalences and odds ratio (Plackett 1965), the joint from iterative proportional fitting over the six
-    tables (Deming and Stephan 1940; started at the uniform distribution it ends at maximum entropy).
-
-    Parameters
+    Attributes
     ----------
-    prevalence : share of mutated patients per gene, above 0 and below 1; at least :data:`ASSOCIATED`
-    odds_ratios : odds ratio above 0 of each pair of :data:`ASSOCIATED`, in the order of the keys of :data:`ODDS_RATIOS`
-
-    Returns ndarray of shape (2, 2, 2, 2): axes TP53, EGFR, STK11, KRAS; index 1 is mutated. Sums to 1, read-only,
-    computed once per argument.
-    Raises ParameterError: no joint distribution has these pairs (the fit does not converge).
+    genes : one of :data:`GENE_SETS`
+    strata : DataFrame of 12 rows: histology, sex, smoking, share (of all patients; adds up to 1)
+    chance : ndarray, shape (12, genes): share of a stratum's patients with a mutation
+    joint : ndarray, shape (12, 2, 2, 2, 2): the same for every combination of :data:`ASSOCIATED`, whose order is that
+        of the axes; index 1 is mutated; each stratum adds up to 1
     """
-    pairs = combinations(ASSOCIATED, 2)
-    return _fitted_joint(tuple(prevalence[g] for g in ASSOCIATED), tuple(odds_ratios[p] for p in pairs))
+
+    genes: tuple[str, ...]
+    strata: pd.DataFrame
+    chance: NDArray[np.float64]
+    joint: NDArray[np.float64]
+
+    @property
+    def share(self) -> NDArray[np.float64]:
+        """Of all patients, per stratum."""
+        return self.strata["share"].to_numpy(float)
+
+    def within(self, histology: str) -> NDArray[np.float64]:
+        """Shares of the strata among patients of one diagnosis; 0 elsewhere, all 0 where it does not occur."""
+        own = self.share * (self.strata["histology"] == histology).to_numpy()
+        return np.asarray(own / max(own.sum(), 1e-300), np.float64)
+
+    def prevalence(self, gene: str, histology: str = "") -> float:
+        """Share of mutated patients, of all or of one diagnosis; NaN where that does not occur."""
+        weight = self.within(histology) if histology else self.share
+        return float(weight @ self.chance[:, self._at(gene)]) if weight.any() else math.nan
+
+    def together(self, first: str, second: str) -> float:
+        """Share of patients with mutations in both genes."""
+        if first in ASSOCIATED and second in ASSOCIATED and first != second:
+            others = tuple(i + 1 for i, name in enumerate(ASSOCIATED) if name not in (first, second))
+            return float(self.share @ self.joint.sum(axis=others)[:, 1, 1])
+        both = self.chance[:, self._at(first)] * (1 if first == second else self.chance[:, self._at(second)])
+        return float(self.share @ both)
+
+    def diagnosis_auc(self, gene: str) -> float:
+        """AUC of a reader who knows of each patient the diagnosis only: 0.5 + w (1 − w) |p₁ − p₀| / (2 p (1 − p)).
+
+        `w` is the share of adenocarcinomas, p₁ and p₀ are the shares mutated in the two diagnoses, p is that of all.
+        """
+        w = float(self.share[self.strata["histology"] == HISTOLOGIES[0]].sum())
+        p = self.prevalence(gene)
+        apart = self.prevalence(gene, HISTOLOGIES[0]) - self.prevalence(gene, HISTOLOGIES[1])
+        return 0.5 if not 0 < w < 1 else 0.5 + w * (1 - w) * abs(apart) / (2 * p * (1 - p))
+
+    def clinical_auc(self, gene: str, histology: str = "") -> float:
+        """AUC of a reader who knows diagnosis, smoking and sex, and each stratum's share of mutated patients."""
+        weight = self.within(histology) if histology else self.share
+        return _auc_of_groups(weight, self.chance[:, self._at(gene)])
+
+    def site_auc(self, gene: str, confounding: float, high_share: float) -> float:
+        """AUC of a reader who knows only whether a patient's site is a high one (:func:`site_only_auc`).
+
+        Genes that go with :data:`CONFOUNDED` inherit a part of it: the excess over 0.5 times |P(confounded | mutated)
+        − P(confounded | wild type)|.
+        """
+        excess = site_only_auc(self.prevalence(CONFOUNDED), confounding, high_share) - 0.5
+        p, both = self.prevalence(gene), self.together(gene, CONFOUNDED)
+        return 0.5 + excess * abs(both / p - (self.prevalence(CONFOUNDED) - both) / (1 - p))
+
+    def _at(self, gene: str) -> int:
+        if gene not in self.genes:
+            raise ParameterError(f"{gene} is no gene of this synthetic cohort", expected=", ".join(self.genes))
+        return self.genes.index(gene)
+
+
+def _auc_of_groups(weight: NDArray[np.float64], chance: NDArray[np.float64]) -> float:
+    """AUC of the score `chance` among groups of these weights, of whom the share `chance` is positive."""
+    positive, negative = weight * chance, weight * (1 - chance)
+    wins = (chance[:, None] > chance) + 0.5 * (chance[:, None] == chance)
+    return float(positive @ wins @ negative / (positive.sum() * negative.sum())) if positive.any() else math.nan
 
 
 @lru_cache(maxsize=32)
-def _fitted_joint(prevalence: tuple[float, ...], odds_ratios: tuple[float, ...]) -> NDArray[np.float64]:
-    axes = list(combinations(range(4), 2))
-    tables = [_pair_table(prevalence[a], prevalence[b], r) for (a, b), r in zip(axes, odds_ratios, strict=True)]
-    joint = np.full((2, 2, 2, 2), 1 / 16)
-    for _ in range(_SWEEPS):
-        deviation = 0.0
-        for pair, table in zip(axes, tables, strict=True):
-            others = tuple(axis for axis in range(4) if axis not in pair)
-            margin = joint.sum(axis=others, keepdims=True)
-            target = table.reshape(margin.shape)
-            deviation = max(deviation, float(np.abs(margin - target).max()))
-            joint = joint * (target / np.maximum(margin, 1e-300))
-        if deviation <= _TOLERANCE:
-            joint /= joint.sum()
-            joint.setflags(write=False)  # it is shared by all callers
-            return joint
-    what = f"No joint distribution of {', '.join(ASSOCIATED)} has these prevalences and odds ratios"
-    raise ParameterError(
-        what, got=f"deviation {deviation:.1e} after {_SWEEPS} sweeps", expected=f"at most {_TOLERANCE:.0e}"
-    )
+def population(
+    genes: tuple[str, ...] = GENES, squamous_share: float = 0.35, histology_confounding: float = 1.0
+) -> Population:
+    """The patients behind a cohort, from TCGA's counts (``data/reference/tcga_lung_smoking.csv``).
 
-
-def _pair_table(a: float, b: float, odds_ratio: float) -> NDArray[np.float64]:
-    """2 × 2 table of probabilities with margins `a` and `b` and an odds ratio, by Plackett's formula."""
-    both = a * b
-    if odds_ratio != 1.0:
-        s = 1 + (a + b) * (odds_ratio - 1)
-        both = (s - math.sqrt(s**2 - 4 * odds_ratio * (odds_ratio - 1) * a * b)) / (2 * (odds_ratio - 1))
-    return np.array([[1 - a - b + both, b - both], [a - both, both]])
-
-
-def draw_mutations(n: int, seed: int) -> pd.DataFrame:
-    """Who carries which mutation.
-
-    Associated genes by systematic sampling of their 16 joint states: one uniform offset u, patient i takes
-    the state at quantile (i + u) / n, then patients are shuffled. A state's expected count is n × its
-    probability exactly, and each count is that number rounded up or down. Each other gene has
-    ⌊n · prevalence + u⌋ mutated patients, drawn on their own.
-
-    In cohorts of a few dozen patients the counts are then topped up to :data:`FLOORS` (or half the patients,
-    if that is less), so that both classes are in both halves of a split; their prevalences are not the
-    declared ones. A patient with KRAS is never given EGFR for that. From 40 patients on, no floor acts.
+    Sex and smoking depend on the diagnosis as in these patients. In a stratum of diagnosis, sex and smoking a gene's
+    share of mutated patients is the observed one, drawn towards that of the whole diagnosis (as if five more mutated
+    patients had been seen there, and wild types to match), then moved on the logit scale until the diagnosis has
+    exactly its own share. Pairs of :data:`ASSOCIATED` have one conditional odds ratio in all strata, and nothing beyond
+    pairs; it is found such that adenocarcinomas as a whole have :data:`ODDS_RATIOS`.
 
     Parameters
     ----------
-    n, seed : number of patients and seed of the cohort
-
-    Returns n rows × :data:`GENES`, booleans.
+    genes : names that the counts know
+    squamous_share : share of patients with a squamous carcinoma, 0 to 1; the others have an adenocarcinoma
+    histology_confounding : 1: each diagnosis has its real share of mutated patients; 0: both have that of all
+        patients, with the same effects of sex and smoking inside a diagnosis; between them linear
     """
-    rng = generator(seed, "mutations", "associated")
+    told = pd.read_csv(REFERENCE_DATA / "tcga_lung_smoking.csv")
+    known = told[(told["smoking"] != "unknown") & (told["sex"] != "unknown")]
+    strata = known[known["gene"] == ASSOCIATED[0]].sort_values(["histology", "sex", "smoking"], ignore_index=True)
+    of = strata["histology"].to_numpy(str)
+    given = (strata["profiled"] / strata.groupby("histology")["profiled"].transform("sum")).to_numpy(float)
+    mixture = np.where(of == HISTOLOGIES[1], squamous_share, 1 - squamous_share)
+    chance = np.empty((len(strata), len(genes)))
+    for column, gene in enumerate(genes):
+        counts = told[told["gene"] == gene].groupby("histology")[["mutated", "profiled"]].sum()
+        real = counts["mutated"] / counts["profiled"]
+        pooled = float(mixture @ (given * real[of].to_numpy()))
+        seen = strata[["histology", "sex", "smoking"]].merge(known[known["gene"] == gene], how="left")
+        base = (seen["mutated"] + _SHRINK) / (seen["profiled"] + _SHRINK / real[of].to_numpy())
+        for histology in HISTOLOGIES:
+            own = of == histology
+            aim = pooled + histology_confounding * (real[histology] - pooled)
+            chance[own, column] = _moved(base.to_numpy(float)[own], given[own], aim)
+    joint = _joint(chance[:, [genes.index(g) for g in ASSOCIATED]], np.where(of == HISTOLOGIES[0], given, 0))
+    for array in (chance, joint):
+        array.setflags(write=False)  # they are shared by all callers
+    return Population(genes, strata[["histology", "sex", "smoking"]].assign(share=mixture * given), chance, joint)
+
+
+def _moved(base: NDArray[np.float64], weight: NDArray[np.float64], aim: float) -> NDArray[np.float64]:
+    """Probabilities moved by one and the same step on the logit scale, such that their weighted mean is `aim`."""
+    if not 0 < aim < 1:
+        return np.full(len(base), aim)
+    start = logit(np.clip(base, 1e-9, 1 - 1e-9))
+    step = brentq(lambda move: float(weight @ expit(start + move)) - aim, -60, 60)
+    return np.asarray(expit(start + step), np.float64)
+
+
+def _joint(chance: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Joint distribution of :data:`ASSOCIATED` per stratum, shape (strata, 2, 2, 2, 2), with these margins.
+
+    A log-linear model without terms of three genes or four; its six pair terms are the same in all strata and moved
+    until the strata together, weighted by `weight`, have :data:`ODDS_RATIOS`.
+    """
+    pairs = list(combinations(range(4), 2))
+    goal = np.log([ODDS_RATIOS[ASSOCIATED[a], ASSOCIATED[b]] for a, b in pairs])
+    both, terms = np.stack([_STATES[:, a] * _STATES[:, b] for a, b in pairs]), goal.copy()
+    for _ in range(200):
+        joint = _raked(np.exp(terms @ both), chance)
+        mixed = weight @ joint
+        found = np.array([_log_odds_ratio(mixed, _STATES[:, a], _STATES[:, b]) for a, b in pairs])
+        if np.abs(found - goal).max() < 1e-9:
+            return joint.reshape(-1, 2, 2, 2, 2)
+        terms += goal - found
+    what = f"No joint distribution of {', '.join(ASSOCIATED)} has these prevalences and odds ratios"
+    raise ParameterError(what, got=f"log odds ratios {found.round(3).tolist()}", expected=f"{goal.round(3).tolist()}")
+
+
+def _raked(pattern: NDArray[np.float64], chance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """States of each stratum, shape (strata, 16): `pattern` times a factor per gene that gives it its margin.
+
+    Iterative proportional fitting (Deming and Stephan 1940).
+    """
+    joint = np.repeat((pattern / pattern.sum())[None], len(chance), axis=0)
+    for _ in range(2000):
+        worst = 0.0
+        for gene in range(4):
+            carries = _STATES[:, gene] == 1
+            margin = joint[:, carries].sum(axis=1)
+            worst = max(worst, float(np.abs(margin - chance[:, gene]).max()))
+            joint[:, carries] *= (chance[:, gene] / margin)[:, None]
+            joint[:, ~carries] *= ((1 - chance[:, gene]) / (1 - margin))[:, None]
+        if worst < 1e-12:
+            break
+    return joint
+
+
+def _log_odds_ratio(joint: NDArray[np.float64], first: NDArray[np.int_], second: NDArray[np.int_]) -> float:
+    cells = [float(joint[(first == a) & (second == b)].sum()) for a in (0, 1) for b in (0, 1)]
+    return math.log(cells[0] * cells[3] / (cells[1] * cells[2]))
+
+
+def draw_patients(n: int, seed: int, people: Population) -> pd.DataFrame:
+    """Who the patients are, and who carries which mutation.
+
+    Diagnosis, sex, smoking and the associated genes by systematic sampling of their 192 joint states, ordered by
+    diagnosis, then by genes: one uniform offset u, patient i takes the state at quantile (i + u) / n, then patients
+    are shuffled. The count of any run of neighbouring states, such as a diagnosis, is n × its probability, rounded up
+    or down. Each other gene is drawn by :func:`systematic` sampling, with the chance of each patient's stratum.
+
+    In cohorts of a few dozen patients the counts are then topped up to :data:`FLOORS` (or half the patients,
+    if that is less), so that both classes are in both halves of a split; their prevalences are not the
+    declared ones. A patient with KRAS is never given EGFR for that. From 80 patients on, no floor acts.
+
+    Returns n rows: histology, sex, smoking, then a column per gene, booleans.
+    """
+    rng, k = generator(seed, "patients", "states"), len(people.strata)
+    cells = people.share[:, None] * people.joint.reshape(k, 16)
+    order = np.lexsort(
+        (*_STATES.T[::-1][:, np.tile(np.arange(16), k)], np.repeat(people.strata["histology"].to_numpy(str), 16))
+    )
     quantile = (np.arange(n) + rng.random()) / n
-    state = np.searchsorted(np.cumsum(joint_distribution()), quantile, side="right")
-    state = rng.permutation(np.minimum(state, 15))  # the last sum may fall short of 1 by rounding
-    mutated = pd.DataFrame(False, index=range(n), columns=list(GENES))
-    mutated[list(ASSOCIATED)] = np.stack(np.unravel_index(state, (2, 2, 2, 2)), axis=1).astype(bool)
-    for gene in GENES:
-        if gene not in ASSOCIATED:
-            mutated[gene] = systematic(n, PREVALENCE[gene], generator(seed, "mutations", gene))
+    at = np.searchsorted(np.cumsum(cells.ravel()[order]), quantile, side="right")
+    stratum, state = np.divmod(rng.permutation(order[np.minimum(at, len(order) - 1)]), 16)
+    patients = people.strata[["histology", "sex", "smoking"]].iloc[stratum].reset_index(drop=True)
+    for i, gene in enumerate(people.genes):
+        if gene in ASSOCIATED:
+            patients[gene] = _STATES[state, ASSOCIATED.index(gene)] == 1
+        else:
+            patients[gene] = systematic(people.chance[stratum, i], generator(seed, "mutations", gene))
     for gene in FLOORS:
-        _top_up(mutated, gene, seed)
-    return mutated
+        _top_up(patients, gene, seed)
+    return patients
 
 
-def systematic(n: int, probability: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Exactly ⌊n · probability + u⌋ of `n` units, drawn at random: expected count exact, least variation."""
-    count = math.floor(n * probability + rng.random())
-    return rng.permutation(np.arange(n) < count)
+def systematic(probability: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.bool_]:
+    """One draw per unit, each with its own probability, such that their number varies least: its sum, rounded.
+
+    Units in random order; one is drawn where the running sum of probabilities plus a uniform offset passes a whole
+    number (Madow 1949).
+    """
+    order = rng.permutation(len(probability))
+    passed = np.floor(np.r_[0.0, np.cumsum(probability[order])] + rng.random())
+    drawn = np.zeros(len(order), bool)
+    drawn[order] = np.diff(passed) > 0
+    return drawn
 
 
-def _top_up(mutated: pd.DataFrame, gene: str, seed: int) -> None:
+def _top_up(patients: pd.DataFrame, gene: str, seed: int) -> None:
     """Flip wild-type patients of `gene`, in a seeded order, until its floor is reached; in place."""
-    missing = min(FLOORS[gene], len(mutated) // 2) - int(mutated[gene].sum())
+    missing = min(FLOORS[gene], len(patients) // 2) - int(patients[gene].sum())
     if missing > 0:
-        wild = ~mutated[gene] & ~mutated["KRAS"] if gene == "EGFR" else ~mutated[gene]
+        wild = ~patients[gene] & ~patients["KRAS"] if gene == "EGFR" else ~patients[gene]
         order = generator(seed, "mutations", "floor", gene).permutation(np.flatnonzero(wild))
-        mutated.loc[order[:missing], gene] = True
+        patients.loc[order[:missing], gene] = True
 
 
-def at_high_site(mutated: NDArray[np.bool_], confounding: float, high_share: float, seed: int) -> NDArray[np.bool_]:
+def at_high_site(
+    mutated: NDArray[np.bool_], prevalence: float, confounding: float, high_share: float, seed: int
+) -> NDArray[np.bool_]:
     """Which patients come from a site where the confounded gene is frequent, shape (n,).
 
-    `mutated`, shape (n,), says who carries :data:`CONFOUNDED`; confounding and share are those of
-    :func:`site_only_auc`. Drawn by systematic sampling within mutated and within wild-type patients: without
-    confounding both have the same share, and given the gene's status the site depends on no other gene.
+    `mutated`, shape (n,), says who carries :data:`CONFOUNDED`; the other values are those of :func:`site_only_auc`.
+    Drawn by systematic sampling within mutated and within wild-type patients: without confounding both have the same
+    share, and given the gene's status the site depends on nothing else.
     """
-    shares = _high_share_by_status(PREVALENCE[CONFOUNDED], confounding, high_share)
+    shares = _high_share_by_status(prevalence, confounding, high_share)
     high = np.zeros(len(mutated), bool)
     for status, share in enumerate(shares):
         chosen = mutated == bool(status)
-        high[chosen] = systematic(int(chosen.sum()), share, generator(seed, "high sites", status))
+        high[chosen] = systematic(np.full(chosen.sum(), share), generator(seed, "high sites", status))
     return high
 
 
@@ -236,8 +359,6 @@ def site_only_auc(prevalence: float, confounding: float, high_share: float = HIG
 
     With prevalence π, confounding c and share of high sites f, patients of high sites are mutated with
     probability π (1 − c + c / f), the others with π (1 − c); the AUC is 0.5 + c (1 − f) / (2 (1 − π)).
-    Genes associated with the confounded one inherit a part of it: this excess over 0.5 times
-    P(confounded | gene mutated) − P(confounded | gene not mutated), which may be negative.
 
     Parameters
     ----------
@@ -271,37 +392,48 @@ def oracle_auc(positive: NDArray[np.bool_], latent: NDArray[np.float64]) -> floa
 
 
 def neighbour_auc(
-    gene: str, readable: Sequence[str], *, n: int = 200_000, seed: int = 0, effects: Mapping[str, Effect] = EFFECTS
+    gene: str,
+    readable: Sequence[str],
+    people: Population,
+    *,
+    histology: str = "",
+    effects: Mapping[str, Effect] = EFFECTS,
+    n: int = 200_000,
+    seed: int = 0,
 ) -> float:
-    """AUC that a reader reaches for `gene` without seeing it, from the latents of its neighbours.
+    """AUC that a reader reaches for `gene` without seeing it, from its neighbours' latents and the diagnosis.
 
-    The reader knows :func:`joint_distribution` and the effect sizes; the score is the posterior probability
-    of a mutation, summed over the 16 states exactly. Patients are drawn by Monte Carlo.
+    The reader sees whether a tumour is an adenocarcinoma, and knows the population and the effect sizes; the score is
+    the posterior probability of a mutation, summed over the joint states exactly. Patients are drawn by Monte Carlo.
 
     Parameters
     ----------
     gene : the gene that cannot be seen
-    readable : genes whose latents are seen; the independent ones say nothing and may be among them
-    n, seed : number of Monte Carlo patients (200 000 give a standard error of about 0.0015) and seed of their draw
+    readable : genes whose latents are seen; those without an effect say nothing and may be among them
+    people : whose patients
+    histology : judge patients of one diagnosis only; empty for all
     effects : effects in force, per gene
+    n, seed : number of Monte Carlo patients (200 000 give a standard error of about 0.0015) and seed of their draw
 
-    Returns 0.5 exactly for a gene that is independent of all others.
-    Raises ParameterError: `gene` is among `readable`, or a name is not one of :data:`GENES`.
+    Raises ParameterError: `gene` is among `readable`, or a name is not one of the population's genes.
     """
     for name in (gene, *readable):
-        if name not in GENES:
-            raise ParameterError(f"{name} is no gene of the synthetic cohort", expected=", ".join(GENES))
+        people.prevalence(name)
     if gene in readable:
         raise ParameterError(f"{gene} is to be inferred and cannot be readable", got=tuple(readable))
     seen = [g for g in ASSOCIATED if g in readable and g in effects]
-    if gene not in ASSOCIATED or not seen:
-        return 0.5
-    rng, joint = generator(seed, "neighbours", gene), joint_distribution().ravel()
-    states = np.stack(np.unravel_index(np.arange(16), (2, 2, 2, 2)), axis=1)  # state × gene
-    drawn = states[rng.choice(16, n, p=joint)]
-    weight = np.tile(joint, (n, 1))
+    weight = people.within(histology) if histology else people.share
+    if gene not in ASSOCIATED:
+        by = np.array([people.prevalence(gene, h) for h in people.strata["histology"]])
+        return _auc_of_groups(weight, np.where(weight > 0, by, 0.0))
+    rng = generator(seed, "neighbours", gene)
+    kinds = np.stack([people.within(h) for h in HISTOLOGIES])
+    prior = kinds @ people.joint.reshape(-1, 16)  # what the reader believes of a diagnosis
+    drawn = rng.choice(prior.size, n, p=((kinds > 0) @ (weight[:, None] * people.joint.reshape(-1, 16))).ravel())
+    kind, state = np.divmod(drawn, 16)
+    belief = prior[kind]
     for axis, d in ((ASSOCIATED.index(g), effects[g].d) for g in seen):
-        latent = d * drawn[:, axis] + rng.standard_normal(n)
-        weight[:, states[:, axis] == 1] *= np.exp(d * latent - d**2 / 2)[:, None]  # likelihood ratio of a mutation
-    mutated = ASSOCIATED.index(gene)
-    return oracle_auc(drawn[:, mutated] == 1, weight[:, states[:, mutated] == 1].sum(axis=1) / weight.sum(axis=1))
+        latent = d * _STATES[state, axis] + rng.standard_normal(n)
+        belief[:, _STATES[:, axis] == 1] *= np.exp(d * latent - d**2 / 2)[:, None]  # likelihood ratio of a mutation
+    carries = _STATES[:, ASSOCIATED.index(gene)] == 1
+    return oracle_auc(carries[state], belief[:, carries].sum(axis=1) / belief.sum(axis=1))

@@ -15,7 +15,18 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
-from deeplrhe_utils.synthetic.genes import CONFOUNDED, EFFECTS, GENES, Effect, at_high_site, draw_mutations
+from deeplrhe_utils.core.tables.truth import TRUTH_GENES
+from deeplrhe_utils.synthetic.genes import (
+    CONFOUNDED,
+    EFFECTS,
+    GENE_SETS,
+    HISTOLOGIES,
+    Effect,
+    Population,
+    at_high_site,
+    draw_patients,
+    population,
+)
 
 ARTEFACTS: Final = {"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06}
 """Expected number of artefacts of each kind on a slide at rate 1 (Poisson, but never more than two of a kind)."""
@@ -41,13 +52,22 @@ _NOT_PROFILED: Final = 0.02
 _TARGET_MPP: Final = 0.5
 _SECTION_STEP_PX: Final = 1024  # a tile of the 1:4 level, 256 px
 _STRESS_SECTION_PX: Final = 6144
+_SHOWCASE_TILES: Final = (20, 14)  # across and down; the other slides of the presets have 6 × 4
 # Legal values of whole numbers, then of real ones.
-_WHOLE: Final = dict(n_slides=(1, 9999), seed=(0, 2**63), n_patients=(0, 9999), n_sites=(1, 99), tile_px=(64, 4096))
+_WHOLE: Final = dict(
+    n_slides=(1, 9999), seed=(0, 2**63), n_patients=(0, 9999), n_sites=(1, 99), tile_px=(64, 4096), n_showcase=(0, 2)
+)
 _SIDES: Final = dict(
     grid_columns=(1, 100), grid_rows=(1, 100), sections_across=(1, 50), sections_down=(1, 50), level0_px=(0, 200_000)
 )
 _REAL: Final = dict(
-    effect_scale=(0, 10), site_confounding=(0, 1), artefact_rate=(0, 10), outline_error_um=(0, 200), normal_share=(0, 1)
+    effect_scale=(0, 10),
+    site_confounding=(0, 1),
+    histology_confounding=(0, 1),
+    squamous_share=(0, 1),
+    artefact_rate=(0, 10),
+    outline_error_um=(0, 200),
+    normal_share=(0, 1),
 )
 
 
@@ -72,9 +92,15 @@ class CohortSpec:
     effects : tuple of (gene, d); effect sizes that replace those of :data:`EFFECTS`, 0–10 [standard deviations]
     effect_scale, artefact_rate : multiply every effect size (with 0 nothing is planted) and the expected numbers of
         :data:`ARTEFACTS`, 0–10
+    gene_set : ``deeplrhe`` (eight genes) or ``deeppath`` (ten)
+    squamous_share : share of patients with a squamous carcinoma, 0–1; the others have an adenocarcinoma
+    histology_confounding : 1: mutations depend on the diagnosis as in real patients; 0: both diagnoses have the same
+        share of mutated patients; see :func:`population`
     site_confounding : 0 (KRAS is as frequent at every site) to 1 (it occurs at the first third of the sites only)
     outline_error_um : standard deviation by which the delivered tumour outline departs from the true one, 0–200 [µm]
     normal_share : share of patients that also have a slide of normal lung, 0–1; these are beyond `n_slides`
+    n_showcase : 0 to 2 of the slides are large, 20 × 14 tiles: an adenocarcinoma, with one artefact of each kind, and a
+        squamous carcinoma without any
     level0_px : side of a single square 40× slide, a multiple of 8 from 1024 to 200 000 [level-0 px], whatever the grid
         and sections say; 0: sizes follow from the grid
     """
@@ -90,10 +116,14 @@ class CohortSpec:
     tile_px: int = 512
     effects: tuple[tuple[str, float], ...] = ()
     effect_scale: float = 1.0
+    gene_set: str = "deeplrhe"
+    squamous_share: float = 0.35
+    histology_confounding: float = 1.0
     site_confounding: float = 0.0
     artefact_rate: float = 1.0
     outline_error_um: float = 25.0
     normal_share: float = 0.0
+    n_showcase: int = 0
     level0_px: int = 0
 
     def __post_init__(self) -> None:
@@ -104,10 +134,17 @@ class CohortSpec:
         fewest = math.ceil(self.n_slides / _SLIDES_PER_PATIENT)
         fits = self.n_patients == 0 or fewest <= self.n_patients <= self.n_slides
         _require(fits, "n_patients", self.n_patients, f"0, or {fewest} to {self.n_slides} for that many slides")
+        _require(self.gene_set in GENE_SETS, "gene_set", self.gene_set, " or ".join(GENE_SETS))
         for gene, d in self.effects:
             _require(gene in EFFECTS, "effects", gene, f"a gene that shows: {', '.join(EFFECTS)}")
             _require(0 <= d <= 10, "effects", f"{gene} {d}", "d from 0 to 10")
-        single = self.n_slides == 1 and self.normal_share == 0 and self.level0_px >= 1024 and self.level0_px % 8 == 0
+        single = (
+            self.n_slides == 1
+            and self.normal_share == 0
+            and self.n_showcase == 0
+            and self.level0_px >= 1024
+            and self.level0_px % 8 == 0
+        )
         expected = "0, or a multiple of 8 from 1024 on in a cohort of a single slide"
         _require(self.level0_px == 0 or single, "level0_px", self.level0_px, expected)
 
@@ -116,6 +153,16 @@ class CohortSpec:
         """Effects per gene with the overrides and the scale applied."""
         d = dict(self.effects)
         return {g: replace(e, d=self.effect_scale * d.get(g, e.d)) for g, e in EFFECTS.items()}
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Names of the genes, in order."""
+        return GENE_SETS[self.gene_set]
+
+    @property
+    def people(self) -> Population:
+        """The patients of whom the cohort is a sample."""
+        return population(self.genes, self.squamous_share, self.histology_confounding)
 
     @property
     def n_high_sites(self) -> int:
@@ -129,8 +176,8 @@ class CohortSpec:
 
 
 PRESETS: Final[dict[str, CohortSpec]] = {
-    "smoke": CohortSpec(n_slides=12),
-    "demo": CohortSpec(n_slides=180),
+    "smoke": CohortSpec(n_slides=12, normal_share=0.25),
+    "demo": CohortSpec(n_slides=180, normal_share=0.125, n_showcase=2),
     "paper": CohortSpec(n_slides=180, grid_columns=10, grid_rows=8, sections_across=4, sections_down=3),
     "stress": CohortSpec(n_slides=1, level0_px=100_000),
 }
@@ -161,11 +208,19 @@ class CohortPlan:
     truth: pd.DataFrame
 
     @property
-    def effects(self) -> pd.DataFrame:
-        """One row per gene: gene, attribute and where (null for negative controls), d and bayes_auc in force."""
-        effects = {gene: Effect("", 0.0, 0.0, "") for gene in GENES} | self.spec.effects_in_force
-        cells = [(g, e.attribute or None, e.where or None, e.d, e.bayes_auc) for g, e in effects.items()]
-        return pd.DataFrame(cells, columns=["gene", "attribute", "where", "d", "bayes_auc"])
+    def genes(self) -> pd.DataFrame:
+        """Table TRUTH_GENES: what each gene does, and what can be known of it without looking at the tissue."""
+        spec, people = self.spec, self.spec.people
+        rows = []
+        for gene in people.genes:
+            effect = spec.effects_in_force.get(gene, Effect("", 0.0, 0.0, ""))
+            rows.append({"gene": gene, "attribute": effect.attribute or None, "where": effect.where or None,
+                         "d": effect.d, "bayes_auc": effect.bayes_auc, "prevalence": people.prevalence(gene),
+                         **{f"prevalence_{h}": people.prevalence(gene, h) for h in HISTOLOGIES},
+                         "diagnosis_auc": people.diagnosis_auc(gene), "clinical_auc": people.clinical_auc(gene),
+                         "clinical_auc_within": people.clinical_auc(gene, HISTOLOGIES[0]),
+                         "site_auc": people.site_auc(gene, spec.site_confounding, spec.high_site_share)})  # fmt: skip
+        return conform(pd.DataFrame(rows), TRUTH_GENES)
 
     def factors(self, patient_id: str) -> dict[str, float]:
         """Factor of every attribute in one patient; :class:`ParameterError` for an unknown patient."""
@@ -178,16 +233,17 @@ class CohortPlan:
 def plan_cohort(spec: CohortSpec) -> CohortPlan:
     """Plan a synthetic cohort with a known truth.
 
-    Declared rules (ours): mutations as in :func:`draw_mutations`; a patient has one to four slides; about
+    Declared rules (ours): patients and mutations as in :func:`draw_patients`; a patient has one to four slides; about
     2 % of calls of each gene (at least one call of each gene without an effect, where there are five
-    patients or more) are not profiled, all of them wild types; subtype and clinical values carry no
-    information about any gene, nor does the site, unless `site_confounding` says so. Noise does not depend on
-    what is planted: two plans that differ in effects, confounding, artefacts or outline error only have
-    the same patients in the same order (under confounding at other sites) with the same noise.
+    patients or more) are not profiled, all of them wild types; age, stage and vital status carry no information
+    about any gene, nor does the site, unless `site_confounding` says so. Noise does not depend on
+    what is planted: two plans that differ in effects, site confounding, artefacts or outline error only have
+    the same patients in the same order (under site confounding at other sites) with the same noise.
     """
     n_patients = spec.n_patients or max(1, round(spec.n_slides * _PATIENTS_PER_SLIDE))
-    mutated = draw_mutations(n_patients, spec.seed)
-    patients = _plan_patients(mutated[CONFOUNDED].to_numpy(bool), spec)
+    drawn = draw_patients(n_patients, spec.seed, spec.people)
+    mutated = drawn[list(spec.genes)]
+    patients = _plan_patients(drawn, spec)
     return CohortPlan(
         spec=spec,
         slides=_plan_slides(patients, spec),
@@ -202,28 +258,28 @@ def planted_name(site: int, number: int) -> str:
     return f"SYNT-{site:02d}-{number:04d}"
 
 
-def _plan_patients(confounded: NDArray[np.bool_], spec: CohortSpec) -> pd.DataFrame:
-    """Patients with their site, drawn so that high sites and the others fill evenly, and their subtype."""
-    n, rng = len(confounded), generator(spec.seed, "patients")
-    high = at_high_site(confounded, spec.site_confounding, spec.high_site_share, spec.seed)
+def _plan_patients(drawn: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
+    """Patients with their site, drawn so that high sites and the others fill evenly, diagnosis, sex and smoking."""
+    n, rng = len(drawn), generator(spec.seed, "patients")
+    carries, prevalence = drawn[CONFOUNDED].to_numpy(bool), spec.people.prevalence(CONFOUNDED)
+    high = at_high_site(carries, prevalence, spec.site_confounding, spec.high_site_share, spec.seed)
     number = np.empty(n, int)
     for group, first, last in ((high, 1, spec.n_high_sites), (~high, spec.n_high_sites + 1, spec.n_sites)):
         number[group] = first + rng.permutation(np.arange(group.sum()) % max(1, last - first + 1))
-    squamous = generator(spec.seed, "subtypes").permutation(np.arange(n)) < round(0.4 * n)
     site = [f"{s:02d}" for s in number]
     ids = [planted_name(s, i + 1) for i, s in enumerate(number)]
-    patients = pd.DataFrame({"patient_id": ids, "site_id": site})
-    return patients.assign(subtype=np.where(squamous, "squamous", "adenocarcinoma"))
+    patients = pd.DataFrame({"patient_id": ids, "site_id": site, "subtype": drawn["histology"]})
+    return patients.join(drawn[["sex", "smoking"]])
 
 
 def _plant(patients: pd.DataFrame, mutated: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
     """Latents and attribute factors of every patient, one row per patient × gene."""
     n, effects = len(patients), spec.effects_in_force
-    truth = pd.DataFrame({"patient_id": patients["patient_id"].repeat(len(GENES)), "gene": np.tile(GENES, n)})
+    truth = pd.DataFrame({"patient_id": patients["patient_id"].repeat(len(spec.genes)), "gene": np.tile(spec.genes, n)})
     truth = truth.reset_index(drop=True).assign(mutated=mutated.to_numpy(bool).ravel())
-    noise = np.full((n, len(GENES)), math.nan)
+    noise = np.full((n, len(spec.genes)), math.nan)
     for gene in effects:
-        noise[:, GENES.index(gene)] = generator(spec.seed, "latent", gene).standard_normal(n)
+        noise[:, spec.genes.index(gene)] = generator(spec.seed, "latent", gene).standard_normal(n)
     truth["d"] = truth["gene"].map({g: e.d for g, e in effects.items()}).fillna(0.0)
     truth["latent"] = truth["d"] * truth["mutated"] + noise.ravel()
     for column in ("attribute", "where"):
@@ -235,7 +291,7 @@ def _plant(patients: pd.DataFrame, mutated: pd.DataFrame, spec: CohortSpec) -> p
 def _labels(patients: pd.DataFrame, mutated: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Table LABELS of the cohort, a few calls hidden as not profiled."""
     calls = mutated.astype("Int64")
-    for gene in GENES:
+    for gene in mutated:
         calls.loc[_hidden(gene, mutated[gene].to_numpy(), seed), gene] = pd.NA
     labels = calls.assign(patient_id=patients["patient_id"]).melt("patient_id", var_name="gene", value_name="status")
     labels["variant_class"] = labels["status"].map({1: "planted"})
@@ -251,13 +307,11 @@ def _hidden(gene: str, mutated: NDArray[np.bool_], seed: int) -> NDArray[np.int6
 
 
 def _clinical(patients: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Table CLINICAL: plausible values that carry no information about any gene."""
+    """Table CLINICAL: diagnosis, sex and smoking as drawn; the rest carries no information about any gene."""
     rng, n = generator(seed, "clinical"), len(patients)
     frame = patients.rename(columns={"subtype": "histology"})
     frame["age_years"] = np.clip(np.round(rng.normal(66, 9, n)), 35, 89)
-    frame["sex"] = rng.choice(["female", "male"], n)
     frame["stage"] = rng.choice(["I", "II", "III", "IV"], n, p=[0.54, 0.24, 0.16, 0.06])
-    frame["smoking"] = rng.choice(["never", "former", "current"], n, p=[0.12, 0.6, 0.28])
     frame["vital_status"] = rng.choice(["alive", "dead"], n, p=[0.6, 0.4])
     return conform(frame, CLINICAL)
 
@@ -278,8 +332,11 @@ def _plan_slides(patients: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
     share = generator(spec.seed, "slides", "tumour share").uniform(0.60, 0.74, len(slides))
     slides["tumour_share"] = np.where(normal, 0.0, share.round(4))
     _add_scanner(slides, spec)
-    _add_sizes(slides, spec)
+    shown = _showcase(slides, spec)
+    _add_sizes(slides, spec, shown)
     _add_artefacts(slides, spec)
+    for i, at in enumerate(shown):
+        slides.loc[at, [f"n_{kind}" for kind in ARTEFACTS]] = int(i == 0)
     return slides[list(SLIDE_COLUMNS)]
 
 
@@ -308,9 +365,17 @@ def _add_scanner(slides: pd.DataFrame, spec: CohortSpec) -> None:
     slides["jpeg_quality"] = site.map(quality)
 
 
-def _add_sizes(slides: pd.DataFrame, spec: CohortSpec) -> None:
+def _showcase(slides: pd.DataFrame, spec: CohortSpec) -> list[int]:
+    """The rows of the large slides: the first diagnostic 20× scan of each tumour that tells its resolution."""
+    plain = slides[(slides["objective"] == 20) & slides["mpp_in_metadata"] & (slides["sample_type"] == "diagnostic")]
+    first = {kind: plain.index[plain["subtype"] == kind].min() for kind in HISTOLOGIES}
+    return [int(first[kind]) for kind in HISTOLOGIES[: spec.n_showcase] if pd.notna(first[kind])]
+
+
+def _add_sizes(slides: pd.DataFrame, spec: CohortSpec, showcase: list[int]) -> None:
     """Sections and level-0 size of every slide, in place. Only a single section has a margin around its tiles."""
-    tiles_px = np.array([spec.grid_columns, spec.grid_rows]) * spec.tile_px
+    tiles_px = np.tile(np.array([spec.grid_columns, spec.grid_rows]) * spec.tile_px, (len(slides), 1))
+    tiles_px[showcase] = np.array(_SHOWCASE_TILES) * spec.tile_px
     sections = np.array([spec.sections_across, spec.sections_down])
     scale, mpp = slides[["objective"]].to_numpy() // 20, slides[["mpp"]].to_numpy()
     if spec.level0_px:

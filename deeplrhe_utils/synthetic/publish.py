@@ -2,20 +2,6 @@
 
 Nothing here is patient data. Identifiers have the structure of TCGA barcodes under the prefix ``SYNT``, which no tissue
 project uses. How it is made, what it is like and what it is unlike: ``docs/synthetic-cohort.md``.
-
-==========================  ======================================================================
-module                      what it decides
-==========================  ======================================================================
-synthetic_genes             who is mutated, and how strongly that shows: fixed before any training
-synthetic_cohort            patients, slides, sites, scanners, sizes, artefacts: :func:`plan_cohort`
-synthetic_regions, _nuclei  where tissue, tumour and nuclei lie, and what they look like
-synthetic_tissue            densities of haematoxylin and eosin
-synthetic_artefacts         defocus, pen, folds, bubbles, holes, damaged compression
-synthetic_light             stain, lamp, camera
-synthetic_label             thumbnail, label and macro image
-synthetic_slide             one slide: :func:`write_slide`
-synthetic_truth             its truth
-==========================  ======================================================================
 """
 
 from __future__ import annotations
@@ -27,8 +13,8 @@ from typing import TYPE_CHECKING
 from deeplrhe_utils.acquisition.labels.labels import wide_labels
 from deeplrhe_utils.core.files import atomic_path, sha256_file, write_json, write_text
 from deeplrhe_utils.core.tables.contract import write_table
-from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
-from deeplrhe_utils.synthetic.genes import EFFECTS, GENES, Effect
+from deeplrhe_utils.core.tables.truth import TRUTH_GENES, TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
+from deeplrhe_utils.synthetic.genes import EFFECTS, GENE_SETS, GENES, Effect
 from deeplrhe_utils.synthetic.plan import PRESETS, CohortPlan, CohortSpec, plan_cohort
 from deeplrhe_utils.synthetic.slide import RENDERER_VERSION, slide_recipe, write_slide
 
@@ -36,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "EFFECTS", "GENES", "PRESETS", "RENDERER_VERSION", "CohortPlan", "CohortSpec", "Effect", "plan_cohort",
+    "EFFECTS", "GENES", "GENE_SETS", "PRESETS", "RENDERER_VERSION", "CohortPlan", "CohortSpec", "Effect", "plan_cohort",
     "slide_recipe", "write_checksums", "write_overrides", "write_slide", "write_tables", "write_truth",
 ]  # fmt: skip
 
@@ -61,7 +47,7 @@ def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
         "licence": "CC BY 4.0",
     }
     written = [
-        _write_csv(wide_labels(plan.labels, GENES), folder / "labels.csv"),
+        _write_csv(wide_labels(plan.labels, plan.spec.genes), folder / "labels.csv"),
         _write_csv(plan.clinical, folder / "clinical.csv"),
         write_json(folder / "cohort.json", facts),
     ]
@@ -70,12 +56,12 @@ def write_tables(plan: CohortPlan, folder: Path) -> list[Path]:
 
 
 def write_truth(plan: CohortPlan, truth_folder: Path, table_folder: Path) -> list[Path]:
-    """Write the three truth tables once all slides of the plan are written.
+    """Write the four truth tables once all slides of the plan are written.
 
     Parameters
     ----------
     truth_folder : where :func:`write_slide` left the truth of each slide
-    table_folder : receives ``truth_patients.parquet``, ``truth_slides.parquet`` and ``truth_tiles.parquet``
+    table_folder : receives ``truth_genes``, ``truth_patients``, ``truth_slides`` and ``truth_tiles.parquet``
     """
     import pandas as pd
 
@@ -83,6 +69,7 @@ def write_truth(plan: CohortPlan, truth_folder: Path, table_folder: Path) -> lis
     patients = plan.truth.assign(site_id=plan.truth["patient_id"].map(site))
     parts = [pd.read_parquet(truth_folder / f"{slide_id}.parquet") for slide_id in plan.slides["slide_id"]]
     tables = [
+        (plan.genes, TRUTH_GENES),
         (patients[[c.name for c in TRUTH_PATIENTS.columns]], TRUTH_PATIENTS),
         (plan.slides[[c.name for c in TRUTH_SLIDES.columns]], TRUTH_SLIDES),
         (pd.concat(parts, ignore_index=True), TRUTH_TILES),

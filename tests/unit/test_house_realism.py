@@ -13,7 +13,7 @@ import pytest
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
 from deeplrhe_utils.core.files import write_json
 from deeplrhe_utils.core.paths import REPOSITORY
-from deeplrhe_utils.synthetic.genes import ODDS_RATIOS, PREVALENCE, neighbour_auc
+from deeplrhe_utils.synthetic.genes import ODDS_RATIOS, neighbour_auc, population, site_only_auc
 from deeplrhe_utils.synthetic.paint import tissue
 from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
 from deeplrhe_utils.synthetic.plan import ARTEFACTS
@@ -159,8 +159,11 @@ def rows_after(heading: str) -> list[list[str]]:
 def test_the_pages_genes_are_those_of_the_code():
     rows = {row[0]: row[1:] for row in rows_after("Gene")}
     assert set(rows) == set(GENES)
-    for gene, (prevalence, attribute, where, d, bayes, ratio, _) in rows.items():
-        assert float(prevalence) == PREVALENCE[gene]
+    people = population()
+    for gene, (*known, attribute, where, d, bayes, ratio, _) in rows.items():
+        shares = [people.prevalence(gene, histology) for histology in ("adenocarcinoma", "squamous")]
+        told = [*shares, people.diagnosis_auc(gene), people.clinical_auc(gene)]
+        assert [float(cell) for cell in known] == pytest.approx(told, abs=0.0006)
         effect = EFFECTS.get(gene)
         if effect is None:
             assert (attribute, where, float(d), float(bayes), ratio) == ("–", "–", 0, 0.5, "–")
@@ -175,7 +178,11 @@ def test_the_pages_odds_ratios_and_joint_auc_are_those_of_the_code():
     found = {(r[0], n): float(c) for r in rows_after("Odds ratio") for n, c in zip(names, r[1:], strict=True) if c}
     assert found == ODDS_RATIOS
     told = float(re.search(r"from TP53, EGFR and STK11 with an AUC of ([\d.]+\d)", PAGE.read_text("utf-8"))[1])
-    assert told == pytest.approx(neighbour_auc("KRAS", ["TP53", "EGFR", "STK11"], n=50_000), abs=0.01)
+    others = ["TP53", "EGFR", "STK11"]
+    assert told == pytest.approx(neighbour_auc("KRAS", others, population(), histology="adenocarcinoma"), abs=0.01)
+    by_site = re.search(r"0.50 for c = 0,\s*([\d.]+) for c = 0.5, ([\d.]+) for c = 1", PAGE.read_text("utf-8"))
+    prevalence = population().prevalence("KRAS")
+    assert [float(v) for v in by_site.groups()] == [round(site_only_auc(prevalence, c), 2) for c in (0.5, 1.0)]
 
 
 def test_the_page_names_every_parameter_with_its_default():

@@ -21,7 +21,7 @@ from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.synthetic.publish import PRESETS, CohortSpec
 
 SMALL = CohortSpec(n_slides=4, seed=3, grid_columns=2, grid_rows=1, tile_px=128)
-AS_TYPED = ["n_slides=4", "grid_columns=2", "grid_rows=1", "tile_px=128"]
+AS_TYPED = ["n_slides=4", "normal_share=0", "grid_columns=2", "grid_rows=1", "tile_px=128"]
 
 
 def sums(folder):

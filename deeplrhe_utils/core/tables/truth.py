@@ -26,6 +26,25 @@ TRUTH_PATIENTS: Final = Table(
     ),
     ("patient_id", "gene"),
 )
+TRUTH_GENES: Final = Table(
+    "truth_genes",
+    "a gene of a synthetic cohort, as planned; AUCs are expectations, known before a slide is painted",
+    (
+        GENE,
+        Column("attribute", TEXT, "what it moves in the tissue; null for negative controls", True),
+        Column("where", TEXT, "where the attribute is moved", True, ("tumour", "region", "40x")),
+        Column("d", REAL, "planted effect size [standard deviations]"),
+        Column("bayes_auc", REAL, "of a reader of its own latent, Φ(d / √2)"),
+        Column("prevalence", REAL, "share of mutated patients [0–1]"),
+        Column("prevalence_adenocarcinoma", REAL, "the same among adenocarcinomas; null where there are none", True),
+        Column("prevalence_squamous", REAL, "the same among squamous carcinomas; null where there are none", True),
+        Column("diagnosis_auc", REAL, "AUC of a reader who knows the diagnosis only"),
+        Column("clinical_auc", REAL, "AUC of a reader who knows diagnosis, smoking and sex"),
+        Column("clinical_auc_within", REAL, "AUC of smoking and sex among adenocarcinomas; null without", True),
+        Column("site_auc", REAL, "AUC of a reader who knows only whether the site is one where KRAS is frequent"),
+    ),
+    ("gene",),
+)
 TRUTH_SLIDES: Final = Table(
     "truth_slides",
     "a synthetic slide, as planned",
@@ -81,7 +100,7 @@ TRUTH_TILES: Final = Table(
     ),
     ("tile_id",),
 )
-TRUTH_TABLES: Final = {t.name: t for t in (TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES)}
+TRUTH_TABLES: Final = {t.name: t for t in (TRUTH_GENES, TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES)}
 
 
 def dictionary() -> str:

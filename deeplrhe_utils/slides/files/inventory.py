@@ -258,8 +258,11 @@ def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     own, owner = _own_name(path)
     name, told = (renamed or {}).get(path, own), parse_name(own)
     patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
+    normal = told.patient_id is not None and (told.sample_code or "").startswith("1")
+    if normal:  # what is known of a patient's tumour is not known of this tissue
+        patient = f"{told.patient_id}-{told.sample_code}"
     row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": path_text(path), "annotation": None}
-    row["site_code"] = told.site_code
+    row |= {"site_code": told.site_code, "subtype": "normal" if normal else None}
     return row | {"bytes": path.stat().st_size if path.exists() else 0, "sample_type": sample, "same": None}
 
 
