@@ -90,6 +90,41 @@ def recovery(
     return frame.assign(gap=frame["expected_auc"] - frame["auc"])
 
 
+def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series) -> pd.DataFrame:
+    """Which genes are found in the tissue, and which only over both diagnoses, where the diagnosis tells of them.
+
+    Parameters
+    ----------
+    over, within : of :func:`recovery`, over both diagnoses and within one
+    alone : AUC that the diagnosis alone gives, by gene
+
+    Returns DataFrame: gene, alone, over, over_low, over_high, inside, inside_low, inside_high, verdict, sentence.
+    """
+    parts = []
+    for name, frame in (("over", over), ("inside", within)):
+        own = frame.set_index("gene")[["auc", "ci_low", "ci_high"]].astype(float)
+        parts.append(own.set_axis([name, f"{name}_low", f"{name}_high"], axis=1))
+    table = pd.concat([alone.rename("alone"), *parts], axis=1).loc[over["gene"]].rename_axis("gene").reset_index()
+    found, kept = table["over_low"] > 0.5, table["inside_low"] > 0.5
+    rules = [table["over"].isna() & table["inside"].isna(), kept, found]
+    words = [
+        "cannot be estimated",
+        "found in the tissue",
+        "found over both diagnoses only: it was the diagnosis that was read",
+    ]
+    table["verdict"] = np.select(rules, words, "not found")
+    table["sentence"] = [
+        f"{r.gene}: {_told(r.over, r.over_low, r.over_high)} over both diagnoses, where the diagnosis alone gives "
+        f"{r.alone:.2f}; within adenocarcinoma {_told(r.inside, r.inside_low, r.inside_high)}: {r.verdict}"
+        for r in table.itertuples()
+    ]
+    return table
+
+
+def _told(value: float, low: float, high: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _role(attribute: object, where: object, d: float) -> str:
     if pd.isna(attribute) or d == 0:
         return "control: nothing planted"

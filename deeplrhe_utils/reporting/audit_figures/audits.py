@@ -134,19 +134,22 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
 ARMS_KNOWN: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses",
                      "the same, hospitals held out", "image, within adenocarcinoma",
                      "age, sex, smoking, stage, within adenocarcinoma")  # fmt: skip
-"""Arms of :func:`known_without`, in its order."""
+"""Arms of notebook 13's figure."""
+ARMS_PLANTED: Final = ("diagnosis alone, closed form", "network, both diagnoses", "network, within adenocarcinoma",
+                       "what can be known, within adenocarcinoma")  # fmt: skip
+"""Arms of notebook 08's."""
 
 
-def known_without(table: pd.DataFrame) -> Figure:
-    """Per gene what was reported, what is known without a slide, and what an image reader finds, one above the other.
+def known_without(table: pd.DataFrame, arms: Sequence[str] = ARMS_KNOWN) -> Figure:
+    """Per gene what was reported, what is known without a slide, and what a reader finds, one above the other.
 
     Parameters
     ----------
-    table : gene, arm (:data:`ARMS_KNOWN`), auc, ci_low, ci_high, null_low, null_high; what was reported is a dot
+    table : gene, arm (of `arms`, in that order), auc, ci_low, ci_high, null_low, null_high; the first arm is a dot
     """
     colours = ("0.2", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4], PALETTE[3])
-    own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == ARMS_KNOWN[0] else {})
-           for arm, colour in zip(ARMS_KNOWN, colours, strict=True) if (table["arm"] == arm).any()}  # fmt: skip
+    own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == arms[0] else {})
+           for arm, colour in zip(arms, colours, strict=False) if (table["arm"] == arm).any()}  # fmt: skip
     figure, panels = forest(table, "AUC by patient, 95 % interval; pale: exchanged labels", series="arm", looks=own,
                             apart=0.14)  # fmt: skip
     for axes in panels.values():

@@ -67,9 +67,9 @@ def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
     """AUC per gene in each arm with its interval, over the band that exchanged labels reach."""
     genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
     looks = {arm: {"color": colour, "label": arm} for arm, colour in zip(arms, PALETTE, strict=False)}
-    draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.24)
+    draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.72 / max(1, len(arms)))
     axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval; pale: exchanged labels")
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.07), ncols=3)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
 
 
 def draw_sites(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
