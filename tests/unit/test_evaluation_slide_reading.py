@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.tables.slide_reading import disjoint, extreme_tiles, morans_i, shared_area, slide_summary
+from deeplrhe_utils.evaluation.tables.slide_reading import (
+    disjoint,
+    display_order,
+    extreme_tiles,
+    morans_i,
+    shared_area,
+    slide_summary,
+)  # fmt: skip
 from deeplrhe_utils.slides.outlines.find import Region, Regions
 from deeplrhe_utils.slides.tiles.grid import make_grid
 
@@ -254,3 +261,22 @@ def test_wrong_arguments_are_refused():
     for slides in (slides_of("A", "A"), slides_of("A", status="excluded")):
         with pytest.raises(InputError, match="once in the slides table"):
             slide_summary(windows, slides, "TP53")
+
+
+def test_slides_are_drawn_large_ones_first_and_then_spread_over_labels_classes_and_sites():
+    n = 24
+    slides = pd.DataFrame({"slide_id": [f"S{i}" for i in range(n)], "patient_id": [f"P{i}" for i in range(n)],
+                           "site_id": [f"{i // 8}" for i in range(n)], "subtype": ["a", "b"] * (n // 2),
+                           "width_l0_px": 100, "height_l0_px": 100})  # fmt: skip
+    slides.loc[17, "width_l0_px"] = 900
+    labels = pd.DataFrame({"patient_id": slides["patient_id"], "gene": "TP53",
+                           "status": pd.array([i // 2 % 2 for i in range(n)], "Int64")})  # fmt: skip
+    order = display_order(slides, labels, "TP53")
+    assert sorted(order["slide_id"]) == sorted(slides["slide_id"]) and order["slide_id"].iloc[0] == "S17"
+    first = order.iloc[1:9].merge(labels)
+    assert (
+        first.groupby(["subtype", "status"]).size().between(1, 3).all()
+        and len(first.groupby(["subtype", "status"])) == 4
+    )
+    assert first["site_id"].nunique() == 3
+    assert display_order(slides, None, "")["slide_id"].iloc[0] == "S17"

@@ -9,6 +9,7 @@ Source: ours; Dice's coefficient after Dice 1945 (Ecology 26:297).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -146,6 +147,28 @@ def _sentence(gene: str, order: pd.DataFrame, table: pd.DataFrame) -> str:
     return (f"The {n_top} highest and the {len(table) - n_top} lowest of {len(order)} windows scored for "
             f"{said(gene)} ({order['patient_id'].nunique()} patients), at most 1 window of a patient "
             f"on each side: {table['patient_id'].nunique()} patients are shown.")  # fmt: skip
+
+
+def display_order(slides: pd.DataFrame, labels: pd.DataFrame | None, gene: str) -> pd.DataFrame:
+    """Rows of table SLIDES in the order in which they are drawn: what a reader sees first should not be all of a kind.
+
+    Slides of more than four times the median area come first; of the others always the one whose label of `gene` and
+    tissue class, and then whose site, were drawn least so far.
+    """
+    status = labels[labels["gene"] == gene].set_index("patient_id")["status"] if labels is not None else pd.Series()
+    area = slides["width_l0_px"].astype(float) * slides["height_l0_px"].astype(float)
+    label = slides["patient_id"].map(status.astype("string")).astype("string").fillna("–")
+    kinds = list(zip(slides["subtype"].astype("string").fillna("–"), label, strict=True))
+    sites, large = slides["site_id"].astype("string").fillna("–").tolist(), (area > 4 * area.median()).tolist()
+    seen_kind, seen_site, left, order = Counter[object](), Counter[str](), list(range(len(slides))), []
+    while left:
+        ranks = [(not large[i], seen_kind[kinds[i]], seen_site[sites[i]], i) for i in left]
+        one = min(ranks)[-1]
+        seen_kind[kinds[one]] += 1
+        seen_site[sites[one]] += 1
+        order.append(one)
+        left.remove(one)
+    return slides.iloc[order]
 
 
 def slide_summary(

@@ -86,7 +86,7 @@ def slide_classes(rows: pd.DataFrame, labels: pd.DataFrame, method: str) -> pd.D
 
 
 def class_scores(table: pd.DataFrame) -> pd.DataFrame:
-    """Slides' probabilities of one method, as rows for AUCs: slide_id (also as tile_id), patient_id, fold, gene, score."""
+    """Slides' probabilities of one method, as rows for AUCs: slide_id (and tile_id), patient_id, fold, gene, score."""
     kinds = [kind for kind in CLASSES if kind in table]
     rows = table.melt(["slide_id", "patient_id", "fold"], kinds, "gene", "score")
     return rows.assign(tile_id=rows["slide_id"])
