@@ -107,7 +107,8 @@ def one_slide(path: Path, out: Path, overrides: dict[str, float], normalizer: Re
     for name, mask in (("pen", pen), ("tissue", kept)):
         Image.fromarray(mask.astype(np.uint8) * 255).save(out / "masks" / f"{path.stem}+{name}.png")
     step = round(SIDE_UM / mpp)
-    sharp, rows = np.full((height // step, width // step), np.nan), []
+    # histolab takes a tile that ends where the slide ends for one outside
+    sharp, rows = np.full(((height - 1) // step, (width - 1) // step), np.nan), []
     outline, tumour = path.with_suffix(".geojson"), np.zeros(rgb.shape[:2], bool)
     if outline.is_file():
         tumour = inside(outline, tumour.shape, width / rgb.shape[1])
@@ -182,7 +183,8 @@ def main() -> None:
     if given.cohort is None:
         print("Nothing to do: name the folder of a synthetic cohort (`deeplrhe synth demo --out DIR`)")
         return
-    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", FutureWarning)  # of histolab, about the names of arguments
+    warnings.filterwarnings("ignore", "Color data out of range")
     for name in ("features", "masks"):
         (given.out / name).mkdir(parents=True, exist_ok=True)
     table = given.cohort / "mpp_overrides.csv"

@@ -18,7 +18,7 @@ from deeplrhe_utils.evaluation.audits.recovery import bayes_auc
 from deeplrhe_utils.evaluation.judging.answers import read_answers
 from deeplrhe_utils.evaluation.judging.beside import judge_colours, judge_masks
 from deeplrhe_utils.evaluation.judging.planted_cohort import box_means, read_planted
-from deeplrhe_utils.evaluation.judging.verdicts import map_rows
+from deeplrhe_utils.evaluation.judging.verdicts import map_rows, verdicts
 from deeplrhe_utils.reporting.exports.interop import write_qupath
 from deeplrhe_utils.reporting.exports.pyramid import write_score_tiff
 from deeplrhe_utils.reporting.heatmaps.bands import Frame
@@ -115,6 +115,7 @@ def test_a_perfect_reader_has_the_oracle_and_a_constant_one_nothing(folder, trut
     page = (tmp_path / "perfect" / "index.html").read_text()
     assert "SYNTHETIC" in page and "Found. TP53" in page and "no map was judged" in page
     assert sum(row["rows"] for row in found["ledger"]) == len(truth)
+    assert any("assume independent scores" in note for note in found["notes"])
     code, found = judged(truth.assign(score=0.5)[["patient_id", "gene", "score"]], folder, tmp_path / "constant")
     assert (
         code == 1 and "TP53 (nuclear area, in a part of the tumour): not estimable; every unit" in found["findings"][0]
@@ -133,6 +134,30 @@ def test_a_reader_of_the_diagnosis_is_seen_through_and_a_control_that_is_found_i
     said = {text.split(".")[0] for text in found["findings"]}
     assert {"FOOLED BY THE DIAGNOSIS, or too few to tell", "FALSE ALARM"} <= said
     assert of(found, "POLE")["verdict"] == "false alarm" and of(found, "EGFR")["verdict"] == "missed"
+
+
+@pytest.mark.parametrize(("d", "whole", "within", "more", "verdict"), [
+    (2.0, (0.7, 0.8, 0.9), (0.6, 0.8, 0.9), {}, "found"), (2.0, (0.4, 0.5, 0.6), (0.4, 0.5, 0.6), {}, "missed"),
+    (2.0, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), {}, "missed"), (2.0, (0.92, 0.95, 0.99), (0.6, 0.8, 0.9), {}, "too good"),
+    (2.0, (0.92, 0.95, 0.99), (0.6, 0.8, 0.9), {"site_auc": 0.97}, "found"),
+    (2.0, (0.6, 0.7, 0.8), (0.4, 0.5, 0.6), {"diagnosis_auc": 0.7}, "the diagnosis"),
+    (2.0, (0.6, 0.7, 0.8), (0.55, 0.6, 0.8), {"diagnosis_auc": 0.7}, "found"),
+    (2.0, (0.8, 0.85, 0.9), (0.4, 0.7, 0.9), {"diagnosis_auc": 0.7}, "found"),
+    (2.0, (0.6, 0.7, 0.8), None, {"diagnosis_auc": 0.7}, "the diagnosis"), (2.0, None, None, {}, "not estimable"),
+    (0.0, (0.4, 0.5, 0.6), (0.3, 0.5, 0.7), {}, "silent"), (0.0, (0.6, 0.7, 0.8), (0.3, 0.5, 0.7), {}, "false alarm"),
+    (0.0, (0.2, 0.3, 0.4), None, {}, "false alarm"), (0.0, (0.4, 0.5, 0.6), (0.6, 0.7, 0.8), {}, "false alarm"),
+    (0.0, (0.6, 0.7, 0.8), (0.3, 0.5, 0.7), {"diagnosis_auc": 0.65}, "the diagnosis"),
+    (0.0, (0.2, 0.3, 0.4), (0.3, 0.5, 0.7), {"diagnosis_auc": 0.35}, "the diagnosis"),
+])  # fmt: skip
+def test_every_verdict_follows_from_the_intervals(d, whole, within, more, verdict):
+    rows = []
+    for patients, ends in (("all", whole), ("adenocarcinoma", within)):
+        low, auc, high = ends or [np.nan] * 3
+        rows.append({"gene": "G", "role": "r", "d": d, "patients": patients, "ci_low": low, "auc": auc, "ci_high": high,
+                     "status": "estimated" if ends else "not estimable", "reason": "few", "p_holm": 0.04,
+                     "oracle_auc": 0.9, "bayes_auc": 0.9, "diagnosis_auc": 0.5, "clinical_auc": 0.5,
+                     "site_auc": 0.5} | more)  # fmt: skip
+    assert verdicts(pd.DataFrame(rows))["verdict"].tolist() == [verdict]
 
 
 def tile_scores(cohort, side_um=256.0, slides=None, noise=0.3):
@@ -160,7 +185,9 @@ def test_any_grid_gives_nearly_the_same_map_and_a_shifted_one_does_not(cohort, t
     means = {}
     for side in (256.0, 192.0, 150.0):
         tile_scores(cohort, side).to_csv(tmp_path / "tiles.csv", index=False)
-        means[side] = map_mean(tmp_path / "tiles.csv", cohort).mean()
+        rows = map_rows(read_answers(tmp_path / "tiles.csv", cohort), cohort)
+        means[side] = rows["auroc"].mean()
+        assert rows["drawn_auroc"].mean() > 0.95
     assert 0.75 < means[256.0] < 0.999
     assert max(means.values()) - min(means.values()) < 0.05
     moved = tile_scores(cohort)
@@ -192,14 +219,26 @@ def grids(table):
 
 def as_tiff_with_a_scale(table, folder, cohort):
     for slide, values, side in grids(table):
-        tifffile.imwrite(folder / f"{slide}+TP53.tif", values.astype(np.float32))
-        (folder / f"{slide}+TP53.json").write_text(json.dumps({"step": side}))
+        padded = np.pad(values, ((2, 0), (1, 0)), constant_values=np.nan)  # nothing is measured there
+        tifffile.imwrite(folder / f"{slide}+TP53.tif", padded.astype(np.float32))
+        (folder / f"{slide}+TP53.json").write_text(json.dumps({"step": side, "x": -side, "y": -2 * side}))
+
+
+def as_fine_tiff_over_the_slide(table, folder, cohort):
+    for slide, values, side in grids(table):
+        step = side / 32
+        w, h = (round(n / step) for n in cohort.slides.loc[slide, ["width_l0_px", "height_l0_px"]].astype(float))
+        fine = np.full((h, w), np.nan, np.float32)
+        own = np.kron(values, np.ones((32, 32)))
+        fine[: own.shape[0], : own.shape[1]] = own[:h, :w]
+        tifffile.imwrite(folder / f"{slide}+TP53.tif", fine)
 
 
 def as_png_in_a_folder_of_the_gene(table, folder, cohort):
     (folder / "TP53").mkdir()
     for slide, values, side in grids(table):
-        Image.fromarray((values * 60000 + 1).astype(np.uint16)).save(folder / "TP53" / f"{slide}.png")
+        numbers = np.pad((values * 60000 + 1).astype(np.uint16), ((0, 3), (0, 3)))  # 0: not measured
+        Image.fromarray(numbers).save(folder / "TP53" / f"{slide}.png")
         (folder / "TP53" / f"{slide}.json").write_text(json.dumps({"step": side, "x": 0, "y": 0}))
 
 
@@ -210,15 +249,17 @@ def as_our_score8(table, folder, cohort):
         write_score_tiff(folder / f"{slide}+TP53.score8.ome.tiff", [values], frame, name=slide, kind="uint8")
 
 
-@pytest.mark.parametrize("write", [as_geojson, as_score_property, as_tiff_with_a_scale, as_png_in_a_folder_of_the_gene,
-                                   as_our_score8])  # fmt: skip
-def test_geojson_and_pictures_say_what_the_csv_says(cohort, tmp_path, write):
+@pytest.mark.parametrize(("write", "apart"), [
+    (as_geojson, 1e-6), (as_score_property, 1e-6), (as_tiff_with_a_scale, 1e-6), (as_our_score8, 0.03),
+    (as_png_in_a_folder_of_the_gene, 1e-3), (as_fine_tiff_over_the_slide, 0.1),
+])  # fmt: skip
+def test_geojson_and_pictures_say_what_the_csv_says(cohort, tmp_path, write, apart):
     table = tile_scores(cohort, slides=12)
     table.to_csv(tmp_path / "tiles.csv", index=False)
     (tmp_path / "maps").mkdir()
     write(table, tmp_path / "maps", cohort)
     plain, other = (map_mean(tmp_path / name, cohort) for name in ("tiles.csv", "maps"))
-    assert len(other) == len(plain) and (other - plain).abs().max() < (0.03 if write is as_our_score8 else 1e-6)
+    assert len(other) == len(plain) and (other - plain).abs().max() < apart
 
 
 def test_names_of_tiles_tell_their_place_in_parquet_and_in_deeppaths_list(cohort, tmp_path):
@@ -282,13 +323,11 @@ def test_means_over_boxes_are_exact():
     np.testing.assert_allclose(box_means(values, low, high), expected)
 
 
-GOOD = {"slide_id": None, "gene": "TP53", "score": 0.5, "x": 0.0, "y": 0.0, "size": 512.0}
-
-
 @pytest.mark.parametrize(("change", "message"), [
     (lambda t: t.assign(slide_id="S" + t["slide_id"]), "scores no slide of a tumour of this cohort"),
     (lambda t: t.assign(patient_id="SYNT-99-9999"), "is another patient's"),
     (lambda t: t.drop(columns="slide_id"), "names neither slides nor patients"),
+    (lambda t: t.assign(slide_id=np.where(t.index == 2, "", t["slide_id"])), "1 of .* rows name no slide"),
     (lambda t: t.drop(columns="score"), "lacks the column score"),
     (lambda t: t.assign(gene="BRCA1"), "no row with a score and a label"),
     (lambda t: t.assign(score="high"), "the score is no number"),
@@ -335,6 +374,15 @@ def test_pictures_that_are_no_maps_and_folders_that_are_no_cohort_are_refused(fo
         Image.fromarray(picture).save(tmp_path / name / f"{slide}+TP53.png")
         with pytest.raises(CompendiumError, match=message):
             read_answers(tmp_path / name, cohort)
+    (tmp_path / "twice").mkdir()
+    for name in (f"{slide}+TP53.png", f"{slide}+TP53.score.tif"):
+        tifffile.imwrite(tmp_path / "twice" / name, np.ones((40, 60), np.float32))
+    Image.fromarray(np.ones((40, 60), np.uint8)).save(tmp_path / "twice" / f"{slide}+TP53.png")
+    for step, message in ((32, "scores .* TP53 twice"), (0, "no size of a pixel"), ("wide", "could not convert")):
+        (tmp_path / "twice" / f"{slide}+TP53.score.json").write_text(json.dumps({"step": step}))
+        (tmp_path / "twice" / f"{slide}+TP53.json").write_text(json.dumps({"step": 32}))
+        with pytest.raises(CompendiumError, match=message):
+            read_answers(tmp_path / "twice", cohort)
     (tmp_path / "broken").mkdir()
     for name in (f"{slide}+TP53.png", f"{slide}.geojson", f"{slide}.tif"):
         (tmp_path / "broken" / name).write_bytes(b"no picture")

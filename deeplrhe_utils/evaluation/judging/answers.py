@@ -69,6 +69,8 @@ def read_answers(
     if not {"slide_id", "patient_id"} & set(table):
         raise InputError(f"{path} names neither slides nor patients", got=", ".join(table.columns),
                          expected="slide_id or patient_id")  # fmt: skip
+    if "slide_id" in table and table["slide_id"].eq("").all():
+        table = table.drop(columns="slide_id")
     if "slide_id" in table:
         table = _of_this_cohort(table, cohort, path, aside)
     notes = []
@@ -89,6 +91,9 @@ def _of_this_cohort(
     table: pd.DataFrame, cohort: PlantedCohort, path: Path, aside: list[tuple[str, int, str]]
 ) -> pd.DataFrame:
     slide = table["slide_id"].str.replace(_SUFFIX, "", regex=True)
+    if (empty := slide.eq("")).any():
+        raise InputError(f"{path}: {int(empty.sum())} of {len(table)} rows name no slide, the others do",
+                         got=f"line {empty.idxmax()}", expected="one unit in one file", fix="Divide it")  # fmt: skip
     owner = slide.map(cohort.slides["patient_id"])
     normal = slide.map(cohort.slides["subtype"]).eq("normal").fillna(False).astype(bool)
     for reason, rows in (("no slide of this cohort", owner.isna()), ("a slide of normal lung", normal)):
@@ -143,7 +148,15 @@ def _table(path: Path, cohort: PlantedCohort, classes: Sequence[str]) -> tuple[p
     """Rows of a file or folder as text, by line, and what its reader has set aside."""
     if path.is_dir() or path.suffix.lower() in (*AREAS_OF, *RASTERS):
         files = pictures_of(path) if path.is_dir() else [path]
-        parts = [part for file in files if len(part := _of_slide(file, cohort))]
+        parts, seen = [], dict[tuple[str, str], Path]()
+        for file in files:
+            parts.append(part := _of_slide(file, cohort))
+            for told in set(zip(part["slide_id"], part["gene"], strict=True)) if len(part) else ():
+                if told in seen:
+                    raise InputError(f"{path} scores {' '.join(told)} twice", got=f"{seen[told].name}, {file.name}",
+                                     expected="one file per slide and gene", fix="Give one kind of file")  # fmt: skip
+                seen[told] = file
+        parts = [part for part in parts if len(part)]
         if not parts:
             raise InputError(f"{path} holds no tile with a score", expected="GeoJSON, PNG or TIFF, named after slides",
                              got=shortened([f.name for f in files], 3) or "no such file")  # fmt: skip
@@ -183,7 +196,7 @@ def _of_slide(path: Path, cohort: PlantedCohort) -> pd.DataFrame:
     if path.suffix.lower() in AREAS_OF:
         return pd.DataFrame([row for region, told in read_objects(path) for row in _scored(region, told, slide, gene)])
     values, step, origin = read_raster(path, cohort, slide)
-    if values.dtype.kind in "iub":  # as our own exports: 0 is not measured
+    if values.dtype.kind in "iu":  # as our own exports: 0 is not measured
         values = np.where(values > 0, (values.astype(float) - 1) / max(np.iinfo(values.dtype).max - 1, 1), np.nan)
     k = max(1, int(_LEAST_CELL_UM / (cohort.slides.loc[slide, "mpp"] * step.max())))
     padded = np.pad(values.astype(float), [(0, -n % k) for n in values.shape], constant_values=np.nan)
@@ -239,6 +252,8 @@ def read_raster(path: Path, cohort: PlantedCohort, slide: str) -> SlideRaster:
             Image.DecompressionBombError) as error:  # fmt: skip
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:80]})",
                          expected="a PNG or TIFF, and a scale beside it such as {\"step\": 32}") from error  # fmt: skip
+    if step is not None and not (np.isfinite(step).all() and (step > 0).all()):
+        raise InputError(f"{beside} tells no size of a pixel", got=told["step"], expected="level-0 px, above 0")
     if values is None or values.ndim != 2:
         raise InputError(f"{path} is no map", got="too large" if values is None else f"{values.shape[-1]} channels",
                          expected=f"one channel of at most {LARGEST_MASK_PX:,} px",
