@@ -397,4 +397,4 @@ def test_pictures_that_are_no_maps_and_folders_that_are_no_cohort_are_refused(fo
         (tmp_path / "colour" / f"{slide}+TP53.png").unlink(missing_ok=True)
         assert main([*given, "--out", str(tmp_path / "out")]) == 1
         assert "of a slide of this cohort" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()  # nothing is written before everything is read
+    assert not (tmp_path / "out" / "index.html").exists()

@@ -79,6 +79,7 @@ def judge_answers(path: Path, out: Path, options: JudgeOptions, tell: Callable[[
     classes = read_classes(options.classes) if options.classes else ()
     said = reader.read_answers(path, cohort, classes, options.tile_um)
     drawn = reader.read_answers(options.maps, cohort, classes, options.tile_um) if options.maps else said
+    claim(out, "judge", JUDGED)
     cross_fitted = said.scores.predictions["fold"].nunique() > 1
     scores = pooled(said.scores)
     genes = verdicts.gene_table(scores, cohort, cross_fitted=cross_fitted, min_positives=options.min_positives)
@@ -110,7 +111,6 @@ def judge_answers(path: Path, out: Path, options: JudgeOptions, tell: Callable[[
     ledgers = [said.scores.ledger.assign(file=path.name)] + [drawn.scores.ledger.assign(file=drawn_name.name)
                for drawn_name in (options.maps,) if drawn_name]  # fmt: skip
     tables["ledger"] = pd.concat(ledgers, ignore_index=True)
-    claim(out, "judge", JUDGED)
     for name in JUDGED:
         (out / name).unlink(missing_ok=True)
     for name, frame in tables.items():
