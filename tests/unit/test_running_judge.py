@@ -378,7 +378,7 @@ def test_pictures_that_are_no_maps_and_folders_that_are_no_cohort_are_refused(fo
     for name in (f"{slide}+TP53.png", f"{slide}+TP53.score.tif"):
         tifffile.imwrite(tmp_path / "twice" / name, np.ones((40, 60), np.float32))
     Image.fromarray(np.ones((40, 60), np.uint8)).save(tmp_path / "twice" / f"{slide}+TP53.png")
-    for step, message in ((32, "scores .* TP53 twice"), (0, "no size of a pixel"), ("wide", "could not convert")):
+    for step, message in ((32, "scores a slide twice"), (0, "is no map.*step 0"), ("wide", "could not convert")):
         (tmp_path / "twice" / f"{slide}+TP53.score.json").write_text(json.dumps({"step": step}))
         (tmp_path / "twice" / f"{slide}+TP53.json").write_text(json.dumps({"step": 32}))
         with pytest.raises(CompendiumError, match=message):

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
-import tifffile
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
@@ -19,9 +18,9 @@ from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import counted, shortened
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_stats
 from deeplrhe_utils.evaluation.auc.score_file import Scores, read_scores
-from deeplrhe_utils.evaluation.judging.planted_cohort import PlantedCohort
+from deeplrhe_utils.evaluation.judging.planted_cohort import PlantedCohort, box_means, truth_places
 from deeplrhe_utils.slides.outlines.geojson import read_objects
-from deeplrhe_utils.slides.outlines.masks import LARGEST_MASK_PX, mask_scale
+from deeplrhe_utils.slides.outlines.masks import LARGEST_MASK_PX, PICTURE_ERRORS, mask_scale
 
 TILE_UM: Final = 256.0
 """Side of a tile that is known by its column and row only, unless something else is said [µm]."""
@@ -34,7 +33,8 @@ _SUFFIX: Final = r"\.(?:svs|tiff?|ndpi|mrxs|png|jpe?g)$"
 _GRID: Final = re.compile(r"(?:^|[_ ])(\d+)_(\d+)$")
 _STEP: Final = re.compile(r'K="step_x_l0_px">([0-9.e+-]+)<.*?K="step_y_l0_px">([0-9.e+-]+)<', re.DOTALL)
 _LEAST_REACH: Final = 0.6  # of a slide: sections fill theirs, so tiles that stay within it count in other pixels
-_LEAST_CELL_UM: Final = 64.0
+_MEASURED: Final = 0.5  # share of a tile that a picture must have measured
+_DESCRIPTION: Final = 270  # tag of a TIFF
 
 
 class Answers(NamedTuple):
@@ -148,19 +148,16 @@ def _table(path: Path, cohort: PlantedCohort, classes: Sequence[str]) -> tuple[p
     """Rows of a file or folder as text, by line, and what its reader has set aside."""
     if path.is_dir() or path.suffix.lower() in (*AREAS_OF, *RASTERS):
         files = pictures_of(path) if path.is_dir() else [path]
-        parts, seen = [], dict[tuple[str, str], Path]()
-        for file in files:
-            parts.append(part := _of_slide(file, cohort))
-            for told in set(zip(part["slide_id"], part["gene"], strict=True)) if len(part) else ():
-                if told in seen:
-                    raise InputError(f"{path} scores {' '.join(told)} twice", got=f"{seen[told].name}, {file.name}",
-                                     expected="one file per slide and gene", fix="Give one kind of file")  # fmt: skip
-                seen[told] = file
-        parts = [part for part in parts if len(part)]
-        if not parts:
+        parts = [_of_slide(file, cohort).assign(file=file.name) for file in files]
+        table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+        if table.empty:
             raise InputError(f"{path} holds no tile with a score", expected="GeoJSON, PNG or TIFF, named after slides",
                              got=shortened([f.name for f in files], 3) or "no such file")  # fmt: skip
-        return pd.concat(parts, ignore_index=True).astype("string"), []
+        told = table[["slide_id", "gene", "file"]].drop_duplicates()
+        if (again := told.duplicated(["slide_id", "gene"])).any():
+            raise InputError(f"{path} scores a slide twice for one gene", got=told[again]["file"].iloc[0],
+                             expected="one file per slide and gene", fix="Give one kind of file")  # fmt: skip
+        return table.astype("string"), []
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
             table = pd.read_parquet(path)
@@ -189,81 +186,64 @@ def slide_and_word(path: Path, slides: Iterable[str], words: Iterable[str]) -> t
 
 
 def _of_slide(path: Path, cohort: PlantedCohort) -> pd.DataFrame:
-    """Scores of one GeoJSON file or picture: slide_id, gene, score, x, y, width, height."""
+    """Scores of one GeoJSON file, or of a picture over the truth's tiles: slide_id, gene, score, and where they lie."""
     slide, gene = slide_and_word(path, cohort.slides.index, cohort.genes.index)
     if slide not in cohort.slides.index:
         return pd.DataFrame({"slide_id": [slide], "gene": gene, "score": ""} | dict.fromkeys(_BOX, "0"))
     if path.suffix.lower() in AREAS_OF:
         return pd.DataFrame([row for region, told in read_objects(path) for row in _scored(region, told, slide, gene)])
-    values, step, origin = read_raster(path, cohort, slide)
-    if values.dtype.kind in "iu":  # as our own exports: 0 is not measured
-        values = np.where(values > 0, (values.astype(float) - 1) / max(np.iinfo(values.dtype).max - 1, 1), np.nan)
-    k = max(1, int(_LEAST_CELL_UM / (cohort.slides.loc[slide, "mpp"] * step.max())))
-    padded = np.pad(values.astype(float), [(0, -n % k) for n in values.shape], constant_values=np.nan)
-    cells = padded.reshape(padded.shape[0] // k, k, -1, k)
-    known = np.isfinite(cells).sum(axis=(1, 3))
-    rows, columns = np.nonzero(known)
-    mean = np.nansum(cells, axis=(1, 3))[rows, columns] / known[rows, columns]
-    return pd.DataFrame({"slide_id": slide, "gene": gene, "score": mean, "x": origin[0] + columns * k * step[0],
-                         "y": origin[1] + rows * k * step[1], "width": k * step[0], "height": k * step[1]})  # fmt: skip
+    values, low, high = raster_and_tiles(path, cohort, slide)
+    known = values > 0 if values.dtype.kind in "iu" else np.isfinite(values)  # as in our exports
+    share = box_means(known, low, high)
+    with np.errstate(invalid="ignore"):
+        score = box_means(np.where(known, values, 0), low, high) / share
+    own = truth_places(cohort, slide).drop(columns="tile_id").assign(gene=gene, score=score)
+    return own[share >= _MEASURED]
 
 
 def _scored(region: Any, told: dict[str, Any], slide: str, gene: str) -> list[dict[str, Any]]:
     x0, y0, x1, y1 = region.geometry.bounds
     place = {"slide_id": slide, "x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0}
-    measured = told.get("measurements") or {}
+    measured = told.get("measurements")
     if isinstance(measured, list):  # QuPath before 0.4
-        measured = {m["name"]: m["value"] for m in measured if isinstance(m, dict) and {"name", "value"} <= set(m)}
+        measured = {m.get("name"): m.get("value") for m in measured if isinstance(m, dict)}
+    measured = measured if isinstance(measured, dict) else {}
     scores = {str(name).removesuffix(" probability"): value for name, value in measured.items()}
     if (one := told.get("score", told.get("probability"))) is not None:
         scores[str(told.get("gene") or gene or region.classification)] = one
     return [place | {"gene": name, "score": value} for name, value in scores.items()]
 
 
-class SlideRaster(NamedTuple):
-    """A one-channel picture of a slide (rows, columns), the size of its pixel and its corner, as x, y [level-0 px]."""
-
-    values: np.ndarray
-    step: np.ndarray
-    origin: np.ndarray
-
-
-def read_raster(path: Path, cohort: PlantedCohort, slide: str) -> SlideRaster:
-    """Read a PNG or TIFF over a slide.
+def raster_and_tiles(path: Path, cohort: PlantedCohort, slide: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A one-channel PNG or TIFF over a slide, and corners of the truth's tiles in it, (n, 2) each [px of the picture].
 
     The size of a pixel is that of ``NAME.json`` beside it (``{"step": 32, "x": 0, "y": 0}``, level-0 px), or what our
     OME-TIFF says; else the picture covers the whole slide. Raises InputError: no picture of one channel, too large;
     AnnotationError: without a scale, and of another aspect than the slide.
     """
-    said = ""
+    beside, values = path.with_suffix(".json"), None
     try:
-        if path.suffix.lower() == ".png":
-            with Image.open(path, formats=("PNG",)) as image:
-                values = np.asarray(image) if image.width * image.height <= LARGEST_MASK_PX else None
-        else:
-            with tifffile.TiffFile(path) as tiff:
-                page: Any = tiff.pages[0]
-                said, values = page.description, page.asarray() if page.size <= LARGEST_MASK_PX else None
-        beside = path.with_suffix(".json")
+        with Image.open(path, formats=("PNG", "TIFF")) as image:
+            found = _STEP.search(str(getattr(image, "tag_v2", {}).get(_DESCRIPTION, "")))
+            if image.width * image.height <= LARGEST_MASK_PX and len(image.getbands()) == 1:
+                values = np.asarray(image)
+            got = f"{image.width} × {image.height} px of {len(image.getbands())} channels"
         told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        step = np.array([told["step"]] * 2, float) if told else None
+        step = np.array([told["step"]] * 2 if told else found.groups() if found else [0, 0], float)
         origin = np.array([told.get("x", 0), told.get("y", 0)], float)
-    except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError, AttributeError, RuntimeError,
-            Image.DecompressionBombError) as error:  # fmt: skip
+    except PICTURE_ERRORS as error:
         raise InputError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:80]})",
-                         expected="a PNG or TIFF, and a scale beside it such as {\"step\": 32}") from error  # fmt: skip
-    if step is not None and not (np.isfinite(step).all() and (step > 0).all()):
-        raise InputError(f"{beside} tells no size of a pixel", got=told["step"], expected="level-0 px, above 0")
-    if values is None or values.ndim != 2:
-        raise InputError(f"{path} is no map", got="too large" if values is None else f"{values.shape[-1]} channels",
-                         expected=f"one channel of at most {LARGEST_MASK_PX:,} px",
+                         expected='a PNG or TIFF, and a scale beside it such as {"step": 32}') from error  # fmt: skip
+    if values is None or (told and not (step > 0).all()):
+        raise InputError(f"{path} is no map", got=f"{got}, step {step[0]:g}",
+                         expected=f"one channel of at most {LARGEST_MASK_PX:,} px, a step above 0",
                          fix="Export scores, not their colours, and at a larger downsample")  # fmt: skip
-    if step is None and (match := _STEP.search(said)):
-        step = np.array([float(match[1]), float(match[2])])
-    if step is None:
-        size = cohort.slides.loc[slide, ["width_l0_px", "height_l0_px"]].to_numpy(int)
-        step = mask_scale(values.shape, (int(size[0]), int(size[1])), path.name)
-    return SlideRaster(values, step, origin)
+    if not step.all():
+        whole = cohort.slides.loc[slide, ["width_l0_px", "height_l0_px"]].to_numpy(int)
+        step = mask_scale(values.shape, (int(whole[0]), int(whole[1])), path.name)
+    tiles = truth_places(cohort, slide)
+    low = (tiles[["x", "y"]].to_numpy() - origin) / step
+    return values, low, low + tiles[["width", "height"]].to_numpy() / step
 
 
 def missing_note(cohort: PlantedCohort, scored: Iterable[str], what: str = "a score") -> list[str]:

@@ -18,7 +18,7 @@ from deeplrhe_utils.evaluation.judging.answers import (
     AREAS_OF,
     missing_note,
     pictures_of,
-    read_raster,
+    raster_and_tiles,
     slide_and_word,
 )
 from deeplrhe_utils.evaluation.judging.planted_cohort import PlantedCohort, box_means, truth_places
@@ -47,31 +47,27 @@ def judge_masks(folder: Path, cohort: PlantedCohort) -> tuple[pd.DataFrame, list
     Returns the table of `filter_performance`, with a row ``any`` (whatever the reason), and notes.
     Raises InputError: no mask of a slide of the cohort; as the readers.
     """
-    places, words = truth_places(cohort), (*ARTEFACTS, *_KEPT)
     shares: dict[str, dict[str, np.ndarray]] = {}
-    files = pictures_of(folder)
-    unknown = [f.name for f in files if slide_and_word(f, cohort.slides.index, words)[0] not in cohort.slides.index]
-    for file in files:
-        slide, word = slide_and_word(file, cohort.slides.index, words)
-        if slide in cohort.slides.index:
-            own = places[places["slide_id"] == slide]
-            for name, share in _shares(file, cohort, slide, word, own).items():
-                name, share = (
-                    (ANY_REASON, 1 - share) if name in _KEPT else (name if name in ARTEFACTS else ANY_REASON, share)
-                )
-                one = shares.setdefault(slide, {})
-                one[name] = np.maximum(one.get(name, 0), share)
+    unknown = []
+    for file in pictures_of(folder):
+        slide, word = slide_and_word(file, cohort.slides.index, (*ARTEFACTS, *_KEPT))
+        if slide not in cohort.slides.index:
+            unknown.append(file.name)
+            continue
+        own = shares.setdefault(slide, {})
+        for name, share in _shares(file, cohort, slide, word).items():
+            kind = name if name in ARTEFACTS else ANY_REASON
+            own[kind] = np.maximum(own.get(kind, 0), 1 - share if name in _KEPT else share)
     if not shares:
         raise InputError(f"{folder} holds no mask of a slide of this cohort", got=shortened(unknown, 3) or "no mask",
                          expected=f"PNG, TIFF or GeoJSON, such as {cohort.slides.index[0]}+pen.png")  # fmt: skip
     kinds = [kind for kind in ARTEFACTS if any(kind in own for own in shares.values())]
+    places = truth_places(cohort)
     parts = []
     for slide, own in shares.items():
-        part = places.loc[places["slide_id"] == slide, ["tile_id"]].copy()
-        for kind in kinds:
-            part[f"{kind}_fraction"] = own.get(kind, 0.0)
-        part[f"{ANY_REASON}_fraction"] = np.max([np.broadcast_to(v, len(part)) for v in own.values()], axis=0)
-        parts.append(part)
+        part = places.loc[places["slide_id"] == slide, ["tile_id"]]
+        named = {f"{kind}_fraction": own.get(kind, 0.0) for kind in kinds}
+        parts.append(part.assign(**named, **{f"{ANY_REASON}_fraction": np.max(list(own.values()), axis=0)}))
     flagged = pd.concat(parts, ignore_index=True)
     truth = truth_at(places[places["slide_id"].isin(shares)], cohort.outlines, cohort.tiles)
     truth[f"{ANY_REASON}_fraction"] = truth[[f"{kind}_fraction" for kind in ARTEFACTS]].max(axis=1)
@@ -81,21 +77,17 @@ def judge_masks(folder: Path, cohort: PlantedCohort) -> tuple[pd.DataFrame, list
     return filter_performance(flagged, truth, (*kinds, ANY_REASON)), [*notes, *missing_note(cohort, shares, "a mask")]
 
 
-def _shares(
-    path: Path, cohort: PlantedCohort, slide: str, word: str, places: pd.DataFrame
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """What a mask flags (or keeps) of each tile of a slide, by the name that it gives."""
-    low = places[["x", "y"]].to_numpy(float)
-    high = low + places[["width", "height"]].to_numpy(float)
+def _shares(path: Path, cohort: PlantedCohort, slide: str, word: str) -> dict[str, np.ndarray]:
+    """What a mask flags (or keeps) of each tile of the truth of a slide, by the name that it gives."""
     if path.suffix.lower() not in AREAS_OF:
-        values, step, origin = read_raster(path, cohort, slide)
-        return {word: box_means(values != 0, (low - origin) / step, (high - origin) / step)}
-    boxes = np.asarray(shapely.box(*low.T, *high.T))
-    areas: dict[str, list[BaseGeometry]] = {}
+        values, low, high = raster_and_tiles(path, cohort, slide)
+        return {word: box_means(values != 0, low, high)}
+    own = truth_places(cohort, slide)
+    boxes = np.asarray(shapely.box(own["x"], own["y"], own["x"] + own["width"], own["y"] + own["height"]))
+    areas: dict[str, list[BaseGeometry]] = {word: []}
     for region, _ in read_objects(path):
         areas.setdefault(word or region.classification.removeprefix("Artefact: "), []).append(region.geometry)
-    found = {name: box_fractions(shapely.union_all(own), boxes) for name, own in areas.items()}
-    return found or {word: np.zeros(len(places))}
+    return {name: box_fractions(shapely.union_all(parts), boxes) for name, parts in areas.items()}
 
 
 def judge_colours(folder: Path, cohort: PlantedCohort) -> tuple[dict[str, float], list[str]]:

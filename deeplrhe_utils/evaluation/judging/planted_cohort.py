@@ -69,12 +69,12 @@ def _outlines(path: Path) -> dict[str, BaseGeometry]:
     return {name: shapely.union_all(own) for name, own in parts.items()}
 
 
-def truth_places(cohort: PlantedCohort) -> pd.DataFrame:
-    """The truth's own tiles as places: tile_id, slide_id, x, y, width, height [level-0 px]."""
-    own = cohort.tiles
+def truth_places(cohort: PlantedCohort, slide: str = "") -> pd.DataFrame:
+    """The truth's own tiles (of one slide): tile_id, slide_id, x, y, width, height [level-0 px]."""
+    own = cohort.tiles[cohort.tiles["slide_id"] == slide] if slide else cohort.tiles
     side = own["size_l0_px"].to_numpy(float)
-    return pd.DataFrame({"tile_id": own["tile_id"], "slide_id": own["slide_id"], "x": own["x_l0_px"].to_numpy(float),
-                         "y": own["y_l0_px"].to_numpy(float), "width": side, "height": side})  # fmt: skip
+    x, y = (own[name].to_numpy(float) * side for name in ("column", "row"))
+    return own[["tile_id", "slide_id"]].assign(x=x, y=y, width=side, height=side)
 
 
 def box_means(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -82,15 +82,8 @@ def box_means(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
 
     Outside the picture there is nothing: 0.
     """
-    total = np.pad(np.cumsum(np.cumsum(values.astype(float), 0), 1), ((1, 0), (1, 0)))
-
-    def until(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        x, y = np.clip(x, 0, values.shape[1]), np.clip(y, 0, values.shape[0])
-        left, top = np.minimum(x.astype(int), values.shape[1] - 1), np.minimum(y.astype(int), values.shape[0] - 1)
-        right, low_ = x - left, y - top
-        upper = total[top, left] * (1 - right) + total[top, left + 1] * right
-        lower = total[top + 1, left] * (1 - right) + total[top + 1, left + 1] * right
-        return np.asarray(upper * (1 - low_) + lower * low_)
-
-    (x0, y0), (x1, y1) = low.T, high.T
-    return (until(x1, y1) - until(x0, y1) - until(x1, y0) + until(x0, y0)) / ((x1 - x0) * (y1 - y0))
+    across, down = (
+        np.clip(np.minimum(high[:, axis, None], edge + 1) - np.maximum(low[:, axis, None], edge), 0, 1)
+        for axis, edge in ((0, np.arange(values.shape[1])), (1, np.arange(values.shape[0])))
+    )
+    return np.asarray(((down @ values.astype(float)) * across).sum(axis=1) / (high - low).prod(axis=1))

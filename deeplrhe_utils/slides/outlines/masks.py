@@ -20,7 +20,7 @@ LARGEST_CORNERS: Final = 4_000_000
 MOST_LABELS: Final = 64
 _MODES: Final = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _EIGHT_BIT: Final = ("L", "P")
-_READ_ERRORS: Final = (
+PICTURE_ERRORS: Final = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error,
     MemoryError, Image.DecompressionBombError,
 )  # fmt: skip
@@ -77,7 +77,7 @@ def _labels(data: bytes, name: str) -> tuple[NDArray[Any], str]:
             with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
                 _check_image(image, name)
                 return np.asarray(image), image.mode
-    except _READ_ERRORS as error:
+    except PICTURE_ERRORS as error:
         raise AnnotationError(
             f"Mask {name} cannot be read ({error})", expected="a PNG or TIFF image", fix="Export it again"
         ) from error
