@@ -338,7 +338,7 @@ def test_means_over_boxes_are_exact():
     (lambda t: t.assign(x=t["x"] * 4, y=t["y"] * 4), "lie outside their slides"),
     (lambda t: t.assign(x=t["x"] / 4, y=t["y"] / 4, size=t["size"] / 4), "another frame"),
     (lambda t: pd.concat([t, t.iloc[:1].assign(score=0.9)]), "contradicts itself in rows of one tile"),
-    (lambda t: t.assign(tile_id="one"), "one tile in two places"),
+    (lambda t: t.assign(patient_id=t["slide_id"].str[:12], slide_id=""), "tells x and not slide_id"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_refused_with_the_place(cohort, tmp_path, change, message):
     path = tmp_path / "tiles.csv"

@@ -44,9 +44,7 @@ class Answers(NamedTuple):
     places: pd.DataFrame
 
 
-def read_answers(
-    path: Path, cohort: PlantedCohort, classes: Sequence[str] = (), tile_um: float = TILE_UM
-) -> Answers:  # fmt: skip
+def read_answers(path: Path, cohort: PlantedCohort, classes: Sequence[str] = (), tile_um: float = TILE_UM) -> Answers:
     """Read what a pipeline says of a cohort.
 
     Parameters
@@ -69,12 +67,10 @@ def read_answers(
     if not {"slide_id", "patient_id"} & set(table):
         raise InputError(f"{path} names neither slides nor patients", got=", ".join(table.columns),
                          expected="slide_id or patient_id")  # fmt: skip
-    if "slide_id" in table and table["slide_id"].eq("").all():
-        table = table.drop(columns="slide_id")
-    if "slide_id" in table:
+    if "slide_id" in table and table["slide_id"].ne("").any():
         table = _of_this_cohort(table, cohort, path, aside)
     notes = []
-    if "x" not in table and "tile_id" in table and "slide_id" in table:
+    if "x" not in table and {"tile_id", "slide_id"} <= set(table):
         grid = table["tile_id"].str.extract(_GRID)
         if grid.notna().all(axis=None):
             side = tile_um / table["slide_id"].map(cohort.slides["mpp"]).astype(float)
@@ -111,14 +107,12 @@ def _of_this_cohort(
 
 
 def _places(table: pd.DataFrame, cohort: PlantedCohort, path: Path) -> pd.DataFrame:
-    """Boxes of the rows' tiles, checked; fills tile_id where the table has none."""
-    if "slide_id" not in table:
-        raise InputError(f"{path} has tiles of no slide", got=", ".join(table.columns), expected="a column slide_id")
+    """Boxes of the rows' tiles, checked; a tile is called by its place, whatever the table calls it."""
     if "size" in table:
         table["width"] = table["height"] = table["size"]
-    if missing := [name for name in _BOX if name not in table]:
+    if missing := [name for name in ("slide_id", *_BOX) if name not in table or table[name].eq("").all()]:
         raise InputError(f"{path} tells x and not {', '.join(missing)}", got=", ".join(table.columns),
-                         expected="x, y and size, or x, y, width and height [level-0 px]")  # fmt: skip
+                         expected="slide_id, x, y and size, or width and height [level-0 px]")  # fmt: skip
     box = table[_BOX].apply(pd.to_numeric, errors="coerce").astype(float)
     if (wrong := ~np.isfinite(box).all(axis=1) | (box[["width", "height"]] <= 0).any(axis=1)).any():
         raise InputError(f"{path}, line {wrong.idxmax()}: no place and size", got=" ".join(map(str, table.loc[
@@ -136,11 +130,8 @@ def _places(table: pd.DataFrame, cohort: PlantedCohort, path: Path) -> pd.DataFr
     if reach < _LEAST_REACH:
         raise InputError(f"{path}: tiles stay in the top left corner of their slides, as in another frame",
                          got=f"they reach to {reach:.0%} of the slide", expected="level-0 pixels", fix=fix)  # fmt: skip
-    if "tile_id" not in table:
-        table["tile_id"] = box.astype("string").agg("_".join, axis=1)
+    table["tile_id"] = box.astype("string").agg("_".join, axis=1)
     found = box.assign(tile_id=table["slide_id"] + " " + table["tile_id"], slide_id=table["slide_id"])
-    if (torn := found.drop_duplicates().duplicated("tile_id")).any():
-        raise InputError(f"{path}: one tile in two places", got=found.drop_duplicates()[torn]["tile_id"].iloc[0])
     return found.drop_duplicates("tile_id").reset_index(drop=True)
 
 
@@ -160,10 +151,9 @@ def _table(path: Path, cohort: PlantedCohort, classes: Sequence[str]) -> tuple[p
         return table.astype("string"), []
     if path.suffix.lower() in (".parquet", ".pq"):
         try:
-            table = pd.read_parquet(path)
+            return pd.read_parquet(path).astype("string").fillna("").reset_index(drop=True), []
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read as Parquet ({str(error)[:80]})") from error
-        return table.astype("string").fillna("").rename_axis(None).reset_index(drop=True), []
     if is_stats(path):
         stats = read_stats(path, classes)
         left = stats.ledger[stats.ledger["outcome"] != "used"]

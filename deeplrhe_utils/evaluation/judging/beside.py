@@ -101,9 +101,8 @@ def judge_colours(folder: Path, cohort: PlantedCohort) -> tuple[dict[str, float]
     """
     tiles: dict[str, list[Path]] = {}
     for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".tif", ".tiff")):
-        names = [n for n in (file.parent.name, slide_and_word(file, cohort.slides.index, ())[0])
-                 if n in cohort.slides.index]  # fmt: skip
-        tiles.setdefault(names[0] if names else "", []).append(file)
+        slide = next((s for s in cohort.slides.index if file.parent.name == s or file.name.startswith(s)), "")
+        tiles.setdefault(slide, []).append(file)
     strange = tiles.pop("", [])
     if not tiles:
         got = shortened([path.name for path in strange], 3) or "no picture"

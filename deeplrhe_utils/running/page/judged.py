@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, write_json, write_text
 from deeplrhe_utils.core.tables.foreign import write_sheet
-from deeplrhe_utils.core.text import escaped
+from deeplrhe_utils.core.text import escaped, share_text
 from deeplrhe_utils.evaluation.auc.deeppath import read_classes
 from deeplrhe_utils.evaluation.auc.score_file import pooled
 from deeplrhe_utils.evaluation.judging import answers as reader
@@ -54,13 +53,6 @@ class JudgeOptions:
     classes: Path | None = None
     tile_um: float = reader.TILE_UM
     min_positives: int = 3
-
-    def __post_init__(self) -> None:
-        if not 0 < self.tile_um < 10_000:
-            raise ParameterError("--tile-um is the side of a tile", got=self.tile_um, expected="above 0 µm")
-        for folder in (self.masks, self.tiles, self.raw_tiles):
-            if folder is not None and not folder.is_dir():
-                raise InputError(f"{folder} is no folder")
 
 
 def judge_answers(path: Path, out: Path, options: JudgeOptions, tell: Callable[[str], None] = print) -> pd.DataFrame:
@@ -108,9 +100,8 @@ def judge_answers(path: Path, out: Path, options: JudgeOptions, tell: Callable[[
             notes += more
     if sites:
         tables["sites"] = pd.DataFrame(sites).T.rename_axis("when").reset_index()
-    ledgers = [said.scores.ledger.assign(file=path.name)] + [drawn.scores.ledger.assign(file=drawn_name.name)
-               for drawn_name in (options.maps,) if drawn_name]  # fmt: skip
-    tables["ledger"] = pd.concat(ledgers, ignore_index=True)
+    read = {path: said, options.maps or path: drawn}
+    tables["ledger"] = pd.concat([one.scores.ledger.assign(file=name.name) for name, one in read.items()])
     for name in JUDGED:
         (out / name).unlink(missing_ok=True)
     for name, frame in tables.items():
@@ -127,13 +118,13 @@ def judge_answers(path: Path, out: Path, options: JudgeOptions, tell: Callable[[
 
 
 def _filter_sentence(row: dict[str, Any]) -> str:
-    if not row["looked_for"]:
-        return f"Filter, {row['artefact']}: not looked for by name; affected: {row['affected']}."
-    share = {key: "–" if row[key] != row[key] else f"{row[key]:.2f}" for key in ("precision", "recall", "dropped")}
-    return (
-        f"Filter, {row['artefact']}: recall {share['recall']} of {row['affected']} affected tiles, precision "
-        f"{share['precision']} of {row['seen']:.0f} flagged; {share['dropped']} of the affected are gone."
+    n, share = (
+        row["affected"],
+        {key: share_text(row[key]).replace("nan", "–") for key in ("precision", "recall", "dropped")},
     )
+    found = (f"recall {share['recall']} of {n} affected tiles, precision {share['precision']} of "
+             f"{row['seen']:.0f} flagged; {share['dropped']} of the affected are gone.")  # fmt: skip
+    return f"Filter, {row['artefact']}: " + (found if row["looked_for"] else f"not looked for by name; affected: {n}.")
 
 
 def _draw(tables: dict[str, pd.DataFrame], path: Path) -> None:
@@ -154,11 +145,9 @@ def _draw(tables: dict[str, pd.DataFrame], path: Path) -> None:
 
 
 def _page(path: Path, sentences: list[str], notes: list[str], tables: dict[str, pd.DataFrame]) -> str:
-    def listed(texts: list[str]) -> str:
-        return "<ul>" + "".join(f"<li>{escaped(text)}</li>" for text in texts) + "</ul>"
-
+    findings, remarks = ("".join(f"<li>{escaped(text)}</li>" for text in texts) for texts in (sentences, notes))
     lines = [f"<h1>Planted and found: {escaped(path.name)}</h1>", f'<p class="banner">{_SYNTHETIC}</p>',
-             "<h2>Findings</h2>", listed(sentences), "<h2>Notes</h2>", listed(notes),
+             f"<h2>Findings</h2><ul>{findings}</ul><h2>Notes</h2><ul>{remarks}</ul>",
              '<h2>Figure</h2><figure><img src="planted.png" alt="AUC per gene beside what was planted, and maps" '
              'style="max-height: none"><figcaption>SYNTHETIC. Left: AUC by patient, 95 %; mutated/wild type in '
              "brackets. Right: a dot per slide; triangle: a perfect reader.</figcaption></figure>"]  # fmt: skip
