@@ -213,8 +213,10 @@ def as_score_property(table, folder, cohort):
 def grids(table):
     for slide, own in table.groupby("slide_id"):
         side = own["size"].iloc[0]
-        shape = round(own["y"].max() / side) + 1, round(own["x"].max() / side) + 1
-        yield slide, own["score"].to_numpy().reshape(shape), side
+        row, column = (np.rint(own[name] / side).astype(int) for name in ("y", "x"))
+        values = np.full((row.max() + 1, column.max() + 1), np.nan)
+        values[row, column] = own["score"]
+        yield slide, values, side
 
 
 def as_tiff_with_a_scale(table, folder, cohort):
@@ -237,7 +239,7 @@ def as_fine_tiff_over_the_slide(table, folder, cohort):
 def as_png_in_a_folder_of_the_gene(table, folder, cohort):
     (folder / "TP53").mkdir()
     for slide, values, side in grids(table):
-        numbers = np.pad((values * 60000 + 1).astype(np.uint16), ((0, 3), (0, 3)))  # 0: not measured
+        numbers = np.pad(np.nan_to_num(values * 60000 + 1), ((0, 3), (0, 3))).astype(np.uint16)  # 0: not measured
         Image.fromarray(numbers).save(folder / "TP53" / f"{slide}.png")
         (folder / "TP53" / f"{slide}.json").write_text(json.dumps({"step": side, "x": 0, "y": 0}))
 
@@ -254,7 +256,7 @@ def as_our_score8(table, folder, cohort):
     (as_png_in_a_folder_of_the_gene, 1e-3), (as_fine_tiff_over_the_slide, 0.1),
 ])  # fmt: skip
 def test_geojson_and_pictures_say_what_the_csv_says(cohort, tmp_path, write, apart):
-    table = tile_scores(cohort, slides=12)
+    table = tile_scores(cohort, slides=12).query("index % 5 > 0")
     table.to_csv(tmp_path / "tiles.csv", index=False)
     (tmp_path / "maps").mkdir()
     write(table, tmp_path / "maps", cohort)
