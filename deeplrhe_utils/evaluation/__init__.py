@@ -5,5 +5,6 @@
 - `audits`: leakage, near-duplicates, negative controls, covariates, published claims, what was found of planted truth
 - `precision`: what counts allow, coverage, calibration, decisions, readers
 - `quality`: how good the artefact filter and the colour normalization are
+- `judging`: any pipeline's answers on a synthetic cohort, held against its truth
 - `tables`: counts, Table 1, one line per slide
 """

@@ -15,7 +15,9 @@ from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import MARKER, claim
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.running.commands.cli import main
+from deeplrhe_utils.running.jobs.synth import write_synthetic_cohort
 from deeplrhe_utils.running.stage.state import CHANGED
+from deeplrhe_utils.synthetic.publish import CohortSpec
 from tests.faults.runner_house import House
 
 MODEL = REPOSITORY / "reports" / "demo" / "models" / "05" / "fold-0.safetensors"
@@ -26,7 +28,7 @@ NAMES = [
     "run.json", "index.html", "auc.csv", "roc.png", "ledger.csv", "tiles.parquet", "slides.csv", "normalize.csv",
     "normalizer/request.json", "S1/x0000000_y0000000.png", "S1/mine.txt", "slides/.a.12.part.svs", "truth/mine.csv",
     "labels.csv", "download.csv", "repairs.csv", "manifest.txt", ".lock/x", "thesis.docx", "out.json",
-    "html/01-first.html",
+    "html/01-first.html", "genes.csv", "judged.json", "planted.png",
 ]  # fmt: skip
 CONTENTS = [b"", b"mine", b"{}", b"[]", b'["thesis.docx", "../x"]', b'{"commands": "run"}', b"patient_id,TP53\nA,1\n"]
 trees = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(CONTENTS), min_size=1, max_size=6)
@@ -66,6 +68,12 @@ def given_files(tmp_path_factory, slide_factory):
                                   "TP53\tMissense_Mutation\tTCGA-05-4244-01A\n")  # fmt: skip
     (base / "manifest.txt").write_text("id\tfilename\tmd5\tsize\tstate\n"
                                        f"ac0973ee-07f8-536e-842d-17ab763e64d5\ta\t{0:032}\t5\treleased\n")  # fmt: skip
+    small = CohortSpec(n_slides=4, seed=3, grid_columns=2, grid_rows=1, tile_px=128)
+    plan = write_synthetic_cohort(small, base / "planted", workers=1)
+    plan.effects.assign(diagnosis_auc=0.5, clinical_auc=0.5, site_auc=0.5).to_csv(
+        base / "planted" / "truth" / "truth_genes.csv", index=False
+    )
+    plan.truth.assign(score=0.5)[["patient_id", "gene", "score"]].to_csv(base / "said.csv", index=False)
     return base, House(tmp_path_factory.mktemp("house"))
 
 
@@ -79,6 +87,7 @@ def commands(base, out):
         "normalize": ["normalize", base / "S1.svs", "--method", "reinhard", "--out", out],
         "score": ["score", base / "scores.csv", "--resamples", "100", "--out", out],
         "synth": ["synth", "smoke", "-p", "n_slides=3", "-p", "grid_columns=1", "-p", "grid_rows=1", "--out", out],
+        "judge": ["judge", base / "said.csv", "--truth", base / "planted", "--out", out],
         "cohort": ["cohort", "paper", "--gdc", nobody, "--cbioportal", nobody, "--out", out],
         "download": ["download", base / "manifest.txt", "--endpoint", nobody, "--retries", "1", "--out", out],
         "labels": ["labels", base / "maf.txt", "--genes", "TP53", "--out", out / "labels.csv"],

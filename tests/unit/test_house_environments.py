@@ -24,6 +24,7 @@ IMPORTED_AS = {  # import name → distribution, where the two differ
     "cv2": "opencv-python-headless",
     "jupyter_client": "ipykernel",
     "openslide": "openslide-python",
+    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }

@@ -11,10 +11,10 @@ from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats, write_stats
 from deeplrhe_utils.evaluation.auc.delong import CROSS_FITTED, DELONG, NEWCOMBE
-from deeplrhe_utils.evaluation.auc.score_file import read_scores
+from deeplrhe_utils.evaluation.auc.score_file import DEPENDENT, INDEPENDENT, read_scores
 from deeplrhe_utils.evaluation.auc.units import aggregate
 from deeplrhe_utils.running.commands.cli import main
-from deeplrhe_utils.running.jobs.score import DEPENDENT, INDEPENDENT, SCORE_COLUMNS, ScoreOptions, score
+from deeplrhe_utils.running.jobs.score import SCORE_COLUMNS, ScoreOptions, score
 
 
 def _table(patients=40, tiles=3, seed=0):

@@ -77,6 +77,8 @@ def test_the_cohort_can_be_used_as_slides_with_labels(cohort):
     labels = pd.read_csv(cohort / "labels.csv")
     assert set(slides["patient_id"]) == set(labels["patient_id"])
     assert json.loads((cohort / "cohort.json").read_text())["spec"]["n_slides"] == 4
+    told = (cohort / "README.md").read_text(encoding="utf-8")
+    assert "deeplrhe judge SCORES --truth THIS" in told and "| tile_px | 128 |" in told and "`truth/`" in told
 
 
 def test_a_folder_with_another_cohort_or_another_writer_is_refused(cohort):

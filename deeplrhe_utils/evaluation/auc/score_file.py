@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,12 +16,24 @@ from deeplrhe_utils.acquisition.labels.labels import label_values
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import UNKNOWN_WORD
+from deeplrhe_utils.evaluation.auc.units import with_labels
 
 NEEDED: Final = ("patient_id", "label", "score")
 OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
 ONE_TARGET: Final = "target"
 """Gene of a table that has no column of genes."""
 _SHOWN: Final = 3
+_LEAST: Final = 10
+_UNLIKE: Final = 0.1
+INDEPENDENT: Final = (
+    "Without folds the interval and p assume independent scores, as of one model on patients that it never saw. Scores "
+    "of cross-validation are not: name their fold, or read the interval as too narrow."
+)
+DEPENDENT: Final = (
+    "With several folds every patient is scored and also learned from, so the folds' AUCs are correlated: the interval "
+    "and p of patients take twice the variance of independent scores. The usual 95 % interval contains chance in about "
+    "85 % of cohorts without any effect (docs/cross-fitting.md)."
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,7 @@ class _Ledger:
 
 def read_scores(
     path: Path, *, columns: Mapping[str, str] | None = None, positive: str = "", negative: Sequence[str] = (),
-    labels: pd.DataFrame | None = None, a_row: str = "", any_scale: bool = False,
+    labels: pd.DataFrame | None = None, a_row: str = "", any_scale: bool = False, table: pd.DataFrame | None = None,
 ) -> Scores:  # fmt: skip
     """Read scores and labels from a CSV and check them.
 
@@ -77,6 +89,7 @@ def read_scores(
     a_row : "slide" or "tile": what a row is, where no column names it; each is then one of its own
     labels : patient_id, gene, status instead of the file's own labels
     any_scale : take scores outside [0, 1]; they are ranked, and never read as probabilities
+    table : texts by line, as `read_foreign` gives them, where `path` is no CSV or more was done to it
 
     Returns Scores.
 
@@ -85,7 +98,9 @@ def read_scores(
     labels that are neither 0 nor 1, or a patient with two labels for one gene. ParameterError: a column in `columns`
     that does not exist.
     """
-    table, notes = _named(read_foreign(path, InputError), dict(columns or {}), path, labels is not None)
+    table, notes = _named(
+        read_foreign(path, InputError) if table is None else table, dict(columns or {}), path, labels is not None
+    )
     ledger = _Ledger()
     if labels is None:
         cells = pd.DataFrame({"line": table.index, "column": "label", "text": table["label"]}, index=table.index)
@@ -255,6 +270,26 @@ def _joined(labels: pd.DataFrame, table: pd.DataFrame, ledger: _Ledger) -> tuple
         names = ", ".join(missing["patient_id"].astype(str).unique()[:_SHOWN])
         notes.append(f"{len(missing)} labels belong to patients without a score, such as {names}.")
     return known, table, notes
+
+
+def pooled(scores: Scores) -> Scores:
+    """The scores with their folds where these can be compared, else without; either way it is said.
+
+    Ranks within a fold undo offsets between networks, but they lose AUC where folds differ in prevalence, and all of it
+    where a fold is one patient.
+    """
+    if scores.predictions["fold"].nunique() == 1:
+        return replace(scores, notes=(*scores.notes, INDEPENDENT))
+    scores = replace(scores, notes=(*scores.notes, DEPENDENT))
+    who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
+    by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
+    share = by.mean().astype(float).groupby("gene")
+    if by.size().min() >= _LEAST and (share.max() - share.min()).max() <= _UNLIKE and by.nunique().min() == 2:
+        note = "Scores were ranked within their fold before they were pooled."
+        return replace(scores, notes=(*scores.notes, note))
+    note = (f"Folds have fewer than {_LEAST} patients, one class, or shares of positives that differ by more than "
+            f"{_UNLIKE:g}: scores were pooled as they are, and an offset between folds would count.")  # fmt: skip
+    return replace(scores, predictions=scores.predictions.assign(fold=0), notes=(*scores.notes, note))
 
 
 def parse_columns(text: str) -> dict[str, str]:

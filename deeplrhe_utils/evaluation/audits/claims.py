@@ -128,12 +128,12 @@ def _gene(gene: str) -> Callable[[Numbers], Finding]:
         ends = f"[{row['ci_low']:.2f}, {row['ci_high']:.2f}] is what {row['n_pos']} of {size} patients allow"
         null = f"chance alone reaches {row['null_high']:.2f} in 1 of 40 cohorts of two halves"
         if (alone := numbers.get("13", "alone", gene)) is not None:
-            null += f"; the diagnosis alone gives {_with_ends(alone)}"
+            null += f"; the diagnosis alone gives {with_ends(alone)}"
         few = min(row["n_pos"], row["n_neg"]) < LEAST
         image = numbers.get("13", "real", "image | both diagnoses", gene)
         if image is None or image["auc"] is None:
             return Finding(null, "not estimable" if few else "needs TCGA", ends)
-        null += f"; an image reader of real patients {_with_ends(image)}"
+        null += f"; an image reader of real patients {with_ends(image)}"
         above = _beyond(row["auc"], row["auc"] - row["ci_low"], image)
         return Finding(null, "not estimable" if few else "not reproduced" if above else "compatible", ends)
 
@@ -203,7 +203,8 @@ def _beyond(value: float, down: float, row: Mapping[str, Any]) -> bool:
     return bool(value - row["auc"] > math.hypot(down, row["ci_high"] - row["auc"]))
 
 
-def _with_ends(row: Mapping[str, Any]) -> str:
+def with_ends(row: Mapping[str, Any]) -> str:
+    """An AUC and its interval: ``0.84 [0.76, 0.90]``."""
     return f"{row['auc']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
 
 
@@ -250,7 +251,7 @@ def _range(numbers: Numbers) -> Finding:
     ends = "; ".join(f"{auc}: ± {half:.2f}" for auc, half in width.items())
     real = numbers.get("13", "real", "image | adenocarcinoma") or {}
     if all((real.get(gene) or {}).get("auc") is not None for gene in _SIX):
-        found = ", ".join(f"{gene} {_with_ends(real[gene])}" for gene in _SIX)
+        found = ", ".join(f"{gene} {with_ends(real[gene])}" for gene in _SIX)
         above = any(_beyond(_SIX_LEAST, width[str(_SIX_LEAST)], real[gene]) for gene in _SIX)
         return Finding(f"an image reader of real adenocarcinomas: {found}", "not reproduced" if above else "compatible",
                        ends)  # fmt: skip

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
 import pandas as pd
+import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.slides.outlines.find import box_fractions
 from deeplrhe_utils.synthetic.genes import EFFECTS, Effect, oracle_auc
 
 _DRAWN: Final = {
@@ -168,6 +171,41 @@ def _drawn_auc(planted: pd.DataFrame, truth_tiles: pd.DataFrame, tiles: pd.DataF
     return _auc(joined.assign(value=np.sign(EFFECTS[gene].log_step) * joined["value"]), "value")
 
 
+def truth_at(
+    places: pd.DataFrame, outlines: Mapping[str, Mapping[str, BaseGeometry]], truth_tiles: pd.DataFrame
+) -> pd.DataFrame:
+    """The truth of tiles that are not the truth's own: of any place, size and shape, by area.
+
+    Parameters
+    ----------
+    places : tile_id, slide_id, x, y, width, height [level-0 px]
+    outlines : slide → name (tumour, subclone, an artefact) → its true outline [level-0 px]; absent: none there
+
+    Returns DataFrame: tile_id, slide_id, a ``…_fraction`` of each of these names, and the mean of what was drawn in the
+    truth's tiles that a tile overlaps, by their common area (null where nothing is known).
+    """
+    names, parts = ("tumour", "subclone", *_LOOKED_FOR, *_NOT_LOOKED_FOR), []
+    for slide, own in places.groupby("slide_id", sort=False):
+        low = own[["x", "y"]].to_numpy(float)
+        high = low + own[["width", "height"]].to_numpy(float)
+        there, drawn = truth_tiles[truth_tiles["slide_id"] == slide], outlines[str(slide)]
+        begin = there[["x_l0_px", "y_l0_px"]].to_numpy(float)
+        end = begin + there[["size_l0_px"]].to_numpy(float)
+        common = np.minimum(high[:, None], end[None]) - np.maximum(low[:, None], begin[None])
+        area = np.clip(common, 0, None).prod(axis=2)
+        boxes = np.asarray(shapely.box(*low.T, *high.T))
+        part = own[["tile_id", "slide_id"]].copy()
+        for name in names:
+            part[f"{name}_fraction"] = box_fractions(drawn[name], boxes) if name in drawn else 0.0
+        for column in _DRAWN.values():
+            value = there[column].to_numpy(float, na_value=np.nan)
+            weight = area * np.isfinite(value)
+            with np.errstate(invalid="ignore"):
+                part[column] = (weight @ np.nan_to_num(value)) / weight.sum(axis=1)
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
 def inside_outside(
     predictions: pd.DataFrame, truth_tiles: pd.DataFrame, truth_patients: pd.DataFrame, gene: str
 ) -> pd.DataFrame:
@@ -217,7 +255,9 @@ def patient_mean(frame: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[fl
     return float(values.mean()), float(low), float(high), len(values)
 
 
-def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.DataFrame:
+def filter_performance(
+    tiles: pd.DataFrame, truth_tiles: pd.DataFrame, looked_for: Sequence[str] = _LOOKED_FOR
+) -> pd.DataFrame:
     """How well the quality filter sees each artefact, and what it does about it, tile by tile.
 
     For each artefact those tiles count in which it was looked for: pen, folds and bubbles in all that notebook 02
@@ -225,23 +265,25 @@ def filter_performance(tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.Dat
     *seen*, from :data:`ARTEFACT_SHARE` on: of its area in the truth (which covers air inside tissue, too), of its
     tissue in the measure for blur, of its area for the others. Holes are not looked for by name. *Dropped* is another
     matter: it needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
+    Other filters have other kinds, in `looked_for`: each a ``…_fraction`` of `tiles` and of `truth_tiles`.
 
     Returns DataFrame: artefact, looked_for, n_tiles, affected, seen, both, precision (both / seen), recall (both /
     affected), dropped (share of the affected tiles that were dropped, for whatever reason). Null where the denominator
     is 0, or where the artefact is not looked for.
     """
-    screened = tiles[tiles["pen_fraction"].notna()]
-    shares = [f"{kind}_fraction" for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR)]
+    screened = tiles[tiles["pen_fraction"].notna()] if "pen" in looked_for else tiles
+    kinds = list(dict.fromkeys((*looked_for, *_LOOKED_FOR, *_NOT_LOOKED_FOR)))
+    shares = [f"{kind}_fraction" for kind in kinds]
     truth = truth_tiles[["tile_id", *shares]].rename(columns={name: f"true_{name}" for name in shares})
     joined = screened.merge(truth, on="tile_id", how="left", validate="one_to_one")
     rows = []
-    for kind in (*_LOOKED_FOR, *_NOT_LOOKED_FOR):
-        own = joined[joined[f"{kind}_fraction"].notna()] if kind in _LOOKED_FOR else joined
+    for kind in kinds:
+        own = joined[joined[f"{kind}_fraction"].notna()] if kind in looked_for else joined
         gone = ~own["kept"].to_numpy(bool)
         affected = (own[f"true_{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
-        row: dict[str, object] = {"artefact": kind, "looked_for": kind in _LOOKED_FOR, "n_tiles": len(own)}
+        row: dict[str, object] = {"artefact": kind, "looked_for": kind in looked_for, "n_tiles": len(own)}
         row["affected"] = int(affected.sum())
-        if kind in _LOOKED_FOR:
+        if kind in looked_for:
             seen = (own[f"{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
             both = int((affected & seen).sum())
             row |= {"seen": int(seen.sum()), "both": both}

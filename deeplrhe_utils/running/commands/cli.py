@@ -14,6 +14,7 @@ from deeplrhe_utils.running.commands import (
     cohort,
     doctor,
     download,
+    judge,
     labels,
     normalize,
     predict,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "run": run, "doctor": doctor, "normalize": normalize, "predict": predict, "score": score, "split": split,
-    "labels": labels, "cohort": cohort, "download": download, "synth": synth, "profiles": profiles,
+    "judge": judge, "labels": labels, "cohort": cohort, "download": download, "synth": synth, "profiles": profiles,
 }  # fmt: skip
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 

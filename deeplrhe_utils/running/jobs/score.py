@@ -13,7 +13,7 @@ from deeplrhe_utils.core.files import atomic_path, claim, write_text
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import escaped, share_text
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_stats
-from deeplrhe_utils.evaluation.auc.score_file import Scores, parse_columns, read_scores
+from deeplrhe_utils.evaluation.auc.score_file import Scores, parse_columns, pooled, read_scores
 from deeplrhe_utils.evaluation.auc.table import curve, gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.auc.units import AGGREGATION_RULES, UNITS, aggregate, align_folds, with_labels
 from deeplrhe_utils.running.page.html import page, table
@@ -27,18 +27,7 @@ SCORE_COLUMNS: Final = [
     "average_precision", "status", "reason",
 ]  # fmt: skip
 """Columns of ``auc.csv``, a row per gene, unit and interval method."""
-INDEPENDENT: Final = (
-    "Without folds the interval and p assume independent scores, as of one model on patients that it never saw. Scores "
-    "of cross-validation are not: name their fold, or read the interval as too narrow."
-)
-DEPENDENT: Final = (
-    "With several folds every patient is scored and also learned from, so the folds' AUCs are correlated: the interval "
-    "and p of patients take twice the variance of independent scores. The usual 95 % interval contains chance in about "
-    "85 % of cohorts without any effect (docs/cross-fitting.md)."
-)
 _DRAWN: Final = 12
-_LEAST: Final = 10
-_UNLIKE: Final = 0.1
 _Tell = Callable[[str], None]
 
 
@@ -101,7 +90,7 @@ def score(path: Path, out: Path, options: ScoreOptions | None = None, tell: _Tel
     scores = _read(path, options)
     claim(out, "score", ("auc.csv", "ledger.csv", "roc.png", "calibration.png", "index.html"))
     cross_fitted = scores.predictions["fold"].nunique() > 1
-    scores = _pooled(scores)
+    scores = pooled(scores)
     units = scores.units if options.unit == "all" else (options.unit,)
     if missing := [unit for unit in units if unit not in scores.units]:
         raise ParameterError(f"{path} names no {missing[0]}s", expected=" | ".join((*scores.units, "all")),
@@ -137,26 +126,6 @@ def _read(path: Path, options: ScoreOptions) -> Scores:
         labels=labels, a_row=options.rows, any_scale=options.any_scale,
     )  # fmt: skip
     return scores if labels is None else replace(scores, notes=(*labels.attrs["notes"], *scores.notes))
-
-
-def _pooled(scores: Scores) -> Scores:
-    """The scores with their folds where these can be compared, else without; either way it is said.
-
-    Ranks within a fold undo offsets between networks, but they lose AUC where folds differ in prevalence, and all of it
-    where a fold is one patient.
-    """
-    if scores.predictions["fold"].nunique() == 1:
-        return replace(scores, notes=(*scores.notes, INDEPENDENT))
-    scores = replace(scores, notes=(*scores.notes, DEPENDENT))
-    who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
-    by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
-    share = by.mean().astype(float).groupby("gene")
-    if by.size().min() >= _LEAST and (share.max() - share.min()).max() <= _UNLIKE and by.nunique().min() == 2:
-        note = "Scores were ranked within their fold before they were pooled."
-        return replace(scores, notes=(*scores.notes, note))
-    note = (f"Folds have fewer than {_LEAST} patients, one class, or shares of positives that differ by more than "
-            f"{_UNLIKE:g}: scores were pooled as they are, and an offset between folds would count.")  # fmt: skip
-    return replace(scores, predictions=scores.predictions.assign(fold=0), notes=(*scores.notes, note))
 
 
 def _sentence(row: dict[str, Any]) -> str:

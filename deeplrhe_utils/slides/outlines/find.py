@@ -273,12 +273,16 @@ def tumour_fractions(
     [0.5, 0.0, 1.0]
     """
     x, y, size = (np.atleast_1d(np.asarray(one, float)) for one in (x_l0_px, y_l0_px, size_l0_px))
-    squares = np.asarray(shapely.box(*np.broadcast_arrays(x, y, x + size, y + size)))
+    return box_fractions(outline, np.asarray(shapely.box(*np.broadcast_arrays(x, y, x + size, y + size))))
+
+
+def box_fractions(outline: BaseGeometry, boxes: NDArray[np.object_]) -> NDArray[np.float64]:
+    """Shares, in [0, 1], of upright boxes (n,) that lie inside an outline; as :func:`tumour_fractions` of squares."""
     shapely.prepare(outline)
-    inside = shapely.contains(outline, squares)
-    across = np.flatnonzero(~(inside | shapely.disjoint(outline, squares)))
+    inside = shapely.contains(outline, boxes)
+    across = np.flatnonzero(~(inside | shapely.disjoint(outline, boxes)))
     found = inside.astype(np.float64)
-    found[across] = np.minimum(1.0, _common_areas(outline, squares[across]) / shapely.area(squares[across]))
+    found[across] = np.minimum(1.0, _common_areas(outline, boxes[across]) / shapely.area(boxes[across]))
     return found
 
 

@@ -53,6 +53,21 @@ def read_geojson(path: Path) -> Regions:
     return _from_geojson(_load(to_text(read_bytes(path), path.name), path.name), path.name)
 
 
+def read_objects(path: Path) -> list[tuple[Region, dict[str, Any]]]:
+    """Every area of a GeoJSON file with its properties, whatever QuPath calls it (tiles, too); there may be none.
+
+    Raises AnnotationError: as :func:`read_geojson`, and for a feature that is no area.
+    """
+    found = []
+    for index, feature in enumerate(_features(_load(to_text(read_bytes(path), path.name), path.name), path.name)):
+        properties = feature.get("properties")
+        try:
+            found.append((_region(feature), properties if isinstance(properties, dict) else {}))
+        except AnnotationError as error:
+            raise AnnotationError(f"{path.name}, feature {index}: {error.what}", got=error.got) from error
+    return found
+
+
 def regions_from_json(text: str, name: str) -> Regions:
     """Regions of a text that is GeoJSON or CAMELYON JSON.
 

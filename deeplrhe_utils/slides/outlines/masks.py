@@ -20,7 +20,7 @@ LARGEST_CORNERS: Final = 4_000_000
 MOST_LABELS: Final = 64
 _MODES: Final = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _EIGHT_BIT: Final = ("L", "P")
-_READ_ERRORS: Final = (
+PICTURE_ERRORS: Final = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, EOFError, OverflowError, struct.error,
     MemoryError, Image.DecompressionBombError,
 )  # fmt: skip
@@ -50,7 +50,7 @@ def regions_from_mask(data: bytes, name: str, slide_px: tuple[int, int]) -> Regi
     if min(slide_px) < 1:
         raise ParameterError(f"Annotation {name}: a mask needs a slide of a size", got=f"size {slide_px}")
     labels, mode = _labels(data, name)
-    scale = _scale(labels.shape, slide_px, name)
+    scale = mask_scale(labels.shape, slide_px, name)
     _check_labels(labels, mode, name)
     if not labels.any():
         return some_area([], ["no pixel other than 0"], name)
@@ -77,7 +77,7 @@ def _labels(data: bytes, name: str) -> tuple[NDArray[Any], str]:
             with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
                 _check_image(image, name)
                 return np.asarray(image), image.mode
-    except _READ_ERRORS as error:
+    except PICTURE_ERRORS as error:
         raise AnnotationError(
             f"Mask {name} cannot be read ({error})", expected="a PNG or TIFF image", fix="Export it again"
         ) from error
@@ -104,8 +104,8 @@ def _check_image(image: Image.Image, name: str) -> None:
         )
 
 
-def _scale(shape: tuple[int, ...], slide_px: tuple[int, int], name: str) -> NDArray[np.float64]:
-    """Size of a mask pixel in x and y [level-0 px].
+def mask_scale(shape: tuple[int, ...], slide_px: tuple[int, int], name: str) -> NDArray[np.float64]:
+    """Size of a pixel, in x and y [level-0 px], of a mask of `shape` (rows, columns) that covers the whole slide.
 
     A mask of downsample d has between width / d - 1 and width / d + 1 columns, however it was rounded, and the
     like of rows. The aspect is wrong if no d does for both.
