@@ -70,9 +70,6 @@ def given_files(tmp_path_factory, slide_factory):
                                        f"ac0973ee-07f8-536e-842d-17ab763e64d5\ta\t{0:032}\t5\treleased\n")  # fmt: skip
     small = CohortSpec(n_slides=4, seed=3, grid_columns=2, grid_rows=1, tile_px=128)
     plan = write_synthetic_cohort(small, base / "planted", workers=1)
-    plan.effects.assign(diagnosis_auc=0.5, clinical_auc=0.5, site_auc=0.5).to_csv(
-        base / "planted" / "truth" / "truth_genes.csv", index=False
-    )
     plan.truth.assign(score=0.5)[["patient_id", "gene", "score"]].to_csv(base / "said.csv", index=False)
     return base, House(tmp_path_factory.mktemp("house"))
 

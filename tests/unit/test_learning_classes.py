@@ -8,7 +8,7 @@ from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.table import gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
 from deeplrhe_utils.learning.rivals.classes import (
-    CLASSES,
+    LUNG_CLASSES,
     class_labels,
     class_scores,
     multinomial_rows,
@@ -18,7 +18,7 @@ from deeplrhe_utils.learning.rivals.classes import (
 
 def slides(n=8):
     """`n` patients, tumours of two kinds in turn; every second one has normal lung, too, a sample of its own."""
-    rows = [(f"S{i}", f"SYNT-01-{i:04d}", CLASSES[1 + i % 2]) for i in range(n)]
+    rows = [(f"S{i}", f"SYNT-01-{i:04d}", LUNG_CLASSES[1 + i % 2]) for i in range(n)]
     rows += [(f"N{i}", f"SYNT-01-{i:04d}-11", "normal") for i in range(0, n, 2)]
     return pd.DataFrame(rows, columns=["slide_id", "patient_id", "subtype"])
 
@@ -38,9 +38,9 @@ def test_a_sample_has_one_class_and_what_cannot_be_told_has_none():
     both = pd.concat([table, table.iloc[[0]].assign(subtype="normal")])  # one unit of two classes is neither
     assert table["patient_id"].iloc[0] not in set(class_labels(both)["patient_id"])
     assert set(class_labels(table.assign(subtype=table["subtype"].where(table["subtype"] != "normal")))["gene"]) == set(
-        CLASSES[1:]
+        LUNG_CLASSES[1:]
     )
-    assert set(class_labels(table.iloc[[0, 1, 2, 3, 8]])["gene"]) == set(CLASSES[1:])  # one sample of normal lung
+    assert set(class_labels(table.iloc[[0, 1, 2, 3, 8]])["gene"]) == set(LUNG_CLASSES[1:])  # one sample of normal lung
     assert class_labels(table[table["subtype"] == "normal"]).empty
 
 
@@ -50,7 +50,7 @@ def test_the_regression_finds_classes_that_show_and_no_others(shift, least, most
     own, labels = tiles(table), class_labels(table)
     random = generator(1, "classes")
     features = random.standard_normal((len(own), 6))
-    features[np.arange(len(own)), own["subtype"].map(CLASSES.index)] += shift
+    features[np.arange(len(own)), own["subtype"].map(LUNG_CLASSES.index)] += shift
     rows = multinomial_rows(pd.DataFrame(features), own, labels, patient_folds(labels, 2, seed=1))
     assert rows.groupby("tile_id")["score"].sum().to_numpy() == pytest.approx(1)
     assert len(rows) == len(own) * 3 and not rows.duplicated(["tile_id", "gene"]).any()
@@ -65,9 +65,9 @@ def test_the_regression_finds_classes_that_show_and_no_others(shift, least, most
 def test_mean_and_vote_may_differ_and_say_by_how_much():
     scores = {"a": (0.9, 0.1), "b": (0.45, 0.55), "c": (0.45, 0.55)}
     rows = pd.DataFrame([("S0", "P0", 0, tile, kind, p) for tile, both in scores.items()
-                         for kind, p in zip(CLASSES[1:], both, strict=True)],
+                         for kind, p in zip(LUNG_CLASSES[1:], both, strict=True)],
                         columns=["slide_id", "patient_id", "fold", "tile_id", "gene", "score"])  # fmt: skip
-    labels = pd.DataFrame({"patient_id": "P0", "gene": CLASSES[1:], "status": [1, 0]})
+    labels = pd.DataFrame({"patient_id": "P0", "gene": LUNG_CLASSES[1:], "status": [1, 0]})
     (told,) = slide_classes(rows, labels, "network").to_dict("records")
     assert (told["called"], told["voted"], told["truth"]) == ("adenocarcinoma", "squamous", "adenocarcinoma")
     assert told["adenocarcinoma"] == pytest.approx(0.6) and told["vote_share"] == pytest.approx(2 / 3)

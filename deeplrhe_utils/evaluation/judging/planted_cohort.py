@@ -16,12 +16,9 @@ from deeplrhe_utils.acquisition.clinical_file import read_clinical
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.contract import read_table
-from deeplrhe_utils.core.tables.foreign import read_foreign
-from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
+from deeplrhe_utils.core.tables.truth import TRUTH_GENES, TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
 from deeplrhe_utils.slides.outlines.geojson import read_objects
 
-_READERS: Final = ("bayes_auc", "diagnosis_auc", "clinical_auc", "site_auc")
-"""Columns of ``truth_genes.csv``: what is expected of readers of the latent, the diagnosis, the record, the site."""
 _NAMES: Final = {"Tumor": "tumour", "Subclone": "subclone"}
 _ARTEFACT: Final = "Artefact: "
 
@@ -45,16 +42,14 @@ class PlantedCohort:
 def read_planted(folder: Path) -> PlantedCohort:
     """Read the folder that ``deeplrhe synth`` wrote. Raises InputError: there is none, or not with all of its truth."""
     truth = folder / "truth"
-    needed = [*(truth / f"{table.name}.parquet" for table in (TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES)),
-              truth / "truth_genes.csv", folder / "labels.csv", folder / "clinical.csv"]  # fmt: skip
+    tables = (TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES, TRUTH_GENES)
+    needed = [*(truth / f"{t.name}.parquet" for t in tables), folder / "labels.csv", folder / "clinical.csv"]
     if missing := [path for path in needed if not path.is_file()]:
         raise InputError(f"{folder} is no synthetic cohort with its truth, or an older version wrote it",
                          got=f"no {missing[0].relative_to(folder)}", expected="the folder that `deeplrhe synth` wrote",
                          fix="Write it again: `deeplrhe synth demo --out DIR`, and name DIR with --truth")  # fmt: skip
-    patients, slides, tiles = (read_table(path, table) for path, table in
-                               zip(needed, (TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES), strict=False))  # fmt: skip
-    genes = read_foreign(needed[3], InputError, columns=("gene", *_READERS)).set_index("gene")
-    genes = genes.apply(pd.to_numeric, errors="coerce").astype(float)
+    patients, slides, tiles, genes = (read_table(path, table) for path, table in zip(needed, tables, strict=False))
+    genes = genes.set_index("gene")
     labels = read_labels(folder / "labels.csv", list(genes.index))
     outlines = {name: _outlines(truth / "slides" / f"{name}.geojson") for name in slides["slide_id"]}
     clinical = read_clinical(folder / "clinical.csv").set_index("patient_id")

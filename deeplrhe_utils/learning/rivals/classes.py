@@ -16,7 +16,7 @@ from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import LABELS
 from deeplrhe_utils.learning.probes.readers import standardized
 
-CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
+LUNG_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 
 
 def class_labels(slides: pd.DataFrame, least: int = 2) -> pd.DataFrame:
@@ -25,9 +25,9 @@ def class_labels(slides: pd.DataFrame, least: int = 2) -> pd.DataFrame:
     `slides` are rows of table SLIDES; those without a subtype, or of a class with fewer than `least` units, have no
     label. Empty where fewer than two classes are left.
     """
-    of = slides[slides["subtype"].isin(CLASSES)].drop_duplicates(["patient_id", "subtype"])
+    of = slides[slides["subtype"].isin(LUNG_CLASSES)].drop_duplicates(["patient_id", "subtype"])
     of = of[~of["patient_id"].duplicated(keep=False)].set_index("patient_id")["subtype"]
-    kinds = [kind for kind in CLASSES if (of == kind).sum() >= least]
+    kinds = [kind for kind in LUNG_CLASSES if (of == kind).sum() >= least]
     rows = [{"patient_id": unit, "gene": kind, "status": int(kind == own), "source": "subtype"}
             for unit, own in of.items() if own in kinds for kind in kinds if len(kinds) > 1]  # fmt: skip
     names = ["patient_id", "gene", "status", "variant_class", "source"]
@@ -71,9 +71,9 @@ def slide_classes(rows: pd.DataFrame, labels: pd.DataFrame, method: str) -> pd.D
 
     Returns a row per slide: method, slide_id, patient_id, fold, truth, n_tiles, the mean probability of each class
     (columns named after it), called (the class of the highest mean), voted (the class of most tiles, of several the
-    first in :data:`CLASSES`), vote_share (of the tiles, for that class).
+    first in :data:`LUNG_CLASSES`), vote_share (of the tiles, for that class).
     """
-    kinds = [kind for kind in CLASSES if kind in set(rows["gene"])]
+    kinds = [kind for kind in LUNG_CLASSES if kind in set(rows["gene"])]
     key = ["slide_id", "patient_id", "fold"]
     wide = rows.dropna(subset=["score"]).pivot(index=[*key, "tile_id"], columns="gene", values="score")[kinds]
     votes = pd.get_dummies(wide.idxmax(axis=1)).reindex(columns=kinds, fill_value=False).groupby(key).mean()
@@ -87,6 +87,6 @@ def slide_classes(rows: pd.DataFrame, labels: pd.DataFrame, method: str) -> pd.D
 
 def class_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Slides' probabilities of one method, as rows for AUCs: slide_id (and tile_id), patient_id, fold, gene, score."""
-    kinds = [kind for kind in CLASSES if kind in table]
+    kinds = [kind for kind in LUNG_CLASSES if kind in table]
     rows = table.melt(["slide_id", "patient_id", "fold"], kinds, "gene", "score")
     return rows.assign(tile_id=rows["slide_id"])
