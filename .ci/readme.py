@@ -27,6 +27,7 @@ REPORTED: Final = places.REFERENCE_DATA / "reported_auc.csv"
 DOCUMENTS: Final = (places.REPOSITORY / "README.md", places.REPOSITORY / "data" / "README.md")
 _NO_RESULTS: Final = "The demo has not been run yet: `make reproduce` writes the numbers, `make docs` this table."
 _SMALLEST_P: Final = 0.001
+_SAID_ALONE: Final = 0.6  # from this AUC of the diagnosis alone on a gene is named
 _NEEDED: Final = {"gene", "auc", "ci_low", "ci_high", "ci_method", "n_pos", "n_neg", "p_holm", "status", "data"}
 _BEGIN: Final = re.compile(r"^<!-- (?P<name>[a-z]+):begin -->$", re.MULTILINE)
 
@@ -86,17 +87,24 @@ def found_text(folder: Path) -> str:
                              for name in ("08-planted-truth", "09-tuning", "10-leakage-audit"))  # fmt: skip
     probed = {gene: row["auc"] for gene, row in planted["probes"]["planted"].items() if row["auc"] is not None}
     each = "; ".join(
-        f"{gene} {auc:.2f} (oracle {planted['oracle'][gene]:.2f}, probe {_auc(probed.get(gene))})"
-        for gene, auc in planted["recovered"].items()
-        if auc is not None and planted["oracle"].get(gene)
+        f"{gene} {own['auc']:.2f} ({own['expected_auc']:.2f}, probe {_auc(probed.get(gene))})"
+        for gene, own in planted["within"].items()
+        if own["auc"] is not None and planted["oracle"].get(gene)
+    )
+    told = "; ".join(
+        f"{gene} {own['over']:.2f} over both diagnoses, where the diagnosis alone gives {own['alone']:.2f}, "
+        f"{_auc(own['inside'])} within adenocarcinoma: {own['verdict']}"
+        for gene, own in planted["fooled"].items()
+        if own["over"] is not None and own["alone"] > _SAID_ALONE
     )
     low, high = tuning["optimism_interval"]
     by = {unit: leak["exchanged"][f"{unit} at width {leak['width']:g}"] for unit in ("tile", "patient")}
     most = max(value for name, value in leak["exchanged"].items() if name.startswith("tile "))
     said = {
-        "Recovered of what was planted": "AUC by patient, synthetic; oracle: a reader of the planted values of "
-        f"these very patients; probe: a closed-form reader of label-free features. {each}. "
+        "Recovered of what was planted": "AUC by patient among adenocarcinomas, synthetic; in brackets what can be "
+        f"known of these very patients, and a closed-form probe of label-free features. {each}. "
         f"{planted['aims_reached']} of {planted['aims']} aims reached ({_notebook('08-planted-truth')}).",
+        "Who is fooled by the diagnosis": f"in these patients, as in real ones, mutations go with it. {told}.",
         "The map": f"for {planted['gene_of_region']} it points at the planted region with an AUROC of "
         f"{planted['auroc_inside']:.2f} inside against outside; drawn there: {planted['auroc_drawn']:.2f}.",
         "Labels that mean nothing": f"exchanged among patients, they reach a mean AUC of {by['tile']:.2f} when tiles "
