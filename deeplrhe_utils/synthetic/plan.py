@@ -17,13 +17,19 @@ from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
 from deeplrhe_utils.synthetic.genes import CONFOUNDED, EFFECTS, GENES, Effect, at_high_site, draw_mutations
 
-ARTEFACTS: Final = {"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06}
+ARTEFACTS: Final = {
+    **{"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06},
+    **{"edge": 0.05, "hair": 0.10, "dust": 0.12},
+}
 """Expected number of artefacts of each kind on a slide at rate 1 (Poisson, but never more than two of a kind)."""
+
+FORMS: Final = {"resection": (0.55, 0.25), "wedge": (0.15, 0.25), "biopsy": (0.15, 0.45), "pieces": (0.15, 0.40)}
+"""How often a slide has a form, and the least share of tumour in its tissue: small pieces need more to have a tile."""
 
 SLIDE_COLUMNS: Final = (
     *("slide_id", "patient_id", "site_id", "sample_type", "subtype", "objective", "mpp", "mpp_in_metadata"),
     *("power_in_metadata", "width_l0_px", "height_l0_px", "section_l0_px_w", "section_l0_px_h", "sections_across"),
-    *("sections_down", "jpeg_quality", "tumour_share", *(f"n_{kind}" for kind in ARTEFACTS)),
+    *("sections_down", "jpeg_quality", "form", "tumour_share", *(f"n_{kind}" for kind in ARTEFACTS)),
 )
 
 # Objective power and true µm/px of the scanner of site 01, 02 … 12; site 13 has that of site 01 again. One site in four
@@ -275,7 +281,11 @@ def _plan_slides(patients: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
     slides["slide_id"] = [f"{p}-{s}{k}" for p, s, k in zip(slides["patient_id"], sample, number, strict=True)]
     slides["sample_type"] = np.where(frozen | normal, "frozen", "diagnostic")
     slides["subtype"] = np.where(normal, "normal", slides["subtype"])
-    share = generator(spec.seed, "slides", "tumour share").uniform(0.60, 0.74, len(slides))
+    slides["form"] = generator(spec.seed, "slides", "form").choice(
+        [*FORMS], len(slides), p=[p for p, _ in FORMS.values()]
+    )
+    least = slides["form"].map({form: low for form, (_, low) in FORMS.items()})
+    share = generator(spec.seed, "slides", "tumour share").uniform(least, 0.8)
     slides["tumour_share"] = np.where(normal, 0.0, share.round(4))
     _add_scanner(slides, spec)
     _add_sizes(slides, spec)
