@@ -115,7 +115,7 @@ def _densities(tissue: Tissue, overlay: Overlay, top: int, bottom: int) -> tuple
     nuclei = tissue.nuclei[top:bottom].astype(np.float32) * unit
     np.maximum(nuclei, densities[..., 0], out=nuclei)
     densities[..., 0] = nuclei
-    densities[..., 1] *= 1 - np.float32(0.45) * soft_ramp(nuclei, 0.3, 0.9)  # chromatin displaces the stained protein
+    densities[..., 1] *= 1 - np.float32(0.25) * soft_ramp(nuclei, 0.3, 0.9)  # chromatin displaces the stained protein
     return densities, present
 
 

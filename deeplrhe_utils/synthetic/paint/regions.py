@@ -161,6 +161,8 @@ def tumour_outline(rng: np.random.Generator, rim: Map, um: float, share: float, 
     um : side of its pixels [µm]
     within : outline of the tissue [canvas px]
     """
+    step = 2 if min(rim.shape) > 200 else 1  # the line is smooth: every second pixel tells it
+    rim, um = rim[::step, ::step], um * step
     y, x = np.nonzero(rim)
     wanted, values = within.area * share, np.full(len(y), -np.inf, np.float32)
     n = 1 + min(int(len(y) * um**2 * share / 2.5e6), 5)
@@ -177,20 +179,21 @@ def tumour_outline(rng: np.random.Generator, rim: Map, um: float, share: float, 
     for _ in range(3):  # what is lost at edges and with crumbs is made up for
         cut = np.partition(values, -1 - min(round(area), len(y) - 1))[-1 - min(round(area), len(y) - 1)]
         mask[y, x] = values > cut
-        drawn = _shape_of(mask, 0.8 * radius).intersection(within)
+        drawn = _shape_of(mask, 0.8 * radius, COARSE * step).intersection(within)
         area *= wanted / max(drawn.area, 1.0)
-    for _ in range(3):  # a hole that closed, or a crumb too much
+    for _ in range(5):  # a hole that closed, or a crumb too much
         drawn = drawn.buffer((wanted - drawn.area) / max(drawn.length, 1.0), join_style="mitre").intersection(within)
     return drawn
 
 
-def _shape_of(mask: NDArray[np.uint8], least: float) -> BaseGeometry:
-    """The outlines [canvas px] of a coarse mask's parts, without holes and those shorter than `least` [mask px]."""
+def _shape_of(mask: NDArray[np.uint8], least: float, px: int) -> BaseGeometry:
+    """Outlines of the parts of a mask (`px` canvas px a pixel), without holes and those shorter than `least` [px]."""
     contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]
+    least = min(max(8.0, least), max(map(len, contours)) - 1)
     parts = []
-    for ring in (c[:, 0].astype(float) for c in contours if len(c) > max(8.0, least)):
-        smooth = np.mean([np.roll(ring, k, axis=0) for k in range(-4, 5)], axis=0)
-        parts.append(Polygon((smooth[:: max(1, min(6, len(ring) // 40))] + 0.5) * COARSE).buffer(COARSE / 2))
+    for ring in (c[:, 0].astype(float) for c in contours if len(c) > least):
+        smooth = np.mean([np.roll(ring, k, axis=0) for k in range(-2, 3)], axis=0)
+        parts.append(Polygon((smooth[:: max(1, min(3, len(ring) // 40))] + 0.5) * px).buffer(px / 2))
     return shapely.union_all(parts)
 
 
@@ -346,7 +349,7 @@ def draw_regions(
         pink += np.float32(0.25) * soft_ramp(rim, 24, 18) * soft_ramp(away, 0.28, 0.34)
     bleeding = np.float32(0.5) * soft_ramp(smooth_noise(rng, shape, 90 / um), 1.5, 2.2) * lumen
     stroma = tissue * (1 - nest) * (1 - open_space)
-    capillaries = stroma * soft_ramp(smooth_noise(rng, shape, 14 / um), 1.4, 1.8) * soft_ramp(-bronchus, 0, 12)
+    capillaries = stroma * soft_ramp(smooth_noise(rng, shape, 16 / um), 1.7, 1.9) * soft_ramp(-bronchus, 0, 12)
     soot = soft_ramp(smooth_noise(rng, shape, 22 / um) + smooth_noise(rng, shape, 220 / um), rng.uniform(2.2, 3.4), 4.0)
     return SectionRegions(
         tissue=tissue,
@@ -361,7 +364,7 @@ def draw_regions(
         bronchus=bronchus,
         pink=pink * tissue,
         blue=blue * tissue,
-        blood=np.maximum.reduce([filled * hollow, bled * alveoli, bleeding, np.float32(0.35) * capillaries]) * tissue,
+        blood=np.maximum.reduce([filled * hollow, bled * alveoli, bleeding, np.float32(0.8) * capillaries]) * tissue,
         soot=soot * stroma,
         outline=outline,
         tumour_outline=ill,

@@ -33,7 +33,7 @@ Streams = Callable[[str], np.random.Generator]
 TUMOUR_DENSITY_PER_MM2: Final = 7200.0  # inside nests; real fields of the same organ: 6,200–13,400 over all cells
 TUMOUR_AREA_UM2: Final = 48.0  # wild type, 7.8 µm across; real outlines: medians of 16–52 µm² over all cells
 LYMPHOCYTE_SHARE: Final = 0.22  # of tumour cells plus lymphocytes, at factor 1
-CHROMATIN_CONTRAST: Final = 0.08  # relative, of detail below 1 µm, at factor 1; exists at 40× only
+CHROMATIN_CONTRAST: Final = 0.10  # relative, of detail below 1 µm, at factor 1; exists at 40× only
 _BAND_ROWS: Final = 64  # full-size maps are made in bands of rows that stay in the processor's cache
 
 
@@ -241,10 +241,10 @@ def _granules(mpp: float) -> Map:
 
 @lru_cache(maxsize=8)
 def _fibre_texture(mpp: float) -> Map:
-    """Horizontal streaks of two widths, periodic, in [0, 1], shape (513, 513); every slide shares them."""
+    """Horizontal streaks of three widths, periodic, in [0, 1], shape (513, 513); every slide shares them."""
     rng = generator(0, "fibre texture")
     texture = np.zeros((512, 512), np.float32)
-    for length_um, width_um, weight in ((9, 0.55, 0.6), (18, 1.6, 0.8)):
+    for length_um, width_um, weight in ((9, 0.55, 0.45), (18, 1.6, 0.6), (30, 4.5, 0.7)):
         grain = rng.standard_normal((512, 512), dtype=np.float32)
         texture += np.float32(weight) * _periodic_blur(grain, length_um / mpp, width_um / mpp)
     whole = cv2.copyMakeBorder(soft_ramp(texture, -1.1, 1.5), 0, 1, 0, 1, cv2.BORDER_WRAP)
@@ -403,7 +403,7 @@ def _lymphocytes(recipe: TissueRecipe, regions: SectionRegions, n_tumour: int, r
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 7.6 / recipe.mpp, 0.3)
     cluster = np.exp(1.3 * smooth_noise(rng, regions.nest.shape, 60 / recipe.mpp / COARSE)) + np.float32(0.15)
     free = regions.tissue * (1 - regions.open_space) * (1 - np.float32(0.93) * regions.nest)
-    weight = at_points(cluster * free * (np.float32(0.12) + regions.tumour), points).astype(np.float64)
+    weight = at_points(cluster * free * (np.float32(0.02) + regions.tumour), points).astype(np.float64)
     weight[weight < 1e-3] = 0
     wanted = min(round(share / (1 - share) * n_tumour), int((weight > 0).sum()))
     # Exponential keys give a weighted draw without replacement in one sort (Efraimidis and Spirakis 2006).
