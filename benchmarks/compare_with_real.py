@@ -439,7 +439,8 @@ def artefact_rows(cohort: Cohort, wide: int = 316, high: int = 220, mpp: float =
             square = slide.read_tile(int(corner[0]), int(corner[1]), wide / factor, wide)
         shown = [("artefact", ring) for ring in rings(outline, factor, (float(corner[0]), float(corner[1])))]
         found.append(Panel(square[:high], kind, mpp, shown))
-    return [("Artefacts and their true outlines, 20× scans at 1 µm/px", found[:3]), ("", found[3:])]
+    rows = [found[i : i + 3] for i in range(0, len(found), 3)]
+    return [("" if i else "Artefacts and their true outlines, 20× scans at 1 µm/px", row) for i, row in enumerate(rows)]
 
 
 def middle_of(size: tuple[int, int]) -> shapely.Point:

@@ -197,7 +197,7 @@ def _change_tissue(
 def _shade(one: Artefact, depth: Map, corner: tuple[int, int], mpp: float) -> Map:
     """How dark an artefact is [0–1], from the way [µm] from its border inwards."""
     if one.kind == "bubble":  # light is bent away at the border, and again behind a bright line
-        return np.float32(0.75) * soft_ramp(depth, 6, 3) + np.float32(0.25) * soft_ramp(np.abs(depth - 11), 2.5, 1)
+        return np.float32(0.75) * soft_ramp(depth, 8, 5) + np.float32(0.25) * soft_ramp(np.abs(depth - 13), 2.5, 1)
     if one.kind == "fold":
         return np.float32(0.12) * soft_ramp(depth, 5, 1)
     if one.kind != "edge":  # a hair is lighter along its middle; dust is out of focus
@@ -222,9 +222,9 @@ def _ink(depth: Map, mpp: float, rng: np.random.Generator) -> Map:
     streak = np.convolve(streak - np.convolve(streak, np.ones(15) / 15, "same"), np.ones(3) / 3, "same")
     patchy = smooth_noise(rng, depth.shape, 60 / mpp)
     lane = np.clip(depth + 3 * smooth_noise(rng, depth.shape, 25 / mpp), 0, 255).astype(np.int64)
-    ink = 0.72 + 0.13 * (streak / streak.std())[lane] + 0.07 * patchy + 0.2 * soft_ramp(depth, 9, 4)
+    ink = 0.80 + 0.11 * (streak / streak.std())[lane] + 0.07 * patchy + 0.2 * soft_ramp(depth, 9, 4)
     fray = soft_ramp(depth - 4 * np.abs(smooth_noise(rng, depth.shape, 6 / mpp)), -1, 1.5)
-    return np.asarray(np.clip(ink, 0.35, 1.1) * fray, np.float32)
+    return np.asarray(np.clip(ink, 0.64, 1.1) * fray, np.float32)
 
 
 def _stages(window: NDArray[np.uint16], one: Artefact, px_per_um: float) -> list[NDArray[np.uint16]]:

@@ -22,7 +22,7 @@ from deeplrhe_utils.synthetic.paint.regions import Map, soft_ramp
 from deeplrhe_utils.synthetic.paint.svs import TILE_SIZE_PX
 from deeplrhe_utils.synthetic.paint.tissue import Tissue, enlarge_rows
 
-_INKS: Final = ((0.95, 0.55, 0.10), (0.85, 0.30, 0.75), (0.8, 0.8, 0.8), (0.9, 0.8, 0.3))
+_INKS: Final = ((0.95, 0.55, 0.10), (0.85, 0.30, 0.75), (0.8, 0.8, 0.8), (0.98, 0.62, 0.25))
 """Optical density of blue, green, black and dark blue ink in R, G and B."""
 _BLOOD: Final = (0.08, 0.82, 0.70)  # OD of R, G, B: redder than eosin, as haemoglobin takes blue
 _SOOT: Final = (0.85, 1.0, 1.15)

@@ -322,7 +322,8 @@ def draw_regions(
         rng, shape, um, np.minimum(rim, beside), 0.4 if form in ("resection", "wedge") else 0.15
     )
     depth, lumen, solid = _epithelium(rng, shape, um, subtype)
-    front = distance_um(tumour > 0.5, um) - np.float32(4)
+    ragged = np.clip(9 + 10 * smooth_noise(rng, shape, 45 / um), 2, 40)  # stroma between the outline and the first nest
+    front = distance_um(tumour > 0.5, um) - ragged
     depth = np.minimum(np.minimum(depth, front), wall - np.float32(4))
     nest = soft_ramp(depth, -0.5, 1.5) * tumour
     uneven = smooth_noise(rng, shape, 70 / um)
