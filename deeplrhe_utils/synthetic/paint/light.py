@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.synthetic.paint.artefacts import Overlay
 from deeplrhe_utils.synthetic.paint.nuclei import DENSITY_UNIT
-from deeplrhe_utils.synthetic.paint.regions import Map, soft_ramp
+from deeplrhe_utils.synthetic.paint.regions import Map
 from deeplrhe_utils.synthetic.paint.svs import TILE_SIZE_PX
 from deeplrhe_utils.synthetic.paint.tissue import Tissue, enlarge_rows
 
@@ -115,7 +115,6 @@ def _densities(tissue: Tissue, overlay: Overlay, top: int, bottom: int) -> tuple
     nuclei = tissue.nuclei[top:bottom].astype(np.float32) * unit
     np.maximum(nuclei, densities[..., 0], out=nuclei)
     densities[..., 0] = nuclei
-    densities[..., 1] *= 1 - np.float32(0.25) * soft_ramp(nuclei, 0.3, 0.9)  # chromatin displaces the stained protein
     return densities, present
 
 

@@ -327,7 +327,7 @@ def draw_regions(
     depth = np.minimum(np.minimum(depth, front), wall - np.float32(4))
     nest = soft_ramp(depth, -0.5, 1.5) * tumour
     uneven = smooth_noise(rng, shape, 70 / um)
-    cleft = soft_ramp(np.abs(depth + np.float32(2)), 2.5, 1.0) * soft_ramp(uneven, 0.4, 0.9) * tumour
+    cleft = soft_ramp(np.abs(depth + np.float32(2)), 2.5, 1.0) * soft_ramp(uneven, 0.7, 1.1) * tumour
     lumen = soft_ramp(depth - lumen, -0.5, 1.0) * nest
     alveoli, bled = _alveoli(rng, shape, um, normal)
     alveoli *= soft_ramp(beside, 6, 30) * soft_ramp(wall, 3, 8) * soft_ramp(-bronchus, 55, 80)

@@ -224,7 +224,7 @@ def _background_densities(
         tone = np.float32(0.75) + tone * np.float32(0.5 / 255)
         cytoplasm = (np.float32(0.24) * tone + borders * border) * uneven
         eosin[top:bottom] = np.maximum((stroma + nest * (cytoplasm - stroma) + extra) * speckle, 0)
-        basic = np.float32(0.03) + np.float32(0.085) * nest * tone + blue
+        basic = np.float32(0.03) + np.float32(0.075) * nest * tone + blue
         haematoxylin[top:bottom] = np.maximum(basic * speckle * uneven, 0)
         if pigment.any():
             soot[top:bottom] = pigment * _repeated(granules, top, bottom, recipe.width_px) * np.float32(DENSITY_UNIT)
@@ -260,7 +260,7 @@ def _grain(mpp: float) -> Map:
         grain = rng.standard_normal((512, 512), dtype=np.float32)
         total += np.float32(amplitude) * _periodic_blur(grain, size_um / mpp, size_um / mpp)
     drops = rng.standard_normal((512, 512), dtype=np.float32)
-    total *= 1 - np.float32(0.85) * soft_ramp(_periodic_blur(drops, 1.7 / mpp, 1.7 / mpp), 1.3, 1.9)  # vacuoles
+    total *= 1 - np.float32(0.75) * soft_ramp(_periodic_blur(drops, 1.7 / mpp, 1.7 / mpp), 1.3, 1.9)  # vacuoles
     return np.clip(total, 0.08, 2)
 
 
