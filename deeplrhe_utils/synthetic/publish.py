@@ -10,7 +10,7 @@ synthetic_genes             who is mutated, and how strongly that shows: fixed b
 synthetic_cohort            patients, slides, sites, scanners, sizes, artefacts: :func:`plan_cohort`
 synthetic_regions, _nuclei  where tissue, tumour and nuclei lie, and what they look like
 synthetic_tissue            densities of haematoxylin and eosin
-synthetic_artefacts         defocus, pen, folds, bubbles, holes, damaged compression
+synthetic_artefacts         defocus, pen, folds, bubbles, holes, damaged compression, slip edges, hairs, dust
 synthetic_light             stain, lamp, camera
 synthetic_label             thumbnail, label and macro image
 synthetic_slide             one slide: :func:`write_slide`
