@@ -221,12 +221,12 @@ def synthetic_field(cohort: Cohort, tile: pd.Series, *, nuclei: bool) -> Field:
 
 
 def nuclei_of(cohort: Cohort, slide_id: str) -> pd.DataFrame:
-    """Kind, centre [level-0 px] and area [µm²] of every nucleus of a slide, all four kinds: the section drawn again."""
+    """Kind, centre [level-0 px] and area [µm²] of every nucleus of a slide, of all kinds: the section drawn again."""
     recipe = slide_recipe(cohort.plan, slide_id)
     seed, scale = cohort.plan.spec.seed, recipe.tissue.scale
     with patch.object(tissue, "stamp", wraps=tissue.stamp) as stamped:
         tissue.draw_tissue(recipe.tissue, lambda name: section_stream(seed, slide_id, 0, name))
-    drawn = [call.args[1] for call in stamped.call_args_list]
+    drawn = [call.args[1] for call in stamped.call_args_list if call.args[1].kind not in ("red cell", "cytoplasm")]
     parts = [
         pd.DataFrame({"kind": n.kind, "x": n.x_px * scale, "y": n.y_px * scale, "area": n.area_um2}) for n in drawn
     ]
@@ -439,7 +439,8 @@ def artefact_rows(cohort: Cohort, wide: int = 316, high: int = 220, mpp: float =
             square = slide.read_tile(int(corner[0]), int(corner[1]), wide / factor, wide)
         shown = [("artefact", ring) for ring in rings(outline, factor, (float(corner[0]), float(corner[1])))]
         found.append(Panel(square[:high], kind, mpp, shown))
-    return [("Artefacts and their true outlines, 20× scans at 1 µm/px", found[:3]), ("", found[3:])]
+    rows = [found[i : i + 3] for i in range(0, len(found), 3)]
+    return [("" if i else "Artefacts and their true outlines, 20× scans at 1 µm/px", row) for i, row in enumerate(rows)]
 
 
 def middle_of(size: tuple[int, int]) -> shapely.Point:

@@ -28,13 +28,19 @@ from deeplrhe_utils.synthetic.genes import (
     population,
 )
 
-ARTEFACTS: Final = {"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06}
+ARTEFACTS: Final = {
+    **{"blur": 0.40, "pen": 0.16, "fold": 0.15, "bubble": 0.10, "hole": 0.12, "jpeg": 0.06},
+    **{"edge": 0.05, "hair": 0.10, "dust": 0.12},
+}
 """Expected number of artefacts of each kind on a slide at rate 1 (Poisson, but never more than two of a kind)."""
+
+FORMS: Final = {"resection": (0.55, 0.25), "wedge": (0.15, 0.25), "biopsy": (0.15, 0.45), "pieces": (0.15, 0.40)}
+"""How often a slide has a form, and the least share of tumour in its tissue: small pieces need more to have a tile."""
 
 SLIDE_COLUMNS: Final = (
     *("slide_id", "patient_id", "site_id", "sample_type", "subtype", "objective", "mpp", "mpp_in_metadata"),
     *("power_in_metadata", "width_l0_px", "height_l0_px", "section_l0_px_w", "section_l0_px_h", "sections_across"),
-    *("sections_down", "jpeg_quality", "tumour_share", *(f"n_{kind}" for kind in ARTEFACTS)),
+    *("sections_down", "jpeg_quality", "form", "tumour_share", *(f"n_{kind}" for kind in ARTEFACTS)),
 )
 
 # Objective power and true µm/px of the scanner of site 01, 02 … 12; site 13 has that of site 01 again. One site in four
@@ -52,7 +58,7 @@ _NOT_PROFILED: Final = 0.02
 _TARGET_MPP: Final = 0.5
 _SECTION_STEP_PX: Final = 1024  # a tile of the 1:4 level, 256 px
 _STRESS_SECTION_PX: Final = 6144
-_SHOWCASE_TILES: Final = (20, 14)  # across and down; the other slides of the presets have 6 × 4
+_SHOWCASE_TILES: Final = (18, 12)  # across and down; the other slides of the presets have 6 × 4
 # Legal values of whole numbers, then of real ones.
 _WHOLE: Final = dict(
     n_slides=(1, 9999), seed=(0, 2**63), n_patients=(0, 9999), n_sites=(1, 99), tile_px=(64, 4096), n_showcase=(0, 2)
@@ -99,7 +105,7 @@ class CohortSpec:
     site_confounding : 0 (KRAS is as frequent at every site) to 1 (it occurs at the first third of the sites only)
     outline_error_um : standard deviation by which the delivered tumour outline departs from the true one, 0–200 [µm]
     normal_share : share of patients that also have a slide of normal lung, 0–1; these are beyond `n_slides`
-    n_showcase : 0 to 2 of the slides are large, 20 × 14 tiles: an adenocarcinoma, with one artefact of each kind, and a
+    n_showcase : 0 to 2 of the slides are large, 18 × 12 tiles: an adenocarcinoma, with one artefact of each kind, and a
         squamous carcinoma without any
     level0_px : side of a single square 40× slide, a multiple of 8 from 1024 to 200 000 [level-0 px], whatever the grid
         and sections say; 0: sizes follow from the grid
@@ -329,7 +335,11 @@ def _plan_slides(patients: pd.DataFrame, spec: CohortSpec) -> pd.DataFrame:
     slides["slide_id"] = [f"{p}-{s}{k}" for p, s, k in zip(slides["patient_id"], sample, number, strict=True)]
     slides["sample_type"] = np.where(frozen | normal, "frozen", "diagnostic")
     slides["subtype"] = np.where(normal, "normal", slides["subtype"])
-    share = generator(spec.seed, "slides", "tumour share").uniform(0.60, 0.74, len(slides))
+    slides["form"] = generator(spec.seed, "slides", "form").choice(
+        [*FORMS], len(slides), p=[p for p, _ in FORMS.values()]
+    )
+    least = slides["form"].map({form: low for form, (_, low) in FORMS.items()})
+    share = generator(spec.seed, "slides", "tumour share").uniform(least, 0.8)
     slides["tumour_share"] = np.where(normal, 0.0, share.round(4))
     _add_scanner(slides, spec)
     shown = _showcase(slides, spec)

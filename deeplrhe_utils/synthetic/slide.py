@@ -25,7 +25,7 @@ from deeplrhe_utils.synthetic.paint.tissue import CHROMATIN_CONTRAST, Tissue, Ti
 from deeplrhe_utils.synthetic.plan import CohortPlan
 from deeplrhe_utils.synthetic.truth import SlideTruth, drawn_outline, feature, to_level0, write_outlines
 
-RENDERER_VERSION: Final = 5  # raise it whenever the same recipe draws other pixels
+RENDERER_VERSION: Final = 6  # raise it whenever the same recipe draws other pixels
 PYRAMID_STEP: Final = 4
 _LAST_LEVEL_PX: Final = 2048  # levels are added until the longer side is at most this
 _CLASSIC_LIMIT_PX: Final = 6e9  # beyond it a file may pass 4 GB, so it becomes a BigTIFF
@@ -105,6 +105,7 @@ def slide_recipe(plan: CohortPlan, slide_id: str) -> SlideRecipe:
         scale=scale,
         tumour_share=float(row["tumour_share"]),
         subtype=str(row["subtype"]),
+        form=str(row["form"]),
         frozen=row["sample_type"] == "frozen",
         **plan.factors(str(row["patient_id"])),
     )
@@ -218,7 +219,7 @@ def _sections(
         tissue = draw_tissue(section, streams) if i in inside else glass(section)
         counts = {kind: where.count((kind, i)) for kind in ARTEFACT_KINDS}
         artefacts = place_artefacts(counts, tissue.regions, canvas, section.mpp, streams)
-        overlay = add_artefacts(tissue, artefacts, section.mpp)
+        overlay = add_artefacts(tissue, artefacts, section.mpp, streams)
         bands = light.bands(tissue, overlay, streams("scanner noise"))
         yield (x, y), tissue, artefacts, _with_damage(bands, artefacts, scale)
 

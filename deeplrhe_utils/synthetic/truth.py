@@ -50,19 +50,22 @@ def drawn_outline(outline: BaseGeometry, error_px: float, rng: np.random.Generat
 
     Parameters
     ----------
-    outline : shapely Polygon
+    outline : shapely geometry of polygons
     error_px : standard deviation of the distance between drawn and true line [px of `outline`]; 0 gives it unchanged
     """
     if error_px == 0 or outline.is_empty:
         return outline
-    ring = shapely.get_coordinates(outline.exterior)[:-1]
-    angle = np.linspace(0, 2 * np.pi, len(ring), endpoint=False)
-    orders = np.arange(1, 9)
-    waves = rng.normal(0, 1, (2, len(orders), 1))
-    wobble = (waves[0] * np.cos(orders[:, None] * angle) + waves[1] * np.sin(orders[:, None] * angle)).sum(axis=0)
-    outwards = ring - np.array(outline.centroid.coords[0])
-    outwards /= np.linalg.norm(outwards, axis=1, keepdims=True)
-    return shapely.Polygon(ring + outwards * (wobble * error_px / np.sqrt(len(orders)))[:, None]).buffer(0)
+    parts = []
+    for part in getattr(outline, "geoms", [outline]):
+        ring = shapely.get_coordinates(part.exterior)[:-1]
+        along = np.roll(ring, -1, axis=0) - np.roll(ring, 1, axis=0)
+        angle = np.cumsum(steps := np.hypot(*along.T)) / steps.sum() * 2 * np.pi
+        orders, error = np.arange(1, 9), min(error_px, 0.12 * np.sqrt(part.area))  # a crumb is drawn with more care
+        waves = rng.normal(0, 1, (2, len(orders), 1))
+        wobble = (waves[0] * np.cos(orders[:, None] * angle) + waves[1] * np.sin(orders[:, None] * angle)).sum(axis=0)
+        outwards = np.stack([along[:, 1], -along[:, 0]], axis=1) / np.maximum(steps, 1e-9)[:, None]
+        parts.append(shapely.Polygon(ring + outwards * (wobble * error / np.sqrt(len(orders)))[:, None]).buffer(0))
+    return shapely.union_all(parts)
 
 
 class SlideTruth:

@@ -529,8 +529,8 @@ def test_a_gene_is_read_through_the_diagnosis_and_through_its_neighbours():
 def test_showcase_slides_are_large_of_both_tumours_and_one_has_every_artefact():
     spec = CohortSpec(n_slides=60, seed=3, normal_share=0.2)
     plain, shown = plan_cohort(spec).slides, plan_cohort(replace(spec, n_showcase=2)).slides
-    large = shown[shown["width_l0_px"] > 20 * 512]
-    assert set(large["subtype"]) == set(HISTOLOGIES) and (large["height_l0_px"] > 14 * 512).all()
+    large = shown[shown["width_l0_px"] > 18 * 512]
+    assert set(large["subtype"]) == set(HISTOLOGIES) and (large["height_l0_px"] > 12 * 512).all()
     assert (large["objective"] == 20).all() and large["mpp_in_metadata"].all()
     counts = large.set_index("subtype")[N_COLUMNS]
     assert (counts.loc["adenocarcinoma"] == 1).all() and (counts.loc["squamous"] == 0).all()

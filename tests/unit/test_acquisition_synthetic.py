@@ -1,6 +1,7 @@
 """Synthetic slides are what their plan declares: readable, repeatable, and true to their truth."""
 
 import hashlib
+from functools import partial
 from itertools import pairwise
 
 import cv2
@@ -18,11 +19,17 @@ from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH
 from deeplrhe_utils.slides.outlines.find import read_geojson, tumour_outline
 from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.synthetic import slide as synthetic_slide
-from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, add_artefacts, place_artefacts
+from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, Artefact, add_artefacts, place_artefacts
 from deeplrhe_utils.synthetic.paint.light import Light, camera_matrix, stain_matrix
 from deeplrhe_utils.synthetic.paint.nuclei import DENSITY_UNIT, Nuclei, add_chromatin, hexagonal_points, masters, stamp
-from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE
-from deeplrhe_utils.synthetic.paint.tissue import TissueRecipe, draw_tissue, enlarge_rows
+from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE, draw_regions
+from deeplrhe_utils.synthetic.paint.tissue import (
+    TUMOUR_DENSITY_PER_MM2,
+    TissueRecipe,
+    at_points,
+    draw_tissue,
+    enlarge_rows,
+)
 from deeplrhe_utils.synthetic.publish import (
     CohortSpec,
     plan_cohort,
@@ -32,6 +39,7 @@ from deeplrhe_utils.synthetic.publish import (
     write_tables,
     write_truth,
 )
+from deeplrhe_utils.synthetic.truth import drawn_outline
 
 
 def digest(path):
@@ -171,11 +179,15 @@ def test_the_delivered_outline_is_near_the_true_one_and_exact_on_demand(tmp_path
         true = outlines(tmp_path / "t" / f"{slide_id}.geojson", "Tumor")
         shares[error_um] = drawn.symmetric_difference(true).area / true.area
         row = plan.slides.iloc[0]
-        assert true.area / (row["width_l0_px"] * row["height_l0_px"]) == pytest.approx(row["tumour_share"], abs=0.04)
+        tissue = draw_tissue(
+            slide_recipe(plan, slide_id).tissue, partial(synthetic_slide.section_stream, 5, slide_id, 0)
+        )
+        drawn_l0 = tissue.regions.outline.area * (int(row["objective"]) // 20) ** 2
+        assert true.area / drawn_l0 == pytest.approx(row["tumour_share"], abs=0.01)
         part = outlines(tmp_path / "t" / f"{slide_id}.geojson", "Subclone")
         assert part.area / true.area == pytest.approx(SUBCLONE_SHARE, abs=0.01)
         assert part.difference(true).area < 0.001 * true.area
-    assert shares[0.0] < 1e-3 < 0.01 < shares[10.0] < 0.25
+    assert shares[0.0] < 1e-3 < 0.01 < shares[10.0] < 0.35
 
 
 def test_truth_tiles_are_the_tiles_of_notebook_02_and_their_numbers_add_up(tmp_path):
@@ -198,8 +210,8 @@ def test_truth_tiles_are_the_tiles_of_notebook_02_and_their_numbers_add_up(tmp_p
     assert len(listed) == sum(p.is_file() for p in tmp_path.rglob("*")) - 1
 
 
-def recipe(scale=1, width=800, height=800, **factors):
-    return TissueRecipe(width, height, 0.5, scale, 0.7, "squamous", False, **factors)
+def recipe(scale=1, width=800, height=800, form="resection", subtype="squamous", share=0.7, **factors):
+    return TissueRecipe(width, height, 0.5, scale, share, subtype, form, False, **factors)
 
 
 def nuclear_statistics(**factors):
@@ -210,7 +222,7 @@ def nuclear_statistics(**factors):
     areas = stats[1:, cv2.CC_STAT_AREA] * 0.25
     column, row = (np.clip((centres[1:, i] / 4).astype(int), 0, 199) for i in (0, 1))
     inside, tumour = tissue.regions.subclone[row, column] > 0.5, tissue.regions.nest[row, column] > 0.6
-    large = (areas > 40) & (areas < 180) & tumour
+    large = (areas > 28) & (areas < 180) & tumour
     black = (tissue.nuclei > 1.05 * DENSITY_UNIT).sum() * 0.25
     return areas[large & inside].mean(), areas[large & ~inside].mean(), int(large.sum()), black
 
@@ -264,7 +276,7 @@ def artefact_pixels(kind):
     for wanted in ({}, {kind: 1}):
         tissue = draw_tissue(recipe(width=1200, height=1200), streams)
         placed = place_artefacts(wanted, tissue.regions, (1200, 1200), 0.5, streams)
-        overlay = add_artefacts(tissue, placed, 0.5)
+        overlay = add_artefacts(tissue, placed, 0.5, streams)
         bands = Light.of(0, "01", "slide").bands(tissue, overlay, streams("noise"))
         pictures.append(np.concatenate(list(synthetic_slide._with_damage(bands, placed, 1))))
         one = placed[0] if placed else one
@@ -279,7 +291,7 @@ def test_an_artefact_changes_the_picture_inside_its_mask_and_nowhere_else(kind):
     before, after, mask, _ = artefact_pixels(kind)
     changed = np.abs(after.astype(int) - before).max(axis=2)
     around = cv2.dilate(mask.astype(np.uint8), np.ones((31, 31))).astype(bool)
-    assert changed[mask].mean() > 5 and changed[~around].max() == 0
+    assert changed[mask].mean() > 5 and changed[~around].max() <= 1  # one more layer is one more rounding
     sharp = [cv2.Laplacian(p.astype(np.float32), cv2.CV_32F)[mask].var() for p in (before, after)]
     light = [p[mask].mean() for p in (before, after)]
     if kind == "blur":
@@ -288,6 +300,119 @@ def test_an_artefact_changes_the_picture_inside_its_mask_and_nowhere_else(kind):
         assert after[mask].mean() > 225
     if kind in ("fold", "pen"):
         assert light[1] < light[0] - 20
+
+
+@pytest.mark.parametrize(
+    ("form", "pieces"), [("resection", {1}), ("wedge", {1}), ("biopsy", {1, 2, 3}), ("pieces", {3, 4, 5, 6})]
+)
+@pytest.mark.parametrize("size", [(3300, 2200), (460, 300), (1600, 3000)])
+def test_the_tumour_covers_the_planned_share_of_a_section_of_the_planned_form(form, pieces, size):
+    for seed, share in enumerate((0.25, 0.5, 0.8)):
+        regions = draw_regions(*size, 0.5, tumour_share=share, subtype="squamous", form=form, frozen=False,
+                               rng=generator(seed, form))  # fmt: skip
+        whole, tumour, part = regions.outline, regions.tumour_outline, regions.subclone_outline
+        assert len(getattr(whole, "geoms", [whole])) in pieces
+        assert tumour.area / whole.area == pytest.approx(share, abs=0.01)
+        assert part.area / tumour.area == pytest.approx(SUBCLONE_SHARE, abs=0.01)
+        assert tumour.difference(whole).area < 1e-3 * whole.area and shapely.box(0, 0, *size).contains(whole)
+        drawn = drawn_outline(tumour, 20.0, generator(seed))
+        assert drawn.is_valid and drawn.symmetric_difference(tumour).area < 0.5 * tumour.area
+    if form == "wedge":  # a straight cut: the longest side of the hull is a large part of the width
+        corners = shapely.get_coordinates(shapely.convex_hull(whole.simplify(4)))
+        assert np.hypot(*np.diff(corners, axis=0).T).max() > 0.4 * size[0]
+
+
+@pytest.mark.parametrize(("subtype", "stretch"), [("adenocarcinoma", 1.35), ("squamous", 1.7)])
+def test_a_row_of_upright_nuclei_lines_every_gland_and_nest(subtype, stretch):
+    tissue = draw_tissue(recipe(width=1600, height=1600, subtype=subtype), streams)
+    regions, nuclei = tissue.regions, tissue.tumour_nuclei
+    points = np.stack([nuclei.x_px, nuclei.y_px], axis=1)
+    depth, lumen = at_points(regions.depth, points), tissue.cell_room & (regions.scattered < 0.5)
+    row = (depth > 2) & (depth < 9)
+    in_row = row.sum() / (tissue.cell_room & (regions.depth > 2) & (regions.depth < 9)).sum()
+    deeper = (depth > 9.5) & (at_points(regions.scattered, points) < 0.5)
+    towards_lumen = deeper.sum() / max((lumen & (regions.depth > 9.5)).sum(), 1)
+    inside = at_points(regions.scattered, points) > 0.5
+    if subtype == "adenocarcinoma":
+        assert in_row > 4 * towards_lumen  # apical cytoplasm holds next to none
+    else:
+        assert in_row > 1.3 * inside.sum() / (tissue.cell_room & (regions.scattered > 0.5)).sum()
+    slope = [at_points(g, points)[row] for g in np.gradient(cv2.GaussianBlur(regions.depth, (0, 0), 1.5))]
+    upright = np.abs(np.cos(nuclei.angle[row] - np.arctan2(*slope)))
+    assert np.median(upright) > 0.9 and np.median(nuclei.elongation[row]) > stretch
+
+
+@pytest.mark.parametrize("subtype", ["adenocarcinoma", "squamous"])
+def test_each_factor_moves_its_own_attribute_and_no_other(subtype):
+    def drawn(**factors):
+        tissue = draw_tissue(recipe(width=1600, height=1600, subtype=subtype, **factors), streams)
+        nuclei, room = tissue.tumour_nuclei, tissue.cell_room.sum()
+        inside = at_points(tissue.regions.subclone, np.stack([nuclei.x_px, nuclei.y_px], axis=1)) > 0.5
+        n, lymphocytes = len(nuclei.x_px), len(tissue.lymphocytes.x_px)
+        return (
+            nuclei.area_um2[inside].mean(),
+            nuclei.area_um2[~inside].mean(),
+            n / room,
+            lymphocytes / (n + lymphocytes),
+        )
+
+    plain = drawn()
+    assert plain[2] * 1e6 / 4 == pytest.approx(TUMOUR_DENSITY_PER_MM2, rel=0.02)  # a pixel of the mask is 4 µm²
+    for factors, expected in (({"nuclear_area": 1.45}, (1.45, 1, 1, 1)), ({"nuclear_density": 0.6}, (1, 1, 0.6, 1)),
+                              ({"nuclear_density": 1.4}, (1, 1, 1.4, 1)),
+                              ({"lymphocyte_share": 0.5}, (1, 1, 1, 0.5))):  # fmt: skip
+        np.testing.assert_allclose(np.divide(drawn(**factors), plain), expected, rtol=0.04)
+
+
+def test_alveoli_are_closed_and_their_walls_hold_nuclei():
+    tissue = draw_tissue(recipe(width=2000, height=1600, subtype="normal", share=0), streams)
+    air = (tissue.regions.open_space > 0.5) & (tissue.regions.bronchus < -50)
+    _, _, stats, _ = cv2.connectedComponentsWithStats(air.astype(np.uint8))
+    areas = np.sort(stats[1:, cv2.CC_STAT_AREA])[::-1] * 4.0  # µm²
+    large = areas[areas > 3000]
+    assert len(large) > 12 and large[0] < 0.2 * large.sum()  # many, and none that leaks into its neighbours
+    wall = (tissue.regions.tissue > 0.9) & (tissue.regions.open_space < 0.3)
+    nuclei = cv2.resize(
+        (tissue.nuclei > 0.4 * DENSITY_UNIT).astype(np.float32), wall.shape[::-1], interpolation=cv2.INTER_AREA
+    )
+    assert 0.05 < nuclei[wall].mean() < 0.5
+
+
+def test_sections_hold_vessels_with_red_cells_pigment_pearls_and_now_and_then_a_bronchus():
+    found = []
+    for seed in range(6):
+        tissue = draw_tissue(recipe(width=2400, height=2000, share=0.4), lambda name, s=seed: generator(s, name))
+        regions = tissue.regions
+        found.append([(tissue.blood > 0.3 * DENSITY_UNIT).mean(), (tissue.soot > 0.3 * DENSITY_UNIT).mean(),
+                      regions.keratin.mean(), (regions.bronchus > 0).mean()])  # fmt: skip
+    some = np.array(found) > 1e-4
+    assert some[:, 0].all() and some[:, 1:3].sum() > 6 and 0 < some[:, 3].sum() < 6
+    light = np.concatenate(
+        list(Light.of(0, "01", "s").bands(tissue, add_artefacts(tissue, [], 0.5, streams), streams("n")))
+    )
+    red = light[(tissue.blood > 0.5 * DENSITY_UNIT) & (tissue.nuclei == 0)].mean(axis=0)
+    pink = light[(tissue.eosin > 0.3 * DENSITY_UNIT) & (tissue.nuclei == 0) & (tissue.blood == 0)].mean(axis=0)
+    assert red[0] > red[2] and (red[2] - red[1]) / (red[0] - red[1]) < 0.6 * (pink[2] - pink[1]) / (pink[0] - pink[1])
+
+
+def test_every_artefact_is_in_the_truth_and_blur_takes_ink_with_it(tmp_path):
+    plan = plan_cohort(CohortSpec(n_slides=12, seed=3, grid_columns=3, grid_rows=2, tile_px=128, artefact_rate=10))
+    seen = set()
+    for slide_id in plan.slides["slide_id"].iloc[[0, 1, 11]]:
+        write_slide(plan, slide_id, tmp_path, tmp_path)
+        row, tiles = plan.slides.set_index("slide_id").loc[slide_id], pd.read_parquet(tmp_path / f"{slide_id}.parquet")
+        told = [a.classification for a in read_geojson(tmp_path / f"{slide_id}.geojson")]
+        for kind in ARTEFACT_KINDS:
+            assert told.count(f"Artefact: {kind}") <= row[f"n_{kind}"]
+            assert (tiles[f"{kind}_fraction"].sum() > 0) <= (row[f"n_{kind}"] > 0)
+            seen |= {kind} if tiles[f"{kind}_fraction"].sum() > 0 else set()
+    assert seen == set(ARTEFACT_KINDS)
+    tissue = draw_tissue(recipe(width=1200, height=1200), streams)
+    stroke, disc = shapely.box(580, 0, 640, 1200), shapely.Point(600, 600).buffer(300)
+    sharp, soft = (add_artefacts(tissue, [Artefact("pen", stroke, 1.0), *more], 0.5, streams).pen
+                   for more in ([], [Artefact("blur", disc, 3.0)]))  # fmt: skip
+    steep = [np.abs(np.diff(p[500:700].astype(int), axis=1)).max() for p in (sharp, soft)]
+    assert steep[1] < 0.4 * steep[0] and np.array_equal(sharp[:200], soft[:200])
 
 
 def test_lattice_points_keep_their_density_and_sites_differ_more_than_their_slides():

@@ -78,7 +78,7 @@ def test_a_coarse_tile_is_read_from_the_coarse_level_at_the_same_place(slide_fac
         coarse = slide.read_tile(0, 0, 256, 64).astype(int)
         fine = cv2.resize(slide.read_tile(0, 0, 256, 256), (64, 64), interpolation=cv2.INTER_AREA)
         shifted = np.roll(fine, 2, axis=1).astype(int)
-        assert np.abs(coarse - fine).mean() < 9  # JPEG of two levels
+        assert np.abs(coarse - fine).mean() < 12  # JPEG of two levels
         assert np.abs(coarse - fine).mean() < 0.7 * np.abs(coarse - shifted).mean()
         assert slide.source_mpp(4.0) == 4 * slide.mpp and slide.source_mpp(3.9) == slide.mpp
 

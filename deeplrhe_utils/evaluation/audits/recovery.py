@@ -26,7 +26,7 @@ _DRAWN: Final = {
 ARTEFACT_SHARE: Final = 0.25
 """A tile counts as affected, and as flagged, from this share of its area on: the same cut for truth and filter."""
 _LOOKED_FOR: Final = ("blur", "pen", "fold", "bubble", "jpeg")
-_NOT_LOOKED_FOR: Final = ("hole",)
+_NOT_LOOKED_FOR: Final = ("hole", "edge", "hair", "dust")
 
 
 def bayes_auc(d: float) -> float:
@@ -263,7 +263,8 @@ def filter_performance(
     For each artefact those tiles count in which it was looked for: pen, folds and bubbles in all that notebook 02
     kept, blur and damaged compression in those that were still kept when they were decoded. A tile is *affected*, and
     *seen*, from :data:`ARTEFACT_SHARE` on: of its area in the truth (which covers air inside tissue, too), of its
-    tissue in the measure for blur, of its area for the others. Holes are not looked for by name. *Dropped* is another
+    tissue in the measure for blur, of its area for the others. Holes, edges, hairs and
+    dust are not looked for by name. *Dropped* is another
     matter: it needs the thresholds of notebook 03, which let a half-blurred tile pass, as the paper's 75 % does.
     Other filters have other kinds, in `looked_for`: each a ``…_fraction`` of `tiles` and of `truth_tiles`.
 

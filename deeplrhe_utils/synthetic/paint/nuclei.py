@@ -18,10 +18,14 @@ _SHAPES: Final = 24  # masters per kind
 
 # Interior density, rim, chromatin clumps (contrast and size in master px), nucleoli: what tells the kinds apart.
 _LOOK: Final = {
-    "tumour": (0.56, 0.32, 0.21, 2.6, 2),
+    "tumour": (0.60, 0.20, 0.27, 2.2, 2),
     "lymphocyte": (0.76, 0.08, 0.18, 3.4, 0),
     "fibroblast": (0.68, 0.12, 0.12, 3.0, 0),
     "pyknotic": (0.84, 0.04, 0.08, 3.0, 0),
+    "lining": (0.62, 0.22, 0.16, 2.6, 1),
+    "macrophage": (0.66, 0.16, 0.20, 2.8, 1),
+    "cytoplasm": (0.80, 0.05, 0.22, 2.2, 0),
+    "red cell": (0.62, 0.22, 0.02, 5.0, 0),
 }
 
 DENSITY_UNIT: Final = 10_000
@@ -34,7 +38,7 @@ class Nuclei:
 
     Attributes
     ----------
-    kind : ``tumour``, ``lymphocyte``, ``fibroblast`` or ``pyknotic``
+    kind : a key of ``_LOOK``: ``tumour``, ``lymphocyte`` …; cells without a nucleus are stamped alike
     x_px, y_px : ndarray; centres [canvas px]
     area_um2 : ndarray; areas [µm²]
     elongation : ndarray; long axis / short axis, ≥ 1
@@ -74,7 +78,7 @@ def hexagonal_points(
     return points[inside]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def masters(kind: str) -> NDArray[np.float32]:
     """Master stamps of one kind, shape (24, 48, 48), density of unit darkness, zero outside the nucleus.
 
@@ -92,7 +96,7 @@ def _master(kind: str, rng: np.random.Generator) -> NDArray[np.float32]:
         rng.normal(0, 0.05 / (order - 1)) * np.cos(order * angle + rng.uniform(0, 2 * np.pi)) for order in (2, 3, 4, 5)
     )
     distance = np.hypot(x, y) / (_RADIUS * (1 + wobble))
-    inside = np.clip((1.0 - distance) * _RADIUS / 1.5 + 0.5, 0, 1)
+    inside = np.clip((1.0 - distance) * _RADIUS / 3.5 + 0.5, 0, 1)
     chromatin = cv2.GaussianBlur(rng.standard_normal((_SIDE, _SIDE)), (0, 0), clump_px)
     density = body + contrast * chromatin / chromatin.std() + rim * np.clip((distance - 0.72) / 0.2, 0, 1)
     for _ in range(rng.integers(0, nucleoli + 1)):
