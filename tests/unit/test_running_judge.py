@@ -24,9 +24,10 @@ from deeplrhe_utils.reporting.heatmaps.bands import Frame
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.slides.outlines.geojson import write_geojson
 from deeplrhe_utils.slides.outlines.regions import Region
+from deeplrhe_utils.synthetic.plan import ARTEFACTS
 from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort, write_tables
 
-KINDS = ("blur", "pen", "fold", "bubble", "hole", "jpeg")
+KINDS = tuple(ARTEFACTS)
 
 
 def _tiles(slides):

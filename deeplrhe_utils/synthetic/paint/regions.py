@@ -152,7 +152,7 @@ def _cores(rng: np.random.Generator, width: float, height: float, mpp: float) ->
     return shapely.intersection(shapely.union_all(cores), shapely.box(4, 4, width - 4, height - 4))
 
 
-def tumour_outline(rng: np.random.Generator, rim: Map, um: float, share: float, within: BaseGeometry) -> BaseGeometry:
+def tumour_islands(rng: np.random.Generator, rim: Map, um: float, share: float, within: BaseGeometry) -> BaseGeometry:
     """Islands of tumour that cover `share` of the tissue, however it is shaped; one per about 2.5 mm² of them.
 
     Parameters
@@ -313,7 +313,7 @@ def draw_regions(
     tissue = mask_of(outline, shape, soft_px=1)
     rim = distance_um(tissue > 0.5, um)
     normal = subtype == "normal"
-    ill = Polygon() if normal else tumour_outline(rng, rim, um, tumour_share, outline)
+    ill = Polygon() if normal else tumour_islands(rng, rim, um, tumour_share, outline)
     part = Polygon() if normal else wavy_part(rng, ill, SUBCLONE_SHARE)
     tumour = mask_of(ill, shape)
     beside = distance_um(tumour < 0.5, um)
