@@ -2,10 +2,10 @@
 
 Plants ``--cohorts=N`` cohorts (default 20, seeds 101 on) of 120 slides, reads ten tiles a slide at 1 µm/px where at
 least half is tumour, and lets the ridge probe on the bank of label-free features (unchanged colours) find each gene.
-Among adenocarcinomas POLE, POLD1, PBRM1 and DNMT3A have no effect and depend on no gene that has one: their p-values
-must be uniform, and their intervals contain one half. Over both diagnoses the reader also sees the diagnosis, whose AUC
-is known in closed form. Writes ``results/probe_cohorts.csv``, a row per cohort, group of patients and gene. No time is
-measured; about a minute a cohort on two cores.
+Among adenocarcinomas POLE, POLD1, PBRM1 and DNMT3A have no effect and, given smoking and sex, depend on no gene that
+has one: their p-values must be uniform, and their intervals contain one half. Over both diagnoses the reader also sees
+the diagnosis, whose AUC is known in closed form. Writes ``results/probe_cohorts.csv``, a row per cohort, patients and
+gene. No time is measured; about a minute a cohort on two cores.
 """
 
 from __future__ import annotations

@@ -282,7 +282,8 @@ def draw_patients(n: int, seed: int, people: Population) -> pd.DataFrame:
 
     In cohorts of a few dozen patients the counts are then topped up to :data:`FLOORS` (or half the patients,
     if that is less), so that both classes are in both halves of a split; their prevalences are not the
-    declared ones. A patient with KRAS is never given EGFR for that. From 80 patients on, no floor acts.
+    declared ones. A patient with KRAS is never given EGFR for that. With the default shares no floor acts from 80
+    patients on.
 
     Returns n rows: histology, sex, smoking, then a column per gene, booleans.
     """
@@ -423,6 +424,8 @@ def neighbour_auc(
         raise ParameterError(f"{gene} is to be inferred and cannot be readable", got=tuple(readable))
     seen = [g for g in ASSOCIATED if g in readable and g in effects]
     weight = people.within(histology) if histology else people.share
+    if not weight.any():
+        return math.nan  # nobody has that diagnosis
     if gene not in ASSOCIATED:
         by = np.array([people.prevalence(gene, h) for h in people.strata["histology"]])
         return _auc_of_groups(weight, np.where(weight > 0, by, 0.0))

@@ -138,7 +138,7 @@ def test_a_reader_of_the_diagnosis_is_seen_through_and_a_control_that_is_found_i
 @pytest.mark.parametrize(("d", "whole", "within", "more", "verdict"), [
     (2.0, (0.7, 0.8, 0.9), (0.6, 0.8, 0.9), {}, "found"), (2.0, (0.4, 0.5, 0.6), (0.4, 0.5, 0.6), {}, "missed"),
     (2.0, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), {}, "missed"), (2.0, (0.92, 0.95, 0.99), (0.6, 0.8, 0.9), {}, "too good"),
-    (2.0, (0.92, 0.95, 0.99), (0.6, 0.8, 0.9), {"site_auc": 0.97}, "found"),
+    (2.0, (0.92, 0.95, 0.99), (0.6, 0.8, 0.9), {"site_auc": 0.97}, "the site"),
     (2.0, (0.6, 0.7, 0.8), (0.4, 0.5, 0.6), {"diagnosis_auc": 0.7}, "the diagnosis"),
     (2.0, (0.6, 0.7, 0.8), (0.55, 0.6, 0.8), {"diagnosis_auc": 0.7}, "found"),
     (2.0, (0.8, 0.85, 0.9), (0.4, 0.7, 0.9), {"diagnosis_auc": 0.7}, "found"),
@@ -146,7 +146,7 @@ def test_a_reader_of_the_diagnosis_is_seen_through_and_a_control_that_is_found_i
     (0.0, (0.4, 0.5, 0.6), (0.3, 0.5, 0.7), {}, "silent"), (0.0, (0.6, 0.7, 0.8), (0.3, 0.5, 0.7), {}, "false alarm"),
     (0.0, (0.2, 0.3, 0.4), None, {}, "false alarm"), (0.0, (0.4, 0.5, 0.6), (0.6, 0.7, 0.8), {}, "false alarm"),
     (0.0, (0.6, 0.7, 0.8), (0.3, 0.5, 0.7), {"diagnosis_auc": 0.65}, "the diagnosis"),
-    (0.0, (0.2, 0.3, 0.4), (0.3, 0.5, 0.7), {"diagnosis_auc": 0.35}, "the diagnosis"),
+    (0.0, (0.2, 0.3, 0.4), (0.3, 0.5, 0.7), {"diagnosis_auc": 0.65}, "the diagnosis"),
 ])  # fmt: skip
 def test_every_verdict_follows_from_the_intervals(d, whole, within, more, verdict):
     rows = []

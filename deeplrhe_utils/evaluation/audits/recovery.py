@@ -25,6 +25,8 @@ _DRAWN: Final = {
 """Attribute → column of TRUTH_TILES that says how much of it was drawn in a tile."""
 ARTEFACT_SHARE: Final = 0.25
 """A tile counts as affected, and as flagged, from this share of its area on: the same cut for truth and filter."""
+THIN_SHARE: Final = {"edge": 0.05, "hair": 0.01, "dust": 0.01}
+"""The same for what never covers a quarter of a tile."""
 _LOOKED_FOR: Final = ("blur", "pen", "fold", "bubble", "jpeg")
 _NOT_LOOKED_FOR: Final = ("hole", "edge", "hair", "dust")
 
@@ -109,12 +111,10 @@ def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series
         parts.append(own.set_axis([name, f"{name}_low", f"{name}_high"], axis=1))
     table = pd.concat([alone.rename("alone"), *parts], axis=1).loc[over["gene"]].rename_axis("gene").reset_index()
     found, kept = table["over_low"] > 0.5, table["inside_low"] > 0.5
-    rules = [table["over"].isna() & table["inside"].isna(), kept, found]
-    words = [
-        "cannot be estimated",
-        "found in the tissue",
-        "found over both diagnoses only: it was the diagnosis that was read",
-    ]
+    read = found & (table["alone"] >= table["over_low"]) & table["inside"].notna()
+    rules = [table["over"].isna() & table["inside"].isna(), kept, read, found]
+    words = ["cannot be estimated", "found in the tissue", "found over both diagnoses only, as by the diagnosis",
+             "found over both diagnoses; too few adenocarcinomas to tell whose it is"]  # fmt: skip
     table["verdict"] = np.select(rules, words, "not found")
     table["sentence"] = [
         f"{r.gene}: {_told(r.over, r.over_low, r.over_high)} over both diagnoses, where the diagnosis alone gives "
@@ -281,11 +281,12 @@ def filter_performance(
     for kind in kinds:
         own = joined[joined[f"{kind}_fraction"].notna()] if kind in looked_for else joined
         gone = ~own["kept"].to_numpy(bool)
-        affected = (own[f"true_{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
+        cut = THIN_SHARE.get(kind, ARTEFACT_SHARE)
+        affected = (own[f"true_{kind}_fraction"] >= cut).to_numpy(bool)
         row: dict[str, object] = {"artefact": kind, "looked_for": kind in looked_for, "n_tiles": len(own)}
         row["affected"] = int(affected.sum())
         if kind in looked_for:
-            seen = (own[f"{kind}_fraction"] >= ARTEFACT_SHARE).to_numpy(bool)
+            seen = (own[f"{kind}_fraction"] >= cut).to_numpy(bool)
             both = int((affected & seen).sum())
             row |= {"seen": int(seen.sum()), "both": both}
             row |= {"precision": _share(both, seen.sum()), "recall": _share(both, affected.sum())}

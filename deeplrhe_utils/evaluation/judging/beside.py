@@ -57,7 +57,10 @@ def judge_masks(folder: Path, cohort: PlantedCohort) -> tuple[pd.DataFrame, list
         own = shares.setdefault(slide, {})
         for name, share in _shares(file, cohort, slide, word).items():
             kind = name if name in ARTEFACTS else ANY_REASON
-            own[kind] = np.maximum(own.get(kind, 0), 1 - share if name in _KEPT else share)
+            if name in _KEPT:  # what is not kept of the tile's tissue; glass and lumina are nobody's fault
+                there = cohort.tiles.loc[cohort.tiles["slide_id"] == slide, "tissue_fraction"].to_numpy(float)
+                share = np.clip(1 - share / np.maximum(there, 1e-6), 0, 1)
+            own[kind] = np.maximum(own.get(kind, 0), share)
     if not shares:
         raise InputError(f"{folder} holds no mask of a slide of this cohort", got=shortened(unknown, 3) or "no mask",
                          expected=f"PNG, TIFF or GeoJSON, such as {cohort.slides.index[0]}+pen.png")  # fmt: skip
@@ -70,7 +73,7 @@ def judge_masks(folder: Path, cohort: PlantedCohort) -> tuple[pd.DataFrame, list
         parts.append(part.assign(**named, **{f"{ANY_REASON}_fraction": np.max(list(own.values()), axis=0)}))
     flagged = pd.concat(parts, ignore_index=True)
     truth = truth_at(places[places["slide_id"].isin(shares)], cohort.outlines, cohort.tiles)
-    truth[f"{ANY_REASON}_fraction"] = truth[[f"{kind}_fraction" for kind in ARTEFACTS]].max(axis=1)
+    truth[f"{ANY_REASON}_fraction"] = truth[[f"{kind}_fraction" for kind in ARTEFACTS]].sum(axis=1).clip(upper=1)
     tissue = cohort.tiles.loc[cohort.tiles["tissue_fraction"] >= TISSUE_SHARE, "tile_id"]
     flagged = flagged[flagged["tile_id"].isin(tissue)].assign(kept=lambda f: f[f"{ANY_REASON}_fraction"] < _DROPPED)
     notes = [f"{len(unknown)} masks belong to no slide of this cohort: {shortened(unknown, 3)}."] if unknown else []
@@ -108,7 +111,8 @@ def judge_colours(folder: Path, cohort: PlantedCohort) -> tuple[dict[str, float]
         got = shortened([path.name for path in strange], 3) or "no picture"
         raise InputError(f"{folder} holds no tile of a slide of this cohort", got=got,
                          expected=f"pictures such as {cohort.slides.index[0]}/0.png")  # fmt: skip
-    found = mean_colours({slide: slide_colour([_pixels(p) for p in files]) for slide, files in tiles.items()})
+    tumours = [slide for slide in tiles if cohort.slides.loc[slide, "subtype"] != "normal"]  # lung has other colours
+    found = mean_colours({slide: slide_colour([_pixels(p) for p in tiles[slide]]) for slide in tumours})
     who = cohort.slides.loc[found["unit"]]
     agreement = site_agreement(found[["red", "green", "blue"]].to_numpy(), who["site_id"].to_numpy(str),
                                who["patient_id"].to_numpy(str))  # fmt: skip

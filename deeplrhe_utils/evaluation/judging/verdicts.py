@@ -66,6 +66,11 @@ def _verdict(whole: dict[str, Any], within: dict[str, Any]) -> tuple[str, str]:
     inside = f"AUC {with_ends(within)}" if within["status"] == "estimated" else f"not estimable ({within['reason']})"
     among = f"within {FIRST} {inside}"
     diagnosis = f"the diagnosis alone gives {whole['diagnosis_auc']:.2f}"
+    if whole["site_auc"] >= whole["ci_low"] > 0.5 and whole["site_auc"] > max(whole["diagnosis_auc"], 0.55):
+        return (
+            "the site",
+            f"FOOLED BY THE SITE, or not to be told from it. {mean}; site alone {whole['site_auc']:.2f}; {among}.",
+        )
     if whole["d"] == 0:
         if _excludes(within):
             return "false alarm", f"FALSE ALARM. {mean}; {among}, and nothing was planted."
@@ -84,7 +89,8 @@ def _verdict(whole: dict[str, Any], within: dict[str, Any]) -> tuple[str, str]:
         return "the diagnosis", f"FOOLED BY THE DIAGNOSIS, or too few to tell. {mean}; {diagnosis}; {among}."
     if whole["ci_low"] > max(best, whole["clinical_auc"], whole["site_auc"]):
         return "too good", f"TOO GOOD. {mean}, above the {best:.2f} of a perfect reader: look for a leak. {among}."
-    return "found", f"Found. {mean}, {aim}; {among}."
+    hidden = " It can be seen at level 0 of 40× scans only: elsewhere its neighbours told it." if "40×" in role else ""
+    return "found", f"Found. {mean}, {aim}; {among}.{hidden}"
 
 
 def _excludes(row: dict[str, Any]) -> bool:
@@ -94,7 +100,7 @@ def _excludes(row: dict[str, Any]) -> bool:
 def _by_diagnosis(row: dict[str, Any]) -> bool:
     """Whether a reader of the diagnosis would be in, or beyond, the interval of this AUC, on its side of one half."""
     told = row["diagnosis_auc"]
-    return bool(told >= row["ci_low"] > 0.5 or told <= row["ci_high"] < 0.5)
+    return bool(told >= row["ci_low"] > 0.5 or 1 - told <= row["ci_high"] < 0.5)
 
 
 def map_rows(answers: Answers, cohort: PlantedCohort) -> pd.DataFrame:

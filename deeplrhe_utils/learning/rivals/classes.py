@@ -75,7 +75,11 @@ def slide_classes(rows: pd.DataFrame, labels: pd.DataFrame, method: str) -> pd.D
     """
     kinds = [kind for kind in LUNG_CLASSES if kind in set(rows["gene"])]
     key = ["slide_id", "patient_id", "fold"]
-    wide = rows.dropna(subset=["score"]).pivot(index=[*key, "tile_id"], columns="gene", values="score")[kinds]
+    wide = (
+        rows.dropna(subset=["score"])
+        .pivot(index=[*key, "tile_id"], columns="gene", values="score")
+        .reindex(columns=kinds)
+    )
     votes = pd.get_dummies(wide.idxmax(axis=1)).reindex(columns=kinds, fill_value=False).groupby(key).mean()
     mean = wide.groupby(key).mean()
     table = mean.assign(called=mean.idxmax(axis=1), voted=votes.idxmax(axis=1), vote_share=votes.max(axis=1),

@@ -48,7 +48,7 @@ planted in each patient, and what perfect readers of each gene would reach. A th
 |---|---|
 | SCORES | CSV or Parquet: patient_id or slide_id, gene, score; fold (of cross-validation), if there are any |
 | TILES, or SCORES itself | CSV: slide_id, gene, score, x, y, size [level-0 px], any grid; GeoJSON of tiles; pictures |
-| --masks | SLIDE+KIND.png or .geojson of what was flagged: blur, pen, fold, bubble, hole, jpeg; kept or tissue: kept |
+| --masks | SLIDE+KIND.png, .geojson, flagged: blur, pen, fold, bubble, hole, jpeg, edge, hair, dust; or kept, tissue |
 | --tiles, --raw-tiles | SLIDE/*.png: tiles after and before normalization |
 
 docs/judge.md in the source tells all forms. Our own pipeline:

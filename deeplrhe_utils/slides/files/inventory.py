@@ -258,7 +258,7 @@ def _about(path: Path, renamed: Mapping[Path, str] | None = None) -> _Row:
     own, owner = _own_name(path)
     name, told = (renamed or {}).get(path, own), parse_name(own)
     patient, site, sample = told.patient_id or owner or name, told.site_id, told.sample_type
-    normal = told.patient_id is not None and (told.sample_code or "").startswith("1")
+    normal = own[:5].upper() in ("TCGA-", "SYNT-") and (told.sample_code or "").startswith("1")
     if normal:  # what is known of a patient's tumour is not known of this tissue
         patient = f"{told.patient_id}-{told.sample_code}"
     row: _Row = {"slide_id": name, "patient_id": patient, "site_id": site, "path": path_text(path), "annotation": None}
