@@ -150,11 +150,11 @@ def known_without(table: pd.DataFrame, arms: Sequence[str] = ARMS_KNOWN) -> Figu
     colours = ("0.2", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4], PALETTE[3])
     own = {arm: {"color": colour, "label": arm} | ({"fmt": "D", "ms": 5} if arm == arms[0] else {})
            for arm, colour in zip(arms, colours, strict=False) if (table["arm"] == arm).any()}  # fmt: skip
-    figure, panels = forest(table, "AUC by patient, 95 % interval; pale: exchanged labels", series="arm", looks=own,
-                            apart=0.14)  # fmt: skip
+    pale = "; pale: exchanged labels" if table["null_low"].notna().any() else ""
+    figure, panels = forest(table, f"AUC by patient, 95 % interval{pale}", series="arm", looks=own, apart=0.14)
     for axes in panels.values():
         figure.set_size_inches(7.6, 1.2 + 0.62 * max(1, table["gene"].nunique()))
-        axes.set_xlim(0.1, 1)
+        axes.set_xlim(0.1, 1.02)
         for y in range(1, table["gene"].nunique()):
             axes.axhline(y - 0.5, color="0.9", lw=0.8)
     return figure

@@ -104,7 +104,7 @@ def truth_page(
     titles = ("A  recovered against planted", f"B  does the {gene} map point at the place?", "C  quality filter",
               "D  the effects taken away", "E  stain normalization")  # fmt: skip
     for axes, title in zip((a, b, c, d, e), titles, strict=True):
-        axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 20}.get(axes, 6))
+        axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 34}.get(axes, 6))
         sns.despine(ax=axes)
     return figure
 
