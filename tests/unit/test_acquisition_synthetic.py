@@ -22,7 +22,7 @@ from deeplrhe_utils.synthetic import slide as synthetic_slide
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, Artefact, add_artefacts, place_artefacts
 from deeplrhe_utils.synthetic.paint.light import Light, camera_matrix, stain_matrix
 from deeplrhe_utils.synthetic.paint.nuclei import DENSITY_UNIT, Nuclei, add_chromatin, hexagonal_points, masters, stamp
-from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE, draw_regions
+from deeplrhe_utils.synthetic.paint.regions import SUBCLONE_SHARE, areas_of, draw_regions
 from deeplrhe_utils.synthetic.paint.tissue import (
     TUMOUR_DENSITY_PER_MM2,
     TissueRecipe,
@@ -435,3 +435,10 @@ def test_bands_of_an_enlarged_image_join_without_a_seam(factor):
     cuts = [0, 7 * factor, 16 * factor, 40 * factor]
     bands = [enlarge_rows(image, a, b, factor) for a, b in pairwise(cuts)]
     np.testing.assert_allclose(np.vstack(bands), whole, atol=1e-5)
+
+
+def test_what_is_left_of_shapes_that_were_cut_is_areas():
+    square, line = shapely.box(0, 0, 4, 4), shapely.LineString([(9, 9), (9, 12)])
+    left = areas_of(shapely.GeometryCollection([square, line, shapely.Point(20, 20)]))
+    assert left.equals(square) and areas_of(square) is square
+    drawn_outline(areas_of(shapely.GeometryCollection([square, line])), 1.0, generator(0, "hand"))

@@ -183,7 +183,14 @@ def tumour_islands(rng: np.random.Generator, rim: Map, um: float, share: float, 
         area *= wanted / max(drawn.area, 1.0)
     for _ in range(5):  # a hole that closed, or a crumb too much
         drawn = drawn.buffer((wanted - drawn.area) / max(drawn.length, 1.0), join_style="mitre").intersection(within)
-    return drawn
+    return areas_of(drawn)
+
+
+def areas_of(shape: BaseGeometry) -> BaseGeometry:
+    """A geometry without the points and lines in which shapes that were cut may touch."""
+    parts = list(getattr(shape, "geoms", [shape]))
+    areas = [part for part in parts if isinstance(part, Polygon)]
+    return shape if len(areas) == len(parts) else shapely.union_all(areas)
 
 
 def _shape_of(mask: NDArray[np.uint8], least: float, px: int) -> BaseGeometry:
@@ -222,7 +229,7 @@ def wavy_part(rng: np.random.Generator, outline: BaseGeometry, share: float) -> 
     for _ in range(20):
         middle = (low + high) / 2
         low, high = (middle, high) if part(middle).area < share * outline.area else (low, middle)
-    return part((low + high) / 2)
+    return areas_of(part((low + high) / 2))
 
 
 def mask_of(
@@ -244,8 +251,8 @@ def mask_of(
     soft_px : width of the edge: Gaussian standard deviation [mask px]
     """
     mask = np.zeros(shape, np.uint8)
-    for polygon in getattr(outline, "geoms", [outline]):
-        if isinstance(polygon, Polygon) and not polygon.is_empty:
+    for polygon in getattr(areas_of(outline), "geoms", [areas_of(outline)]):
+        if not polygon.is_empty:
             rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
             cv2.fillPoly(mask, [np.round((ring - origin) / px * 16).astype(np.int32) for ring in rings], 255, shift=4)
     return cv2.GaussianBlur(mask, (0, 0), soft_px).astype(np.float32) / np.float32(255)
