@@ -1,9 +1,9 @@
 """Make a finished run small enough to be committed: ``make lean PROFILE=demo``.
 
 Deletes what readers of the repository can do without (pages of the executed notebooks, SVG that only wraps pixels,
-Deep Zoom trees, heat maps for other programs, networks of further seeds), and writes report page, documents and
-RO-Crate again, so that nothing links to a file that is gone. The rest is as the run left it; ``make release`` packs a
-whole run. Of a run on real tiles no pixel is left (``real.py``).
+Deep Zoom trees, heat maps for other programs, networks of further seeds), and writes report page, documents,
+RO-Crate and the list of outputs again, so that nothing names a file that is gone. The rest is as the run left it;
+``make release`` packs a whole run. Of a run on real tiles no pixel is left (``real.py``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import real
 
-from deeplrhe_utils.core.files import read_json
+from deeplrhe_utils.core.files import read_json, write_json
 from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS
 from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.plan.profiles import load_profile
@@ -48,6 +48,9 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
     for path in (root / "figures").glob("*.svg"):
         if b"<image" in path.read_bytes():
             path.unlink()
+    for stage in report["stages"].values():  # thousands of tiles of Deep Zoom, for one
+        stage["outputs"] = {name: told for name, told in stage["outputs"].items() if (root / name).exists()}
+    write_json(root / "run.json", report)
     close_run(root, described, report)
     return counted(root)
 
