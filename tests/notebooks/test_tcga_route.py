@@ -28,7 +28,7 @@ def commands() -> list[list[str]]:
 def services(tmp_path_factory):
     """Two dozen slides: enough for four strata of two in which every patient is profiled for all genes."""
     folder = tmp_path_factory.mktemp("synthetic")
-    write_synthetic_cohort(make_spec("smoke", ["n_slides=24"], 5), folder, workers=2)
+    write_synthetic_cohort(make_spec("smoke", ["n_slides=24", "normal_share=0"], 5), folder, workers=2)
     with Rehearsal(folder) as rehearsal:
         yield rehearsal
 

@@ -55,7 +55,7 @@ def test_auc_table_is_complete_and_labelled_synthetic(run):
 def test_every_file_and_tile_is_accounted_for(run):
     ledger = pd.read_csv(run / "tables" / "file_ledger.csv")
     tiles = pd.read_parquet(run / "tables" / "tiles.parquet")
-    assert len(ledger) == 12 and ledger["candidates"].sum() == len(tiles)
+    assert len(ledger) == 15 and ledger["candidates"].sum() == len(tiles)
     assert (tiles["kept"] | tiles["reason"].notna()).all()
 
 

@@ -28,7 +28,7 @@ QUIET = TransferOptions(progress_s=0)
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("synthetic")
-    parameters = ["n_slides=6", "grid_columns=3", "grid_rows=2", "tile_px=128", "artefact_rate=0"]
+    parameters = ["n_slides=6", "normal_share=0", "grid_columns=3", "grid_rows=2", "tile_px=128", "artefact_rate=0"]
     write_synthetic_cohort(make_spec("smoke", parameters, 3), folder, workers=1)
     return folder
 

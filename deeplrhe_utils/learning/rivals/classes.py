@@ -17,6 +17,8 @@ from deeplrhe_utils.core.tables.schemas import LABELS
 from deeplrhe_utils.learning.probes.readers import standardized
 
 LUNG_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
+SLIDE_CLASS: Final = "truth"
+"""Column of the class that a slide's name or table gives."""
 
 
 def class_labels(slides: pd.DataFrame, least: int = 2) -> pd.DataFrame:
@@ -84,9 +86,9 @@ def slide_classes(rows: pd.DataFrame, labels: pd.DataFrame, method: str) -> pd.D
     mean = wide.groupby(key).mean()
     table = mean.assign(called=mean.idxmax(axis=1), voted=votes.idxmax(axis=1), vote_share=votes.max(axis=1),
                         n_tiles=wide.groupby(key).size()).reset_index()  # fmt: skip
-    truth = labels[labels["status"] == 1].set_index("patient_id")["gene"]
-    table = table.assign(method=method, truth=table["patient_id"].map(truth))
-    return table[["method", *key, "truth", "n_tiles", *kinds, "called", "voted", "vote_share"]]
+    known = labels[labels["status"] == 1].set_index("patient_id")["gene"]
+    table = table.assign(**{"method": method, SLIDE_CLASS: table["patient_id"].map(known)})
+    return table[["method", *key, SLIDE_CLASS, "n_tiles", *kinds, "called", "voted", "vote_share"]]
 
 
 def class_scores(table: pd.DataFrame) -> pd.DataFrame:
