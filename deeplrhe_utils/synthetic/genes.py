@@ -23,6 +23,7 @@ from deeplrhe_utils.acquisition.cohort.rules import DEEPPATH_GENES
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
 
 GENES: Final = ("TP53", "EGFR", "STK11", "POLE", "POLD1", "PBRM1", "DNMT3A", "KRAS")
 GENE_SETS: Final = {"deeplrhe": GENES, "deeppath": DEEPPATH_GENES}
@@ -46,7 +47,7 @@ STK11 and KEAP1 would have 2.91. Given diagnosis, smoking and sex, every other g
 purpose: it is a control that no neighbour can give away. Real associations of theirs (POLE with TP53, for one, 5.9 in
 these patients) are left out."""
 
-HISTOLOGIES: Final = ("adenocarcinoma", "squamous")
+HISTOLOGIES: Final = LUNG_CLASSES[1:]
 FLOORS: Final = {"TP53": 6, "EGFR": 4, "STK11": 2}
 """Least number of mutated patients in a small cohort (never more than half the patients)."""
 
@@ -419,7 +420,7 @@ def neighbour_auc(
     Raises ParameterError: `gene` is among `readable`, or a name is not one of the population's genes.
     """
     for name in (gene, *readable):
-        people.prevalence(name)
+        people.prevalence(name)  # refuses a name that is none of them
     if gene in readable:
         raise ParameterError(f"{gene} is to be inferred and cannot be readable", got=tuple(readable))
     seen = [g for g in ASSOCIATED if g in readable and g in effects]

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
 from deeplrhe_utils.evaluation.auc.table import gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.splits.folds import patient_folds
 from deeplrhe_utils.learning.rivals.classes import (
-    LUNG_CLASSES,
     class_labels,
     class_scores,
     multinomial_rows,

@@ -11,6 +11,8 @@ PATIENT = Column("patient_id", TEXT, "patient; the first 12 characters of a TCGA
 SLIDE = Column("slide_id", TEXT, "slide; the file name without its suffix unless a table says otherwise")
 TILE = Column("tile_id", TEXT, "`<slide_id>_<column>_<row>` of the tile grid; the file stem in tile folders")
 GENE = Column("gene", TEXT, "HGNC symbol, or a class name where the target is a tissue class")
+LUNG_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
+"""Normal lung, then the two diagnoses: everything that column `subtype` may say."""
 
 SLIDES: Final = Table(
     "slides",
@@ -60,7 +62,7 @@ SLIDE_FILES: Final = Table(
         Column("slide_type", TEXT, "DX diagnostic; TS, MS, BS top, middle, bottom of the frozen sample", True),
         Column("sample_type", TEXT, "how the tissue was prepared", True, ("frozen", "diagnostic")),
         Column("project_id", TEXT, "`TCGA-LUAD` or `TCGA-LUSC`", True),
-        Column("subtype", TEXT, "tissue class", True, ("normal", "adenocarcinoma", "squamous")),
+        Column("subtype", TEXT, "tissue class", True, LUNG_CLASSES),
     ),
     ("file_id",),
 )

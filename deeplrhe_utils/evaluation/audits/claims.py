@@ -204,7 +204,9 @@ def _beyond(value: float, down: float, row: Mapping[str, Any]) -> bool:
 
 
 def with_ends(row: Mapping[str, Any]) -> str:
-    """An AUC and its interval: ``0.84 [0.76, 0.90]``."""
+    """An AUC and its interval: ``0.84 [0.76, 0.90]``; ``–`` where there is none."""
+    if math.isnan(row["auc"]):
+        return "–"
     return f"{row['auc']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
 
 

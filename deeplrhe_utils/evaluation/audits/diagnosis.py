@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import CohortError
+from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.evaluation.auc.delong import delong
 from deeplrhe_utils.learning.probes.readers import ridge_held_out
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.intp]
-FIRST, OTHER = "adenocarcinoma", "squamous"
+FIRST, OTHER = LUNG_CLASSES[1:]
 _SHRINK: Final = 4.0
 """Patients of the average by which a small hospital's share is drawn to the mean."""
 

@@ -13,6 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.audits.claims import with_ends
 from deeplrhe_utils.slides.outlines.find import box_fractions
 from deeplrhe_utils.synthetic.genes import EFFECTS, Effect, oracle_auc
 
@@ -105,9 +106,10 @@ def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series
 
     Returns DataFrame: gene, alone, over, over_low, over_high, inside, inside_low, inside_high, verdict, sentence.
     """
-    parts = []
+    parts, ends = [], {}
     for name, frame in (("over", over), ("inside", within)):
         own = frame.set_index("gene")[["auc", "ci_low", "ci_high"]].astype(float)
+        ends[name] = {gene: with_ends(row) for gene, row in own.to_dict("index").items()}
         parts.append(own.set_axis([name, f"{name}_low", f"{name}_high"], axis=1))
     table = pd.concat([alone.rename("alone"), *parts], axis=1).loc[over["gene"]].rename_axis("gene").reset_index()
     found, kept = table["over_low"] > 0.5, table["inside_low"] > 0.5
@@ -117,15 +119,11 @@ def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series
              "found over both diagnoses; too few adenocarcinomas to tell whose it is"]  # fmt: skip
     table["verdict"] = np.select(rules, words, "not found")
     table["sentence"] = [
-        f"{r.gene}: {_told(r.over, r.over_low, r.over_high)} over both diagnoses, where the diagnosis alone gives "
-        f"{r.alone:.2f}; within adenocarcinoma {_told(r.inside, r.inside_low, r.inside_high)}: {r.verdict}"
+        f"{r.gene}: {ends['over'][r.gene]} over both diagnoses, where the diagnosis alone gives "
+        f"{r.alone:.2f}; within adenocarcinoma {ends['inside'].get(r.gene, '–')}: {r.verdict}"
         for r in table.itertuples()
     ]
     return table
-
-
-def _told(value: float, low: float, high: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _role(attribute: object, where: object, d: float) -> str:

@@ -13,10 +13,9 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
 from deeplrhe_utils.core.tables.contract import conform
-from deeplrhe_utils.core.tables.schemas import LABELS
+from deeplrhe_utils.core.tables.schemas import LABELS, LUNG_CLASSES
 from deeplrhe_utils.learning.probes.readers import standardized
 
-LUNG_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 SLIDE_CLASS: Final = "truth"
 """Column of the class that a slide's name or table gives."""
 

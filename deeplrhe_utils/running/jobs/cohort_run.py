@@ -24,11 +24,10 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
-from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS
+from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS, LUNG_CLASSES
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.running.jobs.cohort import COHORT, Services, gather, make_cohort, source_of
 
-_CLASSES: Final = ("normal", "adenocarcinoma", "squamous")
 NOTES: Final = "notes.txt"
 _MEMORY: Final = ["file_id", "id", "how", "filename", "md5", "size", "md5_differs"]
 
@@ -252,7 +251,7 @@ def targets(cohort: Cohort, kind: str) -> Targets:
     of = pd.DataFrame({"unit": units, "patient_id": chosen["patient_id"], "class": chosen["subtype"]})
     of = of.drop_duplicates("unit").reset_index(drop=True)
     rows = [(u, name, int(own == name), "cohort") for u, own in zip(of["unit"], of["class"], strict=True)
-            for name in _CLASSES]  # fmt: skip
+            for name in LUNG_CLASSES]  # fmt: skip
     labels = pd.DataFrame(rows, columns=["patient_id", "gene", "status", "source"])
     clinical = of.merge(cohort.clinical, on="patient_id", how="inner")
     clinical = clinical.assign(patient_id=clinical["unit"], histology=clinical["class"]).drop(columns=["unit", "class"])

@@ -251,7 +251,8 @@ def mask_of(
     soft_px : width of the edge: Gaussian standard deviation [mask px]
     """
     mask = np.zeros(shape, np.uint8)
-    for polygon in getattr(areas_of(outline), "geoms", [areas_of(outline)]):
+    areas = areas_of(outline)
+    for polygon in getattr(areas, "geoms", [areas]):
         if not polygon.is_empty:
             rings = [shapely.get_coordinates(ring) for ring in (polygon.exterior, *polygon.interiors)]
             cv2.fillPoly(mask, [np.round((ring - origin) / px * 16).astype(np.int32) for ring in rings], 255, shift=4)
