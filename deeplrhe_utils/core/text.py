@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 Item = TypeVar("Item")
@@ -25,6 +26,34 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
     """The first names, and how many more there are: for messages."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
+
+
+def listed(names: Iterable[object], none: str = "none") -> str:
+    """Names in a sentence; `none` where there are none.
+
+    >>> listed(["TP53", "EGFR", "KRAS"]), listed(["TP53"]), listed([])
+    ('TP53, EGFR and KRAS', 'TP53', 'none')
+    """
+    *first, last = [none] if not (texts := [str(name) for name in names]) else texts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def interval_text(middle: float | None, low: float, high: float, digits: int = 2) -> str:
+    """A number with its interval; a dash where it could not be estimated.
+
+    >>> interval_text(0.771, 0.64, 0.86), interval_text(-0.002, -0.1, 0.09), interval_text(float("nan"), 0, 1)
+    ('0.77 [0.64, 0.86]', '0.00 [-0.10, 0.09]', '–')
+    """
+    if middle is None or math.isnan(middle):
+        return "–"
+    zero = f"-{0:.{digits}f}"
+    one, first, last = (zero[1:] if (t := share_text(v, digits)) == zero else t for v in (middle, low, high))
+    return f"{one} [{first}, {last}]"
+
+
+def with_ends(row: Mapping[str, Any], value: str = "auc") -> str:
+    """An AUC, or another `value` of a table's row, with ci_low and ci_high: ``0.84 [0.76, 0.90]``; ``–`` for none."""
+    return interval_text(row[value], row["ci_low"], row["ci_high"])
 
 
 def counted(n: int, noun: str) -> str:
@@ -51,6 +80,7 @@ def human_size(n_bytes: float) -> str:
 
 SHORT_S, REDRAWN_S, LINE_S, BAR = 5.0, 0.5, 30.0, 20
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_]")
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -100,6 +130,11 @@ def p_text(p: float) -> str:
 def xml_text(text: str) -> str:
     """Text without the characters that XML forbids; what is left still needs escaping."""
     return _NOT_XML.sub("\ufffd", text)
+
+
+def in_markdown(words: str) -> str:
+    """Words that Markdown takes neither for a tag, a link, code or a formula nor for the end of a table's cell."""
+    return _MARKDOWN.sub(r"\\\g<0>", on_one_line(words) if not words.isprintable() else words)
 
 
 def on_one_line(text: str) -> str:

@@ -7,7 +7,9 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 from matplotlib.mathtext import MathTextParser
@@ -16,9 +18,11 @@ from deeplrhe_utils.core.paths import NOTEBOOKS
 from deeplrhe_utils.running.plan.parameters import Parameter, parse_parameters
 
 BOOKS = sorted(NOTEBOOKS.glob("*.ipynb"))
-CLOSING = ["Checks", "Outputs written", "What to remember", "References"]
+CLOSING = ["Checks", "What to remember", "Outputs written", "References"]
 LONGEST_CELL = 15
 WORDS_PER_CODE_LINE = 5.0
+MOST_WORDS, MOST_LINES = 1_200, 200
+MEDIAN_CELL = 6
 LAMBDAS: dict[str, int] = {}  # notebook → how many are unavoidable
 HEADING = re.compile(r"^(#{1,6}) (.+)$", re.MULTILINE)
 SENTENCE_END = re.compile(r"[.!?:]['\"”)*]*(?=\s|$)")
@@ -206,19 +210,45 @@ def test_notebooks_define_no_functions(path):
 
 
 @every_book
-def test_prose_outweighs_code(path):
+def test_prose_outweighs_code_and_neither_is_long(path):
     words = sum(len(text.split()) for text in prose(path))
     lines = sum(len(code_lines(source)) for source in code(path))
     assert words / lines >= WORDS_PER_CODE_LINE, f"{words} words for {lines} lines of code: {words / lines:.1f}"
+    assert words <= MOST_WORDS and lines <= MOST_LINES, f"{words} words, {lines} lines"
+
+
+def test_a_code_cell_is_a_few_lines():
+    medians = [median(len(code_lines(source)) for source in code(path)) for path in BOOKS]
+    assert median(medians) <= MEDIAN_CELL, dict(zip([path.name[:2] for path in BOOKS], medians, strict=True))
 
 
 @every_book
-def test_every_figure_has_a_caption(path):
-    for cell, after in zip(cells(path), (*cells(path)[1:], None), strict=True):
-        if cell.kind == "code" and "run.figure(" in cell.source:
-            assert after is not None and re.match(r"\*\*Figure[^*]*\.\*\* \S", after.source), (
-                f"no caption (**Figure …** …) after: {cell.source.splitlines()[0]}"
-            )
+def test_what_is_shown_has_a_finding_and_a_caption(path):
+    """The finding stands in the cell that shows it, the caption in the next."""
+    for cell, after in pairwise(cells(path)):
+        figures = re.findall(r"run\.figure\(\s*f?[\"']([\w.-]+)", cell.source) if cell.kind == "code" else []
+        assert all(f'run.found("{name}"' in cell.source for name in figures), f"no finding: {figures}"
+        if figures:
+            assert re.match(r"\*\*Figure[^*]*\.\*\* \S", after.source), f"no caption (**Figure …** …) after {figures}"
+        if after.kind == "markdown" and re.match(r"\*\*(Figure|Table)", after.source):
+            assert cell.kind == "code" and "run.found(" in cell.source, f"no finding before: {after.source[:60]}"
+
+
+@every_book
+def test_every_worry_is_answered(path):
+    for cell, after in pairwise((*cells(path), Cell("end", "", frozenset(), ""))):
+        asked = len(re.findall(r"would worry us", cell.source)) if cell.kind == "markdown" else 0
+        assert asked <= 1 and (not asked or "run.answer(" in after.source), f"unanswered: {cell.source[-120:]}"
+
+
+@every_book
+def test_the_end_names_three_findings(path):
+    if path.name[:2] == "00":  # it tells those of the whole run
+        return
+    shown = [cell.source for cell in section(path, "What to remember") if cell.kind == "code"]
+    names = re.findall(r'"([\w.-]+)"', " ".join(shown))
+    known = re.findall(r'run\.found\("([\w.-]+)"', "\n".join(code(path)))
+    assert shown and shown[0].startswith("run.remember(") and len(names) == 3 and set(names) <= set(known), names
 
 
 @every_book

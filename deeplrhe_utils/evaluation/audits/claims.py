@@ -18,6 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.text import with_ends
 from deeplrhe_utils.evaluation.audits.probing import LEVEL
 
 VERDICTS: Final = ("reproduced", "compatible", "not reproduced", "contradicted", "not estimable", "needs TCGA",
@@ -201,13 +202,6 @@ def _helps(numbers: Numbers) -> Finding:
 def _beyond(value: float, down: float, row: Mapping[str, Any]) -> bool:
     """Whether `value`, with an interval `down` below it, exceeds an AUC by more than both intervals allow (MOVER)."""
     return bool(value - row["auc"] > math.hypot(down, row["ci_high"] - row["auc"]))
-
-
-def with_ends(row: Mapping[str, Any]) -> str:
-    """An AUC and its interval: ``0.84 [0.76, 0.90]``; ``–`` where there is none."""
-    if math.isnan(row["auc"]):
-        return "–"
-    return f"{row['auc']:.2f} [{row['ci_low']:.2f}, {row['ci_high']:.2f}]"
 
 
 def _sum(numbers: Numbers) -> Finding:

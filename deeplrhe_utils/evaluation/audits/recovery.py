@@ -13,7 +13,7 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.audits.claims import with_ends
+from deeplrhe_utils.core.text import with_ends
 from deeplrhe_utils.slides.outlines.find import box_fractions
 from deeplrhe_utils.synthetic.genes import EFFECTS, Effect, oracle_auc
 

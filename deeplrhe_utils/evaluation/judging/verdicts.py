@@ -6,10 +6,9 @@ from typing import Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.core.text import p_text
+from deeplrhe_utils.core.text import p_text, with_ends
 from deeplrhe_utils.evaluation.auc.score_file import Scores
 from deeplrhe_utils.evaluation.auc.table import gene_metrics, headline_rows
-from deeplrhe_utils.evaluation.audits.claims import with_ends
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST, OTHER
 from deeplrhe_utils.evaluation.audits.recovery import inside_outside, patient_mean, recovery, truth_at
 from deeplrhe_utils.evaluation.judging.answers import Answers

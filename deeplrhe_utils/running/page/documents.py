@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
-from deeplrhe_utils.core.text import on_one_line, share_text
+from deeplrhe_utils.core.text import in_markdown, share_text
 
 if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.audits.claims import Numbers
@@ -22,7 +22,6 @@ SOURCES: Final = {
     "claim": "Items after CLAIM, 2024 update, Tejani A. S. et al. *Radiol. Artif. Intell.* 6 (2024), in our words.",
 }
 UNKNOWN: Final = "not in this run"
-_MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_]")
 _PLACE: Final = re.compile(r"\{([?!]?)(\d\d)(?::([\w.]+))?\}")
 _SYNTHETIC: Final = "SYNTHETIC data: this says how the pipeline works, not what lung tissue shows."
 _CONDITION: Final = re.compile(r"(?:\{[?!][^}]*\})+")
@@ -44,11 +43,6 @@ def fill(text: str, numbers: Numbers, shown: Callable[[str], str] = str) -> str:
         return UNKNOWN if found is None else shown(_words(found))
 
     return _PLACE.sub(value, text)
-
-
-def _in_markdown(words: str) -> str:
-    """Words that Markdown takes neither for a tag, a link, code or a formula nor for the end of a table's cell."""
-    return _MARKDOWN.sub(r"\\\g<0>", on_one_line(words) if not words.isprintable() else words)
 
 
 def _words(value: Any) -> str:
@@ -82,7 +76,7 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
     writers: dict[str, Callable[[Path, Path, Numbers], str]] = {".md": _text, ".csv": _checklist}
     for path in sorted(templates.glob("*.*")):
         head, _, body = writers[path.suffix](path, root, numbers).partition("\n")
-        label = f"\n\n*{_in_markdown(str(warning))}*\n" if warning else "\n"
+        label = f"\n\n*{in_markdown(str(warning))}*\n" if warning else "\n"
         written.append(write_text(root / FOLDER / f"{path.stem}.md", f"{head}{label}{body}"))
     if not written:
         raise InputError(f"{templates} holds no document", expected="*.md and *.csv")
@@ -92,7 +86,7 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
 def _text(path: Path, _: Path, numbers: Numbers) -> str:
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")
     kept = [p for p in paragraphs if not (found := _CONDITION.match(p)) or UNKNOWN not in fill(found[0], numbers)]
-    return fill("\n\n".join(kept).rstrip() + "\n", numbers, _in_markdown)
+    return fill("\n\n".join(kept).rstrip() + "\n", numbers, in_markdown)
 
 
 def _there(row: dict[str, str], root: Path) -> dict[str, str]:
@@ -125,4 +119,4 @@ def _checklist(path: Path, root: Path, numbers: Numbers) -> str:
         "|---|---|---|---|",
     ]
     lines += [f"| {r['item']} | {r['asks']} | {r['answer']} | {r['where']} |" for r in (_there(r, root) for r in rows)]
-    return fill("\n".join(lines) + "\n", numbers, _in_markdown)
+    return fill("\n".join(lines) + "\n", numbers, in_markdown)

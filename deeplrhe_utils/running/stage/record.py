@@ -17,7 +17,7 @@ from deeplrhe_utils.core.tables.contract import Table, read_table, write_table
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.tables.schemas import TABLES
 from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
-from deeplrhe_utils.core.text import human_size
+from deeplrhe_utils.core.text import human_size, in_markdown
 from deeplrhe_utils.running.machine.lock import RUNNER_PID, check_free, claim_run
 from deeplrhe_utils.running.machine.process import is_held
 from deeplrhe_utils.running.stage.state import alive, begin_by_hand, declared_files, outputs_file, skipped_file
@@ -89,6 +89,7 @@ class _Run:
     stage: str
     paths: RunPaths
     _outputs: set[str] = field(default_factory=set)
+    _said: dict[str, Any] = field(default_factory=lambda: {"findings": {}, "worries": [], "remember": []})
 
     @property
     def number(self) -> str:
@@ -192,6 +193,26 @@ class _Run:
             raise InputError(f"Stage {stage} has no number {name!r}", expected=", ".join(sorted(values)) or "none")
         return values[name]
 
+    def found(self, name: str, sentence: str) -> None:
+        """Say in one computed sentence what the figure or table `name` shows; page, site and README repeat it."""
+        self._said["findings"][name] = _sentence(sentence)
+        self.numbers(self._said)
+        _show(f"**{in_markdown(sentence)}**")
+
+    def answer(self, happened: bool | None, sentence: str) -> None:
+        """Answer the worry above by what this run shows: it happened, it did not, or (None) it cannot be told here."""
+        word = "It cannot be told here" if happened is None else f"It {'happened' if happened else 'did not happen'}"
+        self._said["worries"].append({"happened": happened, "sentence": _sentence(sentence)})
+        self.numbers(self._said)
+        _show(f"**{word}.** {in_markdown(sentence)}")
+
+    def remember(self, *names: str) -> None:
+        """End with the sentences of three findings, or of those of them that this run has."""
+        known = self._said["findings"]
+        self._said["remember"] = [name for name in names if name in known]
+        self.numbers(self._said)
+        _show("\n".join(f"{i}. {in_markdown(known[name])}" for i, name in enumerate(self._said["remember"], 1)))
+
     def title(self) -> str:
         """The title of the profile that the runner works on here; "" where a notebook was opened without it."""
         record = self.paths.root / "run.json"
@@ -225,6 +246,12 @@ class _Run:
                 what = f"Stage {self.number} would overwrite {name}, an output of stage {listed.name[:2]}"
                 raise RunError(what, expected="one owner for every output", fix="Write it under another name")
         return path
+
+
+def _sentence(text: str) -> str:
+    if not text.endswith((".", "?")) or "nan" in text.split():
+        raise ParameterError("A finding is no sentence", got=repr(text), expected="one that ends, with known numbers")
+    return text
 
 
 def plain_value(value: Any) -> Any:

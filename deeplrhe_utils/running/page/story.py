@@ -1,0 +1,45 @@
+"""The findings of a run in the order that tells its story; the sentences are those of its notebooks."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from deeplrhe_utils.core.files import read_json
+from deeplrhe_utils.core.paths import REFERENCE_DATA
+
+MOST: Final = 10
+
+
+@dataclass(frozen=True)
+class Told:
+    """One finding: the part of the story, the notebook that computed it, its figure or table, the sentence."""
+
+    part: str
+    stage: str
+    name: str
+    sentence: str
+
+
+def findings(root: Path) -> dict[tuple[str, str], str]:
+    """(stage, figure or table) → sentence, for every finding in ``numbers/`` of the run folder `root`."""
+    found = {}
+    for path in sorted((root / "numbers").glob("[0-9][0-9]-*.json")):
+        said = read_json(path).get("findings") or {}
+        found.update({(path.stem, name): sentence for name, sentence in said.items()})
+    return found
+
+
+def story(root: Path, most: int = MOST) -> list[Told]:
+    """At most `most` findings of the run in `root`, in the order of ``data/reference/story.csv``.
+
+    Those that the run lacks are left out; where there are too many, the list's reserve goes first.
+    """
+    found = findings(root)
+    with (REFERENCE_DATA / "story.csv").open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["stage"], row["name"]) in found]
+    while len(rows) > most:
+        rows.remove(next((row for row in reversed(rows) if row["reserve"] == "1"), rows[-1]))
+    return [Told(r["part"], r["stage"], r["name"], found[r["stage"], r["name"]]) for r in rows]
