@@ -7,11 +7,11 @@ RUN := $(VENV)/bin/python
 PEERS := .venv-bench
 # two workers share the machine; a file's tests stay together, because they share what is costly to make
 TESTS := -n 2 --dist loadfile --no-loadscope-reorder
-UV := uv pip compile pyproject.toml --extra dev --extra oracles --universal --python-version 3.11 \
+UV := uv pip compile pyproject.toml --extra dev --extra oracles --extra site --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test test-all demo full smoke lab bench html doctor docs lint format lock environment size release lean clean distclean
+.PHONY: help reproduce test test-all demo full smoke lab bench html doctor docs site lint format lock environment size release lean clean distclean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -89,6 +89,9 @@ environment:  ## build .venv from requirements.lock; does nothing when it is up 
 		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1), and 3.11 or newer is needed. Name another: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) .ci/build_venv.py
 
+site: environment  ## notebooks, docs and report of PROFILE (default: demo) as one static site (build/site/html)
+	@$(RUN) .ci/pages.py $(PROFILE)
+
 size:  ## lines of code, docstrings and modules, room by room
 	@$(PYTHON) .ci/size.py
 
@@ -102,9 +105,9 @@ clean:  ## remove runs and caches; the committed files of reports/ stay
 	@for folder in reports/*/; do \
 		case "$$folder" in reports/demo/|reports/lc25000/|reports/tcga-features/|"reports/*/") ;; *) rm -rf "$$folder" ;; esac; \
 	done
-	@cd reports/demo 2>/dev/null && rm -rf work stages logs html .lock .runner.json models/*-seed-* \
+	@cd reports/demo 2>/dev/null && rm -rf work stages logs .lock .runner.json models/*-seed-* \
 		heatmaps/*_files heatmaps/*.dzi heatmaps/*+* heatmaps/contact_sheet* || true
-	@cd reports/tcga-features 2>/dev/null && rm -rf work stages logs html models .lock .runner.json tables/*.parquet \
+	@cd reports/tcga-features 2>/dev/null && rm -rf work stages logs models .lock .runner.json tables/*.parquet \
 		tables/split_*.json || true
 	@cd reports/lc25000 2>/dev/null && find . -mindepth 1 -maxdepth 1 ! -name README.md ! -name results.json ! -name run.json \
 		! -name figures ! -name tables -exec rm -rf {} + && git clean -fdXq figures tables 2>/dev/null || true

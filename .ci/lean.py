@@ -1,6 +1,6 @@
 """Make a finished run small enough to be committed: ``make lean PROFILE=demo``.
 
-Deletes what readers of the repository can do without (pages of the executed notebooks, SVG that only wraps pixels,
+Deletes what readers of the repository can do without (SVG that only wraps pixels,
 Deep Zoom trees, heat maps for other programs, networks of further seeds), and writes report page, documents,
 RO-Crate and the list of outputs again, so that nothing names a file that is gone. The rest is as the run left it;
 ``make release`` packs a whole run. Of a run on real tiles no pixel is left (``real.py``).
@@ -20,7 +20,6 @@ from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.plan.profiles import load_profile
 
 DISPENSABLE = (
-    "html",
     "heatmaps/*_files",
     "heatmaps/*.dzi",
     "heatmaps/*+*",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +17,96 @@ from _harness import SHARED_DATA
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.labels.mutation_files import read_deeppath_labels
+from deeplrhe_utils.acquisition.services.manifest import read_manifest
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
-from deeplrhe_utils.evaluation.audits.leakage import deeppath_slides, manifest_leak, shared_patients
+from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.audits.leakage import shared_patients
 
 FILE = REFERENCE_DATA / "published_splits.csv"
 DRAWS = 500
 _Members = Mapping[str, str]
 _Fold = Mapping[str, Iterable[str]]
+
+
+def deeppath_slides(manifest: Path, labels: Path) -> pd.DataFrame:
+    """DeepPATH's own slides: tumour slides of its manifest whose patient stands in its list of mutations.
+
+    Parameters
+    ----------
+    manifest : GDC manifest: tab-separated id, filename, md5, size, state
+    labels : lines "barcode, tab, gene"; they may end with CR alone
+
+    Returns DataFrame: slide_id, patient_id, bytes; slides of normal tissue (sample codes 10–19) and of other patients
+    are left out.
+
+    Raises InputError: a file is missing, has other columns, or no slide belongs to a listed patient.
+    """
+    for path in (manifest, labels):
+        if not Path(path).is_file():
+            raise InputError(f"{path} is not there", fix="Give the folder with DeepPATH's manifest and labels_r3.txt")
+    table = read_manifest(manifest)
+    listed = set(read_deeppath_labels(Path(labels))["patient_id"])
+    name = table["filename"].str.split(".").str[0]
+    told = [parse_name(one) for one in name]
+    mine = np.array([one.patient_id in listed and (one.sample_code or "9") < "10" for one in told], bool)
+    if not mine.any():
+        raise InputError(f"No tumour slide of {manifest} belongs to a patient of {labels}")
+    slides = pd.DataFrame(
+        {"slide_id": name, "patient_id": [one.patient_id for one in told], "bytes": table["size"].astype(float)}
+    )
+    return slides[mine].sort_values("slide_id", ignore_index=True)
+
+
+def greedy_fill(weight: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.str_]:
+    """Roles (n,) that DeepPATH's sorter gives to units of `weight` tiles (n,) when no patient is asked for.
+
+    In shuffled order each unit goes to "test" while test holds at most 15 % of the tiles so far, else to "valid" by
+    the same rule, else to "train". Source: 0d_SortTiles.py with PatientID=-1, nSplit=0, PercentTest=PercentValid=15.
+    """
+    role = np.empty(len(weight), "<U5")
+    held, total = {"test": 0.0, "valid": 0.0}, 0.0
+    for i in random.permutation(len(weight)):
+        name = next((part for part, tiles in held.items() if tiles <= 0.15 * total), "train")
+        role[i] = name
+        total += weight[i]
+        if name in held:
+            held[name] += weight[i]
+    return role
+
+
+def manifest_leak(
+    slides: pd.DataFrame,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+    weight: str = "",
+    rule: Callable[[NDArray[np.float64], np.random.Generator], NDArray[np.str_]] = greedy_fill,
+) -> pd.DataFrame:
+    """Test slides whose patient is in training, in many draws of a slide-level split.
+
+    Parameters
+    ----------
+    slides : slide_id, patient_id, as of :func:`deeppath_slides`
+    draws, seed : the sorter is not seeded, so its own split is one unknown draw of these
+    weight : column that stands for a slide's tiles (their numbers are not published), such as ``bytes``; empty: all
+        alike
+    rule : gives roles, as DeepPATH's :func:`greedy_fill`
+
+    Returns DataFrame: a row per draw: test (slides), in_train (share of them whose patient is in train, 0–1), in_either
+    (in train or valid, which chose the checkpoint).
+    """
+    tiles = slides[weight].to_numpy(np.float64) if weight else np.ones(len(slides))
+    patient, names = slides["patient_id"].factorize()
+    rows = []
+    for draw in range(draws):
+        role = rule(tiles, generator(seed, "deeppath-split", draw))
+        seen = np.zeros((2, len(names)), bool)
+        seen[0, patient[role == "train"]], seen[1, patient[role != "test"]] = True, True
+        test = patient[role == "test"]
+        rows.append({"test": len(test), "in_train": seen[0, test].mean(), "in_either": seen[1, test].mean()})
+    return pd.DataFrame(rows)
 
 
 def gigapath_default(weight: NDArray[np.float64], random: np.random.Generator) -> NDArray[np.str_]:

@@ -37,7 +37,7 @@ def test_a_second_run_changes_nothing_and_each_change_reruns_what_depends_on_it(
     page = house.run()
     assert counts(house) == (1, 1)
     text = page.read_text()
-    assert "A &lt;tiny&gt; one" in text and "Synthetic data" in text and 'href="html/01-first.html"' in text
+    assert "A &lt;tiny&gt; one" in text and "Synthetic data" in text and 'href="notebooks/01-first.ipynb"' in text
     house.run()
     assert counts(house) == (1, 1) and capsys.readouterr().out.count("unchanged") == 2
     house.run("02.seed=2")  # only the second notebook has it

@@ -7,7 +7,7 @@ from PIL import Image
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.core.errors import CohortError, InputError, LeakError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, LeakError, ParameterError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation.auc import compare
 from deeplrhe_utils.evaluation.audits import leakage, near_duplicates
@@ -142,54 +142,6 @@ def test_the_published_card_drops_by_008():
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_the_greedy_fill_by_hand_and_its_leak_against_a_formula():
-    """The first is tested, the second validates, and each is topped up when it holds no more than 15 %."""
-
-    class InOrder:
-        def permutation(self, n):
-            return np.arange(n)
-
-    role = leakage.greedy_fill(np.ones(20), InOrder())
-    # after 7 slides test holds 1/7 ≤ 0.15 and takes the eighth; valid, 1/8, takes the ninth; 2/14 is again ≤ 0.15
-    expected = ["test", "valid", *["train"] * 5, "test", "valid", *["train"] * 5, "test", "valid", *["train"] * 4]
-    assert role.tolist() == expected
-    slides = pd.DataFrame({"slide_id": range(400), "patient_id": np.repeat(range(200), 2)})
-    found = leakage.manifest_leak(slides, draws=200)
-    assert found["in_train"].mean() == pytest.approx(0.7, abs=0.01)
-    assert found["in_either"].mean() == pytest.approx(0.85, abs=0.01)
-    alone = leakage.manifest_leak(slides.drop_duplicates("patient_id"), draws=3)
-    assert (alone["in_either"] == 0).all()
-
-
-def test_the_real_manifest(shared_data):
-    folder = shared_data / "tables"
-    slides = leakage.deeppath_slides(folder / "gdc_manifest_20170302_003611.txt", folder / "labels_r3.txt")
-    assert (len(slides), slides["patient_id"].nunique()) == (696, 438)
-    assert not slides["slide_id"].duplicated().any()
-    found = leakage.manifest_leak(slides, draws=100)
-    assert found["in_train"].mean() == pytest.approx(0.51, abs=0.015)  # an independent count gave 51 %
-    by_bytes = leakage.manifest_leak(slides, draws=100, weight="bytes")
-    assert by_bytes["in_train"].mean() == pytest.approx(0.51, abs=0.015)
-
-
-def test_lists_that_are_not_deeppaths(tmp_path):
-    manifest, labels = tmp_path / "m.txt", tmp_path / "l.txt"
-    with pytest.raises(InputError, match="is not there"):
-        leakage.deeppath_slides(manifest, labels)
-    labels.write_bytes(b"TCGA-05-0001-0\tTP53\rTCGA-05-0002-0\tKRAS\r")
-    manifest.write_text("id\tname\n1\tx\n")
-    with pytest.raises(InputError, match="lacks columns filename, md5, size"):
-        leakage.deeppath_slides(manifest, labels)
-    name = "TCGA-05-000{}-{}A-01-TS1.aaaa.svs"
-    rows = [(name.format(1, "01"), 5), (name.format(2, "11"), 6), (name.format(3, "01"), 7)]
-    table = pd.DataFrame(rows, columns=["filename", "size"]).assign(id=list("abc"), md5="0" * 32)
-    table.to_csv(manifest, sep="\t", index=False)
-    assert leakage.deeppath_slides(manifest, labels)["slide_id"].tolist() == ["TCGA-05-0001-01A-01-TS1"]
-    labels.write_bytes(b"TCGA-05-0009-0\tTP53\n")
-    with pytest.raises(InputError, match="No tumour slide"):
-        leakage.deeppath_slides(manifest, labels)
-
-
 def scenes(n, seed=0, side=96):
     """Smooth random pictures of one stain each."""
     random = np.random.default_rng(seed)
@@ -300,11 +252,3 @@ def test_figures_show_what_they_are_given(tmp_path):
     drawn = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 4]
     by_tile = table.query("unit == 'patient' and scheme == 'tile'")["auc"].to_numpy()
     assert any(np.allclose(x, by_tile) for x in drawn)
-    card = pd.read_csv(REFERENCE_DATA / "deeppath_card.csv")
-    axes = audit_figures.card(card).axes[0]
-    assert {t.get_text() for t in axes.texts} == set(card["gene"])
-    heights = sorted(t.get_position()[1] for t in axes.texts)
-    assert np.diff(heights).min() > 0.0169
-    draws = leakage.manifest_leak(pd.DataFrame({"slide_id": range(60), "patient_id": np.arange(60) // 2}), draws=10)
-    axes = audit_figures.leak_shares(draws).axes[0]
-    assert sum(patch.get_height() for patch in axes.patches) == 20

@@ -42,7 +42,7 @@ def test_exit_codes(where, capsys, arguments, code, text):
 def test_the_command_line_starts_without_heavy_libraries_and_doctor_marks_what_is_short():
     code = "import sys, deeplrhe_utils.running.commands.cli, deeplrhe_utils.running.stage.record; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"torch", "openslide", "papermill", "nbconvert", "pandas", "matplotlib", "distributed"} & set(loaded)
+    assert not {"torch", "openslide", "papermill", "pandas", "matplotlib", "distributed"} & set(loaded)
     profile = Profile("p", "t", "tiles", expect={"memory_gb": 2, "disk_gb": 1, "seconds": 120, "gpu": "recommended"})
     text = doctor.needs(profile, {"memory_gb": 8.0, "disk_gb": 0.5, "gpu": None})
     assert text == "memory 2 GB ok, disk 1 GB SHORT (0.5 GB), about 2 min, GPU recommended SHORT (none)"

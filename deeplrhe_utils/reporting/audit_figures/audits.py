@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from deeplrhe_utils.evaluation.auc.compare import MACRO
 from deeplrhe_utils.reporting.figures.style import PALETTE, empty_figure, forest, gene_rows, intervals, new_figure
 
 _COLOURS = {"tile": PALETTE[3], "slide": PALETTE[1], "patient": PALETTE[0], "site": PALETTE[2]}
@@ -19,17 +20,23 @@ _MARKS = {"tile": "s", "slide": "D", "patient": "o", "site": "^"}
 
 
 def schemes(table: pd.DataFrame) -> Figure:
-    """AUC with its interval per gene and scheme, a panel per unit.
+    """AUC with its interval per scheme, a panel per unit: the mean over genes large, each gene small below it.
 
     Parameters
     ----------
     table : as `inflation` returns; at least one row
     """
+    table = table.sort_values("gene", key=lambda gene: gene != MACRO, kind="stable")
     names = table["scheme"].drop_duplicates()
     looks = {n: {"fmt": _MARKS[n], "color": _COLOURS[n], "label": f"divided by {n}"} for n in names}
-    figure, panels = forest(table, "AUC", panel="unit", series="scheme", looks=looks, apart=0.17)
+    small = {name: look | {"ms": 2.5, "lw": 0.8, "capsize": 0, "alpha": 0.6} for name, look in looks.items()}
+    figure, panels = forest(table, "AUC, 95 % interval", panel="unit", series="scheme", looks=small, apart=0.17)
     for unit, axes in panels.items():
         axes.set_title(f"counted by {unit}", fontsize=9)
+        for place, (name, look) in enumerate(looks.items()):
+            mean = table[(table["unit"] == unit) & (table["scheme"] == name) & (table["gene"] == MACRO)]
+            height = 0.17 * (place - (len(looks) - 1) / 2)
+            intervals(axes, mean, np.full(len(mean), height), "auc", **look, ms=7, lw=2.2)
     return figure
 
 
@@ -51,55 +58,6 @@ def capacity(curve: pd.DataFrame) -> Figure:
     axes.set_xticks(sorted(curve["width"].unique()), [f"{w:g}" for w in sorted(curve["width"].unique())])
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="kernel width (narrow memorises)", ylabel="mean AUC by patient; dashed: exchanged labels")
-    axes.legend(frameon=False, fontsize=8)
-    sns.despine(figure)
-    return figure
-
-
-def card(table: pd.DataFrame) -> Figure:
-    """Validation and test AUC of a published card, a line per gene: columns gene, auc_valid, auc_test."""
-    figure = new_figure(4.2, 3.6)
-    axes = figure.subplots()
-    ends = table[["auc_valid", "auc_test"]].to_numpy(dtype=float)
-    for (valid, test), at, gene in zip(ends, _apart(ends[:, 1]), table["gene"], strict=True):
-        colour = PALETTE[0] if test < valid else PALETTE[1]
-        axes.plot([0, 1], [valid, test], "o-", ms=4, lw=1.1, color=colour)
-        axes.annotate(gene, (1, test), (1.08, at), fontsize=8, va="center", annotation_clip=False)
-    axes.plot([0, 1], ends.mean(0), "o-", ms=6, lw=2.4, color="0.15")
-    axes.axhline(0.5, ls=":", color="0.4", lw=1)
-    axes.set_xticks([0, 1], ["validation\n(chose the checkpoint)", "test"])
-    axes.set_xlim(-0.15, 1.35)
-    axes.set_ylabel("AUC, as published")
-    sns.despine(figure)
-    return figure
-
-
-def _apart(heights: np.ndarray, least: float = 0.017) -> np.ndarray:
-    """Heights moved as little as needed so that labels do not overlap, (n,)."""
-    order = np.argsort(heights)
-    moved = heights[order].copy()
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + least)
-    result = np.empty_like(moved)
-    result[order] = moved - (moved.mean() - heights.mean())
-    return result
-
-
-def leak_shares(draws: pd.DataFrame) -> Figure:
-    """Share of test slides whose patient was seen, over draws of the split: columns in_train, in_either (0–1)."""
-    figure = new_figure(5.6, 2.6)
-    axes: Axes = figure.subplots()
-    names = {"in_train": "patient in training", "in_either": "in training or validation"}
-    bins = [2.0 * i for i in range(51)]
-    for (column, text), colour in zip(names.items(), (PALETTE[3], PALETTE[1]), strict=True):
-        values = 100 * draws[column].to_numpy(dtype=float)
-        axes.hist(values, bins=bins, color=colour, alpha=0.7, label=text)
-        axes.axvline(values.mean(), color=colour, lw=1.5)
-    low = 100 * float(draws[list(names)].to_numpy(dtype=float).min())
-    high = 100 * float(draws[list(names)].to_numpy(dtype=float).max())
-    axes.set_xlim(max(0, low - 8), min(100, high + 8))
-    axes.set_xlabel("test slides whose patient was seen [%]")
-    axes.set_ylabel("draws of the split")
     axes.legend(frameon=False, fontsize=8)
     sns.despine(figure)
     return figure
@@ -198,20 +156,6 @@ def allowed(table: pd.DataFrame) -> Figure:
         high = table["null_high"].to_numpy(float)
         axes.barh(range(len(table)), 2 * high - 1, left=1 - high, height=0.62, color="0.88", zorder=0)
         axes.set_xlim(0, 1)
-    return figure
-
-
-def verdict_bars(counts: pd.Series) -> Figure:
-    """How many statements got each verdict (index: verdict), as bars with their number."""
-    figure = new_figure(6.0, 0.7 + 0.34 * len(counts))
-    axes = figure.subplots()
-    axes.barh(np.arange(len(counts)), counts.to_numpy(), color=PALETTE[0], height=0.6)
-    for y, value in enumerate(counts.to_numpy()):
-        axes.text(float(value) + 0.1, y, str(value), va="center", fontsize=9)
-    axes.set_yticks(range(len(counts)), list(counts.index), fontsize=9)
-    axes.set(xlabel="statements", xlim=(0, max(1, int(counts.max())) * 1.12))
-    axes.invert_yaxis()
-    sns.despine(figure)
     return figure
 
 

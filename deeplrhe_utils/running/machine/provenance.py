@@ -28,7 +28,6 @@ LIBRARIES = (
     "dask",
     "distributed",
     "papermill",
-    "nbconvert",
     "ipykernel",
     "jupyterlab",
 )

@@ -14,7 +14,7 @@ from deeplrhe_utils.running.page.page import write_page
 from deeplrhe_utils.running.plan.profiles import Profile
 from deeplrhe_utils.running.stage.state import CRATE
 
-FOLDERS: Final = ("figures", "heatmaps", "tables", "numbers", "notebooks", "html", "models", "documents")
+FOLDERS: Final = ("figures", "heatmaps", "tables", "numbers", "notebooks", "models", "documents")
 _VERSION: Final = "https://w3id.org/ro/crate/1.1"
 _CODE: Final = "https://spdx.org/licenses/MIT"
 _FIGURES: Final = "https://creativecommons.org/licenses/by/4.0/"

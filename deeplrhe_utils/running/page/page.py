@@ -13,7 +13,7 @@ from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.running.page.heat import heat_section
 from deeplrhe_utils.running.page.html import STATIC, link, page, section
 from deeplrhe_utils.running.page.methods import limits_section, methods_section, unit_of
-from deeplrhe_utils.running.page.sections import auc, claims, files, gallery, stages
+from deeplrhe_utils.running.page.sections import auc, claims, files, gallery, opening, stages
 from deeplrhe_utils.running.plan.profiles import Profile
 
 ASSETS: Final = "page"
@@ -41,6 +41,7 @@ def write_page(root: Path, profile: Profile, report: dict[str, Any]) -> Path:
     heat = heat_section(root, ASSETS)
     scripts = [_copied(root, name) for name in _SCRIPTS if heat.live]
     parts = {
+        "findings": ("What was found", opening(root)),
         "auc": ("Area under the ROC curve", auc(root, unit_of(root))),
         "heat": ("Heat maps", heat.html),
         "figures": ("Figures", gallery(root)),

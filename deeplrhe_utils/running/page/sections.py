@@ -13,6 +13,7 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import escaped, p_text, share_text
 from deeplrhe_utils.running.page.html import cell, link, rows_table, url
+from deeplrhe_utils.running.page.story import Told, findings, story, worries
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
 _DRAWN: Final = re.compile(r"run\.figure\(\s*f?[\"']([\w.-]+)[\"']")
@@ -25,11 +26,10 @@ def stages(root: Path, report: dict[str, Any]) -> str:
     """Every stage: what became of it, how long it took, and its executed notebook."""
     rows = []
     for name, stage in report["stages"].items():
-        links = [link(root, f"html/{name}.html", "page"), link(root, f"notebooks/{name}.ipynb", "notebook")]
         status = stage["status"] + (f": {stage['reason']}" if stage.get("reason") else "")
         peak = stage.get("peak_memory_bytes")
         numbers = [str(stage.get("seconds", "")), f"{peak / 1e6:.0f} MB" if peak else "", _short(stage.get("commit"))]
-        linked = "<td>" + " · ".join(f"{one}" for one in links if one) + "</td>"
+        linked = f"<td>{link(root, f'notebooks/{name}.ipynb', 'notebook')}</td>"
         rows.append(cell(name) + cell(status) + "".join(cell(number, "number") for number in numbers) + linked)
     head = ("Stage", "Status", "Seconds", "Peak memory", "Commit", "Executed notebook")
     return rows_table(head, rows, "stages") if rows else ""
@@ -100,26 +100,48 @@ def _traced(root: Path, trace: str) -> str:
     return (link(root, name, f"{stage}: {key}") if known else "") or escaped(trace)
 
 
+def opening(root: Path) -> str:
+    """At most ten findings, part by part, each linked to its figure below or to its notebook; and the worries."""
+    told, parts = story(root), []
+    for part in dict.fromkeys(one.part for one in told):
+        items = [f"<li>{escaped(one.sentence)} {_place(root, one)}</li>" for one in told if one.part == part]
+        parts.append(f"<h3>{escaped(part)}</h3><ul>{''.join(items)}</ul>")
+    if asked := worries(root):
+        came = [one for one in asked if one["happened"]]
+        items = [f"<li>{escaped(one['sentence'])} {_notebook(root, one['stage'])}</li>" for one in came]
+        open_ = sum(one["happened"] is None for one in asked)
+        head = f"Of {len(asked)} things that would worry us, {len(came)} happened, and {open_} cannot be told here"
+        parts.append(f"<details><summary>{head}</summary><ul>{''.join(items)}</ul></details>")
+    return "".join(parts)
+
+
+def _place(root: Path, one: Told) -> str:
+    drawn = (root / "figures" / f"{one.name}.png").is_file()
+    figure = f'<a href="#figure-{escaped(one.name)}">figure</a> · ' if drawn else ""
+    return f'<span class="soft">({figure}{_notebook(root, one.stage)})</span>'
+
+
+def _notebook(root: Path, stage: str) -> str:
+    return link(root, f"notebooks/{stage}.ipynb", f"notebook {stage[:2]}")
+
+
 def gallery(root: Path) -> str:
-    """Every figure with the caption that its notebook gives it."""
-    said, figures = _captions(root / "notebooks"), []
-    for png in sorted((root / "figures").glob("*.png"), key=_figure_order):
+    """Every figure below its finding, notebook by notebook, with the caption that its notebook gives it."""
+    said, sentences = _captions(root / "notebooks"), {name: text for (_, name), text in findings(root).items()}
+    order = {name: place for place, name in enumerate(said)}
+    figures = []
+    for png in sorted((root / "figures").glob("*.png"), key=lambda path: (order.get(path.stem, len(order)), path.name)):
         svg, address = link(root, f"figures/{png.stem}.svg", "SVG"), url(f"figures/{png.name}")
-        title = png.stem.replace("_", " ")
-        caption = said.get(png.stem, "")
-        alt = escaped(f"{title}: {caption}"[:_SHORT_ALT] if caption else title)
+        found, caption = sentences.get(png.stem, ""), said.get(png.stem, "")
+        alt = escaped((found or caption or png.stem.replace("_", " "))[:_SHORT_ALT])
         size = "".join(f' {name}="{value}"' for name, value in zip(("width", "height"), _size(png), strict=False))
         files = " · ".join(one for one in (link(root, f"figures/{png.name}", "PNG"), svg) if one)
         shown = f'<a href="{address}"><img src="{address}" alt="{alt}" loading="lazy"{size}></a>'
+        text = f"<b>{escaped(found or png.stem.replace('_', ' '))}</b><br>{escaped(caption)}"
         figures.append(
-            f"<figure>{shown}<figcaption><b>{escaped(title)}</b> · {files}<br>{escaped(caption)}</figcaption></figure>"
+            f'<figure id="figure-{escaped(png.stem)}">{shown}<figcaption>{text} {files}</figcaption></figure>'
         )
     return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
-
-
-def _figure_order(path: Path) -> tuple[bool, str]:
-    """The paper's own figures first."""
-    return (not re.match(r"fig\d", path.name), path.name)
 
 
 def _size(path: Path) -> tuple[int, ...]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.core.paths import REFERENCE_DATA
@@ -25,11 +26,21 @@ class Told:
 
 def findings(root: Path) -> dict[tuple[str, str], str]:
     """(stage, figure or table) → sentence, for every finding in ``numbers/`` of the run folder `root`."""
-    found = {}
+    said = {stage: numbers.get("findings") for stage, numbers in _numbers(root)}
+    return {(stage, k): text for stage, own in said.items() if isinstance(own, dict) for k, text in own.items()}
+
+
+def worries(root: Path) -> list[dict[str, Any]]:
+    """Every worry that a notebook of the run answered: stage, happened (None: cannot be told here), sentence."""
+    return [{"stage": stage, **one} for stage, said in _numbers(root) for one in said.get("worries") or ()]
+
+
+def _numbers(root: Path) -> list[tuple[str, dict[str, Any]]]:
+    read = []
     for path in sorted((root / "numbers").glob("[0-9][0-9]-*.json")):
-        said = read_json(path).get("findings") or {}
-        found.update({(path.stem, name): sentence for name, sentence in said.items()})
-    return found
+        with suppress(OSError, ValueError):  # the page names a damaged file where it shows its numbers
+            read.append((path.stem, read_json(path)))
+    return read
 
 
 def story(root: Path, most: int = MOST) -> list[Told]:

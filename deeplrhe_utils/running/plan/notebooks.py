@@ -1,9 +1,7 @@
-"""Notebooks as stages: finding them, reading their parameters, cleaning and converting executed copies."""
+"""Notebooks as stages: finding them, reading their parameters, cleaning executed copies."""
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 import re
 import sys
@@ -14,7 +12,7 @@ from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, sha256_text, to_json, write_text
-from deeplrhe_utils.core.text import escaped, visible
+from deeplrhe_utils.core.text import visible
 from deeplrhe_utils.running.plan.parameters import Parameter, parse_parameters
 
 _FILE = re.compile(r"^(\d\d)-[a-z0-9-]+\.ipynb$")
@@ -148,46 +146,3 @@ def _clean_output(output: Any, tidy: Callable[[str], str]) -> None:
 
 def _joined(source: str | list[str]) -> str:
     return source if isinstance(source, str) else "".join(source)
-
-
-def to_html(notebook: Path, target: Path) -> Path:
-    """Convert an executed notebook to one self-contained HTML page; atomic.
-
-    A run folder travels without the repository: a link of a notebook into it becomes its text, in italics. Formulas
-    become pictures, because MathJax comes from the network.
-    """
-    import nbformat
-    from nbconvert import HTMLExporter
-
-    exporter = HTMLExporter(embed_images=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    content = nbformat.read(notebook, as_version=4)
-    for cell in content.cells:
-        if cell.cell_type == "markdown":
-            cell.source = _FORMULA.sub(_drawn, cell.source)
-    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": notebook.stem}})
-    return write_text(target, _LOCAL.sub(r"<em>\1</em>", _without_network(body)))
-
-
-_FORMULA = re.compile(r"(?P<code>`[^`]*`)|\$\$(?P<display>[^$]+)\$\$|\$(?P<inline>[^$\n]+)\$")
-_LOCAL = re.compile(r'<a href="\.\./[^"]*">(.*?)</a>', re.DOTALL)
-_REMOTE_SCRIPT = re.compile(r'<script[^>]*\bsrc="(?:https?:)?//[^"]*"[^>]*>\s*</script>', re.IGNORECASE)
-_REMOTE_MODULE = re.compile(
-    r'<script type="module">(?:(?!</script>).)*?https?://(?:(?!</script>).)*?</script>', re.DOTALL
-)
-
-
-def _drawn(match: re.Match[str]) -> str:
-    """A formula of a notebook as a picture that a page carries along."""
-    from matplotlib.mathtext import math_to_image
-
-    if match["code"]:
-        return match["code"]
-    formula, picture = match["display"] or match["inline"], io.BytesIO()
-    depth = math_to_image(f"${formula}$", picture, dpi=72, format="svg")
-    look = "display:block; margin:1em auto" if match["display"] else f"display:inline; vertical-align:-{depth:.1f}pt"
-    data = base64.b64encode(picture.getvalue()).decode()
-    return f'<img alt="{escaped(formula)}" style="{look}" src="data:image/svg+xml;base64,{data}">'
-
-
-def _without_network(page: str) -> str:
-    return _REMOTE_MODULE.sub("", _REMOTE_SCRIPT.sub("", page))

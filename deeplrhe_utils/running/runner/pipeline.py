@@ -283,7 +283,6 @@ class Pipeline:
         self._report.stage(planned.stage.name, status, record, **more)
         if record is not None:
             self._outputs[planned.stage.number] = record.outputs
-            self._html(planned.stage.name)
 
     def _execute(self, planned: Planned, label: str, key: str, inputs: dict[str, Any], lock: RunLock) -> Iterator[None]:
         number, name = planned.stage.number, planned.stage.name
@@ -359,23 +358,9 @@ class Pipeline:
 
     def _executed_copy(self, partial: Path, name: str) -> None:
         books.clean_executed(partial, self._executed(name), self.root, self.places.repository)
-        (self.root / "html" / f"{name}.html").unlink(missing_ok=True)
-        self._html(name)
-
-    def _html(self, name: str) -> None:
-        target = self.root / "html" / f"{name}.html"
-        if not self._executed(name).is_file() or target.is_file():
-            return
-        try:
-            books.to_html(self._executed(name), target)
-        except (OSError, CompendiumError):
-            raise
-        except Exception as error:  # whatever a converter meets in an output, the stage itself has succeeded
-            print(f"{name}: no HTML page ({type(error).__name__}: {error})", flush=True)
 
     def _drop_copies(self, name: str) -> None:
         self._executed(name).unlink(missing_ok=True)
-        (self.root / "html" / f"{name}.html").unlink(missing_ok=True)
 
     def _stage_error(self, planned: Planned, failure: Failure, peak: int) -> StageError:
         at = f" in cell {failure.cell}: `{failure.first_line}`" if failure.cell else ""

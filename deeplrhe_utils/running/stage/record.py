@@ -204,7 +204,7 @@ class _Run:
         word = "It cannot be told here" if happened is None else f"It {'happened' if happened else 'did not happen'}"
         self._said["worries"].append({"happened": happened, "sentence": _sentence(sentence)})
         self.numbers(self._said)
-        _show(f"**{word}.** {in_markdown(sentence)}")
+        _show(f"**{word}:** {in_markdown(sentence)}")
 
     def remember(self, *names: str) -> None:
         """End with the sentences of three findings, or of those of them that this run has."""
