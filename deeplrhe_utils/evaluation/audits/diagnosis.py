@@ -16,7 +16,7 @@ from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
-from deeplrhe_utils.core.text import shortened
+from deeplrhe_utils.core.text import listed, shortened, with_ends
 from deeplrhe_utils.evaluation.auc.delong import delong
 from deeplrhe_utils.learning.probes.readers import ridge_held_out
 
@@ -177,3 +177,30 @@ def external_rows(
             row |= {"auc": auc, "ci_low": low, "ci_high": high, "shift": float(scores[fold == 1].mean()) / spread}
         rows.append(row)
     return pd.DataFrame(rows, columns=["gene", "auc", "ci_low", "ci_high", "n_pos", "n_neg", "shift"])
+
+
+def image_sentence(real: pd.DataFrame, genes: Sequence[str]) -> str:
+    """What an image reader finds of real patients within adenocarcinoma, and over both diagnoses beside the diagnosis.
+
+    Parameters
+    ----------
+    real : patients, arm, gene, auc, ci_low, ci_high, null_high, n_pos, n_neg, as notebook 13 has them
+    genes : that are spoken of
+    """
+    table = real[real["gene"].isin(genes) & real["auc"].notna()].set_index(["patients", "arm"])
+    if (FIRST, "image") not in table.index:
+        return (
+            "No features of real slides are here: what an image reader finds in real patients is not known."
+        )
+    within = table.loc[[(FIRST, "image")]]
+    seen = within["auc"] > within["null_high"]
+    told = [f"{row['gene']} {with_ends(row)}" for row in within[seen].to_dict("records")]
+    n, lost = (within["n_pos"] + within["n_neg"]).max(), listed(within.loc[~seen, "gene"], "fewer")
+    text = f"In {n:.0f} real adenocarcinomas a reader of published features finds {listed(told, 'no gene')}, above its "
+    text += f"null band; not {lost}"
+    both = [("both diagnoses", arm) for arm in ("image", "diagnosis alone")]
+    if not set(both) <= set(table.index):
+        return text + "."
+    image, word = (table.loc[[arm]].set_index("gene") for arm in both)
+    more = image.index[image["ci_low"] > word["auc"].reindex(image.index)]
+    return f'{text}. Over both diagnoses it clearly exceeds the word "adenocarcinoma" for {listed(more, "no gene")}.'

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -13,63 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
 from deeplrhe_utils.reporting.figures.style import (
-    NO_TARGET,
     PALETTE,
-    empty_figure,
-    forest,
-    gene_rows,
     named,
     new_figure,
-    panel_grid,
 )
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
-
-
-def null_bands(table: pd.DataFrame) -> Figure:
-    """Per gene the AUCs that chance reaches (bar), and the gene's AUC with its interval (dot).
-
-    Parameters
-    ----------
-    table : columns gene, auc, n_pos, n_neg, ci_low, ci_high, null_low, null_high, as
-        `precision_table` returns; nulls are left out of the drawing
-    """
-    label = "AUC by patient (mutated/wild type in brackets); grey: central 95 % without any information"
-    figure, panels = forest(table.assign(row=gene_rows(table)), label, row="row")
-    for axes in panels.values():
-        known = table["null_low"].notna().to_numpy()
-        low, high = (table.loc[known, f"null_{end}"].to_numpy(float) for end in ("low", "high"))
-        axes.barh(np.flatnonzero(known), high - low, left=low, height=0.62, color="0.85", zorder=0)
-        axes.set_xlim(0, 1.02)
-    return figure
-
-
-def coverage(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float, float]) -> Figure:
-    """Coverage against the number of mutated patients, a panel per total, a line per method.
-
-    Parameters
-    ----------
-    table : columns patients, n_pos, method, coverage; several rows of a point (other AUCs) are drawn as their mean,
-        their range as a thin line
-    names : methods to draw, and what to call them
-    promise : (low, high): accepted coverage, shaded
-    """
-    totals = sorted(table["patients"].unique())
-    figure = new_figure(1.2 + 2.7 * max(1, len(totals)), 3.3)
-    panels = figure.subplots(1, max(1, len(totals)), squeeze=False, sharey=True)[0]
-    for axes, total in zip(panels, totals, strict=False):
-        own = table[table["patients"] == total]
-        axes.axhspan(*promise, color="0.92", lw=0)
-        axes.axhline(0.95, ls=":", color="0.5", lw=1)
-        for i, (method, name) in enumerate(names.items()):
-            _coverage_line(axes, own[own["method"] == method], i, len(names), name)
-        _patients_axis(axes, own)
-        axes.set_title(f"{total} patients", fontsize=9)
-    panels[0].set_ylabel("intervals that contain the truth")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    sns.despine(figure)
-    return figure
 
 
 def cross_fitting(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[float, float]) -> Figure:
@@ -78,7 +26,8 @@ def cross_fitting(table: pd.DataFrame, names: Mapping[str, str], promise: tuple[
     Parameters
     ----------
     table : columns n_pos, aim, method, coverage, rejected, as `cross_fitting_trial` returns
-    names, promise : as for :func:`coverage`
+    names : methods to draw, and what to call them
+    promise : (low, high): accepted coverage, shaded
     """
     chance = table[table["aim"] == 0.5]
     figure = new_figure(6.8, 3.3)
@@ -118,63 +67,46 @@ def _coverage_line(axes: Axes, rows: pd.DataFrame, place: int, of: int, name: st
     axes.plot(x, points["mean"], marker=_MARKS[place % len(_MARKS)], ms=4, lw=1.2, color=colour, label=name)
 
 
-def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
-    """Observed share against mean score, a panel per gene, a line per version with Wilson intervals.
+def usefulness(
+    reliability: Mapping[str, Mapping[str, pd.DataFrame]], curves: Mapping[str, Mapping[str, pd.DataFrame]]
+) -> Figure:
+    """A row per gene: observed share against mean score (left), net benefit against the threshold of risk (right).
 
     Parameters
     ----------
-    panels : gene → version → reliability table: columns mean_score, observed, ci_low, ci_high
+    reliability : gene → version of the scores → table: mean_score, observed, ci_low, ci_high
+    curves : gene → version → table: threshold, net_benefit, ci_low, ci_high, treat_all, treat_none; a panel ends where
+        no version tests anybody
     """
-    if not panels:
-        return empty_figure(NO_TARGET)
-    figure, grid = panel_grid(len(panels), 2.8, 2.9)
-    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
-        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
-        for colour, mark, (name, table) in zip(cycle(PALETTE), cycle(_MARKS), by_version.items(), strict=False):
-            error = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - table["observed"].to_numpy(float))
-            axes.errorbar(table["mean_score"], table["observed"], yerr=error, color=colour, fmt=f"{mark}-", ms=4,
-                          lw=1.2, elinewidth=0.7, label=name)  # fmt: skip
-        # a rare gene's panel ends where its bins end, or its bins would be one blot
-        end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
-        axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal", xlabel="mean score")
-        axes.set_ylabel("share positive")
-        axes.set_title(named(gene), fontsize=9)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    figure = new_figure(7.0, 0.7 + 2.5 * len(reliability))
+    for (left, right), (gene, by_version) in zip(
+        figure.subplots(len(reliability), 2, squeeze=False), reliability.items(), strict=True
+    ):
+        _reliability(left, by_version)
+        for colour, (name, table) in zip(PALETTE, curves[gene].items(), strict=False):
+            right.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
+            right.plot(table["threshold"], table["net_benefit"], color=colour, lw=1.6, label=named(name))
+        _alternatives(right, list(curves[gene].values()))
+        right.set(xlabel="threshold of risk", ylabel="net benefit")
+        left.set_title(named(gene), fontsize=9, loc="left")
+    left, right = figure.axes[:2]
+    handles = {
+        text: handle for axes in (left, right) for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
 
 
-def decision_curves(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
-    """Net benefit against the threshold of risk, a panel per gene, a line per version, with testing all and nobody.
-
-    Parameters
-    ----------
-    panels : gene → version → table
-        Columns threshold, net_benefit, ci_low, ci_high, treat_all, treat_none, as
-        `decision_curve` returns. A panel ends where no version tests anybody.
-    """
-    if not panels:
-        return empty_figure(NO_TARGET)
-    figure, grid = panel_grid(len(panels), 2.8, 2.6)
-    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
-        for place, (name, table) in enumerate(by_version.items()):
-            colour = PALETTE[place % len(PALETTE)]
-            axes.fill_between(table["threshold"], table["ci_low"], table["ci_high"], color=colour, alpha=0.15, lw=0)
-            axes.plot(
-                table["threshold"],
-                table["net_benefit"],
-                color=colour,
-                lw=1.6,
-                label=f"test by the model: {named(name)}",
-            )
-        _alternatives(axes, list(by_version.values()))
-        axes.set(xlabel="threshold of risk", ylabel="net benefit")
-        axes.set_title(named(gene), fontsize=9)
-    handles, labels = grid[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    sns.despine(figure)
-    return figure
+def _reliability(axes: Axes, by_version: Mapping[str, pd.DataFrame]) -> None:
+    axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+    for colour, mark, (name, table) in zip(PALETTE, _MARKS, by_version.items(), strict=False):
+        error = np.abs(table[["ci_low", "ci_high"]].to_numpy(float).T - table["observed"].to_numpy(float))
+        axes.errorbar(table["mean_score"], table["observed"], yerr=error, color=colour, fmt=f"{mark}-", ms=4, lw=1.2,
+                      elinewidth=0.7, label=named(name))  # fmt: skip
+    # a rare gene's panel ends where its bins end, or its bins would be one blot
+    end = min(1.02, 1.08 * max(float(t[["mean_score", "ci_high"]].max(axis=None)) for t in by_version.values()))
+    axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), xlabel="mean score", ylabel="share mutated")
 
 
 def _alternatives(axes: Axes, tables: list[pd.DataFrame]) -> None:
@@ -185,20 +117,3 @@ def _alternatives(axes: Axes, tables: list[pd.DataFrame]) -> None:
     top = max(max(float(t["ci_high"].max()) for t in tables), float(first["treat_all"].max()), 0.01)
     acting = [t.loc[(t["net_benefit"] != 0) | (t["treat_all"] > 0), "threshold"].max() for t in tables]
     axes.set(ylim=(-0.35 * top, 1.1 * top), xlim=(0, min(1.0, 1.1 * max(acting))))
-
-
-def readers(table: pd.DataFrame, title: str = "") -> Figure:
-    """Model minus reader on the same cases, a panel per measure, a row per reader.
-
-    Parameters
-    ----------
-    table : columns reader, measure, difference, ci_low, ci_high, n_cases, as
-        `differences` returns
-    title : says, among other things, whether the readers are simulated
-    """
-    figure, panels = forest(table, "model minus reader", value="difference", panel="measure", row="reader", zero=0.0)
-    for measure, axes in panels.items():
-        n_cases = int(table.loc[table["measure"] == measure, "n_cases"].max())
-        axes.set_title(f"{'share correct' if measure == 'correct' else measure} ({n_cases} cases)", fontsize=9)
-    figure.suptitle(title, fontsize=9, x=0.02, ha="left")
-    return figure
