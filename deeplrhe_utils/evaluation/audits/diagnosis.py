@@ -189,9 +189,7 @@ def image_sentence(real: pd.DataFrame, genes: Sequence[str]) -> str:
     """
     table = real[real["gene"].isin(genes) & real["auc"].notna()].set_index(["patients", "arm"])
     if (FIRST, "image") not in table.index:
-        return (
-            "No features of real slides are here: what an image reader finds in real patients is not known."
-        )
+        return "No features of real slides are here: what an image reader finds in real patients is not known."
     within = table.loc[[(FIRST, "image")]]
     seen = within["auc"] > within["null_high"]
     told = [f"{row['gene']} {with_ends(row)}" for row in within[seen].to_dict("records")]

@@ -118,6 +118,31 @@ def known_without(table: pd.DataFrame, arms: Sequence[str] = ARMS_KNOWN) -> Figu
     return figure
 
 
+ARMS_BOTH: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses", "image, within adenocarcinoma",
+                    "what can be known, within it")  # fmt: skip
+"""Arms of notebook 14's figure; the first has real patients only, the last planted ones."""
+
+
+def side_by_side(table: pd.DataFrame) -> Figure:
+    """Real patients (left) beside planted ones (right), the same genes in the same rows, the same arms in one colour.
+
+    Parameters
+    ----------
+    table : data (a panel), gene, arm (of :data:`ARMS_BOTH`), auc, ci_low, ci_high
+    """
+    colours = ("0.15", PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[4])
+    lone = {key: {"fmt": "D", "ms": 5} for key in (ARMS_BOTH[0], ARMS_BOTH[-1])}
+    looks = {arm: {"color": colour, "label": arm} | lone.get(arm, {})
+             for arm, colour in zip(ARMS_BOTH, colours, strict=True) if (table["arm"] == arm).any()}  # fmt: skip
+    figure, panels = forest(table, "AUC by patient, 95 % interval", panel="data", series="arm", looks=looks, apart=0.16)
+    figure.set_size_inches(8.6, 1.4 + 0.5 * max(1, table["gene"].nunique()))
+    for axes in panels.values():
+        axes.set_xlim(0.1, 1.02)
+        for y in range(1, table["gene"].nunique()):
+            axes.axhline(y - 0.5, color="0.9", lw=0.8)
+    return figure
+
+
 def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
     """AUC of each gene (panel) among patients without (blue) and with (orange) a mutation of another gene (row).
 
