@@ -233,13 +233,4 @@ def _linked_plots(page) -> None:
     page.mouse.up()
     page.locator(".jp-OutputArea-output table", has_text="around").wait_for()
     assert page.get_by_text(f"Window {HERE}_1_1:").is_visible(), "a click on a point shows its window"
-    roc = page.locator(".js-plotly-plot").nth(1)
-    roc.scroll_into_view_if_needed()
-    page.wait_for_timeout(500)
-    corner = roc.locator(".scatterlayer .trace").nth(1).locator(".points path").nth(1).bounding_box()
-    page.mouse.move(corner["x"] + corner["width"] / 2, corner["y"] + corner["height"] / 2)
-    page.wait_for_timeout(500)
-    page.mouse.down()
-    page.mouse.up()
-    page.get_by_text(f"Window {HERE}_3_2:").wait_for()  # the highest window of the patient with the highest score
     page.locator(VIEWER).scroll_into_view_if_needed()

@@ -18,7 +18,8 @@ BRIEF = {
     "stages": 2, "epochs": 2, "crop_px": 32, "ablation_epochs": 1, "mil_epochs": 3,
     "resamples": 200, "n_shown": 1, "map_px": 256, "deep_zoom_px": 512, "reading_tiles": 2, "attribution_tiles": 1,
     "tuning_kernels": 8, "tuning_stages": 1, "tuning_losses": "bce", "tuning_rates": 0.1, "tuning_fine": 0.5,
-    "tuning_epochs": 1, "tuning_crop_px": 32, "range_tiles": 4, "leak_tiles": 2, "leak_epochs": 1, "null_tiles": 2, "null_epochs": 1, "glass_tiles": 1, "coverage_draws": 100, "coverage_boots": 10,
+    "tuning_epochs": 1, "tuning_crop_px": 32, "range_tiles": 4, "leak_tiles": 2, "leak_epochs": 1,
+    "null_tiles": 2, "null_epochs": 1, "glass_tiles": 1, "coverage_draws": 100, "coverage_boots": 10,
     "min_positives": 2,
 }  # fmt: skip
 

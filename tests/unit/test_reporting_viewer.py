@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import shapely
 from openslide import OpenSlide
-from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError, SlideError
+from deeplrhe_utils.evaluation.precision import what_if
 from deeplrhe_utils.learning.scoring.heat import SlideScores
 from deeplrhe_utils.reporting.explorer import figures
 from deeplrhe_utils.reporting.explorer.views import (
@@ -30,9 +30,7 @@ from deeplrhe_utils.reporting.explorer.views import (
 from deeplrhe_utils.reporting.explorer.windows import (
     framed_window,
     heat_square,
-    highest_window,
     inside_outline,
-    roc_points,
     window_points,
     window_rows,
 )
@@ -143,21 +141,6 @@ def test_facts_of_a_window_and_points_that_count_every_window_once(view):
     assert len(points) + points.attrs["unscored"] == 40 and points.attrs["unscored"] == 1
     assert points.loc[7, "around"] == pytest.approx(np.mean([1, 2, 3, 6, 8, 11, 12, 13]) / 20)
     assert len(window_points([view], "nobody scored it")) == 0
-    assert highest_window([view], "P1", "TP53") == "s1_4_3"
-    assert highest_window([view], "P1", "KRAS") is None and highest_window([view], "P9", "TP53") is None
-
-
-@pytest.mark.parametrize("decimals", [1, 6])
-def test_corners_of_a_curve_enclose_the_auc_of_another_library(decimals):
-    random = np.random.default_rng(4)
-    scored = pd.DataFrame({"patient_id": [f"P{i:02d}" for i in range(40)], "label": random.integers(0, 2, 40)})
-    scored["score"] = (random.random(40) + 0.3 * scored["label"]).round(decimals)
-    steps = roc_points(scored)
-    assert np.trapezoid(steps["tpr"], steps["fpr"]) == pytest.approx(roc_auc_score(scored["label"], scored["score"]))
-    named = [name for names in steps["patients"][1:] for name in names.split(", ")]
-    assert sorted(named) == sorted(scored["patient_id"]) and (steps["tpr"].iloc[-1], steps["fpr"].iloc[-1]) == (1, 1)
-    with pytest.raises(InputError, match="both classes"):
-        roc_points(scored[scored["label"] == 1])
 
 
 def test_an_outline_comes_back_as_it_was_drawn(tmp_path):
@@ -280,11 +263,14 @@ def test_a_slide_that_is_elsewhere_is_seen_by_its_deep_zoom_picture(view, tmp_pa
     np.testing.assert_array_equal(away.thumbnail, view.thumbnail)
 
 
-def test_static_figures_draw_hostile_and_empty_tables(view):
-    hostile = window_points([replace(view, slide_id="_$a$<b>")], "TP53")
-    assert len(figures.agreement_figure(hostile, "$\\frac").axes) == 1
-    for empty in (figures.agreement_figure(hostile.iloc[:0], "TP53"), figures.corners({})):
-        assert "there is no" in empty.texts[0].get_text()
+def test_three_questions_are_drawn_of_hostile_and_of_empty_tables(view):
+    points = window_points([replace(view, slide_id="_$a$<b>")], "TP53")
+    counts = what_if.at_counts(0.5, [0.8])
+    no_cut = pd.DataFrame(columns=["cut", "tiles", "patients", "auc", "ci_low", "ci_high"])
+    for rows in (points, points.iloc[:0]):
+        figure = figures.what_if(what_if.without_highest(rows), no_cut, counts, {"cut": 0.75, "patients": 160})
+        figure.canvas.draw()
+        assert [len(axes.lines) for axes in figure.axes] == [len(rows) > 0, 1, 2]
 
 
 class TestExplorer:
@@ -340,10 +326,6 @@ class TestExplorer:
         explorer.choose("s1_4_3")
         assert (explorer.view.slide_id, explorer.canvas.chosen) == ("s1", 19)
         assert explorer.canvas.centre == [4.5 * SIDE, 3.5 * SIDE]
-        explorer.choose_patient("TP53", "P2")
-        assert explorer.view.patient_id == "P2" and explorer.canvas.chosen == 19
-        explorer.choose_patient("TP53", "<b>P9</b>")
-        assert "No slide of patient &lt;b&gt;P9" in self.texts(explorer)
         with pytest.raises(ParameterError, match="has a window"):
             explorer.choose("nothing")
 
@@ -366,14 +348,11 @@ class TestExplorer:
         with pytest.raises(InputError, match="nothing to explore"):
             Explorer([], ["TP53"], outlines_dir=tmp_path)
 
-    def test_live_plots_lead_to_windows_and_patients(self, view):
+    def test_a_live_plot_leads_to_its_window(self, view):
         from plotly.callbacks import InputDeviceState, Points
 
         met = []
         points = window_points([view], "TP53")
         figure = figures.live_agreement(points, "TP53", met.append)
-        curves = {"TP53": roc_points(pd.DataFrame({"patient_id": ["A", "B"], "score": [0.1, 0.9], "label": [0, 1]}))}
-        other = figures.live_roc(curves, lambda *who: met.append(who))
-        for drawn, place in ((figure, 7), (other, 1)):
-            drawn.data[0]._dispatch_on_click(Points([place], [0], [0], "", 0), InputDeviceState())
-        assert met == ["s1_2_1", ("TP53", "B")]
+        figure.data[0]._dispatch_on_click(Points([7], [0], [0], "", 0), InputDeviceState())
+        assert met == ["s1_2_1"]

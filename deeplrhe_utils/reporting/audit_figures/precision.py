@@ -11,11 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter, ScalarFormatter
 
-from deeplrhe_utils.reporting.figures.style import (
-    PALETTE,
-    named,
-    new_figure,
-)
+from deeplrhe_utils.reporting.figures.style import NO_TARGET, PALETTE, empty_figure, named, new_figure, panel_grid
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -94,6 +90,20 @@ def usefulness(
         text: handle for axes in (left, right) for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles), fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def calibration(panels: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """The left column of :func:`usefulness` alone: a panel per gene, a line per version with Wilson intervals."""
+    if not panels:
+        return empty_figure(NO_TARGET)
+    figure, grid = panel_grid(len(panels), 2.8, 2.9)
+    for axes, (gene, by_version) in zip(grid, panels.items(), strict=False):
+        _reliability(axes, by_version)
+        axes.set_title(named(gene), fontsize=9)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
 

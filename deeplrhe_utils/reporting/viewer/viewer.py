@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.reporting.explorer.views import Pixels, SlideView, colour_ramp, neighbours
-from deeplrhe_utils.reporting.explorer.windows import SIDE_PX, framed_window, highest_window
+from deeplrhe_utils.reporting.explorer.windows import SIDE_PX, framed_window
 from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 from deeplrhe_utils.reporting.viewer.outlines import outline_rings, save_outline
 from deeplrhe_utils.reporting.viewer.widgets import ANY, sheet, to_png
@@ -185,16 +185,6 @@ class Explorer:
                 self.canvas.chosen = int(found[0])
                 return
         raise ParameterError(f"No slide of the viewer has a window {tile_id!r}", got=f"{len(self._views)} slides")
-
-    def choose_patient(self, gene: str, patient_id: str) -> None:
-        """Show the patient's window with the highest score for `gene`; say so when no slide of theirs is here."""
-        views = list(self._views.values())
-        highest = highest_window(views, patient_id, gene) if gene in self._genes else None
-        if highest is None:
-            self._layout.tell(f"No slide of patient {patient_id} with a score for {gene} is in the viewer.")
-            return
-        self.menus["gene"].value = gene
-        self.choose(highest)
 
     def save(self) -> Path:
         """Write the outlines drawn on the slide that is shown; see :func:`.outlines.save_outline`."""

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import ParameterError
+from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.slides.tiles.pixels import peek
 
 if TYPE_CHECKING:
@@ -113,6 +114,32 @@ def tile_explorer(by_id: Mapping[str, Mapping[str, Any]], tiles: pd.DataFrame, l
         one.observe(show, names="value")
     show()
     return ipywidgets.VBox([ipywidgets.HBox(list(menus.values())), page, told, picture])
+
+
+def question_explorer(asked: Mapping[str, Mapping[str, str]]) -> Widget:
+    """A question, a slider, the answer: nothing is computed while somebody drags.
+
+    Parameters
+    ----------
+    asked : question → (value of the slider → answer)
+    """
+    import ipywidgets
+
+    which = ipywidgets.Dropdown(options=list(asked), description="question", layout={"width": "max-content"})
+    value = ipywidgets.SelectionSlider(options=list(asked[which.value]), description="value", layout={"width": "30em"})
+    answer = ipywidgets.HTML()
+
+    def tell(_: Any = None) -> None:
+        answer.value = escaped(asked[which.value].get(value.value, ""))
+
+    def ask(_: Any) -> None:
+        value.options = list(asked[which.value])
+        tell()
+
+    which.observe(ask, names="value")
+    value.observe(tell, names="value")
+    tell()
+    return ipywidgets.VBox([which, value, answer])
 
 
 def to_png(picture: NDArray[np.uint8]) -> bytes:
