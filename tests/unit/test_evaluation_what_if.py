@@ -20,8 +20,9 @@ def test_a_cut_counts_only_the_tiles_below_it():
     names, label = [f"P{i:02d}" for i in range(n)], np.arange(n) % 2
     tiles = pd.DataFrame({"tile_id": [f"{p}_{k}" for p in names for k in "ab"], "background_fraction": [0.2, 0.6] * n})
     scores = np.stack([label * 0.5 + 0.2, 0.7 - label * 0.5], axis=1).ravel() + np.arange(2 * n) * 1e-4
-    predictions = pd.DataFrame({"tile_id": tiles["tile_id"], "slide_id": np.repeat(names, 2), "gene": "G", "score": scores,
-                                "patient_id": np.repeat(names, 2), "fold": 0, "model_hash": "x"})  # fmt: skip
+    twice = np.repeat(names, 2)
+    predictions = pd.DataFrame({"tile_id": tiles["tile_id"], "slide_id": twice, "patient_id": twice, "gene": "G",
+                                "score": scores, "fold": 0, "model_hash": "x"})  # fmt: skip
     labels = pd.DataFrame({"patient_id": names, "gene": "G", "status": pd.array(label, "Int64")})
     found = what_if.at_cuts(tiles, predictions, labels, 3, cuts=(0.1, 0.3, 0.5, 0.75)).set_index("cut")
     assert found.index.tolist() == [0.3, 0.75] and found["tiles"].tolist() == [n, 2 * n]

@@ -63,7 +63,7 @@ def split_requirement(text: str) -> tuple[str, str]:
 RUN = dict(map(split_requirement, PROJECT["project"]["dependencies"]))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 DEV = dict(map(split_requirement, EXTRAS["dev"]))
-OPTIONAL = {split_requirement(text)[0] for name, extra in EXTRAS.items() if name not in ("dev", "oracles")
+OPTIONAL = {split_requirement(text)[0] for name, extra in EXTRAS.items() if name not in ("dev", "oracles", "site")
             for text in extra}  # fmt: skip
 ORACLES = dict(map(split_requirement, EXTRAS["oracles"]))
 
@@ -100,6 +100,13 @@ def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else(
     assert OPTIONAL - used == set(), "an extra without a use"
     assert used - set(RUN) - OPTIONAL == set(), "imported, but not among the dependencies of pyproject.toml"
     assert set(RUN) - used == set(NEVER_IMPORTED), "declared and never imported: use it, drop it or say why here"
+
+
+def test_what_the_site_needs_is_declared():
+    script = (REPOSITORY / ".ci" / "pages.py").read_text(encoding="utf-8")
+    declared = {split_requirement(text)[0] for text in EXTRAS["site"]}
+    assert imports([script]) - {"docutils"} <= declared  # which comes with Sphinx
+    assert all(name.replace("-", "_") in script for name in declared), "an extra without a use"
 
 
 def peer_pins() -> dict[str, str]:

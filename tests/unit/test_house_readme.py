@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -41,20 +42,24 @@ def test_real_patients_are_told_where_an_arm_an_interval_or_a_group_is_missing(t
     (tmp_path / "real_arms.csv").write_text("gene,patients,arm,auc,ci_low,ci_high\n" + rows)
     text = readme.real_table(tmp_path, REPORTED)
     assert "| TP53 | 0.87 | 0.67 [0.64, 0.70] | 0.71 [0.67, 0.75] | – | – | – | – |" in text
-    alone = {"alone": {"TP53": {"reported": 0.87, "auc": 0.669, "ci_high": 0.697}}, "beyond_clinical": {}}
-    (tmp_path / "13-diagnosis-alone.json").write_text(json.dumps(alone))
-    leak = {"auc_by_gene": {"TP53": {"tile": 0.8, "patient": 0.6}}}
-    (tmp_path / "10-leakage-audit.json").write_text(json.dumps(leak))
-    found = readme.real_findings(tmp_path)
-    assert "reported for** no gene" in found and "no gene (p < 0.05 after Holm, of 0 genes)" in found
-    assert "from 0.60 to 0.80 (reported 0.870)" in found
 
 
 def test_results_are_labelled_synthetic_and_rounded(auc_csv):
-    text = readme.results_table(auc_csv)
-    assert text.startswith("**Synthetic data.**") and "DeLong" in text
-    assert "| TP53 | 0.88 | 0.81–0.92 | 80 | 79 | < 0.001 | estimated |" in text
-    assert "| PBRM1 | – | – | 2 | 150 | – | not estimable |" in text
+    lines = readme.results_table(auc_csv).splitlines()
+    assert lines[0] == "| SYNTHETIC | TP53 | PBRM1 |" and lines[2] == "| AUC, 95 % interval | 0.88 [0.81, 0.92] | – |"
+    assert lines[3:] == ["| mutated / wild type | 80 / 79 | 2 / 150 |", "| p (Holm) | < 0.001 | – |"]
+
+
+def test_findings_are_told_by_part_and_the_readme_stays_short():
+    said = {"findings": {"claims": "Of 24 statements 4 are <contradicted>."}}
+    with tempfile.TemporaryDirectory(dir=REPORTS) as folder:
+        (Path(folder) / "numbers").mkdir()
+        assert "make reproduce" in readme.told(Path(folder)) and "make reproduce" in readme.hero(Path(folder))
+        (Path(folder) / "numbers" / "14-claims-ledger.json").write_text(json.dumps(said))
+        book = f"reports/{Path(folder).name}/notebooks/14-claims-ledger.ipynb"
+        line = f"- *What is claimed.* Of 24 statements 4 are \\<contradicted\\>. [14]({book})"
+        assert readme.told(Path(folder)) == line
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 110
 
 
 def test_real_results_are_never_labelled_synthetic(auc_csv):
@@ -74,26 +79,21 @@ def test_a_damaged_table_is_an_error(auc_csv, text, word):
         readme.results_table(auc_csv)
 
 
-def test_a_gene_without_a_reported_value_says_so():
-    text = readme.reported_table(REPORTED)
-    assert "| TP53 | 0.87 |" in text and "| KRAS | not reported |" in text
-
-
 def test_blocks_are_replaced_and_nothing_else(tmp_path):
     path = tmp_path / "README.md"
-    path.write_text("a\n\n<!-- reported:begin -->\nold\n<!-- reported:end -->\n\nb\n", encoding="utf-8")
+    path.write_text("a\n\n<!-- dictionary:begin -->\nnot rendered\n<!-- dictionary:end -->\n\nb\n", encoding="utf-8")
     assert readme.refresh(path) and not readme.refresh(path)
     text = path.read_text(encoding="utf-8")
-    assert text.startswith("a\n\n<!-- reported:begin -->\n\n| Gene ") and text.endswith("<!-- reported:end -->\n\nb\n")
-    assert "old" not in text
+    assert text.startswith("a\n\n<!-- dictionary:begin -->\n") and text.endswith("<!-- dictionary:end -->\n\nb\n")
+    assert "not rendered" not in text
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("<!-- x:begin -->\n", "nobody renders"), ("<!-- reported:begin -->\n", "has no end")]
+    ("text", "word"), [("<!-- x:begin -->\n", "nobody renders"), ("<!-- dictionary:begin -->\n", "has no end")]
 )
 def test_a_broken_block_is_an_error(text, word):
     with pytest.raises(InputError, match=word):
-        readme.render(text, {"reported": lambda: "t"}, "README.md")
+        readme.render(text, {"dictionary": lambda: "t"}, "README.md")
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.relative_to(REPOSITORY).as_posix())

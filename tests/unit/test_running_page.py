@@ -160,10 +160,15 @@ def test_captions_come_from_the_executed_notebooks(root):
     (root / "notebooks").mkdir()
     (root / "notebooks" / "07-heat-maps.ipynb").write_text(json.dumps({"cells": cells}))
     (root / "notebooks" / "08-x.ipynb").write_text("[]")
+    numbers = root / "numbers" / "07-heat-maps.json"
+    told = {"findings": {"fig7_heatmap": "TP53 <b>0.77</b>."}, "worries": [{"happened": True, "sentence": "It came."}]}
+    numbers.write_text(json.dumps({**json.loads(numbers.read_text()), **told} if numbers.is_file() else told))
     found = written(root)
     image = next(attrs for tag, attrs in found.tags if tag == "img" and "fig7" in attrs["src"])
     assert (image["width"], image["height"]) == ("5", "3")
-    assert "Figure 7. Four panels of <b>heat</b>, n = 3." in found.words
+    assert {"Figure 7. Four panels of <b>heat</b>, n = 3. ", "TP53 <b>0.77</b>."} <= set(found.words)
+    assert "figure-fig7_heatmap" in found.ids and image["alt"] == "TP53 <b>0.77</b>."
+    assert "Of 1 things that would worry us, 1 happened, and 0 cannot be told here" in found.words
 
 
 def test_fewer_slides_or_a_failed_first_stage_leave_no_stale_files_and_give_a_page(root, tmp_path):
