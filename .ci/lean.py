@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import pandas as pd
 import real
 
 from deeplrhe_utils.core.files import read_json, write_json
 from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS
+from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.running.page.closing import close_run
+from deeplrhe_utils.running.page.story import story
 from deeplrhe_utils.running.plan.profiles import load_profile
 
 DISPENSABLE = (
@@ -41,6 +45,8 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
     described = load_profile(profile, PROFILES)
     for name in REAL if profile == "tcga-features" else ():
         shutil.copyfile(root / "tables" / name, REFERENCE_DATA / name)
+    if profile == "demo":  # notebook 00 opens with them
+        write_sheet(pd.DataFrame([asdict(one) for one in story(root)]), REFERENCE_DATA / "findings.csv")
     for pattern in DISPENSABLE + (OF_PATIENTS if profile == "tcga-features" else ()):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -142,27 +142,42 @@ def rooms(match: re.Match[str]) -> str:
 
 
 def notebook(path: Path, name: str, run: Path) -> str:
-    """An executed notebook for readers: code and long logs folded, what needs a kernel left to JupyterLab."""
+    """An executed notebook for readers: code and logs folded; captions without an object and idle steps left out."""
     book = json.loads(path.read_text(encoding="utf-8"))
     kept: list[dict[str, Any]] = []
-    for cell in book["cells"]:
+    for cell in (part for whole in book["cells"] for part in divided(whole)):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             if re.match(r"\*\*(Figure|Table)", source) and kept and not shown(kept[-1]):
-                source = source[found.start() :] if (found := re.search(r"^## ", source, re.MULTILINE)) else ""
-            cell["source"] = LINK.sub(partial(linked, near=f"notebooks/{path.name}", at=name, run=run), source)
-            if not source.strip():
                 continue
+            cell["source"] = LINK.sub(partial(linked, near=f"notebooks/{path.name}", at=name, run=run), source)
         else:
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["outputs"] = [out for out in map(folded, cell["outputs"]) if out]
         kept.append(cell)
-    return json.dumps(book | {"cells": kept})
+    steps: list[list[dict[str, Any]]] = [[]]
+    for cell in kept:
+        steps += [[]] if cell["cell_type"] == "markdown" and cell["source"].startswith("## ") else []
+        steps[-1].append(cell)
+    busy = [
+        cell for step in steps for cell in step if not step[0]["source"].startswith("## Step") or any(map(shown, step))
+    ]
+    return json.dumps(book | {"cells": busy})
+
+
+def divided(cell: dict[str, Any]) -> list[dict[str, Any]]:
+    """A cell, or the parts of a Markdown cell that begin with a heading of a section."""
+    source = "".join(cell["source"])
+    if cell["cell_type"] != "markdown":
+        return [cell]
+    parts = [part for part in re.split(r"(?m)^(?=## )", source) if part.strip()]
+    return [{**cell, "source": part, "id": f"{cell.get('id', 'cell')}-{place}"} for place, part in enumerate(parts)]
 
 
 def shown(cell: dict[str, Any]) -> bool:
-    """Whether a code cell left a picture, a table or a sentence, so that the caption after it has its object."""
-    return any("data" in out and set(out["data"]) - {"text/plain"} for out in cell.get("outputs", []))
+    """Whether a cell left something to see: a picture, a table, a sentence or words, not only the name of a file."""
+    outputs = [out for out in cell.get("outputs", []) if out]
+    return any(out["output_type"] == "stream" or set(out.get("data", {})) - {"text/plain"} for out in outputs)
 
 
 def folded(output: dict[str, Any]) -> dict[str, Any] | None:
@@ -174,7 +189,7 @@ def folded(output: dict[str, Any]) -> dict[str, Any] | None:
                 f"<details class='log'><summary>{len(lines)} lines of log</summary><pre>{escaped(chr(10).join(lines))}"
             )
             return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html + "</pre></details>"}}
-    elif set(output.get("data", {})) & set(WIDGETS):
+    elif set(output.get("data", {})) & set(WIDGETS) or "PosixPath" in str(output.get("data", {}).get("text/plain")):
         return None
     return output
 

@@ -235,6 +235,14 @@ def test_what_is_shown_has_a_finding_and_a_caption(path):
 
 
 @every_book
+def test_no_cell_ends_with_the_name_of_a_file(path):
+    for source in code(path):
+        last = ast.parse(source).body[-1]
+        call = ast.unparse(last.value) if isinstance(last, ast.Expr) else ""
+        assert not re.match(r"run\.(write|write_csv|numbers|declare)\(", call) or source.rstrip().endswith(";"), call
+
+
+@every_book
 def test_every_worry_is_answered(path):
     for cell, after in pairwise((*cells(path), Cell("end", "", frozenset(), ""))):
         asked = len(re.findall(r"would worry us", cell.source)) if cell.kind == "markdown" else 0

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.clinical_file import read_clinical
 from deeplrhe_utils.acquisition.cohort.build import Cohort
 from deeplrhe_utils.acquisition.cohort.files import BESIDE, read_cohort, read_cohort_files
 from deeplrhe_utils.acquisition.cohort.rules import CohortRule
@@ -42,6 +43,12 @@ class FetchedSlides(NamedTuple):
     report: pd.DataFrame
     paths: dict[str, Path]
     repairs: pd.DataFrame
+
+    def sentence(self, folder: Path) -> str:
+        """How many slides are in `folder`, and how many identifiers had changed."""
+        changed = (self.repairs["md5_differs"] == "True").sum()
+        told = f"{len(self.paths)} of {len(self.report)} slides are in {folder}; {len(self.repairs)} identifiers were"
+        return f"{told} out of date, and {changed} files have another content today."
 
 
 class Targets(NamedTuple):
@@ -274,3 +281,30 @@ def with_targets(
     fields = ("site_id", "site_code", "sample_type", "subtype")
     known = {name: files.map(chosen[name]).astype("string") for name in fields}
     return slides.assign(patient_id=files.map(dict(unit_of)).astype("string"), **known)
+
+
+def inventory_notes(slides: pd.DataFrame) -> list[str]:
+    """What the inventory of a folder remarked of its files, a sentence each; `slides` as `scan_slides` returns it."""
+    notes = [f"{n} hidden or side files were not read as slides." for n in [slides.attrs.get("sidecar_files")] if n]
+    told = {"mpp_csv names slides that were not found": "unused_overrides",
+            "annotation files that belong to no slide": "unmatched",
+            "names that were in several folders got the folder as a prefix": "renamed"}  # fmt: skip
+    notes += [f"{text}: {', '.join(slides.attrs[key])}" for text, key in told.items() if slides.attrs.get(key)]
+    if lung := int(slides["subtype"].eq("normal").sum()):
+        notes.append(f"{lung} slides are of normal tissue: samples of their own, without a mutation label.")
+    out = slides[slides["status"] == "excluded"]
+    notes += [f"{s}: excluded, because {why}" for s, why in zip(out["slide_id"], out["reason"], strict=True)]
+    doubts = slides.dropna(subset=["resolution_note"])
+    return notes + [f"{s}: {note}" for s, note in zip(doubts["slide_id"], doubts["resolution_note"], strict=True)]
+
+
+def clinical_table(slides: pd.DataFrame, known: pd.DataFrame, path: Path | None) -> tuple[pd.DataFrame, list[str]]:
+    """Table CLINICAL of the patients of `slides`, with notes: of the file at `path`, else `known`, else the slides."""
+    own = slides.dropna(subset=["patient_id"]).drop_duplicates("patient_id")
+    if not len(known):
+        known = conform(own[["patient_id", "site_id"]].assign(histology=own["subtype"]), CLINICAL)
+    if path is None:
+        return known, []
+    told = read_clinical(path)
+    count = f"clinical data: {told['patient_id'].isin(own['patient_id']).sum()} of {len(own)} patients"
+    return pd.concat([told, known]).drop_duplicates("patient_id", ignore_index=True), [*told.attrs["notes"], count]
