@@ -20,8 +20,8 @@ from deeplrhe_utils.core.files import read_json, write_json
 from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.running.page.closing import close_run
-from deeplrhe_utils.running.page.story import story
 from deeplrhe_utils.running.plan.profiles import load_profile
+from deeplrhe_utils.running.stage.story import story
 
 DISPENSABLE = (
     "heatmaps/*_files",

@@ -20,7 +20,7 @@ from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.truth import dictionary
 from deeplrhe_utils.core.text import in_markdown, p_text
-from deeplrhe_utils.running.page.story import findings, story
+from deeplrhe_utils.running.stage.story import findings, story
 
 RUN: Final = places.REPORTS / "demo"
 RESULTS: Final = RUN / "tables" / "auc_table.csv"

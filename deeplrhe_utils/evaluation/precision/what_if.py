@@ -12,12 +12,12 @@ from deeplrhe_utils.core.text import counted, interval_text, share_text
 from deeplrhe_utils.evaluation.auc.table import gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.precision.power import half_width
 
-LEFT_OUT = (0.0, 0.05, 0.1, 0.25, 0.5)
-CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
-PATIENTS = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
+_LEFT_OUT = (0.0, 0.05, 0.1, 0.25, 0.5)
+_CUTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 1.0)
+_PATIENTS = (50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000)
 
 
-def without_highest(scores: pd.DataFrame, shares: Sequence[float] = LEFT_OUT) -> pd.DataFrame:
+def without_highest(scores: pd.DataFrame, shares: Sequence[float] = _LEFT_OUT) -> pd.DataFrame:
     """Mean score of each slide when a share of its highest windows is left out.
 
     Parameters
@@ -41,7 +41,7 @@ def at_cuts(
     predictions: pd.DataFrame,
     labels: pd.DataFrame,
     min_positives: int,
-    cuts: Sequence[float] = CUTS,
+    cuts: Sequence[float] = _CUTS,
 ) -> pd.DataFrame:
     """AUC of a gene by patient if only tiles with at most so much background had been scored.
 
@@ -69,7 +69,7 @@ def at_cuts(
     return pd.DataFrame(rows, columns=["cut", "tiles", "patients", "auc", "ci_low", "ci_high"])
 
 
-def at_counts(prevalence: float, aucs: Sequence[float], patients: Sequence[int] = PATIENTS) -> pd.DataFrame:
+def at_counts(prevalence: float, aucs: Sequence[float], patients: Sequence[int] = _PATIENTS) -> pd.DataFrame:
     """Half-width of a cross-fitted AUC's 95 % interval with more or fewer patients (Hanley and McNeil, twice).
 
     Parameters

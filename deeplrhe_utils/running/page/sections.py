@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import escaped, p_text, share_text
 from deeplrhe_utils.running.page.html import cell, link, rows_table, url
-from deeplrhe_utils.running.page.story import Told, findings, story, worries
+from deeplrhe_utils.running.stage.story import Told, findings, story, worries
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
 _DRAWN: Final = re.compile(r"run\.figure\(\s*f?[\"']([\w.-]+)[\"']")
