@@ -14,6 +14,7 @@ from deeplrhe_utils.running.plan.plan import Request
 from deeplrhe_utils.running.runner.pipeline import Pipeline, Places
 from tests.hostile import GENES, SCRIPT, SLIDES, hostile_cohort
 from tests.links import dead_links
+from tests.site_of import build_site
 
 FORMULA = re.compile(r"[=+\-@\t\r](?!\d*\.?\d+(e-?\d+)?%?$)")
 
@@ -40,18 +41,26 @@ def _files(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if path.is_file()}
 
 
-def test_no_name_runs_in_a_page(run, watch):
-    pages = [path for kind in ("*.html", "html/*.html", "figures/*.svg", "heatmaps/*.svg") for path in run.glob(kind)]
+@pytest.fixture(scope="module")
+def site(run, tmp_path_factory) -> Path:
+    return build_site(run, tmp_path_factory.mktemp("site"))
+
+
+def test_no_name_runs_in_a_page(run, site, watch):
+    pages = [path for kind in ("*.html", "figures/*.svg", "heatmaps/*.svg") for path in run.glob(kind)]
+    pages += [site / "index.html", *sorted((site / "notebooks").glob("*.html"))]
     assert len(pages) >= 5
     for path in pages:
         seen = watch()
         seen.page.goto(path.as_uri())
         seen.page.wait_for_timeout(100)  # the picture that does not exist needs a moment to fail
         assert seen.page.evaluate("window.__hit ?? 0") == 0 and seen.problems == [], path.name
-        assert not [url for url in seen.asked if not url.startswith((run.as_uri(), "data:", "blob:"))], path.name
+        assert not [url for url in seen.asked if not url.startswith((run.as_uri(), site.as_uri(), "data:", "blob:"))], (
+            path.name
+        )
         seen.page.context.close()
     seen = watch()
-    seen.page.goto((run / "html" / "03-denoising.html").as_uri())
+    seen.page.goto((site / "notebooks" / "03-denoising.html").as_uri())
     shown = seen.page.locator("td").all_inner_texts()
     assert SCRIPT in shown and SLIDES[1] in shown, "names are shown as they are"
     assert r"txt.\u202esvs.slide" in shown, "what would turn the text around is shown by its number"
@@ -67,11 +76,11 @@ def test_no_name_chooses_a_file_or_a_formula(run):
             assert [cell for cell in cells if FORMULA.match(cell)] == [], path.name
 
 
-def test_every_file_is_read_and_every_link_leads_somewhere(run):
+def test_every_file_is_read_and_every_link_leads_somewhere(run, site):
     with (run / "tables" / "file_ledger.csv").open(encoding="utf-8", newline="") as stream:
         kept = [row for row in csv.DictReader(stream) if row["fate"] == "tiled"]
     assert len(kept) == len(SLIDES)
     assert dead_links(run) == []
-    pages = [path.read_text(encoding="utf-8") for path in [run / "index.html", *sorted(run.glob("html/*.html"))]]
+    pages = [path.read_text(encoding="utf-8") for path in [run / "index.html", *sorted(site.glob("notebooks/*.html"))]]
     assert not any("\u202e" in page for page in pages)
     assert GENES[0] in pages[2], "the page of notebook 01 names the targets"

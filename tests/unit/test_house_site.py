@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
+from tests.site_of import build_site
 
 pytest.importorskip("myst_nb", reason="the extra `site` is not installed")
 LATEX = re.compile(r"\\(?:frac|sum|mathrm|mathcal|gamma|bar|log|left|begin)\b|\$\$|(?<!\w)\$[^$\n]*[\\^_{][^$\n]*\$")
@@ -50,13 +49,7 @@ class Page(HTMLParser):
 def site(tmp_path_factory):
     if not (REPORTS / "demo" / "run.json").is_file():
         pytest.skip("reports/demo has not been made: run `make reproduce`")
-    spec = importlib.util.spec_from_file_location("pages", REPOSITORY / ".ci" / "pages.py")
-    module = sys.modules["pages"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    build = tmp_path_factory.mktemp("site")
-    assert module.main(REPORTS / "demo", build) == 0, "Sphinx warned of a page"
-    yield build / "html"
-    sys.modules.pop("pages")
+    return build_site(REPORTS / "demo", tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
