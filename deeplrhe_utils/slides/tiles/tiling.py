@@ -253,11 +253,15 @@ def select_tiles(tiles: pd.DataFrame, max_per_slide: int, seed: int, unit: str =
     return tiles
 
 
-def examples(tiles: pd.DataFrame, per_outcome: int, seed: int) -> pd.DataFrame:
-    """Up to `per_outcome` tiles of every outcome (kept, or a reason), drawn over all slides; for contact sheets."""
+def examples(tiles: pd.DataFrame, per_outcome: int, seed: int, strata: Sequence[str] = ()) -> pd.DataFrame:
+    """Up to `per_outcome` tiles of every outcome (kept, or a reason), drawn over all slides; for contact sheets.
+
+    Of the values that the columns `strata` take together, each gives its first tile before any gives a second.
+    """
     outcome = tiles["reason"].fillna("kept")
     drawn = []
     for name, group in tiles.sort_values("tile_id").groupby(outcome, sort=True):
-        order = generator(seed, "examples", str(name)).permutation(len(group))[:per_outcome]
-        drawn.append(group.iloc[np.sort(order)])
+        mixed = group.iloc[generator(seed, "examples", str(name)).permutation(len(group))]
+        turn = mixed.groupby(list(strata), dropna=False).cumcount() if strata else pd.Series(0, mixed.index)
+        drawn.append(mixed.loc[turn.sort_values(kind="stable").index[:per_outcome]].sort_index())
     return pd.concat(drawn) if drawn else tiles
