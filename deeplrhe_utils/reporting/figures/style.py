@@ -20,7 +20,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.text import said, with_ends
-from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 
 if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.auc.table import Curve
@@ -410,39 +409,3 @@ def _draw_counts(axes: Axes, counts: pd.DataFrame, title: str) -> None:
     axes.set(xlabel="", ylabel="")
     axes.tick_params(labelsize=7.5, rotation=0)
     axes.set_title(title, fontsize=9)
-
-
-def heat_map_steps(
-    probability: NDArray[np.float64],
-    window: NDArray[np.uint8],
-    overlaid: NDArray[np.uint8],
-    tiles: pd.DataFrame,
-    width_l0_px: int,
-    *,
-    gene: str,
-    tile_px: int,
-    palette: str = "paper",
-) -> Figure:
-    """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
-    figure = new_figure(10.5, 2.9)
-    a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
-    a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    _bare(a, f"A  probability of {said(gene, 20)} mutation")
-    draw_grid(b, window, tiles, width_l0_px)
-    _bare(b, f"B  {tile_px} × {tile_px} windows")
-    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES[palette]), cax=c)
-    c.set_title("C", fontsize=9)
-    d.imshow(overlaid, interpolation="none")
-    _bare(d, "D  heat map")
-    return figure
-
-
-def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
-    """Figure 1: the whole path in labelled pictures, left to right."""
-    ratios = [image.shape[1] / image.shape[0] for _, image in panels]
-    figure = new_figure(1.9 * sum(ratios), 2.3)
-    row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
-    for axes, (title, image) in zip(row, panels, strict=True):
-        axes.imshow(image, interpolation="none")
-        _bare(axes, title)
-    return figure
