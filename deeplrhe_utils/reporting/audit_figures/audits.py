@@ -160,25 +160,6 @@ def known_without(table: pd.DataFrame, arms: Sequence[str] = ARMS_KNOWN) -> Figu
     return figure
 
 
-def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
-    """AUC of each gene (panel) among patients without (blue) and with (orange) a mutation of another gene (row).
-
-    Parameters
-    ----------
-    table : gene, given, given_status, auc, ci_low, ci_high, as
-        `stratified_by_gene` returns
-    overall : AUC of all patients, by gene
-    """
-    looks = {0: {"color": PALETTE[0]}, 1: {"color": PALETTE[1]}}
-    label = "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row"
-    figure, panels = forest(table, label, panel="gene", row="given", series="given_status", looks=looks, apart=0.28,
-                            absent="not estimable")  # fmt: skip
-    for gene, axes in panels.items():
-        axes.axvline(float(overall[gene]), ls="--", color="0.3", lw=1)
-        axes.set_xlim(0, 1)
-    return _or_say(figure, panels, "No stratum can be estimated")
-
-
 def _or_say(figure: Figure, panels: dict[str, Axes], empty: str) -> Figure:
     return figure if panels else empty_figure(f"{empty}: there is nothing to draw.")
 
