@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.evaluation.audits import recovery
+from deeplrhe_utils.evaluation.audits import recovery, twin
 from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
 
@@ -215,3 +215,18 @@ def test_aims_count_every_gene_that_can_be_seen_and_every_artefact():
     assert reached.filter(like="TP53").tolist() == ["yes"] * 4 and reached.filter(like="controls").tolist() == ["yes"]
     assert reached.filter(like="seen").tolist() == ["yes", "no", "not estimable", "yes"]
     assert reached.filter(like="nothing").tolist() == ["not estimable"] and not len(reached.filter(like="exchanged"))
+
+
+def test_the_twin_has_the_same_labels_and_no_effect_and_exchanged_labels_are_as_many():
+    spec = CohortSpec(n_slides=12, seed=7)
+    plan = plan_cohort(spec)
+    tiles = plan.slides[["slide_id", "patient_id"]].assign(tile_id=plan.slides["slide_id"] + "_0_0", selected=True)
+    planned, picked, names = twin.twin_of(spec, plan.labels, tiles, 3, seed=1)
+    assert (planned.truth["d"] == 0).all() and set(picked["patient_id"]) <= set(plan.labels["patient_id"])
+    assert len(names) == 3 and names == sorted(names) and set(names) <= set(picked["slide_id"])
+    assert names == twin.twin_of(spec, plan.labels, tiles, 3, seed=1)[2]
+    with pytest.raises(CohortError, match="other labels"):
+        twin.twin_of(spec, plan.labels.assign(status=1 - plan.labels["status"]), tiles, 3, seed=1)
+    false, known = twin.exchanged_genes(plan.labels, "TP53", 4, seed=1), plan.labels.query("gene == 'TP53'")["status"]
+    assert list(false["gene"].unique()) == [f"exchanged {k}" for k in (1, 2, 3, 4)]
+    assert (false.groupby("gene")["status"].sum() == known.sum()).all() and false["status"].dtype == known.dtype
