@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.evaluation.audits import recovery, twin
+from deeplrhe_utils.evaluation.audits import recovery
+from deeplrhe_utils.evaluation.judging import twin
 from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
 

@@ -32,7 +32,7 @@ from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_text
 from deeplrhe_utils.core.text import said
 from deeplrhe_utils.learning.scoring.heat import DAMAGED, THUMBNAIL_PX
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
-from deeplrhe_utils.reporting.heatmaps.bands import AS_IS, PALETTES, Frame, Scale, colour_map, heat_map, overlay
+from deeplrhe_utils.reporting.heatmaps.bands import AS_SCORED, PALETTES, Frame, Scale, colour_map, heat_map, overlay
 from deeplrhe_utils.slides.tiles.pixels import open_row
 
 ORDER: Final = "mutated first, then by mean score"
@@ -292,7 +292,7 @@ class Look:
 
     palette: str = "paper"
     opacity: float = 0.5
-    scale: Scale = AS_IS
+    scale: Scale = AS_SCORED
 
     def __post_init__(self) -> None:
         if self.palette not in PALETTES or not 0 <= self.opacity <= 1:

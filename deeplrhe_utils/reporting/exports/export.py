@@ -26,7 +26,7 @@ from deeplrhe_utils.reporting.exports.interop import (
 )
 from deeplrhe_utils.reporting.exports.picture import write_png, write_scores, write_svg
 from deeplrhe_utils.reporting.exports.pyramid import write_deep_zoom, write_overlay_tiff, write_score_tiff
-from deeplrhe_utils.reporting.heatmaps.bands import AS_IS, Band, Frame, Scale, colour_map, heat_bands, overlay
+from deeplrhe_utils.reporting.heatmaps.bands import AS_SCORED, Band, Frame, Scale, colour_map, heat_bands, overlay
 from deeplrhe_utils.reporting.heatmaps.contours import Contour, map_contours, window_contours
 from deeplrhe_utils.reporting.heatmaps.scores import PLACE, GeneWindows
 from deeplrhe_utils.slides.tiles.pixels import open_row
@@ -49,7 +49,7 @@ class MapStyle:
     palette: str = "paper"
     opacity: float = 0.5
     thresholds: tuple[float, ...] = (0.5,)
-    scale: Scale = AS_IS
+    scale: Scale = AS_SCORED
 
 
 @dataclass(frozen=True)

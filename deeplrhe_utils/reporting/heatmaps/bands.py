@@ -130,7 +130,7 @@ class Scale:
         return "score" if self.base is None else f"the odds of the cohort ({self.base:.2f})"
 
 
-AS_IS: Final = Scale()
+AS_SCORED: Final = Scale()
 """Scores from 0 to 1."""
 
 
