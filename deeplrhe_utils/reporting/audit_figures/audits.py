@@ -125,6 +125,7 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
         counts = every.loc[every["gene"] == gene, ["n_pos", "n_neg"]].to_numpy(float)
         first = counts[every.loc[every["gene"] == gene, "auc"].notna()][0]
         axes.set(title=f"{gene} ({first[0]:.0f} / {first[1]:.0f})", xlim=(0, 1))
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"), fontsize=8)
         for y, (n_pos, n_neg) in enumerate(counts):  # an arm of fewer patients says so
             if not np.isnan(n_pos + n_neg) and (n_pos, n_neg) != tuple(first):
                 axes.text(0.99, y + 0.32, f"{n_pos:.0f} / {n_neg:.0f}", ha="right", fontsize=6.5)

@@ -23,7 +23,7 @@ SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}
 _SMALL: Final = 0.08
 """A window narrower than this share of its slide gets a ring, or it would not be found."""
-_LETTERS: Final = 24
+_LETTERS: Final = 32
 _SIDE_IN: Final = 1.45
 _CELL_IN: Final = (3.1, 2.2)
 _TITLE_IN: Final = 0.3
