@@ -51,9 +51,9 @@ def interval_text(middle: float | None, low: float, high: float, digits: int = 2
     return f"{one} [{first}, {last}]"
 
 
-def with_ends(row: Mapping[str, Any], value: str = "auc") -> str:
+def with_ends(row: Mapping[str, Any], value: str = "auc", digits: int = 2) -> str:
     """An AUC, or another `value` of a table's row, with ci_low and ci_high: ``0.84 [0.76, 0.90]``; ``–`` for none."""
-    return interval_text(row[value], row["ci_low"], row["ci_high"])
+    return interval_text(row[value], row["ci_low"], row["ci_high"], digits)
 
 
 def counted(n: int, noun: str) -> str:

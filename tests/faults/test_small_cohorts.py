@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 BRIEF = {
     "tile_px": 128, "workers": 1, "03.max_tiles_per_slide": 4, "spike_fields": 2, "survey_tiles": 2,
     "statistics_tiles": 6, "fit_tiles": 8, "fit_steps": 20, "store_px": 128, "compare_slides": 2,
-    "help_epochs": 1, "control_epochs": 1, "alarm_heads": 4, "probe_draws": 19, "leak_draws": 19, "kernels": 8,
+    "help_epochs": 1, "alarm_heads": 4, "probe_draws": 19, "leak_draws": 19, "kernels": 8,
     "stages": 2, "epochs": 2, "crop_px": 32, "ablation_epochs": 1, "mil_epochs": 3,
     "resamples": 200, "n_shown": 1, "map_px": 256, "deep_zoom_px": 512, "reading_tiles": 2, "attribution_tiles": 1,
     "tuning_kernels": 8, "tuning_stages": 1, "tuning_losses": "bce", "tuning_rates": 0.1, "tuning_fine": 0.5,

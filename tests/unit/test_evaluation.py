@@ -9,6 +9,7 @@ from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.evaluation.auc import compare, resampling, units
 from deeplrhe_utils.evaluation.auc import table as roc
 from deeplrhe_utils.evaluation.auc.delong import CROSS_FITTED, DELONG, NEWCOMBE, delong, holm, weighted_auc
+from deeplrhe_utils.evaluation.precision import power
 from deeplrhe_utils.evaluation.splits import folds as splits
 from deeplrhe_utils.evaluation.tables import counts as cohort
 
@@ -256,3 +257,17 @@ def test_validation_patients_come_from_training_and_share_the_positives():
     assert three.equals(splits.with_validation(folds, labels, 0.2, seed=3))
     with pytest.raises(ParameterError):
         splits.with_validation(folds, labels, 0.9)
+
+
+@pytest.mark.parametrize(("auc", "estimated", "said"), [
+    ((0.9, 0.52, 0.05), 3, "n = 60: A 0.90 [0.10, 0.95] above what chance reaches; C 0.05 [0.10, 0.95] below; B "),
+    ((0.55, 0.52, None), 2, "A 0.55 [0.10, 0.95] and B 0.52 [0.10, 0.95] inside what chance reaches; C not estimable."),
+    ((None,) * 3, 0, "A, B and C have too few labelled patients."),
+])  # fmt: skip
+def test_the_headline_is_told_hits_and_misses_alike(auc, estimated, said):
+    status = ["estimated"] * estimated + ["not estimable"] * (3 - estimated)
+    rows = pd.DataFrame({"gene": list("ABC"), "auc": pd.array(auc, "Float64"), "status": status, "n_pos": 20})
+    rows = rows.assign(ci_low=0.1, ci_high=0.95, n_neg=40)
+    banded = power.with_null_bands(rows, cross_fitted=True)
+    assert list(banded["null_low"].isna()) == [value is None for value in auc]
+    assert said in roc.headline_sentence(banded)

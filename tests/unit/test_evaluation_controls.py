@@ -150,7 +150,17 @@ def test_figures_show_every_arm_and_survive_nothing():
     assert "not estimable" in [t.get_text() for t in figure.axes[0].texts]
     empty = pd.DataFrame(rows).assign(auc=np.nan)
     assert "No gene" in audit_figures.arms(empty, ["ours"]).texts[0].get_text()
-    table = pd.DataFrame(
-        {"gene": ["A"], "given": ["B"], "given_status": [1], "auc": [0.6], "ci_low": [0.5], "ci_high": [0.7]}
-    )
-    assert len(audit_figures.companions(table, pd.Series({"A": 0.7})).axes[0].lines) >= 2
+
+
+@pytest.mark.parametrize(("passed", "p", "said"), [
+    (True, 0.001, "that cannot see it, glass only finds A 0.70"), (True, 0.3, "none finds anything; silent: "),
+    (False, 0.3, "finds nothing in whole tissue"),
+])  # fmt: skip
+def test_what_blind_arms_find_is_told_and_alarms(passed, p, said):
+    rows = [{"arm": arm, "gene": g, "auc": 0.7, "ci_low": 0.6, "ci_high": 0.8, "n_pos": 4, "n_neg": 6, "p": q}
+            for arm, q in (("tissue", 0.002), ("glass only", p), ("stain alone", 0.4)) for g in "AB"]  # fmt: skip
+    table = pd.DataFrame(rows)
+    assert said in controls.blind_sentence(table, passed)
+    quiet = table.assign(auc=table["auc"] - 0.1 * (table["arm"] == "stain alone"))
+    for given, alarm in ((quiet, p < 0.05), (table, True)):  # stain alone that reads as well as tissue is an alarm, too
+        assert controls.blind_alarm(given, {"glass only": p}, passed)[0] is (alarm if passed else None)

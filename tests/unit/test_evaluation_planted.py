@@ -6,6 +6,7 @@ import pytest
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.evaluation.audits import recovery
+from deeplrhe_utils.evaluation.judging import twin
 from deeplrhe_utils.synthetic.publish import CohortSpec, plan_cohort
 
 
@@ -162,3 +163,71 @@ def test_an_auc_that_the_diagnosis_gives_is_told_from_one_that_the_tissue_gives(
     assert told.startswith("KRAS: 0.72 [0.60, 0.80] over both diagnoses, where the diagnosis alone gives 0.70; within ")
     assert "adenocarcinoma 0.52 [0.40, 0.64]: found over both" in told
     assert "nan" not in " ".join(table["sentence"])
+    said = recovery.told_sentence(table.reset_index(), 160)
+    assert "for KRAS (0.72 [0.60, 0.80], within adenocarcinoma 0.52 [0.40, 0.64], by the diagnosis alone 0.70)" in said
+    assert said.endswith("found in the tissue: TP53 0.88 [0.75, 1.00].")
+
+
+def test_best_median_and_worst_slides_of_each_class_are_shown_once():
+    inside = pd.DataFrame(
+        {
+            "slide_id": [*"abcdefg"],
+            "mutated": [True] * 5 + [False] * 2,
+            "n_outside": 2,
+            "auroc": [0.0, 1.0, 1.0, 0.6, 0.5, 0.4, 0.4],
+            "n_inside": [1, 1, 5, 1, 1, 1, 2],
+        }
+    )
+    shown = recovery.exemplary(inside)
+    assert shown["slide_id"].tolist() == ["c", "d", "a", "g"]
+    assert shown["rank"].tolist() == ["best", "median", "worst", "best"]
+    assert recovery.exemplary(inside.iloc[:0]).empty
+
+
+@pytest.mark.parametrize(("shift", "slides", "said"), [
+    (0.2, 12, "moves the score of TP53 by 0."), (-0.2, 12, "moves the score of TP53 by -0."),
+    (0.0, 12, "moves the score of no gene"), (0.2, 1, "No two slides"),
+])  # fmt: skip
+def test_what_defocus_does_is_measured_within_slides(shift, slides, said):
+    random, rows = np.random.default_rng(3), []
+    for s in range(slides):
+        for k in range(6):
+            rows.append({"tile_id": f"S{s}_{k}_0", "slide_id": f"S{s}", "blur": [0.05, 0.5][k % 2],
+                         "score": 0.3 + 0.05 * s + shift * (k % 2) + random.normal(0, 0.02)})  # fmt: skip
+    table = pd.DataFrame(rows)
+    truth = pd.DataFrame([truth_tile(r.tile_id, blur=r.blur) for r in table.itertuples()])
+    tiles = table[["tile_id"]].assign(blur_fraction=0.1, kept=[k % 6 == 1 for k in range(len(table))])
+    found = recovery.blur_shift(table.assign(gene="TP53"), tiles, truth)
+    assert said in recovery.blur_sentence(found) and found["kept"].tolist() == [1 / 3]
+    assert found["difference"].iloc[0] == pytest.approx(shift, abs=0.05) and found["n_slides"].tolist() == [slides]
+    nobody = recovery.blur_shift(table.iloc[:0].assign(gene="TP53"), tiles, truth)
+    assert "No two slides" in recovery.blur_sentence(nobody)
+
+
+def test_aims_count_every_gene_that_can_be_seen_and_every_artefact():
+    within = pd.DataFrame({"gene": ["TP53", "EGFR", "POLE"], "d": [2.0, 1.5, 0.0], "auc": [0.9, None, 0.5],
+                           "ci_low": [0.8, None, 0.4], "ci_high": [0.95, None, 0.6], "gap": [0.02, None, 0.0],
+                           "expected_auc": [0.92, 0.8, 0.5]})  # fmt: skip
+    filtered = pd.DataFrame({"artefact": ["blur", "fold", "dust"], "looked_for": [True, True, False],
+                             "recall": [0.95, None, None], "precision": [0.5, 1.0, None]})  # fmt: skip
+    table = recovery.judged_aims(within, filtered, ("TP53", 0.85), {"TP53": 0.01, "EGFR": 0.4}, np.nan, np.nan)
+    reached = table.set_index("aim")["reached"]
+    assert reached.filter(like="EGFR").tolist() == ["not estimable"] * 2 + ["no"]
+    assert reached.filter(like="TP53").tolist() == ["yes"] * 4 and reached.filter(like="controls").tolist() == ["yes"]
+    assert reached.filter(like="seen").tolist() == ["yes", "no", "not estimable", "yes"]
+    assert reached.filter(like="nothing").tolist() == ["not estimable"] and not len(reached.filter(like="exchanged"))
+
+
+def test_the_twin_has_the_same_labels_and_no_effect_and_exchanged_labels_are_as_many():
+    spec = CohortSpec(n_slides=12, seed=7)
+    plan = plan_cohort(spec)
+    tiles = plan.slides[["slide_id", "patient_id"]].assign(tile_id=plan.slides["slide_id"] + "_0_0", selected=True)
+    planned, picked, names = twin.twin_of(spec, plan.labels, tiles, 3, seed=1)
+    assert (planned.truth["d"] == 0).all() and set(picked["patient_id"]) <= set(plan.labels["patient_id"])
+    assert len(names) == 3 and names == sorted(names) and set(names) <= set(picked["slide_id"])
+    assert names == twin.twin_of(spec, plan.labels, tiles, 3, seed=1)[2]
+    with pytest.raises(CohortError, match="other labels"):
+        twin.twin_of(spec, plan.labels.assign(status=1 - plan.labels["status"]), tiles, 3, seed=1)
+    false, known = twin.exchanged_genes(plan.labels, "TP53", 4, seed=1), plan.labels.query("gene == 'TP53'")["status"]
+    assert list(false["gene"].unique()) == [f"exchanged {k}" for k in (1, 2, 3, 4)]
+    assert (false.groupby("gene")["status"].sum() == known.sum()).all() and false["status"].dtype == known.dtype

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.evaluation.tables import slide_reading as reading
 from deeplrhe_utils.evaluation.tables.slide_reading import (
     disjoint,
     display_order,
@@ -280,3 +281,21 @@ def test_slides_are_drawn_large_ones_first_and_then_spread_over_labels_classes_a
     )
     assert first["site_id"].nunique() == 3
     assert display_order(slides, None, "")["slide_id"].iloc[0] == "S17"
+
+
+@pytest.mark.parametrize(("moran", "happened", "said"), [
+    ([0.3, 0.1], False, "on 2 of 2 slides."), ([0.3, -0.5], True, ", not on S1."), ([np.nan] * 2, None, "of 0 slides"),
+])  # fmt: skip
+def test_maps_without_neighbourhood_are_named(moran, happened, said):
+    table = pd.DataFrame({"slide_id": ["S0", "S1"], "moran_i": moran, "n_scored": 9, "mean": [0.2, 0.6],
+                          "outline_auroc": [0.7, np.nan]})  # fmt: skip
+    found, text = reading.neighbourless(table)
+    assert found is happened and said in text
+    assert "higher than those outside on 1 of 1." in reading.summary_sentence(table)
+    assert reading.summary_sentence(table.assign(mean=np.nan)) == "No slide has a score."
+
+
+@pytest.mark.parametrize(("blur", "happened"), [([0.5, 0.1], True), ([0.12, 0.1], False), ([np.nan, 0.1], None)])
+def test_artefacts_on_one_side_only_are_told(blur, happened):
+    chosen = pd.DataFrame({"tile_id": ["a", "b"], "side": ["highest", "lowest"]})
+    assert reading.unlike_sides(chosen, chosen[["tile_id"]].assign(blur_fraction=blur))[0] is happened

@@ -128,17 +128,13 @@ def test_search_figures_draw_what_they_are_given():
     figure = learning.range_figure({"flat": (rates, losses)}, {"flat": 1e-2})
     dot = figure.axes[0].lines[1]
     assert float(dot.get_xdata()[0]) == pytest.approx(1e-2) and float(dot.get_ydata()[0]) == 0.5
-    trace = pd.DataFrame(
-        {"scope": ["flat", "flat", "outer"], "phase": ["grid", "fine", "grid"], "value": [0.5, 0.6, 0.7]}
-    )
-    assert len(learning.search(trace).axes[0].lines) == 3
-    diverged = learning.search(trace.assign(value=[0.5, np.nan, 0.7])).axes[0].lines[0]
-    assert list(diverged.get_ydata()) == [0.5]
     many = [f"outer fold {i}" for i in range(25)]
     drawn = learning.range_figure(dict.fromkeys(many, (rates, losses)), dict.fromkeys(many, 1e-2))
     assert len(drawn.axes[0].lines) == 50
-    trace = pd.DataFrame({"scope": many, "phase": "grid", "value": 0.5})
-    assert len(learning.search(trace).axes[0].lines) == 26
+    table = pd.DataFrame({"search": many, "auc_valid": 0.7, "auc_test": 0.55})
+    axes = learning.winners(table).axes[0]
+    assert len(axes.lines) == 26 and [t.get_text() for t in axes.get_yticklabels()] == many
+    assert {t.get_text() for t in axes.texts} == {"", "0.70 → 0.55"} and axes.texts[0].xy == (0.55, 0)
 
 
 def test_watchers_are_called_together_and_tensorboard_writes_when_it_is_there(tmp_path):

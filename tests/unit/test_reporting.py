@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.evaluation.auc.table import Curve
 from deeplrhe_utils.reporting.figures import display, style
 from deeplrhe_utils.reporting.heatmaps import bands
 
@@ -77,3 +78,25 @@ def test_the_live_curve_is_for_notebooks_only():
     from deeplrhe_utils.reporting.figures.display import live_curve
 
     assert live_curve() is None, "there is no notebook here"
+
+
+def test_a_forest_is_grey_where_one_half_is_covered_and_prints_its_numbers():
+    rows = pd.DataFrame({"gene": ["A", "B", "C"], "auc": [0.8, 0.55, np.nan], "ci_low": [0.6, 0.4, np.nan],
+                         "ci_high": [0.9, 0.7, np.nan], "null_low": [0.4, 0.4, np.nan], "null_high": [0.6, 0.6, np.nan],
+                         "n_pos": [9, 8, 1], "n_neg": 20, "status": ["estimated"] * 2 + ["not estimable"]})  # fmt: skip
+    axes = style.auc_forest(rows).axes[0]
+    dots = {round(float(line.get_xdata()[0]), 2): line.get_color() for line in axes.lines if line.get_marker() == "o"}
+    assert dots[0.8] == style.PALETTE[0] != dots[0.55]
+    texts = " ".join(t.get_text() for t in axes.texts)
+    assert "0.80 [0.60, 0.90]   9/20" in texts and "1/20" in texts and texts.count("not estimable") == 1
+
+
+@pytest.mark.parametrize("kinds", [("normal", "adenocarcinoma", "squamous"), ("adenocarcinoma", "squamous")])
+def test_classes_have_a_panel_each_with_a_line_per_method_and_one_matrix(kinds):
+    line = Curve(*np.linspace(0, 1, 5)[None].repeat(4, 0))
+    rows = pd.DataFrame([{"gene": kind, "method": method} for method in "ab" for kind in kinds])
+    rows = rows.assign(auc=0.9, ci_low=0.8, ci_high=1.0)
+    figure = style.class_curves({m: dict.fromkeys(kinds, line) for m in "ab"}, rows, pd.DataFrame(3, kinds, kinds))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [len(axes.lines) for axes in panels] == [3] * len(kinds) + [0]
+    assert len(panels[0].get_legend().get_texts()) == 2

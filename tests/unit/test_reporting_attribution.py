@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, Attribution, Cam, Integrated
+from deeplrhe_utils.learning.attribution.maps import Attribution, Cam, Integrated
 from deeplrhe_utils.learning.attribution.sanity import SanityCheck
-from deeplrhe_utils.reporting.figures.attribution import attribution_rows, similarity_curves
+from deeplrhe_utils.reporting.figures.attribution import attribution_rows
 
 SIDE = 64
 
@@ -54,7 +54,7 @@ def test_colours_are_symmetric_and_the_number_below_is_their_end(tiles):
     gradients, cam, random, random_cam = panels(figure)[0][1:]
     low, high = gradients.images[0].get_clim()
     sums = made(0).integrated.map.reshape(16, 4, 16, 4).sum((1, 3))
-    assert low == -high and f"±{high:.2g} logit per 4 × 4 px" in gradients.get_xlabel()
+    assert low == -high and f"±{high:.2g} logit\nper 4 × 4 px" in gradients.get_xlabel()
     np.testing.assert_allclose(gradients.images[0].get_array(), sums, atol=1e-6)
     assert (np.abs(sums) > high).mean() <= 0.01  # one square in 200 at most is drawn in the end colour, and one more
     assert cam.images[1].get_clim() == (0, pytest.approx(made(0).cam.map.max()))
@@ -84,19 +84,3 @@ def test_what_does_not_belong_together_is_refused(tiles):
         attribution_rows([], [], [])
     with pytest.raises(InputError, match="random weights"):
         attribution_rows(tiles, [made(0), made(1)], ["A", "B"], check_of(1))
-
-
-def test_curves_have_a_line_per_method_and_reading_and_the_bound(tmp_path):
-    rows = [{"method": method, "stage": stage, "block": block, "layers": stage, "spearman_size": 1 - 0.3 * stage,
-             "spearman_abs": 1 - 0.45 * stage} for method in (CAM, GRADIENTS)
-            for stage, block in enumerate(("", "classify", "blocks.2", "stem"))]  # fmt: skip
-    figure = similarity_curves(pd.DataFrame(rows), 0.4)
-    figure.savefig(tmp_path / "curves.png")
-    axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == [
-        f"{m}, {r}" for m in (CAM, GRADIENTS) for r in ("sign and size", "size alone")
-    ]
-    lines = [line.get_ydata() for line in axes.lines]
-    np.testing.assert_allclose(lines[0], [1, 0.7, 0.4, 0.1])
-    assert list(lines[-1]) == [0.4, 0.4] and axes.get_ylim()[0] <= -0.35
-    assert [t.get_text() for t in axes.get_xticklabels()] == ["0\nnone", "1\nclassify", "2\nblocks.2", "3\nstem"]

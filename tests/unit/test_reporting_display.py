@@ -71,6 +71,7 @@ def test_a_name_is_one_short_line(name):
 
 METRICS = pd.DataFrame({"gene": NAMES, "auc": 0.9996, "ci_low": 0.996, "ci_high": 0.99995, "n_pos": 5, "n_neg": 6,
                         "status": "estimated", "arm": "a", "difference": 0.1})  # fmt: skip
+METRICS = METRICS.assign(null_low=0.4, null_high=0.6)
 PICTURE = np.zeros((8, 8, 3), np.uint8)
 TILES = pd.DataFrame({"x_l0_px": [0], "y_l0_px": [0], "size_l0_px": [4.0], "kept": [True], "reason": [None]})
 PANEL = {"thumbnail": PICTURE, "tiles": TILES, "width_l0_px": 8}
@@ -85,7 +86,7 @@ SITES = pd.DataFrame([{"gene": g, "site_id": s, "positives": 1, "profiled": 2, "
     lambda: style.slide_grids([{**PANEL, "title": name} for name in NAMES]),
     lambda: style.matrix(pd.DataFrame(1, NAMES, NAMES), "classes"), lambda: cohort.site_mutation_map(SITES),
     lambda: learning.rivals(METRICS.assign(arm="b", ci_low=0, ci_high=1), "a"),
-    lambda: precision.null_bands(METRICS.assign(null_low=0.4, null_high=0.6)),
+    lambda: precision.null_bands(METRICS),
 ], ids=range(9))  # fmt: skip
 def test_a_figure_shows_names_short_and_as_they_are(draw):
     figure = draw()

@@ -183,6 +183,21 @@ def test_palettes_get_lighter_or_red_and_colours_follow_their_limits():
         heatmaps.colour_map(np.zeros(1), "jet")
 
 
+@pytest.mark.parametrize(("known", "scores", "base", "factor"), [
+    ([1, 0, 0, 0, np.nan], [0.2, 0.25, 0.3, np.nan], 0.25, 2), ([1, 1], [0.1, 0.3], 0.2, 4),
+    ([0, 1], [1e-9, 0.999999], 0.5, 64), ([], [0.5, 0.5], 0.5, 2), ([1], [np.nan], None, 4), ([], [], None, 4),
+])  # fmt: skip
+def test_a_scale_is_in_odds_of_the_cohort_and_symmetric(known, scores, base, factor):
+    scale = heatmaps.Scale.around(np.array(scores, float), np.array(known, float))
+    assert scale.base == (base and pytest.approx(base)) and scale.factor == factor
+    if base is None:
+        assert scale.place(np.array([0.3, np.nan])).tolist()[0] == 0.3 and scale.ticks[1] == "1"
+        return
+    assert scale.place(np.array([base, scale.score(factor), scale.score(1 / factor)])) == pytest.approx([0.5, 1, 0])
+    place = scale.place(np.array([0.0, 1.0, np.nan]))
+    assert place[:2].tolist() == [0, 1] and np.isnan(place[2]) and scale.ticks[0] == f"1/{factor} ×"
+
+
 def tables(slide="s1", patient="p1"):
     rows = [(f"{slide}_{c}_0", c * 100, c != 3, None if c != 3 else "pen") for c in range(5)]
     tiles = pd.DataFrame(rows, columns=["tile_id", "x_l0_px", "kept", "reason"])

@@ -1,17 +1,21 @@
 """All files of one slide: where they lie, that nothing of others is lost, and the pictures of several networks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import openslide
 import pandas as pd
 import pytest
+import shapely
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, SlideError
 from deeplrhe_utils.reporting.exports.export import ExportFolder, MapStyle, SlideMap, export_slide
-from deeplrhe_utils.reporting.figures.heat import Compared, finer_maps
-from deeplrhe_utils.reporting.heatmaps.bands import Frame
+from deeplrhe_utils.reporting.figures.heat import Compared, finer_maps, map_steps, overview
+from deeplrhe_utils.reporting.heatmaps.bands import Frame, Scale, colour_map
 from deeplrhe_utils.reporting.heatmaps.scores import networks_in, windows_in
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.between import windows_between
@@ -137,3 +141,19 @@ def test_the_figure_shows_the_spread_or_says_that_there_is_none(dense):
     assert "not measured" in panels["one"][1] and not panels["two"][1]
     assert (panels["one"][0] == 255).all() and (panels["two"][0] != 255).any()
     assert finer_maps([]).axes
+
+
+def test_maps_are_coloured_by_odds_in_figures_and_by_scores_in_exports(dense):
+    plain = map_of(dense)
+    scale = Scale(0.2, 4.0)
+    odds = replace(plain, style=replace(plain.style, palette="paper", scale=scale, thresholds=(scale.score(2.0),)))
+    assert (plain.overlaid() != odds.overlaid()).any()
+    place = scale.place(odds.mean())
+    assert (odds.overlaid() == colour_map(place, "paper")).all(), "without a picture the colours are the palette's"
+    steps = map_steps(odds, tile_px=512)
+    assert ["1/4 ×", "1 ×", "4 ×"] in [[t.get_text() for t in axes.get_xticklabels()] for axes in steps.findobj(Axes)]
+    tile = np.zeros((8, 8, 3), np.uint8)
+    for outline, lines in ((None, 1), (shapely.box(0, 0, 50, 50), 2)):
+        first = overview(odds, tile, tile, {"fold 0": [0.7, 0.6]}, outline).axes[0]
+        assert len(first.lines) == lines, "scale bar, and the outline where there is one"
+    assert "not stored here" in [t.get_text() for t in overview(odds, tile, tile, {}).findobj(Text)]

@@ -13,7 +13,7 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
 from deeplrhe_utils.slides.files.inventory import scan_slides
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, select_tiles, tile_slide, tissue_share
+from deeplrhe_utils.slides.tiles.tiling import TilingRules, outlines_of, select_tiles, tile_slide, tissue_share
 from tests.tiff_slides import write_jpeg_slide
 
 RULES = TilingRules(tile_px=128)
@@ -38,6 +38,15 @@ def test_every_candidate_is_in_the_table_once_with_a_reason_or_kept(tiles):
     assert (tiles["background_fraction"].between(0, 1) & tiles["tumour_fraction"].between(0, 1)).all()
     assert (tiles.loc[tiles["kept"], "tumour_fraction"] >= 0.5).all()
     assert tiles["kept"].sum() >= 2
+
+
+def test_an_outline_that_cannot_be_read_is_left_out_and_told(row, tmp_path):
+    (broken := tmp_path / "broken.geojson").write_text("{")
+    rows = {"good": row, "bare": row | {"annotation": None}, "bad": row | {"annotation": str(broken)},
+            "gone": row | {"path": str(tmp_path / "none.svs")}}  # fmt: skip
+    found, notes = outlines_of(rows, rows, "slide", ())
+    assert set(found) == {"good", "bare"} and len(found["good"]) and found["bare"] is None
+    assert [note.split(":")[0] for note in notes] == ["bad", "gone"] and "left out" in notes[0]
 
 
 @pytest.mark.parametrize(("stride", "edge", "share"), [

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.schemas import METRICS
+from deeplrhe_utils.core.text import listed, with_ends
 from deeplrhe_utils.evaluation.auc.delong import (
     DELONG,
     NEWCOMBE,
@@ -117,6 +118,22 @@ def headline_rows(metrics: pd.DataFrame) -> pd.DataFrame:
     """
     first = metrics["p"].notna() | (metrics["status"] == "not estimable")
     return metrics[(metrics["unit"] == "patient") & first]
+
+
+def headline_sentence(rows: pd.DataFrame, units: str = "patients") -> str:
+    """What the headline says, misses as loud as hits; `rows` as :func:`headline_rows`, with null_low and null_high."""
+    done = rows[rows["status"] == "estimated"]
+    above, below = done["auc"] > done["null_high"], done["auc"] < done["null_low"]
+    places = {"above": above, "below": below, "inside": ~(above | below)}
+    shown = pd.Series([f"{row['gene']} {with_ends(row)}" for row in done.to_dict("records")], done.index, dtype=str)
+    parts = [f"{listed(shown[own])} {where}" for where, own in places.items() if own.any()]
+    absent = list(rows.loc[rows["status"] != "estimated", "gene"])
+    if not parts:
+        return f"No AUC by {units[:-1]} can be estimated: {listed(absent)} have too few labelled {units}."
+    parts[0] += " what chance reaches"
+    n = int((done["n_pos"] + done["n_neg"]).max())
+    parts += [f"{listed(absent)} not estimable"] if absent else []
+    return f"AUC by {units[:-1]} [95 %], n = {n}: {'; '.join(parts)}."
 
 
 def _is_one_test(labels: pd.DataFrame, genes: pd.Series) -> bool:

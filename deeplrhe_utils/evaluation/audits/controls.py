@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import permutations
 from typing import Any, Final
 
@@ -11,8 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.text import listed, p_text, with_ends
 from deeplrhe_utils.evaluation.auc.delong import headline_interval, holm, weighted_auc
 from deeplrhe_utils.evaluation.auc.resampling import row_weights
+from deeplrhe_utils.evaluation.audits.probing import LEVEL
 
 _Floats = NDArray[np.float64]
 
@@ -159,3 +162,44 @@ def co_mutation(labels: pd.DataFrame) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(CO_MUTATION_COLUMNS[:-1]))
     frame["p_holm"] = holm(frame["p"].fillna(1.0).to_numpy(np.float64))
     return frame
+
+
+BLIND: Final = ("pixels in random order", "stain alone", "glass only", "site alone")
+"""Arms of notebook 11 that see no structure of tissue."""
+
+
+def blind_sentence(table: pd.DataFrame, passed: bool) -> str:
+    """What the arms that are blind to structure find, beside the tissue.
+
+    `table` has the arms of notebook 11: arm, gene, auc, ci_low, ci_high, p; `passed` says whether the reader finds
+    anything in whole tissue.
+    """
+    known = table.dropna(subset=["p"])
+    known = known.assign(holm=known.groupby("arm")["p"].transform(lambda p: holm(p.to_numpy(float))))
+    known = known.sort_values("p", kind="stable")
+    if not passed:
+        return "The reader finds nothing in whole tissue, so what arms that cannot see it fail to find says nothing."
+    best = {arm: known[known["arm"] == arm].iloc[0] for arm in ("tissue", *BLIND) if arm in set(known["arm"])}
+    shown = {arm: f"{row['gene']} {with_ends(row)} (p {p_text(row['holm'])})" for arm, row in best.items()}
+    loud = [arm for arm in shown if arm in BLIND and best[arm]["holm"] < LEVEL]
+    quiet = [f"{arm} ({p_text(best[arm]['holm'])})" for arm in shown if arm in BLIND and arm not in loud]
+    found = listed((f"{arm} finds {shown[arm]}" for arm in loud), "none finds anything")
+    first = best["tissue"]
+    return (f"A reader of whole tissue finds {first['gene']} with AUC {with_ends(first)} (p {p_text(first['holm'])}, "
+            f"n = {first['n_pos'] + first['n_neg']:.0f}); of readers that cannot see it, {found}; "
+            f"silent: {listed(quiet)}.")  # fmt: skip
+
+
+def blind_alarm(table: pd.DataFrame, least: Mapping[str, float], passed: bool) -> tuple[bool | None, str]:
+    """Whether glass or site alone finds a gene, or stain alone reads one as well as tissue that finds it; a sentence.
+
+    `table` and `passed` as for :func:`blind_sentence`; `least`: arm → smallest adjusted p.
+    """
+    arms = {arm: least[arm] for arm in BLIND[2:] if arm in least}
+    wide = table.pivot(index="gene", columns="arm", values="auc").reindex(columns=["stain alone", "tissue"])
+    seen = table.loc[(table["arm"] == "tissue") & (table["p"] < LEVEL), "gene"]
+    shades = wide[wide.index.isin(seen)].astype(float).dropna()
+    happened = any(p < LEVEL for p in arms.values()) or bool((shades["stain alone"] >= shades["tissue"]).any())
+    text = listed(f"{gene} {stain:.2f} of {tissue:.2f}" for gene, stain, tissue in shades.itertuples())
+    alone = listed(f"{arm} {p_text(p)}" for arm, p in arms.items())
+    return happened if passed else None, f"Smallest adjusted p: {alone}; AUC of stain alone, of tissue's: {text}."

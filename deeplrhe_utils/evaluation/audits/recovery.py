@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import shapely
 from numpy.typing import NDArray
+from scipy import stats
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.core.text import with_ends
+from deeplrhe_utils.core.text import interval_text, listed, p_text, with_ends
+from deeplrhe_utils.evaluation.auc.delong import holm
+from deeplrhe_utils.evaluation.audits.probing import LEVEL
 from deeplrhe_utils.slides.outlines.find import box_fractions
 from deeplrhe_utils.synthetic.genes import EFFECTS, Effect, oracle_auc
 
@@ -26,6 +29,8 @@ _DRAWN: Final = {
 """Attribute → column of TRUTH_TILES that says how much of it was drawn in a tile."""
 ARTEFACT_SHARE: Final = 0.25
 """A tile counts as affected, and as flagged, from this share of its area on: the same cut for truth and filter."""
+BLURRED_SHARE: Final = 0.1
+"""Defocus moves scores before it covers a quarter of a tile."""
 THIN_SHARE: Final = {"edge": 0.05, "hair": 0.01, "dust": 0.01}
 """The same for what never covers a quarter of a tile."""
 _LOOKED_FOR: Final = ("blur", "pen", "fold", "bubble", "jpeg")
@@ -96,6 +101,12 @@ def recovery(
     return frame.assign(gap=frame["expected_auc"] - frame["auc"])
 
 
+def recovery_texts(table: pd.DataFrame, readable: Sequence[str]) -> list[str]:
+    """Of each gene of :func:`recovery` that can be seen: its AUC with interval, and what can be known."""
+    shown = table[table["gene"].isin(readable) & (table["d"] > 0) & table["auc"].notna()]
+    return [f"{row['gene']} {with_ends(row)} of {row['expected_auc']:.2f}" for row in shown.to_dict("records")]
+
+
 def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series) -> pd.DataFrame:
     """Which genes are found in the tissue, and which only over both diagnoses, where the diagnosis tells of them.
 
@@ -124,6 +135,21 @@ def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series
         for r in table.itertuples()
     ]
     return table
+
+
+def told_sentence(fooled: pd.DataFrame, n: int) -> str:
+    """The table of :func:`told_by_diagnosis` in one sentence; `n` patients."""
+    words = ["within adenocarcinoma ", "by the diagnosis alone "]
+    read, kept = [], []
+    for row in fooled.to_dict("records"):
+        over, inside = (interval_text(row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("over", "inside"))
+        if row["verdict"].startswith("found over both diagnoses only"):
+            read.append(f"{row['gene']} ({over}, {words[0]}{inside}, {words[1]}{row['alone']:.2f})")
+            words = ["", ""]
+        elif row["verdict"] == "found in the tissue":
+            kept.append(f"{row['gene']} {inside}")
+    return (f"Among {n} patients the AUC is read off the diagnosis for {listed(read, 'no gene')}; "
+            f"found in the tissue: {listed(kept)}.")  # fmt: skip
 
 
 def _role(attribute: object, where: object, d: float) -> str:
@@ -240,6 +266,99 @@ def inside_outside(
     return pd.DataFrame(rows, columns=names).astype({"mutated": bool, "pointed": bool, "auroc": float, "chance": float})
 
 
+def exemplary(inside: pd.DataFrame) -> pd.DataFrame:
+    """Best, median and worst slide of mutated, then of wild-type patients: rows of :func:`inside_outside` with `rank`.
+
+    Of slides of one AUROC, the one with most pairs of tiles. Fewer than three slides are shown once each.
+    """
+    parts = []
+    for _, own in inside.groupby(~inside["mutated"]):
+        for rank, value in (("best", own["auroc"].max()), ("median", own["auroc"].median()),
+                            ("worst", own["auroc"].min())):  # fmt: skip
+            near = own.assign(away=(own["auroc"] - value).abs(), pairs=-own["n_inside"] * own["n_outside"], rank=rank)
+            parts.append(near.sort_values(["away", "pairs", "slide_id"]).head(1).drop(columns=["away", "pairs"]))
+    return pd.concat(parts).drop_duplicates("slide_id") if parts else inside.assign(rank="")
+
+
+def blur_shift(predictions: pd.DataFrame, tiles: pd.DataFrame, truth_tiles: pd.DataFrame) -> pd.DataFrame:
+    """How far defocus moves scores: within slides, tiles blurred on more than :data:`BLURRED_SHARE` against sharp ones.
+
+    Returns DataFrame: gene, n_slides (with tiles of both kinds), difference (mean over slides of blurred minus sharp
+    mean score), ci_low, ci_high (t, 95 %), p, p_holm, and of all tiles that the filter for blur saw n_blurred and kept
+    (share of the blurred). Null with fewer than two slides.
+    """
+    true = truth_tiles[["tile_id"]].assign(blurred=truth_tiles["blur_fraction"] > BLURRED_SHARE)
+    scored = predictions.dropna(subset=["score"]).merge(true, on="tile_id")
+    means = scored.groupby(["gene", "slide_id", "blurred"], sort=False)["score"].mean().unstack("blurred")
+    means = means.reindex(columns=[False, True]).astype(float)
+    seen = tiles[tiles["blur_fraction"].notna()].merge(true, on="tile_id").query("blurred")
+    rows = []
+    for gene, own in (means[True] - means[False]).groupby("gene", sort=False):
+        change = own.dropna().to_numpy()
+        row = {"gene": gene, "n_slides": len(change), "difference": change.mean() if len(change) else np.nan}
+        if len(change) > 1:
+            test = stats.ttest_1samp(change, 0.0)
+            row |= {**test.confidence_interval()._asdict(), "p": test.pvalue}
+        rows.append(row)
+    names = ["gene", "n_slides", "difference", "low", "high", "p"]
+    table = pd.DataFrame(rows, columns=names).rename(columns={"low": "ci_low", "high": "ci_high"})
+    known = table["p"].notna()
+    table.loc[known, "p_holm"] = holm(table.loc[known, "p"].to_numpy(float))
+    return table.assign(n_blurred=len(seen), kept=_share(seen["kept"].sum(), len(seen)))
+
+
+def blur_sentence(table: pd.DataFrame) -> str:
+    """The table of :func:`blur_shift` in one sentence."""
+    known = table.dropna(subset=["p"]) if "p_holm" in table else table.iloc[:0]
+    if known.empty:
+        return "No two slides have both blurred and sharp tiles with a score."
+    moved = known[known["p_holm"] < LEVEL].sort_values("p")
+    shown = [f"{r['gene']} by {with_ends(r, 'difference', 3)} (p {p_text(r['p_holm'])})"
+             for r in moved.to_dict("records")]  # fmt: skip
+    n, first = int(known["n_slides"].max()), known.iloc[0]
+    return (f"Within {n} slides defocus moves the score of {listed(shown, 'no gene')}, Holm-adjusted over {len(known)} "
+            f"genes; the filter keeps {first['kept']:.0%} of {first['n_blurred']} blurred tiles.")  # fmt: skip
+
+
+AIMS: Final = {"gap": 0.07, "map": 0.8, "seen": 0.9, "p": 0.05, "alarm": 0.55}
+"""Bounds that were set before the first run, but for those that guard against too high a value and the probes'."""
+
+
+def judged_aims(
+    within: pd.DataFrame, filtered: pd.DataFrame, pointing: tuple[str, float], probes: Mapping[str, float],
+    silence: float, alarm: float,
+) -> pd.DataFrame:  # fmt: skip
+    """What was aimed at, and whether it was reached.
+
+    Parameters
+    ----------
+    within, filtered : of :func:`recovery` and :func:`filter_performance`
+    pointing : gene of the region (or "") and its AUROC inside/outside
+    probes : gene that can be seen → p of the probe
+    silence, alarm : smallest adjusted p of the probe where nothing is planted, and mean AUC of a network on exchanged
+        labels; NaN: not estimable, and no aim
+
+    Returns DataFrame: aim, sense (at least, at most), bound, value, reached (yes, no, not estimable).
+    """
+    shown, null = within[within["gene"].isin(probes)], within[(within["d"] == 0) & within["auc"].notna()]
+    covered = ((null["ci_low"] <= 0.5) & (null["ci_high"] >= 0.5)).mean() if len(null) else np.nan
+    rows: list[tuple[str, str, float, float]] = [
+        *((f"{r.gene}: expected − recovered AUC", "at most", AIMS["gap"], r.gap) for r in shown.itertuples()),
+        *((f"{r.gene}: interval's lower end − expected", "at most", 0.0, r.ci_low - r.expected_auc)
+          for r in shown.itertuples()),
+        ("controls whose interval covers 0.5 (share)", "at least", 1.0, covered),
+        *((f"{gene} map: AUROC inside/outside", "at least", AIMS["map"], value) for gene, value in [pointing] if gene),
+        *((f"{r.artefact} seen: {m}", "at least", AIMS["seen"], getattr(r, m))
+          for r in filtered[filtered["looked_for"]].itertuples() for m in ("recall", "precision")),
+        ("nothing planted: smallest adjusted p of the probe", "at least", AIMS["p"], silence),
+        *((f"{gene}: p of the probe", "at most", AIMS["p"], p) for gene, p in probes.items()),
+        *[("exchanged labels: mean AUC of the network's heads", "at most", AIMS["alarm"], alarm)] * (alarm == alarm),
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["aim", "sense", "bound", "value"]).astype({"value": float})
+    met = np.where(table["sense"] == "at least", table["value"] >= table["bound"], table["value"] <= table["bound"])
+    return table.assign(reached=np.where(table["value"].isna(), "not estimable", np.where(met, "yes", "no")))
+
+
 def patient_mean(frame: pd.DataFrame, column: str, *, seed: int = 0) -> tuple[float, float, float, int]:
     """Mean over patients of a per-slide value, with a 95 % percentile interval from resampling patients 2,000 times.
 
@@ -295,6 +414,14 @@ def filter_performance(
 
 def _share(part: float, whole: float) -> float:
     return float(part / whole) if whole else float("nan")
+
+
+def site_table(colours: pd.DataFrame) -> pd.DataFrame:
+    """:func:`site_agreement` of each `when` (before, after): rows of when, red, green, blue, site_id, patient_id."""
+    found = {when: site_agreement(own[["red", "green", "blue"]].to_numpy(),
+                                  *(own[c].to_numpy(dtype=str) for c in ("site_id", "patient_id")))
+             for when, own in colours.groupby("when", sort=False)}  # fmt: skip
+    return pd.DataFrame(found).T.rename_axis("when")
 
 
 def site_agreement(colours: NDArray[np.float64], site: NDArray[np.str_], patient: NDArray[np.str_]) -> dict[str, float]:

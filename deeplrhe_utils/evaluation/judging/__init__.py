@@ -1,1 +1,1 @@
-"""Any pipeline's answers on a synthetic cohort: read in the form they come in, and held against what was planted."""
+"""Any pipeline's answers on a synthetic cohort, held against what was planted; and its twin, in which nothing is."""

@@ -153,6 +153,14 @@ def null_band(n_pos: int, n_neg: int, cross_fitted: bool = False) -> tuple[float
     return 1 - reached / total, reached / total
 
 
+def with_null_bands(rows: pd.DataFrame, cross_fitted: bool = False) -> pd.DataFrame:
+    """`rows` (auc, n_pos, n_neg) with null_low and null_high of :func:`null_band`; null where the AUC is."""
+    none = (float("nan"), float("nan"))
+    bands = [none if pd.isna(row.auc) else null_band(int(row.n_pos), int(row.n_neg), cross_fitted)
+             for row in rows.itertuples()]  # fmt: skip
+    return rows.assign(null_low=[low for low, _ in bands], null_high=[high for _, high in bands])
+
+
 def _exceeds(wins: int, n_pos: int, n_neg: int) -> float:
     """Exact chance that positive units win more than so many of the n_pos · n_neg pairs, under no difference."""
     if wins >= n_pos * n_neg:

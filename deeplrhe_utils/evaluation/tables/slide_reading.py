@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
-from deeplrhe_utils.core.text import said, shortened
+from deeplrhe_utils.core.text import counted, listed, said, shortened
 from deeplrhe_utils.evaluation.auc.delong import delong_components
 from deeplrhe_utils.slides.outlines.find import Regions, tumour_fractions, tumour_outline
 
@@ -389,3 +389,38 @@ def morans_i(x: _Floats, y: _Floats, size: _Floats, score: _Floats) -> float:
     if several.sum() < FEWEST or np.ptp(score[several]) == 0:
         return float("nan")
     return float(several.sum() / len(first) * (z[first] * z[second]).sum() / spread)
+
+
+def summary_sentence(table: pd.DataFrame) -> str:
+    """The table of :func:`slide_summary` in one sentence: scores, neighbourhood and outline, slide by slide."""
+    low, high = table["mean"].min(), table["mean"].max()
+    parts = [f"Mean scores of {counted(len(table), 'slide')} run from {low:.2f} to {high:.2f}"]
+    asked = {"moran_i": (0.0, "touching windows agree (Moran's I above 0)"),
+             "outline_auroc": (0.5, "windows inside the tumour's outline score higher than those outside")}  # fmt: skip
+    for column, (least, what) in asked.items():
+        known = table[column].dropna()
+        parts += [f"{what} on {(known > least).sum()} of {len(known)}" if len(known) else f"none tells whether {what}"]
+    return "; ".join(parts) + "." if table["mean"].notna().any() else "No slide has a score."
+
+
+def neighbourless(table: pd.DataFrame) -> tuple[bool | None, str]:
+    """Whether a map of :func:`slide_summary` has no neighbourhood: Moran's I at most as by chance; and a sentence."""
+    known = table.dropna(subset=["moran_i"])
+    alone = known[known["moran_i"] <= -1 / (known["n_scored"] - 1).clip(lower=1)]
+    text = f"Moran's I lies above its mean by chance on {len(known) - len(alone)} of {counted(len(known), 'slide')}"
+    names = f", not on {listed(said(name, 16) for name in alone['slide_id'])}" if len(alone) else ""
+    return bool(len(alone)) if len(known) else None, f"{text}{names}."
+
+
+def unlike_sides(chosen: pd.DataFrame, tiles: pd.DataFrame, most: float = 0.05) -> tuple[bool | None, str]:
+    """Whether artefacts' mean shares differ by more than `most` between highest and lowest tiles; and a sentence.
+
+    `chosen` is the table of :func:`extreme_tiles`; tiles that were not measured are left out.
+    """
+    kinds = [name for name in ("blur", "pen", "fold") if f"{name}_fraction" in tiles]
+    both = chosen[["tile_id", "side"]].merge(tiles, on="tile_id")
+    means = both.groupby("side")[[f"{name}_fraction" for name in kinds]].mean().astype(float)
+    apart = {name: abs(float(means[f"{name}_fraction"].diff().iloc[-1])) for name in kinds}
+    known = {name: value for name, value in apart.items() if value == value}
+    text = listed(f"{name} {value:.2f}" for name, value in known.items())
+    return any(v > most for v in known.values()) if known else None, f"The two sides' mean shares differ by: {text}."

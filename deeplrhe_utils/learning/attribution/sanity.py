@@ -303,19 +303,6 @@ def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(cv2.GaussianBlur(values, (11, 11), 1.5), np.float64)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over draws and tiles of the table of a sanity check: a row per method × stage.
-
-    Returns DataFrame: method, stage, block, layers; spearman (mean of the signed correlations), spearman_size (mean of
-    their size: a map with its colours exchanged is the same picture, and correlations of -0.9 and 0.9 must not cancel),
-    spearman_abs, ssim; n (comparisons), undefined (those of them in which a map was constant).
-    """
-    sized = table.assign(spearman_size=table["spearman"].abs(), undefined=table["spearman"].isna())
-    groups = sized.groupby(["method", "stage", "block", "layers"], sort=False)
-    means = groups[["spearman", "spearman_size", "spearman_abs", "ssim"]].mean()
-    return means.assign(n=groups.size(), undefined=groups["undefined"].sum()).reset_index()
-
-
 def sanity_verdicts(table: pd.DataFrame) -> pd.DataFrame:
     """Whether the maps depend on what the network learned: the table of a sanity check, judged at full randomization.
 

@@ -83,6 +83,7 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
         counts = every.loc[every["gene"] == gene, ["n_pos", "n_neg"]].to_numpy(float)
         first = counts[every.loc[every["gene"] == gene, "auc"].notna()][0]
         axes.set(title=f"{gene} ({first[0]:.0f} / {first[1]:.0f})", xlim=(0, 1))
+        axes.set_xticks((0, 0.5, 1), ("0", "0.5", "1"), fontsize=8)
         for y, (n_pos, n_neg) in enumerate(counts):  # an arm of fewer patients says so
             if not np.isnan(n_pos + n_neg) and (n_pos, n_neg) != tuple(first):
                 axes.text(0.99, y + 0.32, f"{n_pos:.0f} / {n_neg:.0f}", ha="right", fontsize=6.5)
@@ -141,25 +142,6 @@ def side_by_side(table: pd.DataFrame) -> Figure:
         for y in range(1, table["gene"].nunique()):
             axes.axhline(y - 0.5, color="0.9", lw=0.8)
     return figure
-
-
-def companions(table: pd.DataFrame, overall: pd.Series) -> Figure:
-    """AUC of each gene (panel) among patients without (blue) and with (orange) a mutation of another gene (row).
-
-    Parameters
-    ----------
-    table : gene, given, given_status, auc, ci_low, ci_high, as
-        `stratified_by_gene` returns
-    overall : AUC of all patients, by gene
-    """
-    looks = {0: {"color": PALETTE[0]}, 1: {"color": PALETTE[1]}}
-    label = "AUC, 95 % interval; blue: without, orange: with a mutation of the gene in the row"
-    figure, panels = forest(table, label, panel="gene", row="given", series="given_status", looks=looks, apart=0.28,
-                            absent="not estimable")  # fmt: skip
-    for gene, axes in panels.items():
-        axes.axvline(float(overall[gene]), ls="--", color="0.3", lw=1)
-        axes.set_xlim(0, 1)
-    return _or_say(figure, panels, "No stratum can be estimated")
 
 
 def _or_say(figure: Figure, panels: dict[str, Axes], empty: str) -> Figure:

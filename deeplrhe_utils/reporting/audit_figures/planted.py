@@ -10,8 +10,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.reporting.figures.style import PALETTE, draw_forest, new_figure
+from deeplrhe_utils.reporting.figures.style import PALETTE, PANEL, draw_forest, named, new_figure, panel_grid
+from deeplrhe_utils.reporting.heatmaps.bands import Scale, accumulate, overlay
 
 _MARKS = {
     "bayes_auc": ("Bayes Φ(d/√2)", "D", "0.25"),
@@ -46,7 +48,7 @@ def draw_inside(axes: Axes, table: pd.DataFrame, gene: str) -> None:
             axes.text(mean, y - 0.37, f"mean {mean:.2f}", ha="center", va="bottom", fontsize=7.5)
         axes.text(1.03, y, f"{name}\n{part['patient_id'].nunique()} patients", va="center", fontsize=7.5)
     axes.axvline(0.5, ls=":", color="0.5", lw=1)
-    axes.set(xlim=(-0.02, 1.02), ylim=(1.6, -0.7), yticks=[], xlabel=f"{gene}: AUROC inside / outside, by slide")
+    axes.set(xlim=(-0.02, 1.02), ylim=(1.6, -0.7), yticks=[], xlabel=f"{gene}: AUROC inside/outside, by slide")
 
 
 def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
@@ -58,53 +60,26 @@ def draw_filter(axes: Axes, table: pd.DataFrame) -> None:
                   label=label)  # fmt: skip
     names = [f"{r.artefact} ({r.affected})" + ("" if r.looked_for else "\nnot looked for") for r in table.itertuples()]
     axes.set_yticks(range(len(table)), names, fontsize=7.5)
-    axes.set(xlim=(0, 1.02), xlabel="share of tiles (number of affected tiles in brackets)")
+    axes.set(xlim=(0, 1.02), xlabel="share of tiles (affected tiles in brackets)")
     axes.invert_yaxis()
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.2))
 
 
-def draw_controls(axes: Axes, table: pd.DataFrame) -> None:
-    """AUC per gene in each arm with its interval, over the band that exchanged labels reach."""
-    genes, arms = list(table["gene"].drop_duplicates()), list(table["arm"].drop_duplicates())
-    looks = {arm: {"color": colour, "label": arm} for arm, colour in zip(arms, PALETTE, strict=False)}
-    draw_forest(axes, table[table["auc"].notna()], genes, looks, series="arm", apart=0.72 / max(1, len(arms)))
-    axes.set(xlim=(0, 1.02), xlabel="AUC by patient, 95 % interval; pale: exchanged labels")
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+def truth_page(recovered: pd.DataFrame, inside: pd.DataFrame, gene: str, filtered: pd.DataFrame) -> Figure:
+    """Recovered against planted, whether the map of `gene` points, and what the filter sees.
 
-
-def draw_sites(axes: Axes, before: Mapping[str, float], after: Mapping[str, float]) -> None:
-    """Distance between sites and within a site, in mean tissue colour, before and after normalization."""
-    for i, (name, values) in enumerate((("before", before), ("after", after))):
-        heights = [values["between"], values["within"]]
-        bars = axes.bar(np.arange(2) + 0.36 * (i - 0.5), heights, width=0.34, color=PALETTE[i], label=name)
-        axes.bar_label(bars, fmt="%.1f", fontsize=7.5, padding=2)
-    axes.set_xticks([0, 1], ["between sites", "within a site"], fontsize=7.5)
-    axes.set_ylabel("colour distance [grey levels]")
-    axes.legend(frameon=False, fontsize=7)
-
-
-def truth_page(
-    recovered: pd.DataFrame,
-    inside: pd.DataFrame,
-    gene: str,
-    filtered: pd.DataFrame,
-    controls: pd.DataFrame,
-    sites: tuple[Mapping[str, float], Mapping[str, float]],
-) -> Figure:
-    """Everything on one page; the tables are those of `evaluation.audits.recovery`."""
-    figure = new_figure(11.5, 9.2, 0.8)
-    left, right = np.ravel(np.asarray(figure.subfigures(1, 2, width_ratios=[1.12, 1])))
-    a, d = left.subplots(2, 1, height_ratios=[1, 1])
-    b, c, e = right.subplots(3, 1, height_ratios=[0.8, 1.2, 0.8])
+    The tables are those of `evaluation.audits.recovery`.
+    """
+    heights = 0.36 * len(recovered) + 0.9, 0.34 * len(filtered) + 1.0
+    figure = new_figure(7.0, sum(heights), 0.8)
+    above, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=heights)))
+    a, (b, c) = above.subplots(), below.subplots(1, 2)
     draw_recovery(a, recovered)
     draw_inside(b, inside, gene)
     draw_filter(c, filtered)
-    draw_controls(d, controls)
-    draw_sites(e, *sites)
-    titles = ("A  recovered against planted", f"B  does the {gene} map point at the place?", "C  quality filter",
-              "D  the effects taken away", "E  stain normalization")  # fmt: skip
-    for axes, title in zip((a, b, c, d, e), titles, strict=True):
-        axes.set_title(title, loc="left", fontsize=10, pad={a: 34, d: 34}.get(axes, 6))
+    titles = ("A  recovered against planted", f"B  does the {gene} map point?", "C  quality filter")
+    for axes, title in zip((a, b, c), titles, strict=True):
+        axes.set_title(title, loc="left", fontsize=9, pad=32 if axes is a else 6)
         sns.despine(ax=axes)
     return figure
 
@@ -117,7 +92,7 @@ def many_cohorts(table: pd.DataFrame, bayes: Mapping[str, float]) -> Figure:
     table : gene, control (no effect at all), auc, p, a row per cohort and gene
     bayes : best AUC by gene of the effects that can be seen
     """
-    figure = new_figure(8.6, 3.4)
+    figure = new_figure(7.0, 3.2)
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     planted = table.dropna(subset=["auc"])
     genes = [*bayes, *(g for g in planted["gene"].drop_duplicates() if g not in bayes)]
@@ -140,20 +115,34 @@ def many_cohorts(table: pd.DataFrame, bayes: Mapping[str, float]) -> Figure:
     return figure
 
 
+def map_panel(
+    title: str, scored: pd.DataFrame, size: tuple[int, int], picture: NDArray[np.uint8], region: Sequence[BaseGeometry],
+    scale: Scale,
+) -> tuple[str, NDArray[np.uint8], list[NDArray[np.float64]]]:  # fmt: skip
+    """A panel of :func:`maps_with_truth`: scored windows over a slide's `picture`, outlines of the `region`.
+
+    `scored` has x_l0_px, y_l0_px, size_l0_px, score; `size` is the slide's, `region` in its pixels [level-0 px].
+    """
+    heat = scale.place(accumulate(scored, scored["score"].to_numpy(float), *size, picture.shape[:2]))
+    parts = [part for shape in region for part in getattr(shape, "geoms", [shape])]
+    rings = [np.asarray(part.exterior.coords) * picture.shape[1] / size[0] for part in parts]
+    return title, overlay(picture, heat, opacity=0.45), rings
+
+
 def maps_with_truth(panels: Sequence[tuple[str, NDArray[np.uint8], Sequence[NDArray[np.float64]]]]) -> Figure:
-    """Heat maps with the true outlines of the region on top.
+    """Heat maps with the true outlines of the region on top, three in a row.
 
     Parameters
     ----------
     panels : sequence of (title, picture, rings): picture: uint8 RGB; rings: outlines (n, 2) in picture px
     """
-    figure = new_figure(2.9 * len(panels), 2.4, 0.8)
-    for axes, (title, picture, rings) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    figure, grid = panel_grid(len(panels), PANEL, 2.0)
+    for axes, (title, picture, rings) in zip(grid, panels, strict=False):
         axes.imshow(picture, interpolation="none")
         for ring in rings:
             axes.plot(*ring.T, color="white", lw=3)
             axes.plot(*ring.T, color="black", lw=1.4, ls="--")
         axes.set(xticks=[], yticks=[])
-        axes.set_title(title, fontsize=8)
+        axes.set_title(named(title), fontsize=8)
         sns.despine(ax=axes, left=True, bottom=True)
     return figure

@@ -23,7 +23,7 @@ SIDES: Final = {"top": "highest scores", "bottom": "lowest scores"}
 _MARKS: Final = {"mutated": "■", "wild type": "□", "not profiled": "?"}
 _SMALL: Final = 0.08
 """A window narrower than this share of its slide gets a ring, or it would not be found."""
-_LETTERS: Final = 50
+_LETTERS: Final = 32
 _SIDE_IN: Final = 1.45
 _CELL_IN: Final = (3.1, 2.2)
 _TITLE_IN: Final = 0.3
@@ -127,7 +127,7 @@ def _caption(figure: Figure, left_in: float, top_in: float, row: Mapping[Any, An
     _write(figure, left_in, top_in, "   ".join(text), size=7.5)
     for i, column in enumerate(("patient_id", "tile_id")):
         name = short_name(plain_text(str(row[column])), _LETTERS)
-        _write(figure, left_in, top_in + 0.15 + 0.11 * i, name, size=6, family="DejaVu Sans Mono")
+        _write(figure, left_in, top_in + 0.15 + 0.13 * i, name, size=7, family="DejaVu Sans Mono")
 
 
 def _label(status: object) -> str:

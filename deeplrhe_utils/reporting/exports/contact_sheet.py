@@ -32,7 +32,7 @@ from deeplrhe_utils.core.files import atomic_path, safe_name, sha256_text
 from deeplrhe_utils.core.text import said
 from deeplrhe_utils.learning.scoring.heat import DAMAGED, THUMBNAIL_PX
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
-from deeplrhe_utils.reporting.heatmaps.bands import PALETTES, Frame, colour_map, heat_map, overlay
+from deeplrhe_utils.reporting.heatmaps.bands import AS_SCORED, PALETTES, Frame, Scale, colour_map, heat_map, overlay
 from deeplrhe_utils.slides.tiles.pixels import open_row
 
 ORDER: Final = "mutated first, then by mean score"
@@ -292,6 +292,7 @@ class Look:
 
     palette: str = "paper"
     opacity: float = 0.5
+    scale: Scale = AS_SCORED
 
     def __post_init__(self) -> None:
         if self.palette not in PALETTES or not 0 <= self.opacity <= 1:
@@ -409,7 +410,7 @@ def _draw_cell(
     if cell.picture is None or cell.heat is None:
         _empty(page, second, room, f"no map: {cell.reason or 'nobody scored this slide'}")
     else:
-        shown = overlay(cell.picture, cell.heat.astype(float), palette=look.palette, opacity=look.opacity)
+        shown = overlay(cell.picture, look.scale.place(cell.heat), palette=look.palette, opacity=look.opacity)
         page.pictures.append((*second, _resized(shown, *size)))
     _captions(page, cell, left, second[1] + room + 8, scale)
 
@@ -451,7 +452,8 @@ def _colour_bar(page: _Page, look: Look) -> None:
     axes = page.figure.add_axes((1 - 105 / PAGE_PX[0], 1 - below / PAGE_PX[1], 18 / PAGE_PX[0], _BAR_PX / PAGE_PX[1]))
     colours = matplotlib.colors.ListedColormap(colour_map(np.linspace(0, 1, 256), look.palette) / 255.0)
     bar = page.figure.colorbar(matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colours), cax=axes)
-    bar.set_label("score of a window (probability)", fontsize=7, family=_SANS)
+    bar.set_ticks(list(look.scale.ticks), labels=list(look.scale.ticks.values()))
+    bar.set_label(look.scale.label, fontsize=7, family=_SANS)
     bar.ax.tick_params(labelsize=7, labelfontfamily=_SANS)
     lines = ["over the slide,", f"{look.opacity:.0%} opaque"]
     for i, line in enumerate(lines):

@@ -26,7 +26,7 @@ from deeplrhe_utils.reporting.exports.interop import (
 )
 from deeplrhe_utils.reporting.exports.picture import write_png, write_scores, write_svg
 from deeplrhe_utils.reporting.exports.pyramid import write_deep_zoom, write_overlay_tiff, write_score_tiff
-from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame, colour_map, heat_bands, overlay
+from deeplrhe_utils.reporting.heatmaps.bands import AS_SCORED, Band, Frame, Scale, colour_map, heat_bands, overlay
 from deeplrhe_utils.reporting.heatmaps.contours import Contour, map_contours, window_contours
 from deeplrhe_utils.reporting.heatmaps.scores import PLACE, GeneWindows
 from deeplrhe_utils.slides.tiles.pixels import open_row
@@ -42,12 +42,14 @@ class MapStyle:
     palette : ``paper`` or ``perceptual``
     opacity : of the map over the slide [0–1]
     thresholds : of the outlines
+    scale : where on the palette a score lies
     """
 
     weights: str = "uniform"
     palette: str = "paper"
     opacity: float = 0.5
     thresholds: tuple[float, ...] = (0.5,)
+    scale: Scale = AS_SCORED
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ class SlideMap:
     def strips(self) -> Iterator[NDArray[np.uint8]]:
         """The coloured map over the slide, from the top; on white, in full colour, where there is no picture."""
         for band in self.bands():
+            place = self.style.scale.place(band.mean)
             if self.picture is None:
-                yield colour_map(band.mean, self.style.palette)
+                yield colour_map(place, self.style.palette)
             else:
                 part = self.picture[band.top_px : band.top_px + len(band.mean)]
-                yield overlay(part, band.mean, palette=self.style.palette, opacity=self.style.opacity)  # type: ignore[arg-type]
+                yield overlay(part, place, palette=self.style.palette, opacity=self.style.opacity)
 
     def overlaid(self) -> NDArray[np.uint8]:
         """All of :meth:`strips`, in memory."""

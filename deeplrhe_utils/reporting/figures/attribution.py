@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, Attribution
-from deeplrhe_utils.reporting.figures.style import PALETTE, new_figure
+from deeplrhe_utils.reporting.figures.style import new_figure
 from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
 from deeplrhe_utils.slides.quality.blocks import block_sums
 
@@ -31,9 +29,7 @@ CLIPPED_PERCENT: Final = 0.5
 OPAQUE: Final = 0.8
 """Opacity of Grad-CAM where it is highest."""
 RANDOM: Final = ",\nrandom weights"
-_PANEL: Final = 1.75  # side [inches]
-_COLOURS: Final = {GRADIENTS: PALETTE[0], CAM: PALETTE[1]}
-_MARKS: Final = {GRADIENTS: "o", CAM: "s"}
+_PANEL: Final = 1.35
 
 
 def attribution_rows(
@@ -105,7 +101,7 @@ def _draw(axes: Axes, tile: NDArray[np.uint8], values: Map, method: str, suffix:
         opacity = OPAQUE * np.clip(values / end, 0, 1)
         axes.imshow(values, cmap=PALETTES["perceptual"], vmin=0, vmax=end, alpha=opacity, interpolation="none")
     else:
-        unit = f"±{end:.2g} logit per {SUMMED_PX} × {SUMMED_PX} px"
+        unit = f"±{end:.2g} logit\nper {SUMMED_PX} × {SUMMED_PX} px"
         _picture(axes, values, f"{name}\n{unit}", cmap=PALETTES["paper"], vmin=-end, vmax=end)
 
 
@@ -116,29 +112,3 @@ def _picture(axes: Axes, image: NDArray[Any], text: str, **options: Any) -> None
     axes.set_xlabel(text, fontsize=7)
     for side in axes.spines.values():
         side.set_color("0.8")
-
-
-def similarity_curves(means: pd.DataFrame, bound: float) -> Figure:
-    """Similarity with the network's own maps against the blocks made random: a line per method and reading.
-
-    Parameters
-    ----------
-    means : as `summary` returns; at least one row
-    bound : largest similarity at full randomization with which a method passes; drawn as a dotted line
-    """
-    figure = new_figure(6.4, 3.2)
-    axes = figure.subplots()
-    for method, own in means.groupby("method", sort=False):
-        for column, style, reading in (("spearman_size", "-", "sign and size"), ("spearman_abs", "--", "size alone")):
-            axes.plot(own["stage"], own[column], style, marker=_MARKS[method], ms=4, lw=1.4, color=_COLOURS[method],
-                      label=f"{method}, {reading}")  # fmt: skip
-    axes.axhline(bound, ls=":", color="0.3", lw=1)
-    axes.text(1.0, bound, f"bound {bound:g}", transform=axes.get_yaxis_transform(), ha="right", va="bottom", fontsize=7)
-    stages = means.drop_duplicates("stage").sort_values("stage")
-    names = [f"{stage}\n{block or 'none'}" for stage, block in zip(stages["stage"], stages["block"], strict=True)]
-    axes.set_xticks(stages["stage"], names, fontsize=7)
-    axes.set(ylim=(min(-0.1, float(means["spearman_abs"].min()) - 0.05), 1.04), ylabel="rank correlation (mean)")
-    axes.set_xlabel("blocks with random weights, and the last of them", fontsize=9)
-    axes.legend(frameon=False, fontsize=7.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    sns.despine(figure)
-    return figure

@@ -51,19 +51,22 @@ def range_figure(
     return figure
 
 
-def search(trace: pd.DataFrame) -> Figure:
-    """Value of every trial that has one, by phase and scope: columns scope, phase, value (null when it diverged)."""
-    figure = new_figure(6.4, 3.0)
+def winners(table: pd.DataFrame) -> Figure:
+    """An arrow per search from its winner's AUC where it was chosen to that of patients it had not seen.
+
+    `table` has the columns search, auc_valid, auc_test.
+    """
+    figure = new_figure(6.4, 0.9 + 0.3 * len(table))
     axes = figure.subplots()
-    scopes, phases = list(trace["scope"].drop_duplicates()), list(trace["phase"].drop_duplicates())
-    for j, (scope, colour) in enumerate(zip(scopes, cycle(PALETTE), strict=False)):
-        part = trace[trace["scope"] == scope].dropna(subset=["value"])
-        place = part["phase"].map(phases.index) + 0.22 * (j - (len(scopes) - 1) / 2)
-        axes.plot(place, part["value"], "o", ms=4, alpha=0.7, color=colour, label=scope)
-    axes.axhline(0.5, ls=":", color="0.4", lw=1)
-    axes.set_xticks(range(len(phases)), phases)
-    axes.set_ylabel("mean AUC on the folds that judge")
-    axes.legend(frameon=False, fontsize=8, title="who may be seen", title_fontsize=8)
+    for y, row in enumerate(table.itertuples()):
+        colour = PALETTE[0] if row.auc_test < row.auc_valid else PALETTE[1]
+        axes.plot(row.auc_valid, y, "o", ms=5, color=colour)
+        axes.annotate("", (row.auc_test, y), (row.auc_valid, y), arrowprops={"arrowstyle": "-|>", "color": colour})
+        axes.text(1.02, y, f"{row.auc_valid:.2f} → {row.auc_test:.2f}", transform=axes.get_yaxis_transform(),
+                  va="center", fontsize=8)  # fmt: skip
+    axes.axvline(0.5, ls=":", color="0.4", lw=1)
+    axes.set_yticks(range(len(table)), [named(name) for name in table["search"]], fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.5), xlabel="mean AUC by patient: chosen → not seen")
     sns.despine(figure)
     return figure
 

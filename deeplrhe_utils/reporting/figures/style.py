@@ -19,8 +19,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.text import said, share_text
-from deeplrhe_utils.reporting.heatmaps.bands import PALETTES
+from deeplrhe_utils.core.text import said, with_ends
 
 if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.auc.table import Curve
@@ -30,6 +29,7 @@ REASON_COLOURS = {
     "kept": PALETTE[2], "background": (0.75, 0.75, 0.75), "outside-tumour": PALETTE[0], "noise": PALETTE[1],
     "unreadable": PALETTE[3], "pen": PALETTE[4], "fold": PALETTE[5], "bubble": PALETTE[9], "jpeg": PALETTE[8],
 }  # fmt: skip
+PANEL = 2.3  # inches; three of them are as wide as a page
 NO_TARGET = "No target has enough labelled units: there is nothing to draw."
 COMPONENT_COLOURS = ("#e8e4f0", "#f0a8c0", "#b070b0", "#402870", "#e0c060", "#60a080")
 
@@ -48,8 +48,8 @@ def empty_figure(sentence: str) -> Figure:
 
 
 def panel_grid(count: int, width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels of `width` × `height` [inches], three in a row; `options` of `Figure.subplots`."""
-    columns = min(3, max(1, count))
+    """A figure of `count` panels of `width` × `height` [inches], three in a row (of four, two)."""
+    columns = 2 if count == 4 else min(3, max(1, count))
     rows = -(-max(1, count) // columns)
     figure = new_figure(width * columns, height * rows)
     panels = list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
@@ -133,8 +133,9 @@ def forest(
     table = table.assign(**{"": ""})
     names, rows, kinds = (list(table[column].drop_duplicates()) for column in (panel, row, series))
     looks = looks or {k: {"color": c, "label": named(k)} for k, c in zip(kinds, cycle(PALETTE), strict=False)}
-    height = 0.9 + 0.32 * max(1, len(rows))
-    figure, panels = panel_grid(len(names), 3.1 if panel else 6.4, height, sharex=True, sharey=True)
+    height = 0.9 + (0.32 if series or not panel else 0.24) * max(1, len(rows))
+    width = PANEL if len(names) > 2 else 6.4 / max(1, len(names))
+    figure, panels = panel_grid(len(names), width, height, sharex=True, sharey=True)
     found = dict(zip(names, panels, strict=False))
     for name, axes in found.items():
         draw_forest(axes, table[table[panel] == name], rows, looks, value=value, row=row, series=series, **options)
@@ -317,73 +318,94 @@ def roc(curves: Mapping[str, Curve], metrics: pd.DataFrame, units: str = "patien
     if not curves:
         return empty_figure(NO_TARGET)
     rows = metrics.set_index("gene")
-    figure, panels = panel_grid(len(curves), 3.1, 2.9)
+    figure, panels = panel_grid(len(curves), PANEL, 2.4)
     for axes, colour, (gene, line) in zip(panels, cycle(PALETTE), curves.items(), strict=False):
         axes.fill_between(line.fpr, line.low, line.high, color=colour, alpha=0.2, lw=0)
         axes.plot(line.fpr, line.tpr, color=colour, lw=1.8)
-        axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
-        axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal", xlabel="false positive rate", ylabel="true positive rate")
+        _roc_axes(axes)
         row = rows.loc[gene]
-        auc, low, high = (share_text(row[name]) for name in ("auc", "ci_low", "ci_high"))
-        title = f"{said(gene, 24)}  AUC {auc} [{low}, {high}]\n{row['n_pos']} positive, {row['n_neg']} negative {units}"
-        axes.set_title(title, fontsize=8.5)
+        axes.set_title(f"{said(gene, 24)}  {with_ends(row)}\n{row['n_pos']}/{row['n_neg']} {units}", fontsize=8.5)
+    figure.supxlabel("false positive rate", fontsize=9)
+    figure.supylabel("true positive rate", fontsize=9)
     sns.despine(figure)
     return figure
 
 
-def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
-    """AUC and interval per gene; genes that are not estimable are listed without a point. Synthetic or not, the
-    caller's caption says so; reported values are never drawn on the same axis.
+def _roc_axes(axes: Axes) -> None:
+    axes.plot([0, 1], [0, 1], ls=":", color="0.5", lw=1)
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal", xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+    axes.tick_params(labelsize=8)
+
+
+def class_curves(curves: Mapping[str, Mapping[str, Curve]], metrics: pd.DataFrame, counts: pd.DataFrame) -> Figure:
+    """One class against the others, a panel each with a line per method, and a confusion matrix.
+
+    Parameters
+    ----------
+    curves : method → class → curve
+    metrics : columns gene (the class), method, auc, ci_low, ci_high
+    counts : true classes in rows, called ones in columns
     """
-    table = metrics.assign(row=gene_rows(metrics), auc=metrics["auc"].where(metrics["status"] == "estimated"))
-    label = f"AUC, 95 % interval (positive/negative {units})"
-    figure, panels = forest(table, label, row="row", absent="not estimable")
-    for axes in panels.values():
-        axes.set_xlim(0, 1.02)
+    kinds = list(metrics["gene"].drop_duplicates())
+    rows = metrics.set_index(["method", "gene"])
+    figure, panels = panel_grid(len(kinds) + 1, 3.1, 2.8)
+    for axes, kind in zip(panels, kinds, strict=False):
+        drawn = [(method, own[kind]) for method, own in curves.items() if kind in own]
+        for (method, line), colour, dashes in zip(drawn, PALETTE, cycle(("-", "--")), strict=False):
+            label = f"{named(method)}\n{with_ends(rows.loc[(method, kind)])}"
+            axes.plot(line.fpr, line.tpr, dashes, color=colour, lw=1.8, label=label)
+        _roc_axes(axes)
+        axes.set_title(f"{named(kind)} against the others", fontsize=9)
+        axes.set_xlabel("false positive rate", fontsize=8)
+        axes.set_ylabel("true positive rate", fontsize=8)
+        if drawn:
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
+    _draw_counts(panels[len(kinds)], counts, "slides: true class (row), called (column)")
+    return figure
+
+
+def auc_forest(metrics: pd.DataFrame, units: str = "patients") -> Figure:
+    """AUC and interval per gene with its numbers; grey where the interval covers one half or nothing is estimable.
+
+    Parameters
+    ----------
+    metrics : columns gene, status, auc, ci_low, ci_high, n_pos, n_neg, and null_low, null_high: what scores without
+        any information reach at these counts, a pale bar
+
+    Synthetic or not, the caller's caption says so; reported values are never drawn on the same axis.
+    """
+    if metrics.empty:
+        return empty_figure(NO_TARGET)
+    rows = metrics.assign(auc=metrics["auc"].where(metrics["status"] == "estimated"))
+    rows["clear"] = (rows["ci_low"] > 0.5) | (rows["ci_high"] < 0.5)
+    figure = new_figure(6.4, 0.9 + 0.3 * len(rows))
+    axes = figure.subplots()
+    low, high = (rows[f"null_{end}"].to_numpy(float) for end in ("low", "high"))
+    axes.barh(range(len(rows)), high - low, left=low, height=0.6, color="0.9", zorder=0)
+    looks = {True: {"color": PALETTE[0]}, False: {"color": "0.45"}}
+    names, shown = list(rows["gene"]), rows.drop(columns=["null_low", "null_high"])
+    draw_forest(axes, shown, names, looks, series="clear", apart=0.0, absent="not estimable")
+    for y, row in enumerate(rows.to_dict("records")):
+        text = f"{with_ends(row) if pd.notna(row['auc']) else ''}   {row['n_pos']:.0f}/{row['n_neg']:.0f}"
+        axes.text(1.02, y, text, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=8)
+    head = f"AUC [95 %]   pos./neg. {named(units, 16)}"
+    axes.text(1.02, -0.85, head, transform=axes.get_yaxis_transform(), ha="left", va="center", fontsize=8)
+    axes.set_xlabel("AUC; pale bar: what chance reaches with these counts", fontsize=9)
+    axes.set_xlim(0, 1.01)
+    axes.tick_params(axis="x", labelsize=8)
+    sns.despine(figure)
     return figure
 
 
 def matrix(counts: pd.DataFrame, title: str) -> Figure:
     """Confusion matrix: true classes in rows, predicted in columns, counts printed."""
     figure = new_figure(4.6, 3.6)
-    axes = figure.subplots()
-    counts = counts.rename(index=named, columns=named)
-    sns.heatmap(counts, annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
-    axes.set_title(title, fontsize=10)
+    _draw_counts(figure.subplots(), counts, title)
     return figure
 
 
-def heat_map_steps(
-    probability: NDArray[np.float64],
-    window: NDArray[np.uint8],
-    overlaid: NDArray[np.uint8],
-    tiles: pd.DataFrame,
-    width_l0_px: int,
-    *,
-    gene: str,
-    tile_px: int,
-    palette: str = "paper",
-) -> Figure:
-    """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
-    figure = new_figure(10.5, 2.9)
-    a, b, c, d = figure.subplots(1, 4, width_ratios=[1, 1, 0.12, 1])
-    a.imshow(probability, cmap="gray", vmin=0, vmax=1, interpolation="none")
-    _bare(a, f"A  probability of {said(gene, 20)} mutation")
-    draw_grid(b, window, tiles, width_l0_px)
-    _bare(b, f"B  {tile_px} × {tile_px} windows")
-    figure.colorbar(matplotlib.cm.ScalarMappable(cmap=PALETTES[palette]), cax=c)
-    c.set_title("C", fontsize=9)
-    d.imshow(overlaid, interpolation="none")
-    _bare(d, "D  heat map")
-    return figure
-
-
-def overview(panels: Sequence[tuple[str, NDArray[np.uint8]]]) -> Figure:
-    """Figure 1: the whole path in labelled pictures, left to right."""
-    ratios = [image.shape[1] / image.shape[0] for _, image in panels]
-    figure = new_figure(1.9 * sum(ratios), 2.3)
-    row = figure.subplots(1, len(panels), squeeze=False, width_ratios=ratios)[0]
-    for axes, (title, image) in zip(row, panels, strict=True):
-        axes.imshow(image, interpolation="none")
-        _bare(axes, title)
-    return figure
+def _draw_counts(axes: Axes, counts: pd.DataFrame, title: str) -> None:
+    sns.heatmap(counts.rename(index=named, columns=named), annot=True, fmt="d", cmap="Blues", cbar=False, ax=axes)
+    axes.set(xlabel="", ylabel="")
+    axes.tick_params(labelsize=7.5, rotation=0)
+    axes.set_title(title, fontsize=9)

@@ -77,6 +77,69 @@ def overlay(
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Where on a palette a score lies, 0 to 1: as it is, or, with a `base`, by its odds against those of the base.
+
+    Attributes
+    ----------
+    base : probability in the palette's middle, in (0, 1); None: scores as they are
+    factor : odds at the palette's end, in those of the base; 1/factor at its beginning
+    """
+
+    base: float | None = None
+    factor: float = 4.0
+
+    @classmethod
+    def around(cls, scores: NDArray[np.floating], known: NDArray[np.floating]) -> Self:
+        """The scale of a gene over a whole run.
+
+        Parameters
+        ----------
+        scores : of all windows, NaN where none
+        known : labels 0 and 1; their mean is the base, or, where they are of one kind or none, the mean score
+
+        The ends are the power of two, 2 to 64, that 95 % of the scores stay within. Without a base: scores as they are.
+        """
+        seen = scores[np.isfinite(scores)]
+        means = [float(x.mean()) for x in (known[np.isfinite(known)], seen) if len(x) and 0 < x.mean() < 1]
+        if not means or not len(seen):
+            return cls()
+        far = float(np.quantile(np.abs(_log_odds(seen) - _log_odds(means[0])), 0.95)) / math.log(2)
+        return cls(means[0], 2.0 ** min(max(math.ceil(far), 1), 6))
+
+    def place(self, scores: NDArray[Any]) -> NDArray[np.float64]:
+        """Places of scores, clipped to [0, 1] against a base; NaN stays."""
+        values = np.asarray(scores, float)
+        if self.base is None:
+            return values
+        return np.clip(0.5 + (_log_odds(values) - _log_odds(self.base)) / (2 * math.log(self.factor)), 0, 1)
+
+    def score(self, odds: float) -> float:
+        """The score whose odds are `odds` times the base's; without a base 0.5."""
+        return 0.5 if self.base is None else odds * self.base / (1 - self.base + odds * self.base)
+
+    @property
+    def ticks(self) -> dict[float, str]:
+        """Place → its name on a colour bar."""
+        return {0: "0", 0.5: "0.5", 1: "1"} if self.base is None else {
+            0: f"1/{self.factor:g} ×", 0.5: "1 ×", 1: f"{self.factor:g} ×"}  # fmt: skip
+
+    @property
+    def label(self) -> str:
+        """What the places mean."""
+        return "score" if self.base is None else f"the odds of the cohort ({self.base:.2f})"
+
+
+AS_SCORED: Final = Scale()
+"""Scores from 0 to 1."""
+
+
+def _log_odds(scores: Any) -> NDArray[np.float64]:
+    inside = np.clip(np.asarray(scores, float), 1e-6, 1 - 1e-6)
+    return np.log(inside) - np.log1p(-inside)
+
+
+@dataclass(frozen=True)
 class Frame:
     """Where a map lies on its slide: map pixel (row, column) covers step × step level-0 pixels from the top left.
 

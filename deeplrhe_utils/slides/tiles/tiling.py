@@ -6,7 +6,7 @@ candidate tile keeps its row; a tile that was dropped carries the first reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from shapely.geometry.base import BaseGeometry
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
@@ -169,6 +169,21 @@ def regions_of(
     regions = read_annotation(path, **place, tumour_classes=tumour_classes)
     check_no_nuclei(regions, slide.mpp, path.name)
     return regions
+
+
+def outlines_of(
+    rows: Mapping[str, Mapping[str, Any]], names: Iterable[str], frame: str, tumour_classes: Sequence[str]
+) -> tuple[dict[str, Regions | None], list[str]]:
+    """:func:`regions_of` of the slides `names`, and why some are left out; `rows` have absolute paths."""
+    found: dict[str, Regions | None] = {}
+    notes = []
+    for name in names:
+        try:
+            with open_row(rows[name]) as slide:
+                found[name] = regions_of(rows[name], slide, frame, tumour_classes)
+        except CompendiumError as error:
+            notes.append(f"{name}: its outline is left out: {error}")
+    return found, notes
 
 
 def slide_outline(
