@@ -10,6 +10,8 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import LABELS, TILES
 from deeplrhe_utils.reporting.audit_figures.audits import filter_grid
+from deeplrhe_utils.reporting.figures.learning import stain_agreement
+from deeplrhe_utils.reporting.figures.style import noise_ladder
 from deeplrhe_utils.reporting.viewer import widgets
 from deeplrhe_utils.reporting.viewer.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
 from deeplrhe_utils.slides.tiles.grid import make_grid
@@ -276,3 +278,22 @@ def test_the_figure_of_the_filter_prints_every_share_with_its_strength(kinds):
     assert [t.get_text().replace("\nnot judged", "") for t in left.get_yticklabels()] == list(kinds)
     assert len(left.texts) == sum(steps for kind, steps in kinds.items() if kind != "jpeg"), "nan is no share"
     assert {t.get_text() for t in right.texts} == {"0.05"}
+
+
+@pytest.mark.parametrize(("ratios", "fates"), [((0.1, 0.75, 0.9), "kkd"), ((0.8, 0.9), "dd"), ((), "")])
+def test_the_ladder_marks_the_cut_between_what_stays_and_what_goes(ratios, fates):
+    tiles = [np.full((8, 8, 3), 200, np.uint8)] * len(ratios)
+    figure = noise_ladder(tiles, tiles, ratios, np.array(ratios), 0.75)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert [title.split("\n")[1][0] for title in titles] == list(fates)
+    marks = [text for axes in figure.axes for text in axes.texts if text.arrow_patch is not None]
+    assert len(marks) == (len(set(fates)) == 2)
+
+
+def test_what_agreement_costs_is_a_third_panel_where_methods_were_judged():
+    colours = pd.DataFrame({"red": [1.0, 2.0], "blue": [2.0, 1.0], "site": ["a", "b"]})
+    methods = pd.DataFrame({"cs": [1.0, 0.9], "wasserstein": [4.0, 1.0]}, pd.Index(["none", "DCGMM"], name="method"))
+    for rows, panels in ((methods, 3), (pd.DataFrame(), 2)):
+        figure = stain_agreement(colours, colours, rows)
+        figure.canvas.draw()
+        assert len(figure.axes) == panels

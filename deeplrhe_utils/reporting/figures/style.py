@@ -242,7 +242,7 @@ def noise_ladder(tiles: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.
                  every: NDArray[np.float64], cut: float) -> Figure:  # fmt: skip
     """Figure 1C(i): tiles from the least to the greatest noise ratio, their masks, and the ratio of `every` tile."""
     figure = new_figure(7.4, 4.4)
-    top, below = figure.subfigures(2, 1, height_ratios=(1, 0.9))
+    top, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=(1, 0.9))))
     grid = top.subplots(2, max(1, len(tiles)), squeeze=False)
     for column, (tile, mask, ratio) in enumerate(zip(tiles, masks, ratios, strict=True)):
         fate = "kept" if ratio <= cut else "dropped"
@@ -261,17 +261,6 @@ def noise_ladder(tiles: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.
     axes.set(xlabel="noise ratio", ylabel="tiles", xlim=(0, 1))
     axes.legend(frameon=False, fontsize=8)
     sns.despine(ax=axes)
-    return figure
-
-
-def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
-    """Mean tile colour per slide (columns red, blue in 0–255, site) before and after normalization."""
-    figure = new_figure(7.4, 3.2)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, frame, title in zip(panels, (before, after), ("original", "normalized"), strict=True):
-        sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=22, legend=False, ax=axes)
-        axes.set_title(title, fontsize=10)
-    sns.despine(figure)
     return figure
 
 

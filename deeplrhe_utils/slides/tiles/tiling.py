@@ -261,3 +261,11 @@ def examples(tiles: pd.DataFrame, per_outcome: int, seed: int) -> pd.DataFrame:
         order = generator(seed, "examples", str(name)).permutation(len(group))[:per_outcome]
         drawn.append(group.iloc[np.sort(order)])
     return pd.concat(drawn) if drawn else tiles
+
+
+def central_place(tiles: pd.DataFrame) -> int:
+    """Which row shows the middle of its slide: the most central of the half with the least background."""
+    full = tiles["background_fraction"].astype(float).rank(method="first").le(np.ceil(len(tiles) / 2)).to_numpy()
+    places = tiles[["x_l0_px", "y_l0_px"]].astype(float)
+    far = ((places - places.median()) ** 2).sum(axis=1).to_numpy()
+    return int(np.where(full, far, np.inf).argmin())
