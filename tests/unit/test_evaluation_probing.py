@@ -140,3 +140,10 @@ def test_a_search_on_noise_pretends_to_gain_and_nesting_does_not():
     assert len(table) == 20 and (table["flat"] >= table["typical"]).all()
     assert table["flat"].mean() > 0.6 and abs(table["nested"].mean() - 0.5) < 0.06
     assert table["optimism"].mean() == pytest.approx((table["flat"] - table["nested"]).mean())
+
+
+@pytest.mark.parametrize(("sites", "divided"), [(4, ["patients", "sites"]), (2, ["patients"])])
+def test_whole_sites_are_held_out_where_they_outnumber_the_folds(sites, divided):
+    x, labels, site = cohort(sites=sites)
+    table = probing.gain_by_division({"a": x, "b": x}, "a", labels, partitions(80, 2, 3, 1), site, draws=19, seed=1)
+    assert list(table["divided"].unique()) == divided and set(table["arm"]) == {"a", "b"}

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 from scipy import stats
@@ -14,6 +15,8 @@ from deeplrhe_utils.evaluation.quality import stain_metrics as metrics
 from deeplrhe_utils.evaluation.quality.stain_metrics import RUIFROK, assess, planted_residual, planted_versions
 from deeplrhe_utils.slides.outlines.find import read_annotation
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
+from deeplrhe_utils.stain.methods.baselines import Reinhard
+from deeplrhe_utils.stain.methods.normalize import Normalizer
 
 H, E = RUIFROK / np.linalg.norm(RUIFROK, axis=1, keepdims=True)
 SIDE = 160
@@ -512,3 +515,34 @@ def test_lists_that_do_not_fit_are_named():
     for wrong in ([], [(bare, masks.neutral_masks(bare))]):
         with pytest.raises(StainError, match="reference has too little tissue"):
             assess(units, units, named, wrong)
+
+
+def test_a_method_is_judged_by_its_slides_versions_and_windows(capsys):
+    units, named = cohort()
+    slides, goal = {f"S{i}": [*unit, unit[0]] for i, unit in enumerate(units)}, reference_of(units, named)
+    row = metrics.judge_method(None, slides, named, goal)
+    assert row == {**assess(units, units, named, goal), "planted": 1.0, "seam": 0.0, "left": 0}
+    reinhard = Reinhard()
+    made = Normalizer(
+        reinhard, reinhard.measure(units[1]), reinhard.measure([tile for unit in units for tile in unit]), 1, 0.0
+    )
+    changed = metrics.judge_method(made, slides | {"S2": [flat(250, (SIDE, SIDE))] * 2}, named, goal)
+    assert changed["left"] == 1 and changed["planted"] < 0.8
+    table = metrics.judge_references(
+        made, {"nearest": "a", "farthest": "b"}, {"a": units[1], "b": units[2]}, slides, named
+    )
+    assert list(table.index) == ["nearest", "farthest"] and set(metrics.JUDGED) < set(table)
+    assert table.loc["nearest", "wasserstein"] == metrics.judge_method(made, slides, named, goal)["wasserstein"]
+    glass = {"a": [flat(250, (SIDE, SIDE))] * 2}
+    assert metrics.judge_references(made, {"nearest": "a"}, glass, slides, named).empty
+    assert "a cannot be a reference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("deep", "gained"), [((0.1, 1.0, 0.9), 3), ((0.3, 3.0, 0.7), 0), ((0.2, 1.0, 0.8), 1)])
+def test_what_convolutions_add_is_counted(deep, gained):
+    names = ["nmi_nuclei_cv", "wasserstein", "cs"]
+    table = pd.DataFrame([(0.2, 2.0, 0.8), deep], ["density only", "DCGMM"], names)
+    told = metrics.told_by_methods(table, 8)
+    assert f"improve {gained} of 3" in told and f"matched SSIM {deep[2]:.4f} against 0.8000." in told
+    for lacking in (table.iloc[:1], table.assign(cs=np.nan), table.iloc[:0]):
+        assert "cannot be compared" in metrics.told_by_methods(lacking, 1)

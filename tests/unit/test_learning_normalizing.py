@@ -163,3 +163,24 @@ def test_read_ahead_keeps_order_reads_one_ahead_and_passes_errors_on():
         next(found)
     assert all(name.startswith("read-ahead") for _, name in started)
     assert list(read_ahead(work, [])) == [] and list(read_ahead(work, [5])) == [25]
+
+
+def test_neighbours_are_fitted_but_for_what_was_and_for_what_cannot_be(capsys):
+    asked = []
+
+    def fit(recipe):
+        asked.append(recipe.method)
+        if recipe.method == "macenko":
+            raise StainError("too grey")
+        return recipe.method
+
+    found = normalizing.fit_neighbours(RECIPE, "own", fit)
+    assert found == {
+        "none": None,
+        "Reinhard": "reinhard",
+        "Vahadane": "vahadane",
+        "density only": "density",
+        "DCGMM": "own",
+    }
+    assert "Macenko could not be fitted" in capsys.readouterr().out and "dcgmm" not in asked
+    assert "DCGMM, as published" in normalizing.fit_neighbours(normalizing.StainRecipe("paper"), "own", fit)

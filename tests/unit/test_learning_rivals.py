@@ -51,6 +51,12 @@ def test_ablations_differ_in_one_switch_and_score_everybody(ground):
     assert not np.allclose(wide["same, short"], wide["no batch norm"])
 
 
+def test_an_arm_that_cannot_be_trained_costs_the_others_nothing(ground, capsys):
+    hopeless = rivals.Ground(**{**vars(ground), "targets": np.ones_like(ground.targets)})
+    assert list(rivals.on_arms({"none": ground, "dcgmm": hopeless}, NETWORK, RECIPE)) == ["none"]
+    assert "dcgmm gives no result" in capsys.readouterr().out
+
+
 def test_one_network_per_gene_scores_that_gene(ground):
     complete(rivals.one_by_one(ground, NETWORK, RECIPE, ["X", "Y"]), ["one network per gene"])
     hopeless = rivals.Ground(**{**vars(ground), "targets": np.ones_like(ground.targets)})

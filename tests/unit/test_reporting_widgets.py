@@ -5,13 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from ipywidgets import BoundedIntText, Dropdown, Image
-from matplotlib.figure import Figure
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import LABELS, TILES
-from deeplrhe_utils.evaluation.quality.spike_in import SpikeIn
-from deeplrhe_utils.reporting.audit_figures.audits import filter_roc
+from deeplrhe_utils.reporting.audit_figures.audits import filter_grid
+from deeplrhe_utils.reporting.figures.learning import stain_agreement
+from deeplrhe_utils.reporting.figures.style import noise_ladder
 from deeplrhe_utils.reporting.viewer import widgets
 from deeplrhe_utils.reporting.viewer.widgets import ANY, choose_tiles, page_of, sheet, tile_explorer, to_png
 from deeplrhe_utils.slides.tiles.grid import make_grid
@@ -267,58 +267,33 @@ def test_the_last_page_is_full_where_the_number_divides(cohort):
         assert one["HTML"].value == f"{n} tiles of {tiles.iloc[:n]['slide_id'].nunique()} slides, page 0 of {last}"
 
 
-def spiked(kinds=("blur", "pen blue", "fold")):
-    rows, points = [], []
-    for number, kind in enumerate(kinds):
-        for strength in (1.0, 2.0, 4.0):
-            seen = 0.2 * number + 0.1 * strength
-            rows.append({"kind": kind, "strength": strength, "n": 10, "sensitivity": seen, "sensitivity_low": seen / 2,
-                         "sensitivity_high": (1 + seen) / 2, "false_alarms": 0.05, "false_alarms_low": 0.0,
-                         "false_alarms_high": 0.2, "auc": 0.9})  # fmt: skip
-            for cut in (0.0, 1.0, 3.0, 8.0):
-                rates = {"false_positive_rate": cut / 10, "true_positive_rate": min(1.0, strength * cut / 10)}
-                points.append({"kind": kind, "strength": strength, "cut": cut, **rates})
-    return SpikeIn(pd.DataFrame(rows), pd.DataFrame(points))
+@pytest.mark.parametrize("kinds", [{"blur": 3}, {"blur": 3, "fold": 2, "jpeg": 3}])
+def test_the_figure_of_the_filter_prints_every_share_with_its_strength(kinds):
+    rows = [{"kind": k, "strength": s + 1.0, "sensitivity": 0.3 * s, "false_alarms": 0.05, "n": 10 * (k != "jpeg")}
+            for k, steps in kinds.items() for s in range(steps)]  # fmt: skip
+    table = pd.DataFrame(rows)
+    table.loc[table["n"] == 0, ["sensitivity", "false_alarms"]] = np.nan
+    left, right = filter_grid(table).axes
+    assert [t.get_text() for t in left.texts][:3] == ["0.00\n1 µm", "0.30\n2 µm", "0.60\n3 µm"]
+    assert [t.get_text().replace("\nnot judged", "") for t in left.get_yticklabels()] == list(kinds)
+    assert len(left.texts) == sum(steps for kind, steps in kinds.items() if kind != "jpeg"), "nan is no share"
+    assert {t.get_text() for t in right.texts} == {"0.05"}
 
 
-def test_the_figure_of_the_filter_shows_every_row_and_a_curve_for_each_kind():
-    result = spiked()
-    figure = filter_roc(result.table, result.roc)
-    assert isinstance(figure, Figure)
-    left, right = figure.axes
-    names = [text.get_text() for text in left.get_yticklabels()]
-    assert names[0] == "blur 1 µm" and names[3] == "pen blue 1 density" and names[8] == "fold 4 × density"
-    assert len(names) == 9 and left.yaxis_inverted()
-    points, (bars,) = left.containers[0].lines[0], left.containers[0].lines[2]
-    assert points.get_xdata().tolist() == result.table["sensitivity"].tolist()
-    ends = np.array([segment[:, 0] for segment in bars.get_segments()])
-    np.testing.assert_allclose(ends, result.table[["sensitivity_low", "sensitivity_high"]])
-    alarms = [line for line in left.lines if line.get_label() == "false alarms"]
-    assert alarms[0].get_xdata().tolist() == [0.05] * 9
-    curves = {line.get_label(): line for line in right.lines if not line.get_label().startswith("_")}
-    assert list(curves) == ["blur 2", "pen blue 2", "fold 2"], "the middle strength of each"
-    assert curves["blur 2"].get_xydata().tolist() == [[0, 0], [0, 0], [0.1, 0.2], [0.3, 0.6], [0.8, 1], [1, 1]]
-    assert len({str(line.get_color()) for line in curves.values()}) == 3
+@pytest.mark.parametrize(("ratios", "fates"), [((0.1, 0.75, 0.9), "kkd"), ((0.8, 0.9), "dd"), ((), "")])
+def test_the_ladder_marks_the_cut_between_what_stays_and_what_goes(ratios, fates):
+    tiles = [np.full((8, 8, 3), 200, np.uint8)] * len(ratios)
+    figure = noise_ladder(tiles, tiles, ratios, np.array(ratios), 0.75)
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert [title.split("\n")[1][0] for title in titles] == list(fates)
+    marks = [text for axes in figure.axes for text in axes.texts if text.arrow_patch is not None]
+    assert len(marks) == (len(set(fates)) == 2)
 
 
-def test_a_curve_does_not_depend_on_the_order_of_its_points_and_never_falls():
-    result = spiked(("bubble", "jpeg"))
-    roc = result.roc.copy()
-    roc.loc[(roc["kind"] == "jpeg") & (roc["cut"] == 8.0), "true_positive_rate"] = 0.0
-    figure = filter_roc(result.table, roc.sample(frac=1, random_state=1))
-    curves = [line for line in figure.axes[1].lines if not line.get_label().startswith("_")]
-    assert len(curves) == 2
-    assert curves[0].get_xydata().tolist() == [[0, 0], [0, 0], [0.1, 0.2], [0.3, 0.6], [0.8, 1], [1, 1]]
-    assert all((np.diff(line.get_xydata(), axis=0) >= 0).all() for line in curves)
-
-
-@pytest.mark.parametrize(
-    "kinds", [("blur",), ("blur", "pen blue", "pen green", "pen black", "pen red", "fold", "jpeg")]
-)
-def test_the_figure_of_the_filter_is_drawn_and_taller_for_more_rows(tmp_path, kinds):
-    result = spiked(kinds)
-    figure = filter_roc(result.table, result.roc)
-    figure.savefig(tmp_path / "roc.png", dpi=40)
-    drawn = cv2.imread(str(tmp_path / "roc.png"))
-    assert drawn.shape[0] == pytest.approx(40 * (0.26 * 3 * len(kinds) + 1.2), abs=2) and drawn.std() > 10
-    assert len(figure.axes[0].get_yticklabels()) == 3 * len(kinds)
+def test_what_agreement_costs_is_a_third_panel_where_methods_were_judged():
+    colours = pd.DataFrame({"red": [1.0, 2.0], "blue": [2.0, 1.0], "site": ["a", "b"]})
+    methods = pd.DataFrame({"cs": [1.0, 0.9], "wasserstein": [4.0, 1.0]}, pd.Index(["none", "DCGMM"], name="method"))
+    for rows, panels in ((methods, 3), (pd.DataFrame(), 2)):
+        figure = stain_agreement(colours, colours, rows)
+        figure.canvas.draw()
+        assert len(figure.axes) == panels

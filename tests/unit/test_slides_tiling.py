@@ -13,7 +13,14 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
 from deeplrhe_utils.slides.files.inventory import scan_slides
-from deeplrhe_utils.slides.tiles.tiling import TilingRules, outlines_of, select_tiles, tile_slide, tissue_share
+from deeplrhe_utils.slides.tiles.tiling import (
+    TilingRules,
+    central_place,
+    outlines_of,
+    select_tiles,
+    tile_slide,
+    tissue_share,
+)
 from tests.tiff_slides import write_jpeg_slide
 
 RULES = TilingRules(tile_px=128)
@@ -111,3 +118,12 @@ def test_many_repairs_are_counted_and_the_first_are_named(row, tmp_path):
     path.write_text(json.dumps({"type": "FeatureCollection", "features": [area] * 127}))
     (note,) = tile_slide({**row, "annotation": str(path)}, RULES).attrs["notes"]
     assert note.startswith("127 repaired: T (") and note.endswith(" and 124 more") and note.count("T (") == 3
+
+
+def test_the_middle_of_a_slide_is_shown_and_not_its_glass():
+    places = pd.DataFrame([(x, y) for x in range(5) for y in range(5)], columns=["x_l0_px", "y_l0_px"])
+    tiles = places.assign(background_fraction=np.where((places == 2).all(axis=1), 0.9, 0.1))
+    row = tiles.iloc[central_place(tiles)]
+    assert abs(row["x_l0_px"] - 2) + abs(row["y_l0_px"] - 2) == 1
+    nowhere = pd.array([pd.NA] * 3, "Float64")
+    assert central_place(tiles.iloc[:3].assign(x_l0_px=nowhere, y_l0_px=nowhere, background_fraction=nowhere)) == 0

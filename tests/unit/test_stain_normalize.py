@@ -23,7 +23,7 @@ from deeplrhe_utils.stain.methods.normalize import (
     load_normalizer,
     make_normalizer,
 )
-from deeplrhe_utils.stain.methods.reference import choose_reference, slide_colour, survey_colours
+from deeplrhe_utils.stain.methods.reference import choose_reference, slide_colour, spread_references, survey_colours
 from tests.stain_tiles import GLASS, amounts, fitted, levels, net, painted, slides
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -354,6 +354,8 @@ def test_the_reference_is_the_slide_nearest_to_the_median_colour():
     assert set(order) == set(slides())
     assert [choose_reference(colours, rank) for rank in range(3)] == order
     assert choose_reference(colours, -1) == order[-1]
+    assert spread_references(colours) == dict(zip(("nearest", "half-way", "farthest"), order, strict=True))
+    assert spread_references({"blank": colours["blank"]}) == {}
     shuffled = dict(reversed(colours.items()))
     assert choose_reference(shuffled) == order[0]
     twins = {name: colours["lab 2"] for name in ("b", "a", "c")}

@@ -199,6 +199,21 @@ def paired_probe(
     return pd.DataFrame(rows, columns=columns)
 
 
+def gain_by_division(
+    arms: Mapping[str, pd.DataFrame], base: str, labels: pd.DataFrame, folds: _Ints, sites: pd.Series, *, seed: int,
+    **options: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """:func:`paired_probe` over `folds` of the patients, and of whole `sites` (a row each) where these suffice.
+
+    Column divided says which: patients or sites.
+    """
+    cuts, n_folds = {"patients": folds}, int(folds.max()) + 1
+    if sites.nunique() > n_folds:
+        cuts["sites"] = partitions(len(sites), n_folds, len(folds), seed, sites.factorize()[0])
+    parts = [paired_probe(arms, base, labels, cut, seed=seed, **options).assign(divided=by) for by, cut in cuts.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
 def verdict_of(table: pd.DataFrame, control: str = "") -> tuple[bool, str]:
     """Whether an arm may be interpreted, and the sentence that says so.
 

@@ -11,14 +11,14 @@ as wide as those of its scan (the field enlarged, without the finer detail of a 
 painted at 1 µm/px and looked for at `ARTEFACT_MPP`.
 
 Sensitivity is the share of painted fields of which at least :data:`SEEN_SHARE` is called, a false alarm the same of
-twins, at the cuts of the run. The ROC moves one cut of the detector from strict to lenient (:data:`LADDERS`). Fields of
+twins, at the cuts of the run. The AUC moves one cut of the detector from strict to lenient (:data:`LADDERS`). Fields of
 one slide resemble one another, and the Wilson intervals do not know: read them as too narrow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import cv2
@@ -29,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
+from deeplrhe_utils.core.text import counted, listed
 from deeplrhe_utils.evaluation.precision.power import wilson
 from deeplrhe_utils.slides.quality.artefacts import ARTEFACT_MPP, SurveyRules, artefact_masks, bubble_mask
 from deeplrhe_utils.slides.quality.blocks import JPEG_EXCESS, JPEG_PX, JPEG_RATIO, LEAST_BLOCK_PX, blockiness
@@ -64,22 +65,6 @@ _INKS: Final = {
 }  # fmt: skip  # optical density (log10) of R, G, B at strength 1
 
 
-@dataclass(frozen=True)
-class SpikeIn:
-    """Result of :func:`spike_in`.
-
-    Attributes
-    ----------
-    table : kind, strength, n (fields assessed), sensitivity, sensitivity_low, sensitivity_high, false_alarms,
-        false_alarms_low, false_alarms_high (shares with Wilson's 95 % intervals), auc (of the ladder; chance is 0.5).
-        All but n are NaN where no field is assessed.
-    roc : kind, strength, cut, false_positive_rate, true_positive_rate: one row per step of the ladder
-    """
-
-    table: pd.DataFrame
-    roc: pd.DataFrame
-
-
 class _Field(NamedTuple):
     """A field with its resolution [µm/px], white level, block of JPEG [px], and number."""
 
@@ -100,7 +85,7 @@ def spike_in(
     fields: Sequence[_Rgb], mpp: float, *, seed: int, glasses: Sequence[SlideGlass] | None = None,
     blocks_px: Sequence[float] | None = None, rules: SurveyRules | None = None, blur_cut: float = BLUR_CUT,
     kinds: Sequence[str] = tuple(STRENGTHS),
-) -> SpikeIn:  # fmt: skip
+) -> pd.DataFrame:  # fmt: skip
     """Paint artefacts into clean fields and count what the detectors find.
 
     Parameters
@@ -114,6 +99,9 @@ def spike_in(
         blocks below `LEAST_PX` are not assessed for JPEG, as in the run.
     rules, blur_cut
         Thresholds of the run: for background, ink, folds and bubbles; and blur [sharpness].
+
+    Returns DataFrame: kind, strength, n (fields assessed), sensitivity and false_alarms with ``_low`` and ``_high``
+    (shares, Wilson's 95 % intervals), auc (of the ladder; chance is 0.5). All but n are NaN where no field is assessed.
 
     Raises ParameterError: there are no fields, glasses or blocks are not one per field.
     """
@@ -129,7 +117,7 @@ def spike_in(
     whole = [_Field(*one, i) for i, one in enumerate(zip(fields, [mpp] * len(fields), glasses, blocks_px, strict=True))]
     coarse = [one.reduced(_PAINT_MPP) for one in whole]
     closely = {"blur": whole, "jpeg": [one for one in whole if one.block_px >= LEAST_BLOCK_PX]}
-    rows, points = [], []
+    rows = []
     twins: dict[str, NDArray[np.float64]] = {}
     for kind in kinds:
         clean = closely.get(short := kind.split()[0], coarse)
@@ -141,9 +129,20 @@ def spike_in(
             painted = (_painted(kind, one, strength, seed) for one in clean)
             found = _shares(painted, short, ladder, rules) >= SEEN_SHARE
             rows.append({"kind": kind, "strength": strength, **_row(found, alarm, ladder.index(cuts[short]))})
-            rates = {"false_positive_rate": _rates(alarm), "true_positive_rate": _rates(found)}
-            points.append(pd.DataFrame({"kind": kind, "strength": strength, "cut": ladder, **rates}))
-    return SpikeIn(pd.DataFrame(rows), pd.concat(points, ignore_index=True))
+    return pd.DataFrame(rows)
+
+
+def told_by_filter(table: pd.DataFrame) -> str:
+    """What the table of :func:`spike_in` says, in a sentence."""
+    table = table[table["n"] > 0].assign(name=table["kind"] + " " + table["strength"].map("{:g}".format))
+    n, everywhere = int(table["n"].max()), int((table["sensitivity"] == 1).sum())
+    faint = listed(table.loc[table["sensitivity"] < 0.5, "name"])
+    alarmed = listed(table.loc[table["false_alarms"] > 0, "kind"].drop_duplicates())
+    return (
+        f"{everywhere} of {len(table)} kinds and strengths painted into up to {counted(n, 'clean field')} are seen in "
+        f"all ({n} of {n} means a share above {wilson(n, n)[0]:.2f}); seen in fewer than half: {faint}; "
+        f"false alarms: {alarmed}."
+    )
 
 
 def _painted(kind: str, one: _Field, strength: float, seed: int) -> _Field:
@@ -151,17 +150,13 @@ def _painted(kind: str, one: _Field, strength: float, seed: int) -> _Field:
     return one._replace(pixels=paint(kind, one.pixels, one.mpp, strength, rng, one.glass, one.block_px)[0])
 
 
-def _rates(hits: NDArray[np.bool_]) -> list[float]:
-    """Share of the fields at each step; NaN without fields."""
-    return [float(n) / len(hits) if len(hits) else float("nan") for n in hits.sum(axis=0)]
-
-
 def _row(found: NDArray[np.bool_], alarm: NDArray[np.bool_], step: int) -> dict[str, object]:
     """Sensitivity and false alarms at the run's cut, AUC over the ladder."""
     row: dict[str, object] = {"n": (n := len(found))}
     for name, hits in (("sensitivity", found), ("false_alarms", alarm)):
-        interval = wilson(int(hits[:, step].sum()), n)
-        row |= {name: _rates(hits)[step], f"{name}_low": interval[0], f"{name}_high": interval[1]}
+        seen = int(hits[:, step].sum())
+        low, high = wilson(seen, n)
+        row |= {name: seen / n if n else np.nan, f"{name}_low": low, f"{name}_high": high}
     # The score of a field is the number of steps that call it: the earlier it is called, the surer.
     score = np.concatenate([found.sum(axis=1), alarm.sum(axis=1)])
     return row | {"auc": float(roc_auc_score(np.repeat([1, 0], n), score)) if n else np.nan}

@@ -7,6 +7,7 @@ source tile (`evaluation.quality.stain_masks`). What a class of fewer than 200 p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,8 +18,11 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.quality.stain_masks import Mask, Tile, masked, require_rgb
+from deeplrhe_utils.core.text import counted, listed
+from deeplrhe_utils.evaluation.quality.stain_masks import Mask, Tile, masked, neutral_masks, require_rgb
+from deeplrhe_utils.learning.tiles.normalizing import keep_normalizer
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
+from deeplrhe_utils.stain.methods.normalize import Normalizer, measure_slide
 
 if TYPE_CHECKING:
     from deeplrhe_utils.stain.methods.reference import SlideColour
@@ -331,6 +335,12 @@ def _pairwise(versions: Sequence[Tile], mask: Mask) -> float:
 
 _Masks = Mapping[str, Mask]
 
+JUDGED: Final = {
+    "nmi_nuclei_cv": "NMI CV, nuclei", "lab_nuclei": "ΔE nuclei", "lab_stroma": "ΔE stroma", "planted": "planted",
+    "wasserstein": "to reference", "correlation": "correlation", "cs": "SSIM, matched", "seam": "seam ΔE",
+    "glass_p99": "glass, p99", "clipped": "clipped", "left": "left unchanged",
+}  # fmt: skip
+"""What :func:`judge_method` says that is shown, and its heading."""
 _MEASURED: Final = ("nuclei", "stroma")
 _MEANS: Final = ("wasserstein", "glass_mean", "glass_p99", "clipped")
 
@@ -376,6 +386,74 @@ def assess(
         far = float("nan") if tissue is None else slice_distance(tissue, template)
         units.append({**_measure(old, new, named), "wasserstein": far})
     return {**_summary(units), **structure(_flat(before), _flat(after))}
+
+
+def judge_method(
+    normalizer: Normalizer | None, units: Mapping[str, Sequence[Tile]], masks: Sequence[Sequence[_Masks]],
+    reference: Sequence[tuple[Tile, _Masks]], seed: int = 0,
+) -> dict[str, float]:  # fmt: skip
+    """All that is asked of one method: :func:`assess`, and what it does with planted changes, windows, slides.
+
+    Parameters
+    ----------
+    normalizer : None leaves colours as they are
+    units : slide → its tiles, uint8 (H, W, 3): statistics come from all, the first are judged, one for each mask
+    masks, reference, seed : of :func:`assess`
+
+    Returns dict of str to float: also ``planted`` (mean :func:`planted_residual` of each slide's first tile), ``seam``
+    (worst :func:`seam_error` of two windows that share half their width), ``left`` (slides left unchanged).
+    """
+    shown = [list(tiles)[: len(own)] for tiles, own in zip(units.values(), masks, strict=True)]
+    keep = keep_normalizer()
+    plans = [normalizer.plan_or_keep(t, n) if normalizer else keep for n, t in units.items()]
+    lone = normalizer and replace(normalizer, minimum_tiles=1, minimum_tissue_px=0.0)
+    rest, overlaps = [], []
+    for plan, tiles, own in zip(plans, shown, masks, strict=True):
+        versions = planted_versions(tiles[0], seed=seed)
+        again = [(lone.plan_or_keep([version]) if lone else keep)(version) for version in versions]
+        rest.append(planted_residual(versions, again, own[0]["tissue"]))
+        cut = tiles[0].shape[1] // 4
+        left, right = (plan(np.ascontiguousarray(tiles[0][:, s])) for s in (np.s_[: 3 * cut], np.s_[cut:]))
+        overlaps.append((left[:, cut:], right[:, : 2 * cut]))
+    new = [[plan(tile) for tile in tiles] for plan, tiles in zip(plans, shown, strict=True)]
+    return {
+        **assess(shown, new, masks, reference, seed=seed), "planted": _mean(rest),
+        "seam": seam_error(overlaps)["worst"], "left": sum(plan.note.startswith("left unchanged") for plan in plans)
+    }  # fmt: skip
+
+
+def judge_references(
+    normalizer: Normalizer, names: Mapping[str, str], tiles_of: Mapping[str, Sequence[Tile]],
+    units: Mapping[str, Sequence[Tile]], masks: Sequence[Sequence[_Masks]], seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """:func:`judge_method` with other references: a row per place of `names` (place → slide).
+
+    A slide that cannot be a reference is left out, and a line says why.
+    """
+    rows = {}
+    for place, name in names.items():
+        target = tiles_of[name]
+        try:
+            other = replace(normalizer, reference=measure_slide(normalizer.method, target, normalizer.cohort)[0])
+            marked = [(tile, neutral_masks(tile)) for tile in target[: len(masks[0])]]
+            rows[place] = {"slide": name, **judge_method(other, units, masks, marked, seed)}
+        except StainError as error:
+            print(f"{name} cannot be a reference: {error}")
+    return pd.DataFrame(rows.values(), pd.Index(list(rows), name="reference"), ["slide", *JUDGED])
+
+
+def told_by_methods(methods: pd.DataFrame, slides: int) -> str:
+    """What DCGMM's convolutions add to the densities alone, in a sentence; `methods`: rows of :func:`judge_method`."""
+    rows = [name for name in ("density only", "DCGMM") if name in methods.index]
+    known = {"NMI CV of nuclei": "nmi_nuclei_cv", "colours to the reference": "wasserstein", "matched SSIM": "cs"}
+    if len(rows) < 2 or methods.loc[rows, list(known.values())].isna().any(axis=None):
+        return f"DCGMM cannot be compared with densities alone on {counted(slides, 'slide')}."
+    pairs = {what: methods.loc[rows, name].tolist() for what, name in known.items()}
+    gained = sum(deep > plain if what == "matched SSIM" else deep < plain for what, (plain, deep) in pairs.items())
+    return (
+        f"On {counted(slides, 'slide')}, DCGMM's convolutions improve {gained} of 3 measures over densities alone: "
+        f"{listed(f'{what} {deep:.4f} against {plain:.4f}' for what, (plain, deep) in pairs.items())}."
+    )
 
 
 def _check_nesting(*nested: Sequence[Sequence[Any]]) -> None:

@@ -59,6 +59,12 @@ class Ground:
                          quiet=True)  # fmt: skip
 
 
+def on_arms(grounds: Mapping[str, Ground], network: NetworkConfig, recipe: TrainConfig) -> dict[str, pd.DataFrame]:
+    """Tile scores of one network trained on the tiles of each arm; an arm that cannot be trained is left out."""
+    fits = {arm: _attempt(arm, partial(ground.fit, arm, network, recipe)) for arm, ground in grounds.items()}
+    return {arm: fit.predictions for arm, fit in fits.items() if fit is not None}
+
+
 def ablations(
     ground: Ground, network: NetworkConfig, recipe: TrainConfig
 ) -> tuple[pd.DataFrame, dict[str, list[float]]]:

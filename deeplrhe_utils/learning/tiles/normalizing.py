@@ -33,6 +33,8 @@ Reader = Callable[["pd.DataFrame"], list[_Tile]]
 
 UNCHANGED: Final = "none"
 _BLOCK: Final = 32
+NEIGHBOURS: Final = {"Reinhard": "reinhard", "Macenko": "macenko", "Vahadane": "vahadane", "density only": "density",
+                     "DCGMM": "dcgmm", "DCGMM, as published": "paper"}  # fmt: skip
 ALL: Final = 0
 """The fold of a cohort that nothing is trained on: its normalizer may see everybody."""
 
@@ -124,6 +126,22 @@ def fit_fold(
         if recipe.reference:  # somebody chose it: that is a mistake to mend, no small cohort
             raise StainError(str(error)) from error
         raise
+
+
+def fit_neighbours(recipe: StainRecipe, own: Normalizer, fit: Callable[[StainRecipe], Normalizer]) -> dict[str, Any]:
+    """Name → Normalizer of the methods that `own`, made by `recipe`, is compared with: None is no method.
+
+    One that cannot be fitted is left out, and a line says why.
+    """
+    found: dict[str, Any] = {UNCHANGED: None}
+    for name, method in NEIGHBOURS.items():
+        if method == "paper" != recipe.method:
+            continue
+        try:
+            found[name] = own if method == recipe.method else fit(replace(recipe, method=method))
+        except StainError as error:
+            print(f"{name} could not be fitted and is left out: {error}")
+    return found
 
 
 def statistics_rows(part: pd.DataFrame, most: int) -> pd.DataFrame:

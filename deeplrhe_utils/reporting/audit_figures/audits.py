@@ -166,43 +166,25 @@ def allowed(table: pd.DataFrame) -> Figure:
     return figure
 
 
-_UNITS = {"blur": "µm", "pen": "density", "fold": "× density", "bubble": "density", "jpeg": "quality"}
+_UNITS = {"blur": "{:g} µm", "fold": "layer × {:g}", "jpeg": "quality {:g}"}
 
 
-def filter_roc(table: pd.DataFrame, roc: pd.DataFrame) -> Figure:
-    """Sensitivity by kind and strength with false alarms (left), and a ROC curve per kind (right).
-
-    Parameters
-    ----------
-    table, roc : of `SpikeIn`
-    """
-    figure = new_figure(10.0, 0.26 * len(table) + 1.2)
-    left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    _sensitivity(left, table)
-    kinds = list(dict.fromkeys(table["kind"]))
-    for colour, kind in zip(sns.color_palette("colorblind", len(kinds)), kinds, strict=True):
-        strengths = list(dict.fromkeys(table.loc[table["kind"] == kind, "strength"]))
-        middle = strengths[len(strengths) // 2]
-        own = roc[(roc["kind"] == kind) & (roc["strength"] == middle)].sort_values("false_positive_rate")
-        x, y = (np.concatenate([[0], own[c].to_numpy(float), [1]])
-                for c in ("false_positive_rate", "true_positive_rate"))  # fmt: skip
-        right.plot(x, np.maximum.accumulate(y), marker=".", ms=4, color=colour, label=f"{kind} {middle:g}")
-    right.plot([0, 1], [0, 1], ls=":", color="0.6")
-    right.set_xlabel("false alarms (share of untouched fields)")
-    right.set_ylabel("seen (share of painted fields)")
-    right.legend(frameon=False, fontsize=7, loc="lower right")
-    sns.despine(figure)
+def filter_grid(table: pd.DataFrame) -> Figure:
+    """Share of painted fields that is seen, by kind and strength, and false alarms; `table` of `spike_in`."""
+    table = table.assign(row=table["kind"].where(table["n"] > 0, table["kind"] + "\nnot judged"))
+    table["step"] = table.groupby("kind").cumcount()
+    kinds, units = table["row"].drop_duplicates(), [_UNITS.get(k.split()[0], "density {:g}") for k in table["kind"]]
+    cells = zip(table["sensitivity"], units, table["strength"], strict=True)
+    table["text"] = [f"{share:.2f}\n{unit.format(strength)}" for share, unit, strength in cells]
+    seen, texts = (table.pivot(index="row", columns="step", values=v).reindex(kinds) for v in ("sensitivity", "text"))
+    alarms = table.groupby("row")[["false_alarms"]].first().reindex(kinds)
+    figure = new_figure(6.4, 0.5 + 0.42 * len(kinds))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(seen.shape[1], 1))
+    look = {"vmin": 0, "vmax": 1, "cbar": False, "linewidths": 2, "annot_kws": {"fontsize": 8}}
+    sns.heatmap(seen, annot=texts, fmt="", cmap="Blues", ax=left, **look)
+    sns.heatmap(alarms, annot=True, fmt=".2f", cmap="Oranges", ax=right, **look)
+    for axes, title in ((left, "seen, weak → strong"), (right, "false alarms")):
+        axes.set(xlabel="", ylabel="", xticks=[])
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=8, left=False)
     return figure
-
-
-def _sensitivity(axes: Axes, table: pd.DataFrame) -> None:
-    y = np.arange(len(table))
-    ends = table.rename(columns={"sensitivity_low": "ci_low", "sensitivity_high": "ci_high"})
-    intervals(axes, ends, y, "sensitivity", color="C0", label="seen")
-    axes.plot(table["false_alarms"], y, "|", ms=9, color="0.5", label="false alarms")
-    names = [f"{k} {s:g} {_UNITS.get(k.split()[0], '')}" for k, s in zip(table["kind"], table["strength"], strict=True)]
-    axes.set_yticks(y, names, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlim(-0.03, 1.03)
-    axes.set_xlabel("share of fields")
-    axes.legend(frameon=False, fontsize=7, loc="center left")

@@ -96,25 +96,34 @@ def optimism_spread(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def trade_off(table: pd.DataFrame, x: str, y: str, x_label: str, y_label: str) -> Figure:
-    """One dot per method (rows, named by the index): agreement on one axis, structure on the other."""
-    figure = new_figure(5.2, 3.4)
-    axes = figure.subplots()
-    colours = sns.color_palette("colorblind", len(table))
-    for i, ((name, row), colour) in enumerate(zip(table.sort_values(y).iterrows(), colours, strict=True)):
-        axes.scatter(row[x], row[y], s=46, color=colour, zorder=3)
-        side = (7, "left") if i % 2 else (-7, "right")  # neighbours write to different sides
-        axes.annotate(str(name), (row[x], row[y]), (side[0], -3), textcoords="offset points", fontsize=8, ha=side[1])
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.margins(x=0.18, y=0.15)
+def stain_agreement(before: pd.DataFrame, after: pd.DataFrame, methods: pd.DataFrame) -> Figure:
+    """Mean tissue colour per slide (columns red, blue, site) before and after, and what agreement costs by method.
+
+    Parameters
+    ----------
+    methods : index method; ``cs`` (structure kept), ``wasserstein`` (to the reference); without rows no third panel
+    """
+    figure = new_figure(9.6 if len(methods) else 6.4, 2.9)
+    a, b, *rest = figure.subplots(1, 3 if len(methods) else 2)
+    b.sharex(a), b.sharey(a)
+    for axes, frame, title in ((a, before, "A  original"), (b, after, "B  normalized")):
+        sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=18, legend=False, ax=axes)
+        axes.set_title(title, fontsize=9, loc="left")
+    for axes in rest:
+        sns.scatterplot(
+            methods, x="cs", y="wasserstein", hue="method", style="method", palette="colorblind", s=50, ax=axes
+        )
+        axes.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set_title("C  what it costs", fontsize=9, loc="left")
+        axes.set(xlabel="structure kept (matched SSIM)", ylabel="colours to the reference [ΔE]")
     sns.despine(figure)
     return figure
 
 
 def gain_figure(table: pd.DataFrame, base: str) -> Figure:
-    """AUC difference from `base` with its interval: columns gene, arm, difference, ci_low, ci_high, n_pos, n_neg."""
+    """AUC difference from `base` with its interval: columns as of `gain_by_division`."""
     shown = table[table["arm"] != base]
+    shown = shown.assign(arm=shown["arm"] + ", divided by " + shown["divided"])
     first = shown.drop_duplicates("gene")
     named = shown.assign(row=shown["gene"].map(dict(zip(first["gene"], gene_rows(first), strict=True))))
     return forest(named, f"AUC minus AUC of {base}", value="difference", row="row", series="arm", zero=0.0)[0]

@@ -239,27 +239,29 @@ def slide_grids(panels: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def histogram(values: NDArray[np.float64], cut: float, label: str, cut_label: str) -> Figure:
-    """Distribution of one measurement with its cut as a dashed line."""
-    figure = new_figure(6.4, 2.4)
-    axes = figure.subplots()
-    axes.hist(values, bins=40, color=PALETTE[0])
-    axes.axvline(cut, ls="--", color=PALETTE[3], label=cut_label)
-    axes.set_xlabel(label)
-    axes.set_ylabel("tiles")
+def noise_ladder(tiles: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.uint8]], ratios: Sequence[float],
+                 every: NDArray[np.float64], cut: float) -> Figure:  # fmt: skip
+    """Figure 1C(i): tiles from the least to the greatest noise ratio, their masks, and the ratio of `every` tile."""
+    figure = new_figure(7.4, 4.4)
+    top, below = np.ravel(np.asarray(figure.subfigures(2, 1, height_ratios=(1, 0.9))))
+    grid = top.subplots(2, max(1, len(tiles)), squeeze=False)
+    for column, (tile, mask, ratio) in enumerate(zip(tiles, masks, ratios, strict=True)):
+        fate = "kept" if ratio <= cut else "dropped"
+        for axes, image, title in zip(grid[:, column], (tile, mask), (f"{ratio:.2f}\n{fate}", ""), strict=True):
+            axes.imshow(image, interpolation="none")
+            _bare(axes, title)
+            axes.title.set_color("black" if ratio <= cut else PALETTE[3])
+    first = sum(ratio <= cut for ratio in ratios)  # the cut lies left of the first tile that was dropped
+    if 0 < first < len(ratios):
+        look = {"arrowstyle": "-", "ls": "--", "color": PALETTE[3]}
+        grid[0, first].annotate("", (-0.07, 1.3), (-0.07, -1.1), xycoords="axes fraction", arrowprops=look)
+    axes = below.subplots()
+    axes.hist(every, bins=40, range=(0, 1), color=PALETTE[0])
+    axes.axvline(cut, ls="--", color=PALETTE[3], label=f"dropped above {cut:g}")
+    axes.plot(ratios, np.zeros(len(ratios)), "^", color="black", ms=5, clip_on=False, label="the tiles above")
+    axes.set(xlabel="noise ratio", ylabel="tiles", xlim=(0, 1))
     axes.legend(frameon=False, fontsize=8)
-    sns.despine(figure)
-    return figure
-
-
-def before_after(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
-    """Mean tile colour per slide (columns red, blue in 0–255, site) before and after normalization."""
-    figure = new_figure(7.4, 3.2)
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, frame, title in zip(panels, (before, after), ("original", "normalized"), strict=True):
-        sns.scatterplot(frame, x="red", y="blue", hue="site", palette="colorblind", s=22, legend=False, ax=axes)
-        axes.set_title(title, fontsize=10)
-    sns.despine(figure)
+    sns.despine(ax=axes)
     return figure
 
 

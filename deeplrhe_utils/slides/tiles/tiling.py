@@ -280,3 +280,11 @@ def examples(tiles: pd.DataFrame, per_outcome: int, seed: int, strata: Sequence[
         turn = mixed.groupby(list(strata), dropna=False).cumcount() if strata else pd.Series(0, mixed.index)
         drawn.append(mixed.loc[turn.sort_values(kind="stable").index[:per_outcome]].sort_index())
     return pd.concat(drawn) if drawn else tiles
+
+
+def central_place(tiles: pd.DataFrame) -> int:
+    """Which row shows the middle of its slide: the most central of the half with the least background."""
+    full = tiles["background_fraction"].astype(float).rank(method="first").le(np.ceil(len(tiles) / 2)).to_numpy()
+    places = tiles[["x_l0_px", "y_l0_px"]].astype(float)
+    far = ((places - places.median()) ** 2).sum(axis=1).to_numpy()
+    return int(np.where(full, far, np.inf).argmin())

@@ -75,3 +75,10 @@ def choose_reference(colours: Mapping[str, SlideColour], rank: int = 0) -> str:
     od = np.stack([colours[name].mean for name in known])
     order = np.argsort(np.linalg.norm(od - np.median(od, axis=0), axis=1), kind="stable")
     return known[int(order[rank])]
+
+
+def spread_references(colours: Mapping[str, SlideColour]) -> dict[str, str]:
+    """Slides with enough tissue, near to the cohort's median and far from it: nearest, half-way, farthest → name."""
+    inside = {name: colour for name, colour in colours.items() if colour.tissue_px >= REFERENCE_PX}
+    ranks = {"nearest": 0, "half-way": len(inside) // 2, "farthest": len(inside) - 1} if inside else {}
+    return {place: choose_reference(inside, rank) for place, rank in ranks.items()}
