@@ -335,7 +335,7 @@ def _pairwise(versions: Sequence[Tile], mask: Mask) -> float:
 
 _Masks = Mapping[str, Mask]
 
-JUDGED: Final = {
+MEASURES: Final = {
     "nmi_nuclei_cv": "NMI CV, nuclei", "lab_nuclei": "ΔE nuclei", "lab_stroma": "ΔE stroma", "planted": "planted",
     "wasserstein": "to reference", "correlation": "correlation", "cs": "SSIM, matched", "seam": "seam ΔE",
     "glass_p99": "glass, p99", "clipped": "clipped", "left": "left unchanged",
@@ -439,7 +439,7 @@ def judge_references(
             rows[place] = {"slide": name, **judge_method(other, units, masks, marked, seed)}
         except StainError as error:
             print(f"{name} cannot be a reference: {error}")
-    return pd.DataFrame(rows.values(), pd.Index(list(rows), name="reference"), ["slide", *JUDGED])
+    return pd.DataFrame(rows.values(), pd.Index(list(rows), name="reference"), ["slide", *MEASURES])
 
 
 def told_by_methods(methods: pd.DataFrame, slides: int) -> str:

@@ -202,9 +202,10 @@ class _Run:
     def answer(self, happened: bool | None, sentence: str) -> None:
         """Answer the worry above by what this run shows: it happened, it did not, or (None) it cannot be told here."""
         word = "It cannot be told here" if happened is None else f"It {'happened' if happened else 'did not happen'}"
-        self._said["worries"].append({"happened": happened, "sentence": _sentence(sentence)})
+        sentence = _sentence(sentence[:1].upper() + sentence[1:])
+        self._said["worries"].append({"happened": happened, "sentence": sentence})
         self.numbers(self._said)
-        _show(f"**{word}:** {in_markdown(sentence)}")
+        _show(f"**{word}.** {in_markdown(sentence)}")
 
     def remember(self, *names: str) -> None:
         """End with the sentences of three findings, or of those of them that this run has."""
