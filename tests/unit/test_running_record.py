@@ -10,12 +10,14 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SchemaError, SmallCohortError
+from deeplrhe_utils.core.files import read_json
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.tables.contract import write_table
 from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS
 from deeplrhe_utils.running.machine.lock import RunLock, check_free
 from deeplrhe_utils.running.stage.record import run_folder, start_run
 from deeplrhe_utils.running.stage.state import LARGE_BYTES, begin_by_hand, declared_files, fingerprint
+from deeplrhe_utils.running.stage.story import story, worries
 
 matplotlib.use("Agg")
 
@@ -175,3 +177,28 @@ def test_a_missing_table_is_explained_by_the_stage_that_writes_it_and_by_no_othe
     run.paths.numbers.mkdir()
     (run.paths.numbers / "06-roc-analysis.json").write_text('{"unit": "patients"}')
     assert run.number_of("06-roc-analysis", "unit") == "patients", "it was run by hand since"
+
+
+def test_what_a_notebook_says_is_kept_shown_and_told_in_order(tmp_path, capsys):
+    for stage, said in (("14-claims-ledger", {"claims": "Four are contradicted."}),
+                        ("10-leakage-audit", {"leakage_capacity": "0.84 <b>by tile</b>."})):  # fmt: skip
+        run = start_run(stage, str(tmp_path / "run"))
+        for name, sentence in said.items():
+            run.found(name, sentence)
+        run.answer(None, "nobody knows.")
+        run.answer(True, "2 of 3 came.")
+        run.remember("nothing", *said)
+        run.numbers({"other": 1})
+        run.finish()
+    shown = capsys.readouterr().out
+    assert "**0.84 \\<b\\>by tile\\</b\\>.**" in shown and "**It cannot be told here.** Nobody knows." in shown
+    assert "**It happened.** 2 of 3 came." in shown and "1. Four are contradicted." in shown
+    told = story(tmp_path / "run")
+    assert [(one.stage[:2], one.name) for one in told] == [("14", "claims"), ("10", "leakage_capacity")]
+    assert [one["happened"] for one in worries(tmp_path / "run")] == [None, True] * 2
+    assert [one.name for one in story(tmp_path / "run", most=1)] == ["claims"]
+    numbers = read_json(tmp_path / "run" / "numbers" / "14-claims-ledger.json")
+    assert numbers["remember"] == ["claims"] and numbers["other"] == 1
+    for broken in ("no end", "nan patients."):
+        with pytest.raises(ParameterError, match="no sentence"):
+            run.found("x", broken)
