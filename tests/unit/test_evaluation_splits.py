@@ -328,3 +328,15 @@ def test_samples_of_one_patient_go_together():
         person = frame["unit_id"].str[:12]
         assert frame.groupby(["fold", person])["role"].nunique().eq(1).all()
     assert found[found["role"] == "test"].groupby("fold").size().tolist() == [20, 20, 20]
+
+
+def test_a_sample_is_tested_in_the_fold_of_its_patient():
+    barcodes = [f"TCGA-05-{i:04d}" for i in range(8)]
+    splits = folds.splits_table("patient", np.array(barcodes[:6]), np.arange(6) % 2, 2, 1)
+    samples = [f"{one}-{kind}" for one in barcodes for kind in ("01", "11")]
+    labels = pd.DataFrame({"patient_id": samples, "gene": "normal", "status": 1})
+    own, apart = folds.samples_apart(labels, splits, 1)
+    assert set(own["patient_id"]) == set(samples[:12]), "two patients have no fold"
+    test = apart[apart["role"] == "test"].set_index("unit_id")["fold"]
+    assert all(test[name] == barcodes.index(name[:12]) % 2 for name in samples[:12]) and len(test) == 12
+    assert [len(table) for table in folds.samples_apart(labels.iloc[:0], splits, 1)] == [0, 0]

@@ -15,7 +15,14 @@ from safetensors.torch import load_file, save_file
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.learning.networks import deeplrhe, weights
-from deeplrhe_utils.learning.networks.deeplrhe import BatchDropout, NetworkConfig, build_network, set_dropout_state
+from deeplrhe_utils.learning.networks.deeplrhe import (
+    BatchDropout,
+    NetworkConfig,
+    build_network,
+    set_dropout_state,
+    tensor_steps,
+)
+from deeplrhe_utils.reporting.figures.style import network_figure
 
 TWO = ("A", "B")
 LITE = "timm/tf_efficientnet_lite0"
@@ -460,3 +467,16 @@ def test_no_server_and_a_name_without_a_hash(mirror, monkeypatch):
     monkeypatch.setenv("DEEPLRHE_WEIGHTS_URL", "http://127.0.0.1:1")
     with pytest.raises(ModelError, match="cannot be fetched"):
         started("imagenet")
+
+
+@pytest.mark.parametrize(("stages", "blocks"), [(3, 1), (2, 2)])
+def test_the_steps_of_the_figure_are_the_shapes_that_flow(stages, blocks):
+    network = build_network(NetworkConfig(("A", "B"), kernels=4, stages=stages, blocks=blocks))
+    steps = tensor_steps(network, 64)
+    shapes = [(4 * (s + 1), 16 // 2**s, 16 // 2**s) for s in range(stages)]
+    assert [shape for _, shape in steps] == [(3, 64, 64), (4, 32, 32), *shapes, (2,)]
+    assert [label.count("residual block") for label, _ in steps] == [0, 0, *[blocks] * stages, 0]
+    figure = network_figure(steps, steps[2][1], False, True)
+    texts = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert "4 × 16 × 16" in texts and len(figure.axes) == 2 and not any("batch norm" in text for text in texts)
+    assert len(network_figure(steps, (), True, True).axes) == 1

@@ -57,6 +57,18 @@ def test_an_arm_that_cannot_be_trained_costs_the_others_nothing(ground, capsys):
     assert "dcgmm gives no result" in capsys.readouterr().out
 
 
+def test_another_seed_scores_the_same_tiles_otherwise(ground):
+    def train(folder, seed, quiet):
+        return rivals.Ground(**{**vars(ground), "folder": folder, "seed": seed}).fit("x", NETWORK, RECIPE)
+
+    first = train(ground.folder / "05", 1, True)
+    rows, agree, files = rivals.other_seeds(train, first, ground.folder / "05", 1, 3)
+    assert [set(own["method"]) for own in rows] == [{"same, seed 2"}, {"same, seed 3"}]
+    assert {path.parts[-3] for path in files} == {"05-seed-2", "05-seed-3"} and list(agree["gene"]) == ["X", "Y"] * 2
+    assert agree["rank correlation"].between(-1, 0.999).all() and (agree["tiles"] == len(ground.tiles)).all()
+    assert rivals.other_seeds(train, first, ground.folder, 1, 1)[1].empty
+
+
 def test_one_network_per_gene_scores_that_gene(ground):
     complete(rivals.one_by_one(ground, NETWORK, RECIPE, ["X", "Y"]), ["one network per gene"])
     hopeless = rivals.Ground(**{**vars(ground), "targets": np.ones_like(ground.targets)})

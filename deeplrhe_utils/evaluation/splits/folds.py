@@ -166,6 +166,15 @@ def hashed(splits: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def samples_apart(labels: pd.DataFrame, splits: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """`labels` of samples whose patient has a fold in `splits`, and their table SPLITS: each in its patient's fold."""
+    samples = labels["patient_id"].drop_duplicates()
+    fold = samples.map(person_of).map(splits[splits["role"] == "test"].set_index("unit_id")["fold"])
+    known = samples[fold.notna()].to_numpy(str)
+    own = labels[labels["patient_id"].isin(known)].reset_index(drop=True)
+    return own, splits_table("patient", known, fold.dropna().to_numpy(int), splits["fold"].nunique(), seed)
+
+
 def with_validation(splits: pd.DataFrame, labels: pd.DataFrame, share: float, seed: int = 0) -> pd.DataFrame:
     """Turn a share of every fold's training patients into validation patients, balancing the positives of all genes.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,22 @@ def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
     for hook in hooks:
         hook.remove()
     return rows
+
+
+def tensor_steps(model: DeepLrhe, input_px: int) -> list[tuple[str, tuple[int, ...]]]:
+    """(what is done, shape of what comes out) for each resolution from the tile to the outputs: Figures 3 and 4."""
+    words = {"Conv2d": "convolution", "MaxPool2d": "max pooling", "Linear": "mean,\nfully connected"}
+    steps = [("tile", (3, input_px, input_px))]
+    for name, shape, _ in layer_table(model, input_px):
+        path, kind = name.split(": ")
+        sizes = tuple(map(int, shape.split(" × ")))
+        before, now = prod(steps[-1][1][1:]), prod(sizes[1:])
+        if now < before:
+            steps.append(("" if path.startswith("blocks.") else words[kind], sizes))
+        if now <= before:
+            block = "\nresidual block" * path.endswith(".second")  # one for each convolution that ends a block
+            steps[-1] = ((steps[-1][0] + block).strip(), sizes)
+    return steps
 
 
 def save_model(model: TileNetwork, path: Path, *, trained_on: Iterable[str], card: dict[str, Any]) -> str:

@@ -49,6 +49,7 @@ class Ground:
     view: dict[str, Any]
     device: str = "auto"
     stains: Mapping[int, str] | None = None
+    abreast: int = 0
 
     def fit(
         self, name: str, network: NetworkConfig, recipe: TrainConfig, use: NDArray[np.bool_] | None = None
@@ -56,7 +57,25 @@ class Ground:
         """A quiet cross-fit of one method; its targets are those of `network`, which `self.targets` must match."""
         return cross_fit(self.stores, self.tiles, self.targets, self.splits, network, recipe, seed=self.seed, use=use,
                          folder=self.folder / safe_name(name), view=self.view, device=self.device, stains=self.stains,
-                         quiet=True)  # fmt: skip
+                         abreast=self.abreast, quiet=True)  # fmt: skip
+
+
+def other_seeds(
+    train: Callable[..., CrossFit], first: CrossFit, folder: Path, seed: int, count: int
+) -> tuple[list[pd.DataFrame], pd.DataFrame, list[Path]]:
+    """The same folds from other seeds: rows of table RIVALS, how scores agree with those of `first`, and files.
+
+    Agreement: gene, tiles, "rank correlation"; a row per gene and seed. `train` takes folder, seed and quiet.
+    """
+    rows, agree, files = [], pd.DataFrame(columns=["gene", "tiles", "rank correlation"]), []
+    for k in range(1, count):
+        again = train(folder=folder.with_name(f"{folder.name}-seed-{k + 1}"), seed=seed + k, quiet=True)
+        files += again.files
+        rows.append(patient_rows(again.predictions, f"same, seed {seed + k}"))
+        both = first.predictions.merge(again.predictions, on=["tile_id", "gene"], suffixes=("", "_again")).dropna()
+        for gene, own in both.groupby("gene"):
+            agree.loc[len(agree)] = [gene, len(own), own["score"].corr(own["score_again"], "spearman")]
+    return rows, agree, files
 
 
 def on_arms(grounds: Mapping[str, Ground], network: NetworkConfig, recipe: TrainConfig) -> dict[str, pd.DataFrame]:

@@ -15,7 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -265,38 +265,47 @@ def noise_ladder(tiles: Sequence[NDArray[np.uint8]], masks: Sequence[NDArray[np.
     return figure
 
 
-def flow_chart(boxes: Sequence[tuple[str, str]], title: str, shortcuts: Sequence[tuple[int, int]] = ()) -> Figure:
-    """Boxes from left to right, wrapped to rows of six, joined by arrows (Figures 3 and 4).
+def network_figure(
+    steps: Sequence[tuple[str, Sequence[int]]], inside: Sequence[int], norm: bool, shortcut: bool
+) -> Figure:
+    """Tensors as boxes from left to right, as high as their pixels and as wide as their channels (Figures 3 and 4).
 
     Parameters
     ----------
-    boxes : (headline, detail) per box
-    shortcuts : pairs of box numbers joined by a curved arrow above the row
+    steps : (what is done, shape of what comes out) of the network, A
+    inside, norm, shortcut : shape of all that flows in a residual block, B, or no numbers; whether it normalizes
+        batches, and adds its first tensor to its last
     """
-    per_row = 6
-    rows = -(-len(boxes) // per_row)
-    figure = new_figure(10.5, 0.6 + 1.35 * rows)
-    axes = figure.subplots()
-    centres = [(i % per_row * 1.75, -(i // per_row) * 1.3) for i in range(len(boxes))]
-    for (headline, detail), (x, y) in zip(boxes, centres, strict=True):
-        axes.add_patch(
-            FancyBboxPatch((x - 0.65, y - 0.3), 1.3, 0.6, boxstyle="round,pad=0.04", fc="#eef2fa", ec=PALETTE[0])
-        )
-        axes.text(x, y + 0.09, headline, ha="center", va="center", fontsize=8, weight="bold")
-        axes.text(x, y - 0.14, detail, ha="center", va="center", fontsize=7)
-    for a, b in pairwise(centres):
-        same = a[1] == b[1]
-        start, end = ((a[0] + 0.7, a[1]), (b[0] - 0.7, b[1])) if same else ((a[0], a[1] - 0.35), (b[0], b[1] + 0.35))
-        axes.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=9, color="0.35"))
-    for i, j in shortcuts:
-        (xa, ya), (xb, _) = centres[i], centres[j]
-        axes.add_patch(FancyArrowPatch((xa, ya + 0.35), (xb, ya + 0.35), connectionstyle="arc3,rad=-0.18",
-                                       arrowstyle="-|>", mutation_scale=9, color=PALETTE[3]))  # fmt: skip
-    axes.set_xlim(-0.9, 1.75 * (min(per_row, len(boxes)) - 1) + 0.9)
-    axes.set_ylim(-1.3 * (rows - 1) - 0.5, 1.15 if shortcuts else 0.6)
-    axes.set_aspect("equal")
-    _bare(axes, title)
+    with_norm = "batch norm, " * norm
+    labels = "C[l]", f"3 × 3 convolution,\n{with_norm}ReLU: C[l+1]", f"3 × 3 convolution,\n{with_norm}B[l+2]"
+    block = [(label, inside) for label in (*labels, "sum, ReLU: C[l+2]")] if len(inside) else []
+    figure = new_figure(7.6, 3.8 if block else 2.1)
+    rows = [row for row in (steps, block) if row]
+    panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
+    titles = "A  the network as trained here", "B  one residual block"
+    for axes, row, title in zip(panels, rows, titles, strict=False):
+        _draw_tensors(axes, row, max(shape[-1] for _, shape in row), max(shape[0] for _, shape in row))
+        axes.set_title(title, fontsize=9, loc="left")
+    if block and shortcut:
+        bow = {"arrowstyle": "-|>", "color": PALETTE[3], "connectionstyle": "arc3,rad=-0.12"}
+        panels[1].annotate("", (len(block) - 1, 0.5), (0, 0.5), arrowprops=bow)
     return figure
+
+
+def _draw_tensors(axes: Axes, row: Sequence[tuple[str, Sequence[int]]], pixels: int, channels: int) -> None:
+    edges = []
+    for x, (label, shape) in enumerate(row):
+        high = max(0.06, (shape[-1] / pixels if len(shape) > 1 else 0) ** 0.5)
+        wide = 0.1 + 0.4 * shape[0] / channels
+        axes.add_patch(Rectangle((x - wide / 2, -high / 2), wide, high, fc="#dbe6f4", ec=PALETTE[0], lw=1))
+        axes.text(x, -0.62, " × ".join(map(str, shape)), ha="center", va="top", fontsize=8)
+        axes.text(x, -0.8, label, ha="center", va="top", fontsize=7.5, color="0.35")
+        edges.append((x - wide / 2, x + wide / 2))
+    for (_, start), (end, _) in pairwise(edges):
+        look = {"arrowstyle": "-|>", "color": "0.35", "shrinkA": 1, "shrinkB": 1}
+        axes.annotate("", (end, 0), (start, 0), arrowprops=look)
+    axes.set(xlim=(-0.5, len(row) - 0.5), ylim=(-1.15, 0.75))
+    _bare(axes)
 
 
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
