@@ -265,7 +265,7 @@ def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
 def tensor_steps(model: DeepLrhe, input_px: int) -> list[tuple[str, tuple[int, ...]]]:
     """(what is done, shape of what comes out) for each resolution from the tile to the outputs: Figures 3 and 4."""
     words = {"Conv2d": "convolution", "MaxPool2d": "max pooling", "Linear": "mean,\nfully connected"}
-    steps = [("tile", (3, input_px, input_px))]
+    steps: list[tuple[str, tuple[int, ...]]] = [("tile", (3, input_px, input_px))]
     for name, shape, _ in layer_table(model, input_px):
         path, kind = name.split(": ")
         sizes = tuple(map(int, shape.split(" × ")))
