@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REFERENCE_DATA, REPORTS, REPOSITORY
+from deeplrhe_utils.running.stage.story import story
 
 _SPEC = importlib.util.spec_from_file_location("readme", REPOSITORY / ".ci" / "readme.py")
 readme = importlib.util.module_from_spec(_SPEC)
@@ -77,6 +79,12 @@ def test_a_damaged_table_is_an_error(auc_csv, text, word):
     auc_csv.write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=word):
         readme.results_table(auc_csv)
+
+
+def test_the_tour_tells_what_the_committed_demo_found():
+    with (REFERENCE_DATA / "findings.csv").open(encoding="utf-8", newline="") as stream:
+        told = [(row["stage"], row["name"], row["sentence"]) for row in csv.DictReader(stream)]
+    assert told == [(one.stage, one.name, one.sentence) for one in story(REPORTS / "demo")] and len(told) == 10
 
 
 def test_blocks_are_replaced_and_nothing_else(tmp_path):

@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from matplotlib.text import Text
 
 from deeplrhe_utils.core import text
-from deeplrhe_utils.reporting.audit_figures import precision
+from deeplrhe_utils.reporting.explorer import figures as explorer
 from deeplrhe_utils.reporting.figures import cohort, learning, style
 from deeplrhe_utils.reporting.figures.display import safe_tables
 from deeplrhe_utils.running.commands import print_anything
@@ -73,6 +73,9 @@ METRICS = pd.DataFrame({"gene": NAMES, "auc": 0.9996, "ci_low": 0.996, "ci_high"
                         "status": "estimated", "arm": "a", "difference": 0.1})  # fmt: skip
 METRICS = METRICS.assign(null_low=0.4, null_high=0.6)
 PICTURE = np.zeros((8, 8, 3), np.uint8)
+CUTS = pd.DataFrame({"cut": [0.5], "auc": [0.9996], "ci_low": [0.9], "ci_high": [1.0]})
+COUNTS = pd.DataFrame({"auc": [0.8], "patients": [100], "half_width": [0.1]})
+NOW = {"cut": 0.5, "patients": 100}
 TILES = pd.DataFrame({"x_l0_px": [0], "y_l0_px": [0], "size_l0_px": [4.0], "kept": [True], "reason": [None]})
 PANEL = {"thumbnail": PICTURE, "tiles": TILES, "width_l0_px": 8}
 SITES = pd.DataFrame([{"gene": g, "site_id": s, "positives": 1, "profiled": 2, "patients": 3}
@@ -86,7 +89,7 @@ SITES = pd.DataFrame([{"gene": g, "site_id": s, "positives": 1, "profiled": 2, "
     lambda: style.slide_grids([{**PANEL, "title": name} for name in NAMES]),
     lambda: style.matrix(pd.DataFrame(1, NAMES, NAMES), "classes"), lambda: cohort.site_mutation_map(SITES),
     lambda: learning.rivals(METRICS.assign(arm="b", ci_low=0, ci_high=1), "a"),
-    lambda: precision.null_bands(METRICS),
+    lambda: explorer.what_if(pd.DataFrame({"slide_id": NAMES, "left_out": 0.0, "mean": 0.5}), CUTS, COUNTS, NOW),
 ], ids=range(9))  # fmt: skip
 def test_a_figure_shows_names_short_and_as_they_are(draw):
     figure = draw()
