@@ -119,7 +119,9 @@ def _numbers(root: Path) -> None:
         "01-data-acquisition": {
             "genes": list(GENES), "input_kind": "slides", "n_patients": 2, "n_slides": 2, "n_files": 3, "n_excluded": 1,
         },
-        "02-tiling": {"tile_px": 256, "target_mpp": 0.5},
+        "02-tiling": {
+            "tile_px": 256, "target_mpp": 0.5, "max_background": 0.75, "outline_frame": "slide", "tumour_classes": [],
+        },
         "06-roc-analysis": {
             "unit": "patients", "n_patients": 100, "interval": "DeLong", "min_positives": 3, "not_estimable": ["POLE"],
         },
