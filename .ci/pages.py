@@ -35,7 +35,6 @@ PUBLIC = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8
 WIDGETS = ("application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json")
 LOG_LINES = 4
 DOC = re.compile(r"docs/[\w-]+\.md")
-COPIED = re.compile(r"reports/(demo|tcga-features)/")
 TOC = {
     "The executable paper": "notebooks/[0-9]*",
     "Real patients": "docs/real-lungs\nreports/tcga-features/notebooks/[0-9]*\nreports/lc25000/README",
@@ -61,8 +60,8 @@ def main(run: Path, build: Path = REPOSITORY / "build" / "site") -> int:
     for name, text in texts.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(text, encoding="utf-8")
-    for folder in PICTURES:
-        shutil.copytree(REPOSITORY / folder, source / folder)
+    for folder in filter(Path.is_dir, map(REPOSITORY.joinpath, PICTURES)):
+        shutil.copytree(folder, source / folder.relative_to(REPOSITORY))
     (source / "_static").mkdir()
     shutil.copy(Path(__file__).with_suffix(".css"), source / "_static" / "pages.css")
     app = Sphinx(source, None, html, build / "doctrees", "html", settings(), status=None)
@@ -129,7 +128,7 @@ def linked(match: re.Match[str], near: str, at: str, run: Path) -> str:
         return f"{picture}[{words}]({way})"
     if not (REPOSITORY / place).exists():
         raise FileNotFoundError(f"{near} links to {place}, which does not exist")
-    if COPIED.match(place) and (REPOSITORY / place).is_file():
+    if place.startswith((f"reports/{run.name}/", f"reports/{REAL.name}/")) and (REPOSITORY / place).is_file():
         return f'<a href="{escaped(way)}">{words}</a>'
     kind = "tree" if (REPOSITORY / place).is_dir() else "blob"
     return f"[{words}](https://github.com/{PUBLIC}/{kind}/HEAD/{place}{anchor})"
@@ -142,27 +141,21 @@ def rooms(match: re.Match[str]) -> str:
 
 
 def notebook(path: Path, name: str, run: Path) -> str:
-    """An executed notebook for readers: code and logs folded; captions without an object and idle steps left out."""
+    """An executed notebook for readers: code and logs folded; captions without an object left out."""
     book = json.loads(path.read_text(encoding="utf-8"))
     kept: list[dict[str, Any]] = []
+    alone = False  # the answer to a worry whose caption was left out
     for cell in (part for whole in book["cells"] for part in divided(whole)):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            if re.match(r"\*\*(Figure|Table)", source) and kept and not shown(kept[-1]):
-                continue
+            alone = bool(re.match(r"\*\*(Figure|Table)", source) and kept and not shown(kept[-1]))
             cell["source"] = LINK.sub(partial(linked, near=f"notebooks/{path.name}", at=name, run=run), source)
         else:
+            alone = alone and source.startswith("run.answer(")
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["outputs"] = [out for out in map(folded, cell["outputs"]) if out]
-        kept.append(cell)
-    steps: list[list[dict[str, Any]]] = [[]]
-    for cell in kept:
-        steps += [[]] if cell["cell_type"] == "markdown" and cell["source"].startswith("## ") else []
-        steps[-1].append(cell)
-    busy = [
-        cell for step in steps for cell in step if not step[0]["source"].startswith("## Step") or any(map(shown, step))
-    ]
-    return json.dumps(book | {"cells": busy})
+        kept += [] if alone else [cell]
+    return json.dumps(book | {"cells": kept})
 
 
 def divided(cell: dict[str, Any]) -> list[dict[str, Any]]:
@@ -191,6 +184,9 @@ def folded(output: dict[str, Any]) -> dict[str, Any] | None:
             return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html + "</pre></details>"}}
     elif set(output.get("data", {})) & set(WIDGETS) or "PosixPath" in str(output.get("data", {}).get("text/plain")):
         return None
+    elif "text/markdown" in output.get("data", {}):  # in an output Sphinx does not look for pages
+        told = re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.html)", "".join(output["data"]["text/markdown"]))
+        return output | {"data": output["data"] | {"text/markdown": told}}
     return output
 
 

@@ -24,8 +24,7 @@ class _Page(HTMLParser):
 
 def dead_links(root: Path) -> list[str]:
     """``page: link`` of what leads nowhere, or out of the run folder; addresses in the network are not asked for."""
-    paths = [root / "index.html", *sorted((root / "html").glob("*.html"))]
-    pages, dead = {path: _Page(path) for path in paths}, []
+    pages, dead = {root / "index.html": _Page(root / "index.html")}, []
     for path, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)

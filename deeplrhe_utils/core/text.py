@@ -46,6 +46,8 @@ def interval_text(middle: float | None, low: float, high: float, digits: int = 2
     """
     if middle is None or math.isnan(middle):
         return "–"
+    if math.isnan(low) or math.isnan(high):
+        return share_text(middle, digits)
     zero = f"-{0:.{digits}f}"
     one, first, last = (zero[1:] if (t := share_text(v, digits)) == zero else t for v in (middle, low, high))
     return f"{one} [{first}, {last}]"
@@ -80,7 +82,7 @@ def human_size(n_bytes: float) -> str:
 
 SHORT_S, REDRAWN_S, LINE_S, BAR = 5.0, 0.5, 30.0, 20
 _UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-_MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_]")
+_MARKDOWN: Final = re.compile(r"[\\<>\[\]`|$*_~&]|:(?=//)")
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
@@ -112,7 +114,7 @@ def share_text(value: float, digits: int = 2) -> str:
     ('0.9996', '0.50', '1.00', '0.00002')
     """
     if not 0 < value < 1:
-        return f"{value:.{digits}f}"
+        return "–" if math.isnan(value) else f"{value:.{digits}f}"
     while (text := f"{value:.{digits}f}") != repr(value) and float(text) in (0, 1):
         digits += 1
     return text

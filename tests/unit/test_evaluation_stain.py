@@ -531,7 +531,7 @@ def test_a_method_is_judged_by_its_slides_versions_and_windows(capsys):
     table = metrics.judge_references(
         made, {"nearest": "a", "farthest": "b"}, {"a": units[1], "b": units[2]}, slides, named
     )
-    assert list(table.index) == ["nearest", "farthest"] and set(metrics.JUDGED) < set(table)
+    assert list(table.index) == ["nearest", "farthest"] and set(metrics.MEASURES) < set(table)
     assert table.loc["nearest", "wasserstein"] == metrics.judge_method(made, slides, named, goal)["wasserstein"]
     glass = {"a": [flat(250, (SIDE, SIDE))] * 2}
     assert metrics.judge_references(made, {"nearest": "a"}, glass, slides, named).empty

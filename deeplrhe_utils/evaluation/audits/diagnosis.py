@@ -188,14 +188,15 @@ def image_sentence(real: pd.DataFrame, genes: Sequence[str]) -> str:
     genes : that are spoken of
     """
     table = real[real["gene"].isin(genes) & real["auc"].notna()].set_index(["patients", "arm"])
-    if (FIRST, "image") not in table.index:
+    group = next((name for name in (FIRST, *table.index.get_level_values(0)) if (name, "image") in table.index), "")
+    if not group:
         return "No features of real slides are here: what an image reader finds in real patients is not known."
-    within = table.loc[[(FIRST, "image")]]
-    seen = within["auc"] > within["null_high"]
-    told = [f"{row['gene']} {with_ends(row)}" for row in within[seen].to_dict("records")]
-    n, lost = (within["n_pos"] + within["n_neg"]).max(), listed(within.loc[~seen, "gene"], "fewer")
-    text = f"In {n:.0f} real adenocarcinomas a reader of published features finds {listed(told, 'no gene')}, above its "
-    text += f"null band; not {lost}"
+    read = table.loc[[(group, "image")]]
+    seen, n = read["auc"] > read["null_high"], (read["n_pos"] + read["n_neg"]).max()
+    who = f"{n:.0f} real adenocarcinomas" if group == FIRST else f"{n:.0f} patients ({group})"
+    above = listed(f"{row['gene']} {with_ends(row)}" for row in read[seen].to_dict("records"))
+    inside = listed(read.loc[~seen, "gene"])
+    text = f"In {who} a reader of features finds above its null band: {above}; inside it: {inside}"
     both = [("both diagnoses", arm) for arm in ("image", "diagnosis alone")]
     if not set(both) <= set(table.index):
         return text + "."

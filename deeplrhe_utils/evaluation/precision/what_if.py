@@ -54,6 +54,7 @@ def at_cuts(
     Returns DataFrame: cut, tiles, patients (scored ones that are left), auc, ci_low, ci_high. Cuts that drop no scored
     tile more than a stricter one are left out.
     """
+    predictions = predictions[predictions["patient_id"].isin(labels.dropna(subset=["status"])["patient_id"])]
     share = predictions["tile_id"].map(tiles.set_index("tile_id")["background_fraction"]).astype(float)
     rows: list[dict[str, float]] = []
     for cut in cuts:
@@ -76,11 +77,11 @@ def at_counts(prevalence: float, aucs: Sequence[float], patients: Sequence[int] 
     ----------
     prevalence : share of mutated patients (0–1)
 
-    Returns DataFrame: auc, patients, mutated, half_width [AUC]; without counts of fewer than two mutated patients.
+    Returns DataFrame: auc, patients, mutated, half_width [AUC]; without counts of fewer than two patients of a class.
     """
     rows = [{"auc": auc, "patients": n, "mutated": round(n * prevalence),
              "half_width": math.sqrt(2) * half_width(auc, n * prevalence, n * (1 - prevalence))}
-            for auc in aucs for n in patients if n * prevalence >= 2]  # fmt: skip
+            for auc in aucs for n in patients if min(n * prevalence, n * (1 - prevalence)) >= 2]  # fmt: skip
     return pd.DataFrame(rows, columns=["auc", "patients", "mutated", "half_width"])
 
 

@@ -135,6 +135,8 @@ def spike_in(
 def told_by_filter(table: pd.DataFrame) -> str:
     """What the table of :func:`spike_in` says, in a sentence."""
     table = table[table["n"] > 0].assign(name=table["kind"] + " " + table["strength"].map("{:g}".format))
+    if table.empty:
+        return "No clean field was found to paint an artefact into."
     n, everywhere = int(table["n"].max()), int((table["sensitivity"] == 1).sum())
     faint = listed(table.loc[table["sensitivity"] < 0.5, "name"])
     alarmed = listed(table.loc[table["false_alarms"] > 0, "kind"].drop_duplicates())

@@ -78,7 +78,7 @@ def map_steps(one: SlideMap, *, tile_px: int) -> Figure:
     """Figure 7: A probability image, B the window scan (`tile_px` [px]), C value ↔ colour, D heat map."""
     figure = new_figure(6.6, 4.6)
     (a, b), (c, d) = figure.subplots(2, 2)
-    _panel(a, one.style.scale.place(one.mean()), cmap="gray", vmin=0, vmax=1)
+    _panel(a, one.mean(), cmap="gray", vmin=0, vmax=1)
     _panel(b, np.full((*one.frame.shape, 3), 255, np.uint8) if one.picture is None else one.picture)
     draw_grid(b, b.images[0].get_array(), one.windows.table.assign(kept=True, reason=None), one.frame.width_l0_px)
     c.axis("off")

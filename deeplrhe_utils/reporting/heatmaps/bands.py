@@ -127,7 +127,7 @@ class Scale:
     @property
     def label(self) -> str:
         """What the places mean."""
-        return "score" if self.base is None else f"the odds of the cohort ({self.base:.2f})"
+        return "score" if self.base is None else f"odds, in those of {self.base:.2f}"
 
 
 AS_SCORED: Final = Scale()
