@@ -17,7 +17,7 @@ import pandas as pd
 import real
 
 from deeplrhe_utils.core.files import read_json, write_json
-from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS
+from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPORTS, REPOSITORY
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.running.page.closing import close_run
 from deeplrhe_utils.running.plan.profiles import load_profile
@@ -45,7 +45,8 @@ def lean(root: Path, profile: str) -> tuple[int, int]:
     described = load_profile(profile, PROFILES)
     for name in REAL if profile == "tcga-features" else ():
         shutil.copyfile(root / "tables" / name, REFERENCE_DATA / name)
-    if profile == "demo":  # notebook 00 opens with them
+    if profile == "demo":  # notebook 00 opens with both
+        shutil.copyfile(root / "figures" / "side_by_side.png", REPOSITORY / "docs" / "figures" / "side_by_side.png")
         write_sheet(pd.DataFrame([asdict(one) for one in story(root)]), REFERENCE_DATA / "findings.csv")
     for pattern in DISPENSABLE + (OF_PATIENTS if profile == "tcga-features" else ()):
         for path in root.glob(pattern):

@@ -85,6 +85,8 @@ def test_the_tour_tells_what_the_committed_demo_found():
     with (REFERENCE_DATA / "findings.csv").open(encoding="utf-8", newline="") as stream:
         told = [(row["stage"], row["name"], row["sentence"]) for row in csv.DictReader(stream)]
     assert told == [(one.stage, one.name, one.sentence) for one in story(REPORTS / "demo")] and len(told) == 10
+    picture = REPORTS / "demo" / "figures" / "side_by_side.png"
+    assert (REPOSITORY / "docs" / "figures" / picture.name).read_bytes() == picture.read_bytes()
 
 
 def test_blocks_are_replaced_and_nothing_else(tmp_path):
