@@ -260,7 +260,7 @@ def test_validation_patients_come_from_training_and_share_the_positives():
 
 
 @pytest.mark.parametrize(("auc", "estimated", "said"), [
-    ((0.9, 0.52, 0.05), 3, "n = 60: A 0.90 [0.10, 0.95] above what chance reaches; C 0.05 [0.10, 0.95] below; B "),
+    ((0.9, 0.52, 0.05), 3, "A 0.90 [0.10, 0.95] above what chance reaches; C 0.05 [0.10, 0.95] below what chance"),
     ((0.55, 0.52, None), 2, "A 0.55 [0.10, 0.95] and B 0.52 [0.10, 0.95] inside what chance reaches; C not estimable."),
     ((None,) * 3, 0, "A, B and C have too few labelled patients."),
 ])  # fmt: skip

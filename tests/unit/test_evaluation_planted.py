@@ -164,7 +164,7 @@ def test_an_auc_that_the_diagnosis_gives_is_told_from_one_that_the_tissue_gives(
     assert "adenocarcinoma 0.52 [0.40, 0.64]: found over both" in told
     assert "nan" not in " ".join(table["sentence"])
     said = recovery.told_sentence(table.reset_index(), 160)
-    assert "for KRAS (0.72 [0.60, 0.80], within adenocarcinoma 0.52 [0.40, 0.64], by the diagnosis alone 0.70)" in said
+    assert "for KRAS (0.72 [0.60, 0.80]; within adenocarcinoma 0.52 [0.40, 0.64]; by the diagnosis alone 0.70)" in said
     assert said.endswith("found in the tissue: TP53 0.88 [0.75, 1.00].")
 
 

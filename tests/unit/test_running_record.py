@@ -180,7 +180,7 @@ def test_a_missing_table_is_explained_by_the_stage_that_writes_it_and_by_no_othe
 
 
 def test_what_a_notebook_says_is_kept_shown_and_told_in_order(tmp_path, capsys):
-    for stage, said in (("14-claims-ledger", {"claims": "Four are contradicted."}),
+    for stage, said in (("14-claims-ledger", {"reported_allowed": "Four are contradicted."}),
                         ("10-leakage-audit", {"leakage_capacity": "0.84 <b>by tile</b>."})):  # fmt: skip
         run = start_run(stage, str(tmp_path / "run"))
         for name, sentence in said.items():
@@ -194,10 +194,10 @@ def test_what_a_notebook_says_is_kept_shown_and_told_in_order(tmp_path, capsys):
     assert "**0.84 \\<b\\>by tile\\</b\\>.**" in shown and "**It cannot be told here.** Nobody knows." in shown
     assert "**It happened.** 2 of 3 came." in shown and "1. Four are contradicted." in shown
     told = story(tmp_path / "run")
-    assert [(one.stage[:2], one.name) for one in told] == [("14", "claims"), ("10", "leakage_capacity")]
+    assert [(one.stage[:2], one.name) for one in told] == [("14", "reported_allowed"), ("10", "leakage_capacity")]
     assert [one["happened"] for one in worries(tmp_path / "run")] == [None, True] * 2
-    assert [one.name for one in story(tmp_path / "run", most=1)] == ["claims"]
+    assert [one.name for one in story(tmp_path / "run", most=1)] == ["reported_allowed"]
     numbers = read_json(tmp_path / "run" / "numbers" / "14-claims-ledger.json")
-    assert numbers["remember"] == ["claims"] and numbers["other"] == 1
+    assert numbers["remember"] == ["reported_allowed"] and numbers["other"] == 1
     with pytest.raises(ParameterError, match="no sentence"):
         run.found("x", "no end")

@@ -126,11 +126,10 @@ def headline_sentence(rows: pd.DataFrame, units: str = "patients") -> str:
     above, below = done["auc"] > done["null_high"], done["auc"] < done["null_low"]
     places = {"above": above, "below": below, "inside": ~(above | below)}
     shown = pd.Series([f"{row['gene']} {with_ends(row)}" for row in done.to_dict("records")], done.index, dtype=str)
-    parts = [f"{listed(shown[own])} {where}" for where, own in places.items() if own.any()]
+    parts = [f"{listed(shown[own])} {where} what chance reaches" for where, own in places.items() if own.any()]
     absent = list(rows.loc[rows["status"] != "estimated", "gene"])
     if not parts:
         return f"No AUC by {units[:-1]} can be estimated: {listed(absent)} have too few labelled {units}."
-    parts[0] += " what chance reaches"
     n = int((done["n_pos"] + done["n_neg"]).max())
     parts += [f"{listed(absent)} not estimable"] if absent else []
     return f"AUC by {units[:-1]} [95 %], n = {n}: {'; '.join(parts)}."

@@ -139,13 +139,12 @@ def told_by_diagnosis(over: pd.DataFrame, within: pd.DataFrame, alone: pd.Series
 
 def told_sentence(fooled: pd.DataFrame, n: int) -> str:
     """The table of :func:`told_by_diagnosis` in one sentence; `n` patients."""
-    words = ["within adenocarcinoma ", "by the diagnosis alone "]
     read, kept = [], []
     for row in fooled.to_dict("records"):
         over, inside = (interval_text(row[k], row[f"{k}_low"], row[f"{k}_high"]) for k in ("over", "inside"))
         if row["verdict"].startswith("found over both diagnoses only"):
-            read.append(f"{row['gene']} ({over}, {words[0]}{inside}, {words[1]}{row['alone']:.2f})")
-            words = ["", ""]
+            told = f"within adenocarcinoma {inside}; by the diagnosis alone {row['alone']:.2f}"
+            read.append(f"{row['gene']} ({over}; {told})")
         elif row["verdict"] == "found in the tissue":
             kept.append(f"{row['gene']} {inside}")
     return (f"Among {n} patients the AUC is read off the diagnosis for {listed(read, 'no gene')}; "
