@@ -79,7 +79,7 @@ def settings() -> dict[str, Any]:
         "project": "DeepLRHE compendium", "html_title": "DeepLRHE compendium", "copyright": "CC BY 4.0",
         "extensions": ["myst_nb", "sphinx.ext.githubpages", "pages"], "nb_execution_mode": "off",
         "nb_ipywidgets_js": {}, "nb_merge_streams": True, "nb_output_stderr": "remove",
-        "nb_render_markdown_format": "commonmark", "myst_heading_anchors": 4, "html_theme": "furo",
+        "nb_render_markdown_format": "myst", "myst_heading_anchors": 4, "html_theme": "furo",
         "myst_enable_extensions": ["dollarmath"], "html_math_renderer": "mathml", "html_static_path": ["_static"],
         "html_css_files": ["pages.css"], "html_show_sphinx": False, "html_copy_source": False,
         "nb_mime_priority_overrides": [("html", "text/markdown", 5)], "keep_warnings": True,
@@ -155,6 +155,8 @@ def notebook(path: Path, name: str, run: Path) -> str:
             cell["metadata"]["tags"] = [*cell["metadata"].get("tags", []), "hide-input"]
             cell["outputs"] = [out for out in map(folded, cell["outputs"]) if out]
         kept += [] if alone else [cell]
+    if run == REAL:  # the same notebook stands in the contents twice
+        kept[0]["source"] = kept[0]["source"].replace("# ", "# Real patients · ", 1)
     return json.dumps(book | {"cells": kept})
 
 
@@ -184,9 +186,6 @@ def folded(output: dict[str, Any]) -> dict[str, Any] | None:
             return {"output_type": "display_data", "metadata": {}, "data": {"text/html": html + "</pre></details>"}}
     elif set(output.get("data", {})) & set(WIDGETS) or "PosixPath" in str(output.get("data", {}).get("text/plain")):
         return None
-    elif "text/markdown" in output.get("data", {}):  # in an output Sphinx does not look for pages
-        told = re.sub(r"\]\(([\w-]+)\.ipynb\)", r"](\1.html)", "".join(output["data"]["text/markdown"]))
-        return output | {"data": output["data"] | {"text/markdown": told}}
     return output
 
 
