@@ -1,7 +1,8 @@
-"""Every link of a run's pages, followed to a file or an anchor."""
+"""Every link of a run's page, or of a site's pages, followed to a file or an anchor."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,9 +23,12 @@ class _Page(HTMLParser):
                 self.anchors.add(value)
 
 
-def dead_links(root: Path) -> list[str]:
-    """``page: link`` of what leads nowhere, or out of the run folder; addresses in the network are not asked for."""
-    pages, dead = {root / "index.html": _Page(root / "index.html")}, []
+def dead_links(root: Path, paths: Iterable[Path] = ()) -> list[str]:
+    """``page: link`` of what leads nowhere, or out of `root`; addresses in the network are not asked for.
+
+    `paths` are the pages that are read; without any, ``index.html``.
+    """
+    pages, dead = {path: _Page(path) for path in paths or [root / "index.html"]}, []
     for path, page in pages.items():
         for link in page.links:
             parts = urlsplit(link)

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from deeplrhe_utils.core.paths import REPORTS, REPOSITORY
+from tests.links import dead_links
 from tests.site_of import build_site
 
 pytest.importorskip("myst_nb", reason="the extra `site` is not installed")
@@ -19,19 +20,17 @@ PLACEHOLDER = re.compile(r"OWNER(?!/deeplrhe-compendium)|example\.(?:com|org)|TO
 
 
 class Page(HTMLParser):
-    """Links, ids, sources and the visible text outside code."""
+    """Sources and the visible text outside code."""
 
     HIDDEN = ("script", "style", "code", "pre")
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        self.links, self.ids, self.sources, self.words, self.inside = [], set(), [], [], []
+        self.sources, self.words, self.inside = [], [], []
         self.feed(source)
 
     def handle_starttag(self, tag, attrs):
         found = dict(attrs)
-        self.ids |= {found["id"]} if found.get("id") else set()
-        self.links += [found["href"]] if tag == "a" and found.get("href") else []
         loads = tag in ("img", "script", "link")
         self.sources += [found[name] for name in ("src", "href") if loads and found.get(name)]
         self.inside += [tag] if tag in self.HIDDEN else []
@@ -69,17 +68,7 @@ def test_every_notebook_and_document_is_a_page_and_nothing_comes_from_elsewhere(
 
 
 def test_no_link_is_dead(site, pages):
-    dead = []
-    for path, page in pages.items():
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme:
-                continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            ids = pages[target].ids if target in pages else None
-            if not target.exists() or (parts.fragment and ids is not None and unquote(parts.fragment) not in ids):
-                dead.append(f"{path.relative_to(site)}: {link}")
-    assert dead == []
+    assert dead_links(site, pages) == []
 
 
 @pytest.mark.parametrize(
