@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from deeplrhe_utils.acquisition.barcodes import parse_name
-from deeplrhe_utils.acquisition.feature_files import read_features
+from deeplrhe_utils.acquisition.features.cohort import read_features
 from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.paths import REPORTS

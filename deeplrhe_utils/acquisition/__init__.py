@@ -4,6 +4,7 @@
 - `services`: the GDC and cBioPortal over HTTP; manifests and their repair; files fetched in parallel, each verified
 - `cohort`: declared rules, the draw, the signed cohort
 - `barcodes`: patient, sample and slide of a TCGA barcode
-- `feature_files`, `clinical_file`: vectors in place of slides, and clinical data, as others write them
+- `features`: vectors in place of slides, read and written as others write them
+- `clinical_file`: clinical data under the names that others give
 - `tile_folder`: labelled tiles in folders, one per class
 """

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deeplrhe_utils.acquisition.clinical_file import read_clinical
-from deeplrhe_utils.acquisition.feature_files import read_features
+from deeplrhe_utils.acquisition.features.cohort import read_features
 from deeplrhe_utils.core.errors import InputError
 
 SLIDES = {"TCGA-05-4244-01Z-00-DX1": 3, "TCGA-18-3406-01Z-00-DX1": 1, "slide 7": 300}
