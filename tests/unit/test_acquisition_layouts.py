@@ -14,7 +14,7 @@ import pytest
 
 from deeplrhe_utils.acquisition.features.layouts import ATLASPATCH, CLAM, STAMP, TRIDENT, read_h5, write_h5
 from deeplrhe_utils.acquisition.features.neutral import L0_PX, UM
-from deeplrhe_utils.acquisition.features.tables import find_vectors, write_table
+from deeplrhe_utils.acquisition.features.tables import find_vectors, write_vector_table
 from deeplrhe_utils.core.errors import InputError
 
 N, D, SIDE = 9, 5, 512
@@ -111,7 +111,7 @@ def test_a_layout_is_read_into_level_0_pixels_and_written_back_bit_for_bit(tmp_p
 def test_every_layout_becomes_every_other_one_with_the_same_numbers_and_places(tmp_path, numbers, source, target):
     one = read_h5(LAYOUTS[source][0](tmp_path / "in" if source == "clam" else tmp_path, numbers))
     if target == "Parquet":
-        (again,) = find_vectors(write_table([one], tmp_path / "all.parquet", {"s1": 0.25}))
+        (again,) = find_vectors(write_vector_table([one], tmp_path / "all.parquet", {"s1": 0.25}))
     else:
         again = read_h5(write_h5(one, tmp_path / "out", target, mpp=0.25))
     np.testing.assert_array_equal(again.read(), one.read())

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.evaluation.audits.robustness import nearest, robustness_index
+from deeplrhe_utils.evaluation.referee.robustness import nearest, robustness_index
 
 
 def cohort(site=0.0, kind=0.0, patients=60, each=4, seed=1, dims=12):
@@ -29,8 +29,8 @@ def test_the_index_and_its_k_are_those_of_croma(site, kind, ks):
     features, classes, sites = cohort(site, kind)
     owner = features.index
     named = [f"s{i}" for i in range(len(owner))]
-    manifest = pd.DataFrame({"dataset": "d", "image_path": named, "sample_id": named, "label": classes[owner].to_numpy(),
-                             "center": sites[owner].to_numpy(), "group_id": owner})  # fmt: skip
+    manifest = pd.DataFrame({"dataset": "d", "image_path": named, "sample_id": named, "group_id": owner})
+    manifest = manifest.assign(label=classes[owner].to_numpy(), center=sites[owner].to_numpy())
     theirs = croma.RobustnessIndex.compute(features.to_numpy(), manifest, confounder_column="center", k_candidates=ks)
     ours = robustness_index(features, classes, sites, ks=ks, draws=8)
     assert ours["k"] == theirs.k

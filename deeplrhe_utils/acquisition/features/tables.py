@@ -199,7 +199,7 @@ def _batches(
                 yield np.stack([batch.column(c).to_numpy(zero_copy_only=False) for c in names], 1)[here].astype(kind)
 
 
-def write_table(slides: list[SlideVectors], path: Path, mpp: dict[str, float] | None = None) -> Path:
+def write_vector_table(slides: list[SlideVectors], path: Path, mpp: dict[str, float] | None = None) -> Path:
     """Write vectors as one Parquet table: slide_id, places where they are known of all, and a column per feature.
 
     Parameters
