@@ -21,7 +21,7 @@ from deeplrhe_utils.slides.quality.survey import glass_of
 from deeplrhe_utils.slides.quality.tissue import background_mask, shares
 from deeplrhe_utils.slides.reading.reader import Slide
 
-_ALIKE, _UNLIKE = 0.8, 0.5
+_COMMON: Final = 0.2  # below it mean vectors have nothing in common, and no slide can be told apart
 _SCALE_APART: Final = 1.1
 _ON_TISSUE: Final = 0.5
 _GAIN: Final = 0.1
@@ -60,7 +60,7 @@ def describe(found: Sequence[SlideVectors], *, most: int, seed: int = 0) -> Desc
         for block in one.blocks():
             digest.update(np.ascontiguousarray(block).data)
             values = np.asarray(block, np.float32)
-            own: NDArray[np.bool_] = np.isfinite(values).all(axis=1)
+            own = np.asarray(np.isfinite(values).all(axis=1))
             lost += int((~own).sum())
             here = drawn[(drawn >= at) & (drawn < at + len(values))] - at
             kept.append(values[here[own[here]]])
@@ -115,7 +115,10 @@ def encoder_doubts(found: Sequence[SlideVectors], described: pd.DataFrame) -> li
         doubts.append(f"Tiles are from {sides.min():.0f} to {sides.max():.0f} µm wide, such as those of "
                       f"{sides.idxmin()} and {sides.idxmax()}: slides were not described at one scale.")  # fmt: skip
     alike, length = (described.set_index("slide_id")[name] for name in ("alike", "length"))
-    odd = alike[(alike < _UNLIKE) | (length > 3) | (length < 1 / 3)].index if alike.median() > _ALIKE else []
+    usual, spread = alike.median(), 1.4826 * (alike - alike.median()).abs().median()
+    odd = alike.index[
+        (alike < min(usual / 2, usual - 4 * spread)) & (usual > _COMMON) | (length > 3) | (length < 1 / 3)
+    ]
     if len(odd):
         doubts.append(f"{len(odd)} slides have mean vectors unlike all others (another encoder, or other pixels): "
                       f"{shortened(list(map(str, odd)), 3)}.")  # fmt: skip
@@ -181,7 +184,7 @@ def _against_slide(one: SlideVectors, slide: Slide, told: tuple[float, float]) -
     if not np.isnan(one.power):
         apart = one.power * slide.mpp / FULL_POWER_UM
         if not 1 / 1.25 < apart < 1.25:
-            doubts.append(f"{one.slide_id}: the file says {one.power:g}x, and the slide has {slide.mpp:.3f} µm/px: tiles "
+            doubts.append(f"{one.slide_id}: the file says {one.power:g}x, the slide {slide.mpp:.3f} µm/px: its tiles "
                           f"are {apart:.2f} times as wide as meant.")  # fmt: skip
     windows = one.windows(slide.mpp)
     if _outside(windows, width, height):
