@@ -255,7 +255,7 @@ def held_out_rows(
 
 def class_told(
     features: pd.DataFrame, classes: pd.Series, *, least: int = 4, n_folds: int = 2, repeats: int = 10,
-    draws: int = 200, seed: int = 0,
+    draws: int = 200, seed: int = 0, strata: pd.Series | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """Can a reader name the class (the site) of patients it has not seen?
 
@@ -263,6 +263,7 @@ def class_told(
     ----------
     features : patients × features; classes : by patient_id
     least : classes with fewer patients are left out, and counted; at least 2
+    strata : by patient_id: classes are exchanged within it only, so that chance may know it
 
     Returns dict: named (share named rightly, mean over divisions), chance and chance_high (mean and 97.5 % under
     exchanged classes, the reader refitted), p (one-sided, from the same), sites, patients, patients_left_out. NaN
@@ -275,7 +276,8 @@ def class_told(
     found = {"sites": float(len(names)), "patients": float(large.sum()), "patients_left_out": float((~large).sum())}
     if len(names) < 2:
         return found | dict.fromkeys(("named", "chance", "chance_high", "p"), float("nan"))
-    drawn = exchanged_labels(code.astype(float), draws, seed).astype(np.intp)
+    within = None if strata is None else strata.reindex(features.index[large]).astype("string").fillna("").to_numpy(str)
+    drawn = exchanged_labels(code.astype(float), draws, seed, within).astype(np.intp)
     target = np.eye(len(names))[drawn].reshape(len(code), -1)
     right = np.zeros(1 + draws)
     for fold in partitions(len(code), n_folds, repeats, seed):

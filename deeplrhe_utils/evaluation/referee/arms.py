@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 
 from deeplrhe_utils.evaluation.auc.delong import INFLATION, newcombe_interval
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST, OTHER, clinical_columns, fused_held_out
@@ -102,12 +103,9 @@ ATTENTION = MilConfig(embed=0, hidden=16, epochs=30, tiles_per_bag=48, dropout=0
 COMPONENTS = 32
 
 
-def principal(features: NDArray[np.float32], components: int = COMPONENTS, seed: int = 0) -> NDArray[np.float32]:
-    """Vectors (n, D) on their first principal components, each of unit spread: no label is looked at."""
-    from sklearn.decomposition import PCA
-
-    most = min(components, *features.shape)
-    return np.asarray(PCA(most, whiten=True, svd_solver="randomized", random_state=seed).fit_transform(features), "f4")
+def principal(features: NDArray[np.float32], components: int = COMPONENTS, seed: int = 0) -> PCA:
+    """First principal components of vectors (n, D), each of unit spread: no label is looked at."""
+    return PCA(min(components, *features.shape), whiten=True, svd_solver="randomized", random_state=seed).fit(features)
 
 
 def attention_arm(
@@ -118,13 +116,13 @@ def attention_arm(
 
     Parameters
     ----------
-    features : (n, D), of :func:`principal`
+    features : float32, (n, k), on :func:`principal` components
     tiles : tile_id and patient_id of each row
     labels : table LABELS
     folds : (patients,): division of the sorted patients of `tiles`
     strata : by patient; labels are exchanged within it
     draws : exchanges; each is a target that is trained beside the true one
-    folder : receives the networks
+    folder : receives ``attention-fold-<n>.safetensors``, whose first target of a gene is the true one
 
     Returns DataFrame: :data:`PROBE_COLUMNS`, a row per gene (AUC over pairs of one fold; 95 % by Newcombe with the
     variance of cross-fitting; null_low, null_high: least and greatest of the exchanges); tile_id, gene, fold, weight.

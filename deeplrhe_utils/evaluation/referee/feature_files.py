@@ -24,7 +24,7 @@ from deeplrhe_utils.slides.reading.reader import Slide
 _COMMON: Final = 0.2  # below it mean vectors have nothing in common, and no slide can be told apart
 _SCALE_APART: Final = 1.1
 _ON_TISSUE: Final = 0.5
-_GAIN: Final = 0.1
+_GAIN, _LEAST_TILES = 0.15, 30
 _REACH: Final = 4  # tile sides by which places are moved to see whether they would fit the tissue better
 _THUMBNAIL_PX: Final = 1024
 
@@ -202,7 +202,7 @@ def _against_slide(one: SlideVectors, slide: Slide, told: tuple[float, float]) -
     here, best = moved[0, 0], max(moved, key=lambda at: moved[at])
     if here < _ON_TISSUE:
         doubts.append(f"{one.slide_id}: only {here:.0%} of its tiles' area is tissue.")
-    if moved[best] - here > _GAIN:
+    if one.count >= _LEAST_TILES and moved[best] - here > _GAIN:
         doubts.append(f"{one.slide_id}: moved by {best[0]} and {best[1]} tile sides its tiles would lie on tissue with "
                       f"{moved[best]:.0%} of their area, not {here:.0%}: the places seem to be shifted.")  # fmt: skip
     return doubts

@@ -43,6 +43,7 @@ class MapStyle:
     opacity : of the map over the slide [0–1]
     thresholds : of the outlines
     scale : where on the palette a score lies
+    measure : what a score is, for colour bars and measurements
     """
 
     weights: str = "uniform"
@@ -50,6 +51,7 @@ class MapStyle:
     opacity: float = 0.5
     thresholds: tuple[float, ...] = (0.5,)
     scale: Scale = AS_SCORED
+    measure: str = "probability"
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class SlideMap:
 def _tiles(one: SlideMap, path: Path) -> None:
     scored = one.windows.table.rename(columns={"score": one.gene})
     write_qupath(scored, path, origin_l0_px=one.origin_l0_px, colour_by=one.gene, palette=one.style.palette,
-                 scored_by=one.scored_by)  # fmt: skip
+                 scored_by=one.scored_by, measure=one.style.measure)  # fmt: skip
 
 
 def _outlines(one: SlideMap, path: Path) -> None:
@@ -143,7 +145,7 @@ def _overlay_tiff(one: SlideMap, path: Path) -> None:
 def _png(one: SlideMap, path: Path) -> None:
     how = f"{one.style.weights} weights, {len(one.windows.folds)} network{'s' * (len(one.windows.folds) != 1)}"
     write_png(path, one.overlaid(), one.frame, gene=one.gene, slide_id=one.slide_id, palette=one.style.palette,
-              label=f"probability ({how})", scored_by=one.scored_by)  # fmt: skip
+              label=f"{one.style.measure} ({how})", scored_by=one.scored_by)  # fmt: skip
 
 
 def _svg(one: SlideMap, path: Path) -> None:

@@ -38,7 +38,7 @@ _DIAMETERS: Final = (500, 1000, 2000, 3000, 4000, 5000)
 
 def write_qupath(
     tiles: pd.DataFrame, path: Path, *, origin_l0_px: tuple[int, int] = (0, 0),
-    colour_by: str = "", palette: str = "perceptual", scored_by: str = "",
+    colour_by: str = "", palette: str = "perceptual", scored_by: str = "", measure: str = "probability",
 ) -> Path:  # fmt: skip
     """Write tiles with measurements as a QuPath feature collection (drag it onto the slide in QuPath).
 
@@ -49,12 +49,13 @@ def write_qupath(
     colour_by : gene whose score gives each object its colour; objects without a score get none
     palette : see `colour_map`
     scored_by : which network gave the scores, for the file (``scoredBy``)
+    measure : what the scores are; measurements are called "GENE measure"
 
     Raises InputError: a column is missing or holds no finite numbers, or nobody scored `colour_by`.
     """
     genes = [c for c in tiles.columns if c not in _PLACE]
     _check_table(tiles, genes, colour_by)
-    features = [_feature(row, genes, origin_l0_px) for row in tiles.to_dict("records")]
+    features = [_feature(row, genes, origin_l0_px, measure) for row in tiles.to_dict("records")]
     if colour_by:
         scores = tiles[colour_by].to_numpy(float, na_value=np.nan)
         for feature, score, colour in zip(features, scores, colour_map(scores, palette).tolist(), strict=True):
@@ -79,10 +80,10 @@ def _check_table(tiles: pd.DataFrame, genes: list[Any], colour_by: str) -> None:
             raise InputError(f"Column {said(name)} holds a value that is no number", expected="finite numbers")
 
 
-def _feature(row: dict[str, Any], genes: list[str], origin: tuple[int, int]) -> dict[str, Any]:
+def _feature(row: dict[str, Any], genes: list[str], origin: tuple[int, int], measure: str) -> dict[str, Any]:
     x, y, size = float(row["x_l0_px"]) - origin[0], float(row["y_l0_px"]) - origin[1], float(row["size_l0_px"])
     ring = [[x, y], [x + size, y], [x + size, y + size], [x, y + size], [x, y]]
-    measured = {f"{gene} probability": float(row[gene]) for gene in genes if row[gene] == row[gene]}
+    measured = {f"{gene} {measure}": float(row[gene]) for gene in genes if row[gene] == row[gene]}
     properties = {"objectType": "tile", "name": str(row["tile_id"]), "measurements": measured}
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ring]}, "properties": properties}
 

@@ -11,7 +11,9 @@ from deeplrhe_utils.core.errors import CompendiumError, ParameterError
 from deeplrhe_utils.running.commands import (
     FAILED,
     OK,
+    audit,
     cohort,
+    convert,
     doctor,
     download,
     judge,
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "run": run, "doctor": doctor, "normalize": normalize, "predict": predict, "score": score, "split": split,
-    "judge": judge, "labels": labels, "cohort": cohort, "download": download, "synth": synth, "profiles": profiles,
+    "audit": audit, "convert": convert, "judge": judge, "labels": labels, "cohort": cohort, "download": download,
+    "synth": synth, "profiles": profiles,
 }  # fmt: skip
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
