@@ -251,7 +251,8 @@ def _map(
         rank = pd.Series(attention[:, number * (1 + options.attention_draws)]).rank(pct=True)
         ledger = pd.DataFrame({"outcome": ["drawn"], "windows": [one.count]})
         drawn = GeneWindows(windows.assign(score=rank.to_numpy()), rank.to_numpy()[:, None], [0], ledger)
-        what = SlideMap(drawn, frame, one.slide_id, gene, picture, MapStyle(palette="perceptual", measure="rank of attention"),
+        style = MapStyle(palette="perceptual", measure="rank of attention")
+        what = SlideMap(drawn, frame, one.slide_id, gene, picture, style,
                         scored_by="attention MIL, rank within the slide")  # fmt: skip
         written += export_map(what, ExportFolder(out / "maps"), safe_name(one.slide_id), _FORMATS)
     return written
