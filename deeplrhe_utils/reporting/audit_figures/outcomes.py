@@ -17,7 +17,7 @@ def outcome_panels(patients: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     `patients` as `patient_outcomes` gives them, `metrics` the first rows of `outcome_metrics`; the title is the first.
     """
     genes = list(patients["gene"].drop_duplicates())
-    figure, panels = panel_grid(len(genes), 2.8, 2.7)
+    figure, panels = panel_grid(len(genes), 3.2, 2.8)
     for axes, gene in zip(panels, genes, strict=False):
         rows = metrics[(metrics["gene"] == gene) & (metrics["status"] == "estimated")]
         if "value" in patients:
