@@ -21,7 +21,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 
 from deeplrhe_utils.acquisition.barcodes import patients_of, tcga_patient_of
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
-from deeplrhe_utils.core.tables.foreign import read_foreign
+from deeplrhe_utils.core.tables.foreign import read_foreign, read_foreign_parquet
 from deeplrhe_utils.core.text import UNKNOWN_WORD, listed
 from deeplrhe_utils.evaluation.auc.score_file import ONE_TARGET
 
@@ -31,7 +31,7 @@ STAMP_WHY: Final = (
     "STAMP's interval is Student's t over its folds' results: it tells how far these few differ, not how far other "
     "patients would, and takes folds that share their training patients for independent; its p compares mean scores."
 )
-_FILES: Final = ("*/patient-preds.csv", "fold_*.csv")
+_FILES: Final = ("*/patient-preds.csv", "patient-preds.csv", "fold_*.csv", "predictions.parquet")
 _POSITIVE: Final = frozenset(
     {"1", "1.0", "true", "yes", "positive", "pos", "mut", "mutated", "mutant", "mt", "class 1"}
 )
@@ -69,8 +69,7 @@ def read_peer(
 
     Parameters
     ----------
-    paths : CSV or Parquet files, or a folder of STAMP's (``*/patient-preds.csv``) or CLAM's (``fold_*.csv``); the fold
-        is named by the folder, else by the file
+    paths : CSV or Parquet files, or a folder of `_FILES`; the fold is named by the folder, else by the file
     positive : the class whose probability is the score; empty: of two the one that reads like 1, else the rarer one; of
         more each against the rest, as a gene of its own
     classes : names of CLAM's and Slideflow's classes, by their number
@@ -97,7 +96,9 @@ def read_peer(
             )
             for name, table in zip(names, tables, strict=True)
         ]
-        found = PeerTable(pd.concat(parts).astype("string"), Path(os.path.commonpath(files)))
+        found = PeerTable(
+            pd.concat(parts).astype("string"), Path(os.path.commonpath([file.absolute() for file in files]))
+        )
     if not as_is and "score" not in found.table:
         _recognise(found, positive, classes)
     if found.layout == "STAMP" and found.task != "survival":
@@ -131,11 +132,7 @@ def _raw(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} is JSON: summaries, as Patho-Bench's, hold no score of a patient", expected="a CSV",
                          fix="Write patient_id, label, score and fold where its experiment evaluates")  # fmt: skip
     if kind in (".parquet", ".pq"):
-        try:
-            table = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as Parquet ({str(error)[:80]})") from error
-        table = table.rename(columns=str).astype("string").fillna("").set_axis(range(1, len(table) + 1))
+        table = read_foreign_parquet(path, InputError).rename(columns=str).astype("string").fillna("")
     else:
         table = read_foreign(path, InputError)
     return table.drop(columns=[name for name in table if name.startswith("cut_off=")])

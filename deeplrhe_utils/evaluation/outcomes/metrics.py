@@ -59,7 +59,7 @@ def outcome_metrics(
 
     Returns DataFrame: `OUTCOME_COLUMNS`; per estimate a row per interval, or one that says why there is none. The first
     is to be read: BCa, or of cross-fitted scores `DOUBLED`, BCa √2 times as far from the estimate (on the logit scale,
-    correlations on Fisher's). Folds are compared by ranks, except for R². A perfect order ends as an AUC of 0 or 1 does
+    Spearman's on Fisher's). Folds are compared by ranks, except for R². A perfect order ends as an AUC of 0 or 1 does
     (`bound`).
     """
     rows: list[dict[str, Any]] = []
@@ -92,10 +92,12 @@ def outcome_metrics(
 
 def _widened(metric: str, value: float, end: float) -> float:
     """An end of an interval `INFLATION` times as far away, on the scale on which its metric has no limits."""
-    if metric == EXPLAINED:
-        return value + INFLATION * (end - value)
+    if metric in (EXPLAINED, SQUARED):
+        return max(value + INFLATION * (end - value), 0.0 if metric == SQUARED else -np.inf)
     lift, drop = (logit, expit) if metric in (CONCORDANCE, AUC_UNTIL) else (np.arctanh, np.tanh)
-    return end if end in (0, 1, -1) else float(drop(lift(value) + INFLATION * (lift(end) - lift(value))))
+    with np.errstate(divide="ignore"):
+        middle, far = lift(value), lift(end)
+    return float(drop(middle + INFLATION * (far - middle))) if np.isfinite(middle) else end
 
 
 _Asked = tuple[str, float | None, int, str, Callable[[_Floats], _Floats]]

@@ -29,11 +29,11 @@ def weighted_correlation(x: _Floats, y: _Floats, weight: _Floats, *, ranks: bool
 
 
 def _ranks(values: _Floats, weight: _Floats) -> _Floats:
-    """Ranks (b, n) of values (n,) that stand as often as `weight` says."""
+    """Ranks (b, n), less one half, of values (n,) that stand as often as `weight` says."""
     order, starts = _groups(values)
     size = np.add.reduceat(weight[:, order], starts, axis=1)
     group = np.unique(values, return_inverse=True)[1]
-    return np.asarray((np.cumsum(size, axis=1) - size / 2 + 0.5)[:, group])
+    return np.asarray((np.cumsum(size, axis=1) - size / 2)[:, group])
 
 
 def _groups(values: _Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
