@@ -47,6 +47,20 @@ def clam(ids=SLIDES, classes=2, seed=0):
                          **{f"p_{k}": share[:, k] for k in range(classes)}})  # fmt: skip
 
 
+def values(ids=PATIENTS, seed=0):
+    draw = np.random.default_rng(seed)
+    value = draw.normal(size=len(ids))
+    return pd.DataFrame({"PATIENT": ids, "TMB": value, "pred": value / 2 + draw.normal(size=len(ids)) / 2, "loss": ""})
+
+
+def survival(ids=PATIENTS, seed=0):
+    draw = np.random.default_rng(seed)
+    risk, limit = draw.normal(size=len(ids)), draw.exponential(2, len(ids))
+    time = draw.exponential(np.exp(-risk))
+    return pd.DataFrame({"PATIENT": ids, "pred_score": risk, "time": np.minimum(time, limit),
+                         "event": (time < limit).astype(float), "cut_off=0.1": ""})  # fmt: skip
+
+
 def folds(folder, table, names, k=4):
     """`table` divided into k files, named by folder (``{}/…``) or file; sorted as it was."""
     whole = table.sort_index()
@@ -130,17 +144,13 @@ def test_several_classes_each_against_the_rest(tmp_path, said):
 
 
 def test_values_and_survival_of_stamp_need_no_option(tmp_path, said):
-    draw = np.random.default_rng(0)
-    value, risk = draw.normal(size=80), draw.normal(size=80)
-    table = pd.DataFrame({"PATIENT": PATIENTS, "TMB": value, "pred": value / 2 + draw.normal(size=80) / 2, "loss": ""})
+    table = values()
     found = said(folds(tmp_path / "values", table, "split-{}/patient-preds.csv"))
     r2 = found[found["metric"].str.startswith("R²")].set_index("ci_method")["estimate"]
     assert r2.iloc[0] == pytest.approx(r2_score(table["TMB"], table["pred"]), abs=1e-12)
     parts = [table.iloc[20 * k : 20 * k + 20] for k in range(4)]
     assert r2[STAMP_FOLDS] == pytest.approx(np.mean([r2_score(part["TMB"], part["pred"]) for part in parts]))
-    time, limit = draw.exponential(np.exp(-risk)), draw.exponential(2, 80)
-    table = pd.DataFrame({"PATIENT": PATIENTS, "pred_score": risk, "time": np.minimum(time, limit),
-                          "event": (time < limit).astype(float), "cut_off=0.1": ""})  # fmt: skip
+    table = survival()
     table.loc[3, ["time", "event"]] = None
     folder = folds(tmp_path / "survival", table, "split-{}/patient-preds.csv")
     one = pd.read_csv(folder / "split-1" / "patient-preds.csv").rename(columns={"cut_off=0.1": "cut_off=0.2"})
@@ -255,6 +265,14 @@ def test_unknown_truth_and_lost_scores_are_counted(tmp_path, said):
     assert "76 rows: used" in told and "3 rows: no label" in told and "1 rows: no score (rows 7)" in told
 
 
+def test_row_names_are_no_patients(tmp_path, said):
+    table = stamp(ids=PATIENTS[:40] * 2)
+    table = table.drop_duplicates(["PATIENT", "KRAS"])
+    table.to_csv(tmp_path / "t.csv")
+    row = said(tmp_path / "t.csv", rows="tile").iloc[0]
+    assert row["n_pos"] + row["n_neg"] == 40
+
+
 def test_one_class_is_not_estimable(tmp_path):
     table = stamp()
     table[table["KRAS"] == "MUT"].to_csv(tmp_path / "t.csv", index=False)
@@ -284,7 +302,7 @@ def test_files_that_hold_no_scores_or_run_code_are_refused_by_name(tmp_path, sai
 
 def test_no_damage_makes_a_peers_reader_fail_in_another_way(tmp_path):
     read = 0
-    for place, table in enumerate([stamp().head(6), clam().head(6), clam(classes=3).head(6)]):
+    for place, table in enumerate([stamp().head(6), clam().head(6), clam(classes=3).head(6), values(), survival()]):
         path = tmp_path / "t.csv"
         for seed in range(60):
             path.write_bytes(mutated(table.to_csv(index=False), random.Random(f"{place} {seed}")))

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 from sklearn.metrics import r2_score, roc_auc_score
@@ -32,9 +34,7 @@ STAMP_WHY: Final = (
     "patients would, and takes folds that share their training patients for independent; its p compares mean scores."
 )
 _FILES: Final = ("*/patient-preds.csv", "patient-preds.csv", "fold_*.csv", "predictions.parquet")
-_POSITIVE: Final = frozenset(
-    {"1", "1.0", "true", "yes", "positive", "pos", "mut", "mutated", "mutant", "mt", "class 1"}
-)
+_POSITIVE: Final = frozenset({"1", "1.0", "true", "yes", "positive", "pos", "mut", "mutated", "mutant", "mt"})
 
 
 @dataclass
@@ -141,7 +141,8 @@ def _raw(path: Path) -> pd.DataFrame:
 def _recognise(found: PeerTable, positive: str, classes: Sequence[str]) -> None:
     """Give `found` our columns, if its own are those of a layout."""
     table = found.table
-    columns, first = list(table), table.columns[0]
+    columns = [name for name in table if not name.startswith("(column ")]  # of row names
+    first = next(iter(columns), "")
     target = next((name for name in columns if sum(c.startswith(f"{name}_") for c in columns) > 1), "")
     if {"pred_score", "time", "event"} <= set(columns):
         found.layout, found.task = "STAMP", "survival"
@@ -179,6 +180,7 @@ def _slides(
         found.notes.append("Not all slides have TCGA barcodes: these count as patients of their own, unless a column "
                            "patient_id names theirs.")  # fmt: skip
     keys = {"patient_id": patient, "slide_id": slide}
+    positive = positive or (names[1] if len(names) == 2 else "")
     _classes(found, layout, keys, truth, dict(zip(names, numbers, strict=True)), ONE_TARGET, positive)
 
 
@@ -230,6 +232,11 @@ def _shared(found: PeerTable, files: int) -> None:
     found.notes.append(f"{said}; a patient's score is the mean of its rows.")
 
 
+def _t_test(one: pd.Series, zero: pd.Series) -> float:
+    with warnings.catch_warnings(action="ignore"):  # of a class of one patient, or scores that are all alike
+        return float(stats.ttest_ind(one, zero).pvalue)
+
+
 def stamp_statistics(table: pd.DataFrame, task: str) -> pd.DataFrame:
     """What STAMP's own statistics say of its files, per gene (statistics/categorical.py, statistics/regression.py).
 
@@ -242,8 +249,10 @@ def stamp_statistics(table: pd.DataFrame, task: str) -> pd.DataFrame:
     mean and Student's t interval over them, which may leave 0 to 1; then, of classes, each fold with the p of a t-test.
     """
     truth = {"classification": "label", "regression": "value"}[task]
-    whole = table.assign(fold=table.get("fold", ""), truth=pd.to_numeric(table[truth], "coerce"),
-                         score=pd.to_numeric(table["score"], "coerce")).dropna(subset=["truth", "score"])  # fmt: skip
+    truths, score = (pd.to_numeric(table[name], "coerce").astype(float) for name in (truth, "score"))
+    whole = table.assign(fold=table.get("fold", ""), truth=truths, score=score)[
+        np.isfinite(truths) & np.isfinite(score)
+    ]
     rows = []
     for gene, own in whole.groupby("gene", sort=False):
         folds = []
@@ -253,7 +262,7 @@ def stamp_statistics(table: pd.DataFrame, task: str) -> pd.DataFrame:
                 folds.append({"estimate": r2_score(fold["truth"], fold["score"]), "n_pos": len(fold), "n_neg": 0})
             elif task == "classification" and len(one) and len(zero):
                 folds.append({"estimate": roc_auc_score(fold["truth"], fold["score"]), "n_pos": len(one),
-                              "n_neg": len(zero), "p": stats.ttest_ind(one, zero).pvalue,
+                              "n_neg": len(zero), "p": _t_test(one, zero),
                               "ci_method": STAMP_TEST + (f", {name}" if name else "")})  # fmt: skip
         if len(folds) > 1:
             values = pd.Series([fold["estimate"] for fold in folds])
