@@ -266,10 +266,11 @@ def stamp_statistics(table: pd.DataFrame, task: str) -> pd.DataFrame:
                               "ci_method": STAMP_TEST + (f", {name}" if name else "")})  # fmt: skip
         if len(folds) > 1:
             values = pd.Series([fold["estimate"] for fold in folds])
-            low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=values.sem())
+            half = stats.t.ppf(0.975, len(values) - 1) * (values.sem() or np.nan)  # of folds all alike STAMP gives none
             n_pos, n_neg = (sum(fold[name] for fold in folds) for name in ("n_pos", "n_neg"))
-            rows.append({"gene": gene, "estimate": values.mean(), "ci_low": low, "ci_high": high, "n": n_pos + n_neg,
-                         "ci_method": STAMP_FOLDS, "n_pos": n_pos, "n_neg": n_neg})  # fmt: skip
+            rows.append({"gene": gene, "estimate": values.mean(), "ci_low": values.mean() - half,
+                         "ci_high": values.mean() + half, "ci_method": STAMP_FOLDS, "n": n_pos + n_neg,
+                         "n_pos": n_pos, "n_neg": n_neg})  # fmt: skip
         rows += [{"gene": gene, **fold} for fold in folds] if task == "classification" else []
     return pd.DataFrame(
         rows, columns=["gene", "estimate", "ci_low", "ci_high", "ci_method", "p", "n", "n_pos", "n_neg"]
