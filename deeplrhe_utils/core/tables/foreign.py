@@ -87,6 +87,22 @@ def read_foreign(
     return table[[*columns, *(c for c in optional if c in table)]] if columns else table
 
 
+def read_foreign_parquet(path: Path, error: type[InputError] = LabelError) -> pd.DataFrame:
+    """Columns of a Parquet file as they are stored, whatever pandas noted in it; the index counts rows from 1.
+
+    Raises `error`: no such file, damage, nothing in it, types that have no place in a table.
+    """
+    import pyarrow.parquet
+
+    try:
+        table: pd.DataFrame = pyarrow.parquet.read_table(path).to_pandas(ignore_metadata=True)
+    except (OSError, ValueError, LookupError, NotImplementedError) as cause:
+        raise error(f"{path} cannot be read as Parquet ({str(cause)[:80]})", fix="Fetch it again") from cause
+    if table.empty:
+        raise error(f"{path} is empty", expected="at least one row")
+    return table.set_axis(range(1, len(table) + 1))
+
+
 def as_long(
     cells: Sequence[str], length: int, path: Path, line: int, error: type[InputError] = LabelError
 ) -> None:  # fmt: skip

@@ -6,7 +6,7 @@ sums are counted once, exactly, and every resample is then one product of matric
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -208,10 +208,36 @@ def bootstrap(frame: pd.DataFrame, *, resamples: int = 2000, seed: int = 0) -> d
     auc, fewest = _jackknife(patients, pairs)[1], min(patients.is_positive.sum(), (~patients.is_positive).sum())
     if auc in (0.0, 1.0):
         return dict.fromkeys((PERCENTILE, BCA), bound(auc, int(fewest)))
+    return _ends(aucs, *_jackknife(patients, pairs))
+
+
+def _ends(aucs: _Floats, left_out: Sequence[_Floats], auc: float) -> dict[str, tuple[float, float]]:
+    """Both intervals of a value, from its resamples and from its values without each patient, class by class."""
     tails = np.array([TAIL, (1 + 0.95) / 2])
-    corrected = _bca_tails(aucs, *_jackknife(patients, pairs), tails)
-    ends = np.quantile(aucs, [tails, corrected])
+    ends = np.quantile(aucs, [tails, _bca_tails(aucs, left_out, auc, tails)])
     return {name: (float(low), float(high)) for name, (low, high) in zip((PERCENTILE, BCA), ends, strict=True)}
+
+
+def bootstrap_statistic(
+    statistic: Callable[[_Floats], _Floats], n: int, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, dict[str, tuple[float, float]]]:
+    """A statistic of `n` patients and its intervals from resampling all of them alike.
+
+    Parameters
+    ----------
+    statistic : weights (b, n) → values (b,), NaN where a resample has none
+
+    Returns the value with everybody once, and as :func:`bootstrap`. Resamples without a value are left out; where half
+    of them are, the ends are NaN.
+    """
+    step = max(1, _CELLS // n)
+    draws = redraw(generator(seed, "bootstrap"), n, resamples)
+    values = np.concatenate([statistic(draws[i : i + step]) for i in range(0, len(draws), step)])
+    value, drawn = float(values[0]), values[1:][np.isfinite(values[1:])]
+    if len(drawn) <= resamples / 2:
+        return value, dict.fromkeys((PERCENTILE, BCA), (np.nan, np.nan))
+    without = np.concatenate([statistic(1 - np.eye(min(step, n - i), n, i)) for i in range(0, n, step)])
+    return value, _ends(drawn, [without[np.isfinite(without)]], value)
 
 
 def _bca_tails(aucs: _Floats, left_out: Sequence[_Floats], auc: float, tails: _Floats) -> _Floats:

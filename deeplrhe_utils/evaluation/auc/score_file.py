@@ -18,7 +18,8 @@ from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import UNKNOWN_WORD
 from deeplrhe_utils.evaluation.auc.units import with_labels
 
-NEEDED: Final = ("patient_id", "label", "score")
+OUTCOMES: Final = {"classification": ("label",), "regression": ("value",), "survival": ("time", "event")}
+"""Task → the columns of what became of a patient."""
 OPTIONAL: Final = ("gene", "slide_id", "tile_id", "fold")
 ONE_TARGET: Final = "target"
 """Gene of a table that has no column of genes."""
@@ -30,7 +31,7 @@ INDEPENDENT: Final = (
     "of cross-validation are not: name their fold, or read the interval as too narrow."
 )
 DEPENDENT: Final = (
-    "With several folds every patient is scored and also learned from, so the folds' AUCs are correlated: the interval "
+    "With several folds every patient is scored and also learned from, so the folds are correlated: the interval "
     "and p of patients take twice the variance of independent scores. The usual 95 % interval contains chance in about "
     "85 % of cohorts without any effect (docs/cross-fitting.md)."
 )
@@ -43,11 +44,13 @@ class Scores:
     Attributes
     ----------
     predictions : tile_id, slide_id, patient_id, gene, fold, score: one row per row that counts
-    labels : patient_id, gene, status (1, 0; patients without a label are in `ledger` only)
+    labels : patient_id, gene, and status (1, 0), value, or time and event; patients without are in `ledger` only
     units : what the table can be counted by: patient, and slide and tile where it names them
     ledger : outcome, rows, examples: "used" and every reason for which a row was set aside; rows add up to the file's
     probabilities : whether all scores lie in [0, 1]; else they can be ranked but not calibrated
     notes : what a reader should know
+    cross_fitted : whether models that scored a patient learned from others of them
+    task : of `OUTCOMES`
     """
 
     predictions: pd.DataFrame
@@ -56,6 +59,8 @@ class Scores:
     ledger: pd.DataFrame
     probabilities: bool
     notes: tuple[str, ...] = ()
+    cross_fitted: bool = False
+    task: str = "classification"
 
 
 @dataclass
@@ -75,12 +80,13 @@ class _Ledger:
 def read_scores(
     path: Path, *, columns: Mapping[str, str] | None = None, positive: str = "", negative: Sequence[str] = (),
     labels: pd.DataFrame | None = None, a_row: str = "", any_scale: bool = False, table: pd.DataFrame | None = None,
+    task: str = "classification",
 ) -> Scores:  # fmt: skip
     """Read scores and labels from a CSV and check them.
 
     Parameters
     ----------
-    path : CSV (`read_foreign`), one row per patient, slide or tile and gene: patient_id, label, score, and optionally
+    path : CSV (`read_foreign`), one row per patient, slide or tile and gene: patient_id, `OUTCOMES`, score, optionally
         gene, slide_id, tile_id (names within its slide) and fold (of cross-validation; any names). Without a column
         patient_id every row is a patient of its own, and that is noted. TCGA barcodes count as their patient
         (`patient_of`).
@@ -90,6 +96,7 @@ def read_scores(
     labels : patient_id, gene, status instead of the file's own labels
     any_scale : take scores outside [0, 1]; they are ranked, and never read as probabilities
     table : texts by line, as `read_foreign` gives them, where `path` is no CSV or more was done to it
+    task : of `OUTCOMES`; events are labels
 
     Returns Scores.
 
@@ -98,35 +105,42 @@ def read_scores(
     labels that are neither 0 nor 1, or a patient with two labels for one gene. ParameterError: a column in `columns`
     that does not exist.
     """
+    outcome = OUTCOMES[task]
     table, notes = _named(
-        read_foreign(path, InputError) if table is None else table, dict(columns or {}), path, labels is not None
-    )
+        read_foreign(path, InputError) if table is None else table, dict(columns or {}), path,
+        () if labels is not None else outcome, outcome,
+    )  # fmt: skip
     ledger = _Ledger()
-    if labels is None:
-        cells = pd.DataFrame({"line": table.index, "column": "label", "text": table["label"]}, index=table.index)
-        table["label"], said = label_values(cells, path, positive=positive, negative=negative)
-        notes += said
-    elif "label" in table:
-        notes.append("The file has labels of its own; those of --labels count.")
-        del table["label"]
+    for name in [name for name in outcome if name in table]:
+        if labels is not None:
+            notes.append("The file has labels of its own; those of --labels count.")
+            del table[name]
+        elif name in ("label", "event"):
+            cells = pd.DataFrame({"line": table.index, "column": name, "text": table[name]}, index=table.index)
+            table[name], said = label_values(cells, path, positive=positive, negative=negative)
+            notes += said
+        else:
+            table[name] = _numbers(table[name], path)
+    if "time" in table and (past := table["time"].lt(0)).any():
+        raise InputError(f"{path}, line {past.idxmax()}: the time is below 0", got=f"{table['time'].min():g}")
     table["score"] = _numbers(table["score"], path)
     table["fold"] = _folds(table, path)
     if a_row and f"{a_row}_id" not in table:
         table[f"{a_row}_id"] = table.index.astype("string")
     units = _units(table, path)
     if labels is None:
-        _one_label(table.dropna(subset=["label"]), path)
+        _one_label(table.dropna(subset=list(outcome)), outcome, path)
     table = ledger.take(table, table["score"].isna(), "no score")
     table = _once(table, units, ledger, path)
     probabilities = bool(table["score"].between(0, 1).all())
-    if not probabilities and not any_scale:
+    if not probabilities and not any_scale and task == "classification":
         wrong = table[~table["score"].between(0, 1)]
         raise InputError(f"{path}: {len(wrong)} scores are no probabilities",
                          got=f"{wrong['score'].iloc[0]:g} in line {wrong.index[0]}", expected="0 to 1",
                          fix="Give --any-scale to rank them all the same")  # fmt: skip
     if labels is None:
-        table = ledger.take(table, table["label"].isna(), "no label")
-        known = _one_label(table, path)
+        table = ledger.take(table, table[list(outcome)].isna().any(axis=1), f"no {' or '.join(outcome)}")
+        known = _one_label(table, outcome, path)
     else:
         known, table, more = _joined(labels, table, ledger)
         notes += more
@@ -135,16 +149,17 @@ def read_scores(
     rows = [("used", len(table), ""), *ledger.rows]
     keep = ["tile_id", "slide_id", "patient_id", "gene", "fold", "score"]
     return Scores(table[keep].reset_index(drop=True), known, units, pd.DataFrame(rows, columns=["outcome", "rows",
-                  "examples"]), probabilities, tuple(notes))  # fmt: skip
+                  "examples"]), probabilities, tuple(notes), table["fold"].nunique() > 1, task)  # fmt: skip
 
 
 def _named(
-    table: pd.DataFrame, columns: dict[str, str], path: Path, labels_elsewhere: bool
+    table: pd.DataFrame, columns: dict[str, str], path: Path, needed: Sequence[str], known: Sequence[str]
 ) -> tuple[pd.DataFrame, list[str]]:
     """The table with our column names, and what was assumed."""
-    if unknown := sorted(set(columns) - {*NEEDED, *OPTIONAL}):
+    ours = ["patient_id", *known, "score", *OPTIONAL]
+    if unknown := sorted(set(columns) - set(ours)):
         raise ParameterError("There is no such column to name", got=", ".join(unknown),
-                             expected=", ".join((*NEEDED, *OPTIONAL)))  # fmt: skip
+                             expected=", ".join(ours))  # fmt: skip
     if absent := [theirs for theirs in columns.values() if theirs not in table]:
         raise ParameterError(f"{path} has no column {', '.join(absent)}", expected=", ".join(table.columns))
     table = table.drop(columns=[c for c in columns if c in table and c not in columns.values()])
@@ -154,7 +169,7 @@ def _named(
     if "patient_id" not in table:
         table["patient_id"] = [f"row {i}" for i in table.index]
         notes.append("The table names no patients: every row counts as a patient of its own.")
-    if missing := [c for c in NEEDED if c not in table and not (c == "label" and labels_elsewhere)]:
+    if missing := [c for c in (*needed, "score") if c not in table]:
         raise InputError(f"{path} lacks the column {', '.join(missing)}", got=found,
                          fix=f"Name it: --columns {missing[0]}=NAME")  # fmt: skip
     if "gene" not in table:
@@ -162,7 +177,7 @@ def _named(
     for name in ("patient_id", "gene"):
         if (empty := table[name].eq("")).any():
             raise InputError(f"{path}, line {empty.idxmax()}: the {name} is empty")
-    kept = [c for c in (*NEEDED, *OPTIONAL) if c in table]
+    kept = [c for c in ours if c in table]
     if others := [c for c in table if c not in kept]:
         notes.append(f"Columns that were not read: {', '.join(others)}.")
     notes += patients_note(table["patient_id"].unique(), "patient_id")
@@ -229,8 +244,7 @@ def _once(table: pd.DataFrame, units: tuple[str, ...], ledger: _Ledger, path: Pa
     again = table.duplicated(key, keep=False)
     if not again.any():
         return table
-    same = [c for c in table if c in (*NEEDED, *OPTIONAL)]
-    differ = table[again & ~table.duplicated(same, keep=False)]
+    differ = table[again & ~table.duplicated(keep=False)]
     if len(differ):
         first = differ.iloc[0]
         unit, smaller = units[-1], [name for name in ("slide", "tile") if name not in units]
@@ -239,15 +253,16 @@ def _once(table: pd.DataFrame, units: tuple[str, ...], ledger: _Ledger, path: Pa
         raise InputError(f"{path} {said} {unit}, such as line {differ.index[0]}",
                          got=f"{first[key[0]]}, {first['gene']}: {len(differ)} rows", expected=f"one per {unit}",
                          fix=f"Say what a row is: {ways}" if smaller else "Keep the right row")  # fmt: skip
-    return ledger.take(table, table.duplicated(same), "repeats another row")
+    return ledger.take(table, table.duplicated(), "repeats another row")
 
 
-def _one_label(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    known = table[["patient_id", "gene", "label"]].drop_duplicates()
+def _one_label(table: pd.DataFrame, outcome: Sequence[str], path: Path) -> pd.DataFrame:
+    known = table[["patient_id", "gene", *outcome]].drop_duplicates()
     if (torn := known.duplicated(["patient_id", "gene"])).any():
         row = known[torn].iloc[0]
-        what = f"{path}: {int(torn.sum())} patients have two labels for one gene"
-        raise LabelError(what, got=f"{row['patient_id']}, {row['gene']}", expected="one label per patient and gene")
+        two = " or ".join(f"{name}s" for name in outcome)
+        raise LabelError(f"{path}: {int(torn.sum())} patients have two {two} for one gene",
+                         got=f"{row['patient_id']}, {row['gene']}", expected="one per patient and gene")  # fmt: skip
     return known.rename(columns={"label": "status"}).reset_index(drop=True)
 
 
@@ -278,13 +293,15 @@ def pooled(scores: Scores) -> Scores:
     Ranks within a fold undo offsets between networks, but they lose AUC where folds differ in prevalence, and all of it
     where a fold is one patient.
     """
+    scores = replace(scores, notes=(*scores.notes, DEPENDENT if scores.cross_fitted else INDEPENDENT))
     if scores.predictions["fold"].nunique() == 1:
-        return replace(scores, notes=(*scores.notes, INDEPENDENT))
-    scores = replace(scores, notes=(*scores.notes, DEPENDENT))
+        return scores
     who = scores.predictions[["patient_id", "gene", "fold"]].drop_duplicates()
-    by = with_labels(who, scores.labels).groupby(["gene", "fold"])["label"]
+    known = scores.labels if scores.task == "classification" else scores.labels.assign(status=0)
+    by = with_labels(who, known).groupby(["gene", "fold"])["label"]
     share = by.mean().astype(float).groupby("gene")
-    if by.size().min() >= _LEAST and (share.max() - share.min()).max() <= _UNLIKE and by.nunique().min() == 2:
+    alike = (share.max() - share.min()).max() <= _UNLIKE
+    if by.size().min() >= _LEAST and alike and (scores.task != "classification" or by.nunique().min() == 2):
         note = "Scores were ranked within their fold before they were pooled."
         return replace(scores, notes=(*scores.notes, note))
     note = (f"Folds have fewer than {_LEAST} patients, one class, or shares of positives that differ by more than "
