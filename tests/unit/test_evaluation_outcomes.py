@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 from deeplrhe_utils.core.errors import InputError, LabelError
 from deeplrhe_utils.evaluation.auc.delong import INFLATION, bound
 from deeplrhe_utils.evaluation.auc.resampling import BCA, PERCENTILE, bootstrap_statistic
-from deeplrhe_utils.evaluation.outcomes.metrics import (
+from deeplrhe_utils.evaluation.referee.outcomes import (
     CONCORDANCE,
     DOUBLED,
     EXPLAINED,
@@ -17,7 +17,7 @@ from deeplrhe_utils.evaluation.outcomes.metrics import (
     SQUARED,
     outcome_metrics,
 )
-from deeplrhe_utils.evaluation.outcomes.weighted import (
+from deeplrhe_utils.evaluation.referee.weighted import (
     weighted_auc_until,
     weighted_concordance,
     weighted_correlation,

@@ -41,7 +41,7 @@ def planted(folder, *, gene=2.0, site=0.0, seed=1, spoil=None):
     table.to_csv(folder / "labels.csv", index=False)
     rows = pd.DataFrame(
         {"patient_id": people, "age": random.integers(40, 80, PATIENTS), "sex": np.array(["male", "female"])[sex]}
-    )  # noqa: E501
+    )
     rows.assign(site_id=[n[5:7] for n in names], histology="adenocarcinoma").to_csv(
         folder / "clinical.csv", index=False
     )
@@ -62,7 +62,12 @@ def test_a_planted_gene_is_found_and_another_is_not(tmp_path):
     planted(tmp_path)
     lines: list[str] = []
     result = audit(tmp_path, lines=lines)
-    for arm, least in {"image": 0.8, "image, hospitals held out": 0.8, "image + clinical": 0.8, "attention MIL": 0.6}.items():
+    for arm, least in {
+        "image": 0.8,
+        "image, hospitals held out": 0.8,
+        "image + clinical": 0.8,
+        "attention MIL": 0.6,
+    }.items():
         seen, silent = auc(result, arm, "TP53"), auc(result, arm, "KRAS")
         assert seen["auc"] > least and seen["auc"] > seen["null_high"] and seen["ci_low"] > least - 0.2
         assert silent["auc"] < 0.7 and silent["ci_low"] < 0.5
@@ -113,8 +118,8 @@ def test_everything_that_is_wrong_is_named(tmp_path):
     with h5py.File(sorted(folder.rglob("*.h5"))[5], "a") as f:
         f["coords"].attrs["patch_size_level0"] = 2048
     doubts = " ".join(audit(tmp_path, attention_draws=0)["doubts"])
-    for says in ("1 vectors hold what is no finite number", "has the same vectors as", "1 labelled patient without vectors",
-                 f"{gone.stem[:12]}", "uni_v2 gives 1536 numbers, these vectors have 12", "512 µm wide",
+    for says in ("1 vectors hold what is no finite number", "has the same vectors as",
+                 "1 labelled patient without vectors",                 f"{gone.stem[:12]}", "uni_v2 gives 1536 numbers, these vectors have 12", "512 µm wide",
                  "said to be 2048 wide and lie 512 apart", "licensed CC-BY-NC-ND-4.0"):  # fmt: skip
         assert says in doubts, says
 
@@ -161,7 +166,7 @@ def test_convert_turns_layouts_into_one_another_and_keeps_what_stands(tmp_path, 
         got = {
             one.slide_id: one
             for one in find_vectors(tmp_path / home if to != "parquet" else tmp_path / home / "features.parquet")
-        }  # noqa: E501
+        }
         for one in find_vectors(source):
             np.testing.assert_array_equal(got[one.slide_id].read(), one.read())
             np.testing.assert_allclose(got[one.slide_id].windows(), one.windows())

@@ -1,1 +1,1 @@
-"""Vectors that others made: complete, of one encoder, in place; what they tell of labels, and of sites."""
+"""What others made: their vectors, and their scores of values and of survival."""

@@ -19,7 +19,7 @@ from deeplrhe_utils.evaluation.auc.peers import STAMP_WHY, read_peer
 from deeplrhe_utils.evaluation.auc.score_file import OUTCOMES, Scores, parse_columns, pooled, read_scores
 from deeplrhe_utils.evaluation.auc.table import curve, gene_metrics, headline_rows
 from deeplrhe_utils.evaluation.auc.units import AGGREGATION_RULES, UNITS, aggregate, align_folds, with_labels
-from deeplrhe_utils.evaluation.outcomes.metrics import EXPLAINED, outcome_metrics, patient_outcomes, turned
+from deeplrhe_utils.evaluation.referee.outcomes import EXPLAINED, outcome_metrics, patient_outcomes, turned
 from deeplrhe_utils.running.page.html import page, table
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from deeplrhe_utils.core.text import with_ends
 from deeplrhe_utils.evaluation.auc.delong import INFLATION, bound
 from deeplrhe_utils.evaluation.auc.resampling import BCA, PERCENTILE, bootstrap_statistic
 from deeplrhe_utils.evaluation.auc.units import aggregate, align_folds
-from deeplrhe_utils.evaluation.outcomes.weighted import (
+from deeplrhe_utils.evaluation.referee.weighted import (
     weighted_auc_until,
     weighted_concordance,
     weighted_correlation,

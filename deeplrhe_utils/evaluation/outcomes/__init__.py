@@ -1,1 +1,0 @@
-"""Scores of values and of survival: rank correlation, explained share, concordance, AUC over time."""
