@@ -16,23 +16,26 @@ from deeplrhe_utils.evaluation.splits.folds import UNIT_COLUMNS, roles_of
 _Floats = NDArray[np.float64]
 
 
-def shared_patients(splits: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+def shared_patients(
+    splits: pd.DataFrame, members: pd.DataFrame, holder: str = "patient_id", role: str = "train"
+) -> pd.DataFrame:
     """Patients of the test side who are also trained on.
 
     Parameters
     ----------
     splits : table SPLITS of one scheme
     members : patient_id and the scheme's own column, such as table TILES; what the split does not list is not counted
+    holder, role : ``"site_id"`` asks for sites, ``"valid"`` for the validating side; who has no `holder` is not counted
 
     Returns DataFrame: a row per fold: scheme, fold, patients (tested), shared (of them in training), units (tested rows
     of `members`), leaked (of them, of shared patients), share (leaked / units, 0–1).
     """
     rows = []
     for fold, part in roles_of(splits, members).groupby("fold"):
-        test = part[part["role"] == "test"]
-        both = test["patient_id"].isin(part.loc[part["role"] == "train", "patient_id"])
-        rows.append({"scheme": splits["scheme"].iloc[0], "fold": fold, "patients": test["patient_id"].nunique(),
-                     "shared": test.loc[both, "patient_id"].nunique(), "units": len(test), "leaked": int(both.sum()),
+        test = part[part["role"].eq("test") & part[holder].notna()]
+        both = test[holder].isin(part.loc[part["role"] == role, holder])
+        rows.append({"scheme": splits["scheme"].iloc[0], "fold": fold, "patients": test[holder].nunique(),
+                     "shared": test.loc[both, holder].nunique(), "units": len(test), "leaked": int(both.sum()),
                      "share": float(both.mean()) if len(both) else np.nan})  # fmt: skip
     columns = ["scheme", "fold", "patients", "shared", "units", "leaked", "share"]
     return pd.DataFrame(rows, columns=columns)
