@@ -59,7 +59,7 @@ def same(found, columns=("fold", "unit_id", "role")):
 
 
 @pytest.mark.parametrize("make", [
-    pathobench, clam, lambda d: clam(d, ending=".svs"), lambda d: clam(d, boolean=True),
+    pathobench, clam, lambda d: (clam(d, 4, boolean=True), clam(d))[1], lambda d: clam(d, ending=".svs"), lambda d: clam(d, boolean=True),
     lambda d: clam(d, boolean=True, ending=".SVS"),
 ])  # fmt: skip
 def test_every_layout_tells_the_same_folds(tmp_path, make):
