@@ -59,8 +59,8 @@ def same(found, columns=("fold", "unit_id", "role")):
 
 
 @pytest.mark.parametrize("make", [
-    pathobench, clam, lambda d: (clam(d, 4, boolean=True), clam(d))[1], lambda d: clam(d, ending=".svs"), lambda d: clam(d, boolean=True),
-    lambda d: clam(d, boolean=True, ending=".SVS"),
+    pathobench, clam, lambda d: clam(d, ending=".svs"), lambda d: clam(d, boolean=True),
+    lambda d: clam(d, boolean=True, ending=".SVS"), lambda d: (clam(d, 4, boolean=True), clam(d))[1],
 ])  # fmt: skip
 def test_every_layout_tells_the_same_folds(tmp_path, make):
     found = read_any_split(make(tmp_path))
