@@ -93,6 +93,7 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
 
     from deeplrhe_utils.evaluation.splits import folds as splits
     from deeplrhe_utils.evaluation.splits import sites as site_split
+    from deeplrhe_utils.evaluation.splits.files import write_split
 
     if options.scheme not in SCHEMES:
         raise ParameterError("Unknown unit of a split", got=options.scheme, expected=" | ".join(SCHEMES))
@@ -122,7 +123,9 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
         say(f"{out}  {_write_theirs(out, options.layout, frame, cohort)}")
         return out
     note = note if options.hashed else " ".join(filter(None, [note, *cohort.notes]))  # notes name names
-    signature = _write(out, frame, options, sites, note, sorted(labels["gene"].unique()), shares or ())
+    salt = secrets.token_hex(16) if options.hashed else None
+    genes = sorted(labels["gene"].unique())
+    signature = write_split(out, frame, genes=genes, shares=shares or (), sites=sites, salt=salt, note=note)
     say(f"{out}  signature {signature}")
     return out
 
@@ -171,17 +174,6 @@ def _warning(splits: pd.DataFrame, members: pd.DataFrame) -> str:
     except CohortError as error:
         return f"WARNING: {error} An AUC from this split says little about new patients."
     return ""
-
-
-def _write(
-    out: Path, splits: pd.DataFrame, options: SplitOptions, sites: dict[str, str] | None, note: str, genes: list[str],
-    shares: tuple[float, ...],
-) -> str:  # fmt: skip
-    """Write the file; return the signature."""
-    from deeplrhe_utils.evaluation.splits.files import write_split
-
-    salt = secrets.token_hex(16) if options.hashed else None
-    return write_split(out, splits, genes=genes, shares=shares, sites=sites, salt=salt, note=note)
 
 
 def _write_theirs(out: Path, layout: str, splits: pd.DataFrame, cohort: SplitLabels) -> str:
