@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from deeplrhe_utils.core.errors import CohortError, InputError, LabelError, ParameterError
-from deeplrhe_utils.evaluation.audits.split_audit import audit_split
+from deeplrhe_utils.evaluation.audits.leakage import audit_split
 from deeplrhe_utils.evaluation.splits import files, folds
 from deeplrhe_utils.evaluation.splits.published import read_any_split, write_any_split
 from deeplrhe_utils.running.commands.cli import main

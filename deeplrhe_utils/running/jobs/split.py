@@ -199,7 +199,7 @@ def audit_split_files(
     """
     import pandas as pd
 
-    from deeplrhe_utils.evaluation.audits.split_audit import audit_split
+    from deeplrhe_utils.evaluation.audits.leakage import audit_split
     from deeplrhe_utils.evaluation.splits.folds import PARTS
     from deeplrhe_utils.evaluation.splits.published import read_any_split
 
