@@ -105,6 +105,28 @@ def test_names_without_patients_meet_a_table_of_labels(tmp_path):
     assert set(own.splits["scheme"]) == {"patient"} and own.units["TP53"].notna().sum() == 6
 
 
+@pytest.mark.parametrize("form", ["long", "by slide", "by patient", "tabs"])
+def test_labels_of_any_form_meet_slides_and_patients(tmp_path, form):
+    clam(tmp_path)
+    wide = pd.DataFrame(
+        {"slide_id": slides(), "patient_id": [s[:12] for s in slides()], "EGFR": [i // 2 % 2 for i in range(12)]}
+    )
+    table = {
+        "long": wide.rename(columns={"EGFR": "status"}).assign(gene="EGFR"),
+        "tabs": wide,
+        "by slide": wide.drop(columns="patient_id"),
+        "by patient": wide.drop(columns="slide_id"),
+    }[form]
+    table.to_csv(tmp_path / "labels.txt", index=False, sep="\t" if form == "tabs" else ",")
+    patients = folds.splits_table("patient", np.array(sorted(set(wide["patient_id"]))), np.arange(6) % 2, 2, 0)
+    files.write_split(tmp_path / "a.json", patients)
+    for given, n in ((tmp_path, 12), (tmp_path / "a.json", 6)):
+        found = read_any_split(given, tmp_path / "labels.txt")
+        told = dict(found.units[["patient_id", "EGFR"]].to_numpy())
+        assert found.notes == [] and len(found.units) == n
+        assert told == {p: str(e) for p, e in wide[["patient_id", "EGFR"]].to_numpy()}
+
+
 def test_signed_splits_and_clams_lists_of_patients(tmp_path):
     names = [f"TCGA-05-{i:04d}" for i in range(6)]
     frame = folds.splits_table("patient", np.array(names), np.arange(6) % 2, 2, 5)

@@ -138,19 +138,24 @@ def _described(units: pd.DataFrame, column: str, labels: pd.DataFrame | None) ->
     units["patient_id"] = units["patient_id"].fillna(told).astype("string")
     if labels is not None:
         key = column if column in labels else "patient_id"
-        own = labels.drop_duplicates(key).drop(columns={"slide_id", "patient_id"} & set(labels) - {key})
+        own = labels.dropna(subset=[key]).drop_duplicates(key).drop(columns=set(_NAMED) & set(labels) - {key})
         units = units.drop(columns=[c for c in own if c in units and c != key]).merge(own, on=key, how="left")
     first = [c for c in ("slide_id", "patient_id") if c in units]
     return units[[*first, *(c for c in units if c not in first)]].reset_index(drop=True)
 
 
 def _labels(path: Path) -> pd.DataFrame:
-    """A table of labels, long or wide, with slide_id or patient_id."""
-    table = read_foreign(path)
+    """A table of labels, long or wide: patient_id (null where nothing tells it), slide_id if it is there, and others."""
+    table = _table(path)
     if {"gene", "status"} <= set(table):
-        labels = read_label_table(path).labels
-        return wide_labels(labels, sorted(labels["gene"].unique())).astype("string")
-    return _identified(table, path)[0]
+        read = read_label_table(path)
+        wide = wide_labels(read.labels, sorted(read.labels["gene"].unique())).astype("string")
+        named = read.members[[name for name in _NAMED if name in read.members]].drop_duplicates()
+        return named.merge(wide, on="patient_id")
+    found = _identified(table, path)[0]
+    if "patient_id" not in found:
+        found["patient_id"] = found["slide_id"].map(lambda name: parse_name(name).patient_id).astype("string")
+    return found
 
 
 def _identified(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str]]:
