@@ -145,7 +145,7 @@ def _described(units: pd.DataFrame, column: str, labels: pd.DataFrame | None) ->
 
 
 def _labels(path: Path) -> pd.DataFrame:
-    """A table of labels, long or wide: patient_id (null where nothing tells it), slide_id if it is there, and others."""
+    """A table of labels, long or wide: patient_id (null where nothing tells it), slide_id if it is there, others."""
     table = _table(path)
     if {"gene", "status"} <= set(table):
         read = read_label_table(path)
