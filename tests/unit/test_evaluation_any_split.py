@@ -290,6 +290,9 @@ def run(capsys, *words):
 def test_audit_as_typed(tmp_path, capsys):
     code, said = run(capsys, "--audit", pathobench(tmp_path), "--out", tmp_path / "o")
     assert code == 0 and "12 slides of 6 patients, 3 folds, read as: pathobench." in said
+    assert [line.split() for line in said.splitlines() if line.split()[:2] == ["EGFR", "1"]] == [
+        ["EGFR", "1", "0.5", "0.5", "0.5"]
+    ]
     told = json.loads((tmp_path / "o/audit.json").read_text())
     assert told["leaks"] is False and all(text in said for text in told["findings"])
     assert len(pd.read_csv(tmp_path / "o/folds.csv")) == 3 and len(pd.read_csv(tmp_path / "o/labels.csv")) == 3
@@ -303,6 +306,18 @@ def test_audit_as_typed(tmp_path, capsys):
     assert code == 0 and "No site of the test side is also in training." in said
     assert run(capsys, "--audit", tables(tmp_path / "k") / "set-train.csv")[0] == 1
     assert run(capsys, tmp_path / "s.csv", tmp_path / "s.csv")[0] == 2
+
+
+def test_sites_of_a_signed_split_are_asked(tmp_path, capsys):
+    names = np.array([f"P{i}" for i in range(8)])
+    sites = {name: f"S{i % 4}" for i, name in enumerate(names)}
+    files.write_split(tmp_path / "a.json", folds.splits_table("site", names, np.arange(8) % 2, 2, 0), sites=sites)
+    code, said = run(capsys, "--audit", tmp_path / "a.json")
+    assert (
+        code == 0
+        and "\n8 patients, 2 folds, read as: signed." in said
+        and "No site of the test side is also in training." in said
+    )
 
 
 @pytest.mark.parametrize("scheme", ["patient", "slide", "site"])

@@ -16,7 +16,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of, tcga_patient_of
 from deeplrhe_utils.acquisition.labels.labels import read_label_table, wide_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
-from deeplrhe_utils.core.files import write_text
+from deeplrhe_utils.core.files import read_json, write_text
 from deeplrhe_utils.core.tables.foreign import foreign_text, guarded, read_foreign
 from deeplrhe_utils.core.text import counted, shortened
 from deeplrhe_utils.evaluation.splits.files import read_split
@@ -194,6 +194,8 @@ def _file(path: Path) -> tuple[str, _Told]:
         if scheme == "tile":
             raise InputError(f"{path} divides tiles", expected="a split of slides, patients or sites")
         units = frame[["unit_id"]].drop_duplicates().rename(columns={"unit_id": UNIT_COLUMNS[scheme]})
+        if sites := {one["unit"]: one["site"] for one in read_json(path)["units"] if "site" in one}:
+            units["site_id"] = units["patient_id"].map(sites)
         return "signed", _Told(frame[["fold", "unit_id", "role"]], units)
     if path.suffix.lower() not in _TEXT:
         raise _unknown(path, f"a file named {path.suffix or path.name}")

@@ -210,20 +210,28 @@ def audit_split_files(
     if own := options.sites in units:
         units = units.assign(site_id=units[options.sites])
     found = audit_split(read.splits, _with_sites(units, options, own, labels or paths[0]), options.genes)
-    scheme, folds = read.splits["scheme"].iloc[0], found.folds
-    sentences = [
-        f"{counted(len(units), scheme)} of {counted(units['patient_id'].nunique(), 'patient')}, "
-        f"{counted(len(folds), 'fold')}, read as: {read.layout}.", *read.notes, *found.findings,
-    ]  # fmt: skip
+    folds, who = found.folds, counted(units["patient_id"].nunique(), "patient")
+    who = f"{counted(len(units), 'slide')} of {who}" if "slide_id" in units else who
+    read_as = f"{who}, {counted(len(folds), 'fold')}, read as: {read.layout}."
+    sentences = [read_as, *read.notes, *found.findings]
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
         shown = folds[["fold", *PARTS, *(name for name in folds if name.endswith("_share"))]].round(3)
-        say("\n".join([shown.to_string(index=False), *sentences]))
+        say("\n".join([shown.to_string(index=False), *_prevalence(found.labels), *sentences]))
     if options.out:
         for table, name in ((folds, _AUDIT[1]), (found.labels, _AUDIT[2])):
             write_sheet(table, options.out / name)
         write_json(options.out / _AUDIT[0], {"layout": read.layout, "leaks": found.leaks, "findings": sentences})
         say(f"{options.out}: {', '.join(_AUDIT)}")
     return found.leaks
+
+
+def _prevalence(labels: pd.DataFrame) -> list[str]:
+    """How common each label is by role, all folds together, as a table in text."""
+    from deeplrhe_utils.evaluation.splits.folds import PARTS
+
+    sums = labels.groupby(["label", "value"], sort=False)[[*PARTS, *(f"{role}_known" for role in PARTS)]].sum()
+    shown = sums.assign(**{role: sums[role] / sums[f"{role}_known"] for role in PARTS})[list(PARTS)].round(3)
+    return [shown.reset_index().to_string(index=False, na_rep="–")] if len(shown) else []
 
 
 def _standing(out: Path) -> str:
