@@ -18,7 +18,8 @@ from typing import Final
 from deeplrhe_utils.core import paths as places
 from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import write_text
-from deeplrhe_utils.core.tables.truth import dictionary
+from deeplrhe_utils.core.tables.schemas import TABLES
+from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.core.text import in_markdown, p_text
 from deeplrhe_utils.running.stage.story import findings, story
 
@@ -30,6 +31,19 @@ DOCUMENTS: Final = (places.REPOSITORY / "README.md", places.REPOSITORY / "data" 
 _NO_RESULTS: Final = "The demo has not been run yet: `make reproduce` writes the numbers, `make docs` this table."
 _NEEDED: Final = {"gene", "auc", "ci_low", "ci_high", "n_pos", "n_neg", "p_holm", "status", "data"}
 _BEGIN: Final = re.compile(r"^<!-- (?P<name>[a-z]+):begin -->$", re.MULTILINE)
+
+
+def dictionary() -> str:
+    """The data dictionary as Markdown, one section per table (embedded in ``data/README.md``)."""
+    lines: list[str] = []
+    for table in (*TABLES.values(), *TRUTH_TABLES.values()):
+        lines += [f"### {table.name}", "", f"A row is {table.row}. Key: {', '.join(table.key)}.", ""]
+        lines += ["| Column | Type | Null | Meaning |", "|---|---|---|---|"]
+        for c in table.columns:
+            meaning = c.meaning + (f" ({' / '.join(c.choices)})" if c.choices else "")
+            lines.append(f"| {c.name} | {c.dtype} | {'yes' if c.nullable else 'no'} | {meaning} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def results_table(csv_path: Path) -> str:

@@ -56,7 +56,7 @@ from deeplrhe_utils.core.errors import AnnotationError, CompendiumError, InputEr
 from deeplrhe_utils.core.files import atomic_path, read_json, write_text
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.slides.outlines.find import read_geojson
+from deeplrhe_utils.slides.outlines.geojson import read_geojson
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.synthetic.paint import tissue
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS

@@ -16,13 +16,14 @@ import pandas as pd
 from _harness import SHARED_DATA
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.barcodes import parse_name
+from deeplrhe_utils.acquisition.barcodes import parse_name, patient_of
 from deeplrhe_utils.acquisition.labels.mutation_files import read_deeppath_labels
 from deeplrhe_utils.acquisition.services.manifest import read_manifest
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.audits.leakage import shared_patients
+from deeplrhe_utils.evaluation.splits.published import read_any_split
 
 FILE = REFERENCE_DATA / "published_splits.csv"
 DRAWS = 500
@@ -142,53 +143,55 @@ def drawn(data: Path) -> Iterator[dict[str, object]]:
               f"{DRAWS} draws of its default, by slide; its authors say their paper divided by patient")  # fmt: skip
 
 
-def lists(data: Path) -> Iterator[tuple[str, str, _Members, list[_Fold], str]]:
-    """Divisions that are published as lists: source, file, slide → patient, role → slides per fold, what they are."""
-    folds = [pd.read_csv(data / f"splits/hipt_10fold/splits_{i}.csv", dtype=str) for i in range(10)]
-    yield ("HIPT", "10foldcv_subtype/tcga_lung @ 780fafaed2e5", {},
-           [{"train": f["train"].dropna(), "valid": f["val"].dropna(), "test": f["test"].dropna()} for f in folds],
-           "its ten folds")  # fmt: skip
-    for name, place, files in (("PANTHER", "panther_nsclc/", "classification/NSCLC @ 15531d32134f"),
-                               ("TITAN", "titan_ot/tcga-ot_", "tcga-ot_*.csv @ 33042f5eea66")):  # fmt: skip
-        parts = {p: pd.read_csv(data / f"splits/{place}{p}.csv", dtype=str) for p in ("train", "val", "test")}
-        lung = {p: f.loc[f["project_id"].isin(["TCGA-LUAD", "TCGA-LUSC"]), "slide_id"] for p, f in parts.items()}
-        fold = {"train": lung["train"], "valid": lung["val"], "test": lung["test"]}
-        yield name, files, {}, [fold], "its one division, lung slides of TCGA"
+def read(paths: Path | list[Path]) -> tuple[_Members, pd.DataFrame]:
+    """slide → patient and table SPLITS of a list in a layout that is known."""
+    found = read_any_split(paths)
+    lung = found.units
+    if "project_id" in lung:
+        lung = lung[lung["project_id"].isin(["TCGA-LUAD", "TCGA-LUSC"])]
+    owner = dict(zip(lung["slide_id"], lung["patient_id"], strict=True))
+    return owner, found.splits[found.splits["unit_id"].isin(list(owner))]
+
+
+def parted(folds: Iterable[_Fold]) -> tuple[_Members, pd.DataFrame]:
+    """The same of TCGA slides in other layouts, role → slides per fold."""
+    rows = [{"scheme": "slide", "fold": i, "unit_id": str(slide).removesuffix(".svs"), "role": role}
+            for i, fold in enumerate(folds) for role, slides in fold.items() for slide in slides]  # fmt: skip
+    splits = pd.DataFrame(rows)
+    return {slide: patient_of(slide) for slide in splits["unit_id"].unique()}, splits
+
+
+def lists(data: Path) -> Iterator[tuple[str, str, tuple[_Members, pd.DataFrame], str]]:
+    """Divisions that are published as lists: source, file, slide → patient and table SPLITS, what they are."""
+    yield ("HIPT", "10foldcv_subtype/tcga_lung @ 780fafaed2e5", read(data / "splits/hipt_10fold"), "its ten folds")
+    for name, folder, files in (("PANTHER", "panther_nsclc", "classification/NSCLC @ 15531d32134f"),
+                                ("TITAN", "titan_ot", "tcga-ot_*.csv @ 33042f5eea66")):  # fmt: skip
+        yield name, files, read(data / "splits" / folder), "its one division, lung slides of TCGA"
     tests = [np.load(data / f"splits/sequoia/test-luad-{i}.npy").tolist() for i in range(5)]
-    yield ("SEQUOIA", "test-luad-*.npy @ c41d2b52d63c", {},
-           [{"test": own, "train": [s for other in tests if other is not own for s in other]} for own in tests],
+    others = ({"test": own, "train": [s for other in tests if other is not own for s in other]} for own in tests)
+    yield ("SEQUOIA", "test-luad-*.npy @ c41d2b52d63c", parted(others),
            "its five test folds, each against the other four")  # fmt: skip
     for cohort in ("TCGA", "TCIA-CPTAC"):
-        folder = data / "splits/dependency_mil"
-        train, test = (pd.read_csv(folder / f"DETAILED_{cohort}_{part}_LUAD_LUSC_BENIGN.csv", dtype=str)
-                       for part in ("TRAINVAL", "TEST"))  # fmt: skip
-        own = pd.concat([train, test])
-        yield (f"dependency-mil, {cohort.removeprefix('TCIA-')}", "DETAILED_*_BENIGN.csv @ 86153c3b8d8a",
-               dict(zip(own["wsi_id"], own["patient_id"], strict=True)),
-               [{"train": train["wsi_id"], "test": test["wsi_id"]}], "its one division")  # fmt: skip
+        files = [data / f"splits/dependency_mil/DETAILED_{cohort}_{part}_LUAD_LUSC_BENIGN.csv"
+                 for part in ("TRAINVAL", "TEST")]  # fmt: skip
+        yield (f"dependency-mil, {cohort.removeprefix('TCIA-')}", "DETAILED_*_BENIGN.csv @ 86153c3b8d8a", read(files),
+               "its one division")  # fmt: skip
     tables = [pd.read_csv(data / f"splits/preserved_site/{p}_splits.csv", dtype=str) for p in ("luad", "lusc")]
     for kind, name in (("preserved_site", "sites kept whole"), ("standard", "standard folds")):
         columns = [t.set_index("slide")[c].dropna() for t in tables for c in t.columns if c.endswith(kind)]
-        parted = [{"test": c.index[c == k], "train": c.index[c != k]} for c in columns for k in sorted(c.unique())]
-        yield (f"PreservedSiteCV, {name}", "luad_splits.csv, lusc_splits.csv @ 1eeff22f9f52", {}, parted,
+        each = ({"test": c.index[c == k], "train": c.index[c != k]} for c in columns for k in sorted(c.unique()))
+        yield (f"PreservedSiteCV, {name}", "luad_splits.csv, lusc_splits.csv @ 1eeff22f9f52", parted(each),
                f"three folds of each of {len(columns)} endpoints")  # fmt: skip
 
 
 def listed(data: Path) -> Iterator[dict[str, object]]:
     """Divisions that are published as lists, judged by patient and, for TCGA, by hospital."""
-    for source, files, members, folds, computed in lists(data):
-        rows = [{"scheme": "slide", "fold": i, "unit_id": str(slide).removesuffix(".svs"), "role": role}
-                for i, fold in enumerate(folds) for role, slides in fold.items() for slide in slides]  # fmt: skip
-        splits = pd.DataFrame(rows)
-        names = {s: parse_name(s) for s in splits["unit_id"].unique()}
-        owner = {s: members.get(s) or str(told.patient_id) for s, told in names.items()}
-        holders = {"patient": owner}
-        if all(told.site_id for told in names.values()):
-            holders["site"] = {s: str(told.site_id) for s, told in names.items()}
-        for shared, of in holders.items():
-            units = pd.DataFrame({"slide_id": list(of), "patient_id": list(of.values())})
-            share = shared_patients(splits, units)["share"]
-            yield row(source, files, owner, shared, share, computed)
+    for source, files, (owner, splits), computed in lists(data):
+        sites = [parse_name(slide).site_id for slide in owner]
+        units = pd.DataFrame({"slide_id": list(owner), "patient_id": list(owner.values()), "site_id": sites})
+        for shared in ("patient", "site") if all(sites) else ("patient",):
+            values = shared_patients(splits, units, f"{shared}_id")["share"]
+            yield row(source, files, owner, shared, values, computed)
 
 
 def published_splits(data: Path) -> pd.DataFrame:

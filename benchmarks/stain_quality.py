@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import torch
 from _harness import versions, write
+from _outline_masks import outline_masks
 
 from deeplrhe_utils.core.errors import CompendiumError
-from deeplrhe_utils.evaluation.quality.stain_masks import neutral_masks, outline_masks
+from deeplrhe_utils.evaluation.quality.stain_masks import neutral_masks
 from deeplrhe_utils.evaluation.quality.stain_metrics import (
     assess,
     glass_change,

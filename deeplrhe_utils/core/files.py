@@ -176,23 +176,37 @@ def held(folder: Path, command: str, names: Collection[str] | None = None, *, kn
     Raises, besides, RunError: another process holds it.
     """
     claim(folder, command, names, known=known)
+    with sole(folder, f"Another process writes to {folder} (`deeplrhe {command}`)", "choose another --out"):
+        yield
+
+
+@contextmanager
+def sole(folder: Path, taken: str, otherwise: str, name: str = _LOCK) -> Iterator[None]:
+    """Nobody else at work here.
+
+    Parameters
+    ----------
+    taken, otherwise : what to say where another process is, and what to do instead of waiting for it
+    name : of the lock, a file in the folder
+
+    Raises RunError: another process is, or the file system cannot lock.
+    """
     try:
-        lock = locked(folder)
+        lock = locked(folder, name)
     except Timeout as error:
-        fix = "Wait for it, or choose another --out"
-        raise RunError(f"Another process writes to {folder} (`deeplrhe {command}`)", fix=fix) from error
+        raise RunError(taken, fix=f"Wait for it, or {otherwise}") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def locked(folder: Path) -> FileLock:
+def locked(folder: Path, name: str = _LOCK) -> FileLock:
     """The folder's lock, taken; a killed process loses it with its life.
 
     Raises Timeout: another process has it. RunError: the file system cannot lock.
     """
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / name)
     try:
         lock.acquire(timeout=0)
     except Timeout:

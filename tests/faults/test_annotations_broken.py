@@ -10,7 +10,8 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError
 from deeplrhe_utils.slides.outlines import regions
-from deeplrhe_utils.slides.outlines.find import read_annotation, read_geojson
+from deeplrhe_utils.slides.outlines.find import read_annotation
+from deeplrhe_utils.slides.outlines.geojson import read_geojson
 
 VERTICES = '<Vertex X="0" Y="0"/><Vertex X="9" Y="0"/><Vertex X="9" Y="9"/>'
 

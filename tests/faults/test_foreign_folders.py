@@ -28,7 +28,7 @@ NAMES = [
     "run.json", "index.html", "auc.csv", "roc.png", "ledger.csv", "tiles.parquet", "slides.csv", "normalize.csv",
     "normalizer/request.json", "S1/x0000000_y0000000.png", "S1/mine.txt", "slides/.a.12.part.svs", "truth/mine.csv",
     "labels.csv", "download.csv", "repairs.csv", "manifest.txt", ".lock/x", "thesis.docx", "out.json",
-    "genes.csv", "judged.json", "planted.png",
+    "genes.csv", "judged.json", "planted.png", "audit.json", "folds.csv",
 ]  # fmt: skip
 CONTENTS = [b"", b"mine", b"{}", b"[]", b'["thesis.docx", "../x"]', b'{"commands": "run"}', b"patient_id,TP53\nA,1\n"]
 trees = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(CONTENTS), min_size=1, max_size=6)
@@ -64,6 +64,7 @@ def given_files(tmp_path_factory, slide_factory):
     )
     scores.to_csv(base / "scores.csv", index=False)
     scores[["patient_id"]].assign(TP53=scores["label"]).to_csv(base / "labels_in.csv", index=False)
+    (base / "split.csv").write_text("train,test\nTCGA-05-0001,TCGA-05-0002\n")
     (base / "maf.txt").write_text("Hugo_Symbol\tVariant_Classification\tTumor_Sample_Barcode\n"
                                   "TP53\tMissense_Mutation\tTCGA-05-4244-01A\n")  # fmt: skip
     (base / "manifest.txt").write_text("id\tfilename\tmd5\tsize\tstate\n"
@@ -88,6 +89,7 @@ def commands(base, out):
         "cohort": ["cohort", "paper", "--gdc", nobody, "--cbioportal", nobody, "--out", out],
         "download": ["download", base / "manifest.txt", "--endpoint", nobody, "--retries", "1", "--out", out],
         "labels": ["labels", base / "maf.txt", "--genes", "TP53", "--out", out / "labels.csv"],
+        "split --audit": ["split", "--audit", base / "split.csv", "--out", out],
         "split": ["split", base / "labels_in.csv", "--out", out / "out.json"],
         "doctor": ["doctor", base / "S1.svs", "--no-estimate", "--csv", out / "slides.csv"],
     }  # fmt: skip

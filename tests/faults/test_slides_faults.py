@@ -15,7 +15,8 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.sampling import Square
 from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError, read_tiled_directories
 from deeplrhe_utils.slides.files.inventory import scan_slides
-from deeplrhe_utils.slides.outlines.find import Region, write_geojson
+from deeplrhe_utils.slides.outlines.geojson import write_geojson
+from deeplrhe_utils.slides.outlines.regions import Region
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, slide_outline, tile_or_reason, tile_slide

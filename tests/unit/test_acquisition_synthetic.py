@@ -16,7 +16,8 @@ from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.contract import read_table
 from deeplrhe_utils.core.tables.truth import TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES
-from deeplrhe_utils.slides.outlines.find import read_geojson, tumour_outline
+from deeplrhe_utils.slides.outlines.find import tumour_outline
+from deeplrhe_utils.slides.outlines.geojson import read_geojson
 from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.synthetic import slide as synthetic_slide
 from deeplrhe_utils.synthetic.paint.artefacts import ARTEFACT_KINDS, Artefact, add_artefacts, place_artefacts

@@ -8,7 +8,7 @@ import pytest
 
 from deeplrhe_utils.core import files, seeds, units
 from deeplrhe_utils.core.errors import LabelError, RunError, SchemaError
-from deeplrhe_utils.core.tables import contract, schemas, truth
+from deeplrhe_utils.core.tables import contract, schemas
 
 
 def test_error_says_what_got_expected_and_next_move():
@@ -74,8 +74,3 @@ def test_null_labels_survive_the_round_trip_and_a_missing_table_names_the_way_ou
     assert contract.read_table(path, schemas.LABELS)["status"].isna().all()
     with pytest.raises(SchemaError, match="Run the notebook"):
         contract.read_table(tmp_path / "none.parquet", schemas.LABELS)
-
-
-def test_dictionary_lists_every_column():
-    text = truth.dictionary()
-    assert all(f"| {c.name} |" in text for t in schemas.TABLES.values() for c in t.columns)

@@ -16,6 +16,7 @@ from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_classes, read_
 from deeplrhe_utils.evaluation.auc.score_file import read_scores
 from deeplrhe_utils.evaluation.audits.covariates import read_covariates
 from deeplrhe_utils.evaluation.precision.readers import read_calls
+from deeplrhe_utils.evaluation.splits.published import read_any_split
 from deeplrhe_utils.running.jobs.split import SplitOptions, read_split_labels
 from deeplrhe_utils.slides.files.inventory import read_mpp_overrides
 
@@ -101,6 +102,8 @@ MAF = (
 SEEDS = {
     read_scores: "patient_id,slide_id,tile_id,gene,label,score,fold\nP1,S1,1,TP53,1,0.5,a\nP2,S2,2,TP53,0,0.25,a\n",
     read_labels: 'patient_id,slide_id,TP53,EGFR,age\nTCGA-05-0001-01A,S1,1,0,7\n"P2",S2,NA,1.0,8\n',
+    lambda path: read_any_split(path): ",train,val,test\n0,S1,S2,S3.svs\n1,S4,,\n",
+    lambda path: read_any_split(path, path): "case_id,slide_id,X,fold_0,fold_1\nA,S,1,test,train\nB,T,0,train,val\n",
     lambda path: read_split_labels(path, SplitOptions("slide")): "slide_id,gene,status\nA,TP53,1\nB,TP53,0\n",
     lambda path: with_label_patients(pd.DataFrame({"slide_id": ["S"], "patient_id": ["P"], "path": ["S.svs"]}), path):
         "slide_id,patient_id,TP53\nS.svs,P,1\n",

@@ -8,9 +8,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.evaluation.audits import diagnosis
 from deeplrhe_utils.evaluation.audits.probing import paired_probe, probe
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
@@ -39,22 +37,6 @@ def test_a_hospital_that_tells_nothing_lies_a_little_below_one_half():
     draws = ({"s": random.integers(0, 20, 400), "mutated": random.random(400) < 0.3, "profiled": 1} for _ in range(40))
     aucs = [diagnosis.told_by(pd.DataFrame(one), "s")["auc"] for one in draws]
     assert 0.42 < np.mean(aucs) < 0.5
-
-
-def test_the_committed_counts_are_those_of_the_calls(shared_data):
-    table = pd.read_csv(REFERENCE_DATA / "tcga_lung_counts.csv", dtype={"site_code": str})
-    genes = list(table["gene"].unique())
-    calls = read_mutations(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv", genes).labels
-    strata = diagnosis.patient_strata(calls["patient_id"].unique())
-    again = diagnosis.count_calls(calls, strata, ("histology", "site_code"))
-    pd.testing.assert_frame_equal(again, table, check_dtype=False)
-    alone = diagnosis.without_a_slide(table).set_index("gene")
-    assert alone.loc["STK11", "auc"] == pytest.approx(0.716, abs=5e-4)
-    assert alone.loc["TP53", ["share_luad", "share_lusc"]].round(3).tolist() == [0.507, 0.816]
-    bit = strata.set_index("patient_id")["histology"] == "adenocarcinoma"
-    kras = calls[calls["gene"] == "KRAS"].dropna(subset=["status"])
-    by_hand = roc_auc_score(kras["status"].astype(int), bit[kras["patient_id"]].to_numpy())
-    assert alone.loc["KRAS", "auc"] == pytest.approx(by_hand, abs=1e-9)
 
 
 def planted(seed, n=240, effect=0.0, size=12):

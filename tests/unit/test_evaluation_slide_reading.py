@@ -20,7 +20,7 @@ from deeplrhe_utils.evaluation.tables.slide_reading import (
     shared_area,
     slide_summary,
 )  # fmt: skip
-from deeplrhe_utils.slides.outlines.find import Region, Regions
+from deeplrhe_utils.slides.outlines.regions import Region, Regions
 from deeplrhe_utils.slides.tiles.grid import make_grid
 
 

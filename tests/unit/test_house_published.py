@@ -9,9 +9,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
+from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REFERENCE_DATA, REPOSITORY
+from deeplrhe_utils.evaluation.audits import diagnosis
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +26,7 @@ def splits():
 def script(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
     yield importlib.import_module
-    for name in ("_harness", "published_splits", "published_tables"):
+    for name in ("_harness", "published_splits", "published_tables", "tcga_counts"):
         sys.modules.pop(name, None)
 
 
@@ -104,3 +107,20 @@ def test_lists_that_are_not_deeppaths(script, tmp_path):
     labels.write_bytes(b"TCGA-05-0009-0\tTP53\n")
     with pytest.raises(InputError, match="No tumour slide"):
         script("published_splits").deeppath_slides(manifest, labels)
+
+
+def test_the_committed_counts_are_those_of_the_calls(script, shared_data):
+    table = pd.read_csv(REFERENCE_DATA / "tcga_lung_counts.csv", dtype={"site_code": str})
+    genes = list(table["gene"].unique())
+    calls = read_mutations(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv", genes).labels
+    counted = script("tcga_counts")
+    strata = counted.patient_strata(calls["patient_id"].unique())
+    again = counted.count_calls(calls, strata, ("histology", "site_code"))
+    pd.testing.assert_frame_equal(again, table, check_dtype=False)
+    alone = diagnosis.without_a_slide(table).set_index("gene")
+    assert alone.loc["STK11", "auc"] == pytest.approx(0.716, abs=5e-4)
+    assert alone.loc["TP53", ["share_luad", "share_lusc"]].round(3).tolist() == [0.507, 0.816]
+    bit = strata.set_index("patient_id")["histology"] == "adenocarcinoma"
+    kras = calls[calls["gene"] == "KRAS"].dropna(subset=["status"])
+    by_hand = roc_auc_score(kras["status"].astype(int), bit[kras["patient_id"]].to_numpy())
+    assert alone.loc["KRAS", "auc"] == pytest.approx(by_hand, abs=1e-9)

@@ -13,6 +13,8 @@ import pytest
 
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.paths import REFERENCE_DATA, REPORTS, REPOSITORY
+from deeplrhe_utils.core.tables.schemas import TABLES
+from deeplrhe_utils.core.tables.truth import TRUTH_TABLES
 from deeplrhe_utils.running.stage.story import story
 
 _SPEC = importlib.util.spec_from_file_location("readme", REPOSITORY / ".ci" / "readme.py")
@@ -125,3 +127,8 @@ def _staged(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     return done.stdout if done.returncode == 0 else b""
+
+
+def test_the_dictionary_lists_every_column():
+    text = readme.dictionary()
+    assert all(f"| {c.name} |" in text for t in (*TABLES.values(), *TRUTH_TABLES.values()) for c in t.columns)

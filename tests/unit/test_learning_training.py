@@ -297,7 +297,10 @@ def test_two_runs_on_one_folder_are_refused(small, tmp_path):
     from filelock import FileLock
 
     tiles, frame, _ = small
-    with FileLock(launch.lock_of(tmp_path)), pytest.raises(RunError, match="Another process is training"):
+    with (
+        FileLock(tmp_path.parent / f".{tmp_path.name}.lock"),
+        pytest.raises(RunError, match="Another process is training"),
+    ):
         crossfit.cross_fit({0: tiles, 1: tiles}, frame, both_classes(frame), folds_of(frame), TINY, RECIPE,
                            folder=tmp_path, seed=1, view=VIEW)  # fmt: skip
 

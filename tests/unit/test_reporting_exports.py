@@ -284,7 +284,7 @@ def test_deeppaths_table_counts_pixels_and_parts(tmp_path):
     scores = np.array([0.9, 0.1, 0.9, 0.9, 0.2, 0.3, np.nan, 0.9])
     mean = heat_map(tiles, scores, frame).mean
     (contour,) = window_contours(tiles, scores, [0.5])
-    path = interop.write_deeppath_areas(contour, mean, frame, tmp_path / "a.csv", slide_id="=cmd()")
+    path = interop.write_deeppath_areas(contour, mean, tmp_path / "a.csv", slide_id="=cmd()")
     with path.open(newline="", encoding="utf-8") as stream:
         (row,) = csv.DictReader(stream)
     assert (row["imageName"], row["Tumor_area"], row["Non_tumor_area"]) == ("'=cmd()", "400", "300")

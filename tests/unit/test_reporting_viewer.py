@@ -38,14 +38,9 @@ from deeplrhe_utils.reporting.exports.pyramid import write_deep_zoom
 from deeplrhe_utils.reporting.heatmaps.bands import Frame, overlay
 from deeplrhe_utils.reporting.viewer.outlines import outline_file, outline_rings, save_outline
 from deeplrhe_utils.reporting.viewer.viewer import window_facts, window_picture
-from deeplrhe_utils.slides.outlines.find import (
-    Region,
-    find_annotation,
-    read_annotation,
-    tumour_fraction,
-    tumour_outline,
-    write_geojson,
-)
+from deeplrhe_utils.slides.outlines.find import find_annotation, read_annotation, tumour_fraction, tumour_outline
+from deeplrhe_utils.slides.outlines.geojson import write_geojson
+from deeplrhe_utils.slides.outlines.regions import Region
 from tests.tiff_slides import tissue_like, write_jpeg_slide
 
 WIDTH, HEIGHT, SIDE = 1500, 1100, 256  # not whole tiles, on purpose

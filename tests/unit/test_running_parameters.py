@@ -154,6 +154,9 @@ def test_paths_start_at_the_caller_and_must_exist(tmp_path, stages):
     ("title: T\ninput: tiles\nexpect: {memory: 1}\n", "memory_gb"),
     ("title: T\ninput: tiles\nexpect: {gpu: maybe}\n", "optional | recommended"),
     ("title: T\ninput: tiles\nskip: [{stage: '1', reason: r}]\n", "two digits"),
+    ("title: T\ninput: tiles\nseconds: {'01': true}\n", "Key 01 of profile bad.*int | float"),
+    ("title: T\ninput: tiles\nskip: [{stage: '01', reason: r, when: x}]\n", "Key when of skip"),
+    ("title: T\ninput: tiles\nskip: [{stage: '01'}]\n", "lacks the key reason"),
     ("title: T\ninput: tiles\nskip: {}\n", "wrong type"), ("title: [\n", "not valid YAML"), ("", "no mapping"),
 ])  # fmt: skip
 def test_malformed_profiles(tmp_path, text, message):

@@ -16,18 +16,17 @@ from deeplrhe_utils.slides.outlines import find
 from deeplrhe_utils.slides.outlines import regions as regions_module
 from deeplrhe_utils.slides.outlines.find import (
     ANNOTATION_ENDINGS,
-    Region,
     check_no_nuclei,
     find_annotation,
     is_tumour,
     read_annotation,
-    read_geojson,
     told_classes,
     tumour_fraction,
     tumour_fractions,
     tumour_outline,
-    write_geojson,
 )
+from deeplrhe_utils.slides.outlines.geojson import read_geojson, write_geojson
+from deeplrhe_utils.slides.outlines.regions import Region
 
 
 def feature(geometry, **properties):

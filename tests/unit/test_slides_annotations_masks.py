@@ -8,7 +8,8 @@ from PIL import Image
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.slides.outlines import masks
-from deeplrhe_utils.slides.outlines.find import read_annotation, write_geojson
+from deeplrhe_utils.slides.outlines.find import read_annotation
+from deeplrhe_utils.slides.outlines.geojson import write_geojson
 from deeplrhe_utils.slides.outlines.masks import trace_edges
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.outlines.find import read_annotation, read_geojson, tumour_outline, write_geojson
+from deeplrhe_utils.slides.outlines.find import read_annotation, tumour_outline
+from deeplrhe_utils.slides.outlines.geojson import read_geojson, write_geojson
 
 
 def rectangle(x0, y0, x1, y1):

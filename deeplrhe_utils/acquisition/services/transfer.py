@@ -217,12 +217,14 @@ class _Tally:
     failures: int = 0
     wrong: int = 0
     best: int = 0
+    asked_s: float | None = None
     done: Fetched = field(default_factory=Fetched)
 
     def note(self, cause: Passing) -> None:
         self.failures = 1 if self.part.size > self.best else self.failures + 1
         self.best = max(self.best, self.part.size)
         self.wrong += isinstance(cause, WrongAnswer)
+        self.asked_s = cause.after_s
         self.done.failures += 1
         self.done.last = str(cause)
 
@@ -263,25 +265,18 @@ def fetch_file(service: Service, wanted: Wanted, place: Path, pace: Pace, done: 
         tries = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Passing),
             stop=tally.spent,
-            wait=lambda state: service.pause(tally.failures, getattr(_failure(state), "after_s", None)),
+            wait=lambda _: service.pause(tally.failures, tally.asked_s),
             sleep=pace.rest,
             reraise=True,
         )
         try:
             tries(attempt)
         except Passing as cause:
-            raise ServiceError(f"{wanted.file_name} could not be fetched", got=_sentence(tally, cause)) from cause
+            wrong = f"{tally.wrong} wrong answers" if tally.wrong >= _WRONG_ANSWERS else ""
+            times = wrong or f"{tally.failures} failures in a row"
+            raise ServiceError(f"{wanted.file_name} could not be fetched", got=f"{times}; the last: {cause}") from cause
         part.settle()
     return done
-
-
-def _failure(state: tenacity.RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
-
-
-def _sentence(tally: _Tally, cause: Passing) -> str:
-    times = f"{tally.wrong} wrong answers" if tally.wrong >= _WRONG_ANSWERS else f"{tally.failures} failures in a row"
-    return f"{times}; the last: {cause}"
 
 
 def _continue(service: Service, wanted: Wanted, part: PartFile, pace: Pace, done: Fetched) -> None:
@@ -326,12 +321,6 @@ def _answer(
         raise WrongAnswer("the service has no bytes after those that are here") from cause
 
 
-def _length(response: httpx.Response) -> int | None:
-    """``Content-Length``, if it is a number that a file can have."""
-    text = response.headers.get("Content-Length", "")
-    return int(text) if _LENGTH.fullmatch(text) else None
-
-
 def _skip(response: httpx.Response, wanted: Wanted, part: PartFile) -> int:
     """How many bytes of the body are here already; raises WrongAnswer if it cannot be the file."""
     start = 0
@@ -352,9 +341,9 @@ def _check_headers(response: httpx.Response, wanted: Wanted, expected: int) -> N
         raise WrongAnswer(f"a page of type {kind} came instead of the file")
     if (coding := response.headers.get("Content-Encoding", "identity")) != "identity":
         raise WrongAnswer(f"the answer is encoded as {shown(coding)}, which was not asked for")
-    length = _length(response)
-    if length is not None and length != expected:
-        raise WrongAnswer(f"{length} bytes were announced, and {expected} expected")
+    length = response.headers.get("Content-Length", "")
+    if _LENGTH.fullmatch(length) and int(length) != expected:
+        raise WrongAnswer(f"{int(length)} bytes were announced, and {expected} expected")
     said = response.headers.get("Content-Md5", "").strip().lower()
     if len(said) == len(wanted.md5) and said != wanted.md5:
         raise WrongAnswer(f"the service says that the MD5 is {shown(said)}, and the manifest {wanted.md5}")

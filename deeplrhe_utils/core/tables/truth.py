@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from deeplrhe_utils.core.tables.contract import FLAG, INTEGER, REAL, TEXT, Column, Table
-from deeplrhe_utils.core.tables.schemas import GENE, PATIENT, SLIDE, TABLES, TILE
+from deeplrhe_utils.core.tables.schemas import GENE, PATIENT, SLIDE, TILE
 
 _SHARE = "share of the tile [0–1]"
 TRUTH_PATIENTS: Final = Table(
@@ -108,16 +108,3 @@ TRUTH_TILES: Final = Table(
     ("tile_id",),
 )
 TRUTH_TABLES: Final = {t.name: t for t in (TRUTH_GENES, TRUTH_PATIENTS, TRUTH_SLIDES, TRUTH_TILES)}
-
-
-def dictionary() -> str:
-    """The data dictionary as Markdown, one section per table (embedded in ``data/README.md``)."""
-    lines: list[str] = []
-    for table in (*TABLES.values(), *TRUTH_TABLES.values()):
-        lines += [f"### {table.name}", "", f"A row is {table.row}. Key: {', '.join(table.key)}.", ""]
-        lines += ["| Column | Type | Null | Meaning |", "|---|---|---|---|"]
-        for c in table.columns:
-            meaning = c.meaning + (f" ({' / '.join(c.choices)})" if c.choices else "")
-            lines.append(f"| {c.name} | {c.dtype} | {'yes' if c.nullable else 'no'} | {meaning} |")
-        lines.append("")
-    return "\n".join(lines)

@@ -224,20 +224,16 @@ def _windows(numbers: Numbers) -> Finding:
     return Finding(found, "reproduced" if unit["article"] == unit["code"] else "contradicted")
 
 
-def _optimiser(numbers: Numbers) -> Finding:
-    pair = numbers.get("14", "forensics", "weight_decay")
-    if pair is None:
-        return _missing()
-    found = f"weight decay is {pair['code']:g} in the code; 0.9 is RMSProp's decay"
-    return Finding(found, "reproduced" if pair["article"] == pair["code"] else "contradicted")
+def _in_code(what: str, same: str, words: str) -> Callable[[Numbers], Finding]:
+    """What the article says beside what the code does; `same` is the verdict where they agree."""
 
+    def judge(numbers: Numbers) -> Finding:
+        pair = numbers.get("14", "forensics", what)
+        if pair is None:
+            return _missing()
+        return Finding(words.format(pair["code"]), same if pair["article"] == pair["code"] else "contradicted")
 
-def _steps(numbers: Numbers) -> Finding:
-    pair = numbers.get("14", "forensics", "training_steps")
-    if pair is None:
-        return _missing()
-    found = f"the code's default is {pair['code']:,.0f}; its own examples stop earlier"
-    return Finding(found, "compatible" if pair["article"] == pair["code"] else "contradicted")
+    return judge
 
 
 def _range(numbers: Numbers) -> Finding:
@@ -282,9 +278,11 @@ JUDGES: Final[dict[str, Callable[[Numbers], Finding]]] = {
     "C10": _untestable("their tiles are not public; that ours keep the limit is our own filter's doing"),
     "C11": _helps,
     "C12": _untestable("where their mutated cells are is not known; planted effects say nothing of their map"),
-    "C13": _sum, "C14": _windows, "C15": _optimiser,
+    "C13": _sum, "C14": _windows,
+    "C15": _in_code("weight_decay", "reproduced", "weight decay is {:g} in the code; 0.9 is RMSProp's decay"),
     "C16": _untestable("the counts are not printed; any that are chosen to give these shares agree with them"),
-    "C17": _steps, "C18": _range,
+    "C17": _in_code("training_steps", "compatible", "the code's default is {:,.0f}; its own examples stop earlier"),
+    "C18": _range,
     "C19": _untestable("the readers' calls are not public; notebook 12 tests any table of them"),
     "C20": _completeness,
     "C21": _table_one("adenocarcinoma tends occur at older age"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -39,6 +40,25 @@ def check_scores(label: _Labels, score: _Floats, what: str = "Calibration") -> N
         )
     if set(np.unique(label)) != {0, 1}:
         raise SmallCohortError(f"{what} needs units of both classes", got=f"labels {sorted(set(label.tolist()))}")
+
+
+def checked_columns(scored: pd.DataFrame, what: str) -> tuple[NDArray[np.int64], _Labels, _Floats]:
+    """Columns fold, label and score of one gene; raises as :func:`check_scores`, also for a patient twice."""
+    label, score = scored["label"].to_numpy(np.int64), scored["score"].to_numpy(np.float64)
+    check_scores(label, score, what)
+    if len(twice := scored.loc[scored["patient_id"].duplicated(), "patient_id"]):
+        raise CohortError(f"{what} takes one score per patient", got=f"{twice.iloc[0]} stands there twice")
+    return scored["fold"].to_numpy(np.int64), label, score
+
+
+def other_folds(fold: NDArray[np.int64], label: _Labels, what: str) -> Iterator[NDArray[np.bool_]]:
+    """For every fold the patients of the others, (n,); raises CohortError where these lack a class."""
+    for own in np.unique(fold):
+        other = fold != own
+        if set(label[other]) != {0, 1}:
+            got = f"{int(label[other].sum())} positive of {int(other.sum())} patients outside fold {own}"
+            raise SmallCohortError(f"{what} needs both classes in the other folds", got=got)
+        yield other
 
 
 def reliability(label: _Labels, score: _Floats, bins: int = 10) -> pd.DataFrame:
@@ -168,17 +188,9 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
     """
     if method not in RECALIBRATIONS:
         raise ParameterError("Unknown recalibration", got=method, expected=" | ".join(RECALIBRATIONS))
-    if len(twice := scored.loc[scored["patient_id"].duplicated(), "patient_id"]):
-        raise CohortError("Calibration takes one score per patient", got=f"{twice.iloc[0]} stands there twice")
-    fold, label = scored["fold"].to_numpy(), scored["label"].to_numpy(np.int64)
-    score = scored["score"].to_numpy(np.float64)
-    check_scores(label, score, "Recalibration")
+    fold, label, score = checked_columns(scored, "Recalibration")
     new = np.full(len(score), np.nan)
-    for own in np.unique(fold):
-        other = fold != own
-        if set(label[other]) != {0, 1}:
-            got = f"{int(label[other].sum())} positive of {int(other.sum())} patients outside fold {own}"
-            raise SmallCohortError("Recalibration needs both classes in the other folds", got=got)
+    for other in other_folds(fold, label, "Recalibration"):
         new[~other] = _platt(label[other], score[other], score[~other]) if method == "Platt" else _isotonic(
             label[other], score[other], score[~other])  # fmt: skip
     return scored.assign(score=new)

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
+from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.resampling import redraw
-from deeplrhe_utils.evaluation.precision.calibration import check_scores
+from deeplrhe_utils.evaluation.precision.calibration import checked_columns, other_folds
 from deeplrhe_utils.evaluation.precision.power import wilson
 
 _Floats = NDArray[np.float64]
@@ -78,23 +78,11 @@ def thresholds_by_fold(scored: pd.DataFrame, rule: Rule) -> _Floats:
 
     Raises CohortError: the other folds lack a class.
     """
-    fold, label, score = _columns(scored)
+    fold, label, score = checked_columns(scored, "A decision")
     chosen = np.empty(len(score))
-    for own in np.unique(fold):
-        other = fold != own
-        if set(label[other]) != {0, 1}:
-            got = f"{int(label[other].sum())} positive of {int(other.sum())} patients outside fold {own}"
-            raise SmallCohortError("A threshold needs both classes in the other folds", got=got)
+    for other in other_folds(fold, label, "A threshold"):
         chosen[~other] = choose_threshold(label[other], score[other], rule)
     return chosen
-
-
-def _columns(scored: pd.DataFrame) -> tuple[NDArray[np.int64], _Labels, _Floats]:
-    label, score = scored["label"].to_numpy(np.int64), scored["score"].to_numpy(np.float64)
-    check_scores(label, score, "A decision")
-    if len(twice := scored.loc[scored["patient_id"].duplicated(), "patient_id"]):
-        raise CohortError("A decision takes one score per patient", got=f"{twice.iloc[0]} stands there twice")
-    return scored["fold"].to_numpy(np.int64), label, score
 
 
 def judgeable(scored: pd.DataFrame, least: int = 2) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -142,7 +130,7 @@ def operating_points(scored: pd.DataFrame, rules: Iterable[Rule]) -> pd.DataFram
 
     Raises CohortError: scores that are no probabilities, one class only (also in the other folds), a patient twice.
     """
-    _, label, score = _columns(scored)
+    _, label, score = checked_columns(scored, "A decision")
     rows = []
     for rule in rules:
         own = np.full(len(score), choose_threshold(label, score, rule))
@@ -179,7 +167,7 @@ def decision_curve(scored: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 
     Raises CohortError: scores that are no probabilities, one class only, a patient twice.
     """
-    _, label, score = _columns(scored)
+    _, label, score = checked_columns(scored, "A decision")
     at = np.linspace(0.01, 0.99, 99)
     call, cost = (score[:, None] >= at).astype(np.float64), at / (1 - at)
     n = len(label)
@@ -211,7 +199,7 @@ def rule_out(
     Raises CohortError: scores that are no probabilities, one class only (also in the other folds), a patient twice.
     ParameterError: a sensitivity outside (0, 1].
     """
-    fold, label, score = _columns(scored)
+    fold, label, score = checked_columns(scored, "A decision")
     weight = _drawn_within(fold, label, resamples, generator(seed, "rule-out"))
     rows = []
     for aim in least:

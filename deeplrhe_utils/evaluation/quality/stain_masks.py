@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import optical_density
@@ -29,6 +28,7 @@ SMOOTHING_PX: Final = 1.0
 EDGE_PX: Final = 3
 """Glass within this many pixels of other things does not count, nor does stroma this near to an outline: optics
 and the hand that drew smear an edge over 2–3 px."""
+EDGE_KERNEL: Final = np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
 _MARGIN: Final = 0.1
 """Share of Otsu's threshold left free on both sides of it: rims of nuclei would tell how sharp a scanner is, not
 how it colours. Relative, so that pale and dark stains lose alike."""
@@ -38,7 +38,6 @@ LEAST_CONTRAST: Final = 0.15
 LEAST_TISSUE_PX: Final = 2000
 """Least tissue for a threshold of its own: ten times what one class needs to be measured."""
 _TOP: Final = 0.999  # a speck of dirt would otherwise stretch the histogram that Otsu's method reads
-_SUBPIXEL_BITS: Final = 4  # outlines are drawn to 1/16 px
 
 
 def require_rgb(pixels: Tile) -> Tile:
@@ -93,7 +92,7 @@ def neutral_masks(tile: Tile) -> dict[str, Mask]:
 
     Source: ours; the published masks come from the models that they judge. Threshold: Otsu 1979.
     """
-    red, tissue, glass = _densities(tile)
+    red, tissue, glass = smoothed_density(tile)
     if np.count_nonzero(tissue) < LEAST_TISSUE_PX:
         tissue = np.zeros_like(tissue)
     cut = _otsu(red[tissue])
@@ -101,18 +100,14 @@ def neutral_masks(tile: Tile) -> dict[str, Mask]:
     return {"nuclei": nuclei, "stroma": stroma, "glass": glass, "tissue": tissue}
 
 
-def _densities(tile: Tile) -> tuple[NDArray[np.float32], Mask, Mask]:
+def smoothed_density(tile: Tile) -> tuple[NDArray[np.float32], Mask, Mask]:
     """Smoothed red optical density, tissue and glass without its edges."""
     if require_rgb(tile).ndim != 3:
         raise StainError("Masks need an image", got=tile.shape, expected="(H, W, 3)")
     od = np.asarray(cv2.GaussianBlur(optical_density(tile), (0, 0), SMOOTHING_PX), np.float32)
     density = od.mean(axis=2)
-    glass = cv2.erode((density < _GLASS_DENSITY).astype(np.uint8), _neighbours()).astype(bool)
+    glass = cv2.erode((density < _GLASS_DENSITY).astype(np.uint8), EDGE_KERNEL).astype(bool)
     return od[..., 0], density > _TISSUE_DENSITY, glass
-
-
-def _neighbours() -> NDArray[np.uint8]:
-    return np.ones((2 * EDGE_PX + 1, 2 * EDGE_PX + 1), np.uint8)
 
 
 def _otsu(values: NDArray[np.float32]) -> float:
@@ -127,37 +122,3 @@ def _otsu(values: NDArray[np.float32]) -> float:
     high, low = float(values[dark].mean(dtype=np.float64)), float(values[~dark].mean(dtype=np.float64))
     # the middle of the means is where Otsu's threshold lies, but also in a gap of the histogram, where any would do
     return (high + low) / 2 if high - low >= LEAST_CONTRAST else float("nan")
-
-
-def outline_masks(tile: Tile, polygons: Sequence[ArrayLike]) -> dict[str, Mask]:
-    """Nuclei as somebody outlined them, stroma as the tissue around, glass as :func:`neutral_masks` finds it.
-
-    Parameters
-    ----------
-    tile : uint8, (H, W, 3): the source tile
-    polygons : sequence of float, (n, 2)
-        Outlines of *all* nuclei, x before y [px of the tile; the middle of its first pixel is (0.5, 0.5)]. They may
-        overlap and leave the tile; none at all says that there are no nuclei.
-
-    Returns dict of str to bool (H, W): ``nuclei``: inside an outline or on it; ``stroma``: tissue more than 3 px away
-    from all nuclei; ``glass``, as far from them; ``tissue``: nuclei and all that is dense enough.
-
-    Raises StainError: no uint8 RGB image; an outline is not a list of three or more finite points.
-    """
-    _, tissue, glass = _densities(tile)
-    filled = np.zeros(tissue.shape, np.uint8)
-    for number, polygon in enumerate(polygons):
-        # one by one: drawn together, pixels inside of two outlines would be outside
-        cv2.fillPoly(filled, [_corners(polygon, number)], 1, shift=_SUBPIXEL_BITS)
-    nuclei, away = filled > 0, cv2.dilate(filled, _neighbours()) == 0
-    return {"nuclei": nuclei, "stroma": tissue & away, "glass": glass & away, "tissue": tissue | nuclei}
-
-
-def _corners(polygon: ArrayLike, number: int) -> NDArray[np.int32]:
-    points = np.asarray(polygon, float)
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
-        raise StainError(
-            f"Outline {number} is not a polygon", got=f"shape {points.shape}", expected="three or more finite (x, y)"
-        )
-    # the drawing counts from the middle of the first pixel, outlines from its corner
-    return np.rint((points - 0.5) * 2**_SUBPIXEL_BITS).astype(np.int32)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Final
 
-import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import counted, listed
 from deeplrhe_utils.evaluation.quality.stain_masks import Mask, Tile, masked, neutral_masks, require_rgb
+from deeplrhe_utils.learning.attribution.sanity import ssim
 from deeplrhe_utils.learning.tiles.normalizing import keep_normalizer
 from deeplrhe_utils.stain.colour import density_to_rgb, optical_density
 from deeplrhe_utils.stain.methods.normalize import Normalizer, measure_slide
@@ -32,8 +32,6 @@ _Floats = NDArray[np.float32]
 _LEAST_PX: Final = 200
 """Fewest pixels of a class that are measured: the 95th percentile then rests on ten."""
 
-_C1: Final = (0.01 * 255) ** 2
-_C2: Final = (0.03 * 255) ** 2
 _LEVELS: Final = np.arange(256) / 255.0
 _LINEAR: Final = np.where(_LEVELS > 0.04045, ((_LEVELS + 0.055) / 1.055) ** 2.4, _LEVELS / 12.92).astype(np.float32)
 _XYZ: Final = np.array(
@@ -154,13 +152,6 @@ def slice_distance(first: _Floats, second: _Floats) -> float:
     return float((gaps @ (np.diff(steps, prepend=0) / (n * m))).mean())
 
 
-def _similarity(a: _Floats, b: _Floats) -> float:
-    mean_a, mean_b = _blur(a), _blur(b)
-    var_a, var_b, cov = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2, _blur(a * b) - mean_a * mean_b
-    similarity = (2 * mean_a * mean_b + _C1) * (2 * cov + _C2)
-    return float((similarity / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
-
-
 def _matched(a: _Floats, b: _Floats) -> _Floats:
     """`b` with the mean and SD of `a`; with its mean alone where one is constant and the SD says nothing."""
     constant = np.ptp(a) == 0 or np.ptp(b) == 0
@@ -195,7 +186,7 @@ def _kept(before: Tile, after: Tile) -> tuple[float, float, float]:
     """Correlation, SSIM and cs of one tile."""
     _same_shape(before, after)
     a, b = _grey(before), _grey(after)
-    return _correlation(a, b), _similarity(a, b), _similarity(a, _matched(a, b))
+    return _correlation(a, b), ssim(a, b, 255), ssim(a, _matched(a, b), 255)
 
 
 def seam_error(pairs: Sequence[tuple[Tile, Tile]]) -> dict[str, float]:
@@ -235,10 +226,6 @@ def clipped_share(before: Tile, after: Tile) -> float:
 def _grey(pixels: Tile) -> _Floats:
     red, green, blue = (require_rgb(pixels)[..., i].astype(np.float32) for i in range(3))
     return (red + green + blue) / np.float32(3)
-
-
-def _blur(image: _Floats) -> _Floats:
-    return np.asarray(cv2.GaussianBlur(image, (11, 11), 1.5), dtype=np.float32)
 
 
 def _same_shape(first: Tile, second: Tile) -> None:

@@ -37,8 +37,7 @@ def patient_folds(labels: pd.DataFrame, n_folds: int = 2, seed: int = 0) -> pd.D
     belong to samples (a tumour and normal tissue of one TCGA patient, ``TCGA-05-4244-01`` and ``-11``), all samples of
     a patient go together.
     """
-    if n_folds < 2:
-        raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
+    check_folds(n_folds)
     wide = labels.pivot(index="patient_id", columns="gene", values="status").sort_index()
     person, positive = _people(wide)
     if len(positive) < n_folds:
@@ -78,8 +77,7 @@ def unit_folds(
 
     Source: DeepLRHE "Performance Evaluation": scheme "tile", two folds, not stratified.
     """
-    if n_folds < 2:
-        raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
+    check_folds(n_folds)
     units, positive = _units(members, labels, scheme, n_folds)
     if scheme == "patient" and stratify:
         return patient_folds(labels[labels["patient_id"].isin(units)], n_folds, seed)
@@ -139,6 +137,12 @@ def _units(members: pd.DataFrame, labels: pd.DataFrame, scheme: str, least: int)
         raise SmallCohortError(f"A split into {least} by {scheme} needs at least {least} units", got=len(pairs))
     own = (wide.reindex(pairs["patient_id"]) == 1).fillna(False).to_numpy(dtype=bool)
     return pairs[column].to_numpy(), own
+
+
+def check_folds(n_folds: int) -> None:
+    """Raise :class:`ParameterError` for fewer than two folds."""
+    if n_folds < 2:
+        raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
 
 
 def splits_table(scheme: str, units: np.ndarray, fold: np.ndarray, n_folds: int, seed: int) -> pd.DataFrame:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
+from deeplrhe_utils.core.errors import CohortError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
-from deeplrhe_utils.evaluation.splits.folds import checked_shares, parts_table, splits_table
+from deeplrhe_utils.evaluation.splits.folds import check_folds, checked_shares, parts_table, splits_table
 
 _Floats = NDArray[np.float64]
 
@@ -82,8 +82,7 @@ def site_folds(labels: pd.DataFrame, sites: pd.DataFrame, n_folds: int = 2, seed
     Minimises Σ_g w_g Σ_f |n_gf − N_g / F| over assignments of sites to folds; g runs over the genes and the count of
     patients, w_g = 1 / N_g. Every fold receives at least one site.
     """
-    if n_folds < 2:
-        raise ParameterError("Cross-validation needs at least two folds", got=n_folds, expected="n_folds of 2 or more")
+    check_folds(n_folds)
     return _split(labels, sites, [1 / n_folds] * n_folds, seed, folds=True)
 
 

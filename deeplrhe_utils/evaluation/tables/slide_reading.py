@@ -22,7 +22,8 @@ from shapely.geometry.base import BaseGeometry
 from deeplrhe_utils.core.errors import AnnotationError, InputError, ParameterError
 from deeplrhe_utils.core.text import counted, listed, said, shortened
 from deeplrhe_utils.evaluation.auc.delong import delong_components
-from deeplrhe_utils.slides.outlines.find import Regions, tumour_fractions, tumour_outline
+from deeplrhe_utils.slides.outlines.find import tumour_fractions, tumour_outline
+from deeplrhe_utils.slides.outlines.regions import Regions
 
 _INSIDE: Final = 0.5
 """A window counts as inside an outline from this share of its area on."""

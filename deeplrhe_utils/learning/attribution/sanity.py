@@ -251,7 +251,6 @@ def _measure_norms(network: nn.Module, tensors: set[str], inputs: Tensor) -> Non
 
 BOUND: Final = 0.5
 """Largest rank correlation at full randomization with which a method passes: a quarter of the variance of ranks."""
-_C1, _C2 = (0.01 * 2) ** 2, (0.03 * 2) ** 2  # of values from -1 to 1
 
 
 class Ranked:
@@ -285,22 +284,24 @@ def alike(a: Ranked, b: Ranked) -> dict[str, float]:
     if a.constant or b.constant:
         return dict.fromkeys(("spearman", "spearman_abs", "ssim"), float("nan"))
     return {"spearman": _correlation(a.signed, b.signed), "spearman_abs": _correlation(a.size, b.size),
-            "ssim": _ssim(a.scaled, b.scaled)}  # fmt: skip
+            "ssim": ssim(a.scaled, b.scaled, 2)}  # fmt: skip
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) > 0 and np.ptp(y) > 0 else float("nan")
 
 
-def _ssim(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def ssim(a: NDArray[Any], b: NDArray[Any], span: float) -> float:
+    """Mean structural similarity (Wang 2004) of two pictures of float32 or float64 whose values span `span`."""
+    c1, c2 = (0.01 * span) ** 2, (0.03 * span) ** 2
     mean_a, mean_b = _blur(a), _blur(b)
     var_a, var_b, cov = _blur(a * a) - mean_a**2, _blur(b * b) - mean_b**2, _blur(a * b) - mean_a * mean_b
-    alike = (2 * mean_a * mean_b + _C1) * (2 * cov + _C2)
-    return float((alike / ((mean_a**2 + mean_b**2 + _C1) * (var_a + var_b + _C2))).mean())
+    alike = (2 * mean_a * mean_b + c1) * (2 * cov + c2)
+    return float((alike / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))).mean())
 
 
-def _blur(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(cv2.GaussianBlur(values, (11, 11), 1.5), np.float64)
+def _blur(values: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(cv2.GaussianBlur(values, (11, 11), 1.5))
 
 
 def sanity_verdicts(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,15 +20,14 @@ from typing import Any, Final
 import numpy as np
 import optuna
 import pandas as pd
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
-from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError, SmallCohortError
-from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
+from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, SmallCohortError
+from deeplrhe_utils.core.files import safe_name, sha256_text, sole, to_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
 from deeplrhe_utils.learning.recipes.processes import torch_threads
@@ -122,18 +121,12 @@ class Searcher:
         journal = str(self.folder / "optuna.journal")
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
         full = f"{name}-{_digest(study, grid, fixed)}"
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)  # two searches would take each other's running trials for killed ones
-        except Timeout as error:
-            raise RunError(f"Another process is searching in {self.folder}", fix="Wait until it is done") from error
-        try:
+        # two searches would take each other's running trials for killed ones
+        with sole(self.folder, f"Another process is searching in {self.folder}", "give another folder"):
             record = optuna.create_study(storage=storage, study_name=full, direction="maximize", load_if_exists=True,
                                          sampler=optuna.samplers.RandomSampler(seed=study.seed))  # fmt: skip
             trials = _Trials(record, grid, dict(fixed), self.folder / safe_name(full))
             self._run(study, trials, trials.take_up(), name)
-        finally:
-            lock.release()
         return trials
 
     def _run(self, study: Study, trials: _Trials, todo: int, name: str) -> None:

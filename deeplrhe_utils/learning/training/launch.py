@@ -19,11 +19,10 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
-from deeplrhe_utils.core.files import atomic_path, read_json, write_json
+from deeplrhe_utils.core.files import atomic_path, read_json, sole, write_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
 from deeplrhe_utils.learning.recipes.processes import ALONE, Group
@@ -119,11 +118,6 @@ def write_job(
         np.save(stream, np.ones(len(tiles), bool) if use is None else use, allow_pickle=False)
 
 
-def lock_of(folder: Path) -> Path:
-    """The file that says who trains into `folder`; beside it, so that it is no part of the models."""
-    return folder.parent / f".{folder.name}.lock"
-
-
 def train_job(folder: Path, group: Group, device: torch.device) -> None:
     """Train the folds of a written job in this group of processes.
 
@@ -143,14 +137,11 @@ def hold(folder: Path) -> Iterator[None]:
 
     Raises RunError: another process does.
     """
-    lock = lock_of(folder)
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=0):
-            yield
-    except Timeout as error:
-        raise RunError(f"Another process is training into {folder}",
-                       fix="Wait for it, or give another folder") from error  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)  # the lock lies beside it, so that it is no part of the models
+    with sole(
+        folder.parent, f"Another process is training into {folder}", "give another folder", f".{folder.name}.lock"
+    ):
+        yield
 
 
 def _train_job(folder: Path, group: Group, device: torch.device) -> None:

@@ -165,7 +165,9 @@ def write_sheets(
             _check_count(ledger, total)
             title = f"{short_name(gene, 60)}  ·  slides {first} to {len(ledger)} of {total}  ·  {ORDER}"
             image = Image.fromarray(draw_page(page, look, title, scored_by))
-            pages.append(_write_png(image, folder / f"{stem}_{number:03d}.png"))
+            pages.append(folder / f"{stem}_{number:03d}.png")
+            with atomic_path(pages[-1]) as png:
+                image.save(png, "PNG")
             facts = {} if number > 1 else {"title": f"Contact sheet of {said(gene)}"}
             image.save(part, "PDF", append=number > 1, resolution=DPI, quality=_QUALITY, subsampling=0,
                        creationDate=None, modDate=None, **facts)  # fmt: skip
@@ -188,12 +190,6 @@ def _check_count(ledger: list[dict[str, Any]], total: int, complete: bool = Fals
         raise InputError("A slide comes twice on a contact sheet", got=said(again))
     if not total or len(names) > total or (complete and len(names) < total):
         raise InputError("A contact sheet has a cell for every slide", got=f"{len(names)} cells", expected=f"{total}")
-
-
-def _write_png(image: Image.Image, path: Path) -> Path:
-    with atomic_path(path) as part:
-        image.save(part, "PNG")
-    return path
 
 
 def _remove_older(folder: Path, stem: str, last: int) -> None:
@@ -328,7 +324,7 @@ def draw_page(cells: Sequence[Cell], look: Look, title: str, scored_by: str = ""
     _colour_bar(page, look)
     for row in range(-(-len(cells) // _COLUMNS)):
         here = cells[row * _COLUMNS : (row + 1) * _COLUMNS]
-        scales = [_fit(cell) for cell in here]
+        scales = [min(b / s for b, s in zip(BOX_PX, _sides(cell), strict=True)) for cell in here]
         sizes = [_drawn_px(cell, scale) for cell, scale in zip(here, scales, strict=True)]
         room = max(_LEAST_ROOM_PX, *(size[1] for size in sizes))
         for column, (cell, scale, size) in enumerate(zip(here, scales, sizes, strict=True)):
@@ -381,14 +377,6 @@ def _sides(cell: Cell) -> tuple[float, float]:
     return (float(cell.picture.shape[1]), float(cell.picture.shape[0])) if cell.picture is not None else (1.0, 1.0)
 
 
-def _has_scale(cell: Cell) -> bool:
-    return bool(cell.mpp) and min(cell.size_l0_px) > 0
-
-
-def _fit(cell: Cell) -> float:
-    return min(box / side for box, side in zip(BOX_PX, _sides(cell), strict=True))
-
-
 def _drawn_px(cell: Cell, scale: float) -> tuple[int, int]:
     """Width and height of a cell's pictures on the page; 0 where it has none."""
     if cell.picture is None:
@@ -434,8 +422,8 @@ def _empty(page: _Page, corner: tuple[int, int], height: int, text: str) -> None
 
 
 def _captions(page: _Page, cell: Cell, left: int, top: int, scale: float) -> None:
-    if cell.picture is not None and _has_scale(cell):
-        um = scale_bar_um(cell.size_l0_px[0] * (cell.mpp or 1.0))
+    if cell.picture is not None and cell.mpp and min(cell.size_l0_px) > 0:
+        um = scale_bar_um(cell.size_l0_px[0] * cell.mpp)
         page.box(left, top + 4, um * scale, 4, fc="black", ec="none")
         page.text(left + um * scale + 8, top - 2, length_text(um))
     elif cell.picture is not None:

@@ -159,7 +159,7 @@ def _parquet(one: SlideMap, path: Path) -> None:
 
 
 def _deeppath(one: SlideMap, path: Path) -> None:
-    write_deeppath_areas(one.contours()[0], one.mean(), one.frame, path, slide_id=one.slide_id)
+    write_deeppath_areas(one.contours()[0], one.mean(), path, slide_id=one.slide_id)
 
 
 FORMATS: Final[dict[str, Callable[[SlideMap, Path], Any]]] = {

@@ -29,7 +29,7 @@ from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import write_text
 from deeplrhe_utils.core.tables.foreign import guarded
 from deeplrhe_utils.core.text import said, xml_text
-from deeplrhe_utils.reporting.heatmaps.bands import Frame, colour_map
+from deeplrhe_utils.reporting.heatmaps.bands import colour_map
 from deeplrhe_utils.reporting.heatmaps.contours import Contour
 
 _PLACE: Final = ("tile_id", "x_l0_px", "y_l0_px", "size_l0_px")
@@ -156,9 +156,7 @@ def write_imagescope(contours: Sequence[Contour], path: Path, *, gene: str, mpp:
     return write_text(path, ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n")
 
 
-def write_deeppath_areas(
-    contour: Contour, mean: NDArray[np.floating], frame: Frame, path: Path, *, slide_id: str
-) -> Path:
+def write_deeppath_areas(contour: Contour, mean: NDArray[np.floating], path: Path, *, slide_id: str) -> Path:
     """Write DeepPATH's heat-map table of a slide (``heatmap_*.csv``, its form for two classes).
 
     Areas of the first columns are pixels of the map, those of single parts and all diameters level-0 pixels. Parts are

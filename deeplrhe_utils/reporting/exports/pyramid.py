@@ -9,14 +9,14 @@ Source: Deep Zoom as described by Microsoft (schema 2008). The same calls give t
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import shutil
 import tempfile
 import uuid
 import zlib
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -29,11 +29,10 @@ import simplejpeg
 import tifffile
 from numpy.typing import NDArray
 
-import deeplrhe_utils
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SlideError
 from deeplrhe_utils.core.files import atomic_path, write_text
-from deeplrhe_utils.core.text import escaped, xml_text
 from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame
+from deeplrhe_utils.slides.files.ome_tiff import SOFTWARE, Spool, deflated, ome_xml, padded_tiles
 
 _Pixels = NDArray[Any]
 _TILE_PX: Final = 256
@@ -231,9 +230,6 @@ _SMALLEST_LEVEL_PX: Final = 512
 _KINDS: Final = ("float32", "uint8")
 UNMEASURED: Final = {"float32": "NaN is not measured", "uint8": "0 is not measured; score = (value − 1) / 254"}
 _CLASSIC_BYTES: Final = 1 << 31
-_DEFLATE_LEVEL: Final = 2
-_SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
-_OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 
 def write_score_tiff(
@@ -295,41 +291,17 @@ def _as_bytes(scores: _Pixels) -> _Pixels:
     return np.where(known, np.rint(np.where(known, scores, 0) * 254) + 1, 0).astype(np.uint8)
 
 
-class _Spool:
-    """Encoded tiles of one level, in a temporary file until their directory can be written; and their hash."""
+class _Tiles(Spool):
+    """Rows of tiles of one level, encoded; and their hash."""
 
     def __init__(self, file: IO[bytes], form: _Format) -> None:
-        self._file, self._form = file, form
-        self._lengths, self.digest = array("Q"), hashlib.sha256()
+        super().__init__(file)
+        self._encode, self.digest = form.encode, hashlib.sha256()
 
     def take(self, band: _Pixels) -> None:
-        for tile in _tiles_of(self._form.encode(band)):
+        for tile in padded_tiles(self._encode(band), _TILE_PX):
             self.digest.update(tile.tobytes())
-            data = zlib.compress(_differences(tile), _DEFLATE_LEVEL)
-            self._file.write(data)
-            self._lengths.append(len(data))
-
-    def tiles(self) -> Iterator[bytes]:
-        self._file.seek(0)
-        for length in self._lengths:
-            yield self._file.read(length)
-
-
-def _tiles_of(band: _Pixels) -> Iterator[_Pixels]:
-    """Tiles of a row; beyond the edge the last column and row are repeated."""
-    for left in range(0, band.shape[1], _TILE_PX):
-        tile = band[:, left : left + _TILE_PX]
-        lacking = [(0, _TILE_PX - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
-        yield np.pad(tile, lacking, mode="edge")
-
-
-def _differences(tile: _Pixels) -> bytes:
-    """uint8 as differences to the left neighbour (TIFF's predictor 2), float32 as it is."""
-    if tile.dtype != np.uint8:
-        return tile.astype("<f4").tobytes()
-    change = tile.copy()
-    change[:, 1:] -= tile[:, :-1]
-    return change.tobytes()
+            self.add(deflated(tile) if tile.dtype == np.uint8 else zlib.compress(tile.astype("<f4").tobytes(), 3))
 
 
 def _write_tiff(
@@ -341,23 +313,18 @@ def _write_tiff(
     depth = (3,) if form.samples == 3 else ()
     dtype = np.uint8 if form.samples == 3 else np.float32  # lower levels are averaged as scores, then made bytes
     with atomic_path(path) as part, ExitStack() as stack:
-        spools = [_Spool(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)), form) for _ in sizes]
+        spools = [_Tiles(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)), form) for _ in sizes]
         levels = [_Level(size[0], dtype, depth, spool.take) for size, spool in zip(sizes, spools, strict=True)]
         stream(strips, frame, levels)
-        text = _ome_xml(name, frame, form, facts)
+        made = uuid.uuid5(uuid.NAMESPACE_OID, spools[0].digest.hexdigest() + name + json.dumps(facts, sort_keys=True))
+        sides, kind = (frame.mpp * frame.step_x, frame.mpp * frame.step_y), form.dtype.replace("float32", "float")
+        text = ome_xml(name, sizes[0], sides, samples=form.samples, kind=kind, uuid=str(made), facts=facts)
         big = sum(w * h for w, h in sizes) * form.samples * np.dtype(form.dtype).itemsize > _CLASSIC_BYTES
         with tifffile.TiffWriter(part, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
             for k, (size, spool) in enumerate(zip(sizes, spools, strict=True)):
-                own = {"subfiletype": 1} if k else _of_first(text, spools[0], len(sizes) - 1)
+                own = {"subfiletype": 1} if k else {"description": text.encode(), "subifds": len(sizes) - 1}
                 writer.write(spool.tiles(), shape=(size[1], size[0], *depth), **_tags(form, frame, 2**k), **own)
     return path
-
-
-def _of_first(text: str, spool: _Spool, lower: int) -> dict[str, Any]:
-    """What the full image has besides: the OME-XML, with the UUID of this content, and room for lower levels."""
-    spool.digest.update(text.encode())
-    made = uuid.uuid5(uuid.NAMESPACE_OID, spool.digest.hexdigest())
-    return {"description": text.replace(_NO_UUID, str(made)).encode(), "subifds": lower}
 
 
 def _tags(form: _Format, frame: Frame, scale: int) -> dict[str, Any]:
@@ -366,11 +333,8 @@ def _tags(form: _Format, frame: Frame, scale: int) -> dict[str, Any]:
         "dtype": np.dtype(form.dtype), "tile": (_TILE_PX, _TILE_PX), "compression": "adobe_deflate",
         "predictor": form.dtype == "uint8", "photometric": "rgb" if form.samples == 3 else "minisblack",
         "planarconfig": "contig" if form.samples == 3 else None, "resolution": per_cm, "resolutionunit": "centimeter",
-        "metadata": None, "software": _SOFTWARE,
+        "metadata": None, "software": SOFTWARE,
     }  # fmt: skip
-
-
-_NO_UUID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 def _place(frame: Frame) -> dict[str, str]:
@@ -380,24 +344,3 @@ def _place(frame: Frame) -> dict[str, str]:
         "slide_width_l0_px": str(frame.width_l0_px), "slide_height_l0_px": str(frame.height_l0_px),
         "slide_mpp": repr(float(frame.mpp)),
     }  # fmt: skip
-
-
-def _escaped(text: str) -> str:
-    return escaped(xml_text(text))
-
-
-def _ome_xml(name: str, frame: Frame, form: _Format, facts: Mapping[str, str]) -> str:
-    said = "".join(f'<M K="{_escaped(key)}">{_escaped(value)}</M>' for key, value in sorted(facts.items()))
-    sides = zip("XY", (frame.step_x, frame.step_y), strict=True)
-    physical = " ".join(f'PhysicalSize{a}="{frame.mpp * s!r}" PhysicalSize{a}Unit="µm"' for a, s in sides)
-    kind = "float" if form.dtype == "float32" else form.dtype
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" UUID="urn:uuid:{_NO_UUID}" '
-        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{_SOFTWARE}">'
-        f'<Image ID="Image:0" Name="{_escaped(name)}"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{kind}" '
-        f'Interleaved="true" BigEndian="false" SizeX="{frame.columns}" SizeY="{frame.rows}" SizeC="{form.samples}" '
-        f'SizeZ="1" SizeT="1" {physical}><Channel ID="Channel:0:0" SamplesPerPixel="{form.samples}"/>'
-        '<TiffData IFD="0" PlaneCount="1"/></Pixels><AnnotationRef ID="Annotation:0"/></Image><StructuredAnnotations>'
-        f'<MapAnnotation ID="Annotation:0"><Value>{said}</Value></MapAnnotation></StructuredAnnotations></OME>'
-    )

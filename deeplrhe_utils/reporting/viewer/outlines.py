@@ -10,8 +10,9 @@ import shapely
 from shapely.geometry import Polygon
 
 from deeplrhe_utils.core.errors import AnnotationError
-from deeplrhe_utils.slides.outlines.find import Region, find_annotation, read_annotation, tumour_outline, write_geojson
-from deeplrhe_utils.slides.outlines.regions import checked_area
+from deeplrhe_utils.slides.outlines.find import find_annotation, read_annotation, tumour_outline
+from deeplrhe_utils.slides.outlines.geojson import write_geojson
+from deeplrhe_utils.slides.outlines.regions import Region, checked_area
 
 CLASS: Final = "Tumor"
 _DRAWN: Final = "Drawn in the compendium's viewer"

@@ -1,24 +1,26 @@
-"""The command ``split``: a signed split of patients, tiles or slides, for labels that somebody brings along."""
+"""The command ``split``: labels that somebody brings along divided by patient, site, slide or tile; splits audited."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
-from deeplrhe_utils.acquisition.labels.labels import read_label_table
+from deeplrhe_utils.acquisition.labels.labels import read_label_table, wide_labels
 from deeplrhe_utils.core.errors import LabelError, ParameterError
-from deeplrhe_utils.core.files import check_new_file
-from deeplrhe_utils.core.tables.foreign import read_foreign
-from deeplrhe_utils.core.text import shortened
+from deeplrhe_utils.core.files import check_new_file, claim, write_json
+from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
+from deeplrhe_utils.core.text import counted, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMES: Final = ("tile", "slide", "patient", "site")
+_ENDINGS: Final = {"signed": "split.json", "pathobench": "k=all.tsv", "clam": "clam"}
+_AUDIT: Final = ("audit.json", "folds.csv", "labels.csv")
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,11 @@ class SplitOptions:
     shares : ``"70/15/15"`` for train, valid and test; empty for folds
     sites : a CSV of patient_id and site_id, or the name of a column of the labels; empty: the column site_id, else the
         second field of TCGA barcodes
-    out : file to write; None: ``<labels>-<scheme>-split.json`` in the working folder
+    out : file to write, for CLAM a new folder; None: ``<labels>-<scheme>-split.json`` (``…-k=all.tsv``, ``…-clam``) in
+        the working folder
     hashed : write pseudonyms instead of names
     genes : columns of the labels that are balanced; empty: those that look like gene symbols
+    layout : signed, pathobench or clam
     """
 
     scheme: str
@@ -45,6 +49,7 @@ class SplitOptions:
     out: Path | None = None
     hashed: bool = False
     genes: tuple[str, ...] = ()
+    layout: str = "signed"
 
     def numbers(self) -> tuple[float, float, float] | None:
         """The shares as numbers that add up to 1, or None for folds."""
@@ -73,7 +78,7 @@ class SplitLabels:
 
 
 def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = print) -> Path:
-    """Divide the units of a labels file, print the balance and write a signed split file.
+    """Divide the units of a labels file, print the balance and write the split.
 
     Parameters
     ----------
@@ -88,11 +93,14 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
 
     from deeplrhe_utils.evaluation.splits import folds as splits
     from deeplrhe_utils.evaluation.splits import sites as site_split
+    from deeplrhe_utils.evaluation.splits.files import write_split
 
     if options.scheme not in SCHEMES:
         raise ParameterError("Unknown unit of a split", got=options.scheme, expected=" | ".join(SCHEMES))
     shares, n_folds = options.numbers(), 2 if options.folds is None else options.folds
-    out = options.out or Path(f"{labels_csv.stem}-{options.scheme}-split.json")
+    if options.hashed and options.layout != "signed":
+        raise ParameterError("Hashed names need the salt, which only a signed split keeps", got=options.layout)
+    out = options.out or Path(f"{labels_csv.stem}-{options.scheme}-{_ENDINGS[options.layout]}")
     if out.is_file():
         raise ParameterError(f"{out} exists", got=_standing(out), fix="Give another file as --out, or remove it")
     check_new_file(out)
@@ -111,8 +119,13 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
     table = balance(frame, labels, members)
     with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
         say("\n".join(filter(None, [table.to_string(), note, *cohort.notes, _warning(frame, members)])))
+    if options.layout != "signed":
+        say(f"{out}  {_write_theirs(out, options.layout, frame, cohort)}")
+        return out
     note = note if options.hashed else " ".join(filter(None, [note, *cohort.notes]))  # notes name names
-    signature = _write(out, frame, options, sites, note, sorted(labels["gene"].unique()), shares or ())
+    salt = secrets.token_hex(16) if options.hashed else None
+    genes = sorted(labels["gene"].unique())
+    signature = write_split(out, frame, genes=genes, shares=shares or (), sites=sites, salt=salt, note=note)
     say(f"{out}  signature {signature}")
     return out
 
@@ -163,15 +176,62 @@ def _warning(splits: pd.DataFrame, members: pd.DataFrame) -> str:
     return ""
 
 
-def _write(
-    out: Path, splits: pd.DataFrame, options: SplitOptions, sites: dict[str, str] | None, note: str, genes: list[str],
-    shares: tuple[float, ...],
-) -> str:  # fmt: skip
-    """Write the file; return the signature."""
-    from deeplrhe_utils.evaluation.splits.files import write_split
+def _write_theirs(out: Path, layout: str, splits: pd.DataFrame, cohort: SplitLabels) -> str:
+    """Write the layout of another program, which lists slides where the labels name them."""
+    from deeplrhe_utils.evaluation.splits.published import write_any_split
 
-    salt = secrets.token_hex(16) if options.hashed else None
-    return write_split(out, splits, genes=genes, shares=shares, sites=sites, salt=salt, note=note)
+    genes = sorted(cohort.labels["gene"].unique())
+    units = cohort.members.drop(columns="site_id", errors="ignore").drop_duplicates()
+    return write_any_split(out, layout, splits, units.merge(wide_labels(cohort.labels, genes), on="patient_id"))
+
+
+def audit_split_files(
+    paths: Sequence[Path], labels: Path | None, options: SplitOptions, say: Callable[[str], None] = print
+) -> bool:
+    """Read a split of any origin (`read_any_split`), say what it does, and write the tables where a folder is named.
+
+    Parameters
+    ----------
+    labels : table of slide_id or patient_id, and labels
+    options : `sites`, `genes` (columns that are labels) and `out` count
+
+    Returns whether a patient of the test side also trains or validates.
+    """
+    import pandas as pd
+
+    from deeplrhe_utils.evaluation.audits.leakage import audit_split
+    from deeplrhe_utils.evaluation.splits.folds import PARTS
+    from deeplrhe_utils.evaluation.splits.published import read_any_split
+
+    if options.out:
+        claim(options.out, "split", _AUDIT)
+    read = read_any_split(paths, labels)
+    units = read.units
+    if own := options.sites in units:
+        units = units.assign(site_id=units[options.sites])
+    found = audit_split(read.splits, _with_sites(units, options, own, labels or paths[0]), options.genes)
+    folds, who = found.folds, counted(units["patient_id"].nunique(), "patient")
+    who = f"{counted(len(units), 'slide')} of {who}" if "slide_id" in units else who
+    read_as = f"{who}, {counted(len(folds), 'fold')}, read as: {read.layout}."
+    sentences = [read_as, *read.notes, *found.findings]
+    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
+        shown = folds[["fold", *PARTS, *(name for name in folds if name.endswith("_share"))]].round(3)
+        say("\n".join([shown.to_string(index=False), *_prevalence(found.labels), *sentences]))
+    if options.out:
+        for table, name in ((folds, _AUDIT[1]), (found.labels, _AUDIT[2])):
+            write_sheet(table, options.out / name)
+        write_json(options.out / _AUDIT[0], {"layout": read.layout, "leaks": found.leaks, "findings": sentences})
+        say(f"{options.out}: {', '.join(_AUDIT)}")
+    return found.leaks
+
+
+def _prevalence(labels: pd.DataFrame) -> list[str]:
+    """How common each label is by role, all folds together, as a table in text."""
+    from deeplrhe_utils.evaluation.splits.folds import PARTS
+
+    sums = labels.groupby(["label", "value"], sort=False)[[*PARTS, *(f"{role}_known" for role in PARTS)]].sum()
+    shown = sums.assign(**{role: sums[role] / sums[f"{role}_known"] for role in PARTS})[list(PARTS)].round(3)
+    return [shown.reset_index().to_string(index=False, na_rep="–")] if len(shown) else []
 
 
 def _standing(out: Path) -> str:
@@ -192,12 +252,14 @@ def read_split_labels(path: Path, options: SplitOptions) -> SplitLabels:
     Raises LabelError: as `read_label_table`; the scheme's own identifier is missing; nobody has a label.
     """
     table = read_label_table(path, options.genes, also=[options.sites] if options.sites else [])
-    needed = [f"{options.scheme}_id"] if options.scheme in ("slide", "tile") else []
     members = table.members
+    needed = [f"{options.scheme}_id"] if options.scheme in ("slide", "tile") else []
+    if options.layout != "signed" and (options.layout == "pathobench" or "slide_id" in members):
+        needed = list({"slide_id", *needed})
     for name in needed:
         if name not in members:
             raise LabelError(f"{path} has no column {name}", got=", ".join(members),
-                             fix=f"Add it, or do not split by {options.scheme}")  # fmt: skip
+                             fix=f"Add it, or do not split by {options.scheme} and write {options.layout}")  # fmt: skip
         if (empty := members[name].eq("")).any():
             raise LabelError(f"{path}, line {empty.idxmax()}: {name} is empty")
     if own := options.sites in table.others:

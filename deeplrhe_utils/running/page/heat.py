@@ -12,7 +12,7 @@ from urllib.parse import quote
 from deeplrhe_utils.core.errors import CompendiumError, InputError
 from deeplrhe_utils.core.files import read_json, safe_name, write_text
 from deeplrhe_utils.core.text import escaped
-from deeplrhe_utils.running.page.html import link, url
+from deeplrhe_utils.running.page.html import link, pixels_of, url
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ def _slides(root: Path, folder: Path) -> tuple[list[dict[str, Any]], list[str], 
             raise InputError(f"The thumbnail of slide {name} is missing", fix="Run notebook 07 again")
         slides.append({
             "name": str(name), "width": width, "height": height, "source": _source(root, picture),
-            "pixels": _pixel_size(picture), "total": len(own),
+            "pixels": list(pixels_of(picture)), "total": len(own),
             "tissue": facts.get("tissue", {}).get(name), **_scores(own.head(MOST_WINDOWS), genes),
         })  # fmt: skip
     return slides, genes, facts["cards"]
@@ -94,13 +94,6 @@ def _scores(own: pd.DataFrame, genes: list[str]) -> dict[str, Any]:
     places = own[_PLACE].astype(float).round(2).to_numpy().tolist()
     thousandths = {gene: [None if v != v else round(v * 1000) for v in own[gene].astype(float)] for gene in genes}
     return {"windows": places, "scores": thousandths}
-
-
-def _pixel_size(picture: Path) -> list[int]:
-    from PIL import Image
-
-    with Image.open(picture) as image:
-        return list(image.size)
 
 
 def _source(root: Path, picture: Path) -> dict[str, Any]:

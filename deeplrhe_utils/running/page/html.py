@@ -87,3 +87,14 @@ def _short(content: str) -> str:
         return content
     shown = f"{value:.3g}" if "." in content else content
     return share_text(value, 3) if shown == "1" != content else shown
+
+
+def pixels_of(path: Path) -> tuple[int, ...]:
+    """Width and height of a picture [px], so that nothing moves while it loads; () when it cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except OSError:
+        return ()

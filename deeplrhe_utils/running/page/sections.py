@@ -12,7 +12,7 @@ from typing import Any, Final
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import escaped, p_text, share_text
-from deeplrhe_utils.running.page.html import cell, link, rows_table, url
+from deeplrhe_utils.running.page.html import cell, link, pixels_of, rows_table, url
 from deeplrhe_utils.running.stage.story import Told, findings, story, worries
 
 _CAPTION: Final = re.compile(r"\*\*(Figure[^*]*)\*\*\s*(\S.*?)(?:\n\s*\n|\Z)", re.DOTALL)
@@ -134,7 +134,7 @@ def gallery(root: Path) -> str:
         svg, address = link(root, f"figures/{png.stem}.svg", "SVG"), url(f"figures/{png.name}")
         found, caption = sentences.get(png.stem, ""), said.get(png.stem, "")
         alt = escaped((found or caption or png.stem.replace("_", " "))[:_SHORT_ALT])
-        size = "".join(f' {name}="{value}"' for name, value in zip(("width", "height"), _size(png), strict=False))
+        size = "".join(f' {name}="{value}"' for name, value in zip(("width", "height"), pixels_of(png), strict=False))
         files = " · ".join(one for one in (link(root, f"figures/{png.name}", "PNG"), svg) if one)
         shown = f'<a href="{address}"><img src="{address}" alt="{alt}" loading="lazy"{size}></a>'
         text = f"<b>{escaped(found or png.stem.replace('_', ' '))}</b><br>{escaped(caption)}"
@@ -142,17 +142,6 @@ def gallery(root: Path) -> str:
             f'<figure id="figure-{escaped(png.stem)}">{shown}<figcaption>{text} {files}</figcaption></figure>'
         )
     return f'<div class="gallery">{"".join(figures)}</div>' if figures else ""
-
-
-def _size(path: Path) -> tuple[int, ...]:
-    """Width and height of a picture [px], so that nothing moves while it loads; () when it cannot be read."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.size
-    except OSError:
-        return ()
 
 
 def _captions(folder: Path) -> dict[str, str]:

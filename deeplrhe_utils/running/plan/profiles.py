@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,11 @@ from typing import Any
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.running.plan.parameters import unknown
 
-INPUTS = ("synthetic", "slides", "tiles", "features")
-_KEYS: dict[str, type] = {
-    "title": str,
-    "input": str,
-    "expect": dict,
-    "required": dict,
-    "skip": list,
-    "common": dict,
-    "stages": dict,
-    "seconds": dict,
-}
-_EXPECT = ("seconds", "memory_gb", "disk_gb", "gpu")
-_SKIP = ("stage", "when", "reason")
-GPU = ("optional", "recommended")
+_NUMBER = (int, float)
+_KEYS = {"title": str, "input": ("synthetic", "slides", "tiles", "features"), "expect": dict, "required": dict,
+         "skip": list, "common": dict, "stages": dict, "seconds": dict}  # fmt: skip
+_EXPECT = {"seconds": _NUMBER, "memory_gb": _NUMBER, "disk_gb": _NUMBER, "gpu": ("optional", "recommended")}
+_SKIP = {"stage": (str, int), "reason": str, "when": dict}
 GIVEN = "*"
 """In `when` of a skip: the parameter has any value but an empty one."""
 
@@ -71,58 +63,28 @@ def load_profile(name: str, folder: Path) -> Profile:
         content = yaml.safe_load((folder / f"{name}.yml").read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ParameterError(f"The {where} is not valid YAML", got=str(error)) from error
-    _check_keys(content, _KEYS, where)
-    for key, value in content.items():
-        if not isinstance(value, _KEYS[key]):
-            got = f"{value!r} ({type(value).__name__})"
-            raise ParameterError(f"Key {key} of {where} has the wrong type", got=got, expected=_KEYS[key].__name__)
-    return _build(name, content, where)
-
-
-def _build(name: str, content: dict[str, Any], where: str) -> Profile:
-    for key in ("title", "input"):
-        if key not in content:
-            raise ParameterError(f"The {where} lacks the key {key}")
-    if content["input"] not in INPUTS:
-        raise ParameterError(f"Key input of {where} is illegal", got=content["input"], expected=" | ".join(INPUTS))
+    _checked(content, _KEYS, where, ("title", "input"))
     return Profile(
         name=name,
         title=content["title"],
         input=content["input"],
-        expect=_expect(content.get("expect", {}), where),
+        expect=_checked(content.get("expect", {}), _EXPECT, f"expect of {where}"),
         required={str(k): str(v) for k, v in content.get("required", {}).items()},
         skip=tuple(_skip(entry, where) for entry in content.get("skip", [])),
         common=content.get("common", {}),
         stages=_by_stage(content.get("stages", {}), dict, where),
-        seconds=_by_stage(content.get("seconds", {}), (int, float), where),
+        seconds=_by_stage(content.get("seconds", {}), _NUMBER, where),
     )
 
 
-def _expect(expect: dict[str, Any], where: str) -> dict[str, Any]:
-    _check_keys(expect, _EXPECT, f"expect of {where}")
-    for key, value in expect.items():
-        good = value in GPU if key == "gpu" else isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not good:
-            legal = " | ".join(GPU) if key == "gpu" else "a number"
-            raise ParameterError(f"Key expect.{key} of {where} is illegal", got=repr(value), expected=legal)
-    return expect
-
-
 def _skip(entry: Any, where: str) -> Skip:
-    _check_keys(entry, _SKIP, f"skip of {where}")
-    if "stage" not in entry or "reason" not in entry:
-        raise ParameterError(f"An entry of skip in {where} lacks stage or reason", got=entry)
-    when = entry.get("when", {})
-    if not isinstance(when, dict):
-        raise ParameterError(f"Key when of skip in {where} is no mapping", got=repr(when), expected='{name: "value"}')
-    return Skip(stage_number(entry["stage"], where), str(entry["reason"]), when)
+    _checked(entry, _SKIP, f"skip of {where}", ("stage", "reason"))
+    return Skip(stage_number(entry["stage"], where), entry["reason"], entry.get("when", {}))
 
 
 def _by_stage(mapping: dict[Any, Any], kind: Any, where: str) -> dict[str, Any]:
-    for key, value in mapping.items():
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise ParameterError(f"Stage {key} in {where} has a malformed entry", got=repr(value))
-    return {stage_number(key, where): value for key, value in mapping.items()}
+    named = {stage_number(key, where): value for key, value in mapping.items()}
+    return _checked(named, dict.fromkeys(named, kind), where)
 
 
 def stage_number(key: Any, where: str) -> str:
@@ -139,9 +101,18 @@ def stage_number(key: Any, where: str) -> str:
     return text
 
 
-def _check_keys(content: Any, legal: Any, where: str) -> None:
+def _checked(content: Any, legal: Mapping[str, Any], where: str, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """A mapping whose keys are `legal`, each with a value of its type or out of its words."""
     if not isinstance(content, dict):
         raise ParameterError(f"The {where} is no mapping", got=repr(content)[:80], expected=", ".join(legal))
-    for key in content:
+    for key, value in content.items():
         if key not in legal:
             raise unknown("key", str(key), legal, where)
+        kinds = legal[key] if isinstance(legal[key], tuple) else (legal[key],)
+        words = isinstance(kinds[0], str)
+        if value not in kinds if words else isinstance(value, bool) or not isinstance(value, kinds):
+            raise ParameterError(f"Key {key} of {where} has the wrong type, or an unknown value", got=repr(value),
+                                 expected=" | ".join(kind if words else kind.__name__ for kind in kinds))  # fmt: skip
+    if lacking := [key for key in needed if key not in content]:
+        raise ParameterError(f"The {where} lacks the key {lacking[0]}", got=", ".join(map(str, content)))
+    return content

@@ -30,6 +30,7 @@ SKIP_TAG = "skip-execution"
 _HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _ENGINE = "deeplrhe"
+_NO_MEMORY = "The system kills a process this way when the memory is exhausted: see the peak above, or someone did"
 _SOCKET_PATH = 80  # of the 107 bytes a Unix socket's path may have
 
 
@@ -192,7 +193,7 @@ class Execution:
         if name == "PapermillExecutionError":
             return _cell_failure(error, line, self.number)
         if name == "DeadKernelError" or (isinstance(error, RuntimeError) and "Kernel died" in str(error)):
-            return Failure(_death(code), cell, line, _tail(self.log), _memory_hint(code))
+            return Failure(_death(code), cell, line, _tail(self.log), _NO_MEMORY if code == -9 else "")
         if isinstance(error, CompendiumError):
             return Failure(str(error), cell or None, line)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -214,10 +215,6 @@ def _cell_failure(error: Any, line: str, number: Callable[[int], int]) -> Failur
     return Failure(headline, number(error.cell_index), first, text[-15:], hint, too_small)
 
 
-def _is_injected(cell: Any) -> bool:
-    return "injected-parameters" in cell.metadata.get("tags", [])
-
-
 def _names_of(kind: type) -> set[str]:
     """A class and all below it, by name."""
     return {kind.__name__}.union(*map(_names_of, kind.__subclasses__()))
@@ -229,15 +226,9 @@ def _death(code: int | None) -> str:
     return f"The kernel died (exit status {code})" if code is not None else "The kernel died"
 
 
-def _memory_hint(code: int | None) -> str:
-    if code == -9:
-        return "The system kills a process this way when the memory is exhausted: see the peak above, or someone did"
-    return ""
-
-
-def _tail(path: Path, n_lines: int = 15) -> list[str]:
+def _tail(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-n_lines:]
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
     except OSError:
         return []
 
@@ -300,7 +291,7 @@ def _make_engine() -> type:
                 on_cell_start=on_cell_start,
             )
             client.execution, client.folder = execution, kwargs["folder"]
-            execution.injected = [_is_injected(cell) for cell in nb_man.nb.cells]
+            execution.injected = ["injected-parameters" in cell.metadata.get("tags", []) for cell in nb_man.nb.cells]
             env = execution.environment(kwargs["folder"])
             return client.execute(cwd=str(execution.repository), env=env, stdout=kwargs["log"], stderr=kwargs["log"])
 

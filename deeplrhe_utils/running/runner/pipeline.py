@@ -227,7 +227,7 @@ class Pipeline:
         if planned.skip_reason:
             if planned.selected:
                 forget(self.root, number)  # a stage that does not apply must leave no old result
-                self._drop_copies(name)
+                self._executed(name).unlink(missing_ok=True)
             self._report.stage(name, "skipped", reason=planned.skip_reason)
             print(f"{label} … skipped: {planned.skip_reason}", flush=True)
             return
@@ -311,14 +311,15 @@ class Pipeline:
             seconds, used = _since(started), peak.bytes
             self._report.stage(name, "failed", seconds=seconds, peak_memory_bytes=used, reason=failure.headline)
             raise self._stage_error(planned, failure, peak.bytes)
-        self._executed_copy(partial, name)
+        books.clean_executed(partial, self._executed(name), self.root, self.places.repository)
         shown = self._report.shown(planned.values)
         record = Record(key, "finished", _since(started), peak.bytes, shown, {}, inputs, finished=now(),
                         commit=self._report.commit())  # fmt: skip
         self._outputs[number] = complete(self.root, planned, record).outputs
         self._report.stage(name, "finished", record)
         partial.unlink(missing_ok=True)
-        took = _took(record.seconds, self._ahead.pop(number, 0.0))
+        expected = self._ahead.pop(number, 0.0)
+        took = f"{record.seconds:.0f} s" + (f" (expected {expected:.0f} s)" if expected else "")
         whole = f"{duration(_since(self._started))} of about {duration(_since(self._started) + self._left())}"
         print(f"{label} … {took}, peak {_mb(peak.bytes)}; run: {whole}", flush=True)
 
@@ -326,7 +327,7 @@ class Pipeline:
         """The cohort is too small for a stage's question: that is a result, and later stages are told (`_Run.read`)."""
         number, name = planned.stage.number, planned.stage.name
         forget(self.root, number)
-        self._drop_copies(name)
+        self._executed(name).unlink(missing_ok=True)
         write_text(skipped_file(self.root, number), reason + "\n")
         self._skipped(planned, reason)
         partial.unlink(missing_ok=True)
@@ -355,12 +356,6 @@ class Pipeline:
 
     def _executed(self, name: str) -> Path:
         return self.root / "notebooks" / f"{name}.ipynb"
-
-    def _executed_copy(self, partial: Path, name: str) -> None:
-        books.clean_executed(partial, self._executed(name), self.root, self.places.repository)
-
-    def _drop_copies(self, name: str) -> None:
-        self._executed(name).unlink(missing_ok=True)
 
     def _stage_error(self, planned: Planned, failure: Failure, peak: int) -> StageError:
         at = f" in cell {failure.cell}: `{failure.first_line}`" if failure.cell else ""
@@ -395,10 +390,6 @@ def _beat(label: str) -> Callable[[float, int, int, str], None]:
 
 def _since(started: float) -> float:
     return round(time.monotonic() - started, 1)
-
-
-def _took(seconds: float, expected: float) -> str:
-    return f"{seconds:.0f} s" + (f" (expected {expected:.0f} s)" if expected else "")
 
 
 def _mb(n_bytes: int) -> str:

@@ -15,12 +15,11 @@ from __future__ import annotations
 import tempfile
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
 
-import cv2
 import numpy as np
 import simplejpeg
 import tifffile
@@ -40,7 +39,7 @@ _CLASSIC_BYTES: Final = 1 << 31
 _DEFLATE_LEVEL: Final = 3  # 6 takes twice as long for 2 %
 _BLACK_AND_WHITE: Final = (532, 5, 6, (0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1), False)
 """ReferenceBlackWhite of YCbCr as JPEG has it: TIFF 6.0 requires the tag."""
-_SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
+SOFTWARE: Final = f"DeepLRHE compendium {deeplrhe_utils.__version__}"
 _OME: Final = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
 
 Encoder = Callable[[Rgb], bytes]
@@ -84,21 +83,21 @@ def write_ome_tiff(
     sizes = _level_sizes(width_px, height_px, levels)
     path = Path(path)
     with atomic_path(path) as part, ExitStack() as stack:
-        encode = _deflated if quality is None else _jpeg(quality)
-        spools = [stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in sizes[1:]]
+        encode = deflated if quality is None else _jpeg(quality)
+        spools = [Spool(stack.enter_context(tempfile.TemporaryFile(dir=path.parent))) for _ in sizes[1:]]
         reduced = [_Level(size[0], tile_px, encode, spool) for size, spool in zip(sizes[1:], spools, strict=True)]
         source = iter(strips)
         big = sum(width * height for width, height in sizes) * 3 > _CLASSIC_BYTES
         with tifffile.TiffWriter(part, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
             full = _full_tiles(source, sizes[0], tile_px, encode, reduced)
             common: dict[str, Any] = _tags(tile_px, quality)
-            text = _ome_xml(name, sizes[0], mpp)
+            text = ome_xml(name, sizes[0], (mpp, mpp)).encode()
             writer.write(full, **common, **_of_level(sizes, 0, mpp), subifds=len(reduced), description=text)
             if (extra := next(source, None)) is not None:  # asked for: what the source does at its end must happen
                 raise SlideError("There are more strips than the slide has rows", got=extra.shape)
             _finish(reduced)
             for number, level in enumerate(reduced, start=1):
-                writer.write(level.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
+                writer.write(level.spool.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
         if quality is not None:
             _call_it_jpeg(part)
     return path
@@ -123,14 +122,31 @@ def _level_sizes(width: int, height: int, levels: int | None) -> list[tuple[int,
     return [(width >> k, height >> k) for k in range(levels)]
 
 
+class Spool:
+    """Encoded tiles that wait in a temporary file until their directory can be written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._lengths = file, array("Q")
+
+    def add(self, tile: bytes) -> None:
+        """Take the next tile."""
+        self._file.write(tile)
+        self._lengths.append(len(tile))
+
+    def tiles(self) -> Iterator[bytes]:
+        """All tiles, in order."""
+        self._file.seek(0)
+        for length in self._lengths:
+            yield self._file.read(length)
+
+
 class _Level:
     """A reduced level: averages the rows of the level above, keeps them until a row of tiles is full, spools those."""
 
-    def __init__(self, width: int, tile_px: int, encode: Encoder, spool: IO[bytes]) -> None:
+    def __init__(self, width: int, tile_px: int, encode: Encoder, spool: Spool) -> None:
         self._band = np.empty((tile_px, width, 3), np.uint8)
         self._filled = 0
-        self._encode, self._spool = encode, spool
-        self._lengths = array("Q")
+        self._encode, self.spool = encode, spool
 
     def take(self, above: Rgb) -> Iterator[Rgb]:
         """Average rows of the level above; yields each full row of tiles, to be taken before the next is asked for."""
@@ -149,16 +165,9 @@ class _Level:
         band = self._band[: self._filled]
         self._filled = 0
         if len(band):
-            for tile in _row_of_tiles(band, len(self._band), self._encode):
-                self._spool.write(tile)
-                self._lengths.append(len(tile))
+            for tile in padded_tiles(band, len(self._band)):
+                self.spool.add(self._encode(tile))
             yield band
-
-    def tiles(self) -> Iterator[bytes]:
-        """The spooled tiles, in order."""
-        self._spool.seek(0)
-        for length in self._lengths:
-            yield self._spool.read(length)
 
 
 def _pass_down(band: Rgb, levels: Sequence[_Level]) -> None:
@@ -185,7 +194,7 @@ def _full_tiles(
         for y in range(0, len(strip), tile_px):
             _pass_down(strip[y : y + tile_px], levels)
         for y in range(0, len(strip), tile_px):
-            yield from _row_of_tiles(strip[y : y + tile_px], tile_px, encode)
+            yield from map(encode, padded_tiles(strip[y : y + tile_px], tile_px))
         top, number = top + len(strip), number + 1
         del strip  # the next is made before the name is bound again: two would be alive
         if top == size[1]:
@@ -193,14 +202,12 @@ def _full_tiles(
     raise SlideError("The strips of a slide end too early", got=f"{top} rows in {number}", expected=f"{size[1]} rows")
 
 
-def _row_of_tiles(band: Rgb, tile_px: int, encode: Encoder) -> Iterator[bytes]:
-    """A band of at most `tile_px` rows as encoded tiles; the last column and row are repeated beyond the edge."""
+def padded_tiles(band: NDArray[Any], tile_px: int) -> Iterator[NDArray[Any]]:
+    """A band of at most `tile_px` rows as tiles; the last column and row are repeated beyond the edge."""
     for left in range(0, band.shape[1], tile_px):
         tile = band[:, left : left + tile_px]
-        below, right = tile_px - tile.shape[0], tile_px - tile.shape[1]
-        if below or right:
-            tile = np.asarray(cv2.copyMakeBorder(tile, 0, below, 0, right, cv2.BORDER_REPLICATE), np.uint8)
-        yield encode(tile)
+        lacking = [(0, tile_px - n) for n in tile.shape[:2]] + [(0, 0)] * (tile.ndim - 2)
+        yield np.pad(tile, lacking, mode="edge") if tile.shape[:2] != (tile_px, tile_px) else tile
 
 
 def _jpeg(quality: int) -> Encoder:
@@ -210,7 +217,7 @@ def _jpeg(quality: int) -> Encoder:
     return encode
 
 
-def _deflated(tile: Rgb) -> bytes:
+def deflated(tile: NDArray[np.uint8]) -> bytes:
     """Differences to the left neighbour, modulo 256 (TIFF's predictor 2), deflated."""
     differences = tile.copy()
     differences[:, 1:] -= tile[:, :-1]
@@ -222,7 +229,7 @@ def _tags(tile_px: int, quality: int | None) -> dict[str, Any]:
     own: dict[str, Any] = {"predictor": True} if quality is None else {"extratags": [_BLACK_AND_WHITE]}
     return own | {
         "compression": "adobe_deflate", "photometric": "rgb", "planarconfig": "contig", "tile": (tile_px, tile_px),
-        "dtype": np.uint8, "resolutionunit": "centimeter", "metadata": None, "software": _SOFTWARE,
+        "dtype": np.uint8, "resolutionunit": "centimeter", "metadata": None, "software": SOFTWARE,
     }  # fmt: skip
 
 
@@ -249,16 +256,36 @@ def _call_it_jpeg(path: Path) -> None:
             tags["PhotometricInterpretation"].overwrite(int(tifffile.PHOTOMETRIC.YCBCR))
 
 
-def _ome_xml(name: str, size: tuple[int, int], mpp: float) -> bytes:
-    """OME-XML of one 8-bit RGB image, UTF-8. No UUID: it is for images of several files, and would not repeat."""
-    said = escaped(xml_text(name))
-    side = " ".join(f'PhysicalSize{axis}="{float(mpp)!r}" PhysicalSize{axis}Unit="µm"' for axis in "XY")
+def ome_xml(
+    name: str, size: tuple[int, int], mpp: tuple[float, float], *, samples: int = 3, kind: str = "uint8",
+    uuid: str = "", facts: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """OME-XML of one image of (columns, rows) px and `mpp` across and down [µm/px].
+
+    Parameters
+    ----------
+    kind : OME's name of the sample type
+    uuid : of the file, where files of one name may differ
+    facts : annotations
+    """
+    said = "".join(f'<M K="{_xml(key)}">{_xml(value)}</M>' for key, value in sorted((facts or {}).items()))
+    noted = ("", "") if not said else (
+        '<AnnotationRef ID="Annotation:0"/>', "<StructuredAnnotations>"
+        f'<MapAnnotation ID="Annotation:0"><Value>{said}</Value></MapAnnotation></StructuredAnnotations>',
+    )  # fmt: skip
+    sides = zip("XY", mpp, strict=True)
+    physical = " ".join(f'PhysicalSize{a}="{float(side)!r}" PhysicalSize{a}Unit="µm"' for a, side in sides)
+    bits, own = (f'SignificantBits="{8 if kind == "uint8" else 32}" ', f'UUID="urn:uuid:{uuid}" ' if uuid else "")
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'
-        f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" '
-        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{_SOFTWARE}">'
-        f'<Image ID="Image:0" Name="{said}"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="uint8" '
-        f'SignificantBits="8" Interleaved="true" BigEndian="false" SizeX="{size[0]}" SizeY="{size[1]}" SizeC="3" '
-        f'SizeZ="1" SizeT="1" {side}>'
-        '<Channel ID="Channel:0:0" SamplesPerPixel="3"/><TiffData IFD="0" PlaneCount="1"/></Pixels></Image></OME>'
-    ).encode()
+        f'<OME xmlns="{_OME}" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" {own}'
+        f'xsi:schemaLocation="{_OME} {_OME}/ome.xsd" Creator="{SOFTWARE}">'
+        f'<Image ID="Image:0" Name="{_xml(name)}"><Pixels ID="Pixels:0" DimensionOrder="XYCZT" Type="{kind}" {bits}'
+        f'Interleaved="true" BigEndian="false" SizeX="{size[0]}" SizeY="{size[1]}" SizeC="{samples}" '
+        f'SizeZ="1" SizeT="1" {physical}><Channel ID="Channel:0:0" SamplesPerPixel="{samples}"/>'
+        f'<TiffData IFD="0" PlaneCount="1"/></Pixels>{noted[0]}</Image>{noted[1]}</OME>'
+    )
+
+
+def _xml(text: str) -> str:
+    return escaped(xml_text(text))

@@ -21,27 +21,11 @@ from shapely.geometry.base import BaseGeometry
 
 from deeplrhe_utils.core.errors import AnnotationError, ParameterError
 from deeplrhe_utils.core.files import sha256_file
-from deeplrhe_utils.slides.outlines.geojson import read_geojson, regions_from_json, write_geojson
+from deeplrhe_utils.slides.outlines.geojson import read_geojson as read_geojson
+from deeplrhe_utils.slides.outlines.geojson import regions_from_json
 from deeplrhe_utils.slides.outlines.masks import regions_from_mask
 from deeplrhe_utils.slides.outlines.regions import Region, Regions, moved, read_bytes, to_text
 from deeplrhe_utils.slides.outlines.xml import regions_from_xml
-
-__all__ = [
-    "ANNOTATION_ENDINGS",
-    "Region",
-    "Regions",
-    "annotation_names",
-    "check_no_nuclei",
-    "find_annotation",
-    "is_tumour",
-    "read_annotation",
-    "read_geojson",
-    "told_classes",
-    "tumour_fraction",
-    "tumour_fractions",
-    "tumour_outline",
-    "write_geojson",
-]
 
 ANNOTATION_ENDINGS: Final = (
     ".geojson", ".json", ".xml", ".mask.png", ".mask.tif", ".mask.tiff", "-mask.png", "-mask.tif", "-mask.tiff"

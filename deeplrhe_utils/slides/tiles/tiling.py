@@ -21,13 +21,13 @@ from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import TILES
 from deeplrhe_utils.core.text import shortened
 from deeplrhe_utils.slides.outlines.find import (
-    Regions,
     check_no_nuclei,
     read_annotation,
     told_classes,
     tumour_fractions,
     tumour_outline,
 )
+from deeplrhe_utils.slides.outlines.regions import Regions
 from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules, background_of
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
 from deeplrhe_utils.slides.reading.reader import Slide

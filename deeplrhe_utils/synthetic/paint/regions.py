@@ -325,7 +325,7 @@ def draw_regions(
     part = Polygon() if normal else wavy_part(rng, ill, SUBCLONE_SHARE)
     tumour = mask_of(ill, shape)
     beside = distance_um(tumour < 0.5, um)
-    vessel, wall, filled = _vessels(rng, shape, um, rim, tumour)
+    vessel, wall, filled = _vessels(rng, shape, um, rim)
     bronchus, pink, blue = _bronchus(
         rng, shape, um, np.minimum(rim, beside), 0.4 if form in ("resection", "wedge") else 0.15
     )
@@ -421,9 +421,7 @@ def _discs(
         yield window, np.asarray(np.hypot(u / squeeze, v * squeeze), np.float32), radius
 
 
-def _vessels(
-    rng: np.random.Generator, shape: tuple[int, int], um: float, rim: Map, tumour: Map
-) -> tuple[Map, Map, Map]:
+def _vessels(rng: np.random.Generator, shape: tuple[int, int], um: float, rim: Map) -> tuple[Map, Map, Map]:
     """Distance to the inside and to the outside of the nearest vessel's wall [µm, negative inside], share of blood."""
     inside, outside = (np.full(shape, _FAR, np.float32) for _ in range(2))
     blood = np.zeros(shape, np.float32)
