@@ -118,9 +118,11 @@ def test_everything_that_is_wrong_is_named(tmp_path):
     with h5py.File(sorted(folder.rglob("*.h5"))[5], "a") as f:
         f["coords"].attrs["patch_size_level0"] = 2048
     doubts = " ".join(audit(tmp_path, attention_draws=0)["doubts"])
-    for says in ("1 vectors hold what is no finite number", "has the same vectors as",
-                 "1 labelled patient without vectors",                 f"{gone.stem[:12]}", "uni_v2 gives 1536 numbers, these vectors have 12", "512 µm wide",
-                 "said to be 2048 wide and lie 512 apart", "licensed CC-BY-NC-ND-4.0"):  # fmt: skip
+    for says in (
+        "1 vectors hold what is no finite number", "has the same vectors as", "1 labelled patient without vectors",
+        gone.stem[:12], "uni_v2 gives 1536 numbers, these vectors have 12", "512 µm wide",
+        "said to be 2048 wide and lie 512 apart", "licensed CC-BY-NC-ND-4.0",
+    ):  # fmt: skip
         assert says in doubts, says
 
 
@@ -130,6 +132,17 @@ def test_slides_that_are_there_but_have_no_vectors_are_counted(tmp_path):
     write_slide(plan, plan.slides["slide_id"].iloc[0], tmp_path / "slides")
     doubts = audit(tmp_path, attention_draws=0, slides=tmp_path / "slides")["doubts"]
     assert f"1 of 1 slides have no vectors: {plan.slides['slide_id'].iloc[0]}." in doubts
+
+
+def test_a_leaky_split_is_named_beside(tmp_path):
+    folder = planted(tmp_path)
+    names = sorted(path.stem for path in folder.rglob("*.h5"))
+    rows = [*names[:40], names[50]], [*names[40:], names[0][:12] + "-01Z-00-DX2"]
+    pd.DataFrame({"train": pd.Series(rows[0]), "test": pd.Series(rows[1])}).to_csv(tmp_path / "splits_0.csv")
+    findings = audit(tmp_path, attention_draws=0, splits=tmp_path / "splits_0.csv")["findings"]
+    told = " ".join(line for line in findings if line.startswith("Split splits_0.csv, clam: "))
+    assert "4.9 % of the test slides are of a patient that is also in training (2 of 41" in told
+    assert "of a site that is also in training" in told and "Units with two roles: 1 in fold 0" in told
 
 
 def test_attention_is_drawn_where_places_are_known(tmp_path):

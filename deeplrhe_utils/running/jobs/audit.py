@@ -23,6 +23,7 @@ from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import counted, escaped, interval_text, listed, p_text, shortened, with_ends
 from deeplrhe_utils.evaluation.auc.delong import holm
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
+from deeplrhe_utils.evaluation.audits.leakage import audit_split
 from deeplrhe_utils.evaluation.audits.probing import LEVEL, class_told, verdict_of
 from deeplrhe_utils.evaluation.referee.arms import ImageArms, attention_arm, image_arms, principal
 from deeplrhe_utils.evaluation.referee.feature_files import (
@@ -34,6 +35,7 @@ from deeplrhe_utils.evaluation.referee.feature_files import (
     place_doubts,
 )
 from deeplrhe_utils.evaluation.referee.robustness import robustness_index
+from deeplrhe_utils.evaluation.splits.published import read_any_split
 from deeplrhe_utils.learning.probes.readers import partitions
 from deeplrhe_utils.learning.probes.sources import UNKNOWN_MPP
 from deeplrhe_utils.learning.rivals.mil import load_mil, score_bags
@@ -63,7 +65,7 @@ class AuditOptions:
     ----------
     labels : table of labels: patient_id or slide_id, and a column per gene
     clinical : clinical table (`read_clinical`); without it TCGA barcodes tell hospital and diagnosis
-    splits : a split file (`read_split`, or another program's) that is audited beside
+    splits : a split of any origin (`read_any_split`) that is audited beside
     slides : folder of the slides, to check places and to draw maps
     encoder, patches : as of `read_h5`
     genes : columns of `labels`; empty: those that look like gene symbols
@@ -140,7 +142,7 @@ def audit_features(path: Path, out: Path, options: AuditOptions, tell: _Tell = p
     site = _site(described, owner, means, known, labels, options)
     control_rows = arms.arms[(arms.arms["arm"] == "image") & (arms.arms["patients"] == everybody)]
     passed, control = verdict_of(control_rows, FIRST if (control_rows["gene"] == FIRST).any() else "")
-    findings = [*_findings(rows, arms, control, passed), *_site_findings(site), *_split_findings(options, slides)]
+    findings = [*_findings(rows, arms, control, passed), *_site_findings(site), *_split_findings(options, known)]
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
     result = {"facts": facts, "doubts": doubts, "notes": [*labels.attrs["notes"], *notes, *more], "control": control,
               "control_passed": passed, "findings": findings, "arms": _plain(rows), "gains": _plain(arms.gains),
@@ -318,8 +320,16 @@ def _as_planted(share: float) -> str:
     return f", most like planted slides with {near:g} times the site colours of the presets ({kept[near]:.0%})"
 
 
-def _split_findings(options: AuditOptions, slides: pd.DataFrame) -> list[str]:
-    return []
+def _split_findings(options: AuditOptions, known: pd.DataFrame) -> list[str]:
+    """What `audit_split` says of a given split, with the sites of the clinical table."""
+    if options.splits is None:
+        return []
+    read = read_any_split(options.splits, options.labels)
+    units = read.units
+    if "site_id" not in units and (of := units["patient_id"].map(known["site_id"])).notna().all():
+        units = units.assign(site_id=of)
+    told = [*read.notes, *audit_split(read.splits, units, list(options.genes)).findings]
+    return [f"Split {options.splits.name}, {read.layout}: {line}" for line in told]
 
 
 def _write(out: Path, result: Mapping[str, Any], rows: pd.DataFrame, described: Described) -> None:
