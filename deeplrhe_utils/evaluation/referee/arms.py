@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
+from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import INFLATION, newcombe_interval
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST, OTHER, clinical_columns, fused_held_out
 from deeplrhe_utils.evaluation.audits.probing import (
@@ -101,10 +102,16 @@ def _held_out(of: pd.Series, n_folds: int, repeats: int, seed: int) -> NDArray[n
 ATTENTION = MilConfig(embed=0, hidden=16, epochs=30, tiles_per_bag=48, dropout=0.0, learning_rate=3e-3)
 """Without a shared projection targets do not touch one another, so exchanged labels ride along as targets."""
 COMPONENTS = 32
+_ENOUGH: Final = 20_000
 
 
 def principal(features: NDArray[np.float32], components: int = COMPONENTS, seed: int = 0) -> PCA:
-    """First principal components of vectors (n, D), each of unit spread: no label is looked at."""
+    """First principal components of vectors (n, D), each of unit spread: no label is looked at.
+
+    Of many vectors some, at random, are enough.
+    """
+    some = generator(seed, "components").permutation(len(features))[:_ENOUGH]
+    features = features[np.sort(some)]
     return PCA(min(components, *features.shape), whiten=True, svd_solver="randomized", random_state=seed).fit(features)
 
 

@@ -85,7 +85,7 @@ def robustness_index(
     Returns dict: index (0: neighbours share the site, 1: they share the class), k, null_mean, null_low, null_high
     (middle 95 % under exchanged sites), p (one-sided: exchanged sites give an index as low), class_named (balanced
     share named by neighbours), classes, sites, vectors, patients, left_out.
-    Raises CohortError: fewer than two classes, two sites or three patients are known.
+    Raises CohortError: fewer than two classes, two sites or three patients are known, or sites and classes are one.
     """
     owner = features.index.to_numpy(str)
     known = pd.DataFrame({"label": classes, "site": sites}).reindex(np.unique(owner)).dropna()
@@ -106,10 +106,13 @@ def robustness_index(
         own = np.flatnonzero(known["label"] == value)
         drawn[own, 1:] = random.permuted(drawn[own, 1:], axis=0)
     found = np.concatenate([index_of(near, label, part[place], k) for part in np.array_split(drawn, 1 + draws // 8, 1)])
-    index, null = float(found[0]), found[1:]
-    low, high = np.nanquantile(null, [0.025, 0.975])
-    return {"index": index, "k": k, "null_mean": float(np.nanmean(null)), "null_low": float(low),
-            "null_high": float(high), "p": float((1 + (null <= index).sum()) / (1 + draws)),
+    index, null = float(found[0]), found[1:][~np.isnan(found[1:])]
+    if np.isnan(index) or not len(null):
+        raise CohortError("No neighbour is of the same class and another site, or of another class and the same site",
+                          expected="sites with patients of several classes")  # fmt: skip
+    low, high = np.quantile(null, [0.025, 0.975])
+    return {"index": index, "k": k, "null_mean": float(null.mean()), "null_low": float(low),
+            "null_high": float(high), "p": float((1 + (null <= index).sum()) / (1 + len(null))),
             "class_named": named[k], "classes": int(known["label"].nunique()), "sites": int(known["site"].nunique()),
             "vectors": int(rows.sum()), "patients": len(known),
             "left_out": len(np.unique(owner)) - len(known)}  # fmt: skip

@@ -275,10 +275,13 @@ def _site(
     for gene, own in labels.groupby("gene", sort=False):
         if min(own["status"].eq(1).sum(), own["status"].eq(0).sum()) >= options.min_positives:
             classes[str(gene)] = own.set_index("patient_id")["status"]
-    rows = []
-    for name, of in classes.items() if place.nunique() > 1 else ():
-        rows.append({"classes_of": name, **robustness_index(vectors, of, place, seed=options.seed)})
-    return {"told": told, "robustness": rows}
+    rows, absent = [], []
+    for name, of in classes.items():
+        try:
+            rows.append({"classes_of": name, **robustness_index(vectors, of, place, seed=options.seed)})
+        except CohortError as error:
+            absent.append(f"Robustness index by {name}: not to be had. {error}")
+    return {"told": told, "robustness": rows, "absent": absent}
 
 
 def _findings(rows: pd.DataFrame, arms: ImageArms, control: str, passed: bool) -> list[str]:
@@ -309,7 +312,7 @@ def _site_findings(site: Mapping[str, Any]) -> list[str]:
         lines.append(f"Robustness index by {row['classes_of']}: {row['index']:.2f} (k = {row['k']}); if sites meant "
                      f"nothing, {interval_text(row['null_mean'], row['null_low'], row['null_high'])} "
                      f"(p {p_text(row['p'])}). That is {share:.0%} of it{_as_planted(share)}.")  # fmt: skip
-    return lines
+    return lines + site["absent"][:1] * (not site["robustness"])
 
 
 def _as_planted(share: float) -> str:
@@ -317,6 +320,8 @@ def _as_planted(share: float) -> str:
     table = pd.read_csv(REFERENCE_DATA / "site_robustness.csv")
     kept = (table["index"] / table["null_mean"]).groupby(table["strength"]).mean()
     near = float((kept - share).abs().idxmin())
+    if share < kept.min():
+        return f", less than on planted slides with {near:g} times the site colours of the presets ({kept[near]:.0%})"
     return f", most like planted slides with {near:g} times the site colours of the presets ({kept[near]:.0%})"
 
 

@@ -28,7 +28,13 @@ from deeplrhe_utils.slides.tiles.pixels import read_pixels
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_or_reason
 
-LAYOUTS: Final = {"trident": TRIDENT, "clam": CLAM, "stamp": STAMP, "atlaspatch": ATLASPATCH, "parquet": "Parquet"}
+VECTOR_LAYOUTS: Final = {
+    "trident": TRIDENT,
+    "clam": CLAM,
+    "stamp": STAMP,
+    "atlaspatch": ATLASPATCH,
+    "parquet": "Parquet",
+}
 _Tell = Callable[[str], None]
 
 
@@ -38,7 +44,7 @@ class ConvertOptions:
 
     Attributes
     ----------
-    to : key of :data:`LAYOUTS`
+    to : key of :data:`VECTOR_LAYOUTS`
     network : ``bank`` or an architecture (``timm/…``, ``resnet50``): the input are slides, which it describes; empty:
         the input are vectors
     weights, device : of the network
@@ -58,8 +64,8 @@ class ConvertOptions:
     patches: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.to not in LAYOUTS:
-            raise ParameterError("There is no such layout", got=self.to, expected=" | ".join(LAYOUTS))
+        if self.to not in VECTOR_LAYOUTS:
+            raise ParameterError("There is no such layout", got=self.to, expected=" | ".join(VECTOR_LAYOUTS))
 
 
 def convert(path: Path, out: Path, options: ConvertOptions, tell: _Tell = print) -> list[Path]:
@@ -91,11 +97,11 @@ def convert(path: Path, out: Path, options: ConvertOptions, tell: _Tell = print)
                 kept += 1
             elif one := _vectors_of(item, options, tell):
                 mpp = usable.get(name, {}).get("mpp")
-                written.append(write_h5(one, _folder(out, options), LAYOUTS[options.to], mpp=mpp))
+                written.append(write_h5(one, _folder(out, options), VECTOR_LAYOUTS[options.to], mpp=mpp))
     if not written:
         raise InputError(f"No slide of {path} could be described")
     tell(
-        f"{counted(len(written), 'slide')} in {LAYOUTS[options.to]}'s layout, {kept} of them kept as they stood: {out}"
+        f"{counted(len(written), 'slide')} in the layout of {VECTOR_LAYOUTS[options.to]}, {kept} of them kept: {out}"
     )
     return written
 
