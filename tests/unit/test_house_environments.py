@@ -49,7 +49,7 @@ CONDA_NAMES = {  # PyPI → conda-forge, where the two differ
     "openslide-bin": "openslide",
     "torch": "pytorch",
 }
-CONDA_BOUNDS = {"openslide": "4.0"}  # the wheel counts its own builds in a fourth number
+CONDA_BOUNDS = {"openslide": "4.0.1"}  # the wheel counts its own builds in a fourth number
 BUILD = {"python", "pip", "setuptools"}
 
 
@@ -93,6 +93,15 @@ def notebook_sources() -> list[str]:
     ]
     lines = ["".join(cell["source"]).splitlines() for cell in cells if cell["cell_type"] == "code"]
     return ["\n".join("" if re.match(r"\s*[%!]", line) else line for line in cell) for cell in lines]
+
+
+def test_no_environment_takes_an_openslide_with_known_memory_faults():
+    """CVE-2026-48977 and CVE-2026-54604 are mended in 4.0.1."""
+    for file in ("environment.yml", "binder/environment.yml"):
+        assert "- openslide>=4.0.1\n" in (REPOSITORY / file).read_text(encoding="utf-8"), file
+    assert tuple(map(int, RUN["openslide-bin"].split(".")[:3])) >= (4, 0, 1)
+    locked = re.search(r"^openslide-bin==([\d.]+)", (REPOSITORY / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    assert tuple(map(int, locked[1].split(".")[:3])) >= (4, 0, 1)
 
 
 def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else():
