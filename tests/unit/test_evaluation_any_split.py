@@ -137,6 +137,27 @@ def test_signed_splits_and_clams_lists_of_patients(tmp_path):
     assert read[0].units["patient_id"].tolist() == names
 
 
+@pytest.mark.parametrize("names", [slides(), [s.replace("TCGA", "SYNT") for s in slides()], list("abcdefghijkl")])
+def test_a_signed_split_of_slides_is_one_of_slides(tmp_path, names):
+    frame = folds.splits_table("slide", np.array(names), np.arange(12) % 2, 2, 5)
+    files.write_split(tmp_path / "a.json", frame)
+    write_any_split(tmp_path / "c", "clam", frame, pd.DataFrame({"slide_id": names, "patient_id": "P"}))
+    for given in ("a.json", "c"):
+        read = read_any_split(tmp_path / given)
+        assert set(read.splits["scheme"]) == {"slide"} and sorted(read.units["slide_id"]) == names
+        assert read.units["patient_id"].nunique() == (6 if len(names[0]) > 1 else 0)
+
+
+def test_samples_of_a_patient_count_as_the_patient(tmp_path):
+    names = np.array(["TCGA-05-0001-01", "TCGA-05-0001-11", "TCGA-05-0002-01", "TCGA-05-0003-01"])
+    for fold, twice in (([0, 0, 1, 0], 0), ([0, 1, 1, 0], 1)):
+        files.write_split(tmp_path / "a.json", folds.splits_table("patient", names, np.array(fold), 2, 5))
+        read = read_any_split(tmp_path / "a.json")
+        found = audit_split(read.splits, read.units)
+        assert len(read.units) == 3 and found.folds["twice"].eq(0).all()
+        assert found.folds["two_roles"].eq(twice).all() and found.leaks == bool(twice)
+
+
 @pytest.mark.parametrize(("make", "layout"), [(pathobench, "pathobench"), (clam, "clam")])
 def test_what_is_read_is_written_byte_for_byte(tmp_path, make, layout):
     source = make(tmp_path)

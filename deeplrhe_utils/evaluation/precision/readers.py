@@ -42,10 +42,7 @@ def read_calls(path: Path | str) -> pd.DataFrame:
     reason: empty names, a truth or call that is not 0 or 1, a score outside [0, 1], a case that a reader called twice,
     a case with two truths. No row is dropped.
     """
-    raw = read_foreign(Path(path), InputError)
-    if absent := [c for c in _COLUMNS if c not in raw]:
-        what = f"The reader study {Path(path).name} lacks columns"
-        raise InputError(what, got=", ".join(absent), expected=", ".join(_COLUMNS))
+    raw = read_foreign(Path(path), InputError, columns=_COLUMNS, optional=("score",))
     return _checked(raw.astype("object"), Path(path).name)
 
 

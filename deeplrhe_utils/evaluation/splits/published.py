@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of, tcga_patient_of
+from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
 from deeplrhe_utils.acquisition.labels.labels import read_label_table, wide_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, write_text
@@ -97,7 +97,9 @@ def read_any_split(paths: Path | Sequence[Path], labels: Path | None = None) -> 
     table[column] = names
     rows = told.rows.assign(scheme=column.removesuffix("_id"), seed=0)
     if column == "patient_id":
-        rows["unit_id"] = patients_of(rows["unit_id"])
+        whole, again = patients_of(rows["unit_id"]), rows.duplicated()
+        samples = rows.assign(unit_id=whole).duplicated() & ~again  # other samples of a patient who is there already
+        rows = rows.assign(unit_id=whole)[~samples]
         table["patient_id"] = patients_of(names)
         table = table.drop(columns="slide_id", errors="ignore")
     elif "patient_id" not in table:
@@ -120,13 +122,13 @@ def read_any_split(paths: Path | Sequence[Path], labels: Path | None = None) -> 
 
 
 def _by_slide(table: pd.DataFrame, labels: pd.DataFrame | None) -> bool:
-    """Whether units are slides: unless a column says patient, the labels know them so, or all are TCGA patients."""
+    """Whether units are slides: unless a column says patient, labels know them so, or all are patients' barcodes."""
     if "slide_id" not in table or "patient_id" in table:
         return "slide_id" in table
     names = set(table["slide_id"])
     if labels is not None and names & set(labels.get("patient_id", ())):
         return False
-    return any(tcga_patient_of(name) != name or parse_name(name).patient_id is None for name in names)
+    return any(parse_name(name).patient_id != name.upper() for name in names)
 
 
 def _described(units: pd.DataFrame, column: str, labels: pd.DataFrame | None) -> pd.DataFrame:
@@ -194,6 +196,8 @@ def _file(path: Path) -> tuple[str, _Told]:
         if scheme == "tile":
             raise InputError(f"{path} divides tiles", expected="a split of slides, patients or sites")
         units = frame[["unit_id"]].drop_duplicates().rename(columns={"unit_id": UNIT_COLUMNS[scheme]})
+        if scheme == "slide":
+            units["patient_id"] = pd.NA
         if sites := {one["unit"]: one["site"] for one in read_json(path)["units"] if "site" in one}:
             units["site_id"] = units["patient_id"].map(sites)
         return "signed", _Told(frame[["fold", "unit_id", "role"]], units)

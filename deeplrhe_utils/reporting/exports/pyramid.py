@@ -19,7 +19,6 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -32,7 +31,7 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, SlideError
 from deeplrhe_utils.core.files import atomic_path, write_text
 from deeplrhe_utils.reporting.heatmaps.bands import Band, Frame
-from deeplrhe_utils.slides.files.ome_tiff import SOFTWARE, Spool, deflated, ome_xml, padded_tiles
+from deeplrhe_utils.slides.files.ome_tiff import SOFTWARE, PyramidLevel, Spool, deflated, linked, ome_xml, padded_tiles
 
 _Pixels = NDArray[Any]
 _TILE_PX: Final = 256
@@ -64,7 +63,8 @@ def write_deep_zoom(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".dzi-") as work:
         folders = [Path(work) / "tiles" / str(len(sizes) - 1 - k) for k in range(len(sizes))]
         sinks = [_picture_sink(folder, ending, quality) for folder in folders]
-        levels = [_Level(size[0], np.uint8, (3,), sink) for size, sink in zip(sizes, sinks, strict=True)]
+        levels = [PyramidLevel((_TILE_PX, size[0], 3), np.uint8, sink, halved)
+                  for size, sink in zip(sizes, sinks, strict=True)]  # fmt: skip
         stream(strips, frame, levels)
         _replace(Path(work) / "tiles", path)
     text = (
@@ -146,49 +146,12 @@ def halved(pixels: _Pixels) -> _Pixels:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan).astype(np.float32)
 
 
-class _Level:
-    """One level: collects rows until a row of tiles is full, hands that on, and its half to the level below."""
-
-    def __init__(self, columns: int, dtype: Any, depth: tuple[int, ...], sink: Callable[[_Pixels], None]) -> None:
-        self._rows = np.empty((_TILE_PX, columns, *depth), dtype)
-        self._filled, self._sink = 0, sink
-        self.below: _Level | None = None
-
-    def fits(self, rows: _Pixels) -> bool:
-        """Whether rows have the width, depth and type of this level."""
-        return rows.shape[1:] == self._rows.shape[1:] and rows.dtype == self._rows.dtype
-
-    def take(self, rows: _Pixels) -> None:
-        """Collect rows, of any number."""
-        while len(rows):
-            room = rows[: _TILE_PX - self._filled]
-            self._rows[self._filled : self._filled + len(room)] = room
-            self._filled += len(room)
-            rows = rows[len(room) :]
-            if self._filled == _TILE_PX:
-                self._pass_on()
-
-    def finish(self) -> None:
-        """Hand on what is left, here and below."""
-        if self._filled:
-            self._pass_on()
-        if self.below is not None:
-            self.below.finish()
-
-    def _pass_on(self) -> None:
-        band, self._filled = self._rows[: self._filled], 0
-        self._sink(band)
-        if self.below is not None:
-            self.below.take(halved(band))
-
-
-def stream(strips: Iterable[_Pixels], frame: Frame, levels: list[_Level]) -> None:
+def stream(strips: Iterable[_Pixels], frame: Frame, levels: list[PyramidLevel]) -> None:
     """Feed all rows of an image to its first level, and by it to the others.
 
     Raises SlideError: a strip has another shape or type, or the strips do not add up to the frame.
     """
-    for level, below in pairwise(levels):
-        level.below = below
+    linked(levels)
     top = 0
     for strip in strips:
         if not levels[0].fits(strip) or top + len(strip) > frame.rows:
@@ -314,7 +277,8 @@ def _write_tiff(
     dtype = np.uint8 if form.samples == 3 else np.float32  # lower levels are averaged as scores, then made bytes
     with atomic_path(path) as part, ExitStack() as stack:
         spools = [_Tiles(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)), form) for _ in sizes]
-        levels = [_Level(size[0], dtype, depth, spool.take) for size, spool in zip(sizes, spools, strict=True)]
+        levels = [PyramidLevel((_TILE_PX, size[0], *depth), dtype, spool.take, halved)
+                  for size, spool in zip(sizes, spools, strict=True)]  # fmt: skip
         stream(strips, frame, levels)
         made = uuid.uuid5(uuid.NAMESPACE_OID, spools[0].digest.hexdigest() + name + json.dumps(facts, sort_keys=True))
         sides, kind = (frame.mpp * frame.step_x, frame.mpp * frame.step_y), form.dtype.replace("float32", "float")

@@ -31,8 +31,6 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, tell what was read and what was left out, and write."""
-    import pandas as pd
-
     from deeplrhe_utils.acquisition.labels.agreement import label_agreement
     from deeplrhe_utils.acquisition.labels.labels import joined_labels, wide_labels
     from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
@@ -50,8 +48,7 @@ def run(options: argparse.Namespace) -> int:
     labels = joined_labels([calls.labels for calls in found])
     if options.compare:
         other = read_mutations(options.compare, options.genes, rule).labels
-        with pd.option_context("display.width", 200, "display.max_columns", None):
-            say(label_agreement(labels, other, options.genes).to_string(index=False))
+        say(label_agreement(labels, other, options.genes).to_string(index=False))
     write_sheet(wide_labels(labels, options.genes), options.out)
     say(f"{options.out}: {labels['patient_id'].nunique()} patients, {', '.join(options.genes)}")
     return OK

@@ -175,12 +175,11 @@ def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort
 
 
 def _report(gathered: Gathered, made: Cohort) -> Iterable[str]:
-    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_colwidth", None):
-        yield made.flow.to_string(index=False)
-        if len(made.strata):
-            yield made.strata.to_string(index=False)
-        table = prevalences(gathered, made)
-        yield table[table["project"] == WHOLE].drop(columns="project").round(1).to_string(index=False)
+    yield made.flow.to_string(index=False)
+    if len(made.strata):
+        yield made.strata.to_string(index=False)
+    table = prevalences(gathered, made)
+    yield table[table["project"] == WHOLE].drop(columns="project").round(1).to_string(index=False)
     yield from (*gathered.notes, *made.notes)
 
 

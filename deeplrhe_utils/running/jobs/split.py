@@ -89,8 +89,6 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
     Raises LabelError: the labels are malformed, or a site is unknown. CohortError: too few units, or sites, for what
     was asked. ParameterError: what was asked cannot be, or another split stands in the file.
     """
-    import pandas as pd
-
     from deeplrhe_utils.evaluation.splits import folds as splits
     from deeplrhe_utils.evaluation.splits import sites as site_split
     from deeplrhe_utils.evaluation.splits.files import write_split
@@ -117,8 +115,7 @@ def split(labels_csv: Path, options: SplitOptions, say: Callable[[str], None] = 
     else:
         frame = splits.unit_folds(members, labels, options.scheme, n_folds, options.seed)
     table = balance(frame, labels, members)
-    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
-        say("\n".join(filter(None, [table.to_string(), note, *cohort.notes, _warning(frame, members)])))
+    say("\n".join(filter(None, [table.to_string(), note, *cohort.notes, _warning(frame, members)])))
     if options.layout != "signed":
         say(f"{out}  {_write_theirs(out, options.layout, frame, cohort)}")
         return out
@@ -197,8 +194,6 @@ def audit_split_files(
 
     Returns whether a patient of the test side also trains or validates.
     """
-    import pandas as pd
-
     from deeplrhe_utils.evaluation.audits.leakage import audit_split
     from deeplrhe_utils.evaluation.splits.folds import PARTS
     from deeplrhe_utils.evaluation.splits.published import read_any_split
@@ -214,9 +209,8 @@ def audit_split_files(
     who = f"{counted(len(units), 'slide')} of {who}" if "slide_id" in units else who
     read_as = f"{who}, {counted(len(folds), 'fold')}, read as: {read.layout}."
     sentences = [read_as, *read.notes, *found.findings]
-    with pd.option_context("display.width", 200, "display.max_columns", None, "display.max_rows", None):
-        shown = folds[["fold", *PARTS, *(name for name in folds if name.endswith("_share"))]].round(3)
-        say("\n".join([shown.to_string(index=False), *_prevalence(found.labels), *sentences]))
+    shown = folds[["fold", *PARTS, *(name for name in folds if name.endswith("_share"))]].round(3)
+    say("\n".join([shown.to_string(index=False), *_prevalence(found.labels), *sentences]))
     if options.out:
         for table, name in ((folds, _AUDIT[1]), (found.labels, _AUDIT[2])):
             write_sheet(table, options.out / name)

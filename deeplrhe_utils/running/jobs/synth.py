@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from deeplrhe_utils.core.errors import ParameterError, RunError
 from deeplrhe_utils.core.files import held, read_json, write_text
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.text import human_size
 from deeplrhe_utils.running.machine.engine import map_tasks
 from deeplrhe_utils.running.stage.record import plain_value
@@ -18,48 +19,6 @@ from deeplrhe_utils.synthetic import publish
 from deeplrhe_utils.synthetic.publish import GENES, PRESETS, CohortPlan, CohortSpec
 
 BYTES_PER_PIXEL: Final = 0.35  # of a slide, generously: measured 0.1 (40×, much glass) to 0.28 (20×)
-_README: Final = """# Synthetic H&E slides with a planted truth
-
-SYNTHETIC: no patient, no tissue. CC BY 4.0. Test a pipeline here before real slides enter it.
-
-## What may be read
-
-| Path | Content |
-|---|---|
-| slides/SLIDE.svs | Aperio SVS, 20x and 40x; some files do not tell their resolution |
-| slides/SLIDE.geojson | tumour outline as a pathologist would draw it [level-0 px from the top left corner] |
-| labels.csv | patient_id (first 12 characters of SLIDE), then per gene 1 mutated, 0 wild type, empty = not profiled |
-| clinical.csv | a row per patient: site_id, age_years, sex, histology, stage, smoking, vital_status |
-| mpp_overrides.csv | slide_id, mpp [um/px] of slides whose files do not tell it (absent where none needs it) |
-| cohort.json, SHA256SUMS | parameters, the same ones give the same bytes; `sha256sum -c SHA256SUMS` |
-
-Slides without an outline are normal lung: their patient's label says nothing about them.
-
-## What may not be read
-
-`truth/`, until your pipeline has finished: masks of regions and artefacts (level-0 px), what was drawn in each tile and
-planted in each patient, and what perfect readers of each gene would reach. A threshold tuned on it proves nothing.
-
-## Judge a pipeline
-
-    deeplrhe judge SCORES --truth THIS [--maps TILES] [--masks DIR] [--tiles DIR --raw-tiles DIR] [--out DIR]
-
-| Option | Form |
-|---|---|
-| SCORES | CSV or Parquet: patient_id or slide_id, gene, score; fold (of cross-validation), if there are any |
-| TILES, or SCORES itself | CSV: slide_id, gene, score, x, y, size [level-0 px], any grid; GeoJSON of tiles; pictures |
-| --masks | SLIDE+KIND.png, .geojson, flagged: blur, pen, fold, bubble, hole, jpeg, edge, hair, dust; or kept, tissue |
-| --tiles, --raw-tiles | SLIDE/*.png: tiles after and before normalization |
-
-docs/judge.md in the source tells all forms. Our own pipeline:
-
-    deeplrhe run slides -p slides_dir=THIS/slides -p labels_csv=THIS/labels.csv [-p mpp_csv=THIS/mpp_overrides.csv]
-
-## Parameters
-
-| Name | Value |
-|---|---|
-"""
 
 
 def make_spec(preset: str, settings: Sequence[str], seed: int | None = None) -> CohortSpec:
@@ -124,7 +83,8 @@ def _write(plan: CohortPlan, folder: Path, workers: int, scheduler: str) -> None
             left_by_a_kill.unlink()
     publish.write_tables(plan, folder)
     values = "".join(f"| {name} | {value} |\n" for name, value in dataclasses.asdict(plan.spec).items())
-    write_text(folder / "README.md", _README + values)
+    about = (REFERENCE_DATA / "synthetic-readme.md").read_text(encoding="utf-8")
+    write_text(folder / "README.md", about + values)
     per_slide = folder / "truth" / "slides"
     paint = partial(publish.write_slide, plan, folder=folder / "slides", truth_folder=per_slide)
     map_tasks(paint, list(plan.slides["slide_id"]), workers=workers, scheduler=scheduler, label="slides written")

@@ -7,9 +7,8 @@ the folder's name.
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,12 +18,13 @@ import openslide
 from numpy.typing import NDArray
 from PIL import Image
 
-from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.files import path_text, safe_name
 from deeplrhe_utils.core.units import PLAUSIBLE_MPP
 from deeplrhe_utils.slides.decoding.sampling import on_white
 from deeplrhe_utils.slides.files.inventory import ambiguous_names, count_kinds, find_files, read_mpp_overrides
-from deeplrhe_utils.slides.reading.opening import READ_ERRORS, UNFINISHED, open_handle
+from deeplrhe_utils.slides.reading import dicom
+from deeplrhe_utils.slides.reading.opening import READ_ERRORS, UNFINISHED
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.grid import EDGES, INSIDE
 from deeplrhe_utils.stain.methods.normalize import BASELINES, MINIMUM_TILES, NORMALIZATIONS
@@ -312,10 +312,12 @@ def _in_folder(folder: Path) -> Found:
         of = {kind: [path for path, k in zip(files, kinds, strict=True) if k in (kind, _UNCLEAR)] for kind in kinds}
         unread += [path for path, kind in zip(files, kinds, strict=True) if kind == _OTHER]
         if _SLIDE in kinds or _TILE not in kinds:
-            slides += _one_file_each(of.get(_SLIDE, of.get(_UNCLEAR, [])))
+            slides += of.get(_SLIDE, of.get(_UNCLEAR, []))
             left_out += [path for path, kind in zip(files, kinds, strict=True) if kind == _TILE]
         else:
             sources.append(PictureFolder(path_text(parent.resolve().name), parent, tuple(of[_TILE])))
+    parts = {part for first, every in dicom.series_of(slides).items() for part in every if part != first}
+    slides = [path for path in slides if path not in parts]
     renamed = ambiguous_names(slides, folder)
     sources += [SlideFile(renamed.get(path, _stem(path)), path) for path in slides]
     return Found(sorted(sources, key=lambda source: source.path), left_out, unread, side)
@@ -344,19 +346,6 @@ def _known_to_openslide(path: Path) -> bool:
         return openslide.OpenSlide.detect_format(path) is not None
     except READ_ERRORS:
         return False
-
-
-def _one_file_each(paths: Iterable[Path]) -> Iterator[Path]:
-    """Paths without those that show the slide of an earlier one: DICOM keeps a slide in several files."""
-    seen = set()
-    for path in paths:
-        mark = None
-        if path.suffix.lower() == ".dcm":
-            with contextlib.suppress(CompendiumError), open_handle(path) as handle:
-                mark = handle.properties.get(openslide.PROPERTY_NAME_QUICKHASH1)
-        if mark is None or mark not in seen:
-            yield path
-        seen.add(mark)
 
 
 def _check_names(sources: Sequence[Source]) -> None:

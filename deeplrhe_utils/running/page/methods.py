@@ -8,56 +8,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.evaluation.audits.claims import Numbers, read_numbers
 from deeplrhe_utils.running.page.documents import UNKNOWN, fill
 
-# One sentence after the other is shown when every number that it asks for is in the run; what a stage did is told
-# only by the stage's own numbers.
-_PARAGRAPHS: Final = (
-    (
-        "{01:n_patients} patients gave {01:n_slides} slides ({01:n_files} files were found, {01:n_excluded} excluded).",
-        "{!07:given_model}Targets: {01:genes}.",
-    ),
-    (
-        "Slides were cut into windows of {02:tile_px} px at {02:target_mpp} µm/px, {02:stride_px} px apart.",
-        "Of {02:n_candidates} windows, {02:n_kept} held tissue of the tumour; background was told by {02:background}, "
-        "and a window was dropped when more than {02:max_background} of it was background.",
-        "Blank and blurred areas together were allowed {03:max_noise} of a window.",
-        "Ink, folds, bubbles, compression damage and noise left {03:n_kept} windows.",
-        "{?05}Of these {03:n_selected} were drawn for training, at most {03:tiles_per_slide_max} from one slide.",
-    ),
-    (
-        "Colours were brought to a reference by {04:normalization}, with {04:components} components and "
-        "{04:statistics_tiles} windows of each slide for its statistics; the reference of a fold came from its "
-        "training patients.",
-        "Tiles were kept at {04:store_px} px.",
-    ),
-    (
-        "{?05:bags}Features of the slides were given. On {05:n_tiles} vectors of {05:n_patients} patients {05:bags} "
-        "was trained for {05:epochs} passes, one bag a patient, in {05:n_folds} folds that divide patients; seed "
-        "{05:seed}.",
-        "{!05:bags}A network of the kind {05:architecture} with {05:weights} weights was trained on {05:n_tiles} "
-        "windows of {05:n_patients} patients for {05:epochs} passes, in {05:n_folds} folds that divide patients; seed "
-        "{05:seed}.",
-    ),
-    (
-        "{?07:given_model}No network was trained here; scores are those of a given one. {07:networks}.",
-    ),
-    (
-        "{?06}{?05:bags}A patient's score is that of all their vectors together, by the network that had not seen "
-        "them.",
-        "{?06}{!05:bags}A patient's score is the mean over the windows of all their slides, by the network that had "
-        "not seen them.",
-        "AUCs are of {06:unit} (n = {06:n_patients}), with intervals by {06:interval}; an AUC is estimated from "
-        "{06:min_positives} positive and as many negative patients on.",
-        "Not estimable in this run: {06:not_estimable}.",
-    ),
-    ("Heat maps were drawn for {07:n_maps} slides from the scores of {07:n_windows} windows.",),
-    (
-        "{14:claims} statements of the sources were judged by these numbers and by nothing else.",
-    ),
-)  # fmt: skip
 _SETTLED: Final = {"finished", "unchanged", "skipped"}
 _REMARKS: Final = 8  # different remarks that are shown of one stage
 _OF_A_SLIDE: Final = re.compile(r"^\S+: ")
@@ -68,7 +23,9 @@ def methods_section(root: Path) -> str:
     numbers = _numbers(root)
     if isinstance(numbers, str):
         return numbers
-    paragraphs = [" ".join(said for said in map(_filled(numbers), part) if said) for part in _PARAGRAPHS]
+    # one sentence a line: it is shown when every number that it asks for is in the run
+    parts = (REFERENCE_DATA / "methods.md").read_text(encoding="utf-8").split("\n\n")
+    paragraphs = [" ".join(filter(None, map(_filled(numbers), part.splitlines()))) for part in parts]
     unit = unit_of(root).removesuffix("s")
     return "\n".join(f"<p>{escaped(part.replace('patient', unit))}</p>" for part in paragraphs if part)
 

@@ -17,6 +17,8 @@ import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -85,7 +87,15 @@ def write_ome_tiff(
     with atomic_path(path) as part, ExitStack() as stack:
         encode = deflated if quality is None else _jpeg(quality)
         spools = [Spool(stack.enter_context(tempfile.TemporaryFile(dir=path.parent))) for _ in sizes[1:]]
-        reduced = [_Level(size[0], tile_px, encode, spool) for size, spool in zip(sizes[1:], spools, strict=True)]
+
+        def sink(spool: Spool, band: Rgb) -> None:
+            for tile in padded_tiles(band, tile_px):
+                spool.add(encode(tile))
+
+        places = zip(sizes[1:], spools, strict=True)
+        reduced = linked(
+            [PyramidLevel((tile_px, s[0], 3), np.uint8, partial(sink, spool), _half) for s, spool in places]
+        )
         source = iter(strips)
         big = sum(width * height for width, height in sizes) * 3 > _CLASSIC_BYTES
         with tifffile.TiffWriter(part, bigtiff=big, byteorder="<", ome=False, shaped=False) as writer:
@@ -95,9 +105,10 @@ def write_ome_tiff(
             writer.write(full, **common, **_of_level(sizes, 0, mpp), subifds=len(reduced), description=text)
             if (extra := next(source, None)) is not None:  # asked for: what the source does at its end must happen
                 raise SlideError("There are more strips than the slide has rows", got=extra.shape)
-            _finish(reduced)
-            for number, level in enumerate(reduced, start=1):
-                writer.write(level.spool.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
+            for level in reduced[:1]:
+                level.finish()
+            for number, spool in enumerate(spools, start=1):
+                writer.write(spool.tiles(), **common, **_of_level(sizes, number, mpp), subfiletype=1)
         if quality is not None:
             _call_it_jpeg(part)
     return path
@@ -140,59 +151,79 @@ class Spool:
             yield self._file.read(length)
 
 
-class _Level:
-    """A reduced level: averages the rows of the level above, keeps them until a row of tiles is full, spools those."""
+class PyramidLevel:
+    """One level: collects rows until a row of tiles is full, hands that on, and its half to the level below.
 
-    def __init__(self, width: int, tile_px: int, encode: Encoder, spool: Spool) -> None:
-        self._band = np.empty((tile_px, width, 3), np.uint8)
-        self._filled = 0
-        self._encode, self.spool = encode, spool
+    Parameters
+    ----------
+    shape : of a row of tiles: (rows, columns), and the samples of a pixel where there are several
+    sink : takes rows of tiles, the last of which may be lower; it must not keep them
+    halve : rows of this level to those of the level below
+    """
 
-    def take(self, above: Rgb) -> Iterator[Rgb]:
-        """Average rows of the level above; yields each full row of tiles, to be taken before the next is asked for."""
-        height, width = above.shape[0] // 2, self._band.shape[1]
-        rows = reduce_whole(above[: 2 * height, : 2 * width], 2) if height else above[:0]
+    def __init__(
+        self, shape: tuple[int, ...], dtype: Any, sink: Callable[[NDArray[Any]], None],
+        halve: Callable[[NDArray[Any]], NDArray[Any]],
+    ) -> None:  # fmt: skip
+        self._rows = np.empty(shape, dtype)
+        self._filled, self._sink, self._halve = 0, sink, halve
+        self.below: PyramidLevel | None = None
+
+    def fits(self, rows: NDArray[Any]) -> bool:
+        """Whether rows have the width, depth and type of this level."""
+        return rows.shape[1:] == self._rows.shape[1:] and rows.dtype == self._rows.dtype
+
+    def take(self, rows: NDArray[Any]) -> None:
+        """Collect rows, of any number."""
         while len(rows):
-            room = rows[: len(self._band) - self._filled]
-            self._band[self._filled : self._filled + len(room)] = room
+            room = rows[: len(self._rows) - self._filled]
+            self._rows[self._filled : self._filled + len(room)] = room
             self._filled += len(room)
             rows = rows[len(room) :]
-            if self._filled == len(self._band):
-                yield from self.flush()
+            if self._filled == len(self._rows):
+                self._pass_on()
 
-    def flush(self) -> Iterator[Rgb]:
-        """Spool what has come so far as a row of tiles, and yield it if there is any."""
-        band = self._band[: self._filled]
-        self._filled = 0
-        if len(band):
-            for tile in padded_tiles(band, len(self._band)):
-                self.spool.add(self._encode(tile))
-            yield band
+    def finish(self) -> None:
+        """Hand on what is left, here and below."""
+        if self._filled:
+            self._pass_on()
+        if self.below is not None:
+            self.below.finish()
 
-
-def _pass_down(band: Rgb, levels: Sequence[_Level]) -> None:
-    """Rows of one level, to all those below it."""
-    if levels:
-        for finished in levels[0].take(band):
-            _pass_down(finished, levels[1:])
+    def _pass_on(self) -> None:
+        band, self._filled = self._rows[: self._filled], 0
+        self._sink(band)
+        if self.below is not None:
+            self.below.take(self._halve(band))
 
 
-def _finish(levels: Sequence[_Level]) -> None:
-    """Store the last, incomplete rows of tiles, from the finest level down."""
-    for number, level in enumerate(levels):
-        for rest in level.flush():
-            _pass_down(rest, levels[number + 1 :])
+def linked(levels: list[PyramidLevel]) -> list[PyramidLevel]:
+    """The same levels, the largest first, each with the next one below it."""
+    for level, below in pairwise(levels):
+        level.below = below
+    return levels
+
+
+def _half(rows: Rgb) -> Rgb:
+    """Averages of 2 × 2 pixels, without an odd last row and column."""
+    height, width = (n // 2 * 2 for n in rows.shape[:2])
+    return reduce_whole(rows[:height, :width], 2) if height else rows[:0]
 
 
 def _full_tiles(
-    strips: Iterable[NDArray[np.uint8]], size: tuple[int, int], tile_px: int, encode: Encoder, levels: Sequence[_Level]
+    strips: Iterable[NDArray[np.uint8]],
+    size: tuple[int, int],
+    tile_px: int,
+    encode: Encoder,
+    levels: Sequence[PyramidLevel],
 ) -> Iterator[bytes]:
     """Encoded tiles of the full image, row by row; the lower levels are fed on the way."""
     top, number = 0, 0
     for strip in strips:
         # Before the tiles are handed out: nobody asks for more than the last one, and what follows would not run.
         for y in range(0, len(strip), tile_px):
-            _pass_down(strip[y : y + tile_px], levels)
+            for level in levels[:1]:
+                level.take(_half(strip[y : y + tile_px]))
         for y in range(0, len(strip), tile_px):
             yield from map(encode, padded_tiles(strip[y : y + tile_px], tile_px))
         top, number = top + len(strip), number + 1
