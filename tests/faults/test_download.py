@@ -646,3 +646,47 @@ def test_the_table_in_the_repository_is_what_these_tests_found(request):
     if os.environ.get("DEEPLRHE_WRITE_FAULTS"):
         TABLE.write_text(text, encoding="utf-8")
     assert TABLE.read_text(encoding="utf-8") == text
+
+
+@pytest.fixture
+def bucket():
+    with GdcStandIn([offered(name, content(i)) for i, name in enumerate(names(2))], bucket=True) as stand_in:
+        yield stand_in
+
+
+def host(service: GdcStandIn) -> str:
+    return service.url.removeprefix("http://")
+
+
+def test_a_bucket_serves_the_same_files_and_the_gdc_what_it_lacks(service, bucket, place):
+    said: list[str] = []
+    assert set(run(place, service, source="aws", bucket=bucket.url)["source"]) == {host(bucket)} and not service.log
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
+    shutil.rmtree(place / "slides")
+    gone = bucket.files.pop()
+    report = run(place, service, said, source="auto", bucket=bucket.url)
+    assert report["source"].tolist() == [host(bucket), host(service)]
+    assert [r.file_id for r in service.log] == [gone.file_id] and set(report["status"]) == {"verified"}
+    assert f"not from {host(bucket)}" in report.iloc[1]["reason"]
+    assert f"1 from {host(bucket)}" in said[-1] and f"1 from {host(service)}" in said[-1]
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
+
+
+def test_what_no_source_has_is_told_of_each(service, bucket, place):
+    service.files.pop()
+    bucket.files.pop()
+    row = run(place, service, source="auto", bucket=bucket.url).iloc[1]
+    assert (row["status"], row["http_status"], row["source"]) == ("failed", 404, "")
+    assert all(f"not from {host(one)}" in row["reason"] for one in (service, bucket))
+    with pytest.raises(ParameterError, match="no such source"):
+        run(place, service, source="gcp")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.name} ({c.manner})")
+def test_a_fault_of_the_bucket_costs_nothing_where_the_gdc_has_the_file(case, service, bucket, place):
+    bucket.faults.append(case.on(bucket.files[0].file_id))
+    report = run(place, service, source="auto", bucket=bucket.url)
+    assert downloads.all_done(report["status"]), report["reason"].tolist()
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
+    never = case.outcome == "failed"
+    assert report.iloc[0]["source"] == host(service if never else bucket)

@@ -83,7 +83,7 @@ class GdcStandIn:
     """The server; a context manager. `url` is its address, `log` what was asked of ``data``.
 
     With `strict_versions`, ``files/versions`` answers 404 if one of several identifiers is unknown; `gets` are all
-    paths that were asked for with GET.
+    paths that were asked for with GET. As a `bucket` it knows ``<id>/<name>`` too, and refuses what it has not.
     """
 
     files: list[Offered]
@@ -93,6 +93,7 @@ class GdcStandIn:
     release: str = "Data Release 0.0 - stand-in"
     token: str = ""
     strict_versions: bool = False
+    bucket: bool = False
     page_fault: Callable[[Handler], bool] | None = None
     port: int = 0
 
@@ -172,6 +173,10 @@ class Handler(BaseHTTPRequestHandler):
             self.data(path.removeprefix("data/"))
         elif path.startswith("files/versions/"):
             self.versions(path.removeprefix("files/versions/").split(","))
+        elif self.stand_in.bucket and path.count("/") == 1:
+            file = self.stand_in.file(path.split("/")[0])
+            found = file is not None and file.file_name == path.split("/")[1]
+            self.data(file.file_id) if found else self.json({"message": "AccessDenied"}, 403)
         else:
             self.json({"message": f"no such path: {path}"}, 404)
 

@@ -100,7 +100,9 @@ def test_no_environment_takes_an_openslide_with_known_memory_faults():
     for file in ("environment.yml", "binder/environment.yml"):
         assert "- openslide>=4.0.1\n" in (REPOSITORY / file).read_text(encoding="utf-8"), file
     assert tuple(map(int, RUN["openslide-bin"].split(".")[:3])) >= (4, 0, 1)
-    locked = re.search(r"^openslide-bin==([\d.]+)", (REPOSITORY / "requirements.lock").read_text(encoding="utf-8"), re.M)
+    locked = re.search(
+        r"^openslide-bin==([\d.]+)", (REPOSITORY / "requirements.lock").read_text(encoding="utf-8"), re.M
+    )
     assert tuple(map(int, locked[1].split(".")[:3])) >= (4, 0, 1)
 
 

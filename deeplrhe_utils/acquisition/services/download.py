@@ -11,7 +11,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -219,6 +219,7 @@ class _Row:
     `status` is ``verified`` (fetched now), ``resumed`` (the same, continued from an unfinished file), ``present`` (was
     there already), ``failed``, or ``unfinished`` (stopped before its turn or its end). Bytes and failures are counted
     whatever became of it. `http_status` is that of a refusal, 404 for an id that the service does not know; else 0.
+    `source` is the host that served the end of the file.
     """
 
     id: str
@@ -232,6 +233,7 @@ class _Row:
     failures: int = 0
     http_status: int = 0
     path: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,7 @@ def download(
     service: Service,
     options: TransferOptions = TransferOptions(),
     say: Callable[[str], None] = print,
+    spare: Sequence[Service] = (),
 ) -> pd.DataFrame:
     """Fetch every file of a manifest, or say why not; the report is also written to ``<out>/download.csv``.
 
@@ -270,13 +273,14 @@ def download(
     out : folder; made if missing. One download at a time.
     service : the GDC, or what tells where else a file lies (`Service.place_of`)
     say : takes lines of progress
+    spare : asked in turn, file by file, where the one before refuses or its patience ends; unfinished files go on
 
     Returns a row (:class:`_Row`) per file, in the order of the manifest.
     Raises DiskFullError: what is missing does not fit on the disk; nothing was begun. RunError, InputError: another
     download works in the folder, or it cannot be written. KeyboardInterrupt: after the report was written.
     """
     with DownloadFolder(out, recheck=options.recheck) as folder:
-        return download_into(folder, manifest, service, options, say)
+        return download_into(folder, manifest, service, options, say, spare=spare)
 
 
 def download_into(
@@ -286,6 +290,7 @@ def download_into(
     options: TransferOptions,
     say: Callable[[str], None],
     ended: Callable[[pd.DataFrame], None] = lambda _: None,
+    spare: Sequence[Service] = (),
 ) -> pd.DataFrame:
     """:func:`download` into a folder that is held already.
 
@@ -295,7 +300,7 @@ def download_into(
 
     Raises DiskFullError, InputError, KeyboardInterrupt: as there; also when the report cannot be written at the end.
     """
-    job = _Job(folder, service, Pace(options.limit_rate), manifest)
+    job = _Job(folder, (service, *spare), Pace(options.limit_rate), manifest)
     job.report()
     job.check_space()
     try:
@@ -312,8 +317,10 @@ def download_into(
 class _Job:
     """One call of :func:`download`: its rows, and how one of them is done."""
 
-    def __init__(self, folder: DownloadFolder, service: Service, pace: Pace, manifest: pd.DataFrame) -> None:
-        self.folder, self.service, self.pace = folder, service, pace
+    def __init__(
+        self, folder: DownloadFolder, services: Sequence[Service], pace: Pace, manifest: pd.DataFrame
+    ) -> None:  # fmt: skip
+        self.folder, self.services, self.pace = folder, services, pace
         listed = zip(*(manifest[c] for c in ("id", "filename", "md5", "size")), strict=True)
         self.wanted = [Wanted(str(i), str(n), str(m), int(s)) for i, n, m, s in listed]
         self.rows = [_Row(w.file_id, w.file_name, w.size, w.md5) for w in self.wanted]
@@ -375,12 +382,30 @@ class _Job:
                 raise DiskFullError("The disk is full", fix="Free some space, then repeat the same command")
             done = Fetched(kept=self.folder.here(wanted))
             try:
-                fetch_file(self.service, wanted, self.folder.part(wanted), self.pace, done)
+                refused = self._fetch(row, wanted, done)
             finally:
                 row.kept_bytes, row.received_bytes, row.failures = done.kept, done.received, done.failures
             self.folder.finish(wanted)
-            row.status, row.reason = _told(done, note)
+            row.status, row.reason = _told(done, note, refused)
         row.path = str(self.folder.place(wanted).relative_to(self.folder.out))
+
+    def _fetch(self, row: _Row, wanted: Wanted, done: Fetched) -> list[str]:
+        """From the first service that has the file; what the others said. Whatever is here already is continued."""
+        refused: list[str] = []
+        kept = done.kept
+        for service in self.services:
+            try:
+                fetch_file(service, wanted, self.folder.part(wanted), self.pace, done)
+                done.kept = min(done.kept, kept)
+                row.source = service.host
+                return refused
+            except ServiceError as cause:
+                refused.append(f"not from {service.host}: {cause}")
+                if service is self.services[-1]:
+                    if len(refused) > 1:
+                        raise ServiceError("; ".join(refused), status=cause.status) from cause
+                    raise
+        raise AssertionError("there is a service")
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame([asdict(row) for row in self.rows])
@@ -392,8 +417,8 @@ class _Job:
         return frame
 
 
-def _told(done: Fetched, note: str) -> tuple[str, str]:
-    reasons = [note] if note else []
+def _told(done: Fetched, note: str, refused: Sequence[str]) -> tuple[str, str]:
+    reasons = [*([note] if note else []), *refused]
     reasons += [f"after {done.failures} failures, the last: {done.last}"] if done.failures else []
     return ("resumed" if done.kept else "verified"), "; ".join(reasons)
 
@@ -407,7 +432,8 @@ def _work(job: _Job, options: TransferOptions, say: Callable[[str], None]) -> No
             _watch(waiting, job, meter, options.progress_s, say)
         except BaseException as cause:
             job.pace.stop.set()
-            job.service.abort()
+            for service in job.services:
+                service.abort()
             if isinstance(cause, KeyboardInterrupt):
                 say("Stopping …")
             wait(waiting)

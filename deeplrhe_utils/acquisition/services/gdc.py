@@ -23,6 +23,9 @@ from deeplrhe_utils.core.tables.schemas import CLINICAL
 from deeplrhe_utils.core.text import UNKNOWN_WORD, shortened
 
 GDC_ENDPOINT: Final = "https://api.gdc.cancer.gov"
+TCGA_BUCKET: Final = "https://tcga-2-open.s3.amazonaws.com"
+"""TCGA's open files on AWS, under the GDC's identifiers, names and MD5; it may lag behind the GDC."""
+BUCKET_FILES: Final = "{id}/{name}"
 PAGE: Final = 500
 _BATCH: Final = 200
 _IN_AN_ADDRESS: Final = 40  # identifiers of 37 characters: long addresses are refused

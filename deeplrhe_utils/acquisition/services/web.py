@@ -108,6 +108,11 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def host(self) -> str:
+        """Name of the host, with its port where one is given."""
+        return urllib.parse.urlsplit(self.endpoint).netloc
+
     def place_of(self, file_id: str, file_name: str) -> str:
         """Path of a file below the endpoint."""
         return self._files.format(id=urllib.parse.quote(file_id, safe=""), name=urllib.parse.quote(file_name, safe=""))

@@ -23,6 +23,9 @@ def add_parser(commands: Commands) -> None:
     add("manifest", type=Path, metavar="MANIFEST", help="as the GDC's portal, its transfer tool or `cohort` writes it")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the files")
     add("--endpoint", default="https://api.gdc.cancer.gov", metavar="URL", help="default: the GDC")
+    add("--source", default="gdc", metavar="NAME",
+        help="gdc (default); aws: TCGA's open bucket; auto: the bucket, and the GDC for what it lacks")  # fmt: skip
+    add("--bucket", default="https://tcga-2-open.s3.amazonaws.com", metavar="URL", help="default: TCGA's, on AWS")
     add("--jobs", type=int, default=4, metavar="N", help="transfers at one time (default: 4)")
     add("--limit-rate", default="", metavar="RATE", help="bytes per second over all, such as 10M (default: no limit)")
     add("--token", type=Path, default=None, metavar="FILE", help="for files of controlled access")

@@ -17,7 +17,7 @@ from deeplrhe_utils.acquisition.cohort.build import Cohort
 from deeplrhe_utils.acquisition.cohort.files import BESIDE, read_cohort, read_cohort_files
 from deeplrhe_utils.acquisition.cohort.rules import CohortRule
 from deeplrhe_utils.acquisition.services.download import DONE, TransferOptions, download
-from deeplrhe_utils.acquisition.services.gdc import Gdc
+from deeplrhe_utils.acquisition.services.gdc import BUCKET_FILES, GDC_ENDPOINT, TCGA_BUCKET, Gdc
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.services.tcga_slides import SUBTYPES
 from deeplrhe_utils.acquisition.services.web import Service
@@ -160,6 +160,7 @@ def fetch_cohort(
     Parameters
     ----------
     folder : shared by all runs; ``<folder>/<id>/<file name>``
+    endpoint : of the GDC; where it is the public one, TCGA's bucket on AWS serves what it refuses
     memory : CSV of the replacements; made when there are some
     allow_missing : go on when some slides could not be had; the report lists them
     accept_changed : take files whose content (MD5) is another today than when the cohort was signed
@@ -169,7 +170,8 @@ def fetch_cohort(
     """
     known = read_foreign(memory, InputError, may_be_empty=True) if memory.is_file() else pd.DataFrame(columns=_MEMORY)
     wanted = _wanted(cohort, known)
-    with Service(endpoint, connections=options.jobs + 1) as service:
+    spare = Service(TCGA_BUCKET, connections=options.jobs + 1, files=BUCKET_FILES)
+    with Service(endpoint, connections=options.jobs + 1) as service, spare:
         here = [(folder / i / n).is_file() for i, n in zip(wanted["id"], wanted["filename"], strict=True)]
         if not all(here):
             known = _replaced(cohort, wanted, known, Gdc(service))
@@ -184,7 +186,7 @@ def fetch_cohort(
         if len(known):
             write_sheet(known, memory)
         manifest = wanted.drop_duplicates("id", ignore_index=True)
-        report = download(manifest, folder, service, options, say)
+        report = download(manifest, folder, service, options, say, [spare] if endpoint == GDC_ENDPOINT else [])
     return _fetched_slides(wanted, report, known, folder, allow_missing)
 
 

@@ -100,9 +100,7 @@ def convert(path: Path, out: Path, options: ConvertOptions, tell: _Tell = print)
                 written.append(write_h5(one, _folder(out, options), VECTOR_LAYOUTS[options.to], mpp=mpp))
     if not written:
         raise InputError(f"No slide of {path} could be described")
-    tell(
-        f"{counted(len(written), 'slide')} in the layout of {VECTOR_LAYOUTS[options.to]}, {kept} of them kept: {out}"
-    )
+    tell(f"{counted(len(written), 'slide')} in the layout of {VECTOR_LAYOUTS[options.to]}, {kept} of them kept: {out}")
     return written
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -18,7 +18,7 @@ from deeplrhe_utils.acquisition.services.download import (
     download_into,
     parse_rate,
 )
-from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT, Gdc
+from deeplrhe_utils.acquisition.services.gdc import BUCKET_FILES, GDC_ENDPOINT, TCGA_BUCKET, Gdc
 from deeplrhe_utils.acquisition.services.manifest import UUID, name_problem, read_manifest, write_manifest
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.services.web import Patience, Service
@@ -27,6 +27,7 @@ from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.core.text import counted, human_size, shortened
 
+DOWNLOAD_SOURCES: Final = ("gdc", "aws", "auto")
 _SHOWN: Final = 10
 _UNKNOWN: Final = 404
 _WORDS: Final = {
@@ -38,11 +39,16 @@ _WORDS: Final = {
 
 @dataclass(frozen=True)
 class DownloadOptions:
-    """What was asked for on the command line (see ``deeplrhe download --help``)."""
+    """What was asked for on the command line (see ``deeplrhe download --help``).
+
+    `source`: gdc; aws, TCGA's open bucket; auto, the bucket and for each file that it has not, the GDC.
+    """
 
     manifest: Path
     out: Path
     endpoint: str = GDC_ENDPOINT
+    source: str = "gdc"
+    bucket: str = TCGA_BUCKET
     jobs: int = 4
     limit_rate: str = ""
     token: Path | None = None
@@ -68,14 +74,21 @@ def fetch_manifest(
     """
     if options.jobs < 1 or options.retries < 1 or not options.timeout > 0:
         raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")
+    if options.source not in DOWNLOAD_SOURCES:
+        raise ParameterError("There is no such source", got=options.source, expected=" | ".join(DOWNLOAD_SOURCES))
     settings = TransferOptions(jobs=options.jobs, limit_rate=_rate(options.limit_rate), recheck=options.recheck)
     manifest = _manifest(options.manifest)
     if manifest.attrs["repeated"]:
         say(f"{manifest.attrs['repeated']} repeated rows of the manifest were merged.")
     patience = patience or replace(Patience(), timeout_s=options.timeout, attempts=options.retries)
-    with Service(options.endpoint, patience, token=_token(options.token), connections=options.jobs + 1) as service:
+    connections = options.jobs + 1
+    with (
+        Service(options.endpoint, patience, token=_token(options.token), connections=connections) as gdc,
+        Service(options.bucket, patience, connections=connections, files=BUCKET_FILES) as bucket,
+    ):
         try:
-            return _fetch(manifest, service, settings, options, say)
+            return _fetch(manifest, gdc, {"gdc": [gdc], "aws": [bucket], "auto": [bucket, gdc]}[options.source],
+                          settings, options, say)  # fmt: skip
         except KeyboardInterrupt:
             say("Repeat the same command to continue.")
             raise
@@ -83,7 +96,8 @@ def fetch_manifest(
 
 def _fetch(
     manifest: pd.DataFrame,
-    service: Service,
+    gdc: Service,
+    services: Sequence[Service],
     settings: TransferOptions,
     options: DownloadOptions,
     say: Callable[[str], None],
@@ -91,8 +105,9 @@ def _fetch(
     """Both steps under one lock: nobody else writes their reports in between."""
     with DownloadFolder(options.out, recheck=settings.recheck) as folder:
         if options.repair:
-            manifest = _repaired(manifest, Gdc(service), folder, say)
-        return download_into(folder, manifest, service, settings, say, lambda report: _summary(report, options, say))
+            manifest = _repaired(manifest, Gdc(gdc), folder, say)
+        return download_into(folder, manifest, services[0], settings, say,
+                             lambda report: _summary(report, options, say), services[1:])  # fmt: skip
 
 
 def _manifest(path: Path) -> pd.DataFrame:
@@ -145,7 +160,9 @@ def _summary(report: pd.DataFrame, options: DownloadOptions, say: Callable[[str]
         say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
     counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
     received = human_size(report["received_bytes"].sum())
-    say(f"{len(report)} files: {counts}; {received} received. See {options.out / REPORT}.")
+    served = report.loc[report["source"] != "", "source"].value_counts()
+    whence = f" ({', '.join(f'{n} from {host}' for host, n in served.items())})" if len(served) > 1 else ""
+    say(f"{len(report)} files: {counts}; {received} received{whence}. See {options.out / REPORT}.")
 
 
 @dataclass(frozen=True)
