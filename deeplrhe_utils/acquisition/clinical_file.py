@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
+from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name, patients_of
 from deeplrhe_utils.acquisition.services.gdc import stage_of, word_of
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import InputError
@@ -25,6 +25,7 @@ _NAMES: Final = {
     "smoking": ("smoking", "tobacco_smoking_history", "tobacco_smoking_status"),
     "vital_status": ("vital_status",),
     "histology": ("histology",),
+    "site_id": ("site_id", "hospital", "site", "tissue_source_site"),
 }
 """Column of table CLINICAL → names under which it is found, the first that is there."""
 _SMOKING: Final = {"1": "never", "2": "current", "3": "former", "4": "former", "5": "former", "never": "never",
@@ -36,7 +37,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
     """Table CLINICAL from a CSV or, by its suffix, TSV; what could not be read is in ``frame.attrs["notes"]``.
 
     The patient is what a TCGA barcode says. Site and histology of a TCGA patient follow from the barcode, where the
-    file has none. Raises InputError: no patients, a patient twice.
+    file has none; a site that is a TCGA code is its hospital. Raises InputError: no patients, a patient twice.
     """
     path = Path(path)
     table = read_foreign(path, InputError, separator="\t" if path.suffix == ".tsv" else ",")
@@ -48,7 +49,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
     if (again := patients.duplicated()).any():
         raise InputError(f"{path}, line {table.index[again][0]}: patient {patients[again].iloc[0]} stands there twice")
     told = [parse_name(str(patient)) for patient in patients]
-    out: dict[str, Any] = {"patient_id": patients, "site_id": [t.site_id for t in told]}
+    out: dict[str, Any] = {"patient_id": patients, "site_id": [None] * len(told)}
     readers: dict[str, Callable[[str], Any]] = {
         "age_years": _age, "sex": lambda v: word_of(v, "female", "male"), "stage": stage_of, "smoking": _smoked,
         "vital_status": lambda v: word_of(v, "alive", "dead"),
@@ -63,6 +64,9 @@ def read_clinical(path: Path) -> pd.DataFrame:
         if lost:
             notes.append(f"{path.name}, {found[name]}: {counted(len(lost), 'value')} not understood, taken as unknown: "
                          f"{shortened(sorted(set(lost)), 3)}.")  # fmt: skip
+    given = table[found["site_id"]] if found["site_id"] else pd.Series("", table.index, dtype="string")
+    named = [hospitals()[t][0] if t in hospitals() else t for t in given]
+    out["site_id"] = [own or t.site_id for own, t in zip(named, told, strict=True)]
     out["histology"] = [h or tumour_of_site(t.site_code) for h, t in zip(out["histology"], told, strict=True)]
     frame = conform(pd.DataFrame(out), CLINICAL)
     frame.attrs["notes"] = notes

@@ -102,6 +102,10 @@ def test_a_layout_is_read_into_level_0_pixels_and_written_back_bit_for_bit(tmp_p
     np.testing.assert_array_equal(again.read(), one.read())
     np.testing.assert_array_equal(again.places, one.places)
     same = ("dtype", "encoder", "unit", "size", "step", "about") if layout != "clam" else ("dtype", "unit", "size")
+    for one_more in (again, one):
+        np.testing.assert_array_equal(
+            one_more.about.pop("reads", []), [[256, 256, 1]] * N if layout == "atlaspatch" else []
+        )
     assert {k: getattr(again, k) for k in same} == {k: getattr(one, k) for k in same}
     assert again.places.dtype == one.places.dtype
 
@@ -142,6 +146,12 @@ def _elsewhere(f):
     f["features"] = h5py.ExternalLink("other.h5", "features")
 
 
+def _in_two_steps(f):
+    del f["features"]
+    f["ext"] = h5py.ExternalLink("other.h5", "/")
+    f["features"] = h5py.SoftLink("/ext/features")
+
+
 def _virtual(f):
     del f["features"]
     layout = h5py.VirtualLayout((N, D), "f4")
@@ -170,7 +180,8 @@ TRAPS = {
     "stride of STAMP": (lambda t, x: old_stamp(t, x, stride=300), "unit of its places.*stride of 300"),
     "STAMP in pixels": (lambda t, x: stamp(t, x, unit="px", tile_size_um=None), "unit of its places"),
     "two encoders": (lambda t, x: atlaspatch(t, x, encoders=("uni", "gigapath")), "2 encoders.*--encoder"),
-    "link to another file": (lambda t, x: _edited(trident(t, x), _elsewhere), "in another file"),
+    "link to another file": (lambda t, x: _edited(trident(t, x), _elsewhere), "behind a link"),
+    "link by a link": (lambda t, x: _edited(trident(t, x), _in_two_steps), "behind a link"),
     "numbers of another file": (lambda t, x: _edited(trident(t, x), _virtual), "in another file"),
     "fewer places": (
         lambda t, x: _edited(stamp(t, x), _replaced("coords", PLACES[:-1] * 0.25)),
@@ -219,6 +230,36 @@ def test_augmented_tiles_of_stamp_are_left_out_and_counted(tmp_path, numbers):
     assert one.count == 6 and "3 vectors of augmented tiles were left out" in one.notes
     np.testing.assert_array_equal(one.read(), numbers.astype(np.float16)[~flags])
     assert len(one.places) == 6
+
+
+@pytest.mark.parametrize("shape", [(1, N, D), (1, D), (0, D), (0,)])
+def test_batches_of_one_slide_vectors_and_empty_files_are_read(tmp_path, numbers, shape):
+    whole = numbers[:1] if shape[-2:-1] == (1,) and len(shape) == 2 else numbers[:0] if 0 in shape else numbers
+    path = _edited(trident(tmp_path, numbers), _replaced("features", whole.reshape(shape)))
+    if 0 in shape:
+        _edited(path, _replaced("coords", PLACES[:0]))
+    one = read_h5(path)
+    assert one.count == len(whole) and (one.places is not None and len(one.places) == N) == (len(shape) == 3)
+    if one.count:
+        np.testing.assert_array_equal(one.read(), whole)
+    else:
+        trident(tmp_path, numbers, "s2")
+        assert [v.count for v in find_vectors(tmp_path, empty=True)] == [0, N]
+        with pytest.raises(InputError, match=r"1 slides of .* have no vector: s1"):
+            find_vectors(tmp_path)
+
+
+def test_an_encoder_is_read_from_its_attribute_where_the_folder_says_nothing(tmp_path, numbers):
+    path = _edited(trident(tmp_path, numbers), lambda f: f["features"].attrs.update(encoder="uni_v1"))
+    assert read_h5(path.rename(tmp_path / "s1.h5")).encoder == "uni_v1"
+
+
+def test_a_magnification_that_nothing_tells_is_not_invented(tmp_path, numbers):
+    one = read_h5(clam(tmp_path / "in", numbers))
+    with pytest.raises(InputError, match="magnification of slide s1 is not known"):
+        write_h5(one, tmp_path / "out", TRIDENT)
+    told = read_h5(write_h5(one, tmp_path / "out", TRIDENT, mpp=0.25)).about
+    assert (told["patch_size"], told["patch_size_level0"], told["target_magnification"]) == (256, SIDE, 20)
 
 
 def test_tiles_that_stand_twice_are_noted(tmp_path, numbers):

@@ -21,7 +21,7 @@ from deeplrhe_utils.core.files import atomic_path, safe_name
 
 TRIDENT, CLAM, STAMP, ATLASPATCH = "TRIDENT", "CLAM", "STAMP", "AtlasPatch"
 _OLD_STRIDE, _OLD_UM = 224, 256.0
-_DAMAGED: Final = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+_DAMAGED: Final = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
 
 
 def read_h5(path: Path, *, encoder: str = "", patches: Path | None = None) -> SlideVectors | None:
@@ -38,6 +38,8 @@ def read_h5(path: Path, *, encoder: str = "", patches: Path | None = None) -> Sl
     """
     try:
         with h5py.File(path, "r") as file:
+            for name in ("features", "slide_features", "feats", "coords", "augmented"):
+                _check_inside(path, file, name)
             if isinstance(file.get("features"), h5py.Group) or "slide_features" in file:
                 return _atlaspatch(path, file, encoder)
             name = next((n for n in ("feats", "features") if n in file), "")
@@ -55,10 +57,7 @@ def read_h5(path: Path, *, encoder: str = "", patches: Path | None = None) -> Sl
 
 def _stored(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     """A plain array inside the file; what points elsewhere is refused."""
-    parts = name.split("/")
-    for depth in range(1, len(parts) + 1):
-        if isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.ExternalLink):
-            raise InputError(f"{path} keeps {name} in another file", fix="Write one file that holds everything")
+    _check_inside(path, file, name)
     data = file[name]
     if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiub":
         raise InputError(f"{path}: {name} is no array of numbers", got=getattr(data, "dtype", type(data).__name__))
@@ -67,14 +66,24 @@ def _stored(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
     return data
 
 
+def _check_inside(path: Path, file: h5py.File, name: str) -> None:
+    """Only hard links are followed: soft ones may lead to another file in two steps."""
+    parts = name.split("/")
+    for depth in range(1, len(parts) + 1):
+        link = file.get("/".join(parts[:depth]), getlink=True) if "/".join(parts[: depth - 1]) in (*file, "") else None
+        if link is not None and not isinstance(link, h5py.HardLink):
+            raise InputError(f"{path} keeps {name} elsewhere, behind a link", got=type(link).__name__,
+                             fix="Write one file that holds everything")  # fmt: skip
+
+
 def _blocks(path: Path, name: str, rows: NDArray[np.bool_] | None = None) -> Iterator[NDArray[Any]]:
     with h5py.File(path, "r") as file:
-        data = file[name]
+        data = _stored(path, file, name)
         if data.ndim == 1:
             yield data[:][None]
             return
-        for start in range(0, len(data), BLOCK_ROWS):
-            block = data[start : start + BLOCK_ROWS]
+        for start in range(0, data.shape[-2], BLOCK_ROWS):
+            block = data[(0,) * (data.ndim - 2) + (slice(start, start + BLOCK_ROWS),)]
             yield block if rows is None else block[rows[start : start + BLOCK_ROWS]]
 
 
@@ -83,11 +92,14 @@ def _vectors(
 ) -> SlideVectors:  # fmt: skip
     """What all layouts share; `rows` (count,) leaves the others out."""
     data = _stored(path, file, name)
-    if data.ndim not in (1, 2):
+    shape = data.shape[1:] if data.ndim == 3 and data.shape[0] == 1 else data.shape
+    if len(shape) not in (1, 2):
         raise InputError(f"{path} holds no vectors", got=f"{name} {data.shape}", expected="(n, D) or (D,)")
-    count = 1 if data.ndim == 1 else len(data)
+    count = 0 if not data.size else 1 if len(shape) == 1 else shape[0]
     places, notes = known.pop("places", None), known.pop("notes", ())
-    if data.ndim == 1 or known.get("about", {}).get("feat_type") in ("slide", "patient"):
+    if places is not None and count == 1 != len(places):
+        places = None
+    if len(shape) == 1 or known.get("about", {}).get("feat_type") in ("slide", "patient"):
         places = None  # one vector for all of them
     elif places is not None and len(places) != count:
         raise InputError(f"{path} has {count} vectors and {len(places)} places", expected="a place for each vector")
@@ -99,7 +111,7 @@ def _vectors(
             raise InputError(f"{path} has tiles outside the slide", got=f"least coordinate {places.min()}")
         if again := count - len(np.unique(places, axis=0)):
             notes = (*notes, f"{again} tiles stand at a place that another tile has")
-    return SlideVectors(known.pop("slide_id", path.stem), path, layout, count, int(data.shape[-1]), data.dtype,
+    return SlideVectors(known.pop("slide_id", path.stem), path, layout, count, int(shape[-1]), data.dtype,
                         partial(_blocks, path, name, rows), places=places, notes=tuple(notes), **known)  # fmt: skip
 
 
@@ -123,6 +135,7 @@ def _number(told: Mapping[str, Any], name: str) -> float:
 def _trident_or_clam(path: Path, file: h5py.File, patches: Path | None) -> SlideVectors:
     folder = path.parent.name
     encoder = next((folder.removeprefix(p) for p in ("slide_features_", "features_") if folder.startswith(p)), "")
+    encoder = encoder or str(_told(file["features"].attrs).get("encoder", ""))
     if "coords" not in file:
         return _vectors(path, file, "features", CLAM, encoder=encoder)
     coords = _stored(path, file, "coords")
@@ -160,7 +173,7 @@ def _patch_file(path: Path, patches: Path | None) -> Path | None:
 
 def _stamp(path: Path, file: h5py.File) -> SlideVectors:
     told = _told(file.attrs)
-    known: dict[str, Any] = {"encoder": str(told.get("extractor", "")), "about": told}
+    known: dict[str, Any] = {"encoder": str(told.get("encoder", told.get("extractor", ""))), "about": told}
     if "coords" in file and told.get("feat_type", "tile") == "tile":
         places = _stored(path, file, "coords")[:]
         side, old = _number(told, "tile_size_um"), _number(told, "tile_size")
@@ -202,8 +215,14 @@ def _atlaspatch(path: Path, file: h5py.File, encoder: str) -> SlideVectors:
             raise InputError(f"{path} has no places", got=f"coords {coords.shape}", expected="(n, 5)")
         side = _number(told, "patch_size_level0")
         known = {"places": coords[:, :2], "unit": L0_PX, "size": side, "power": _number(told, "level0_magnification")}
-        told["reads"] = coords[:, 2:].tolist()
+        told["reads"] = coords[:, 2:]
     return _vectors(path, file, f"{group}/{chosen}", ATLASPATCH, encoder=chosen, about=told, **known)
+
+
+def h5_place(folder: Path, layout: str, slide_id: str, encoder: str) -> Path:
+    """Where :func:`write_h5` puts a slide's vectors."""
+    inside = {TRIDENT: f"features_{safe_name(encoder or 'unknown')}", CLAM: "h5_files"}.get(layout, "")
+    return folder / inside / f"{safe_name(slide_id)}.h5"
 
 
 def write_h5(vectors: SlideVectors, folder: Path, layout: str, *, mpp: float | None = None) -> Path:
@@ -217,9 +236,8 @@ def write_h5(vectors: SlideVectors, folder: Path, layout: str, *, mpp: float | N
 
     Returns the file. Raises InputError: places are not known, or need `mpp`.
     """
-    encoder, stem = vectors.encoder or "unknown", f"{safe_name(vectors.slide_id)}.h5"
-    inside = {TRIDENT: f"features_{safe_name(encoder)}", CLAM: "h5_files"}.get(layout, "")
-    target = folder / inside / stem
+    target = h5_place(folder, layout, vectors.slide_id, vectors.encoder)
+    stem = target.name
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as part, h5py.File(part, "w") as file:
         _WRITERS[layout](vectors, file, mpp)
@@ -252,9 +270,13 @@ def _whole_windows(vectors: SlideVectors, mpp: float | None) -> tuple[NDArray[An
 
 def _facts(vectors: SlideVectors, side: int, mpp: float | None) -> dict[str, Any]:
     """Attributes that TRIDENT and AtlasPatch share: as the file tells them, else of tiles cut at level 0."""
-    power = vectors.power if not np.isnan(vectors.power) else FULL_POWER_UM / mpp if mpp else 0.0
-    own = {"patch_size": side, "patch_size_level0": side, "level0_magnification": round(power),
-           "target_magnification": round(power), "overlap": 0}  # fmt: skip
+    power = vectors.power if not np.isnan(vectors.power) else FULL_POWER_UM / mpp if mpp else float("nan")
+    if np.isnan(power):
+        raise InputError(f"The magnification of slide {vectors.slide_id} is not known, and this layout tells it",
+                         fix="Give the folder of the slides as --slides")  # fmt: skip
+    seen = int(vectors.about.get("patch_size", side))
+    own = {"patch_size": seen, "patch_size_level0": side, "level0_magnification": round(power),
+           "target_magnification": round(power * seen / side), "overlap": 0}  # fmt: skip
     kept = {name: vectors.about[name] for name in (*own, "level0_width", "level0_height") if name in vectors.about}
     return own | (kept if "patch_size_level0" in kept else {}) | {"name": vectors.slide_id}
 
@@ -290,14 +312,14 @@ def _as_stamp(vectors: SlideVectors, file: h5py.File, mpp: float | None) -> None
     file["coords"] = windows[["x_l0_px", "y_l0_px"]].to_numpy() * mpp
     side = float(windows["size_l0_px"].iloc[0] * mpp) if len(windows) else vectors.size_um(mpp)
     told = {"stamp_version": "2.4.0", "extractor": vectors.encoder, "unit": "um", "tile_size_um": side,
-            "tile_size_px": round(vectors.size), "feat_type": "tile"}  # fmt: skip
+            "tile_size_px": int(vectors.about.get("patch_size", round(vectors.size))), "feat_type": "tile"}  # fmt: skip
     file.attrs.update(told)
 
 
 def _as_atlaspatch(vectors: SlideVectors, file: h5py.File, mpp: float | None) -> None:
     places, side = _whole_windows(vectors, mpp)
     _data(vectors, file, f"features/{vectors.encoder or 'unknown'}")
-    reads = vectors.about.get("reads") or [[side, side, 0]] * vectors.count
+    reads = vectors.about.get("reads", np.tile([side, side, 0], (vectors.count, 1)))
     file["coords"] = np.hstack([places.astype(np.int32), np.asarray(reads, np.int32).reshape(-1, 3)])
     told = {name: value for name, value in vectors.about.items() if name != "reads"}
     file.attrs.update(told if vectors.layout == ATLASPATCH else _facts(vectors, side, mpp))

@@ -38,7 +38,9 @@ _OURS: Final = "Parquet"
 _DAMAGED: Final = (OSError, ValueError, LookupError, EOFError, StopIteration, NotImplementedError, zipfile.BadZipFile)
 
 
-def find_vectors(path: Path, *, encoder: str = "", patches: Path | None = None) -> list[SlideVectors]:
+def find_vectors(
+    path: Path, *, encoder: str = "", patches: Path | None = None, empty: bool = False
+) -> list[SlideVectors]:  # fmt: skip
     """The vectors of every slide, by name; nothing but their shapes and places is read.
 
     Parameters
@@ -48,22 +50,28 @@ def find_vectors(path: Path, *, encoder: str = "", patches: Path | None = None) 
         vector; or a folder, searched with its sub-folders, of files ``<slide_id>.npy`` | ``.npz`` | ``.pt``, each an
         array (n, D) or (D,), or HDF5 files of TRIDENT, CLAM, STAMP or AtlasPatch (`read_h5`)
     encoder, patches : as for `read_h5`
+    empty : whether slides without a vector are returned, too; else they are an error
 
     Raises InputError: nothing there, a slide twice or without a vector, arrays of other shapes or another number of
     features, a column that is none; as `read_h5`.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} is not there", fix="Check the path")
     found = sorted(_folder(path, encoder, patches) if path.is_dir() else _one_file(path, encoder, patches),
                    key=lambda one: one.slide_id)  # fmt: skip
     if not found:
         raise InputError(f"{path} holds no features", expected=f"files {', '.join(_EACH)} named like slides")
-    width = found[0].width
-    if other := [one for one in found if one.width != width]:
+    some = next((one for one in found if one.count), found[0])
+    width = some.width
+    if other := [one for one in found if one.count and one.width != width]:
         raise InputError(f"The slides of {path} have different numbers of features: "
                          f"{shortened([one.slide_id for one in other], 3)}", got=other[0].width,
-                         expected=f"{width}, as of {found[0].slide_id}")  # fmt: skip
-    if empty := [one.slide_id for one in found if not one.count]:
-        raise InputError(f"{len(empty)} slides of {path} have no vector: {shortened(empty, 3)}")
+                         expected=f"{width}, as of {some.slide_id}")  # fmt: skip
+    bare = [one.slide_id for one in found if not one.count]
+    if bare and (not empty or len(bare) == len(found)):
+        raise InputError(f"{len(bare)} slides of {path} have no vector: {shortened(bare, 3)}",
+                         fix="Leave their files out")  # fmt: skip
     return found
 
 
@@ -80,7 +88,8 @@ def _again(path: Path) -> Iterator[NDArray[Any]]:
 
 def _folder(folder: Path, encoder: str, patches: Path | None) -> Iterator[SlideVectors]:
     seen: dict[str, Path] = {}
-    files = sorted(p for p in folder.rglob("*") if p.suffix in _EACH and not p.name.startswith("."))
+    files = sorted(p for p in folder.rglob("*") if p.suffix in _EACH and not p.name.startswith(".")
+                   and not p.name.endswith(".index.npz"))  # of Slideflow: places, no vectors  # fmt: skip
     whole = {f.stem for f in files if f.suffix in _H5 and f.parent.name == "h5_files"}
     for path in files:
         if path.suffix == ".pt" and path.parent.name == "pt_files" and path.stem in whole:

@@ -21,6 +21,10 @@ from deeplrhe_utils.core.text import UNKNOWN_WORD, counted, shortened
 _STATUS: Final = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 _LONG: Final = {"gene", "status"}
 _OWNERS: Final = ("patient_id", "slide_id", "tile_id")
+PATIENT_NAMES: Final = ("patient_id", "case_id", "patient", "PATIENT", "submitter_id", "case_submitter_id")
+"""What programs call the patient; the first that is there counts."""
+FILE_ENDING: Final = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|h5|pt)$", re.IGNORECASE)
+"""Of a file, which is no part of a slide's name."""
 IDENTIFIERS: Final = (*_OWNERS, "site_id")
 """Columns of a table of labels that name what a row is, and are no targets."""
 _SYMBOL: Final = re.compile(r"[A-Z][A-Z0-9-]*(orf[0-9]+)?")
@@ -66,7 +70,7 @@ def read_label_table(path: Path, genes: Sequence[str] = (), *, also: Collection[
     Raises LabelError: names file, line, column: nobody named, no such gene, two names of one gene, a value that is no
     label, rows that contradict each other, a slide or tile of two patients.
     """
-    table = read_foreign(path)
+    table = with_patient_column(read_foreign(path))
     members = _members(table, path)
     others = [c for c in table.columns if c not in (*IDENTIFIERS, *also)]
     long = bool(_LONG & set(others)) and not (genes and set(genes) <= set(others))
@@ -186,6 +190,12 @@ def _alias_notes(own: list[str], names: list[str], path: Path) -> list[str]:
             for name, gene in symbols.items() if name != gene and gene in taken]  # fmt: skip
 
 
+def with_patient_column(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with patient_id under this name, where it has one of :data:`PATIENT_NAMES`."""
+    theirs = next((c for c in PATIENT_NAMES if c in table), "")
+    return table.rename(columns={theirs: "patient_id"}) if theirs else table
+
+
 def _members(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """patient_id and the other identifiers of every row, by line."""
     owners = [c for c in _OWNERS if c in table]
@@ -227,10 +237,12 @@ def with_label_patients(slides: pd.DataFrame, labels_csv: Path) -> tuple[pd.Data
 
     Slides are met by slide_id, or by the name of their file (``S1.tif``). Raises LabelError: as `read_label_table`.
     """
-    table = read_foreign(labels_csv)
-    members = _members(table, Path(labels_csv))
+    members = _members(with_patient_column(read_foreign(labels_csv)), Path(labels_csv))
     if "slide_id" not in members:
         return slides, []
+    short = members["slide_id"].str.replace(FILE_ENDING, "", regex=True)
+    members["slide_id"] = short.where(~members["slide_id"].isin(slides["slide_id"]) & short.isin(slides["slide_id"]),
+                                      members["slide_id"])  # fmt: skip
     owner = dict(zip(members["slide_id"], members["patient_id"], strict=True))
     files = slides["path"].map(lambda path: Path(path).name)
     by_file = ~slides["slide_id"].isin(owner) & files.isin(owner)

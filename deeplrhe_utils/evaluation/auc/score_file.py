@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import patients_note, patients_of
-from deeplrhe_utils.acquisition.labels.labels import label_values
+from deeplrhe_utils.acquisition.labels.labels import label_values, with_patient_column
 from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.core.text import UNKNOWN_WORD
@@ -166,6 +166,7 @@ def _named(
     table = table.rename(columns={theirs: ours for ours, theirs in columns.items()})
     notes: list[str] = []
     found = ", ".join(table.columns)
+    table = with_patient_column(table)
     if "patient_id" not in table:
         table["patient_id"] = [f"row {i}" for i in table.index]
         notes.append("The table names no patients: every row counts as a patient of its own.")

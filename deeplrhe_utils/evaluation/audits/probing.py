@@ -18,7 +18,7 @@ from scipy import stats
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import Countdown, p_text
-from deeplrhe_utils.evaluation.auc.delong import TAIL, Z, hanley_variance
+from deeplrhe_utils.evaluation.auc.delong import TAIL, Z, hanley_variance, newcombe_interval, null_error
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
 
 _Floats = NDArray[np.float64]
@@ -26,6 +26,7 @@ _Ints = NDArray[np.intp]
 HeldOut = Callable[[_Floats, _Floats, _Ints], _Floats]
 """From features (n, k), labels (n, b) and folds (n,) to held-out scores (n, b)."""
 
+_FAR: Final = 0.45  # from one half: beyond it a logit scale stretches an interval over everything
 LEVEL: Final = 0.05
 """p from which on a positive control has failed."""
 PROBE_COLUMNS: Final = ("gene", "status", "auc", "ci_low", "ci_high", "null_mean", "null_low", "null_high", "p",
@@ -97,7 +98,8 @@ def probe(
 
     Returns DataFrame: :data:`PROBE_COLUMNS`, a row per gene. p: one-sided, share of exchanges with an AUC at least as
     high, never 0. null_low, null_high: the middle 95 % of the exchanges. ci: 95 %, the null's standard deviation
-    carried to the AUC by Hanley & McNeil's shape, on the logit scale. between: standard deviation over divisions.
+    carried to the AUC by Hanley & McNeil's shape, on the logit scale; above 0.95 Newcombe's interval with that standard
+    deviation. between: standard deviation over divisions.
     """
     rows = []
     for gene, label, aucs in _each(features, labels, folds, draws, seed, min_positives, strata, patients, read):
@@ -160,7 +162,10 @@ def _each(
 def _interval(auc: float, sd: float, n_pos: int, n_neg: int) -> tuple[float, float]:
     if sd < 1e-9:  # nothing could be exchanged
         return float("nan"), float("nan")
-    inner = float(np.clip(auc, 1e-3, 1 - 1e-3))
+    if abs(auc - 0.5) > _FAR:
+        low, high = newcombe_interval(np.array([auc]), n_pos, n_neg, sd / null_error(n_pos, n_neg))
+        return float(low[0]), float(high[0])
+    inner = auc
     shape = np.sqrt(hanley_variance(np.array([inner, 0.5]), n_pos, n_neg))
     half = Z * sd * shape[0] / shape[1] / (inner * (1 - inner))
     logit = np.log(inner / (1 - inner))

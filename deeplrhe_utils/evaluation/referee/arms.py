@@ -100,7 +100,8 @@ def _held_out(of: pd.Series, n_folds: int, repeats: int, seed: int) -> NDArray[n
 
 
 ATTENTION = MilConfig(embed=0, hidden=16, epochs=30, tiles_per_bag=48, dropout=0.0, learning_rate=3e-3)
-"""Without a shared projection targets do not touch one another, so exchanged labels ride along as targets."""
+"""Without a shared projection targets share nothing but the clipped norm of the gradient: exchanged labels can be
+targets beside the true ones."""
 COMPONENTS = 32
 _ENOUGH: Final = 20_000
 
@@ -119,7 +120,7 @@ def attention_arm(
     features: NDArray[np.float32], tiles: pd.DataFrame, labels: pd.DataFrame, folds: NDArray[np.intp], *,
     strata: pd.Series, draws: int, seed: int, min_positives: int, folder: Path, config: MilConfig = ATTENTION,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Attention MIL by patient, beside networks that were trained on exchanged labels.
+    """Attention MIL by patient, beside attention that was trained on exchanged labels.
 
     Parameters
     ----------
@@ -164,6 +165,10 @@ def attention_arm(
         m, n = int(label[:, 0].sum()), int((1 - label[:, 0]).sum())
         low, high = newcombe_interval(aucs[:1], m, n, INFLATION)
         null = aucs[1:]
+        if not known[wide[gene].notna().to_numpy()].all() or np.isnan(aucs).any():
+            why = "in some fold one class is missing, of the labels or of their exchanges"
+            rows.append({"gene": gene, "status": f"not estimable: {why}", "n_pos": m, "n_neg": n})
+            continue
         rows.append({"gene": gene, "status": "estimated", "auc": float(aucs[0]), "ci_low": float(low[0]),
                      "ci_high": float(high[0]), "null_mean": float(null.mean()), "null_low": float(null.min()),
                      "null_high": float(null.max()), "p": float((1 + (null >= aucs[0]).sum()) / (1 + draws)),

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import pandas as pd
 
 from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
-from deeplrhe_utils.acquisition.labels.labels import read_label_table, wide_labels
+from deeplrhe_utils.acquisition.labels.labels import FILE_ENDING, PATIENT_NAMES, read_label_table, wide_labels
 from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
 from deeplrhe_utils.core.files import read_json, write_text
 from deeplrhe_utils.core.tables.foreign import foreign_text, guarded, read_foreign
@@ -34,9 +34,8 @@ _ROLES: Final = {
 }  # fmt: skip
 _NAMED: Final = {
     "slide_id": ("slide_id", "slide", "slides", "wsi_id"),
-    "patient_id": ("patient_id", "case_id", "patient", "submitter_id", "case_submitter_id"),
+    "patient_id": PATIENT_NAMES,
 }
-_ENDING: Final = re.compile(r"\.(svs|tiff?|ndpi|mrxs|scn|h5|pt)$", re.IGNORECASE)
 _TEXT: Final = (".csv", ".tsv", ".txt", ".gz")
 _CLAM: Final = re.compile(r"splits_(\d+)(_bool)?\.csv", re.IGNORECASE)
 _FOLD: Final = re.compile(r"fold_(\d+)")
@@ -180,7 +179,7 @@ def _identified(table: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, list[str
 
 
 def _without_endings(names: pd.Series) -> tuple[pd.Series, list[str]]:
-    short = names.str.replace(_ENDING, "", regex=True).astype("string")
+    short = names.str.replace(FILE_ENDING, "", regex=True).astype("string")
     changed = int(short.ne(names).sum())
     return short, [f"{counted(changed, 'name')} without the ending of the file."] if changed else []
 

@@ -341,6 +341,18 @@ class GatedAttention(nn.Module):
             self.gate = nn.Linear(width, targets * config.hidden)
             self.weigh = nn.Parameter(torch.randn(targets, config.hidden) / config.hidden**0.5)
 
+    def of_targets(self, targets: Sequence[int]) -> GatedAttention:
+        """The same network for some of its targets alone, in evaluation mode."""
+        own, chosen = GatedAttention(self.inputs, len(targets), self.config), torch.tensor(list(targets))
+        state = dict(self.state_dict())
+        for name, value in state.items():
+            if name.split(".")[0] in ("classify", "weigh"):
+                state[name] = value[chosen]
+            elif name.split(".")[0] in ("content", "gate"):
+                state[name] = value.unflatten(0, (self.targets, self.config.hidden))[chosen].flatten(0, 1)
+        own.load_state_dict(state)
+        return own.eval()
+
     def embeddings(self, x: Tensor) -> Tensor:
         """(B, K, D) features → (B, K, E) tile embeddings, E = ``embed`` or D."""
         return self.dropout(self.project((x - self.mean) / self.spread))

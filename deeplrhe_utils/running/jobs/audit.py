@@ -15,17 +15,15 @@ from sklearn.decomposition import PCA
 from deeplrhe_utils.acquisition.features.cohort import vector_slides
 from deeplrhe_utils.acquisition.features.neutral import FULL_POWER_UM, SlideVectors
 from deeplrhe_utils.acquisition.features.tables import find_vectors
-from deeplrhe_utils.acquisition.labels.labels import read_labels, with_label_patients
+from deeplrhe_utils.acquisition.labels.labels import read_label_table, with_label_patients
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, safe_name, write_json, write_text
-from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.tables.foreign import write_sheet
-from deeplrhe_utils.core.text import counted, escaped, interval_text, listed, p_text, shortened, with_ends
-from deeplrhe_utils.evaluation.auc.delong import holm
+from deeplrhe_utils.core.text import counted, escaped, listed, shortened
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.audits.leakage import audit_split
-from deeplrhe_utils.evaluation.audits.probing import LEVEL, class_told, verdict_of
-from deeplrhe_utils.evaluation.referee.arms import ImageArms, attention_arm, image_arms, principal
+from deeplrhe_utils.evaluation.audits.probing import class_told, verdict_of
+from deeplrhe_utils.evaluation.referee.arms import attention_arm, image_arms, principal
 from deeplrhe_utils.evaluation.referee.feature_files import (
     Described,
     describe,
@@ -34,6 +32,7 @@ from deeplrhe_utils.evaluation.referee.feature_files import (
     known_encoder,
     place_doubts,
 )
+from deeplrhe_utils.evaluation.referee.findings import arm_findings, site_findings
 from deeplrhe_utils.evaluation.referee.robustness import robustness_index
 from deeplrhe_utils.evaluation.splits.published import read_any_split
 from deeplrhe_utils.learning.probes.readers import partitions
@@ -51,9 +50,12 @@ from deeplrhe_utils.slides.reading.reader import Slide
 _Tell = Callable[[str], None]
 FILES: Final = ("audit.json", "arms.csv", "slides.csv", "site.csv", "arms.png", "index.html")
 _NEIGHBOURS: Final = 6000  # vectors among which neighbours are sought, about
+_SAMPLE_BYTES: Final = 1 << 30  # of vectors that are held for attention and neighbours
+_DRAWS_EACH: Final = 40  # exchanges per target, so that Holm's rule can be passed
 _MAP_PX: Final = 1200
 _INDEX: Final = ["classes_of", "index", "null_mean", "null_low", "null_high", "p", "k", "class_named", "sites",
                  "vectors", "patients", "left_out"]  # fmt: skip
+_WORDS: Final = {"classes_of": "classes", "class_named": "class named by neighbours", "left_out": "patients left out"}
 _FORMATS: Final = (".png", ".tiles.geojson", ".score.ome.tiff")
 
 
@@ -113,15 +115,23 @@ def audit_features(path: Path, out: Path, options: AuditOptions, tell: _Tell = p
     Returns what ``audit.json`` receives.
     Raises InputError, LabelError, CohortError, ParameterError: as the readers; nobody has both vectors and a label.
     """
-    found = find_vectors(path, encoder=options.encoder, patches=options.patches)
-    labels = read_labels(options.labels, options.genes)
+    everything = find_vectors(path, encoder=options.encoder, patches=options.patches, empty=True)
+    found = [one for one in everything if one.count]
+    read = read_label_table(options.labels, options.genes)
+    labels = read.labels
     slides, notes = with_label_patients(vector_slides(found), options.labels)
     clinical, more = clinical_table(slides, pd.DataFrame(), options.clinical)
+    clinical = _with_label_sites(clinical, read.members)
+    known = clinical.set_index("patient_id")
+    split = _split_findings(options, known)
     claim(out, "audit", FILES)
-    described = describe(found, most=options.tiles, seed=options.seed)
+    most = min(options.tiles, max(1, _SAMPLE_BYTES // (4 * found[0].width * len(found))))
+    described = describe(found, most=most, seed=options.seed)
     here = scan_slides(options.slides, hash_files=False).to_dict("records") if options.slides else []
     files = {row["slide_id"]: row for row in here if row["status"] == "ok"}
     facts, doubts = _files(path, found, described, slides, labels, files)
+    if bare := [one.slide_id for one in everything if not one.count]:
+        doubts.append(f"{len(bare)} files hold no vector and were left out: {shortened(bare, 3)}.")
     means = _patient_means(described, slides)
     people = means.index[means.index.isin(labels.dropna(subset=["status"])["patient_id"])]
     if not len(people):
@@ -130,11 +140,12 @@ def audit_features(path: Path, out: Path, options: AuditOptions, tell: _Tell = p
                           fix="Name the slides in a column slide_id of the labels")  # fmt: skip
     tell(f"{facts['vectors']:,} vectors of {facts['width']} numbers, {counted(len(found), 'slide')}, "
          f"{counted(len(people), 'patient')} with vectors and a label.")  # fmt: skip
+    draws = max(options.draws, _DRAWS_EACH * labels["gene"].nunique())
     arms = image_arms(means, labels, clinical, variables=options.variables, n_folds=options.folds,
-                      repeats=options.repeats, draws=options.draws, seed=options.seed,
+                      repeats=options.repeats, draws=draws, seed=options.seed,
                       min_positives=options.min_positives)  # fmt: skip
     everybody, rows = next(iter(arms.groups)), arms.arms
-    known = clinical.set_index("patient_id").reindex(means.index)
+    known = known.reindex(means.index)
     owner = pd.Series(described.owner).map(slides[slides["status"] == "ok"].set_index("slide_id")["patient_id"])
     attention, maps = _attention(found, described, owner, labels, known, people, files, out, options)
     if len(attention):
@@ -142,16 +153,32 @@ def audit_features(path: Path, out: Path, options: AuditOptions, tell: _Tell = p
     site = _site(described, owner, means, known, labels, options)
     control_rows = arms.arms[(arms.arms["arm"] == "image") & (arms.arms["patients"] == everybody)]
     passed, control = verdict_of(control_rows, FIRST if (control_rows["gene"] == FIRST).any() else "")
-    findings = [*_findings(rows, arms, control, passed), *_site_findings(site), *_split_findings(options, known)]
+    findings = [*arm_findings(rows, arms.gains, control, passed), *site_findings(site), *split]
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
-    result = {"facts": facts, "doubts": doubts, "notes": [*labels.attrs["notes"], *notes, *more], "control": control,
-              "control_passed": passed, "findings": findings, "arms": _plain(rows), "gains": _plain(arms.gains),
-              "site": site, "maps": [str(m.relative_to(out)) for m in maps], "options": asked}  # fmt: skip
+    result = {"facts": facts, "doubts": doubts, "notes": [*read.notes, *notes, *more], "findings": findings,
+              "control": control, "control_passed": passed, "arms": _plain(rows), "gains": _plain(arms.gains),
+              "site": {name: _known(value) for name, value in site.items()}, "options": asked,
+              "maps": [str(m.relative_to(out)) for m in maps]}  # fmt: skip
     _write(out, result, rows, described)
     for line in (*doubts, *findings):
         tell(line)
     tell(f"Results: {out / 'index.html'}")
     return result
+
+
+def _known(value: Any) -> Any:
+    """JSON has no NaN: what is not known is null."""
+    if isinstance(value, dict):
+        return {name: _known(one) for name, one in value.items()}
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _with_label_sites(clinical: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """The clinical table, with the site that the labels name where it has none."""
+    if "site_id" not in members:
+        return clinical
+    own = members[members["site_id"] != ""].drop_duplicates("patient_id").set_index("patient_id")["site_id"]
+    return clinical.assign(site_id=clinical["site_id"].fillna(clinical["patient_id"].map(own)))
 
 
 def _plain(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -213,7 +240,7 @@ def _attention(
     used = owner.isin(people).to_numpy()
     names = np.unique(owner[used].to_numpy(str))
     if not options.attention_draws or len(names) < 2 * options.folds:
-        return pd.DataFrame(), []
+        return pd.DataFrame(), []  # `arm_findings` says that attention MIL was left out
     whiten = principal(described.sample[used], seed=options.seed)
     tiles = pd.DataFrame({"tile_id": np.arange(used.sum()).astype(str), "patient_id": owner[used].to_numpy(str)})
     folds, maps = partitions(len(names), options.folds, 1, options.seed)[0], []
@@ -237,7 +264,9 @@ def _map(
 ) -> list[Path]:  # fmt: skip
     """Attention of a network that has not seen the patient, as a share of the slide's tiles that count less [0–1]."""
     z = np.concatenate([whiten.transform(np.nan_to_num(np.asarray(block, np.float32))) for block in one.blocks()])
-    _, attention = score_bags(load_mil(model)[0], z.astype(np.float32), np.zeros(len(z), np.int64))
+    network = load_mil(model)[0].of_targets(range(0, len(genes) * (1 + options.attention_draws),
+                                                  1 + options.attention_draws))  # fmt: skip
+    _, attention = score_bags(network, z.astype(np.float32), np.zeros(len(z), np.int64))
     picture, mpp, size = None, FULL_POWER_UM / one.power if one.power > 0 else None, (0, 0)
     if row is not None:
         with Slide(row["path"], row["mpp"]) as opened:
@@ -250,7 +279,7 @@ def _map(
     shape = picture.shape[:2] if picture is not None else (int(size[1] / across), int(size[0] / across))
     frame, written = Frame.fit(*size, mpp or UNKNOWN_MPP, shape), []
     for number, gene in enumerate(genes):
-        rank = pd.Series(attention[:, number * (1 + options.attention_draws)]).rank(pct=True)
+        rank = pd.Series(attention[:, number]).rank(pct=True)
         ledger = pd.DataFrame({"outcome": ["drawn"], "windows": [one.count]})
         drawn = GeneWindows(windows.assign(score=rank.to_numpy()), rank.to_numpy()[:, None], [0], ledger)
         style = MapStyle(palette="perceptual", measure="rank of attention")
@@ -281,48 +310,7 @@ def _site(
             rows.append({"classes_of": name, **robustness_index(vectors, of, place, seed=options.seed)})
         except CohortError as error:
             absent.append(f"Robustness index by {name}: not to be had. {error}")
-    return {"told": told, "robustness": rows, "absent": absent}
-
-
-def _findings(rows: pd.DataFrame, arms: ImageArms, control: str, passed: bool) -> list[str]:
-    """What the vectors tell of the labels, misses as loud as hits."""
-    lines = [f"{control[0].upper()}{control[1:]}{'' if passed else ': no AUC of these vectors may be interpreted'}."]
-    told = rows[rows["arm"].isin(["image", "image, hospitals held out", "attention MIL"])].dropna(subset=["auc"])
-    for (group, arm), own in told.groupby(["patients", "arm"], sort=False):
-        above = own["auc"] > own["null_high"]
-        shown = pd.Series([f"{r['gene']} {with_ends(r)}" for r in own.to_dict("records")], own.index, dtype=str)
-        lines.append(f"{arm[0].upper()}{arm[1:]} ({group}): above what exchanged labels reach "
-                     f"{listed(shown[above], 'nothing')}; not above it {listed(shown[~above])}.")  # fmt: skip
-    for group, own in arms.gains.groupby("patients", sort=False):
-        clear = own[(holm(own["p"].to_numpy(float)) < LEVEL) & (own["difference"] > 0)]
-        what = listed(f"{r.gene} {interval_text(r.difference, r.ci_low, r.ci_high)}" for r in clear.itertuples())
-        lines.append(f"Beyond the clinical record ({group}) the vectors add to {what} of {counted(len(own), 'target')} "
-                     f"(p < {LEVEL:g} after Holm).")  # fmt: skip
-    return lines
-
-
-def _site_findings(site: Mapping[str, Any]) -> list[str]:
-    told, lines = site["told"], []
-    if not np.isnan(told["named"]):
-        lines.append(f"The site of {told['named']:.0%} of {told['patients']:.0f} patients is named rightly among "
-                     f"{told['sites']:.0f}; with sites exchanged within the diagnosis, of {told['chance']:.0%} "
-                     f"(p {p_text(told['p'])}).")  # fmt: skip
-    for row in site["robustness"][:1]:
-        share = row["index"] / row["null_mean"]
-        lines.append(f"Robustness index by {row['classes_of']}: {row['index']:.2f} (k = {row['k']}); if sites meant "
-                     f"nothing, {interval_text(row['null_mean'], row['null_low'], row['null_high'])} "
-                     f"(p {p_text(row['p'])}). That is {share:.0%} of it{_as_planted(share)}.")  # fmt: skip
-    return lines + site["absent"][:1] * (not site["robustness"])
-
-
-def _as_planted(share: float) -> str:
-    """Where an index that keeps `share` of its null lies among planted slides of known site strength."""
-    table = pd.read_csv(REFERENCE_DATA / "site_robustness.csv")
-    kept = (table["index"] / table["null_mean"]).groupby(table["strength"]).mean()
-    near = float((kept - share).abs().idxmin())
-    if share < kept.min():
-        return f", less than on planted slides with {near:g} times the site colours of the presets ({kept[near]:.0%})"
-    return f", most like planted slides with {near:g} times the site colours of the presets ({kept[near]:.0%})"
+    return {"told": told, "robustness": rows, "absent": absent or ["Robustness index: no classes to compare."]}
 
 
 def _split_findings(options: AuditOptions, known: pd.DataFrame) -> list[str]:
@@ -355,7 +343,9 @@ def _write(out: Path, result: Mapping[str, Any], rows: pd.DataFrame, described: 
 
 
 def _page(out: Path, result: Mapping[str, Any], rows: pd.DataFrame, index: pd.DataFrame) -> str:
-    facts = pd.DataFrame({"what": result["facts"].keys(), "found": map(str, result["facts"].values())})
+    facts = pd.DataFrame(
+        {"what": [n.replace("_", " ") for n in result["facts"]], "found": map(str, result["facts"].values())}
+    )
     columns = ["patients", "arm", "gene", "auc", "ci_low", "ci_high", "null_low", "null_high", "p", "n_pos", "n_neg"]
     estimated, absent = rows.dropna(subset=["auc"]), sorted(set(rows.loc[rows["auc"].isna(), "gene"]))
     few = f"<p>In some arm too few patients of a class: {escaped(listed(absent))}.</p>" if absent else ""
@@ -371,7 +361,8 @@ def _page(out: Path, result: Mapping[str, Any], rows: pd.DataFrame, index: pd.Da
         section("auc", "AUC of every arm", "".join(shown[: len(pictures)]) + table(estimated[columns]) + few),
         section("gains", "Image and clinical record together, minus the record alone",
                 table(pd.DataFrame(result["gains"])) if result["gains"] else ""),
-        section("site", "Robustness index, and what it would be if sites meant nothing", table(index)),
+        section("site", "Robustness index, and what it would be if sites meant nothing",
+                table(index.rename(columns=_WORDS))),
         section("maps", "Attention, as rank within the slide", "".join(shown[len(pictures) :])),
         section("files", "The files", table(facts)),
         section("notes", "Notes", _items(result["notes"]) if result["notes"] else ""),

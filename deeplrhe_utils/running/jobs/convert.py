@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.features.layouts import ATLASPATCH, CLAM, STAMP, TRIDENT, write_h5
+from deeplrhe_utils.acquisition.features.layouts import ATLASPATCH, CLAM, STAMP, TRIDENT, h5_place, write_h5
 from deeplrhe_utils.acquisition.features.neutral import FULL_POWER_UM, L0_PX, SlideVectors, whole_array
 from deeplrhe_utils.acquisition.features.tables import find_vectors, write_vector_table
 from deeplrhe_utils.core.errors import CompendiumError, InputError, ParameterError
@@ -89,11 +89,15 @@ def convert(path: Path, out: Path, options: ConvertOptions, tell: _Tell = print)
             if not found:
                 raise InputError(f"No slide of {path} could be described")
             resolution = {name: float(row["mpp"]) for name, row in usable.items()}
-            return [write_vector_table(found, out / "features.parquet", resolution)]
+            written = [write_vector_table(found, out / "features.parquet", resolution)]
+            tell(f"{counted(len(found), 'slide')} in one table: {written[0]}")
+            return written
         for item in told("slides", slides):
-            name = item.slide_id if isinstance(item, SlideVectors) else str(item["slide_id"])
-            if standing := list(out.rglob(f"{name}.h5")):
-                written.append(standing[0])
+            ready = isinstance(item, SlideVectors)
+            name, encoder = (item.slide_id, item.encoder) if ready else (str(item["slide_id"]), _named(options))
+            target = h5_place(_folder(out, options), VECTOR_LAYOUTS[options.to], name, encoder)
+            if target.is_file():
+                written.append(target)
                 kept += 1
             elif one := _vectors_of(item, options, tell):
                 mpp = usable.get(name, {}).get("mpp")
@@ -102,6 +106,11 @@ def convert(path: Path, out: Path, options: ConvertOptions, tell: _Tell = print)
         raise InputError(f"No slide of {path} could be described")
     tell(f"{counted(len(written), 'slide')} in the layout of {VECTOR_LAYOUTS[options.to]}, {kept} of them kept: {out}")
     return written
+
+
+def _named(options: ConvertOptions) -> str:
+    """The encoder's name, as other programs write it."""
+    return options.network.removeprefix("timm/")
 
 
 def _folder(out: Path, options: ConvertOptions) -> Path:
@@ -158,6 +167,6 @@ def described_slide(row: dict[str, Any], options: ConvertOptions) -> SlideVector
     return SlideVectors(
         str(row["slide_id"]), Path(row["path"]), "deeplrhe", len(found), found.shape[1], found.dtype,
         whole_array(found),
-        encoder=options.network.removeprefix("timm/"), places=tiles[["x_l0_px", "y_l0_px"]].to_numpy(np.int64),
+        encoder=_named(options), places=tiles[["x_l0_px", "y_l0_px"]].to_numpy(np.int64),
         unit=L0_PX, size=size, power=FULL_POWER_UM / mpp, about=about,
     )  # fmt: skip
