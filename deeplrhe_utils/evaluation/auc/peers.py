@@ -203,7 +203,7 @@ def _classes(
         rarer = min(reversed(names), key=lambda name: count.get(name, 0))
         asked = [next((name for name in names if name.casefold() in _POSITIVE), rarer)]
     if len(names) == 2:
-        found.notes.append(f"Class {asked[0]} counts as 1; --positive names another.")
+        found.notes.append(f"The class called {asked[0]} counts as 1; --positive names another.")
     elif len(asked) > 1:
         found.notes.append(f"Each of {len(names)} classes stands against the rest, as a gene; rows count once in each.")
     known = told.isin(names)

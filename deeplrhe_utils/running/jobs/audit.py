@@ -147,7 +147,7 @@ def audit_features(path: Path, out: Path, options: AuditOptions, tell: _Tell = p
     everybody, rows = next(iter(arms.groups)), arms.arms
     known = known.reindex(means.index)
     owner = pd.Series(described.owner).map(slides[slides["status"] == "ok"].set_index("slide_id")["patient_id"])
-    attention, maps = _attention(found, described, owner, labels, known, people, files, out, options)
+    attention, maps = _attention(found, described, owner, labels, known, people, files, doubts, out, options)
     if len(attention):
         rows = pd.concat([rows, attention.assign(arm="attention MIL", patients=everybody)], ignore_index=True)
     site = _site(described, owner, means, known, labels, options)
@@ -234,9 +234,10 @@ def _patient_means(described: Described, slides: pd.DataFrame) -> pd.DataFrame:
 def _attention(
     found: list[SlideVectors], described: Described, owner: pd.Series, labels: pd.DataFrame, known: pd.DataFrame,
     people: pd.Index, files: Mapping[str, Mapping[str, Any]],
+    doubts: list[str],
     out: Path, options: AuditOptions,
 ) -> tuple[pd.DataFrame, list[Path]]:  # fmt: skip
-    """Attention MIL beside its null, and maps of the attention; `owner` is the patient of each sampled vector."""
+    """Attention MIL beside its null, and maps of it; `owner`: patient of each sampled vector; `doubts` grows."""
     used = owner.isin(people).to_numpy()
     names = np.unique(owner[used].to_numpy(str))
     if not options.attention_draws or len(names) < 2 * options.folds:
@@ -254,7 +255,10 @@ def _attention(
         placed = [one for one in found if one.places is not None and one.unit and one.slide_id in fold_of]
         for one in sorted(placed, key=lambda one: (-one.count, one.slide_id))[: options.maps if len(table) else 0]:
             model = Path(aside) / f"attention-fold-{fold_of[one.slide_id]}.safetensors"
-            maps += _map(one, files.get(one.slide_id), model, whiten, list(table["gene"]), out, options)
+            try:
+                maps += _map(one, files.get(one.slide_id), model, whiten, list(table["gene"]), out, options)
+            except CompendiumError as error:  # the audit is worth more than a picture
+                doubts.append(f"{one.slide_id}: its attention could not be drawn. {error}")
     return table, maps
 
 
