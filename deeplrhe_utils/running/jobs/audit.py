@@ -16,7 +16,7 @@ from deeplrhe_utils.acquisition.features.cohort import vector_slides
 from deeplrhe_utils.acquisition.features.neutral import FULL_POWER_UM, SlideVectors
 from deeplrhe_utils.acquisition.features.tables import find_vectors
 from deeplrhe_utils.acquisition.labels.labels import read_label_table, with_label_patients
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, CompendiumError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, safe_name, write_json, write_text
 from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.text import counted, escaped, listed, shortened
