@@ -7,6 +7,7 @@ a network looks: the pieces are those of the whole picture, and no seam can show
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -285,12 +286,8 @@ def _check_own(folder: Path) -> None:
 def remove_leftovers(target: Path) -> None:
     """Remove what a killed process left of a result, file or folder."""
     stem = target.stem if target.suffix in (".csv", ".tif") else target.name
-    for left in target.parent.glob(f".{_literal(stem)}.*.part*"):
+    for left in target.parent.glob(f".{glob.escape(stem)}.*.part*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def write_behind(write: Callable[[Item], None], items: Iterable[Item]) -> None:
