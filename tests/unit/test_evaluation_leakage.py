@@ -49,8 +49,6 @@ def test_units_take_the_patients_place_and_give_it_back():
     assert (leakage.with_patients(scored, tiles)["patient_id"] == tiles["patient_id"]).all()
     with pytest.raises(CohortError, match="not in the tiles table"):
         leakage.with_patients(scored, tiles.iloc[1:])
-    with pytest.raises(CohortError, match="Unknown unit"):
-        leakage.as_units(tiles, "block")
 
 
 def predictions(tiles, labels, frame, effect, memory, seed=0):
@@ -196,10 +194,6 @@ def test_near_duplicates_across_a_split_are_named():
     assert near_duplicates.across(found, folds.unit_folds(tiles, labels, "patient"), tiles).empty
     with pytest.raises(CohortError, match="one descriptor"):
         near_duplicates.across(found, by_tile, tiles.iloc[1:])
-    with pytest.raises(ParameterError, match="Unknown kind"):
-        near_duplicates.across(found, by_tile, tiles, "twin")
-    with pytest.raises(ParameterError, match="cannot be described"):
-        near_duplicates.describe_tiles(pictures.astype(float))
 
 
 def test_fields_of_real_tiles_are_found(shared_data):
