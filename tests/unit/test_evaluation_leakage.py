@@ -220,7 +220,7 @@ def test_fields_of_real_tiles_are_found(shared_data):
 @pytest.mark.parametrize(("scheme", "both"), [("tile", True), ("patient", False)])
 def test_training_sees_units_as_patients_and_its_alarm_stays_for_true_ones(scheme, both):
     """What notebook 10 hands to the cross-fit: parts by unit, no leak alarm; with true patients it would ring."""
-    from deeplrhe_utils.learning.networks.deeplrhe import hash_patient, refuse_leak
+    from deeplrhe_utils.learning.networks.cards import hash_patient, refuse_leak
     from deeplrhe_utils.learning.training.launch import fold_parts
 
     tiles, labels = cohort()

@@ -15,13 +15,8 @@ from safetensors.torch import load_file, save_file
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.learning.networks import deeplrhe, weights
-from deeplrhe_utils.learning.networks.deeplrhe import (
-    BatchDropout,
-    NetworkConfig,
-    build_network,
-    set_dropout_state,
-    tensor_steps,
-)
+from deeplrhe_utils.learning.networks.backbones import BatchDropout, set_dropout_state
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, tensor_steps
 from deeplrhe_utils.reporting.figures.style import network_figure
 
 TWO = ("A", "B")

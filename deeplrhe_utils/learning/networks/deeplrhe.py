@@ -22,11 +22,8 @@ from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.networks.backbones import BatchDropout, build_backbone, draw_truncated
-from deeplrhe_utils.learning.networks.backbones import set_dropout_state as set_dropout_state
-from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, read_file
-from deeplrhe_utils.learning.networks.cards import hash_patient as hash_patient
+from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, hash_patient, read_file, refuse_leak
 from deeplrhe_utils.learning.networks.cards import read_card as read_card
-from deeplrhe_utils.learning.networks.cards import refuse_leak as refuse_leak
 from deeplrhe_utils.learning.networks.pointwise import guard_pointwise
 from deeplrhe_utils.learning.networks.weights import Loaded, load_weights, shown_name
 

@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
 from deeplrhe_utils.core.text import Countdown
-from deeplrhe_utils.learning.networks.deeplrhe import (
-    NetworkConfig,
-    TileNetwork,
-    build_network,
-    hash_patient,
-    load_model,
-    read_card,
-    refuse_leak,
-    save_model,
-)
+from deeplrhe_utils.learning.networks.cards import hash_patient, read_card, refuse_leak
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, load_model, save_model
 from deeplrhe_utils.learning.networks.weights import weights_digest
 from deeplrhe_utils.learning.recipes.checkpoints import Stop, load_state, save_state, stop_signal
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
