@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import optuna
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.core.errors import CohortError, ModelError, ParameterError, RunError, SmallCohortError
-from deeplrhe_utils.core.files import safe_name, sha256_text, to_json
+from deeplrhe_utils.core.files import locked, safe_name, sha256_text, to_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
 from deeplrhe_utils.learning.recipes.processes import torch_threads
@@ -96,12 +96,10 @@ class Searcher:
     ----------
     folder : receives Optuna's journal and the trials' patient scores
     workers : trials at a time. Each has its own threads (:attr:`Study.threads`), so results do not depend on it.
-    quiet : print no line per trial
     """
 
     folder: Path
     workers: int = 1
-    quiet: bool = False
     ran: int = field(default=0, init=False)
     _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False)
 
@@ -122,9 +120,8 @@ class Searcher:
         journal = str(self.folder / "optuna.journal")
         storage = JournalStorage(JournalFileBackend(journal, lock_obj=JournalFileOpenLock(journal)))
         full = f"{name}-{_digest(study, grid, fixed)}"
-        lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)  # two searches would take each other's running trials for killed ones
+            lock = locked(self.folder)  # two searches would take each other's running trials for killed ones
         except Timeout as error:
             raise RunError(f"Another process is searching in {self.folder}", fix="Wait until it is done") from error
         try:
@@ -148,8 +145,7 @@ class Searcher:
                 outcome = done.result()
                 trials.tell(trial, outcome)
                 self.ran += 1
-                if not self.quiet:
-                    print(f"{name}  {_told(trial.params)}  {outcome.note or f'{outcome.value:.3f}'}", flush=True)
+                print(f"{name}  {_told(trial.params)}  {outcome.note or f'{outcome.value:.3f}'}", flush=True)
 
     def _submit(self, study: Study, parameters: Mapping[str, Any]) -> Future[Outcome]:
         """Start a trial: in a process that stays for the next ones, or in this one when one is enough."""
