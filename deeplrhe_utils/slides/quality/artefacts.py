@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import cv2
 import numpy as np
@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.slides.quality.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
 from deeplrhe_utils.slides.quality.pen import PEN_DENSITY, pen_mask
-from deeplrhe_utils.slides.quality.tissue import (
-    CLEAN_UM,
-    DENSITY_CUT,
-    SHADE_CUT,
-    SlideGlass,
-    background_mask,
-    density_over_glass,
-)
+from deeplrhe_utils.slides.quality.tissue import DENSITY_CUT, BackgroundRules, SlideGlass, density_over_glass
 
 CONTEXT_UM: Final = 512.0
 """Margin around a band that its masks need to see [µm]: the width of a bubble, the surroundings of a fold."""
@@ -225,23 +218,17 @@ def _follows(part: _Mask, hull: NDArray[np.int_], corner: tuple[int, int], shape
 
 
 @dataclass(frozen=True)
-class SurveyRules:
+class SurveyRules(BackgroundRules):
     """Thresholds of a survey; all others are the defaults of the functions.
 
     Attributes
     ----------
-    background_method, density_cut, shade_cut, intensity_cut, clean_um : as for
-        `background_mask`
+    background_method, density_cut, shade_cut, intensity_cut, clean_um : as for `BackgroundRules`
     red_pen : look for red ink, too
     pen_density : optical density from which ink is looked for [log10]
     fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` (ratio, grown) and :func:`bubble_mask`
     """
 
-    background_method: Literal["density", "intensity"] = "density"
-    density_cut: float = DENSITY_CUT
-    shade_cut: float = SHADE_CUT
-    intensity_cut: float = 220.0
-    clean_um: float = CLEAN_UM
     red_pen: bool = True
     pen_density: float = PEN_DENSITY
     fold_ratio: float = FOLD_RATIO
@@ -272,12 +259,3 @@ def artefact_masks(
     other = cv2.dilate((pen | bubble).astype(np.uint8), disc(2 * _MARGIN_UM, mpp)) > 0
     fold = fold_mask(rgb, mpp, glass, ratio=rules.fold_ratio, grown=rules.fold_grown, exclude=other)
     return {"pen": pen, "fold": fold, "bubble": bubble}
-
-
-def background_of(rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None) -> _Mask:
-    """`background_mask` by the rules of a survey: bool, shape (height, width)."""
-    rules = rules or SurveyRules()
-    return background_mask(
-        rgb, glass=glass, mpp=mpp, method=rules.background_method, density_cut=rules.density_cut,
-        shade_cut=rules.shade_cut, intensity_cut=rules.intensity_cut, clean_um=rules.clean_um,
-    )  # fmt: skip
