@@ -74,14 +74,9 @@ _Bytes = NDArray[np.uint8]
 
 
 def fold_mask(
-    rgb: NDArray[np.uint8],
-    mpp: float,
-    glass: SlideGlass,
-    *,
-    ratio: float = FOLD_RATIO,
-    grown: float = FOLD_GROWN,
+    rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None, *,
     exclude: _Mask | None = None,
-) -> _Mask:
+) -> _Mask:  # fmt: skip
     """Folded tissue: about twice as dense as what lies around it in every channel, or long, narrow and dense (ours).
 
     Parameters
@@ -90,24 +85,26 @@ def fold_mask(
         cells of 8 µm
     mpp : resolution of the survey [µm/px], up to 8
     glass : of the whole slide
-    ratio, grown : density over that of the surroundings from which a fold is begun, and down to which it goes on
+    rules : fold_ratio and fold_grown: density over that of the surroundings from which a fold is begun, and down to
+        which it goes on
     exclude : ndarray, shape (height, width), bool; what is dark for another reason: ink, rims of bubbles
 
     Returns ndarray, shape (height, width), bool: true in folds, in steps of 8 µm.
     """
+    rules = rules or SurveyRules()
     cells, cell = to_cells(rgb, mpp, _FOLD_CELL_UM)
     density = density_over_glass(cells, glass)
     floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
-    weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
-    thick = (least >= FOLD_THICK * ratio).astype(np.uint8)
+    weak = ((green >= rules.fold_grown) & (least >= FOLD_HUE)).astype(np.uint8)
+    thick = (least >= FOLD_THICK * rules.fold_ratio).astype(np.uint8)
     if exclude is not None:
         other = touched(exclude, weak.shape)
         weak[other] = thick[other] = 0
     wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
     for window, part in connected_components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
-        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
+        seed = np.count_nonzero(part & (green[window] >= rules.fold_ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
         if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
             thick[window][part] = 1
     return to_pixels(thick, rgb.shape)
@@ -226,7 +223,7 @@ class SurveyRules(BackgroundRules):
     background_method, density_cut, shade_cut, intensity_cut, clean_um : as for `BackgroundRules`
     red_pen : look for red ink, too
     pen_density : optical density from which ink is looked for [log10]
-    fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` (ratio, grown) and :func:`bubble_mask`
+    fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` and :func:`bubble_mask`
     """
 
     red_pen: bool = True
@@ -257,5 +254,5 @@ def artefact_masks(
     pen = pen_mask(rgb, mpp, red=rules.red_pen, glass=glass, density=rules.pen_density)
     bubble = bubble_mask(rgb, mpp, glass, rim_density=rules.rim_density, rim_neutral=rules.rim_neutral)
     other = cv2.dilate((pen | bubble).astype(np.uint8), disc(2 * _MARGIN_UM, mpp)) > 0
-    fold = fold_mask(rgb, mpp, glass, ratio=rules.fold_ratio, grown=rules.fold_grown, exclude=other)
+    fold = fold_mask(rgb, mpp, glass, rules, exclude=other)
     return {"pen": pen, "fold": fold, "bubble": bubble}
