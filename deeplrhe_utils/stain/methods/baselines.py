@@ -65,10 +65,7 @@ class SlideColours:
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and numbers; the method's ``read`` is the inverse."""
-        return {
-            "method": self.method, "tissue_px": self.tissue_px,
-            "colours": self.colours.tolist(), "strengths": self.strengths.tolist(),
-        }  # fmt: skip
+        return vars(self) | {"colours": self.colours.tolist(), "strengths": self.strengths.tolist()}
 
 
 @dataclass(frozen=True)
