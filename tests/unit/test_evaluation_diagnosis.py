@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from deeplrhe_utils.acquisition.labels.mutation_files import read_mutations
 from deeplrhe_utils.core.errors import CohortError
-from deeplrhe_utils.core.paths import REFERENCE_DATA
+from deeplrhe_utils.core.paths import REFERENCE_DATA, REPOSITORY
 from deeplrhe_utils.evaluation.audits import diagnosis
 from deeplrhe_utils.evaluation.audits.probing import paired_probe, probe
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
@@ -41,12 +43,14 @@ def test_a_hospital_that_tells_nothing_lies_a_little_below_one_half():
     assert 0.42 < np.mean(aucs) < 0.5
 
 
-def test_the_committed_counts_are_those_of_the_calls(shared_data):
+def test_the_committed_counts_are_those_of_the_calls(shared_data, monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    counting = importlib.import_module("tcga_counts")
     table = pd.read_csv(REFERENCE_DATA / "tcga_lung_counts.csv", dtype={"site_code": str})
     genes = list(table["gene"].unique())
     calls = read_mutations(shared_data / "tables" / "cbioportal_luad_lusc_mutations_by_gene.tsv", genes).labels
-    strata = diagnosis.patient_strata(calls["patient_id"].unique())
-    again = diagnosis.count_calls(calls, strata, ("histology", "site_code"))
+    strata = counting.patient_strata(calls["patient_id"].unique())
+    again = counting.count_calls(calls, strata, ("histology", "site_code"))
     pd.testing.assert_frame_equal(again, table, check_dtype=False)
     alone = diagnosis.without_a_slide(table).set_index("gene")
     assert alone.loc["STK11", "auc"] == pytest.approx(0.716, abs=5e-4)

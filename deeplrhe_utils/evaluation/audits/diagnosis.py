@@ -5,15 +5,14 @@ Source: ours. TCGA gives a hospital one code per project, so a "site" read from 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
-from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
+from deeplrhe_utils.acquisition.barcodes import hospitals
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
 from deeplrhe_utils.core.text import listed, shortened, with_ends
@@ -25,25 +24,6 @@ _Ints = NDArray[np.intp]
 FIRST, OTHER = LUNG_CLASSES[1:]
 _SHRINK: Final = 4.0
 """Patients of the average by which a small hospital's share is drawn to the mean."""
-
-
-def patient_strata(patients: Iterable[str], clinical: pd.DataFrame | None = None) -> pd.DataFrame:
-    """site_code, site_id (hospital), histology of TCGA patients by their barcodes; sex, smoking from `clinical`."""
-    told = {str(p): parse_name(str(p)) for p in patients}
-    rows = [{"patient_id": p, "site_code": n.site_code, "site_id": n.site_id, "histology": tumour_of_site(n.site_code)}
-            for p, n in told.items()]  # fmt: skip
-    frame = pd.DataFrame(rows)
-    if clinical is None:
-        return frame
-    return frame.merge(clinical[["patient_id", "sex", "smoking"]], on="patient_id", how="left")
-
-
-def count_calls(labels: pd.DataFrame, strata: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Mutated and profiled patients of every gene in every stratum that has one; an unknown one is called unknown."""
-    joined = labels.dropna(subset=["status"]).merge(strata, on="patient_id")
-    joined[list(by)] = joined[list(by)].astype("string").fillna("unknown")
-    found = joined.groupby(["gene", *by], sort=True)["status"].agg(mutated="sum", profiled="count").reset_index()
-    return found.astype({"mutated": "int64", "profiled": "int64"})
 
 
 def told_by(counts: pd.DataFrame, stratum: str) -> dict[str, float]:
