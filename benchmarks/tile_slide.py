@@ -24,10 +24,10 @@ from _slides import write_420, write_real
 from PIL import Image
 
 from deeplrhe_utils.slides.decoding.sampling import Square
-from deeplrhe_utils.slides.quality.artefacts import artefact_masks, background_of
+from deeplrhe_utils.slides.quality.artefacts import artefact_masks
 from deeplrhe_utils.slides.quality.blocks import jpeg_damage
 from deeplrhe_utils.slides.quality.blur import noise_ratio
-from deeplrhe_utils.slides.quality.tissue import glass_level
+from deeplrhe_utils.slides.quality.tissue import background_mask, glass_level
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.grid import make_grid
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_slide
@@ -56,7 +56,7 @@ def straightforward(path: Path, pictures: Path | None) -> list[bool]:
         region = handle.read_region((tile.x_l0_px, tile.y_l0_px), 0, (side, side)).convert("RGB")
         pixels = np.asarray(region if side == 512 else region.resize((512, 512), Image.Resampling.BOX))
         small = cv2.resize(pixels, (128, 128), interpolation=cv2.INTER_AREA)
-        background = background_of(small, 2.0, glass, RULES.survey)
+        background = background_mask(small, glass=glass, rules=RULES.survey)
         if background.mean() > RULES.max_background:
             kept.append(False)
             continue

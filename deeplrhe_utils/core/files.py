@@ -48,17 +48,23 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        yield part
-        part.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(
-                f"The disk is full while writing {path}",
-                fix="Free some space, then repeat the same command: finished stages are kept",
-            ) from error
-        raise
+        with full_disk_told(path, "stages"):
+            yield part
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(path: Path, kept: str) -> Iterator[None]:
+    """A full disk becomes a :class:`RunError` that says so; `kept` is what the same command will find finished."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        fix = f"Free some space, then repeat the same command: finished {kept} are kept"
+        raise RunError(f"The disk is full while writing {path}", fix=fix) from error
 
 
 def write_text(path: Path | str, text: str) -> Path:
@@ -83,13 +89,10 @@ def read_json(path: Path | str) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def sha256_file(path: Path | str, chunk: int = 1 << 20) -> str:
+def sha256_file(path: Path | str) -> str:
     """Hex SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        while block := stream.read(chunk):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sha256_text(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -12,52 +11,31 @@ REPORTS = REPOSITORY / "reports"
 REFERENCE_DATA = REPOSITORY / "data" / "reference"
 
 
-@dataclass(frozen=True)
 class RunPaths:
     """The folders of one run.
 
     ``tables``, ``figures``, ``numbers`` and ``notebooks`` are small and readable; everything heavy
     (slides, tile stores, models) lives under ``work`` so that two runs never share mutable state.
+
+    Attributes
+    ----------
+    tables : Parquet and CSV tables
+    figures : PNG and SVG figures
+    numbers : one JSON file of named numbers per notebook
+    notebooks : executed notebooks
+    models : fitted stain networks and trained classifiers (safetensors + JSON)
+    truth : what was planted in a synthetic cohort; for notebooks from 08 on
+    stages : the runner's bookkeeping: one record per finished stage
+    work : heavy intermediates: slides, tile stores, thumbnails
     """
 
-    root: Path
-
-    @property
-    def tables(self) -> Path:
-        """Parquet and CSV tables."""
-        return self.root / "tables"
-
-    @property
-    def figures(self) -> Path:
-        """PNG and SVG figures."""
-        return self.root / "figures"
-
-    @property
-    def numbers(self) -> Path:
-        """One JSON file of named numbers per notebook."""
-        return self.root / "numbers"
-
-    @property
-    def notebooks(self) -> Path:
-        """Executed notebooks."""
-        return self.root / "notebooks"
-
-    @property
-    def models(self) -> Path:
-        """Fitted stain networks and trained classifiers (safetensors + JSON)."""
-        return self.root / "models"
-
-    @property
-    def truth(self) -> Path:
-        """What was planted in a synthetic cohort; for notebooks from 08 on."""
-        return self.root / "truth"
-
-    @property
-    def stages(self) -> Path:
-        """The runner's bookkeeping: one record per finished stage."""
-        return self.root / "stages"
-
-    @property
-    def work(self) -> Path:
-        """Heavy intermediates: slides, tile stores, thumbnails."""
-        return self.root / "work"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.tables = root / "tables"
+        self.figures = root / "figures"
+        self.numbers = root / "numbers"
+        self.notebooks = root / "notebooks"
+        self.models = root / "models"
+        self.truth = root / "truth"
+        self.stages = root / "stages"
+        self.work = root / "work"

@@ -144,15 +144,10 @@ class CohortSpec:
         for gene, d in self.effects:
             _require(gene in EFFECTS, "effects", gene, f"a gene that shows: {', '.join(EFFECTS)}")
             _require(0 <= d <= 10, "effects", f"{gene} {d}", "d from 0 to 10")
-        single = (
-            self.n_slides == 1
-            and self.normal_share == 0
-            and self.n_showcase == 0
-            and self.level0_px >= 1024
-            and self.level0_px % 8 == 0
-        )
+        alone = (self.n_slides, self.normal_share, self.n_showcase) == (1, 0, 0)
+        fits = self.level0_px == 0 or (alone and self.level0_px >= 1024 and self.level0_px % 8 == 0)
         expected = "0, or a multiple of 8 from 1024 on in a cohort of a single slide"
-        _require(self.level0_px == 0 or single, "level0_px", self.level0_px, expected)
+        _require(fits, "level0_px", self.level0_px, expected)
 
     @property
     def effects_in_force(self) -> dict[str, Effect]:

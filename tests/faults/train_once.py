@@ -9,7 +9,7 @@ import torch
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.recipe import TrainConfig
 from deeplrhe_utils.learning.tiles.store import TileStore
-from deeplrhe_utils.learning.training.fold import fit_or_load
+from deeplrhe_utils.learning.training.fold import Job, fit_part
 from deeplrhe_utils.learning.training.trainer import Part
 from tests.tile_store import write_store
 
@@ -23,10 +23,10 @@ def train(folder: Path) -> str:
         write_store(folder / "tiles", np.random.default_rng(0))
     _, frame = write_store(folder / "again", np.random.default_rng(0))
     y = np.repeat(np.arange(6) % 2, 4)[:, None].astype(np.float32)
-    part = Part(np.arange(24), y, frame["patient_id"].tolist())
-    fitted = fit_or_load(folder / "fold-0.safetensors", TileStore(folder / "tiles", frame), part,
-                         NetworkConfig(("X",), kernels=8, stages=1, dropout=0.2), RECIPE, score_patients=["nobody"],
-                         seed=1, fold=0, view={}, device="cpu")  # fmt: skip
+    nobody = Part(np.arange(0), y[:0])
+    parts = {"train": Part(np.arange(24), y, frame["patient_id"].tolist()), "valid": nobody, "test": nobody}
+    job = Job(NetworkConfig(("X",), kernels=8, stages=1, dropout=0.2), RECIPE, 1, {}, {}, "cpu")
+    fitted = fit_part(job, TileStore(folder / "tiles", frame), parts, folder / "fold-0.safetensors", 0)
     return fitted.model_hash
 
 

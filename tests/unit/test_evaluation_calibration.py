@@ -7,7 +7,7 @@ from scipy.special import expit, logit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.evaluation.precision import calibration as cal
 
 
@@ -144,7 +144,5 @@ def test_wrong_input_is_named():
         cal.brier(label, np.r_[score[:-1], 1.2])
     with pytest.raises(CohortError, match="1 of 20 scores"):
         cal.reliability(label, np.r_[score[:-1], np.nan])
-    with pytest.raises(ParameterError, match="beta"):
-        cal.recalibrate(_folds(20), "beta")
     with pytest.raises(CohortError, match="twice"):
         cal.recalibrate(_folds(20).assign(patient_id="P"))

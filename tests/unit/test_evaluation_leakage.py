@@ -49,8 +49,6 @@ def test_units_take_the_patients_place_and_give_it_back():
     assert (leakage.with_patients(scored, tiles)["patient_id"] == tiles["patient_id"]).all()
     with pytest.raises(CohortError, match="not in the tiles table"):
         leakage.with_patients(scored, tiles.iloc[1:])
-    with pytest.raises(CohortError, match="Unknown unit"):
-        leakage.as_units(tiles, "block")
 
 
 def predictions(tiles, labels, frame, effect, memory, seed=0):
@@ -196,10 +194,6 @@ def test_near_duplicates_across_a_split_are_named():
     assert near_duplicates.across(found, folds.unit_folds(tiles, labels, "patient"), tiles).empty
     with pytest.raises(CohortError, match="one descriptor"):
         near_duplicates.across(found, by_tile, tiles.iloc[1:])
-    with pytest.raises(ParameterError, match="Unknown kind"):
-        near_duplicates.across(found, by_tile, tiles, "twin")
-    with pytest.raises(ParameterError, match="cannot be described"):
-        near_duplicates.describe_tiles(pictures.astype(float))
 
 
 def test_fields_of_real_tiles_are_found(shared_data):
@@ -226,7 +220,7 @@ def test_fields_of_real_tiles_are_found(shared_data):
 @pytest.mark.parametrize(("scheme", "both"), [("tile", True), ("patient", False)])
 def test_training_sees_units_as_patients_and_its_alarm_stays_for_true_ones(scheme, both):
     """What notebook 10 hands to the cross-fit: parts by unit, no leak alarm; with true patients it would ring."""
-    from deeplrhe_utils.learning.networks.deeplrhe import hash_patient, refuse_leak
+    from deeplrhe_utils.learning.networks.cards import hash_patient, refuse_leak
     from deeplrhe_utils.learning.training.launch import fold_parts
 
     tiles, labels = cohort()

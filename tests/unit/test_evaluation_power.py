@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import delong_many, hanley_mcneil
 from deeplrhe_utils.evaluation.precision import cross_fitting
@@ -79,8 +79,6 @@ def test_wilson_gives_the_intervals_of_the_articles_shares():
     assert pw.wilson(9, 18) == pytest.approx((0.29, 0.71), abs=0.005)
     assert pw.wilson(45, 54) == pytest.approx((0.71, 0.91), abs=0.005)
     assert pw.wilson(0, 10)[0] == 0 and np.isnan(pw.wilson(0, 0)).all()
-    with pytest.raises(ParameterError, match="5 of 4"):
-        pw.wilson(5, 4)
 
 
 def test_the_table_keeps_every_gene_and_says_why_a_cell_is_empty():
@@ -98,8 +96,6 @@ def test_nobody_in_a_class_is_an_error():
         pw.half_width(0.7, 0, 5)
     with pytest.raises(CohortError, match="1 positive"):
         pw.simulated_half_width(0.7, 1, 5)
-    with pytest.raises(ParameterError, match="prevalence 0"):
-        pw.patients_needed(0.7, 0.0)
 
 
 def test_what_cross_fitted_scores_allow_is_less_by_the_doubled_variance():

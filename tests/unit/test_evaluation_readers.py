@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, InputError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.resampling import redraw
 from deeplrhe_utils.evaluation.precision import readers as rd
@@ -115,5 +115,3 @@ def test_simulated_readers_have_the_skill_and_the_likeness_that_was_asked_for():
     assert second[truth == 0].mean() == pytest.approx(0.05, abs=0.015)
     wrong = (first != truth)[truth == 1], (second != truth)[truth == 1]
     assert (wrong[0] & wrong[1]).mean() > 1.8 * wrong[0].mean() * wrong[1].mean(), "they err on the same cases"
-    with pytest.raises(ParameterError, match="alike 1"):
-        rd.simulated_readers(cases, alike=1)

@@ -40,7 +40,7 @@ def test_first_stage_has_the_papers_kernels(kernel_size, batch_norm):
 
 def test_layer_table_counts_every_weight():
     net = deeplrhe.DeepLrhe(deeplrhe.NetworkConfig(("A",)))
-    assert sum(n for _, _, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
+    assert sum(n for *_, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
 
 
 def test_targets_repeat_the_patient_and_keep_null(small):

@@ -135,7 +135,7 @@ def neutral(**changes):
     """Draws that change nothing but what is named."""
     values = {"box": [[0, 0, 64, 64]], "mirror": [False], "brightness": [0.0], "saturation": [1.0], "hue": [0.0],
               "contrast": [1.0], "contrast_first": [False], **changes}  # fmt: skip
-    return augmentation.Draws({k: np.array(v) for k, v in values.items()})
+    return augmentation.draws_of(**values)
 
 
 def test_deeppath_colour_steps_are_tensorflows():

@@ -15,13 +15,8 @@ from safetensors.torch import load_file, save_file
 from deeplrhe_utils.core.errors import LeakError, ModelError
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.learning.networks import deeplrhe, weights
-from deeplrhe_utils.learning.networks.deeplrhe import (
-    BatchDropout,
-    NetworkConfig,
-    build_network,
-    set_dropout_state,
-    tensor_steps,
-)
+from deeplrhe_utils.learning.networks.backbones import BatchDropout, set_dropout_state
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network, tensor_steps
 from deeplrhe_utils.reporting.figures.style import network_figure
 
 TWO = ("A", "B")
@@ -61,7 +56,7 @@ def test_dropout_adds_no_weight_and_without_a_seed_takes_torchs_generator():
     with_drop = build_network(NetworkConfig(TWO, dropout=0.5))
     plain = build_network(NetworkConfig(TWO))
     assert isinstance(plain, deeplrhe.DeepLrhe) and list(with_drop.state_dict()) == list(plain.state_dict())
-    assert not any("ropout" in row[0] for row in deeplrhe.layer_table(plain, 64))
+    assert not any("ropout" in kind for _, kind, *_ in deeplrhe.layer_table(plain, 64))
     layer = BatchDropout(0.5).train()
     torch.manual_seed(1)
     one = layer(torch.ones(4, 50))
@@ -138,7 +133,7 @@ def test_resnet_gives_features_then_logits():
         mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
         raw = net.body((x() - mean.view(3, 1, 1)) / std.view(3, 1, 1))
     torch.testing.assert_close(raw, features)
-    assert sum(n for _, _, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
+    assert sum(n for *_, n in deeplrhe.layer_table(net, 64)) == sum(p.numel() for p in net.parameters())
 
 
 @pytest.mark.parametrize(

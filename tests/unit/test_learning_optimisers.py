@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from deeplrhe_utils.core.errors import ModelError, ParameterError
+from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.learning.recipes.optimisers import (
     SCHEDULES,
     Ema,
@@ -115,10 +115,7 @@ def test_cosine_rises_and_falls_and_constant_stays():
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_steps_outside_the_run_and_other_kinds_are_refused(kind):
-    for step in (-1, 5):
-        with pytest.raises(ParameterError, match="0 to 4"):
-            learning_rate(step, total_steps=5, steps_per_epoch=1, kind=kind, peak=1.0)
+def test_other_kinds_are_refused(kind):
     with pytest.raises(ParameterError, match="one_cycle or cosine"):
         learning_rate(0, total_steps=5, steps_per_epoch=1, kind=kind + "x", peak=1.0)
 
@@ -160,5 +157,3 @@ def test_the_average_goes_on_from_its_state():
     assert one.state_dict()["updates"] == two.state_dict()["updates"] == 3
     for name, tensor in one.state_dict()["shadow"].items():
         assert torch.equal(tensor, two.state_dict()["shadow"][name]) and tensor.is_floating_point()
-    with pytest.raises(ModelError, match="another network"):
-        Ema(torch.nn.Linear(2, 2), 0.9).load_state_dict(one.state_dict())

@@ -86,7 +86,7 @@ def test_the_small_sample_holds_both_classes():
 
 
 def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
-    searcher = protocol.Searcher(tmp_path / "search", quiet=True)
+    searcher = protocol.Searcher(tmp_path / "search")
     chosen = protocol.select(searcher, study, SPACE, "flat", range_tiles=16)
     assert chosen.trace.groupby("phase").size().to_dict() == {"grid": 4, "coarse": 2, "fine": 4}
     assert not chosen.trace.duplicated(["phase", "kernels", "loss", "learning_rate", "weight_decay"]).any()
@@ -103,7 +103,7 @@ def test_the_protocol_tries_every_point_once_and_improves(study, tmp_path):
 @pytest.mark.parametrize("kills", [[1], [0, 2]], ids=str)
 def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch, kills):
     values, fixed = {"kernels": [4, 8], "loss": ["bce", "focal"]}, {"stages": 1}
-    undisturbed = protocol.Searcher(tmp_path / "a", quiet=True).grid(study, "g", values, fixed)
+    undisturbed = protocol.Searcher(tmp_path / "a").grid(study, "g", values, fixed)
     real = protocol.evaluate
     for more in kills:
         left = iter(range(more))
@@ -115,9 +115,9 @@ def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch,
 
         monkeypatch.setattr(protocol, "evaluate", dies)
         with pytest.raises(KeyboardInterrupt):
-            protocol.Searcher(tmp_path / "b", quiet=True).grid(study, "g", values, fixed)
+            protocol.Searcher(tmp_path / "b").grid(study, "g", values, fixed)
     monkeypatch.setattr(protocol, "evaluate", real)
-    searcher = protocol.Searcher(tmp_path / "b", quiet=True)
+    searcher = protocol.Searcher(tmp_path / "b")
     resumed = searcher.grid(study, "g", values, fixed)
     assert searcher.ran == 4 - sum(kills)
     pd.testing.assert_frame_equal(resumed.rows("flat", "grid"), undisturbed.rows("flat", "grid"))
@@ -126,7 +126,7 @@ def test_a_killed_search_goes_on_and_ends_the_same(study, tmp_path, monkeypatch,
 
 def test_two_searches_in_one_folder_are_refused(study, tmp_path):
     with FileLock(tmp_path / ".lock"), pytest.raises(RunError, match="Another process is searching in"):
-        protocol.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [4]}, {"stages": 1})
+        protocol.Searcher(tmp_path).grid(study, "g", {"kernels": [4]}, {"stages": 1})
 
 
 def test_the_range_test_computes_with_the_study_s_threads(study, tmp_path, monkeypatch):
@@ -134,7 +134,7 @@ def test_the_range_test_computes_with_the_study_s_threads(study, tmp_path, monke
     real = protocol.range_test
     monkeypatch.setattr(protocol, "range_test", lambda *a, **k: seen.append(torch.get_num_threads()) or real(*a, **k))
     space = protocol.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
-    protocol.select(protocol.Searcher(tmp_path, quiet=True), replace(study, threads=2), space, "flat", range_tiles=16)
+    protocol.select(protocol.Searcher(tmp_path), replace(study, threads=2), space, "flat", range_tiles=16)
     assert seen == [2] and torch.get_num_threads() == before
 
 
@@ -146,14 +146,14 @@ def test_a_loss_that_a_softmax_head_does_not_have_is_refused(study, tmp_path):
 
 def test_the_number_of_workers_changes_nothing(study, tmp_path):
     space = replace(SPACE, coarse=(0.1,), fine=(1.0,))
-    searchers = [protocol.Searcher(tmp_path / str(n), n, quiet=True) for n in (1, 2)]
+    searchers = [protocol.Searcher(tmp_path / str(n), n) for n in (1, 2)]
     one, two = (protocol.select(searcher, study, space, "flat", range_tiles=16) for searcher in searchers)
     pd.testing.assert_frame_equal(one.trace, two.trace)
     pd.testing.assert_frame_equal(one.scores, two.scores)
 
 
 def test_other_data_or_another_recipe_is_another_study(study, tmp_path):
-    searcher = protocol.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path)
     values = {"kernels": [4]}
     searcher.grid(study, "g", values, {"stages": 1})
     searcher.grid(replace(study, seed=6), "g", values, {"stages": 1})
@@ -166,7 +166,7 @@ def test_other_data_or_another_recipe_is_another_study(study, tmp_path):
 
 
 def test_nested_selection_never_sees_the_test_patients(study, tmp_path):
-    searcher = protocol.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path)
     space = replace(SPACE, kernels=(8,), coarse=(0.3,), fine=(1.0,))
     train = {f: study.splits.query("fold == @f and role == 'train'")["unit_id"].tolist() for f in (0, 1)}
     inner = {f: folds(names) for f, names in train.items()}
@@ -181,13 +181,13 @@ def test_nested_selection_never_sees_the_test_patients(study, tmp_path):
 
 
 def test_a_trial_that_diverges_is_recorded_and_never_wins(study, tmp_path):
-    searcher = protocol.Searcher(tmp_path, quiet=True)
+    searcher = protocol.Searcher(tmp_path)
     fixed = {"kernels": 4, "stages": 1, "batch_norm": False}
     trials = searcher.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed)
     rows = trials.rows("flat", "coarse").set_index("learning_rate")
     assert np.isnan(rows.loc[1e30, "value"]) and "The loss is" in rows.loc[1e30, "note"]
     assert rows.loc[1e-3, "note"] == "" and trials.best().params["learning_rate"] == 1e-3
-    again = protocol.Searcher(tmp_path, quiet=True)
+    again = protocol.Searcher(tmp_path)
     assert len(again.grid(study, "g", {"learning_rate": [1e-3, 1e30]}, fixed).finished()) == 2 and again.ran == 0
 
 
@@ -195,7 +195,7 @@ def test_an_auc_of_zero_is_not_a_divergence(study, tmp_path, monkeypatch):
     rows = pd.DataFrame({"patient_id": ["P0"], "gene": ["X"], "fold": [0], "score": [0.5]})
     told = {4: protocol.Outcome(0.0, (0.0,), rows), 2: protocol.Outcome(float("nan"), (), rows, "diverged")}
     monkeypatch.setattr(protocol, "evaluate", lambda _, parameters: told[parameters["kernels"]])
-    best = protocol.Searcher(tmp_path, quiet=True).grid(study, "g", {"kernels": [2, 4]}, {}).best()
+    best = protocol.Searcher(tmp_path).grid(study, "g", {"kernels": [2, 4]}, {}).best()
     assert best.params == {"kernels": 4} and best.value == 0
 
 
@@ -206,7 +206,7 @@ def test_an_outer_test_that_diverges_names_its_fold(study, tmp_path, monkeypatch
     space = protocol.Space((4,), (1,), (8,), ("bce",), coarse=(0.1,), decays=(0.01,), fine=(1.0,))
     inner = {1: folds(study.splits.query("fold == 1 and role == 'train'")["unit_id"].tolist())}
     with pytest.raises(ModelError, match=r"outer fold 1 .*The loss is inf"):
-        protocol.nested(protocol.Searcher(tmp_path, quiet=True), study, space, inner, range_tiles=16)
+        protocol.nested(protocol.Searcher(tmp_path), study, space, inner, range_tiles=16)
 
 
 def test_a_gene_that_a_fold_could_not_learn_has_no_scores():

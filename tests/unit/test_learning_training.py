@@ -223,10 +223,10 @@ def test_inception_trains_with_its_auxiliary_head_and_the_published_recipe(small
 
 def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
     tiles, frame, y = small
-    file, train = tmp_path / "fold-0.safetensors", part_of(frame, y, ["P0", "P1"])
-    kinds = {"score_patients": ["P5"], "fold": 0, "view": VIEW, "quiet": True}
-    fit = lambda epochs, seed=1, own=tiles: fold.fit_or_load(  # noqa: E731
-        file, own, train, TINY, replace(RECIPE, epochs=epochs), seed=seed, **kinds
+    file = tmp_path / "fold-0.safetensors"
+    parts = {role: part_of(frame, y, who) for role, who in (("train", ["P0", "P1"]), ("valid", []), ("test", ["P5"]))}
+    fit = lambda epochs, seed=1, own=tiles: fold.fit_part(  # noqa: E731
+        fold.Job(TINY, replace(RECIPE, epochs=epochs), seed, VIEW, {}), own, parts, file, 0, quiet=True
     )
     first = fit(1)
     stamp = file.stat().st_mtime_ns
@@ -241,10 +241,11 @@ def test_finished_folds_are_reused_only_when_nothing_changed(small, tmp_path):
 
 def test_validation_patients_are_refused_for_scoring_too(small, tmp_path):
     tiles, frame, y = small
+    people = {"train": ["P0", "P1"], "valid": ["P4", "P5"], "test": ["P4"]}
+    parts = {role: part_of(frame, y, who) for role, who in people.items()}
+    job = fold.Job(TINY, replace(RECIPE, epochs=1), 0, VIEW, {})
     with pytest.raises(LeakError, match="P4"):
-        fold.fit_or_load(tmp_path / "m.safetensors", tiles, part_of(frame, y, ["P0", "P1"]), TINY,
-                             replace(RECIPE, epochs=1), valid=part_of(frame, y, ["P4", "P5"]), score_patients=["P4"],
-                             seed=0, fold=0, view=VIEW, quiet=True)  # fmt: skip
+        fold.fit_part(job, tiles, parts, tmp_path / "m.safetensors", 0, quiet=True)
 
 
 def both_classes(frame):

@@ -23,7 +23,7 @@ from deeplrhe_utils.reporting.exports.export import FORMATS, ExportFolder, MapSt
 from deeplrhe_utils.reporting.heatmaps.bands import Frame
 from deeplrhe_utils.reporting.heatmaps.contours import map_contours
 from deeplrhe_utils.reporting.heatmaps.scores import GeneWindows
-from deeplrhe_utils.slides.tiles.grid import Grid, make_grid
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 SLIDES = {
     "40x, 0.2527": (8447, 5611, 0.2527, 0, "cover"),
@@ -171,13 +171,14 @@ def test_deeppath_tile_names(case, tmp_path):
     keys = hot[["tile_id", "score"]].assign(slide_id="s", patient_id="p", gene="TP53", fold=0, model_hash="m")
     labels = pd.DataFrame({"patient_id": ["p"], "gene": ["TP53"], "status": [1]}).astype({"status": "Int64"})
     assert write_stats(keys, labels, tmp_path / "out_filename_Stats.txt") == 0
-    grid = Grid.lay(width, height, mpp, 0.5, 512, SLIDES[case][3], SLIDES[case][4])
+    grid = make_grid(width, height, mpp, 0.5, 512, stride_px=SLIDES[case][3], edge=SLIDES[case][4])
+    columns, rows = (grid.drop_duplicates(c).set_index(c)[at] for c, at in (("column", "x_l0_px"), ("row", "y_l0_px")))
     again = read_stats(tmp_path / "out_filename_Stats.txt", ["TP53"]).predictions.set_index("tile_id")["score"]
     for row in hot.itertuples():
         line = next(li for li in (tmp_path / "out_filename_Stats.txt").read_text().splitlines() if row.tile_id in li)
         column, line_row = map(int, re.search(r"_(\d+)_(\d+)\.jpeg", line).groups())
-        assert abs(grid.columns.corner(column) - row.x_l0_px) <= 1
-        assert abs(grid.rows.corner(line_row) - row.y_l0_px) <= 1
+        assert abs(columns[column] - row.x_l0_px) <= 1
+        assert abs(rows[line_row] - row.y_l0_px) <= 1
         assert again[row.tile_id] == pytest.approx(row.score)
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from ipywidgets import BoundedIntText, Dropdown, Image
 
-from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import LABELS, TILES
 from deeplrhe_utils.reporting.audit_figures.audits import filter_grid
@@ -83,13 +82,6 @@ def test_without_labels_or_a_row_of_the_gene_a_patient_is_not_profiled(cohort):
     assert len(choose_tiles(tiles, none)) == len(tiles)
     assert len(choose_tiles(tiles, none, gene="TP53", status="mutated")) == 0
     assert len(choose_tiles(tiles, none, gene="TP53", status="not profiled")) == len(tiles)
-
-
-@pytest.mark.parametrize("status", ["mutated", "wild type", "not profiled"])
-def test_a_status_without_a_gene_is_refused(cohort, status):
-    _, tiles, labels = cohort
-    with pytest.raises(ParameterError, match=status):
-        choose_tiles(tiles, labels, status=status)
 
 
 def cell(page, number, side=SIDE, gap=4):

@@ -95,7 +95,9 @@ def test_a_folder_of_stamp_is_scored_by_patient_and_stamps_own_numbers_stand_bel
     assert (row["gene"], row["ci_method"], row["n_pos"]) == ("KRAS", CROSS_FITTED, 40)
     ranked = pd.concat([own.assign(r=own["KRAS_MUT"].rank()) for own in parts])
     assert row["auc"] == pytest.approx(roc_auc_score(ranked["KRAS"] == "MUT", ranked["r"]), abs=1e-12)
-    assert any("STAMP, classification" in line for line in said.lines) and any("The class called MUT" in x for x in said.lines)
+    assert any("STAMP, classification" in line for line in said.lines) and any(
+        "The class called MUT" in x for x in said.lines
+    )
     aucs = [roc_auc_score(own["KRAS"] == "MUT", own["KRAS_MUT"]) for own in parts]
     half = stats.t.ppf(0.975, 3) * np.std(aucs, ddof=1) / 2
     theirs = found[found["ci_method"].str.startswith("STAMP")]

@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.slides.quality.artefacts import SurveyRules, artefact_masks, background_of, bubble_mask, fold_mask
+from deeplrhe_utils.slides.quality.artefacts import SurveyRules, artefact_masks, bubble_mask, fold_mask
 from deeplrhe_utils.slides.quality.blocks import disc
-from deeplrhe_utils.slides.quality.tissue import SlideGlass, glass_level, shares
+from deeplrhe_utils.slides.quality.tissue import SlideGlass, background_mask, glass_level, shares
 from deeplrhe_utils.slides.reading.reader import Slide
 
 MPP, SIDE = 2.0, 500  # 1 mm
@@ -144,14 +144,16 @@ def test_a_survey_names_every_mask_and_obeys_its_rules():
     density[:, :100] = 0
     red = line(110, points=((0.4, 0.5), (0.9, 0.5)))
     rgb = seen((density + red[..., None] * np.array((0.08, 0.9, 0.72))).astype(np.float32))
-    masks = {"background": background_of(rgb, MPP, GLASS), **artefact_masks(rgb, MPP, GLASS)}
+    masks = {"background": background_mask(rgb, glass=GLASS, mpp=MPP), **artefact_masks(rgb, MPP, GLASS)}
     assert set(masks) == {"background", "pen", "fold", "bubble"}
     assert all(mask.shape == (SIDE, SIDE) and mask.dtype == bool for mask in masks.values())
     assert masks["background"][:, :98].all() and not masks["background"][:, 102:].any()
     assert masks["pen"][red].mean() > 0.9
     assert not artefact_masks(rgb, MPP, GLASS, SurveyRules(red_pen=False))["pen"].any()
     assert not artefact_masks(rgb, MPP, GLASS, SurveyRules(pen_density=1.5))["pen"].any()
-    assert not background_of(rgb, MPP, GLASS, SurveyRules(background_method="intensity", intensity_cut=250)).any()
+    assert not background_mask(
+        rgb, glass=GLASS, mpp=MPP, rules=SurveyRules(background_method="intensity", intensity_cut=250)
+    ).any()
     boxes = np.array([[0, 0, 100, 500], [100, 0, 500, 500]], float)
     assert shares(masks["background"], boxes) == pytest.approx([1, 0], abs=0.02)
 
@@ -159,7 +161,7 @@ def test_a_survey_names_every_mask_and_obeys_its_rules():
 def test_a_picture_of_a_few_pixels_is_no_trouble():
     for shape in ((1, 1, 3), (3, 40, 3), (40, 3, 3)):
         picture = np.full(shape, 150, np.uint8)
-        masks = {"background": background_of(picture, MPP, GLASS), **artefact_masks(picture, MPP, GLASS)}
+        masks = {"background": background_mask(picture, glass=GLASS, mpp=MPP), **artefact_masks(picture, MPP, GLASS)}
         assert all(mask.shape == shape[:2] for mask in masks.values())
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
-from deeplrhe_utils.slides.tiles.grid import Grid, make_grid
+from deeplrhe_utils.slides.tiles.grid import make_grid
 
 mpps = st.sampled_from([0.25, 0.2527, 0.499, 0.5, 0.5026, 0.2325, 1.0, 0.121547])
 
@@ -66,9 +66,10 @@ def test_sizes_must_be_positive(bad):
 @given(st.integers(2000, 30_000), st.integers(2000, 9_000), mpps, st.integers(64, 256), st.integers(32, 256))
 def test_with_overlap_every_pixel_of_the_slide_is_covered(width, height, mpp, tile_px, stride_px):
     stride_px = min(stride_px, tile_px)
-    grid = Grid.lay(width, height, mpp, 0.5, tile_px, stride_px, edge="cover")
-    for axis, length in ((grid.columns, width), (grid.rows, height)):
-        corners = [axis.corner(i) for i in range(axis.count)]
+    grid = make_grid(width, height, mpp, 0.5, tile_px, stride_px=stride_px, edge="cover")
+    side, step = (px * Fraction("0.5") / Fraction(str(mpp)) for px in (tile_px, stride_px))
+    for axis, place, length in (("column", "x_l0_px", width), ("row", "y_l0_px", height)):
+        corners = grid.drop_duplicates(axis).sort_values(axis)[place].tolist()
         assert corners[0] == 0 and corners == sorted(corners)
-        assert all(b - a < axis.step + 1 and b - a <= axis.side + 1 for a, b in itertools.pairwise(corners))
-        assert length - 1 < corners[-1] + axis.side <= length  # the last tile ends at the edge, and not beyond
+        assert all(b - a < step + 1 and b - a <= side + 1 for a, b in itertools.pairwise(corners))
+        assert length - 1 < corners[-1] + side <= length  # the last tile ends at the edge, and not beyond

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import pytest
 
-from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.quality.blocks import (
     JPEG_EXCESS,
     JPEG_RATIO,
@@ -78,8 +77,6 @@ def test_the_ratio_agrees_with_the_mask_and_takes_a_blank_mask():
     nothing = np.zeros(tile.shape[:2], bool)
     assert noise_ratio(tile, blank=nothing).blank_fraction == 0.0
     assert noise_ratio(tile, blank=~nothing) == (1.0, 0.0, 1.0)
-    with pytest.raises(ParameterError, match="does not fit"):
-        noise_ratio(tile, blank=nothing[:10])
 
 
 def test_a_block_with_too_little_tissue_is_not_judged():
@@ -122,8 +119,6 @@ def test_blocks_of_a_finer_scan_are_half_as_wide():
     assert jpeg_damage(tile, 4.0) > 0.9 and jpeg_damage(tissue(512), 4.0) == 0.0
     odd = cv2.resize(fine[:, 2:], (511, 512), interpolation=cv2.INTER_AREA)
     assert jpeg_damage(odd, 4.0) > 0.9
-    with pytest.raises(ParameterError, match="too small"):
-        jpeg_damage(tile, 2.0)
 
 
 def test_neither_glass_nor_defocus_nor_a_sharp_edge_is_jpeg_damage():

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deeplrhe_utils.slides.quality import survey as survey_module
-from deeplrhe_utils.slides.quality.artefacts import CONTEXT_UM, SurveyRules, artefact_masks, background_of
+from deeplrhe_utils.slides.quality.artefacts import CONTEXT_UM, SurveyRules, artefact_masks
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
-from deeplrhe_utils.slides.quality.tissue import CLEAN_UM
+from deeplrhe_utils.slides.quality.tissue import CLEAN_UM, background_mask
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.grid import COVER, INSIDE, make_grid
 from deeplrhe_utils.slides.tiles.tiling import TilingRules, tile_slide
@@ -20,7 +20,6 @@ from tests.tiff_slides import damage, write_jpeg_slide
 WIDTH, HEIGHT = 1280, 2048  # a multiple of the survey's pixels, so that no edge is left out
 GLASS, DARK = 240, 60
 PLANTED = ((200, 312, 744, 1000), (1016, 1496, 1280, 1904))  # left, top, right, bottom: multiples of 8, as its pixels
-RULES = SurveyRules()
 
 
 def planted(rectangles=PLANTED, width=WIDTH, height=HEIGHT):
@@ -109,7 +108,7 @@ def test_a_picture_of_glass_alone_is_glass_in_every_tile(tmp_path):
     with Slide(path, mpp=0.25) as slide:
         tiles = make_grid(*slide.dimensions, 0.25, 0.5, 96, edge=COVER)
         glass = glass_of(slide)
-        found = survey(slide, tiles, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, RULES)},
+        found = survey(slide, tiles, lambda rgb, mpp: {"background": background_mask(rgb, glass=glass, mpp=mpp)},
                        context_um=CLEAN_UM)  # fmt: skip
     assert glass.found and np.abs(glass.level - GLASS).max() <= 1
     assert len(found) == len(tiles) and (found["background"] == 1).all()
@@ -146,7 +145,7 @@ def test_bands_do_not_change_the_background_where_the_context_is_as_wide_as_the_
 
         def shares_with(band_px, context_um):
             monkeypatch.setattr(survey_module, "_BAND_PX", band_px)
-            return survey(slide, tiles, lambda rgb, at: {"background": background_of(rgb, at, glass, RULES)},
+            return survey(slide, tiles, lambda rgb, at: {"background": background_mask(rgb, glass=glass, mpp=at)},
                           context_um=context_um)["background"].to_numpy()  # fmt: skip
 
         whole = shares_with(10**9, CLEAN_UM)

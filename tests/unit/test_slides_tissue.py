@@ -7,6 +7,7 @@ import pytest
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.quality.tissue import (
     GLASS_FALLBACK,
+    BackgroundRules,
     SlideGlass,
     background_mask,
     blank_mask,
@@ -17,6 +18,7 @@ from deeplrhe_utils.slides.quality.tissue import (
 )
 from deeplrhe_utils.slides.reading.reader import Slide
 
+INTENSITY = BackgroundRules("intensity")
 EOSIN, HAEMATOXYLIN = np.array((0.10, 0.45, 0.20)), np.array((0.55, 0.60, 0.30))  # optical density, RGB
 WHITE, GREY, YELLOW = (244, 243, 241), (206, 205, 204), (236, 230, 205)
 
@@ -65,10 +67,10 @@ def test_background_by_density_follows_the_planted_outline(level, strength, mpp)
 def test_the_grey_value_fails_on_grey_glass_and_density_does_not():
     rgb, disc = picture(GREY)
     glass = glass_level(rgb)
-    assert background_mask(rgb, glass=glass, method="intensity").mean() == 0.0
+    assert background_mask(rgb, glass=glass, rules=INTENSITY).mean() == 0.0
     assert (background_mask(rgb, glass=glass) == ~disc).mean() > 0.99
     white, disc = picture(WHITE, 1.0)
-    assert (background_mask(white, glass=glass_level(white), method="intensity") == ~disc).mean() > 0.97
+    assert (background_mask(white, glass=glass_level(white), rules=INTENSITY) == ~disc).mean() > 0.97
 
 
 def test_a_colourless_even_shade_is_background_and_pale_eosin_is_not():
@@ -76,7 +78,7 @@ def test_a_colourless_even_shade_is_background_and_pale_eosin_is_not():
     shade = np.full((60, 60, 3), 185, np.uint8)  # optical density 0.11
     pale = np.rint(240 * 10.0 ** -(0.11 / EOSIN.mean() * EOSIN)).astype(np.uint8) * np.ones((60, 60, 1), np.uint8)
     assert background_mask(shade, glass=glass).all() and not background_mask(pale, glass=glass).any()
-    assert not background_mask(shade, glass=glass, shade_cut=0).any()
+    assert not background_mask(shade, glass=glass, rules=BackgroundRules(shade_cut=0)).any()
     assert not background_mask(np.full((60, 60, 3), 120, np.uint8), glass=glass).any()  # grey, but too dense
 
 
@@ -84,7 +86,9 @@ def test_a_colourless_even_shade_is_background_and_pale_eosin_is_not():
 @pytest.mark.parametrize("value", [0, 255])
 def test_fill_is_background(method, value):
     fill = np.full((40, 40, 3), value, np.uint8)
-    assert background_mask(fill, glass=SlideGlass(np.full(3, 240.0), True), method=method).all()
+    assert background_mask(
+        fill, glass=SlideGlass(np.full(3, 240.0), True), rules=BackgroundRules(background_method=method)
+    ).all()
 
 
 def test_cleaning_removes_specks_fills_gaps_and_keeps_the_edge():
@@ -103,7 +107,9 @@ def test_optical_density_is_relative_to_the_glass_and_never_negative_and_other_m
     assert density[0, 0] == pytest.approx(0, abs=1e-6) and (density[0, 1] == 0).all()
     assert density[0, 2] == pytest.approx(np.log10([241 / 24, 231 / 23, 221 / 22]), abs=1e-5)
     with pytest.raises(ParameterError, match="density"):
-        background_mask(np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), method="otsu")
+        background_mask(
+            np.zeros((4, 4, 3), np.uint8), glass=SlideGlass(np.full(3, 240.0), True), rules=BackgroundRules("otsu")
+        )
 
 
 def brute(mask, box, fine=20):
@@ -138,7 +144,9 @@ def test_real_slides_have_the_tissue_one_sees(shared_data):
         with Slide(shared_data / "slides" / name) as slide:
             rgb = slide.thumbnail(round(max(slide.dimensions) * slide.mpp / 4))
         glass = glass_level(rgb)
-        density, grey = (background_mask(rgb, glass=glass, mpp=4, method=m) for m in ("density", "intensity"))
+        density, grey = (
+            background_mask(rgb, glass=glass, mpp=4, rules=BackgroundRules(m)) for m in ("density", "intensity")
+        )
         assert glass.found and (density == grey).mean() > 0.99
         found[name[0]] = 1 - density.mean()
     assert 0.33 < found["C"] < 0.38 and 0.004 < found["l"] < 0.009
@@ -149,6 +157,8 @@ def test_grey_alveoli_are_background_by_density_only(shared_data):
     for path in sorted((shared_data / "lc25000" / "lung_n").glob("*.jpeg"))[::40]:
         rgb = cv2.resize(cv2.imread(str(path))[..., ::-1], (56, 56), interpolation=cv2.INTER_AREA)
         glass = glass_level(rgb)
-        rows.append([background_mask(rgb, glass=glass, method=m).mean() for m in ("density", "intensity")])
+        rows.append(
+            [background_mask(rgb, glass=glass, rules=BackgroundRules(m)).mean() for m in ("density", "intensity")]
+        )
     density, grey = np.mean(rows, axis=0)
     assert density > 0.3 and grey < 0.05

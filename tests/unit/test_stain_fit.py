@@ -147,8 +147,6 @@ def test_responsibilities_are_a_partition_of_any_picture():
 def test_configurations_that_mean_nothing_are_refused(wrong):
     with pytest.raises(StainError):
         DcgmmConfig(**wrong)
-    with pytest.raises(StainError, match=r"unknown entries.*colour"):
-        DcgmmConfig.from_json({"colour": 1})
 
 
 # The fit

@@ -11,7 +11,7 @@ import torch
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import density_to_rgb, od_to_hsd, optical_density
 from deeplrhe_utils.stain.dcgmm.fit import fit_responsibilities
-from deeplrhe_utils.stain.dcgmm.maps import ColourMap, chroma_spread, map_to
+from deeplrhe_utils.stain.dcgmm.maps import chroma_spread, map_to
 from deeplrhe_utils.stain.dcgmm.method import Dcgmm, responsibilities
 from deeplrhe_utils.stain.dcgmm.net import PAPER, DcgmmConfig, DcgmmNet, tissue_weight
 from deeplrhe_utils.stain.dcgmm.statistics import (
@@ -44,14 +44,12 @@ def invented(seed, k=4, share=None, low=0.2):
 
 
 # Statistics
-def test_moments_add_up_in_any_order_and_however_split():
+def test_moments_add_up_in_any_order():
     tiles = slides()["lab 2"]
     scale = density_scale(tiles)
     whole = collect(net(), tiles, scale=scale, with_glass=True)
-    parts = [collect(net(), [tile], scale=scale, with_glass=True) for tile in tiles]
-    sums = [parts[i] + parts[j] + parts[k] for i, j, k in permutations(range(3))]
-    sums += [parts[0] + (parts[1] + parts[2]), collect(net(), tiles[::-1], scale=scale, with_glass=True)]
-    for one in sums:
+    for turned in permutations(tiles):
+        one = collect(net(), turned, scale=scale, with_glass=True)
         for name in NUMBERS:
             np.testing.assert_allclose(getattr(one, name), getattr(whole, name), rtol=1e-10)
         assert one.tissue_px == pytest.approx(whole.tissue_px, rel=1e-10)
@@ -143,19 +141,11 @@ def test_a_constant_tile_gives_finite_figures():
 
 def test_statistics_of_different_networks_are_not_mixed():
     own, other = collect(net(), slides()["lab 1"]), replace(invented(0), net="another")
-    with pytest.raises(StainError, match="different networks cannot be pooled"):
-        own + other
     with pytest.raises(StainError, match="measured with different networks"):
         map_to(own, other)
     fewer = collect(DcgmmNet(DcgmmConfig(components=3)).eval(), slides()["lab 1"])
     with pytest.raises(StainError, match="measured with different networks"):
         map_to(own, fewer)
-
-
-def test_two_slides_pool_to_the_scale_of_their_densities():
-    one, two = (collect(net(), slides()[lab]) for lab in ("lab 1", "lab 2"))
-    pooled = one + two
-    assert one.scale < pooled.scale < two.scale and pooled.scale == quantile(one.density + two.density)
 
 
 def test_statistics_survive_json():
@@ -265,31 +255,6 @@ def test_a_single_stain_is_matched_in_density_alone_and_no_second_is_painted():
     assert map_to(own, reference, DIAGONAL).note == made.note
     assert map_to(reference, collect(net(), slides()["lab 2"])).note == ""
     assert map_to(own, collect(net(), [one_bath(3)])).note == "", "the reference has one stain, too"
-
-
-def test_maps_survive_json_and_their_digest_says_everything():
-    made = map_to(invented(0), invented(1))
-    again = ColourMap.from_json(json.loads(json.dumps(made.to_json(), allow_nan=False)))
-    assert again.to_json() == made.to_json() and again.digest() == made.digest() and len(made.digest()) == 16
-    others = [
-        replace(made, scale=1.1), replace(made, net="b"), replace(made, offset=made.offset + 1e-12),
-        replace(made, white_out=(0.0, 0.0, 0.1)), replace(made, identity=True), replace(made, note="x"),
-    ]  # fmt: skip
-    assert len({made.digest(), *(other.digest() for other in others)}) == 7
-
-
-MAP_DAMAGE = {
-    "nothing": lambda r: {}, "no record": lambda r: None,
-    "no offset": lambda r: {k: v for k, v in r.items() if k != "offset"},
-    "a component less": lambda r: r | {"offset": r["offset"][:-1]}, "text": lambda r: r | {"matrix": "one"},
-    "two channels": lambda r: r | {"white_in": [0.0, 0.0]},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("damage", MAP_DAMAGE.values(), ids=MAP_DAMAGE)
-def test_damaged_maps_are_told(damage):
-    with pytest.raises(StainError, match=r"colour map's record.*Make the map again"):
-        ColourMap.from_json(damage(map_to(invented(0), invented(1)).to_json()))
 
 
 @pytest.mark.parametrize("threads", [1, 2])

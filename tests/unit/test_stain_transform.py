@@ -1,6 +1,5 @@
 """Colour maps at work: what comes out, what stays, and that every way to compute it gives the same pixels."""
 
-import copy
 import shutil
 from dataclasses import replace
 
@@ -102,8 +101,6 @@ def test_the_reference_onto_itself_is_the_identity_bit_for_bit():
     for tile in slides()["lab 1"]:
         new = apply(made, tile)
         assert np.array_equal(new, tile) and not np.shares_memory(new, tile)
-    batch = torch.from_numpy(np.stack(slides()["lab 1"])).permute(0, 3, 1, 2).contiguous()
-    assert torch.equal(made(batch), batch)
 
 
 @pytest.mark.parametrize("lab", OTHERS)
@@ -165,8 +162,8 @@ def test_gaps_that_show_dark_glass_get_the_references_and_no_grain_and_tissue_st
         with torch.inference_mode():
             density = transforms._density(planes, paint.white_in, False)
             logits = paint._spread(density.view(1, 1, *tile.shape[:2])).reshape(net().components, -1)
-            other = torch.stack(transforms._pixels(planes, density, logits, *paint._constants()))
-        assert levels(other.numpy().T.reshape(tile.shape), new).max() <= 1, "as a compiler and a graphics card see it"
+            other = torch.stack(transforms._pixels(planes, density, logits, *paint.constants))
+        assert levels(other.numpy().T.reshape(tile.shape), new).max() <= 1, "as a compiler sees it"
 
 
 def test_gaps_of_pale_glass_or_without_a_reference_to_them_keep_their_colour():
@@ -237,30 +234,6 @@ def test_a_planted_stain_change_is_undone_the_better_the_more_tiles_are_known(fa
 
 
 # The same pixels, however they are computed
-def test_a_batch_is_its_tiles_one_by_one():
-    tiles = slides()["lab 2"] + slides()["lab 3"]
-    for made in (transform(), transform(bf16=True)):
-        batch = torch.from_numpy(np.stack(tiles)).permute(0, 3, 1, 2)
-        before = batch.clone()
-        new = made(batch)
-        assert (new.shape, new.dtype) == (batch.shape, torch.uint8) and torch.equal(batch, before)
-        for one, tile in zip(new, tiles, strict=True):
-            assert np.array_equal(one.permute(1, 2, 0), apply(made, tile))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here")
-@pytest.mark.parametrize("white", [False, True])
-def test_a_graphics_card_gives_the_same_pixels(white):
-    colour_map = plan(method=Dcgmm(net(), white=white))
-    batch = torch.from_numpy(np.stack(slides()["lab 2"])[:, : ODD[0], : ODD[1]]).permute(0, 3, 1, 2).contiguous()
-    wanted = StainTransform(net(), colour_map)(batch)
-    for bf16 in (False, True):
-        made = StainTransform(copy.deepcopy(net()), colour_map, bf16=bf16).to("cuda")
-        new = made(batch.to("cuda")).cpu()
-        difference = levels(new.numpy(), wanted.numpy())
-        assert difference.max() <= 1 and difference.mean() < 0.05
-
-
 @pytest.mark.parametrize("size", [(32, 32), ODD, (192, 64)])
 @pytest.mark.parametrize("lab", OTHERS)
 def test_any_size_and_either_layout(lab, size):
@@ -357,14 +330,6 @@ def test_what_is_no_8_bit_rgb_tile_is_told(tile, told):
             refuse(tile)
 
 
-@pytest.mark.parametrize("batch", [torch.zeros(1, 3, 64, 64), torch.zeros(3, 64, 64, dtype=torch.uint8),
-                                   torch.zeros(1, 4, 64, 64, dtype=torch.uint8),
-                                   torch.zeros(1, 3, 64, 31, dtype=torch.uint8)])  # fmt: skip
-def test_what_is_no_batch_is_told(batch):
-    with pytest.raises(StainError, match=r"batch of tiles must be 8-bit RGB.*Got: torch.*uint8 \(N, 3, H, W\)"):
-        transform()(batch)
-
-
 def test_a_map_of_another_network_is_refused_and_a_constant_tile_stays_finite():
     tile = np.full((48, 48, 3), (180, 90, 160), np.uint8)
     new = apply(transform(), tile)
@@ -376,12 +341,3 @@ def test_a_map_of_another_network_is_refused_and_a_constant_tile_stays_finite():
         StainTransform(DcgmmNet().eval(), plan())
     with pytest.raises(StainError, match="another network"):
         StainTransform(net(), replace(plan(), matrix=plan().matrix[:3], offset=plan().offset[:3]))
-
-
-def test_the_transform_is_a_module_that_saves_and_moves_its_tables():
-    made = transform()
-    state = made.state_dict()
-    assert {"table", "white_in", "white_out"} <= set(state)
-    other = StainTransform(net(), plan("lab 3"))
-    other.load_state_dict(state)
-    assert torch.equal(other.table, made.table)

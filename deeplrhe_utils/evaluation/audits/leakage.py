@@ -58,11 +58,7 @@ def as_units(tiles: pd.DataFrame, scheme: str) -> pd.DataFrame:
     ----------
     tiles : tile_id, slide_id, patient_id
     scheme : {"tile", "slide", "patient", "site"}
-
-    Raises CohortError: an unknown scheme.
     """
-    if scheme not in UNIT_COLUMNS:
-        raise CohortError("Unknown unit of a split", got=scheme, expected=" | ".join(UNIT_COLUMNS))
     return tiles.assign(patient_id=tiles[UNIT_COLUMNS[scheme]])
 
 

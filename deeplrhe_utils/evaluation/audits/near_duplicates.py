@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError
+from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.evaluation.splits.folds import roles_of
 
 _Floats = NDArray[np.float32]
@@ -50,13 +50,7 @@ class Descriptors:
 
 
 def describe_tiles(tiles: NDArray[np.uint8]) -> Descriptors:
-    """Descriptors of tiles (n, H, W, 3), uint8 RGB, at least 8 px a side.
-
-    Raises ParameterError: another shape or type.
-    """
-    if tiles.ndim != 4 or tiles.shape[3] != 3 or tiles.dtype != np.uint8 or min(tiles.shape[1:3]) < _THUMB:
-        raise ParameterError("Tiles cannot be described", got=f"{tiles.dtype} {tiles.shape}",
-                             expected=f"uint8 (n, H, W, 3), at least {_THUMB} px a side")  # fmt: skip
+    """Descriptors of tiles (n, H, W, 3), uint8 RGB, at least 8 px a side."""
     small = np.stack([cv2.resize(t, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA) for t in tiles])
     channels = np.ascontiguousarray(small.reshape(len(tiles), -1, 3).transpose(0, 2, 1))  # contiguous: sorts fast
     channels.sort(axis=2)
@@ -95,8 +89,6 @@ def pairs_between(
     Returns (k, 4): number in `first`'s and in `second`'s numbering of tiles, colour and layout distance. Candidates are
     found with a tree over colours, block by block, so memory grows with the pairs that are found, not with a · b.
     """
-    if kind not in CUTS:
-        raise ParameterError("Unknown kind of near-duplicate", got=kind, expected=" | ".join(CUTS))
     colour_cut, layout_cut = CUTS[kind]
     if not len(first) or not len(second):
         return np.empty((0, 4))

@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image
 
 from deeplrhe_utils.core.errors import InputError
-from deeplrhe_utils.core.tables.foreign import read_foreign
+from deeplrhe_utils.core.tables.foreign import read_foreign, read_foreign_parquet
 from deeplrhe_utils.core.text import counted, shortened
 from deeplrhe_utils.evaluation.auc.deeppath import is_stats, read_stats
 from deeplrhe_utils.evaluation.auc.score_file import Scores, read_scores
@@ -150,10 +150,7 @@ def _table(path: Path, cohort: PlantedCohort, classes: Sequence[str]) -> tuple[p
                              expected="one file per slide and gene", fix="Give one kind of file")  # fmt: skip
         return table.astype("string"), []
     if path.suffix.lower() in (".parquet", ".pq"):
-        try:
-            return pd.read_parquet(path).astype("string").fillna("").reset_index(drop=True), []
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as Parquet ({str(error)[:80]})") from error
+        return read_foreign_parquet(path, InputError).astype("string").fillna("").reset_index(drop=True), []
     if is_stats(path):
         stats = read_stats(path, classes)
         left = stats.ledger[stats.ledger["outcome"] != "used"]

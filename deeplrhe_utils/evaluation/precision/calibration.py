@@ -12,7 +12,7 @@ from scipy import optimize, special
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
-from deeplrhe_utils.core.errors import CohortError, ParameterError, SmallCohortError
+from deeplrhe_utils.core.errors import CohortError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.delong import Z
 from deeplrhe_utils.evaluation.precision.power import wilson
@@ -21,7 +21,6 @@ _Floats = NDArray[np.float64]
 _Labels = NDArray[np.int64]
 
 AS_IS: Final = "as the network says"
-RECALIBRATIONS: Final = ("Platt", "isotonic")
 EDGE: Final = 1e-6
 """Scores nearer than this to 0 or 1 are moved here before their logit is taken; they are counted."""
 CALIBRATION_COLUMNS: Final = (
@@ -85,8 +84,6 @@ def reliability(label: _Labels, score: _Floats, bins: int = 10) -> pd.DataFrame:
 
 def _bins(score: _Floats, bins: int) -> list[NDArray[np.intp]]:
     """Places of the units of every bin, low scores first; ties stay together."""
-    if bins < 1:
-        raise ParameterError("Reliability needs bins", got=bins, expected="1 or more")
     order = np.argsort(score, kind="stable")
     # a border that falls among equal scores moves to the first of them
     borders = np.searchsorted(score[order], score[order][np.arange(1, bins) * len(score) // bins])
@@ -183,16 +180,12 @@ def recalibrate(scored: pd.DataFrame, method: str = "Platt") -> pd.DataFrame:
     *other* folds: with two folds, on scores of the other network. Platt's slope can be negative, where the other folds
     rank in reverse; it is kept, because hiding it would hide that the network does not generalise.
 
-    Raises CohortError: a patient twice, fewer than two folds, or other folds that lack a class. ParameterError: an
-    unknown method.
+    Raises CohortError: a patient twice, fewer than two folds, or other folds that lack a class.
     """
-    if method not in RECALIBRATIONS:
-        raise ParameterError("Unknown recalibration", got=method, expected=" | ".join(RECALIBRATIONS))
     fold, label, score = checked_columns(scored, "Recalibration")
     new = np.full(len(score), np.nan)
     for other in other_folds(fold, label, "Recalibration"):
-        new[~other] = _platt(label[other], score[other], score[~other]) if method == "Platt" else _isotonic(
-            label[other], score[other], score[~other])  # fmt: skip
+        new[~other] = RECALIBRATIONS[method](label[other], score[other], score[~other])
     return scored.assign(score=new)
 
 
@@ -207,6 +200,9 @@ def _platt(label: _Labels, score: _Floats, new: _Floats) -> _Floats:
 
 def _isotonic(label: _Labels, score: _Floats, new: _Floats) -> _Floats:
     return np.asarray(IsotonicRegression(out_of_bounds="clip", y_min=0, y_max=1).fit(score, label).predict(new))
+
+
+RECALIBRATIONS: Final = {"Platt": _platt, "isotonic": _isotonic}
 
 
 def score_versions(scored: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from deeplrhe_utils.core.errors import CohortError, InputError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, InputError
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.tables.foreign import read_foreign
 from deeplrhe_utils.evaluation.auc.resampling import redraw
@@ -218,12 +218,7 @@ def simulated_readers(
     alike : in [0, 1): correlation of two readers' latent difficulty of a case; 0 lets them err independently
 
     Returns DataFrame: :data:`_COLUMNS`; every reader's name ends in "(SIMULATED)".
-
-    Raises ParameterError: a value outside its range.
     """
-    if not (readers >= 1 and 0 < sensitivity < 1 and 0 < specificity < 1 and 0 <= alike < 1):
-        got = f"{readers} readers, sensitivity {sensitivity}, specificity {specificity}, alike {alike}"
-        raise ParameterError("No such readers can be simulated", got=got)
     random, truth = generator(seed, "simulated readers"), cases["truth"].to_numpy(np.int64)
     hard = random.standard_normal(len(truth))
     able = stats.norm.ppf(np.where(truth == 1, sensitivity, specificity))

@@ -347,17 +347,12 @@ def disjoint(x: _Floats, y: _Floats, size: _Floats) -> NDArray[np.object_]:
     top, below = np.searchsorted(down, y), np.searchsorted(down, y + size)
     for row, column, sign in ((top, first, 1), (below, last, 1), (top, last, -1), (below, first, -1)):
         np.add.at(change, (row, column), sign)
-    covered = np.pad(_summed(change) > 0, ((0, 0), (1, 0)))
+    for axis in (0, 1):  # in place: NumPy's own sums would be of 64 bits, twice
+        np.cumsum(change, axis=axis, dtype=np.int32, out=change)
+    covered = np.pad(change > 0, ((0, 0), (1, 0)))
     edge = np.diff(covered.astype(np.int8), axis=1)
     (rows, begin), end = np.nonzero(edge == 1), np.nonzero(edge == -1)[1]
     return np.asarray(shapely.box(across[begin], down[rows], across[end], down[rows + 1]))
-
-
-def _summed(change: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Sums along both axes, in place: NumPy's own would be of 64 bits, twice."""
-    for axis in (0, 1):
-        np.cumsum(change, axis=axis, dtype=np.int32, out=change)
-    return change
 
 
 def shared_area(areas: NDArray[np.object_], outline: BaseGeometry) -> float:

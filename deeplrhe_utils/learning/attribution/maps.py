@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.learning.attribution.places import Probe, check_picture
 from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork
 from deeplrhe_utils.learning.recipes.scoring import as_input
@@ -28,7 +28,6 @@ from deeplrhe_utils.learning.recipes.scoring import as_input
 _Tile = NDArray[np.uint8]
 _Map = NDArray[np.float32]
 GRADIENTS, CAM = "integrated gradients", "Grad-CAM"
-_METHODS: Final = (GRADIENTS, CAM)
 TOLERANCE: Final = 0.01
 """Largest relative gap from completeness."""
 MOST_STEPS: Final = 81
@@ -59,7 +58,6 @@ class Integrated:
     gap: float
     relative_gap: float
     steps: int
-    complete: bool
     note: str = ""
 
 
@@ -92,19 +90,17 @@ class Attribution:
     target : name of the target
     score : probability [0–1], computed in float32
     logit : its log-odds
-    integrated, cam : the maps; None where the method was not asked for
+    integrated, cam : the maps
     """
 
     target: str
     score: float
     logit: float
-    integrated: Integrated | None
-    cam: Cam | None
+    integrated: Integrated
+    cam: Cam
 
 
-def attribute(
-    network: TileNetwork, tiles: Sequence[_Tile], target: str, *, methods: Sequence[str] = _METHODS
-) -> list[Attribution]:
+def attribute(network: TileNetwork, tiles: Sequence[_Tile], target: str) -> list[Attribution]:
     """Integrated gradients and Grad-CAM of some tiles; each tile's maps do not depend on the others.
 
     Integrated gradients go from white to the tile: 1.0 in every channel, glass without tissue, is what "nothing there"
@@ -116,29 +112,24 @@ def attribute(
     tiles : sequence of uint8 RGB (h, w, 3)
         As the network was trained on them: normalized, at the stored size; sides of 32 px or more.
     target : one of ``network.config.targets``
-    methods : of "integrated gradients" and "Grad-CAM"
 
     Returns list of Attribution: one per tile, in order.
 
     Raises InputError: there is no tile, or one is no uint8 RGB picture. ModelError: unknown target, weights or output
-    that are not finite, or Grad-CAM of a network without feature map. ParameterError: unknown method.
+    that are not finite, or a network without feature map.
     """
-    if unknown := set(methods) - set(_METHODS):
-        raise ParameterError("There is no such method", got=", ".join(sorted(unknown)), expected=" | ".join(_METHODS))
     if not len(tiles):
         raise InputError("There is no tile to explain", fix="Choose at least one")
     for number, tile in enumerate(tiles):
         check_picture(tile, f"Tile {number}")
     probe = Probe(network, target)
-    return [_attribute(probe, tile, methods) for tile in tiles]
+    return [_attribute(probe, tile) for tile in tiles]
 
 
-def _attribute(probe: Probe, tile: _Tile, methods: Sequence[str]) -> Attribution:
+def _attribute(probe: Probe, tile: _Tile) -> Attribution:
     inputs = as_input(np.array(tile[None])).to(probe.device)
     logit = float(probe.logits(inputs))
-    integrated = _integrated(probe, inputs) if GRADIENTS in methods else None
-    cam = cam_of(probe, inputs) if CAM in methods else None
-    return Attribution(probe.target, float(expit(logit)), logit, integrated, cam)
+    return Attribution(probe.target, float(expit(logit)), logit, integrated_of(probe, inputs), cam_of(probe, inputs))
 
 
 def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[np.float64]) -> Tensor:
@@ -152,8 +143,11 @@ def sum_gradients(probe: Probe, start: Tensor, end: Tensor, fractions: NDArray[n
     return total
 
 
-def _integrated(probe: Probe, end: Tensor) -> Integrated:
-    """Midpoint rule: steps are tripled from 9 until the sum is complete, and every gradient is used again."""
+def integrated_of(probe: Probe, end: Tensor) -> Integrated:
+    """Integrated gradients of one input (1, 3, h, w).
+
+    Midpoint rule: steps are tripled from 9 until the sum is complete, and every gradient is used again.
+    """
     start = torch.ones_like(end)
     low, high = float(probe.logits(start)), float(probe.logits(end))
     change, steps = high - low, 9
@@ -162,21 +156,16 @@ def _integrated(probe: Probe, end: Tensor) -> Integrated:
         found = ((end - start)[0] * (total / steps)).sum(0)
         gap = float(found.sum()) - change
         relative = abs(gap) / abs(change) if change else (0.0 if gap == 0 else float("inf"))
-        complete = relative <= TOLERANCE or abs(gap) <= NEGLIGIBLE_LOGIT
-        if complete or 3 * steps > MOST_STEPS:
+        if relative <= TOLERANCE or abs(gap) <= NEGLIGIBLE_LOGIT or 3 * steps > MOST_STEPS:
             break
         steps *= 3
         new = np.flatnonzero(np.arange(steps) % 3 != 1)  # the others were the midpoints before
         total += sum_gradients(probe, start, end, (new + 0.5) / steps)
     picture = found.to(torch.float32).cpu().numpy()
-    note = "" if picture.any() else _why_empty(bool(torch.equal(start, end)))
-    return Integrated(picture, low, gap, relative, steps, complete, note)
-
-
-def _why_empty(same: bool) -> str:
-    if same:
-        return "The tile equals its baseline: there is nothing to attribute"
-    return "No pixel changes the score between baseline and tile: the network is constant here"
+    equal = "The tile equals its baseline: there is nothing to attribute"
+    constant = "No pixel changes the score between baseline and tile: the network is constant here"
+    note = "" if picture.any() else equal if torch.equal(start, end) else constant
+    return Integrated(picture, low, gap, relative, steps, note)
 
 
 def cam_of(probe: Probe, inputs: Tensor) -> Cam:

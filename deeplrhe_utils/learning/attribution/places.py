@@ -100,7 +100,7 @@ def find_feature_map(network: nn.Module, inputs: Tensor) -> FeatureMap:
         _refuse(tokens[0])
     if not found:
         raise ModelError("Grad-CAM needs a convolutional feature map, and this network has none",
-                         fix="Use integrated gradients alone, or another architecture")  # fmt: skip
+                         fix="Set attribution_tiles to 0, or take another architecture")  # fmt: skip
     layer, cells, count = found[-1]
     side = getattr(network, "side_px", None)
     return _place(layer, cells, steps[:count], _size(inputs), (side, side) if side else _size(inputs))
@@ -109,7 +109,7 @@ def find_feature_map(network: nn.Module, inputs: Tensor) -> FeatureMap:
 def _refuse(what: str) -> None:
     raise ModelError("Grad-CAM needs a convolutional feature map, and this network works on tokens", got=what,
                      expected="a convolutional network: deeplrhe, resnet18, inception_v3 …",
-                     fix="Use integrated gradients alone")  # fmt: skip
+                     fix="Set attribution_tiles to 0, or take one of these")  # fmt: skip
 
 
 def _size(x: Tensor) -> tuple[int, int]:

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.seeds import integer_seed
-from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, Attribution, cam_of, sum_gradients
-from deeplrhe_utils.learning.attribution.places import Probe, check_picture
+from deeplrhe_utils.learning.attribution.maps import CAM, GRADIENTS, Attribution, Cam, cam_of, sum_gradients
+from deeplrhe_utils.learning.attribution.places import Probe
 from deeplrhe_utils.learning.networks.deeplrhe import TileNetwork
 from deeplrhe_utils.learning.recipes.scoring import as_input
 
@@ -58,14 +57,12 @@ class SanityCheck:
     random : for each tile, integrated gradients of a network that is random throughout, float32 (h, w)
     random_cam : for each tile, its Grad-CAM, float32 (h, w), ≥ 0
     blocks : names of the blocks, from the classifier down
-    unused : modules with weights that scores do not use; they were left alone
     """
 
     table: pd.DataFrame
     random: list[_Map]
     random_cam: list[_Map]
     blocks: tuple[str, ...]
-    unused: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -88,79 +85,43 @@ def sanity_check(
     found : what `attribute` gave for these tiles; all for one target
     seed : of the random weights, with the number of the draw
 
-    Raises InputError: no tile, tiles of several sizes, or another number of attributions than tiles, or of several
-    targets. ModelError: as for
-    `attribute`.
+    Raises ModelError: as for `attribute`.
     """
-    _check(tiles, found)
     given = Probe(network, found[0].target)
     inputs = torch.cat([as_input(np.array(tile[None])) for tile in tiles]).to(given.device)
-    blocks, unused = blocks_of(given.network, inputs[:1])
+    blocks = blocks_of(given.network, inputs[:1])
     counts = np.unique(np.linspace(1, len(blocks), min(STAGES, len(blocks))).round().astype(int)).tolist()
-    before = _ranked([_Pair.of(one) for one in found])
-    pairs = _pairs(given, tiles, found)
-    rows = _rows(before, pairs, {"stage": 0, "block": "", "layers": 0, "draw": 0})
-    shown: list[_Pair] = []
+    before = _ranked([(one.integrated.map, one.cam) for one in found])
+    rows = _rows(before, _maps(given, tiles), {"stage": 0, "block": "", "layers": 0, "draw": 0})
+    shown: list[tuple[_Map, Cam]] = []
     for draw in range(DRAWS):
         for place, probe in _cascade(given, blocks, counts, inputs[:CALIBRATION_TILES], seed, draw):
-            pairs = _pairs(probe, tiles, found)
-            shown = pairs if draw == 0 else shown  # of the first draw the last stage stays
-            rows += _rows(before, pairs, {**place, "draw": draw})
+            maps = _maps(probe, tiles)
+            shown = maps if draw == 0 else shown  # of the first draw the last stage stays
+            rows += _rows(before, maps, {**place, "draw": draw})
     table = pd.DataFrame(rows).sort_values(["method", "stage", "draw", "tile"], kind="stable", ignore_index=True)
-    return SanityCheck(table, [p.gradients for p in shown if p.gradients is not None],
-                       [p.picture for p in shown if p.picture is not None],
-                       tuple(b.name for b in blocks), unused)  # fmt: skip
+    return SanityCheck(table, [one for one, _ in shown], [cam.map for _, cam in shown], tuple(b.name for b in blocks))
 
 
-def _check(tiles: Sequence[Any], found: Sequence[Attribution]) -> None:
-    for number, tile in enumerate(tiles):
-        check_picture(tile, f"Tile {number}")
-    if not found or len(tiles) != len(found):
-        raise InputError("A sanity check needs an attribution for each tile",
-                         got=f"{len(tiles)} tiles, {len(found)} attributions")  # fmt: skip
-    if len(shapes := {tile.shape for tile in tiles}) > 1:
-        raise InputError("Tiles of one sanity check have one size", got=sorted(shapes))
-    kinds = {(a.target, a.integrated is None, a.cam is None) for a in found}
-    if len(kinds) > 1:
-        raise InputError("Attributions of one sanity check have one target, and the same methods",
-                         got=sorted(map(str, kinds)))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Maps of one tile: integrated gradients; Grad-CAM's cells, and its picture."""
-
-    gradients: _Map | None
-    cells: _Map | None
-    picture: _Map | None
-
-    @classmethod
-    def of(cls, found: Attribution) -> _Pair:
-        cam = found.cam
-        return cls(found.integrated.map if found.integrated else None, cam.cells if cam else None,
-                   cam.map if cam else None)  # fmt: skip
-
-
-def _pairs(probe: Probe, tiles: Sequence[NDArray[np.uint8]], found: Sequence[Attribution]) -> list[_Pair]:
-    pairs = []
-    for tile, one in zip(tiles, found, strict=True):
+def _maps(probe: Probe, tiles: Sequence[NDArray[np.uint8]]) -> list[tuple[_Map, Cam]]:
+    """Integrated gradients and Grad-CAM of each tile."""
+    found = []
+    for tile in tiles:
         end = as_input(np.array(tile[None])).to(probe.device)
-        gradients = None
-        if one.integrated:
-            start = torch.ones_like(end)
-            total = sum_gradients(probe, start, end, (np.arange(_STEPS) + 0.5) / _STEPS)
-            gradients = ((end - start)[0] * (total / _STEPS)).sum(0).float().cpu().numpy()
-        cam = cam_of(probe, end) if one.cam else None
-        pairs.append(_Pair(gradients, cam.cells if cam else None, cam.map if cam else None))
-    return pairs
+        start = torch.ones_like(end)
+        total = sum_gradients(probe, start, end, (np.arange(_STEPS) + 0.5) / _STEPS)
+        gradients = ((end - start)[0] * (total / _STEPS)).sum(0).float().cpu().numpy()
+        found.append((gradients, cam_of(probe, end)))
+    return found
 
 
-def _ranked(pairs: Sequence[_Pair]) -> list[dict[str, Ranked]]:
-    both = [{GRADIENTS: pair.gradients, CAM: pair.cells} for pair in pairs]
-    return [{method: Ranked(values) for method, values in one.items() if values is not None} for one in both]
+def _ranked(maps: Sequence[tuple[_Map, Cam]]) -> list[dict[str, Ranked]]:
+    return [{GRADIENTS: Ranked(one), CAM: Ranked(cam.cells)} for one, cam in maps]
 
 
-def _rows(before: list[dict[str, Ranked]], after: list[_Pair], place: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(
+    before: list[dict[str, Ranked]], after: list[tuple[_Map, Cam]], place: dict[str, Any]
+) -> list[dict[str, Any]]:
     return [
         {"method": method, **place, "tile": number, **alike(was, new[method])}
         for number, (old, new) in enumerate(zip(before, _ranked(after), strict=True))
@@ -168,13 +129,12 @@ def _rows(before: list[dict[str, Ranked]], after: list[_Pair], place: dict[str, 
     ]
 
 
-def blocks_of(network: TileNetwork, inputs: Tensor) -> tuple[list[Block], tuple[str, ...]]:
+def blocks_of(network: TileNetwork, inputs: Tensor) -> list[Block]:
     """Blocks of a network from the classifier down, in the reverse of the order in which they run.
 
     A block is a child of the network or of its trunk; a sequence of composite children gives a block for each. What
     holds no kernel or matrix (batch normalization) belongs to the block before it, and tensors of no block to the last.
-
-    Returns blocks, and the names of modules that hold weights but do not run in evaluation (auxiliary heads).
+    Modules that do not run in evaluation (auxiliary heads) are in none.
     """
     parts = dict(_parts(network, network, ""))
     order: list[str] = []
@@ -187,7 +147,6 @@ def blocks_of(network: TileNetwork, inputs: Tensor) -> tuple[list[Block], tuple[
             hook.remove()
     state = network.state_dict()
     own = {name: tuple(t for t in state if t.startswith(f"{name}.")) for name in parts}
-    unused = tuple(name for name, tensors in own.items() if tensors and name not in order)
     blocks: list[Block] = []
     for name in dict.fromkeys(order):
         if blocks and not any(state[t].ndim > 1 for t in own[name]):
@@ -196,7 +155,7 @@ def blocks_of(network: TileNetwork, inputs: Tensor) -> tuple[list[Block], tuple[
             blocks.append(Block(name, own[name]))
     taken = {t for tensors in own.values() for t in tensors}
     blocks[0] = Block(blocks[0].name, blocks[0].tensors + tuple(t for t in state if t not in taken))
-    return blocks[::-1], unused
+    return blocks[::-1]
 
 
 def _parts(network: TileNetwork, module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:

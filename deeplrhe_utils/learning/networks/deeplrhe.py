@@ -22,11 +22,8 @@ from deeplrhe_utils.core.errors import ModelError
 from deeplrhe_utils.core.files import atomic_path, sha256_file
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.networks.backbones import BatchDropout, build_backbone, draw_truncated
-from deeplrhe_utils.learning.networks.backbones import set_dropout_state as set_dropout_state
-from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, read_file
-from deeplrhe_utils.learning.networks.cards import hash_patient as hash_patient
+from deeplrhe_utils.learning.networks.cards import TILE_NETWORK, hash_patient, read_file, refuse_leak
 from deeplrhe_utils.learning.networks.cards import read_card as read_card
-from deeplrhe_utils.learning.networks.cards import refuse_leak as refuse_leak
 from deeplrhe_utils.learning.networks.pointwise import guard_pointwise
 from deeplrhe_utils.learning.networks.weights import Loaded, load_weights, shown_name
 
@@ -242,16 +239,16 @@ def build_network(config: NetworkConfig, *, pretrained: bool = True) -> TileNetw
     return network
 
 
-def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, int]]:
-    """(layer, output shape, weights) of every leaf layer for one tile of `input_px`: the data of Figures 3 and 4."""
-    rows: list[tuple[str, str, int]] = []
+def layer_table(model: nn.Module, input_px: int) -> list[tuple[str, str, tuple[int, ...], int]]:
+    """(name, kind, output shape, weights) of every leaf layer for one tile of `input_px`: data of Figures 3 and 4."""
+    rows: list[tuple[str, str, tuple[int, ...], int]] = []
     hooks = []
     for name, layer in model.named_modules():
         if not list(layer.children()) and not isinstance(layer, nn.Identity):
 
             def record(layer: nn.Module, _: Any, output: Tensor, name: str = name) -> None:
-                shape = " × ".join(map(str, output.shape[1:]))
-                rows.append((f"{name}: {type(layer).__name__}", shape, sum(p.numel() for p in layer.parameters())))
+                shape = tuple(output.shape[1:])
+                rows.append((name, type(layer).__name__, shape, sum(p.numel() for p in layer.parameters())))
 
             hooks.append(layer.register_forward_hook(record))
     model.eval()
@@ -266,9 +263,7 @@ def tensor_steps(model: DeepLrhe, input_px: int) -> list[tuple[str, tuple[int, .
     """(what is done, shape of what comes out) for each resolution from the tile to the outputs: Figures 3 and 4."""
     words = {"Conv2d": "convolution", "MaxPool2d": "max pooling", "Linear": "mean,\nfully connected"}
     steps: list[tuple[str, tuple[int, ...]]] = [("tile", (3, input_px, input_px))]
-    for name, shape, _ in layer_table(model, input_px):
-        path, kind = name.split(": ")
-        sizes = tuple(map(int, shape.split(" × ")))
+    for path, kind, sizes, _ in layer_table(model, input_px):
         before, now = prod(steps[-1][1][1:]), prod(sizes[1:])
         if now < before:
             steps.append(("" if path.startswith("blocks.") else words[kind], sizes))

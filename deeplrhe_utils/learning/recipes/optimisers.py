@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from deeplrhe_utils.core.errors import ModelError, ParameterError
+from deeplrhe_utils.core.errors import ParameterError
 
 OPTIMISERS: Final = ("adamw", "rmsprop_tf", "sgd")
 SCHEDULES: Final = ("one_cycle", "cosine", "step", "constant")
@@ -130,10 +130,8 @@ def learning_rate(
         30). "constant".
     peak : highest rate
 
-    Raises ParameterError: another kind, or a step outside the run.
+    Raises ParameterError: another kind.
     """
-    if not 0 <= step < total_steps:
-        raise ParameterError("There is no such step", got=step, expected=f"0 to {total_steps - 1}")
     if kind == "one_cycle":
         return _one_cycle(step, total_steps, (peak / _DIV, peak, peak / _DIV / _FINAL))
     if kind == "cosine":
@@ -204,17 +202,9 @@ class Ema:
         return {"updates": self.updates, "shadow": dict(self._shadow)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from :meth:`state_dict`.
-
-        Raises ModelError: it is of another network.
-        """
-        shadow: Mapping[str, Tensor] = state["shadow"]
-        shapes = {name: tensor.shape for name, tensor in shadow.items()}
-        if shapes != {name: tensor.shape for name, tensor in self._shadow.items()}:
-            raise ModelError("The moving average is of another network", got=f"{len(shapes)} tensors",
-                             expected=f"{len(self._shadow)} of the same names and shapes")  # fmt: skip
+        """Go on from :meth:`state_dict`, which is of this network."""
         for name, tensor in self._shadow.items():
-            tensor.copy_(shadow[name])
+            tensor.copy_(state["shadow"][name])
         self.updates = int(state["updates"])
 
 

@@ -95,12 +95,10 @@ class Searcher:
     ----------
     folder : receives Optuna's journal and the trials' patient scores
     workers : trials at a time. Each has its own threads (:attr:`Study.threads`), so results do not depend on it.
-    quiet : print no line per trial
     """
 
     folder: Path
     workers: int = 1
-    quiet: bool = False
     ran: int = field(default=0, init=False)
     _pool: ProcessPoolExecutor | None = field(default=None, init=False, repr=False)
 
@@ -141,8 +139,7 @@ class Searcher:
                 outcome = done.result()
                 trials.tell(trial, outcome)
                 self.ran += 1
-                if not self.quiet:
-                    print(f"{name}  {_told(trial.params)}  {outcome.note or f'{outcome.value:.3f}'}", flush=True)
+                print(f"{name}  {_told(trial.params)}  {outcome.note or f'{outcome.value:.3f}'}", flush=True)
 
     def _submit(self, study: Study, parameters: Mapping[str, Any]) -> Future[Outcome]:
         """Start a trial: in a process that stays for the next ones, or in this one when one is enough."""

@@ -32,8 +32,7 @@ def tile_features(network: TileNetwork, batches: Batches, count: int, *, device:
 
     Returns float32, (count, D).
 
-    Raises InputError: no tile, or `batches` delivers another number than asked for. ModelError: the features are no
-    table of finite numbers with one row per tile.
+    Raises InputError: no tile. ModelError: a feature is not finite.
     """
     if count < 1:
         raise InputError("There is no tile to take features of", got=count, fix="Loosen the filters of the tiles")
@@ -42,18 +41,12 @@ def tile_features(network: TileNetwork, batches: Batches, count: int, *, device:
     parts = []
     with torch.inference_mode():
         for run, tiles in zip(told("batches of features", runs), read_ahead(batches, runs), strict=True):
-            if len(tiles) != len(run):
-                what = f"The tiles from {run.start} on are incomplete"
-                raise InputError(what, got=f"{len(tiles)} tiles", expected=f"{len(run)} tiles")
             parts.append(_checked(network.features(as_input(tiles).to(place)), run))
     return np.concatenate(parts)
 
 
 def _checked(features: Tensor, wanted: range) -> NDArray[np.float32]:
     found = features.float().cpu().numpy()
-    if found.ndim != 2 or len(found) != len(wanted):
-        expected = f"({len(wanted)}, D)"
-        raise ModelError("The network's features have another shape", got=tuple(found.shape), expected=expected)
     if len(wrong := np.flatnonzero(~np.isfinite(found).all(axis=1))):
         raise ModelError(f"The features of tile {wanted[wrong[0]]} are not finite", fix="Set precision to float32")
     return found

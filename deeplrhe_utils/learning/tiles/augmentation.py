@@ -39,29 +39,14 @@ def _stain_basis() -> NDArray[np.float64]:
 _BASIS: Final = _stain_basis()
 
 
-@dataclass(frozen=True)
-class Draws:
-    """Random numbers of some tiles.
-
-    Attributes
-    ----------
-    values : name → array whose first axis is the tile
-    """
-
-    values: Mapping[str, NDArray[Any]]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.values.values())))
-
-    def __getitem__(self, part: slice | NDArray[np.int64]) -> Draws:
-        return Draws({name: array[part] for name, array in self.values.items()})
-
-    def __getattr__(self, name: str) -> NDArray[Any]:
-        try:
-            values: Mapping[str, NDArray[Any]] = object.__getattribute__(self, "values")
-            return values[name]
-        except KeyError:
-            raise AttributeError(name) from None
+def draws_of(**values: Any) -> np.recarray:
+    """A record per tile from arrays whose first axis is the tile: ``draws.top[i]``, ``draws[2:5].top``."""
+    arrays = {name: np.asarray(value) for name, value in values.items()}
+    kinds = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+    draws = np.recarray(len(next(iter(arrays.values()))), kinds)
+    for name, array in arrays.items():
+        draws[name] = array
+    return draws
 
 
 @dataclass(frozen=True)
@@ -78,20 +63,20 @@ class CropFlipTurn:
     crop_px: int = 128
     stain_jitter: float = 0.0
 
-    def draw(self, count: int, height: int, width: int, random: np.random.Generator) -> Draws:
+    def draw(self, count: int, height: int, width: int, random: np.random.Generator) -> np.recarray:
         """Numbers for `count` tiles of `height` × `width` [px]; as many are drawn with jitter as without."""
         side = min(self.crop_px, height, width)
         jitter = self.stain_jitter
-        return Draws({
-            "top": random.integers(0, height - side + 1, count),
-            "left": random.integers(0, width - side + 1, count),
-            "turn": random.integers(0, 4, count),
-            "flip": random.random(count) < 0.5,
-            "gain": 1 + jitter * random.uniform(-1, 1, (count, 3)),
-            "bias": _BIAS * jitter * random.uniform(-1, 1, (count, 3)),
-        })  # fmt: skip
+        return draws_of(
+            top=random.integers(0, height - side + 1, count),
+            left=random.integers(0, width - side + 1, count),
+            turn=random.integers(0, 4, count),
+            flip=random.random(count) < 0.5,
+            gain=1 + jitter * random.uniform(-1, 1, (count, 3)),
+            bias=_BIAS * jitter * random.uniform(-1, 1, (count, 3)),
+        )  # fmt: skip
 
-    def apply(self, tiles: NDArray[np.uint8], draws: Draws) -> Tensor:
+    def apply(self, tiles: NDArray[np.uint8], draws: np.recarray) -> Tensor:
         """uint8 RGB (n, H, W, 3) → float32 (n, 3, side, side) in [0, 1], channels last in memory."""
         side = min(self.crop_px, *tiles.shape[1:3])
         out = np.empty((len(tiles), side, side, 3), np.float32)
@@ -142,19 +127,19 @@ class DeepPathDistortion:
 
     side_px: int = 299
 
-    def draw(self, count: int, height: int, width: int, random: np.random.Generator) -> Draws:
+    def draw(self, count: int, height: int, width: int, random: np.random.Generator) -> np.recarray:
         """Numbers for `count` tiles of `height` × `width` [px]."""
-        return Draws({
-            "box": np.array([_distorted_box(height, width, random) for _ in range(count)], np.int64).reshape(-1, 4),
-            "mirror": random.random(count) < 0.5,
-            "brightness": random.uniform(-32 / 255, 32 / 255, count),
-            "saturation": random.uniform(0.5, 1.5, count),
-            "hue": random.uniform(-0.2, 0.2, count),
-            "contrast": random.uniform(0.5, 1.5, count),
-            "contrast_first": random.random(count) < 0.5,
-        })  # fmt: skip
+        return draws_of(
+            box=np.array([_distorted_box(height, width, random) for _ in range(count)], np.int64).reshape(-1, 4),
+            mirror=random.random(count) < 0.5,
+            brightness=random.uniform(-32 / 255, 32 / 255, count),
+            saturation=random.uniform(0.5, 1.5, count),
+            hue=random.uniform(-0.2, 0.2, count),
+            contrast=random.uniform(0.5, 1.5, count),
+            contrast_first=random.random(count) < 0.5,
+        )  # fmt: skip
 
-    def apply(self, tiles: NDArray[np.uint8], draws: Draws) -> Tensor:
+    def apply(self, tiles: NDArray[np.uint8], draws: np.recarray) -> Tensor:
         """uint8 RGB (n, H, W, 3) → float32 (n, 3, side_px, side_px) in [0, 1], channels last in memory."""
         from torchvision.transforms.v2 import functional as F
 
@@ -166,7 +151,7 @@ class DeepPathDistortion:
             box = torch.from_numpy(tile[top : top + high, left : left + wide].copy()).permute(2, 0, 1)[None]
             square = F.resize(box, side, antialias=True)[0].permute(1, 2, 0).contiguous().numpy()
             cv2.LUT(cv2.flip(square, 1) if draws.mirror[i] else square, _UNIT, out[i])
-            _distort_colour(out[i], {name: float(draws.values[name][i]) for name in _COLOUR})
+            _distort_colour(out[i], {name: float(draws[name][i]) for name in _COLOUR})
         return torch.from_numpy(out).clamp_(0, 1).permute(0, 3, 1, 2)
 
 

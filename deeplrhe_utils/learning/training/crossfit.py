@@ -20,8 +20,8 @@ from deeplrhe_utils.learning.recipes.recipe import TrainConfig, device_of, scori
 from deeplrhe_utils.learning.recipes.scoring import score_arrays
 from deeplrhe_utils.learning.tiles.normalizing import single_threads
 from deeplrhe_utils.learning.tiles.store import TileStore, prediction_rows
-from deeplrhe_utils.learning.training.fold import Fitted
-from deeplrhe_utils.learning.training.launch import Job, fit_part, fold_parts, hold, run_elsewhere, write_job
+from deeplrhe_utils.learning.training.fold import Fitted, Job, fit_part
+from deeplrhe_utils.learning.training.launch import fold_parts, hold, run_elsewhere, write_job
 from deeplrhe_utils.learning.training.trainer import Epoch
 
 _Done = TypeVar("_Done")
@@ -85,7 +85,7 @@ def cross_fit(
         threads; their number changes no result. 0 trains one after the other with all threads.
     quiet, watch : no line per epoch; a function that receives every epoch
     seed, view, device :
-        As in `fit_or_load`.
+        As in `fit_part`.
 
     Raises CohortError: no fold has a target with both classes among its training patients. RunError: another process is
     training into `folder`, or the launched processes failed.

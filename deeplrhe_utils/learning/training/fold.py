@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import monotonic
@@ -17,16 +17,8 @@ from numpy.typing import NDArray
 from deeplrhe_utils.core.errors import ModelError, RunError
 from deeplrhe_utils.core.files import sha256_file, sha256_text
 from deeplrhe_utils.core.text import Countdown
-from deeplrhe_utils.learning.networks.deeplrhe import (
-    NetworkConfig,
-    TileNetwork,
-    build_network,
-    hash_patient,
-    load_model,
-    read_card,
-    refuse_leak,
-    save_model,
-)
+from deeplrhe_utils.learning.networks.cards import hash_patient, read_card, refuse_leak
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, load_model, save_model
 from deeplrhe_utils.learning.networks.weights import weights_digest
 from deeplrhe_utils.learning.recipes.checkpoints import Stop, load_state, save_state, stop_signal
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
@@ -116,8 +108,26 @@ class _Saver:
                        fix="Give the same command again: it goes on from there")  # fmt: skip
 
 
-def _silent(line: str) -> None:
-    """Report nothing."""
+@dataclass(frozen=True)
+class Job:
+    """What a cross-fit trains; attributes as in `cross_fit`."""
+
+    network: NetworkConfig
+    recipe: TrainConfig
+    seed: int
+    view: dict[str, Any]
+    stains: dict[int, str]
+    device: str = "auto"
+    launch: str = ""
+
+    @property
+    def arithmetic(self) -> str:
+        """How sums are shared: rounding depends on it, so a finished fold of another sharing is not taken.
+
+        Of launched processes only that they were: the command names hosts and job numbers, which change from one part
+        of a long training to the next.
+        """
+        return "launched" if self.launch else f"{torch.get_num_threads()} threads"
 
 
 @dataclass(frozen=True)
@@ -131,54 +141,42 @@ class Fitted:
     model_hash: str
 
 
-def fit_or_load(
-    file: Path,
+def fit_part(
+    job: Job,
     store: TileStore,
-    train: Part,
-    network: NetworkConfig,
-    recipe: TrainConfig,
-    *,
-    score_patients: Sequence[str],
-    seed: int,
+    parts: Mapping[str, Part],
+    file: Path,
     fold: int,
-    view: dict[str, Any],
-    valid: Part | None = None,
-    device: str = "auto",
-    arithmetic: str = "",
+    *,
     quiet: bool = False,
     watch: Callable[[Epoch], None] | None = None,
     group: Group = ALONE,
     finished: bool = False,
 ) -> Fitted:
-    """Train one fold, or take the finished one when pixels, labels, recipe and seed are the same.
+    """Train one fold of a job, or take the finished one when pixels, labels, recipe and seed are the same.
 
     Parameters
     ----------
+    parts : tiles of the roles "train", "valid" and "test"; a test patient that was trained on, or chose the epoch, is a
+        `LeakError`; the card names them hashed
     file : model file of the fold, written atomically when training ends. While it lasts, ``state/<name>`` beside it is
         what a killed run goes on from; afterwards ``other/`` has the weights that were not chosen, if any.
-    score_patients : patient identifiers
-        About to be scored. One that was trained on, or chose the epoch, is a
-        `LeakError`; the card names them hashed.
-    view : what the network was shown: `input_mpp` [µm/px], `normalization`, and `trained_on` (kind and title of the
-        data, number of slides); goes on the card, so that the network is not used at another magnification, in other
-        colours, or for more than it is
-    arithmetic : how sums are shared among threads and processes, which decides their rounding; default: the threads of
-        torch
     quiet : print no line per epoch
     finished : the file must be there already; RunError otherwise
-    others
-        As in :func:`train_fold`.
+    watch, group : as in :func:`train_fold`
     """
-    place = device_of(device)
-    data = store.fingerprint()
+    train, recipe, place, data = parts["train"], job.recipe, device_of(job.device), store.fingerprint()
+    valid = parts["valid"] if len(parts["valid"].indices) else None
+    told = {**job.view.get("trained_on", {}), "slides": train.slides + parts["valid"].slides}
+    view = {**job.view, "trained_on": told, "stain": job.stains.get(fold, "none")}
     # launched processes know their hardware, whoever waits for them does not
-    low = recipe.precision if arithmetic == "launched" else uses_bfloat16(recipe.precision, place)
-    start = weights_digest(network.weights, network.architecture)
-    facts = [data, *_facts(train), *_facts(valid), asdict(replace(network, weights=start)),
-             asdict(replace(recipe, checkpoint_seconds=0.0)), low, seed, fold, view,
-             arithmetic or f"{torch.get_num_threads()} threads"]  # fmt: skip
+    low = recipe.precision if job.launch else uses_bfloat16(recipe.precision, place)
+    start = weights_digest(job.network.weights, job.network.architecture)
+    facts = [data, *_facts(train), *_facts(valid), asdict(replace(job.network, weights=start)),
+             asdict(replace(recipe, checkpoint_seconds=0.0)), low, job.seed, fold, view, job.arithmetic]  # fmt: skip
     fingerprint = sha256_text(json.dumps(facts))
     seen = {*train.patients, *(valid.patients if valid is not None else ())}
+    score_patients = sorted(set(parts["test"].patients))
     refuse_leak({"patients": sorted(map(hash_patient, seen))}, score_patients, file.name)
     done_before = group.gather(_finished(file, fingerprint))[0]  # the first process writes, so it decides for all
     if finished and not done_before:
@@ -187,12 +185,12 @@ def fit_or_load(
     if not done_before:
         state = file.parent / "state" / file.name
         trained = train_fold(
-            store, train, network, recipe, seed=seed, fold=fold, valid=valid, device=place,
-            report=_silent if quiet else print, watch=watch, state_file=state, fingerprint=fingerprint, group=group,
+            store, train, job.network, recipe, seed=job.seed, fold=fold, valid=valid, device=place, watch=watch,
+            report=(lambda _: None) if quiet else print, state_file=state, fingerprint=fingerprint, group=group,
         )  # fmt: skip
         if group.first:
             done = trained.progress
-            card = {"fingerprint": fingerprint, "fold": fold, "seed": seed, "history": done.history,
+            card = {"fingerprint": fingerprint, "fold": fold, "seed": job.seed, "history": done.history,
                     "valid": done.valid, "best_epoch": done.best_epoch, "recipe": asdict(recipe), "data": data,
                     "processes": group.size, "bfloat16": uses_bfloat16(recipe.precision, place),
                     "usable": trainable_targets(train.targets).tolist(),

@@ -10,11 +10,11 @@ import shlex
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -25,39 +25,17 @@ from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
 from deeplrhe_utils.core.files import atomic_path, read_json, sole, write_json
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig
 from deeplrhe_utils.learning.recipes.losses import trainable_targets
-from deeplrhe_utils.learning.recipes.processes import ALONE, Group
+from deeplrhe_utils.learning.recipes.processes import Group
 from deeplrhe_utils.learning.recipes.recipe import TrainConfig
 from deeplrhe_utils.learning.tiles.store import TileStore
-from deeplrhe_utils.learning.training.fold import Fitted, fit_or_load
-from deeplrhe_utils.learning.training.trainer import Epoch, Part
+from deeplrhe_utils.learning.training.fold import Job, fit_part
+from deeplrhe_utils.learning.training.trainer import Part
 
 ROLES: Final = ("train", "valid", "test")
 HELD: Final = "DEEPLRHE_TRAINING_HELD"
 """In a process's environment: whoever started it holds the lock of the models' folder."""
 TRAINING_FAILED: Final = "training failed: "
 """How a process that fails begins its last line: torchrun's own report, which follows, does not say why."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a cross-fit trains; attributes as in `cross_fit`."""
-
-    network: NetworkConfig
-    recipe: TrainConfig
-    seed: int
-    view: dict[str, Any]
-    stains: dict[int, str]
-    device: str = "auto"
-    launch: str = ""
-
-    @property
-    def arithmetic(self) -> str:
-        """How sums are shared: rounding depends on it, so a finished fold of another sharing is not taken.
-
-        Of launched processes only that they were: the command names hosts and job numbers, which change from one part
-        of a long training to the next.
-        """
-        return "launched" if self.launch else f"{torch.get_num_threads()} threads"
 
 
 def fold_parts(
@@ -71,29 +49,6 @@ def fold_parts(
     patients = tiles["patient_id"].astype(str).to_numpy()
     slides = {name: tiles["slide_id"].iloc[at].nunique() for name, at in places.items()}
     return {name: Part(at, targets[at], patients[at].tolist(), slides[name]) for name, at in places.items()}
-
-
-def fit_part(
-    job: Job,
-    store: TileStore,
-    parts: Mapping[str, Part],
-    file: Path,
-    fold: int,
-    *,
-    quiet: bool = False,
-    watch: Callable[[Epoch], None] | None = None,
-    group: Group = ALONE,
-    finished: bool = False,
-) -> Fitted:
-    """One fold of a job: train it, or take the finished one; with `finished` it must be there."""
-    told = {**job.view.get("trained_on", {}), "slides": parts["train"].slides + parts["valid"].slides}
-    shown = {**job.view, "trained_on": told, "stain": job.stains.get(fold, "none")}
-    valid = parts["valid"] if len(parts["valid"].indices) else None
-    return fit_or_load(
-        file, store, parts["train"], job.network, job.recipe, valid=valid, seed=job.seed, fold=fold, view=shown,
-        score_patients=sorted(set(parts["test"].patients)), device=job.device, arithmetic=job.arithmetic, quiet=quiet,
-        watch=watch, group=group, finished=finished,
-    )  # fmt: skip
 
 
 def write_job(

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from deeplrhe_utils.core.errors import ModelError, ParameterError, SmallCohortError
 from deeplrhe_utils.core.seeds import generator, integer_seed
-from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network, set_dropout_state
+from deeplrhe_utils.learning.networks.backbones import set_dropout_state
+from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, TileNetwork, build_network
 from deeplrhe_utils.learning.recipes.checkpoints import Progress, State
 from deeplrhe_utils.learning.recipes.losses import make_loss, on_device, trainable_targets
 from deeplrhe_utils.learning.recipes.optimisers import (
@@ -120,7 +121,9 @@ class Run:
             model = build_network(network)
         start_at_prevalence(model.classify, train.targets, network.head)
         self.model = model.to(device).to(memory_format=torch.channels_last)
-        self.network = self._compiled(shared(self.model, group, device))
+        self.network: nn.Module = shared(self.model, group, device)
+        if recipe.compile:
+            self.network = torch.compile(self.network)  # type: ignore[assignment]
         groups = parameter_groups(self.model, recipe.weight_decay)
         self.optimiser = make_optimiser(recipe.optimiser, groups, recipe.learning_rate, recipe.weight_decay)
         self.ema = Ema(self.model, recipe.ema) if recipe.ema else None
@@ -138,9 +141,6 @@ class Run:
                                  expected=f"at most {size // self.steps}")  # fmt: skip
         self.rate: Callable[[int], float] = self._scheduled
         self.pending: tuple[Tensor, int, NDArray[np.int64]] | None = None
-
-    def _compiled(self, model: nn.Module) -> nn.Module:
-        return torch.compile(model) if self.recipe.compile else model  # type: ignore[return-value]
 
     def finished(self) -> bool:
         """Whether the last epoch is done, or `patience` is spent."""

@@ -8,7 +8,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -87,7 +86,7 @@ def arms(table: pd.DataFrame, order: Sequence[str]) -> Figure:
         for y, (n_pos, n_neg) in enumerate(counts):  # an arm of fewer patients says so
             if not np.isnan(n_pos + n_neg) and (n_pos, n_neg) != tuple(first):
                 axes.text(0.99, y + 0.32, f"{n_pos:.0f} / {n_neg:.0f}", ha="right", fontsize=6.5)
-    return _or_say(figure, panels, "No gene can be estimated")
+    return figure if panels else empty_figure("No gene can be estimated: there is nothing to draw.")
 
 
 ARMS_KNOWN: Final = ("reported by the paper", "diagnosis alone", "image, both diagnoses",
@@ -142,10 +141,6 @@ def side_by_side(table: pd.DataFrame) -> Figure:
         for y in range(1, table["gene"].nunique()):
             axes.axhline(y - 0.5, color="0.9", lw=0.8)
     return figure
-
-
-def _or_say(figure: Figure, panels: dict[str, Axes], empty: str) -> Figure:
-    return figure if panels else empty_figure(f"{empty}: there is nothing to draw.")
 
 
 def allowed(table: pd.DataFrame) -> Figure:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.text import said
 from deeplrhe_utils.reporting.exports.contact_sheet import label_text, plain_text, short_name
 from deeplrhe_utils.reporting.exports.picture import length_text, scale_bar_um
@@ -68,11 +68,8 @@ def extreme_figure(
     Returns Figure: under each window its score, its patient's label (if `chosen` has it), its patient and its tile_id,
     shortened so that no two have the same text. The place is framed on the thumbnail, and ringed where it is small.
 
-    Raises InputError: there is nothing to show, or a window lies outside its slide. ParameterError: `columns` is below
-    1.
+    Raises InputError: there is nothing to show, or a window lies outside its slide.
     """
-    if columns < 1:
-        raise ParameterError("A figure has at least one column", got=columns)
     if chosen.empty:
         raise InputError(f"There is no window of {said(gene)} to show")
     lines = [(side, part) for side in SIDES for part in _rows(chosen[chosen["side"] == side], columns)]

@@ -228,8 +228,6 @@ def heat_bands(
     """
     if weights not in WEIGHTS:
         raise ParameterError("There are no such window weights", got=weights, expected=" | ".join(WEIGHTS))
-    if band_px < 1:
-        raise ParameterError("A band has at least one row", got=band_px)
     values = _checked_scores(scores, len(tiles))
     check_windows(tiles, frame)
     groups = _groups(tiles, frame)
@@ -265,7 +263,7 @@ def check_windows(tiles: pd.DataFrame, frame: Frame) -> None:
 def _checked_scores(scores: NDArray[np.floating], n: int) -> NDArray[np.float64]:
     values = np.asarray(scores, dtype=float)
     values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or len(values) != n:
+    if len(values) != n:
         raise InputError("Scores and windows are not of one number", got=f"{values.shape} scores", expected=f"{n}")
     wrong = ~np.isnan(values) & ~((values >= 0) & (values <= 1))
     if wrong.any():
@@ -366,8 +364,6 @@ def colour_map(values: NDArray[Any], palette: str, low: float = 0.0, high: float
     known = PALETTES | {"uncertainty": UNCERTAINTY}
     if palette not in known:
         raise InputError("Unknown palette", got=palette, expected=" | ".join(known))
-    if not low < high:
-        raise ParameterError("The ends of a colour scale are in the wrong order", got=f"{low} to {high}")
     place = (np.nan_to_num(np.asarray(values, float), nan=low) - low) / (high - low)
     colours = matplotlib.colormaps[known[palette]](np.clip(place, 0, 1), bytes=True)[..., :3]
     colours[np.isnan(values)] = 255

@@ -14,7 +14,7 @@ import pandas as pd
 import shapely
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import InputError, ParameterError
+from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.reporting.heatmaps.bands import Frame
 from deeplrhe_utils.slides.outlines.masks import trace_edges
 
@@ -71,8 +71,6 @@ def map_contours(mean: NDArray[np.floating], frame: Frame, thresholds: Sequence[
 
     Returns list of Contour, from the lowest threshold; cut at the slide's edge.
     """
-    if mean.shape != frame.shape:
-        raise InputError("A map does not fit its frame", got=mean.shape, expected=f"{frame.shape}")
     across = np.minimum(np.arange(frame.columns + 1) * frame.step_x, frame.width_l0_px)
     down = np.minimum(np.arange(frame.rows + 1) * frame.step_y, frame.height_l0_px)
     return [Contour(level, _outline(mean >= level, across, down)) for level in _checked(thresholds)]

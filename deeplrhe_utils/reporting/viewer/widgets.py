@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.text import escaped
 from deeplrhe_utils.slides.tiles.pixels import peek
 
@@ -53,11 +52,7 @@ def choose_tiles(
         or not.
 
     Returns DataFrame: rows of `tiles`, in their order.
-
-    Raises ParameterError: a status is asked for, and no gene whose status it is.
     """
-    if gene == ANY and status != ANY:
-        raise ParameterError("A status is that of a gene", got=f"status {status!r} of any gene", expected="a gene")
     chosen = tiles if slide_id == ANY else tiles[tiles["slide_id"] == slide_id]
     if status != ANY:
         own = labels[(labels["gene"] == gene) & labels["status"].notna()]

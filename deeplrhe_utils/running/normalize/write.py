@@ -6,7 +6,7 @@ a network looks: the pieces are those of the whole picture, and no seam can show
 
 from __future__ import annotations
 
-import errno
+import glob
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +20,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.core.errors import InputError, RunError, SlideError, StainError
-from deeplrhe_utils.core.files import path_text
+from deeplrhe_utils.core.errors import InputError, SlideError, StainError
+from deeplrhe_utils.core.files import full_disk_told, path_text
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.core.text import Item, on_one_line, told
 from deeplrhe_utils.running.normalize.sources import (
@@ -255,17 +255,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        yield part
-        if folder.exists():
-            folder.replace(old)
-        part.replace(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise RunError(
-                f"The disk is full while writing {folder}",
-                fix="Free some space, then repeat the same command: finished slides are kept",
-            ) from error
-        raise
+        with full_disk_told(folder, "slides"):
+            yield part
+            if folder.exists():
+                folder.replace(old)
+            part.replace(folder)
     finally:
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)
@@ -285,12 +279,8 @@ def _check_own(folder: Path) -> None:
 def remove_leftovers(target: Path) -> None:
     """Remove what a killed process left of a result, file or folder."""
     stem = target.stem if target.suffix in (".csv", ".tif") else target.name
-    for left in target.parent.glob(f".{_literal(stem)}.*.part*"):
+    for left in target.parent.glob(f".{glob.escape(stem)}.*.part*"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
 def write_behind(write: Callable[[Item], None], items: Iterable[Item]) -> None:

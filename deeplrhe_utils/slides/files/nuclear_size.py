@@ -125,7 +125,7 @@ def size_interval(calibration_um: Sequence[float], diameter_px: float) -> tuple[
 
     Logarithms of the diameters are taken as normal; with n slides the interval is the mean ± t · s · √(1 + 1/n).
 
-    >>> [round(v, 3) for v in interval_of((5.0, 5.0, 4.0, 4.0), 10.0)]
+    >>> [round(v, 3) for v in size_interval((5.0, 5.0, 4.0, 4.0), 10.0)]
     [0.447, 0.233, 0.86]
     """
     logs = np.log(calibration_um)

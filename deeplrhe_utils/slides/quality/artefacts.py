@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import cv2
 import numpy as np
@@ -19,14 +19,7 @@ from numpy.typing import NDArray
 
 from deeplrhe_utils.slides.quality.blocks import connected_components, disc, is_long, to_cells, to_pixels, touched
 from deeplrhe_utils.slides.quality.pen import PEN_DENSITY, pen_mask
-from deeplrhe_utils.slides.quality.tissue import (
-    CLEAN_UM,
-    DENSITY_CUT,
-    SHADE_CUT,
-    SlideGlass,
-    background_mask,
-    density_over_glass,
-)
+from deeplrhe_utils.slides.quality.tissue import DENSITY_CUT, BackgroundRules, SlideGlass, density_over_glass
 
 CONTEXT_UM: Final = 512.0
 """Margin around a band that its masks need to see [µm]: the width of a bubble, the surroundings of a fold."""
@@ -81,14 +74,9 @@ _Bytes = NDArray[np.uint8]
 
 
 def fold_mask(
-    rgb: NDArray[np.uint8],
-    mpp: float,
-    glass: SlideGlass,
-    *,
-    ratio: float = FOLD_RATIO,
-    grown: float = FOLD_GROWN,
+    rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None, *,
     exclude: _Mask | None = None,
-) -> _Mask:
+) -> _Mask:  # fmt: skip
     """Folded tissue: about twice as dense as what lies around it in every channel, or long, narrow and dense (ours).
 
     Parameters
@@ -97,24 +85,26 @@ def fold_mask(
         cells of 8 µm
     mpp : resolution of the survey [µm/px], up to 8
     glass : of the whole slide
-    ratio, grown : density over that of the surroundings from which a fold is begun, and down to which it goes on
+    rules : fold_ratio and fold_grown: density over that of the surroundings from which a fold is begun, and down to
+        which it goes on
     exclude : ndarray, shape (height, width), bool; what is dark for another reason: ink, rims of bubbles
 
     Returns ndarray, shape (height, width), bool: true in folds, in steps of 8 µm.
     """
+    rules = rules or SurveyRules()
     cells, cell = to_cells(rgb, mpp, _FOLD_CELL_UM)
     density = density_over_glass(cells, glass)
     floor = [_lasting(density[..., i], cell) for i in range(3)]
     least, green = _contrast(floor, cell)
-    weak = ((green >= grown) & (least >= FOLD_HUE)).astype(np.uint8)
-    thick = (least >= FOLD_THICK * ratio).astype(np.uint8)
+    weak = ((green >= rules.fold_grown) & (least >= FOLD_HUE)).astype(np.uint8)
+    thick = (least >= FOLD_THICK * rules.fold_ratio).astype(np.uint8)
     if exclude is not None:
         other = touched(exclude, weak.shape)
         weak[other] = thick[other] = 0
     wide = cv2.morphologyEx(weak, cv2.MORPH_OPEN, disc(FOLD_WIDTH_UM[1], cell))
     weak[cv2.dilate(wide, disc(_MARGIN_UM, cell)) > 0] = 0
     for window, part in connected_components(weak, FOLD_LENGTH_UM, _BESIDE_UM[1], cell):
-        seed = np.count_nonzero(part & (green[window] >= ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
+        seed = np.count_nonzero(part & (green[window] >= rules.fold_ratio)) * cell**2 >= FOLD_WIDTH_UM[0] ** 2
         if seed and is_long(part, FOLD_LENGTH_UM, FOLD_LONG, cell) and _stands_out(part, green[window], cell):
             thick[window][part] = 1
     return to_pixels(thick, rgb.shape)
@@ -225,23 +215,17 @@ def _follows(part: _Mask, hull: NDArray[np.int_], corner: tuple[int, int], shape
 
 
 @dataclass(frozen=True)
-class SurveyRules:
+class SurveyRules(BackgroundRules):
     """Thresholds of a survey; all others are the defaults of the functions.
 
     Attributes
     ----------
-    background_method, density_cut, shade_cut, intensity_cut, clean_um : as for
-        `background_mask`
+    background_method, density_cut, shade_cut, intensity_cut, clean_um : as for `BackgroundRules`
     red_pen : look for red ink, too
     pen_density : optical density from which ink is looked for [log10]
-    fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` (ratio, grown) and :func:`bubble_mask`
+    fold_ratio, fold_grown, rim_density, rim_neutral : as for :func:`fold_mask` and :func:`bubble_mask`
     """
 
-    background_method: Literal["density", "intensity"] = "density"
-    density_cut: float = DENSITY_CUT
-    shade_cut: float = SHADE_CUT
-    intensity_cut: float = 220.0
-    clean_um: float = CLEAN_UM
     red_pen: bool = True
     pen_density: float = PEN_DENSITY
     fold_ratio: float = FOLD_RATIO
@@ -270,14 +254,5 @@ def artefact_masks(
     pen = pen_mask(rgb, mpp, red=rules.red_pen, glass=glass, density=rules.pen_density)
     bubble = bubble_mask(rgb, mpp, glass, rim_density=rules.rim_density, rim_neutral=rules.rim_neutral)
     other = cv2.dilate((pen | bubble).astype(np.uint8), disc(2 * _MARGIN_UM, mpp)) > 0
-    fold = fold_mask(rgb, mpp, glass, ratio=rules.fold_ratio, grown=rules.fold_grown, exclude=other)
+    fold = fold_mask(rgb, mpp, glass, rules, exclude=other)
     return {"pen": pen, "fold": fold, "bubble": bubble}
-
-
-def background_of(rgb: NDArray[np.uint8], mpp: float, glass: SlideGlass, rules: SurveyRules | None = None) -> _Mask:
-    """`background_mask` by the rules of a survey: bool, shape (height, width)."""
-    rules = rules or SurveyRules()
-    return background_mask(
-        rgb, glass=glass, mpp=mpp, method=rules.background_method, density_cut=rules.density_cut,
-        shade_cut=rules.shade_cut, intensity_cut=rules.intensity_cut, clean_um=rules.clean_um,
-    )  # fmt: skip

@@ -17,8 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ParameterError
-
 JPEG_PX: Final = 8
 """Side of a block of JPEG [px of the scan]."""
 JPEG_EXCESS: Final = 3.0
@@ -156,9 +154,6 @@ def blockiness(tile: NDArray[np.uint8], block_px: float = JPEG_PX) -> tuple[_Map
     Returns excess, ratio : ndarray, shape (windows down, windows across), float32: grey levels; 1 where nothing stands
     out.
     """
-    if block_px < LEAST_BLOCK_PX:
-        raise ParameterError("Blocks of JPEG are too small to be seen in this tile", got=f"{block_px:g} px",
-                             expected=f"{LEAST_BLOCK_PX:g} px or more: 8 × slide's / tile's resolution")  # fmt: skip
     grey = tile if tile.ndim == 2 else mean_grey(tile)
     across, inside = _edges(grey, float(block_px))
     turned = np.asarray(cv2.transpose(grey), np.uint8)

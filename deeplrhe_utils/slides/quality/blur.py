@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.slides.quality.blocks import block_sums, mean_grey, spread_blocks
 from deeplrhe_utils.slides.quality.tissue import blank_mask, clean_mask
 
@@ -146,20 +145,11 @@ def noise_mask(
 
     Returns ndarray, shape (height, width), uint8: 0 clean, 1 blank, 2 blurred.
     """
-    blank = _blank(tile, blank)
+    blank = clean_blank_mask(tile) if blank is None else blank
     blurred = sharpness(tile, mpp, ~blank) < blur_cut  # NaN compares false: not assessable is not blurred
     mask = np.where(spread_blocks(blurred, blank.shape, _step(mpp)), BLURRED, CLEAN).astype(np.uint8)
     mask[blank] = BLANK
     return mask
-
-
-def _blank(tile: NDArray[np.uint8], blank: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    if blank is None:
-        return clean_blank_mask(tile)
-    if blank.shape != tile.shape[:2]:
-        want = f"{tile.shape[:2]}"
-        raise ParameterError("The mask of what is blank does not fit the tile", got=blank.shape, expected=want)
-    return blank
 
 
 def noise_ratio(
@@ -177,7 +167,7 @@ def noise_ratio(
 
     Returns blank_fraction, blur_fraction, ratio.
     """
-    blank = _blank(tile, blank)
+    blank = clean_blank_mask(tile) if blank is None else blank
     values, count = _sharpness(mean_grey(tile) if grey is None else grey, mpp, ~blank)
     blurred, tissue = float(count[values < blur_cut].sum()), float(count.sum())
     return Noise(1 - tissue / blank.size, blurred / tissue if tissue else 0.0, 1 - (tissue - blurred) / blank.size)

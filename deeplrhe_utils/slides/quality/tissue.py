@@ -7,6 +7,7 @@ Calibration of the cuts, and limits: docs/quality-filter.md.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 import cv2
@@ -35,6 +36,27 @@ CLEAN_UM: Final = 6.0
 """Things narrower than about this are taken out of a survey's background mask [µm]."""
 
 _Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class BackgroundRules:
+    """What a survey takes for glass.
+
+    Attributes
+    ----------
+    background_method : {"density", "intensity"}; by optical density relative to the glass, or by the cut of the paper's
+        time, a grey value
+    density_cut : mean optical density below which a place is background [log10]; for ``density``
+    shade_cut : the same for colourless, even places [log10]; for ``density``
+    intensity_cut : grey value (R + G + B) / 3 from which a place is background [0–255]; for ``intensity``
+    clean_um : width of the clean-up of the mask [µm]; below 2.5 survey px nothing is cleaned
+    """
+
+    background_method: Literal["density", "intensity"] = "density"
+    density_cut: float = DENSITY_CUT
+    shade_cut: float = SHADE_CUT
+    intensity_cut: float = 220.0
+    clean_um: float = CLEAN_UM
 
 
 class SlideGlass(NamedTuple):
@@ -100,15 +122,7 @@ def _density_table(glass: SlideGlass) -> NDArray[np.float32]:
 
 
 def background_mask(
-    rgb: NDArray[np.uint8],
-    *,
-    glass: SlideGlass,
-    mpp: float = 2.0,
-    method: Literal["density", "intensity"] = "density",
-    density_cut: float = DENSITY_CUT,
-    shade_cut: float = SHADE_CUT,
-    intensity_cut: float = 220,
-    clean_um: float = CLEAN_UM,
+    rgb: NDArray[np.uint8], *, glass: SlideGlass, mpp: float = 2.0, rules: BackgroundRules | None = None
 ) -> _Mask:
     """Where there is no tissue, on a survey picture; calibrated at 2 µm/px.
 
@@ -117,31 +131,28 @@ def background_mask(
     rgb : ndarray, shape (height, width, 3), uint8; survey picture, area averaged
     glass : of the whole slide (:func:`glass_level`)
     mpp : resolution of the survey [µm/px]
-    method : {"density", "intensity"}; by optical density relative to the glass, or by the cut of the paper's time, a
-        grey value
-    density_cut : mean optical density below which a place is background [log10]; for ``density``
-    shade_cut : the same for colourless, even places [log10]; for ``density``
-    intensity_cut : grey value (R + G + B) / 3 from which a place is background [0–255]; for ``intensity``
-    clean_um : width of the clean-up of the mask [µm]; below 2.5 survey px nothing is cleaned
+    rules : without them the calibrated ones
 
     Returns ndarray, shape (height, width), bool: true where there is no tissue; black and white fill is background by
     either method.
     """
+    rules = rules or BackgroundRules()
+    method = rules.background_method
     if method not in ("density", "intensity"):
         raise ParameterError("Unknown way to find background", got=method, expected="density | intensity")
-    mask = _pale(rgb, glass, density_cut, shade_cut) if method == "density" else blank_mask(rgb, intensity_cut)
+    mask = _pale(rgb, glass, rules) if method == "density" else blank_mask(rgb, rules.intensity_cut)
     mask |= cv2.inRange(np.ascontiguousarray(rgb), (0, 0, 0), (_FILL_BLACK,) * 3) > 0  # 40 times as fast as NumPy's max
-    return clean_mask(mask, clean_um / mpp)
+    return clean_mask(mask, rules.clean_um / mpp)
 
 
-def _pale(rgb: NDArray[np.uint8], glass: SlideGlass, density_cut: float, shade_cut: float) -> _Mask:
+def _pale(rgb: NDArray[np.uint8], glass: SlideGlass, rules: BackgroundRules) -> _Mask:
     """Thin, or a colourless even shade."""
     table = _density_table(glass)
     red, green, blue = (np.asarray(cv2.LUT(one, table[0, :, k])) for k, one in enumerate(cv2.split(rgb)))
     total = cv2.add(cv2.add(red, green), blue)
     tint = cv2.subtract(cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue))
-    pale = np.asarray(total < 3 * density_cut, np.bool_)
-    shade = np.asarray((total < 3 * shade_cut) & (tint < _SHADE_TINT), np.bool_)
+    pale = np.asarray(total < 3 * rules.density_cut, np.bool_)
+    shade = np.asarray((total < 3 * rules.shade_cut) & (tint < _SHADE_TINT), np.bool_)
     if (shade & ~pale).any():
         span = cv2.morphologyEx(total, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
         pale |= shade & (span < 3 * _SHADE_EVEN)

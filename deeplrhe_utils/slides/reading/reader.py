@@ -174,11 +174,8 @@ class Slide:
         Returns its pixels, the true level-0 pixels per pixel (the whole multiple of a level's that is nearest to
         `factor`), the height at which it begins, and what is lost. Up to one pixel at the right and lower edge is left
         out.
-        Raises ParameterError: the height is not positive, or `factor` is below 1. SlideError: the pixels cannot be
-        decoded, and it is not `tolerant`.
+        Raises SlideError: the pixels cannot be decoded, and it is not `tolerant`.
         """
-        if factor < 1 or height_l0_px <= 0:
-            raise ParameterError("A band must have a height and a factor of at least 1", got=(height_l0_px, factor))
         return self._overview.strip(top_l0_px, height_l0_px, factor, tolerant=tolerant)
 
     def thumbnail(self, max_px: int = 1024, damaged: tuple[int, int, int] | None = None) -> Rgb:
@@ -192,8 +189,6 @@ class Slide:
         Returns ndarray, shape (height, width, 3), uint8: RGB; never larger than level 0.
         Raises SlideError: pixels cannot be decoded, and `damaged` is not given.
         """
-        if max_px < 1:
-            raise ParameterError("A thumbnail needs at least one pixel", got=max_px)
         factor = max(1.0, max(self.dimensions) / max_px)
         width, height = (max(1, round(d / factor)) for d in self.dimensions)
         return self._overview.thumbnail(width, height, damaged)

@@ -261,10 +261,6 @@ def _power(source: str, power: float | None) -> Iterator[_Claim]:
     yield _Claim(source, "objective", mpp, mpp, said)
 
 
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else value * unit
-
-
 class _OmePixels:
     """Attributes of the Pixels elements of OME-XML, as far as it can be read; document types are refused."""
 
@@ -300,7 +296,7 @@ def _ome(handle: Handle) -> tuple[float | None, float | None]:
     told = _ome_pixels(handle)[0]
     units = [_UNITS.get(told.get(f"PhysicalSize{axis}Unit", "µm").strip()) for axis in "XY"]
     sizes = [_told(told.get(f"PhysicalSize{axis}")) for axis in "XY"]
-    x, y = (None if unit is None else _scaled(size, unit) for size, unit in zip(sizes, units, strict=True))
+    x, y = (None if unit is None or v is None else v * unit for v, unit in zip(sizes, units, strict=True))
     return x, y
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final, Self
+from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import InputError, ParameterError
 from deeplrhe_utils.core.units import exact_ratio
@@ -17,79 +17,13 @@ EDGES: Final = (INSIDE, COVER)
 """What happens at the right and lower edge: squares that would hang over are left out, or moved inside."""
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Corners along one side of the slide.
-
-    Attributes
-    ----------
-    length : length of the slide [level-0 px]
-    side, step : side of a tile and distance between corners [level-0 px], exact
-    edge : one of :data:`EDGES`
+def _corners(length: int, side: Fraction, step: Fraction, edge: str) -> NDArray[np.int64]:
+    """First level-0 pixels of tiles along one side of a slide: each exact place is rounded down by itself, so that
+    nothing adds up; with edge ``cover`` one more may be moved inside.
     """
-
-    length: int
-    side: Fraction
-    step: Fraction
-    edge: str
-
-    @property
-    def regular(self) -> int:
-        """Tiles that lie on the grid and inside the slide."""
-        return 0 if self.side > self.length else 1 + int((self.length - self.side) / self.step)
-
-    @property
-    def count(self) -> int:
-        """All tiles, with the one that is moved inside (edge ``cover``)."""
-        rest = self.regular and self.length - (self.regular - 1) * self.step - self.side
-        return self.regular + (1 if self.edge == COVER and rest > 0 else 0)
-
-    def corner(self, index: int) -> int:
-        """First level-0 pixel of a tile: its exact place, rounded down by itself, so that nothing adds up.
-
-        Raises ParameterError: there is no such tile.
-        """
-        if not 0 <= index < self.count:
-            raise ParameterError("There is no such tile", got=index, expected=f"0 to {self.count - 1}")
-        return int(index * self.step) if index < self.regular else int(self.length - self.side)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The tiles of one slide: columns along x, rows along y, tile side [px at the tiles' resolution]."""
-
-    columns: Axis
-    rows: Axis
-    tile_px: int
-
-    @classmethod
-    def lay(
-        cls, width_l0_px: int, height_l0_px: int, mpp: float, target_mpp: float, tile_px: int,
-        stride_px: int = 0, edge: str = INSIDE,
-    ) -> Self:  # fmt: skip
-        """Grid of a slide; parameters and errors are those of :func:`make_grid`."""
-        if min(width_l0_px, height_l0_px, mpp, target_mpp, tile_px) <= 0 or stride_px < 0:
-            sizes = f"{width_l0_px} × {height_l0_px} px, {mpp} and {target_mpp} µm/px, tile {tile_px} px"
-            got = f"{sizes}, stride {stride_px} px"
-            raise ParameterError("Sizes and resolutions of a grid must be positive", got=got)
-        if edge not in EDGES:
-            raise ParameterError("There is no such rule for the edge", got=edge, expected=" or ".join(EDGES))
-        ratio = exact_ratio(target_mpp, mpp)
-        side, step = tile_px * ratio, (stride_px or tile_px) * ratio
-        if min(side, step) < 1:
-            raise ParameterError(
-                "Tiles would be smaller, or closer, than one level-0 pixel", got=f"{float(min(side, step)):g} px"
-            )
-        return cls(Axis(width_l0_px, side, step, edge), Axis(height_l0_px, side, step, edge), tile_px)
-
-    def table(self) -> pd.DataFrame:
-        """column, row (int64, from 0), x_l0_px, y_l0_px (int64), size_l0_px (float64), row by row."""
-        columns, rows = self.columns.count, self.rows.count
-        x = np.array([self.columns.corner(i) for i in range(columns)], dtype=np.int64)
-        y = np.array([self.rows.corner(i) for i in range(rows)], dtype=np.int64)
-        row, column = np.divmod(np.arange(rows * columns, dtype=np.int64), max(columns, 1))
-        side = float(self.columns.side)
-        return pd.DataFrame({"column": column, "row": row, "x_l0_px": x[column], "y_l0_px": y[row], "size_l0_px": side})
+    regular = 0 if side > length else 1 + int((length - side) / step)
+    moved = edge == COVER and regular > 0 and length - (regular - 1) * step - side > 0
+    return np.array([*(int(i * step) for i in range(regular)), *[int(length - side)] * moved], np.int64)
 
 
 def make_grid(
@@ -121,11 +55,25 @@ def make_grid(
     >>> make_grid(2100, 1100, 0.25, 0.5, 512, edge="cover")["x_l0_px"].tolist()
     [0, 1024, 1076, 0, 1024, 1076]
     """
-    grid = Grid.lay(width_l0_px, height_l0_px, mpp, target_mpp, tile_px, stride_px, edge)
-    if not grid.columns.count or not grid.rows.count:
-        ratio = exact_ratio(target_mpp, mpp)
+    if min(width_l0_px, height_l0_px, mpp, target_mpp, tile_px) <= 0 or stride_px < 0:
+        sizes = f"{width_l0_px} × {height_l0_px} px, {mpp} and {target_mpp} µm/px, tile {tile_px} px"
+        got = f"{sizes}, stride {stride_px} px"
+        raise ParameterError("Sizes and resolutions of a grid must be positive", got=got)
+    if edge not in EDGES:
+        raise ParameterError("There is no such rule for the edge", got=edge, expected=" or ".join(EDGES))
+    ratio = exact_ratio(target_mpp, mpp)
+    side, step = tile_px * ratio, (stride_px or tile_px) * ratio
+    if min(side, step) < 1:
+        raise ParameterError(
+            "Tiles would be smaller, or closer, than one level-0 pixel", got=f"{float(min(side, step)):g} px"
+        )
+    x, y = (_corners(length, side, step, edge) for length in (width_l0_px, height_l0_px))
+    if not len(x) or not len(y):
         raise _nothing_fits(width_l0_px, height_l0_px, ratio, target_mpp, tile_px, slide_id)
-    return grid.table()
+    row, column = np.divmod(np.arange(len(x) * len(y), dtype=np.int64), len(x))
+    return pd.DataFrame(
+        {"column": column, "row": row, "x_l0_px": x[column], "y_l0_px": y[row], "size_l0_px": float(side)}
+    )
 
 
 def _nothing_fits(

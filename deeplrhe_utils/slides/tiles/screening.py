@@ -27,12 +27,11 @@ from deeplrhe_utils.slides.quality.artefacts import (
     SURVEY_MPP,
     SurveyRules,
     artefact_masks,
-    background_of,
 )
 from deeplrhe_utils.slides.quality.blocks import JPEG_PX, LEAST_BLOCK_PX, jpeg_damage, mean_grey
 from deeplrhe_utils.slides.quality.blur import BLUR_CUT, noise_ratio
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
-from deeplrhe_utils.slides.quality.tissue import SlideGlass
+from deeplrhe_utils.slides.quality.tissue import SlideGlass, background_mask
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.pixels import open_row, squares_of
 
@@ -147,7 +146,8 @@ def blank_of(pixels: Rgb, glass: SlideGlass, rules: ScreenRules) -> NDArray[np.b
     while small.shape[0] % 2 == 0 and small.shape[0] > 2 * side:  # halving is three times as fast as quartering
         small = reduce_whole(small, 2)
     small = np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    blank = background_of(small, rules.target_mpp * pixels.shape[0] / side, glass, rules.survey)
+    mpp = rules.target_mpp * pixels.shape[0] / side
+    blank = background_mask(small, glass=glass, mpp=mpp, rules=rules.survey)
     return cv2.resize(blank.astype(np.uint8), pixels.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
 
 

@@ -28,8 +28,9 @@ from deeplrhe_utils.slides.outlines.find import (
     tumour_outline,
 )
 from deeplrhe_utils.slides.outlines.regions import Regions
-from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules, background_of
+from deeplrhe_utils.slides.quality.artefacts import SURVEY_MPP, SurveyRules
 from deeplrhe_utils.slides.quality.survey import glass_of, survey
+from deeplrhe_utils.slides.quality.tissue import background_mask
 from deeplrhe_utils.slides.reading.reader import Slide
 from deeplrhe_utils.slides.tiles.grid import INSIDE, make_grid
 from deeplrhe_utils.slides.tiles.pixels import open_row
@@ -96,7 +97,8 @@ def tile_slide(slide_row: Mapping[str, Any], rules: TilingRules | None = None) -
         glass, belts = glass_of(slide), _belts(tiles, *slide.dimensions)
         places = pd.concat([tiles.assign(width_l0_px=tiles["size_l0_px"]), belts])
         found = survey(
-            slide, places, lambda rgb, mpp: {"background": background_of(rgb, mpp, glass, rules.survey)},
+            slide, places,
+            lambda rgb, mpp: {"background": background_mask(rgb, glass=glass, mpp=mpp, rules=rules.survey)},
             context_um=rules.survey.clean_um, survey_mpp=rules.survey_mpp,
         )  # fmt: skip
         slide.check_unchanged()

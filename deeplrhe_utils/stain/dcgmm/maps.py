@@ -5,7 +5,6 @@ Source: Zanjani et al. 2018 for the diagonal map; the full map is the optimal tr
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplrhe_utils.core.errors import StainError
-from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.stain.colour import density_to_rgb
 from deeplrhe_utils.stain.dcgmm.net import DEFAULT, DcgmmConfig
 from deeplrhe_utils.stain.dcgmm.statistics import MINIMUM_SHARE, ColourStatistics
@@ -58,27 +56,6 @@ class ColourMap:
             "white_in": list(self.white_in), "white_out": list(self.white_out),
             "matrix": self.matrix.tolist(), "offset": self.offset.tolist(), "gaps": self.gaps.tolist(),
         }  # fmt: skip
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> ColourMap:
-        """Inverse of :meth:`to_json`; a damaged record is a :class:`StainError`."""
-        try:
-            matrix, offset, gaps = (np.asarray(record[name], np.float64) for name in ("matrix", "offset", "gaps"))
-            white = [tuple(float(v) for v in record[name]) for name in ("white_in", "white_out")]
-            made = cls(str(record["net"]), float(record["scale"]), matrix, offset, white[0], white[1],  # type: ignore[arg-type]
-                       bool(record["identity"]), str(record["note"]), gaps)  # fmt: skip
-        except (KeyError, TypeError, ValueError) as error:
-            raise StainError(f"A colour map's record is damaged ({type(error).__name__}: {error})",
-                             fix="Make the map again") from error  # fmt: skip
-        whites = gaps.shape == (2, 3) and len(white[0]) == len(white[1]) == 3
-        if matrix.shape[1:] != (3, 3) or offset.shape != (len(matrix), 3) or not whites:
-            raise StainError("A colour map's record has the wrong shape", got=f"{matrix.shape}, {offset.shape}",
-                             expected="(K, 3, 3), (K, 3)", fix="Make the map again")  # fmt: skip
-        return made
-
-    def digest(self) -> str:
-        """Sixteen hex digits over everything the map does."""
-        return sha256_text(json.dumps(self.to_json(), sort_keys=True))[:16]
 
 
 def map_to(

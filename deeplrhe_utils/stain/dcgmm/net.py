@@ -14,9 +14,9 @@ method's description. Three networks share one contract, so that one code path s
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +71,6 @@ class DcgmmConfig:
         if self.components < 2 or self.temperature <= 0 or (self.scale_limit and self.scale_limit < 1):
             raise StainError("A DCGMM needs 2 components, a positive temperature and a limit of 1 or more",
                              got=asdict(self), fix="Leave out what you do not mean to change")  # fmt: skip
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> DcgmmConfig:
-        """From a dictionary of the attributes; an unknown name is an error."""
-        unknown = sorted(set(record) - {field.name for field in fields(cls)})
-        if unknown:
-            raise StainError("A DCGMM configuration has unknown entries", got=unknown)
-        return cls(**record)
 
 
 DEFAULT: Final = DcgmmConfig()
@@ -249,7 +241,7 @@ def load_net(path: Path) -> DcgmmNet:
         raise ModelError(f"{path} is not a DCGMM network of this version", got=f"kind {kind}, ε {epsilon}",
                          expected=f"kind dcgmm, ε {CHROMA_EPSILON}", fix="Give the file notebook 04 wrote")  # fmt: skip
     try:
-        net = DcgmmNet(DcgmmConfig.from_json(config))
+        net = DcgmmNet(DcgmmConfig(**config))
         net.load_state_dict(weights)
     except (StainError, RuntimeError, TypeError) as error:
         raise ModelError(f"{path} does not hold the weights that its configuration promises ({error})",

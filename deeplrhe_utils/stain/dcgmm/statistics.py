@@ -52,17 +52,6 @@ class ColourStatistics:
     foreign_px: float = 0.0
     glass: Glass = field(default_factory=empty_glass)
 
-    def __add__(self, other: ColourStatistics) -> ColourStatistics:
-        """Pool two parts of a slide (same scale: exact), or two slides (the scale is that of the pooled densities)."""
-        if self.net != other.net:
-            raise StainError("Statistics of different networks cannot be pooled", got=f"{self.net} and {other.net}")
-        density = self.density + other.density
-        scale = self.scale if self.scale == other.scale else quantile(density)
-        return ColourStatistics(
-            self.net, scale, self.weight + other.weight, self.first + other.first, self.second + other.second, density,
-            self.tissue_px + other.tissue_px, self.foreign_px + other.foreign_px, self.glass + other.glass,
-        )  # fmt: skip
-
     def means(self) -> NDArray[np.float64]:
         """Component means of (D, cx, cy), (K, 3)."""
         return self.first / np.maximum(self.weight, 1e-9)[:, None]

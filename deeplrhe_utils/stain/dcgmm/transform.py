@@ -1,8 +1,8 @@
 """Apply a colour map: the per-pixel arithmetic, eager in strips that fit the cache, or compiled in stages.
 
-Source: ours, measured in ``benchmarks/stain_apply.py``. One tile at a time on a CPU, because the planes of several
-tiles leave the cache; whole batches on a GPU, where the arithmetic is bound by memory. The convolutions are never
-compiled together with the pixel arithmetic: one graph of both derives the upsampled logits anew for every use.
+Source: ours, measured in ``benchmarks/stain_apply.py``. One tile at a time, because the planes of several tiles leave
+the cache. The convolutions are never compiled together with the pixel arithmetic: one graph of both derives the
+upsampled logits anew for every use.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any, Final
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeplrhe_utils.core.errors import StainError
 from deeplrhe_utils.stain.colour import CHROMA_EPSILON, GAP_LEVELS, GAP_SOFTNESS, GLASS_DENSITY, GLASS_SOFTNESS, SQRT3
@@ -48,44 +47,31 @@ def check_tile(tile: Any) -> bool:
     return first
 
 
-class StainTransform(nn.Module):
-    """A network and a colour map as a torch module: 8-bit pictures in, normalized 8-bit pictures out.
-
-    ``forward`` takes uint8 (N, 3, H, W) on the module's device and returns the same; it has no state, and works inside
-    any model that begins with pixels.
+class StainTransform:
+    """A network and a colour map: 8-bit pictures in, normalized 8-bit pictures out.
 
     Parameters
     ----------
     colour_map : made with statistics of this network
-    compiled : compile the pixel arithmetic (about six seconds, once per process and size; needs a C++ compiler on a
-        CPU)
+    compiled : compile the pixel arithmetic (about six seconds, once per process and size; needs a C++ compiler)
     bf16 : run the convolutions in bfloat16
 
     Raises StainError: the map belongs to another network.
     """
 
-    table: Tensor
-    own: Tensor
-    white_in: Tensor
-    white_out: Tensor
-    gaps: Tensor
-
     def __init__(self, net: DcgmmNet, colour_map: ColourMap, *, compiled: bool = False, bf16: bool = False) -> None:
-        super().__init__()
         if colour_map.net != net.digest() or len(colour_map.matrix) != net.components:
             raise StainError("A colour map belongs to another network", got=f"{colour_map.net}",
                              expected=net.digest(), fix="Collect the statistics again, then make the map")  # fmt: skip
-        self.net, self.identity, self.glass = net, colour_map.identity, net.config.glass
+        self.net, self.identity = net, colour_map.identity
         self.scale = colour_map.scale if net.config.scaled else 1.0
         self.compiled, self.bf16 = compiled, bf16
-        self.white = any(colour_map.white_in) or any(colour_map.white_out)
         table = np.concatenate([colour_map.matrix.reshape(-1, 9), colour_map.offset], axis=1).T
-        self.register_buffer("table", torch.tensor(table, dtype=torch.float32).contiguous())
-        for name in ("white_in", "white_out"):
-            self.register_buffer(name, torch.tensor(getattr(colour_map, name), dtype=torch.float32).view(3, 1))
-        self.dark_glass = bool(colour_map.gaps.any())
-        self.register_buffer("gaps", torch.tensor(colour_map.gaps, dtype=torch.float32).view(2, 3, 1))
-        self.register_buffer("own", self._own(), persistent=False)
+        self.white = any(colour_map.white_in) or any(colour_map.white_out)
+        self.white_in, white_out = (_column(colour_map.white_in), _column(colour_map.white_out))
+        gaps = torch.tensor(colour_map.gaps, dtype=torch.float32).view(2, 3, 1) if colour_map.gaps.any() else None
+        self.constants = (self._own(), torch.tensor(table, dtype=torch.float32).contiguous(), self.white_in, white_out,
+                          net.config.glass, self.white, gaps)  # fmt: skip
 
     def _own(self) -> Tensor:
         """(3, K, 1): square, slope and offset of the network's quadratic in unscaled density, over the temperature."""
@@ -95,53 +81,30 @@ class StainTransform(nn.Module):
         parts = (own.square / self.scale**2, own.slope / self.scale, own.offset)
         return torch.stack([part.detach() / t for part in parts]).unsqueeze(-1)
 
-    def forward(self, tiles: Tensor) -> Tensor:
-        """Normalized uint8 (N, 3, H, W)."""
-        if tiles.dtype != torch.uint8 or tiles.ndim != 4 or tiles.shape[1] != 3 or min(tiles.shape[2:]) < LEAST_SIDE_PX:
-            raise StainError("A batch of tiles must be 8-bit RGB", got=f"{tiles.dtype}, {tuple(tiles.shape)}",
-                             expected="uint8 (N, 3, H, W)")  # fmt: skip
-        if self.identity:
-            return tiles.clone()
-        with torch.inference_mode():
-            if tiles.device.type == "cpu":
-                return torch.stack([self._one(tile.contiguous()) for tile in tiles]) if len(tiles) else tiles.clone()
-            planes = tiles.permute(1, 0, 2, 3).reshape(3, -1)
-            density = _density(planes, self.white_in, self.white)
-            spread = self._spread(density.view(len(tiles), 1, *tiles.shape[2:]))
-            logits = None if spread is None else spread.transpose(0, 1).reshape(spread.shape[1], -1)
-            new = torch.stack(
-                (_compiled(_pixels) if self.compiled else _pixels)(planes, density, logits, *self._constants())
-            )
-            return new.view(3, len(tiles), *tiles.shape[2:]).permute(1, 0, 2, 3).contiguous()
-
     def tile(self, planes: Tensor) -> Tensor:
-        """One tile (3, H, W), uint8, contiguous: what :meth:`forward` does, without the batch."""
+        """One normalized tile, uint8 (3, H, W), of one that is contiguous."""
         if self.identity:
             return planes.clone()
         with torch.inference_mode():
-            return self._one(planes)
+            return self._changed(planes)
 
-    def _one(self, planes: Tensor) -> Tensor:
+    def _changed(self, planes: Tensor) -> Tensor:
         _, height, width = planes.shape
         flat = planes.reshape(3, -1)
         density = (_compiled(_density) if self.compiled else _density)(flat, self.white_in, self.white)
         spread = self._spread(density.view(1, 1, height, width))
         logits = None if spread is None else spread.reshape(spread.shape[1], -1)
         if self.compiled:
-            return torch.stack(_compiled(_pixels)(flat, density, logits, *self._constants())).view(3, height, width)
+            return torch.stack(_compiled(_pixels)(flat, density, logits, *self.constants)).view(3, height, width)
         out, step = torch.empty_like(flat), STRIP_ROWS * width
         room = torch.empty((20 + 2 * self.net.components, min(step, height * width)))
         for start in range(0, height * width, step):
             part = slice(start, start + step)
-            _pixels_in_place(out, part, room, flat, density, logits, *self._constants())
+            _pixels_in_place(out, part, room, flat, density, logits, *self.constants)
         return out.view(3, height, width)
 
-    def _constants(self) -> tuple[Tensor, Tensor, Tensor, Tensor, bool, bool, Tensor | None]:
-        gaps = self.gaps if self.dark_glass else None
-        return self.own, self.table, self.white_in, self.white_out, self.glass, self.white, gaps
-
     def _spread(self, density: Tensor) -> Tensor | None:
-        """The convolutions' share of the logits over the temperature, (N, K, H, W), contiguous."""
+        """The convolutions' share of the logits over the temperature, (1, K, H, W), contiguous."""
         if self.net.layers is None:
             return None
         with torch.autocast(density.device.type, torch.bfloat16, enabled=self.bf16):
@@ -151,13 +114,12 @@ class StainTransform(nn.Module):
         return coarse[..., :height, :width].contiguous() if factor == 1 else _enlarged(coarse, factor, (height, width))
 
 
+def _column(values: tuple[float, float, float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(3, 1)
+
+
 def _enlarged(coarse: Tensor, factor: int, size: tuple[int, int]) -> Tensor:
-    """Bilinear enlargement of (N, K, h, w), cut to `size`; for one tile on a CPU OpenCV's, which gives the same pixels
-    six times faster.
-    """
-    if coarse.device.type != "cpu" or len(coarse) > 1:
-        full = F.interpolate(coarse, scale_factor=float(factor), mode="bilinear", align_corners=False)
-        return full[..., : size[0], : size[1]].contiguous()
+    """Bilinear enlargement of (1, K, h, w), cut to `size`: torch's pixels, by OpenCV six times faster."""
     planes = coarse[0].numpy()
     large = np.empty((len(planes), planes.shape[1] * factor, planes.shape[2] * factor), np.float32)
     for small, plane in zip(planes, large, strict=True):

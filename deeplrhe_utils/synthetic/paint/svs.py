@@ -7,8 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import cv2
 import numpy as np
@@ -149,11 +148,9 @@ class SvsWriter:
         """
         self._images[name] = pixels
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._open.__exit__(kind, error, trace)
+    def __exit__(self, *problem: Any) -> None:
+        if problem[0] is not None:
+            self._open.__exit__(*problem)
             return
         with self._open:
             self._check_complete()

@@ -376,15 +376,18 @@ def _lining(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Genera
     return found
 
 
-def _turned_at_random(
-    kind: str, points: NDArray[np.float64], rng: np.random.Generator, area_um2: float, spread: float,
-    darkness: tuple[float, float, float, float], shape: tuple[float, float],
+def _of_kind(
+    kind: str, points: NDArray[np.float64], area: tuple[float, float], darkness: tuple[float, float, float, float],
+    elongation: tuple[float, float], rng: np.random.Generator, angle: NDArray[np.float64] | None = None,
 ) -> Nuclei:  # fmt: skip
-    """Nuclei at `points` in any direction; `darkness` is mean, SD, least and most, `shape` the least and most ratio."""
+    """Nuclei at points (n, 2): median and spread of their area [µm²]; mean, spread and limits of their darkness;
+    limits of their elongation; turned at random, or as given.
+    """
     n = len(points)
-    area, angle = area_um2 * np.exp(rng.normal(0, spread, n)), rng.uniform(0, np.pi, n)
+    area_um2 = area[0] * np.exp(rng.normal(0, area[1], n))
+    angle = rng.uniform(0, np.pi, n) if angle is None else angle
     dark = np.clip(rng.normal(*darkness[:2], n), *darkness[2:])
-    return Nuclei(kind, points[:, 0], points[:, 1], area, rng.uniform(*shape, n), angle, dark)
+    return Nuclei(kind, points[:, 0], points[:, 1], area_um2, rng.uniform(*elongation, n), angle, dark)
 
 
 def _macrophages(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Generator) -> Nuclei:
@@ -393,13 +396,13 @@ def _macrophages(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.G
     crowd = np.exp(1.5 * smooth_noise(rng, regions.nest.shape, 80 / recipe.mpp / COARSE)) * np.float32(0.02)
     air = (regions.open_space > 0.9) & (regions.tissue > 0.9) & (regions.tumour < 0.1) & (regions.bronchus < -20)
     points = points[at_points(crowd * air, points) > rng.random(len(points))]
-    return _turned_at_random("macrophage", points, rng, 30.0, 0.2, (0.8, 0.12, 0.45, 1.2), (1.05, 1.5))
+    return _of_kind("macrophage", points, (30.0, 0.2), (0.8, 0.12, 0.45, 1.2), (1.05, 1.5), rng)
 
 
 def _red_cells(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Generator) -> Nuclei:
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 5.4 / recipe.mpp, 0.16)
     points = points[at_points(regions.blood, points) > rng.random(len(points))]
-    return _turned_at_random("red cell", points, rng, 33.0, 0.12, (0.75, 0.08, 0.4, 1.0), (1.0, 1.5))
+    return _of_kind("red cell", points, (33.0, 0.12), (0.75, 0.08, 0.4, 1.0), (1.0, 1.5), rng)
 
 
 def _lymphocytes(recipe: TissueRecipe, regions: SectionRegions, n_tumour: int, rng: np.random.Generator) -> Nuclei:
@@ -414,18 +417,15 @@ def _lymphocytes(recipe: TissueRecipe, regions: SectionRegions, n_tumour: int, r
     # Exponential keys give a weighted draw without replacement in one sort (Efraimidis and Spirakis 2006).
     keys = rng.exponential(size=len(points)) / np.maximum(weight, 1e-12)
     points = points[np.sort(np.argsort(keys, kind="stable")[:wanted])]
-    return _turned_at_random("lymphocyte", points, rng, 26.0, 0.15, (1.15, 0.12, 0.8, 1.5), (1.0, 1.2))
+    return _of_kind("lymphocyte", points, (26.0, 0.15), (1.15, 0.12, 0.8, 1.5), (1.0, 1.2), rng)
 
 
 def _fibroblasts(recipe: TissueRecipe, regions: SectionRegions, direction: Map, rng: np.random.Generator) -> Nuclei:
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 17 / recipe.mpp, 0.4)
     stroma = regions.tissue * (1 - regions.nest) * (1 - regions.open_space)
     points = points[at_points(stroma, points) > rng.uniform(0.3, 1.0, len(points))]
-    n = len(points)
-    angle = at_points(direction, points) + rng.normal(0, 0.18, n)
-    area = 24.0 * np.exp(rng.normal(0, 0.3, n))
-    darkness = np.clip(rng.normal(0.85, 0.15, n), 0.4, 1.3)
-    return Nuclei("fibroblast", points[:, 0], points[:, 1], area, rng.uniform(2.2, 4.5, n), angle, darkness)
+    angle = at_points(direction, points) + rng.normal(0, 0.18, len(points))
+    return _of_kind("fibroblast", points, (24.0, 0.3), (0.85, 0.15, 0.4, 1.3), (2.2, 4.5), rng, angle)
 
 
 def _pyknotic(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Generator) -> Nuclei:
@@ -434,4 +434,4 @@ def _pyknotic(recipe: TissueRecipe, regions: SectionRegions, rng: np.random.Gene
         return _no_nuclei("pyknotic")
     points = hexagonal_points(rng, recipe.width_px, recipe.height_px, 15 / recipe.mpp, 0.5)
     points = points[at_points(regions.necrosis, points) > rng.uniform(0.4, 1.0, len(points))]
-    return _turned_at_random("pyknotic", points, rng, 7.0, 0.7, (1.0, 0.25, 0.4, 1.5), (1.0, 1.8))
+    return _of_kind("pyknotic", points, (7.0, 0.7), (1.0, 0.25, 0.4, 1.5), (1.0, 1.8), rng)
