@@ -41,9 +41,8 @@ def row_of(path: Path) -> dict[str, Any]:
     return {"slide_id": path.stem, "patient_id": "p", "path": str(path), "mpp": None, "annotation": None}
 
 
-def ours(path: Path, pictures: Path | None, encoding: str = "jpeg") -> Any:
-    tiles = tile_slide(row_of(path), RULES)
-    return screen_slide(row_of(path), tiles, SCREEN, pictures_dir=pictures, encoding=encoding)
+def ours(path: Path) -> Any:
+    return screen_slide(row_of(path), tile_slide(row_of(path), RULES), SCREEN)
 
 
 def straightforward(path: Path, pictures: Path | None) -> list[bool]:
@@ -72,7 +71,7 @@ def straightforward(path: Path, pictures: Path | None) -> list[bool]:
 
 def measure(title: str, path: Path, rounds: int, folder: Path) -> dict[str, Any]:
     """One slide: agreement of the decisions, then the rates in candidate tiles per second."""
-    table, theirs = ours(path, None), straightforward(path, None)
+    table, theirs = ours(path), straightforward(path, None)
     kept = table[table["kept"]]
     agree = float((table["kept"].to_numpy(bool) == np.array(theirs)).mean())
     print(f"\n{title}: {len(table)} candidates, {len(kept)} kept, decisions agree in {agree:.3f}")
@@ -81,9 +80,7 @@ def measure(title: str, path: Path, rounds: int, folder: Path) -> dict[str, Any]
     (folder / "files").mkdir(exist_ok=True)
     n = len(table)
     ways = {
-        "deeplrhe_utils, coordinates only": lambda: timed(lambda: len(ours(path, None))),
-        "deeplrhe_utils, tiles kept as JPEG": lambda: timed(lambda: len(ours(path, folder / "store"))),
-        "deeplrhe_utils, tiles kept as PNG": lambda: timed(lambda: len(ours(path, folder / "store", "png"))),
+        "deeplrhe_utils, coordinates only": lambda: timed(lambda: len(ours(path))),
         "straightforward, coordinates only": lambda: timed(lambda: len(straightforward(path, None))),
         "straightforward, tiles kept as JPEG": lambda: timed(lambda: len(straightforward(path, folder / "files"))),
         "kept tiles read alone (ours)": lambda: timed(
@@ -98,15 +95,10 @@ def measure(title: str, path: Path, rounds: int, folder: Path) -> dict[str, Any]
         return float(np.median([x / y for x, y in zip(rates[a], rates[b], strict=True)]))
 
     ratios = {
-        "stored_over_straightforward": over(
-            "deeplrhe_utils, tiles kept as JPEG", "straightforward, tiles kept as JPEG"
-        ),
         "coordinates_over_straightforward": over(
             "deeplrhe_utils, coordinates only", "straightforward, coordinates only"
         ),
         "time_over_reading_kept_tiles": 1 / over("deeplrhe_utils, coordinates only", "kept tiles read alone (ours)"),
-        "time_with_jpeg_over_reading_kept_tiles": 1
-        / over("deeplrhe_utils, tiles kept as JPEG", "kept tiles read alone (ours)"),
     }
     print(*(f"  {name}: {value:.2f}" for name, value in ratios.items()), sep="\n")
     return {"rows": rows, "ratios": ratios, "candidates": n, "kept": len(kept), "agreement": agree}
@@ -114,7 +106,7 @@ def measure(title: str, path: Path, rounds: int, folder: Path) -> dict[str, Any]
 
 def _one(path: str, back: Any) -> None:
     start = time.perf_counter()
-    table = ours(Path(path), None)
+    table = ours(Path(path))
     seconds = time.perf_counter() - start
     # Not ru_maxrss, which a process inherits from the one that started it.
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -150,7 +142,7 @@ def workers(path: Path, copies: int = 6) -> float:
 
 def _work(path: str) -> int:
     cv2.setNumThreads(1)
-    return len(ours(Path(path), None))
+    return len(ours(Path(path)))
 
 
 def main() -> None:
