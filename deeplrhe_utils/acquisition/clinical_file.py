@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name, patients_of
+from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
 from deeplrhe_utils.acquisition.services.gdc import stage_of, word_of
 from deeplrhe_utils.acquisition.services.tcga_slides import tumour_of_site
 from deeplrhe_utils.core.errors import InputError
@@ -36,8 +36,9 @@ _SMOKING: Final = {"1": "never", "2": "current", "3": "former", "4": "former", "
 def read_clinical(path: Path) -> pd.DataFrame:
     """Table CLINICAL from a CSV or, by its suffix, TSV; what could not be read is in ``frame.attrs["notes"]``.
 
-    The patient is what a TCGA barcode says. Site and histology of a TCGA patient follow from the barcode, where the
-    file has none; a site that is a TCGA code is its hospital. Raises InputError: no patients, a patient twice.
+    The patient is what a TCGA barcode says, and so is the site: tables of TCGA hold the code, which tells the
+    diagnosis. Other patients have the site that the file names. Histology follows from the barcode where the file has
+    none. Raises InputError: no patients, a patient twice.
     """
     path = Path(path)
     table = read_foreign(path, InputError, separator="\t" if path.suffix == ".tsv" else ",")
@@ -65,8 +66,7 @@ def read_clinical(path: Path) -> pd.DataFrame:
             notes.append(f"{path.name}, {found[name]}: {counted(len(lost), 'value')} not understood, taken as unknown: "
                          f"{shortened(sorted(set(lost)), 3)}.")  # fmt: skip
     given = table[found["site_id"]] if found["site_id"] else pd.Series("", table.index, dtype="string")
-    named = [hospitals()[t][0] if t in hospitals() else t for t in given]
-    out["site_id"] = [own or t.site_id for own, t in zip(named, told, strict=True)]
+    out["site_id"] = [t.site_id or own or None for own, t in zip(given, told, strict=True)]
     out["histology"] = [h or tumour_of_site(t.site_code) for h, t in zip(out["histology"], told, strict=True)]
     frame = conform(pd.DataFrame(out), CLINICAL)
     frame.attrs["notes"] = notes

@@ -184,16 +184,16 @@ def test_a_table_of_labels_tells_the_patients_of_slides_and_of_their_vectors(tmp
 
 def test_clinical_tables_are_read_under_the_names_that_others_give(tmp_path):
     (tmp_path / "a.tsv").write_text(
-        "bcr_patient_barcode\tage_at_initial_pathologic_diagnosis\tgender\tpathologic_stage\ttobacco_smoking_history\n"
-        "TCGA-05-4244-01\t70\tMALE\tstage iiib\tcurrent reformed smoker for > 15 years\n"
-        "TCGA-18-3406\t[Not Available]\tfemale\tStage X\t1\nP-3\told\t\t\tpipe\n"
+        "bcr_patient_barcode\tage_at_initial_pathologic_diagnosis\tgender\tpathologic_stage\ttobacco_smoking_history"
+        "\ttissue_source_site\nTCGA-05-4244-01\t70\tMALE\tstage iiib\tcurrent reformed smoker for > 15 years\t05\n"
+        "TCGA-18-3406\t[Not Available]\tfemale\tStage X\t1\t18\nP-3\told\t\t\tpipe\tOur hospital\n"
     )
     found = read_clinical(tmp_path / "a.tsv")
     rows = found.set_index("patient_id").astype(object).where(lambda f: f.notna(), None)
     columns = ["age_years", "sex", "stage", "smoking", "histology", "site_id"]
     assert rows.loc["TCGA-05-4244", columns].tolist() == [70.0, "male", "III", "former", "adenocarcinoma", "Indivumed"]
     assert rows.loc["TCGA-18-3406", columns[:5]].tolist() == [None, "female", None, "never", "squamous"]
-    assert rows.loc["P-3", columns].tolist() == [None] * 6
+    assert rows.loc["P-3", columns].tolist() == [None] * 5 + ["Our hospital"], "a barcode's code is its hospital"
     notes = " ".join(found.attrs["notes"])
     assert "1 value not understood, taken as unknown: old" in notes and "pipe" in notes and "Not Available" not in notes
     (tmp_path / "b.csv").write_text("patient_id,sex\nTCGA-05-4244-01,male\nTCGA-05-4244-11,male\n")
