@@ -235,19 +235,20 @@ def _refuse_contradictions(cells: pd.DataFrame, path: Path) -> None:
 def with_label_patients(slides: pd.DataFrame, labels_csv: Path) -> tuple[pd.DataFrame, list[str]]:
     """`slides` (table SLIDES) with the patients that a labels file gives them, and notes.
 
-    Slides are met by slide_id, or by the name of their file (``S1.tif``). Raises LabelError: as `read_label_table`.
+    Slides are met by slide_id, or by the name of a file (``S1.tif``), also of one that is not here. Raises LabelError: as `read_label_table`.
     """
     members = _members(with_patient_column(read_foreign(labels_csv)), Path(labels_csv))
     if "slide_id" not in members:
         return slides, []
-    short = members["slide_id"].str.replace(FILE_ENDING, "", regex=True)
-    members["slide_id"] = short.where(~members["slide_id"].isin(slides["slide_id"]) & short.isin(slides["slide_id"]),
-                                      members["slide_id"])  # fmt: skip
     owner = dict(zip(members["slide_id"], members["patient_id"], strict=True))
     files = slides["path"].map(lambda path: Path(path).name)
+    known = {*slides["slide_id"], *files}
+    short = {FILE_ENDING.sub("", name): who for name, who in owner.items() if name not in known}
+    owner = {name: who for name, who in short.items() if name in known} | owner
     by_file = ~slides["slide_id"].isin(owner) & files.isin(owner)
     names = files.where(by_file, slides["slide_id"])
-    gone = sorted(set(owner) - set(names) - {""})
+    met = set(names)
+    gone = sorted({name if name in met else FILE_ENDING.sub("", name) for name in owner} - met - {""})
     notes = [f"labels_csv names slides that were not found: {shortened(gone)}"] if gone else []
     if by_file.any():
         notes.append(f"{int(by_file.sum())} slides of labels_csv are named with the ending of their file, such as "
