@@ -235,7 +235,8 @@ def _refuse_contradictions(cells: pd.DataFrame, path: Path) -> None:
 def with_label_patients(slides: pd.DataFrame, labels_csv: Path) -> tuple[pd.DataFrame, list[str]]:
     """`slides` (table SLIDES) with the patients that a labels file gives them, and notes.
 
-    Slides are met by slide_id, or by the name of a file (``S1.tif``), also of one that is not here. Raises LabelError: as `read_label_table`.
+    Slides are met by slide_id, or by the name of a file (``S1.tif``), also of one that is not here.
+    Raises LabelError: as `read_label_table`.
     """
     members = _members(with_patient_column(read_foreign(labels_csv)), Path(labels_csv))
     if "slide_id" not in members:

@@ -28,8 +28,8 @@ def arm_findings(rows: pd.DataFrame, gains: pd.DataFrame, control: str, passed: 
     for (group, arm), own in told.groupby(["patients", "arm"], sort=False):
         above = holm(own["p"].to_numpy(float)) < LEVEL
         shown = pd.Series([f"{r['gene']} {with_ends(r)}" for r in own.to_dict("records")], own.index, dtype=str)
-        lines.append(f"{arm[0].upper()}{arm[1:]} ({group}): better than exchanged labels (p < {LEVEL:g} after Holm) "
-                     f"{listed(shown[above], 'nothing')}; not shown to be {listed(shown[~above])}.")  # fmt: skip
+        lines.append(f"{arm[0].upper()}{arm[1:]} ({group}): better than exchanged labels (p < {LEVEL:g} after Holm): "
+                     f"{listed(shown[above])}; not shown to be: {listed(shown[~above])}.")  # fmt: skip
     if "image, hospitals held out" not in set(rows["arm"]):
         lines.append("No hospitals could be held out: fewer are known than there are folds.")
     seen = rows[rows["arm"] == "attention MIL"].dropna(subset=["auc"])
@@ -51,10 +51,10 @@ def site_findings(site: Mapping[str, Any]) -> list[str]:
     if np.isnan(told["named"]):
         lines.append("Whether the site can be read is not known: fewer than two sites have enough patients.")
     else:
+        left = f"{told['patients_left_out']:.0f} patients of smaller sites, or of none, left out"
         lines.append(f"The site of {told['named']:.0%} of {told['patients']:.0f} patients is named rightly among "
-                     f"{told['sites']:.0f} ({told['patients_left_out']:.0f} patients of few or of none left out); "
-                     f"with sites exchanged within the diagnosis, of {told['chance']:.0%} (p {p_text(told['p'])})."
-                     )  # fmt: skip
+                     f"{told['sites']:.0f} ({left}); with sites exchanged within the diagnosis, of {told['chance']:.0%} "
+                     f"(p {p_text(told['p'])}).")  # fmt: skip
     for row in site["robustness"][:1]:
         lines.append(f"Robustness index by {row['classes_of']}: {row['index']:.2f} (k = {row['k']}); if sites meant "
                      f"nothing, {interval_text(row['null_mean'], row['null_low'], row['null_high'])} "
