@@ -53,7 +53,7 @@ def site_findings(site: Mapping[str, Any]) -> list[str]:
     else:
         left = f"{told['patients_left_out']:.0f} patients of smaller sites, or of none, left out"
         lines.append(f"The site of {told['named']:.0%} of {told['patients']:.0f} patients is named rightly among "
-                     f"{told['sites']:.0f} ({left}); with sites exchanged within the diagnosis, of {told['chance']:.0%} "
+                     f"{told['sites']:.0f} ({left}), with sites exchanged in the diagnosis {told['chance']:.0%} "
                      f"(p {p_text(told['p'])}).")  # fmt: skip
     for row in site["robustness"][:1]:
         lines.append(f"Robustness index by {row['classes_of']}: {row['index']:.2f} (k = {row['k']}); if sites meant "
