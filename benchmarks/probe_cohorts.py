@@ -11,26 +11,21 @@ gene. No time is measured; about a minute a cohort on two cores.
 from __future__ import annotations
 
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import cv2
-import numpy as np
 import pandas as pd
 from _harness import RESULTS
+from _planted import planted_tiles
 from scipy import stats
 
-from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.audits.probing import PROBE_COLUMNS, probe
 from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient, partitions
-from deeplrhe_utils.slides.tiles.pixels import read_pixels
 from deeplrhe_utils.synthetic.genes import EFFECTS, GENES
 from deeplrhe_utils.synthetic.plan import CohortSpec, plan_cohort
-from deeplrhe_utils.synthetic.slide import slide_recipe, write_slide
 
 SLIDES, TILES, SIDE_PX, MPP = 120, 10, 256, 1.0
 FIRST_SEED, DRAWS, REPEATS = 101, 500, 10
@@ -41,13 +36,7 @@ def described(spec: CohortSpec, slide_id: str) -> pd.DataFrame:
     """The bank of one slide's tiles, painted into a folder that is thrown away."""
     cv2.setNumThreads(1)
     plan = plan_cohort(spec)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = write_slide(plan, slide_id, folder, folder)
-        tiles = pd.read_parquet(folder / f"{slide_id}.parquet").query("tumour_fraction >= 0.5").assign(path=None)
-        order = generator(spec.seed, "tiles", slide_id).permutation(len(tiles))[:TILES]
-        row = {"path": str(path), "mpp": slide_recipe(plan, slide_id).mpp}
-        rows = [tile_bank(tile, MPP) for tile in read_pixels(row, tiles.iloc[np.sort(order)], SIDE_PX)]
+    rows = [tile_bank(tile, MPP) for tile in planted_tiles(plan, slide_id, TILES, SIDE_PX)]
     patient = plan.slides.set_index("slide_id").loc[slide_id, "patient_id"]
     return pd.DataFrame(rows, columns=list(FEATURES)).assign(patient_id=patient)
 

@@ -10,7 +10,6 @@ diagnoses. Writes ``data/reference/site_robustness.csv``, a row per cohort and s
 from __future__ import annotations
 
 import sys
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -20,16 +19,14 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _planted import planted_tiles
 
 from deeplrhe_utils.core.paths import REFERENCE_DATA, REPOSITORY
-from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.audits.probing import class_told
 from deeplrhe_utils.evaluation.referee.robustness import robustness_index
 from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient
-from deeplrhe_utils.slides.tiles.pixels import read_pixels
 from deeplrhe_utils.synthetic.plan import CohortSpec, plan_cohort
-from deeplrhe_utils.synthetic.slide import slide_recipe, write_slide
 
 SLIDES, SITES, TILES, SIDE_PX, MPP = 80, 8, 10, 256, 1.0
 FIRST_SEED, STRENGTHS = 201, (0.0, 0.25, 0.5, 0.75, 1.0, 1.5)
@@ -41,13 +38,7 @@ def painted(spec: CohortSpec, slide_id: str, common: bool) -> list[np.ndarray]:
     plan = plan_cohort(spec)
     if common:
         plan = replace(plan, slides=plan.slides.assign(site_id="00"))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        path = write_slide(plan, slide_id, folder, folder)
-        tiles = pd.read_parquet(folder / f"{slide_id}.parquet").query("tumour_fraction >= 0.5").assign(path=None)
-        order = generator(spec.seed, "tiles", slide_id).permutation(len(tiles))[:TILES]
-        row = {"path": str(path), "mpp": slide_recipe(plan, slide_id).mpp}
-        return read_pixels(row, tiles.iloc[np.sort(order)], SIDE_PX)
+    return planted_tiles(plan, slide_id, TILES, SIDE_PX)
 
 
 def described(spec: CohortSpec, slide_id: str) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from deeplrhe_utils.acquisition.features.cohort import vector_slides
 from deeplrhe_utils.acquisition.features.neutral import L0_PX, UM, SlideVectors, whole_array
 from deeplrhe_utils.evaluation.referee.feature_files import (
     describe,
@@ -90,9 +91,9 @@ def test_the_fingerprint_is_of_names_and_bytes(tmp_path):
     for file in files:
         file.write_bytes(file.name.encode())
     found = [replace(one, path=file) for one, file in zip(cohort(slides=2), files, strict=True)]
-    first = files_fingerprint(found)
+    first = files_fingerprint(vector_slides(found))
     files[1].write_bytes(b"other")
-    assert files_fingerprint(found) != first and len(first) == 16
+    assert files_fingerprint(vector_slides(found)) != first and len(first) == 16
 
 
 @pytest.fixture(scope="module")

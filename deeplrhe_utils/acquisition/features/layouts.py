@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.features.neutral import BLOCK_ROWS, FULL_POWER_UM, L0_PX, UM, SlideVectors
+from deeplrhe_utils.acquisition.features.neutral import BLOCK_ROWS, FULL_POWER_UM, L0_PX, UM, SlideVectors, axis_gaps
 from deeplrhe_utils.core.errors import InputError
 from deeplrhe_utils.core.files import atomic_path, safe_name
 
@@ -195,8 +195,8 @@ def _stamp(path: Path, file: h5py.File) -> SlideVectors:
 
 def _stride(places: NDArray[Any]) -> float:
     """Least distance of two tiles along an axis; NaN without."""
-    gaps = [np.diff(np.unique(column)) for column in np.asarray(places, np.float64).T]
-    return float(min((g.min() for g in gaps if len(g)), default=float("nan")))
+    gaps = axis_gaps(places)
+    return float(gaps.min()) if len(gaps) else float("nan")
 
 
 def _atlaspatch(path: Path, file: h5py.File, encoder: str) -> SlideVectors:

@@ -100,6 +100,11 @@ class SlideVectors:
         return pd.DataFrame({"x_l0_px": x, "y_l0_px": y, "size_l0_px": side})
 
 
+def axis_gaps(places: NDArray[Any]) -> NDArray[np.float64]:
+    """Distances of neighbouring columns, and of neighbouring rows, of tiles at `places` (n, 2)."""
+    return np.concatenate([np.diff(np.unique(column)) for column in np.asarray(places, np.float64).T])
+
+
 def whole_array(array: NDArray[Any]) -> Callable[[], Iterator[NDArray[Any]]]:
     """Blocks of an array that is in memory, or mapped into it."""
     return lambda: (np.asarray(array[i : i + BLOCK_ROWS]) for i in range(0, len(array), BLOCK_ROWS))

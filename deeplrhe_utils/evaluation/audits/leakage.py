@@ -110,6 +110,14 @@ class SplitAudit(NamedTuple):
     leaks: bool
 
 
+def check_owners(units: pd.DataFrame) -> None:
+    """Raise InputError, unless the patient of every unit (of `read_any_split`) is known."""
+    if (lost := units["patient_id"].isna()).any():
+        raise InputError(f"The patient of {int(lost.sum())} of {len(units)} units is unknown",
+                         got=shortened([said(name) for name in units.loc[lost].iloc[:, 0]]),
+                         fix="Give a table of slide_id and patient_id as --labels")  # fmt: skip
+
+
 def audit_split(splits: pd.DataFrame, units: pd.DataFrame, targets: Sequence[str] = ()) -> SplitAudit:
     """Audit a split.
 
@@ -120,10 +128,7 @@ def audit_split(splits: pd.DataFrame, units: pd.DataFrame, targets: Sequence[str
 
     Raises InputError: the patient of a unit is unknown. LabelError: no such target.
     """
-    if (lost := units["patient_id"].isna()).any():
-        raise InputError(f"The patient of {int(lost.sum())} of {len(units)} units is unknown",
-                         got=shortened([said(name) for name in units.loc[lost].iloc[:, 0]]),
-                         fix="Give a table of slide_id and patient_id as --labels")  # fmt: skip
+    check_owners(units)
     scheme = str(splits["scheme"].iloc[0])
     key = ["fold", "unit_id", "role"]
     once = splits.drop_duplicates(key)

@@ -119,7 +119,7 @@ def principal(features: NDArray[np.float32], components: int = COMPONENTS, seed:
 def attention_arm(
     features: NDArray[np.float32], tiles: pd.DataFrame, labels: pd.DataFrame, folds: NDArray[np.intp], *,
     strata: pd.Series, draws: int, seed: int, min_positives: int, folder: Path, config: MilConfig = ATTENTION,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+) -> pd.DataFrame:  # fmt: skip
     """Attention MIL by patient, beside attention that was trained on exchanged labels.
 
     Parameters
@@ -133,7 +133,7 @@ def attention_arm(
     folder : receives ``attention-fold-<n>.safetensors``, whose first target of a gene is the true one
 
     Returns DataFrame: :data:`PROBE_COLUMNS`, a row per gene (AUC over pairs of one fold; 95 % by Newcombe with the
-    variance of cross-fitting; null_low, null_high: least and greatest of the exchanges); tile_id, gene, fold, weight.
+    variance of cross-fitting; null_low, null_high: least and greatest of the exchanges).
     """
     people = np.unique(tiles["patient_id"].to_numpy(str))
     wide = labels.pivot(index="patient_id", columns="gene", values="status").reindex(people)
@@ -148,7 +148,7 @@ def attention_arm(
             column = columns[f"{gene} {k}"] = np.full(len(people), np.nan)
             column[known] = drawn[:, k]
     if not genes:
-        return pd.DataFrame(columns=list(PROBE_COLUMNS)), pd.DataFrame(columns=["tile_id", "gene", "fold", "weight"])
+        return pd.DataFrame(columns=list(PROBE_COLUMNS))
     targets = np.stack(list(columns.values()), 1).astype(np.float32)
     place = np.searchsorted(people, tiles["patient_id"].to_numpy(str))
     splits = pd.concat([pd.DataFrame({"fold": f, "unit_id": people, "role": np.where(folds == f, "test", "train")})
@@ -173,5 +173,4 @@ def attention_arm(
                      "ci_high": float(high[0]), "null_mean": float(null.mean()), "null_low": float(null.min()),
                      "null_high": float(null.max()), "p": float((1 + (null >= aucs[0]).sum()) / (1 + draws)),
                      "n_pos": m, "n_neg": n})  # fmt: skip
-    weights = fits.attention[fits.attention["gene"].isin([f"{g} 0" for g in genes])]
-    return pd.DataFrame(rows, columns=list(PROBE_COLUMNS)), weights.assign(gene=weights["gene"].str.removesuffix(" 0"))
+    return pd.DataFrame(rows, columns=list(PROBE_COLUMNS))

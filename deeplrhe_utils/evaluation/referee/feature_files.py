@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deeplrhe_utils.acquisition.features.neutral import FULL_POWER_UM, SlideVectors
+from deeplrhe_utils.acquisition.features.neutral import FULL_POWER_UM, SlideVectors, axis_gaps
 from deeplrhe_utils.core.errors import InputError, SlideError
-from deeplrhe_utils.core.files import sha256_file, sha256_text
+from deeplrhe_utils.core.files import sha256_text
 from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.core.text import Countdown, shortened
@@ -84,10 +84,14 @@ def describe(found: Sequence[SlideVectors], *, most: int, seed: int = 0) -> Desc
     return Described(table, whole, np.concatenate(parts), owner, int((high == low).sum()))
 
 
-def files_fingerprint(found: Sequence[SlideVectors]) -> str:
-    """First 16 hex characters of SHA-256 over every slide's name and its file's SHA-256: which files these were."""
-    hashes = {path: sha256_file(path) for path in {one.path for one in found}}
-    return sha256_text("\n".join(f"{one.slide_id} {hashes[one.path]}" for one in found))[:16]
+def files_fingerprint(slides: pd.DataFrame) -> str:
+    """First 16 hex characters of SHA-256 over every slide's name and its file's SHA-256: which files these were.
+
+    Parameters
+    ----------
+    slides : slide_id and sha256, as of `vector_slides`, in the order of names
+    """
+    return sha256_text("\n".join(slides["slide_id"].str.cat(slides["sha256"], sep=" ")))[:16]
 
 
 def known_encoder(declared: str) -> dict[str, str] | None:
@@ -144,7 +148,7 @@ def place_doubts(one: SlideVectors, slide: Mapping[str, Any] | None) -> list[str
     if one.places is None or not one.unit or not one.count:
         return []
     doubts, told = [], one.about
-    stride = _stride(one) * one.step
+    stride = _stride(one, one.places) * one.step
     if not 0.4 < stride / one.size < 1.6:
         doubts.append(f"{one.slide_id}: tiles are said to be {one.size:g} wide and lie {stride:g} apart.")
     if all(isinstance(told.get(n), int | float) and told[n] for n in ("patch_size", "target_magnification")):
@@ -164,9 +168,9 @@ def place_doubts(one: SlideVectors, slide: Mapping[str, Any] | None) -> list[str
         return [*doubts, f"{one.slide_id}: its slide could not be asked: {error}"]
 
 
-def _stride(one: SlideVectors) -> float:
-    gaps = [np.diff(np.unique(column)) for column in np.asarray(one.places, np.float64).T]
-    return float(np.median(np.concatenate([g[g > 0] for g in gaps]))) if sum(map(len, gaps)) else one.size / one.step
+def _stride(one: SlideVectors, places: NDArray[Any]) -> float:
+    gaps = axis_gaps(places)
+    return float(np.median(gaps)) if len(gaps) else one.size / one.step
 
 
 def _outside(windows: pd.DataFrame, width: float, height: float) -> bool:

@@ -212,7 +212,7 @@ def _files(
     return {
         "path": str(path), "layout": listed(sorted({one.layout for one in found})),
         "encoder": found[0].encoder or "not told", "licence": encoder["licence"] if encoder else "not known here",
-        "fingerprint": files_fingerprint(found), "slides": len(found), "patients": int(slides["patient_id"].nunique()),
+        "fingerprint": files_fingerprint(slides), "slides": len(found), "patients": int(slides["patient_id"].nunique()),
         "labelled_patients_without_vectors": len(silent), "vectors": int(told["vectors"].sum()),
         "width": found[0].width, "type": str(found[0].dtype), "excluded": int((slides["status"] != "ok").sum()),
         "slides_with_places": sum(one.places is not None for one in found),
@@ -246,7 +246,7 @@ def _attention(
     tiles = pd.DataFrame({"tile_id": np.arange(used.sum()).astype(str), "patient_id": owner[used].to_numpy(str)})
     folds, maps = partitions(len(names), options.folds, 1, options.seed)[0], []
     with tempfile.TemporaryDirectory() as aside:
-        table, _ = attention_arm(
+        table = attention_arm(
             np.asarray(whiten.transform(described.sample[used]), np.float32), tiles, labels, folds,
             strata=known["histology"], draws=options.attention_draws, seed=options.seed,
             min_positives=options.min_positives, folder=Path(aside),

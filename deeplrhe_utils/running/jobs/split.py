@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from deeplrhe_utils.acquisition.barcodes import parse_name, patients_of
 from deeplrhe_utils.acquisition.labels.labels import read_label_table, wide_labels
-from deeplrhe_utils.core.errors import InputError, LabelError, ParameterError
+from deeplrhe_utils.core.errors import LabelError, ParameterError
 from deeplrhe_utils.core.files import check_new_file, claim, write_json
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
-from deeplrhe_utils.core.text import counted, said, shortened
+from deeplrhe_utils.core.text import counted, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,7 +194,7 @@ def audit_split_files(
 
     Returns whether a patient of the test side also trains or validates.
     """
-    from deeplrhe_utils.evaluation.audits.leakage import audit_split
+    from deeplrhe_utils.evaluation.audits.leakage import audit_split, check_owners
     from deeplrhe_utils.evaluation.splits.folds import PARTS
     from deeplrhe_utils.evaluation.splits.published import read_any_split
 
@@ -202,10 +202,7 @@ def audit_split_files(
         claim(options.out, "split", _AUDIT)
     read = read_any_split(paths, labels)
     units = read.units
-    if (lost := units["patient_id"].isna()).any():
-        raise InputError(f"The patient of {int(lost.sum())} of {len(units)} units is unknown",
-                         got=shortened([said(name) for name in units.loc[lost].iloc[:, 0]]),
-                         fix="Give a table of slide_id and patient_id as --labels")  # fmt: skip
+    check_owners(units)  # before sites are looked up by patient
     if own := options.sites in units:
         units = units.assign(site_id=units[options.sites])
     found = audit_split(read.splits, _with_sites(units, options, own, labels or paths[0]), options.genes)
