@@ -127,3 +127,37 @@ def _alternatives(axes: Axes, tables: list[pd.DataFrame]) -> None:
     top = max(max(float(t["ci_high"].max()) for t in tables), float(first["treat_all"].max()), 0.01)
     acting = [t.loc[(t["net_benefit"] != 0) | (t["treat_all"] > 0), "threshold"].max() for t in tables]
     axes.set(ylim=(-0.35 * top, 1.1 * top), xlim=(0, min(1.0, 1.1 * max(acting))))
+
+
+def transfer_figure(table: pd.DataFrame) -> Figure:
+    """A frozen model elsewhere: AUC beside its own and its null, calibration slope and O/E, each with 95 % intervals.
+
+    Parameters
+    ----------
+    table : of `judge_transfer`, with model, where, reader, patients; rows without an estimate are left out
+    """
+    done = table[table["status"] == "estimated"]
+    if done.empty:
+        return empty_figure(NO_TARGET)
+    names = [", ".join(map(str, row)) for row in done[["gene", "patients", "reader", "model", "where"]].to_numpy()]
+    figure = new_figure(9.0, 1.2 + 0.3 * len(done))
+    left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=[2, 1, 1])
+    place = np.arange(len(done), 0, -1)
+    left.hlines(place, done["null_low"], done["null_high"], color="0.88", lw=9)
+    for values, ends, offset, colour, label in (
+        ("own_auc", ("own_low", "own_high"), 0.15, "0.45", "among its own patients"),
+        ("auc", ("ci_low", "ci_high"), -0.15, PALETTE[0], "elsewhere"),
+    ):
+        left.hlines(place + offset, done[ends[0]], done[ends[1]], color=colour, lw=1.4)
+        left.plot(done[values], place + offset, "o", ms=4, color=colour, label=label)
+    left.set(xlabel="AUC (pale: null band)", yticks=place, yticklabels=map(named, names))
+    left.axvline(0.5, color="0.6", lw=0.8, ls=":")
+    for axes, name, label in ((middle, "slope", "calibration slope"), (right, "oe", "observed / expected")):
+        axes.hlines(place, done[f"{name}_low"], done[f"{name}_high"], color=PALETTE[0], lw=1.4)
+        axes.plot(done[name], place, "o", ms=4, color=PALETTE[0])
+        axes.axvline(1, color="0.6", lw=0.8, ls=":")
+        axes.set(xlabel=label)
+    right.set_xscale("log")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    sns.despine(figure)
+    return figure

@@ -16,6 +16,7 @@ from deeplrhe_utils.running.commands import (
     convert,
     doctor,
     download,
+    external,
     judge,
     labels,
     normalize,
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "run": run, "doctor": doctor, "normalize": normalize, "predict": predict, "score": score, "split": split,
-    "audit": audit, "convert": convert, "judge": judge, "labels": labels, "cohort": cohort, "download": download,
-    "synth": synth, "profiles": profiles,
+    "audit": audit, "convert": convert, "judge": judge, "external": external, "labels": labels, "cohort": cohort,
+    "download": download, "synth": synth, "profiles": profiles,
 }  # fmt: skip
 USAGE, INTERRUPTED, TERMINATED = 2, 130, 143
 
