@@ -14,49 +14,39 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-import cv2
 import numpy as np
 import pandas as pd
 from _harness import RESULTS
-from _planted import planted_tiles
 
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.seeds import generator
 from deeplrhe_utils.evaluation.auc.units import with_labels
+from deeplrhe_utils.evaluation.judging.elsewhere import shifted, told_elsewhere
 from deeplrhe_utils.evaluation.precision.external import judge_transfer, own_headline, probe_elsewhere
-from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient, partitions
 from deeplrhe_utils.synthetic.plan import CohortPlan, CohortSpec, plan_cohort
 
-SLIDES, TILES, SIDE_PX, MPP = 80, 10, 256, 1.0
+SLIDES, TILES, SIDE_PX = 80, 10, 256
 FOLDS, REPEATS, LEAST = 5, 10, 8
 HOME, AWAY = "home", "away"
-POPULATIONS = {
-    HOME: {"seed": 301, "n_sites": 12, "squamous_share": 0.35},
-    AWAY: {"seed": 302, "n_sites": 1, "squamous_share": 0.65},
-}
+SEEDS = {HOME: 301, AWAY: 302}
 CACHE = REPOSITORY / "data" / "interim" / "external_cohorts"
-
-
-def described(plan: CohortPlan, slide_id: str) -> pd.DataFrame:
-    """The bank of one slide's tiles, painted into a folder that is thrown away."""
-    cv2.setNumThreads(1)
-    rows = [tile_bank(tile, MPP) for tile in planted_tiles(plan, slide_id, TILES, SIDE_PX)]
-    return pd.DataFrame(rows, columns=list(FEATURES)).assign(slide_id=slide_id)
 
 
 def painted(name: str, pairs: int) -> tuple[CohortPlan, pd.DataFrame]:
     """The plan of a population and the mean features of its patients; painted once, then kept."""
-    spec = CohortSpec(n_slides=SLIDES * pairs, **POPULATIONS[name])
-    plan, file = plan_cohort(spec), CACHE / f"{name}-{pairs}.parquet"
+    home = CohortSpec(n_slides=SLIDES * pairs, seed=SEEDS[HOME])
+    plan = plan_cohort(home if name == HOME else shifted(home, SLIDES * pairs, SEEDS[AWAY]))
+    file = CACHE / f"{name}-{pairs}.parquet"
     if not file.is_file():
         CACHE.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(2) as pool:
-            tiles = pd.concat(pool.map(partial(described, plan), plan.slides["slide_id"], chunksize=5))
-        tiles.to_parquet(file)
+            told = pool.map(
+                partial(told_elsewhere, plan, most=TILES, side_px=SIDE_PX), plan.slides["slide_id"], chunksize=5
+            )
+            pd.concat([features for features, _ in told]).to_parquet(file)
     tiles = pd.read_parquet(file)
-    owner = tiles["slide_id"].map(plan.slides.set_index("slide_id")["patient_id"])
-    return plan, means_by_patient(tiles.drop(columns="slide_id"), owner)
+    return plan, means_by_patient(tiles.drop(columns="patient_id"), tiles["patient_id"])
 
 
 def cohorts(means: pd.DataFrame, pairs: int, seed: int) -> list[pd.DataFrame]:
@@ -112,9 +102,9 @@ def main() -> None:
     """Paint (once), judge every pair both ways, and say what was found."""
     pairs = next((int(a.split("=")[1]) for a in sys.argv[1:] if a.startswith("--pairs=")), 20)
     populations = {}
-    for name, spec in POPULATIONS.items():
+    for name, seed in SEEDS.items():
         plan, means = painted(name, pairs)
-        populations[name] = (plan.labels, cohorts(means, pairs, int(spec["seed"])))
+        populations[name] = (plan.labels, cohorts(means, pairs, seed))
         print(
             name,
             len(means),

@@ -17,11 +17,11 @@ from functools import partial
 import cv2
 import pandas as pd
 from _harness import RESULTS
-from _planted import planted_tiles
 from scipy import stats
 
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.audits.probing import PROBE_COLUMNS, probe
+from deeplrhe_utils.evaluation.judging.elsewhere import planted_tiles
 from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient, partitions
 from deeplrhe_utils.synthetic.genes import EFFECTS, GENES

@@ -15,6 +15,8 @@ from scipy import special
 from deeplrhe_utils.core.errors import CohortError, ParameterError
 from deeplrhe_utils.core.text import interval_text, listed
 from deeplrhe_utils.evaluation.auc.delong import Z, delong, headline_interval
+from deeplrhe_utils.evaluation.auc.units import with_labels
+from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.precision.calibration import (
     RECALIBRATIONS,
     brier,
@@ -27,6 +29,7 @@ from deeplrhe_utils.learning.probes.readers import ridge_held_out
 
 _Floats = NDArray[np.float64]
 
+ALL_PATIENTS: Final = "all patients"
 WIDTHS: Final = {"oe": 0.2, "slope": 0.2, "auc": 0.1, "net_benefit": 0.2}
 """Widths of 95 % intervals that an external validation should reach, as Riley 2021 proposes."""
 TRANSFER_COLUMNS: Final = (
@@ -42,6 +45,26 @@ def frozen_probabilities(own_label: NDArray[np.int64], own_score: _Floats, score
     Scores are log odds, or any other real numbers; nothing of the patients elsewhere enters the map.
     """
     return np.asarray(RECALIBRATIONS["Platt"](own_label, special.expit(own_score), special.expit(score)))
+
+
+def networks_elsewhere(scores: pd.DataFrame, own: pd.DataFrame) -> pd.DataFrame:
+    """Probabilities of frozen networks for patients elsewhere.
+
+    Parameters
+    ----------
+    scores : gene, patient_id, score: patients elsewhere, a row per network that scored them
+    own : gene, label, score: held-out scores of the networks' own patients; genes of one class are left out
+
+    Returns DataFrame: gene, patient_id, score: the mean over networks, by the map of :func:`frozen_probabilities`.
+    """
+    parts = [pd.DataFrame({"gene": [], "patient_id": [], "score": []})]
+    for gene, new in scores.groupby(["gene", "patient_id"], as_index=False)["score"].mean().groupby("gene"):
+        mine = own[own["gene"] == gene]
+        if mine["label"].nunique() == 2:
+            label, held = mine["label"].to_numpy(np.int64), logits(mine["score"].to_numpy(np.float64))
+            said = frozen_probabilities(label, held, logits(new["score"].to_numpy(np.float64)))
+            parts.append(new.assign(score=said))
+    return pd.concat(parts, ignore_index=True)
 
 
 def probe_elsewhere(
@@ -147,6 +170,31 @@ def judge_transfer(
             continue
         rows.append(row | _judged_elsewhere(label, score, base, threshold))
     return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
+
+
+def judge_groups(
+    said: pd.DataFrame, own: pd.DataFrame, labels: pd.DataFrame, diagnosis: tuple[pd.Series, pd.Series], least: int = 5
+) -> pd.DataFrame:
+    """:func:`judge_transfer` for all patients, and within adenocarcinoma, which a reader of the diagnosis cannot rank.
+
+    Parameters
+    ----------
+    said : gene, patient_id, score: probabilities elsewhere
+    own : gene, patient_id, label, score: held-out scores of the model's own patients, on one scale
+    labels : table LABELS of the patients elsewhere
+    diagnosis : histology by patient_id, of the model's own patients and of those elsewhere
+
+    Returns DataFrame: patients, and :data:`TRANSFER_COLUMNS`.
+    """
+    scored, parts = with_labels(said, labels), []
+    for group in (ALL_PATIENTS, FIRST):
+        mine, theirs = (
+            rows if group == ALL_PATIENTS else rows[rows["patient_id"].map(known).eq(group).fillna(False)]
+            for rows, known in zip((own, scored), diagnosis, strict=True)
+        )
+        rows = judge_transfer(theirs, own_headline(mine, least), least=least)
+        parts.append(rows.assign(patients=group)[["patients", *TRANSFER_COLUMNS]])
+    return pd.concat(parts, ignore_index=True)
 
 
 def _judged_elsewhere(

@@ -134,13 +134,14 @@ def transfer_figure(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : of `judge_transfer`, with model, where, reader, patients; rows without an estimate are left out
+    table : of `judge_transfer`, with model, where, reader, patients; rows without an estimate are left out. Slopes
+        beyond −1 to 3 leave their axis: what bends that far is no probability.
     """
     done = table[table["status"] == "estimated"]
     if done.empty:
         return empty_figure(NO_TARGET)
-    names = [", ".join(map(str, row)) for row in done[["gene", "patients", "reader", "model", "where"]].to_numpy()]
-    figure = new_figure(9.0, 1.2 + 0.3 * len(done))
+    names = [f"{r.gene}, {r.patients}, {r.reader} of {r.model} in {r.where}" for r in done.itertuples()]
+    figure = new_figure(10.0, 1.2 + 0.3 * len(done))
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=[2, 1, 1])
     place = np.arange(len(done), 0, -1)
     left.hlines(place, done["null_low"], done["null_high"], color="0.88", lw=9)
@@ -150,14 +151,16 @@ def transfer_figure(table: pd.DataFrame) -> Figure:
     ):
         left.hlines(place + offset, done[ends[0]], done[ends[1]], color=colour, lw=1.4)
         left.plot(done[values], place + offset, "o", ms=4, color=colour, label=label)
-    left.set(xlabel="AUC (pale: null band)", yticks=place, yticklabels=map(named, names))
+    left.set(xlabel="AUC (pale: null band)", yticks=place, yticklabels=[named(name, 70) for name in names])
     left.axvline(0.5, color="0.6", lw=0.8, ls=":")
     for axes, name, label in ((middle, "slope", "calibration slope"), (right, "oe", "observed / expected")):
         axes.hlines(place, done[f"{name}_low"], done[f"{name}_high"], color=PALETTE[0], lw=1.4)
         axes.plot(done[name], place, "o", ms=4, color=PALETTE[0])
         axes.axvline(1, color="0.6", lw=0.8, ls=":")
         axes.set(xlabel=label)
-    right.set_xscale("log")
+    middle.set_xlim(-1, 3)
+    right.set(xscale="log", xticks=[0.25, 0.5, 1, 2, 4], xticklabels=["¼", "½", "1", "2", "4"], xlim=(0.2, 5))
+    right.minorticks_off()
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure

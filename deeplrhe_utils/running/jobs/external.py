@@ -20,13 +20,12 @@ from deeplrhe_utils.core.tables.foreign import write_sheet
 from deeplrhe_utils.core.tables.schemas import CLINICAL, LABELS, PREDICTIONS, SLIDES, TILES
 from deeplrhe_utils.core.text import escaped, on_one_line
 from deeplrhe_utils.evaluation.auc.units import aggregate, align_folds, with_labels
-from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
-from deeplrhe_utils.evaluation.precision.calibration import logits, reliability
+from deeplrhe_utils.evaluation.precision.calibration import reliability
 from deeplrhe_utils.evaluation.precision.decision import decision_curve
 from deeplrhe_utils.evaluation.precision.external import (
-    frozen_probabilities,
-    judge_transfer,
-    own_headline,
+    ALL_PATIENTS,
+    judge_groups,
+    networks_elsewhere,
     probe_elsewhere,
     transfer_sentence,
 )
@@ -42,7 +41,6 @@ from deeplrhe_utils.running.page.html import page, table
 TRANSFER, SCORES, LEFT_OUT, CURVES = "external.csv", "scores.csv", "left_out.csv", "net_benefit.csv"
 _SHOWN: Final = {"external.png": "AUC, slope and O/E elsewhere", "usefulness.png": "calibration and net benefit"}
 NETWORKS, PROBE = "networks", "probe"
-ALL_PATIENTS: Final = "all patients"
 _KEYS: Final = ["model", "where", "reader", "patients"]
 _SAME: Final = {"02-tiling": ("target_mpp", "tile_px"), "04-dcgmm-normalization": ("store_px", "probe_features")}
 _DRAWN: Final = 4  # genes whose curves are drawn
@@ -139,10 +137,6 @@ class FinishedRun:
         paths = [os.path.normpath(self.paths.root.resolve() / str(path)) for path in slides["path"]]
         return slides.assign(path=paths).set_index("slide_id", drop=False).to_dict("index")
 
-    def members(self, group: str, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows of a group's patients."""
-        return rows if group == ALL_PATIENTS else rows[rows["patient_id"].map(self.histology).eq(group).fillna(False)]
-
 
 def external(
     model: Path, other: Path, out: Path, options: ExternalOptions | None = None, tell: Callable[[str], None] = print
@@ -171,13 +165,11 @@ def external(
         for reader, said, at_home, left in _readers(own, there, options, notes):
             keys = {"model": own.name, "where": there.name, "reader": reader}
             lost.append(left.assign(**keys))
-            scored = with_labels(said, there.labels).assign(**keys)
-            scores.append(scored)
-            for group in (ALL_PATIENTS, FIRST):
-                base = own_headline(own.members(group, at_home), options.min_positives)
-                rows = judge_transfer(there.members(group, scored), base, least=options.min_positives)
-                found.append(rows.assign(**keys, patients=group))
-                tell(on_one_line(f"{own.name} → {there.name}, {reader}, {group}: {transfer_sentence(rows)}"))
+            scores.append(with_labels(said, there.labels).assign(**keys))
+            rows = judge_groups(said, at_home, there.labels, (own.histology, there.histology), options.min_positives)
+            found.append(rows.assign(**keys))
+            for group, part in rows.groupby("patients", sort=False):
+                tell(on_one_line(f"{own.name} → {there.name}, {reader}, {group}: {transfer_sentence(part)}"))
     for note in notes:
         tell(on_one_line(note))
     if not found:
@@ -229,21 +221,12 @@ def _probe(own: FinishedRun, there: FinishedRun, strangers: set[str], options: E
 
 
 def _networks(own: FinishedRun, there: FinishedRun, strangers: set[str], options: ExternalOptions) -> _Tried:
-    """Mean over folds of each fold's mean over tiles, as probabilities."""
     if not own.networks:
         raise InputError(f"The run {own.name} has no networks", fix="Run its notebook 05")
     held = aggregate(read_table(own.paths.tables / "predictions.parquet", PREDICTIONS))
-    at_home = with_labels(align_folds(held), own.labels)
     scored, lost = _scored(own, there, strangers, options)
-    said = scored.groupby(["gene", "patient_id"], sort=False, as_index=False)["score"].mean()
-    known, parts = with_labels(held, own.labels), []
-    for gene, new in said.groupby("gene", sort=False):
-        mine = known[known["gene"] == gene]
-        if mine["label"].nunique() == 2:
-            frozen = frozen_probabilities(mine["label"].to_numpy(np.int64), logits(mine["score"].to_numpy(float)),
-                                          logits(new["score"].to_numpy(float)))  # fmt: skip
-            parts.append(new.assign(score=frozen))
-    return pd.concat([said.head(0), *parts], ignore_index=True), at_home, _left(lost)
+    said = networks_elsewhere(scored, with_labels(held, own.labels))
+    return said, with_labels(align_folds(held), own.labels), _left(lost)
 
 
 _Pairs = list[tuple[str, str]]
