@@ -14,38 +14,30 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
-import cv2
 import pandas as pd
 from _harness import RESULTS
+from _planted import described
 from scipy import stats
 
 from deeplrhe_utils.evaluation.audits.diagnosis import FIRST
 from deeplrhe_utils.evaluation.audits.probing import PROBE_COLUMNS, probe
-from deeplrhe_utils.evaluation.judging.elsewhere import planted_tiles
-from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient, partitions
 from deeplrhe_utils.synthetic.genes import EFFECTS, GENES
 from deeplrhe_utils.synthetic.plan import CohortSpec, plan_cohort
 
-SLIDES, TILES, SIDE_PX, MPP = 120, 10, 256, 1.0
+SLIDES, TILES, SIDE_PX = 120, 10, 256
 FIRST_SEED, DRAWS, REPEATS = 101, 500, 10
 CONTROLS = [gene for gene in GENES if gene not in EFFECTS]
-
-
-def described(spec: CohortSpec, slide_id: str) -> pd.DataFrame:
-    """The bank of one slide's tiles, painted into a folder that is thrown away."""
-    cv2.setNumThreads(1)
-    plan = plan_cohort(spec)
-    rows = [tile_bank(tile, MPP) for tile in planted_tiles(plan, slide_id, TILES, SIDE_PX)]
-    patient = plan.slides.set_index("slide_id").loc[slide_id, "patient_id"]
-    return pd.DataFrame(rows, columns=list(FEATURES)).assign(patient_id=patient)
 
 
 def one_cohort(seed: int, pool: ProcessPoolExecutor) -> pd.DataFrame:
     """Every gene's probe in one cohort."""
     spec = CohortSpec(n_slides=SLIDES, seed=seed)
     plan = plan_cohort(spec)
-    tiles = pd.concat(pool.map(partial(described, spec), plan.slides["slide_id"], chunksize=5), ignore_index=True)
+    tiles = pd.concat(
+        pool.map(partial(described, plan, most=TILES, side_px=SIDE_PX), plan.slides["slide_id"], chunksize=5),
+        ignore_index=True,
+    )
     means, parts = means_by_patient(tiles.drop(columns="patient_id"), tiles["patient_id"]), []
     of = plan.clinical.set_index("patient_id")["histology"].reindex(means.index)
     for group, own in ((FIRST, means[of == FIRST]), ("both diagnoses", means)):

@@ -19,10 +19,10 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from _planted import planted_tiles
 
 from deeplrhe_utils.core.paths import REFERENCE_DATA, REPOSITORY
 from deeplrhe_utils.evaluation.audits.probing import class_told
-from deeplrhe_utils.evaluation.judging.elsewhere import planted_tiles
 from deeplrhe_utils.evaluation.referee.robustness import robustness_index
 from deeplrhe_utils.learning.probes.bank import FEATURES, tile_bank
 from deeplrhe_utils.learning.probes.readers import means_by_patient

@@ -25,7 +25,7 @@ from deeplrhe_utils.evaluation.precision.calibration import (
     logits,
 )
 from deeplrhe_utils.evaluation.precision.power import null_band
-from deeplrhe_utils.learning.probes.readers import ridge_held_out
+from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
 
 _Floats = NDArray[np.float64]
 
@@ -197,6 +197,37 @@ def judge_groups(
     return pd.concat(parts, ignore_index=True)
 
 
+def between_hospitals(
+    features: pd.DataFrame, labels: pd.DataFrame, clinical: pd.DataFrame, *, least: int, seed: int
+) -> pd.DataFrame:
+    """Internal–external validation: the probe learns in one half of the hospitals and is judged in the other.
+
+    Parameters
+    ----------
+    features : a row per patient, named by the index
+    labels, clinical : tables LABELS and CLINICAL; patients without a label or a hospital are left out
+    least : patients of each class; seed : which whole hospitals come together, without a look at labels
+
+    Returns DataFrame: model and where ("half 1", "half 2"), reader, patients, and :data:`TRANSFER_COLUMNS`; empty where
+    fewer than two hospitals are known. Source: Steyerberg & Harrell 2016 (J. Clin. Epidemiol. 69, 245).
+    """
+    known = clinical.set_index("patient_id")[["site_id", "histology"]]
+    site = known["site_id"].dropna()
+    people = features.index[features.index.isin(site.index) & features.index.isin(labels["patient_id"])]
+    code = site.reindex(people).factorize()[0]
+    if len(set(code)) < 2:
+        return pd.DataFrame(columns=["model", "where", "reader", "patients", *TRANSFER_COLUMNS])
+    half, parts = partitions(len(people), 2, 1, seed, code)[0], []
+    for own in (0, 1):
+        mine, there = (features.loc[people[half == side]] for side in (own, 1 - own))
+        learned, told = (labels[labels["patient_id"].isin(rows.index)] for rows in (mine, there))
+        said = probe_elsewhere(mine, learned, there, partitions(len(mine), 5, 10, seed), least)
+        rows = judge_groups(said[~said["here"]], with_labels(said[said["here"]], learned), told,
+                            (known["histology"], known["histology"]), least)  # fmt: skip
+        parts.append(rows.assign(model=f"half {own + 1}", where=f"half {2 - own}", reader="probe"))
+    return pd.concat(parts, ignore_index=True)
+
+
 def _judged_elsewhere(
     label: NDArray[np.int64], score: _Floats, base: Mapping[str, Any], threshold: Any
 ) -> dict[str, float]:
@@ -266,6 +297,12 @@ def _patients_for_auc(auc: float, prevalence: float, error: float) -> float:
     # error² = auc (1 − auc) (1 + (n/2 − 1) slope) / (n² both)
     a, b, c = error**2 * both / (auc * (1 - auc)), -slope / 2, slope - 1
     return float((-b + np.sqrt(b * b - 4 * a * c)) / (2 * a))
+
+
+def covered(table: pd.DataFrame, name: str) -> float:
+    """Share of rows whose interval of `name` ("slope", "oe", "drop") contains ``true_<name>``; rows without are out."""
+    known = table.dropna(subset=[name, f"true_{name}"])
+    return float(known[f"true_{name}"].between(known[f"{name}_low"], known[f"{name}_high"]).mean())
 
 
 def transfer_sentence(table: pd.DataFrame) -> str:

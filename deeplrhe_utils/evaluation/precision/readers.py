@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -228,3 +228,24 @@ def simulated_readers(
         call = np.where(own <= able, truth, 1 - truth)
         parts.append(cases[["case_id", "truth"]].assign(reader=f"reader {number} (SIMULATED)", call=call))
     return pd.concat(parts, ignore_index=True)[list(_COLUMNS)]
+
+
+def simulated_study(classes: pd.DataFrame, readers: int, **skill: Any) -> pd.DataFrame:
+    """The model's calls of the two carcinomas, the likelier one, beside those of :func:`simulated_readers`.
+
+    Parameters
+    ----------
+    classes : slide_id, patient_id, truth, adenocarcinoma and squamous (probabilities); a patient's first slide counts.
+        Without these columns there is no study.
+    skill : as of :func:`simulated_readers`
+
+    Returns DataFrame: as :func:`simulated_readers`, with score; adenocarcinoma is 1.
+    """
+    if not {"adenocarcinoma", "squamous"} <= set(classes):
+        return pd.DataFrame()
+    told = classes.sort_values("slide_id").drop_duplicates("patient_id")
+    score = told["adenocarcinoma"] / (told["adenocarcinoma"] + told["squamous"])
+    truth = (told["truth"] == "adenocarcinoma").astype(int)
+    cases = pd.DataFrame({"case_id": told["slide_id"], "truth": truth, "score": score})
+    own = cases.assign(reader=MODEL, call=(score >= 0.5).astype(int))
+    return pd.concat([own, simulated_readers(cases, readers, **skill)], ignore_index=True)

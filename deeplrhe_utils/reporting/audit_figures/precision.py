@@ -164,3 +164,34 @@ def transfer_figure(table: pd.DataFrame) -> Figure:
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     sns.despine(figure)
     return figure
+
+
+def planted_shift(table: pd.DataFrame) -> Figure:
+    """Estimates of many external validations against what is true of each: slope, O/E, loss of AUC.
+
+    Parameters
+    ----------
+    table : of one direction: slope, oe, drop, each with `_low`, `_high` and `true_`; a row is a model and a gene
+    """
+    figure = new_figure(7.2, 2.9)
+    shown = (
+        ("slope", "calibration slope", (-0.5, 3)),
+        ("oe", "observed / expected", (0, 3)),
+        ("drop", "loss of AUC", (-0.5, 0.5)),
+    )
+    for axes, (name, label, limits) in zip(figure.subplots(1, 3), shown, strict=True):
+        rows = table.dropna(subset=[name, f"true_{name}"])
+        inside = rows[f"true_{name}"].between(rows[f"{name}_low"], rows[f"{name}_high"])
+        for own, colour, text in ((inside, "0.6", "contains it"), (~inside, PALETTE[1], "misses it")):
+            part = rows[own]
+            axes.vlines(
+                part[f"true_{name}"], part[f"{name}_low"], part[f"{name}_high"], color=colour, lw=0.8, label=text
+            )
+            axes.plot(part[f"true_{name}"], part[name], "o", ms=2.5, color=colour)
+        axes.plot(limits, limits, color="0.3", lw=0.8, ls=":")
+        axes.set(xlabel=f"true {label}", ylabel="estimated", xlim=limits, ylim=limits)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False
+    )
+    sns.despine(figure)
+    return figure
