@@ -46,7 +46,7 @@ def open_handle(path: Path) -> Handle:
     check_finished(path)
     _check_file(path)
     try:
-        handle: Handle = _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
+        handle: Handle = _with_shared_cache(_plausible(_reader_of(path)(str(path)), path.name))
     except openslide.OpenSlideUnsupportedFormatError:
         handle = _open_plain_image(path)
     except READ_ERRORS as error:
@@ -57,6 +57,25 @@ def open_handle(path: Path) -> Handle:
         handle.close()
         raise
     return handle
+
+
+class YcbcrSlide(openslide.OpenSlide):
+    """A slide whose YCbCr pixels OpenSlide takes for RGB (`dicom.hides_ycbcr`), shown as RGB."""
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """As OpenSlide's own."""
+        *channels, alpha = super().read_region(location, level, size).split()
+        shown = Image.merge("YCbCr", channels).convert("RGB")
+        shown.putalpha(alpha)
+        return shown
+
+
+def _reader_of(path: Path) -> type[openslide.OpenSlide]:
+    hidden = {dicom.hides_ycbcr(level) for level in dicom.levels_of(path)}
+    if len(hidden) > 1:
+        raise SlideError(f"Some levels of slide {path.name} are YCbCr that is not said to be, and some are not",
+                         fix="Convert the slide again, all levels alike")  # fmt: skip
+    return YcbcrSlide if True in hidden else openslide.OpenSlide
 
 
 def check_finished(path: Path) -> None:

@@ -12,7 +12,7 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.jpeg_tiles import VENDORS, DecodedBand, JpegLevels, Key
 from deeplrhe_utils.slides.decoding.sampling import Box, Rgb, on_white, reduce_whole
 from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError
-from deeplrhe_utils.slides.reading.opening import READ_ERRORS, advice, open_handle
+from deeplrhe_utils.slides.reading.opening import READ_ERRORS, YcbcrSlide, advice, open_handle
 from deeplrhe_utils.slides.reading.resolution import Handle, vendor_of
 
 
@@ -44,7 +44,8 @@ class PixelSource:
         """Try the direct path; what :attr:`way` says of it."""
         vendor = vendor_of(self.handle)
         if vendor not in VENDORS:
-            return f"openslide (format {vendor})"
+            shown = ", YCbCr converted" if isinstance(self.handle, YcbcrSlide) else ""
+            return f"openslide (format {vendor}{shown})"
         try:
             jpeg = JpegLevels(self.path, self.sizes, self._openslide)
         except (TiffIndexError, OSError) as error:
