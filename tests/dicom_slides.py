@@ -106,15 +106,34 @@ def dicom_bytes(
     return bytes(out + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)), places
 
 
+def as_tiff_too(data: bytes, places: list[tuple[int, int]], width: int, height: int) -> bytes:
+    """The same file with a TIFF header in its preamble, whose index lies behind the pixels as trailing padding."""
+    start = len(data) + 12
+    arrays = struct.pack("<3H", 8, 8, 8) + b"\0\0"
+    at = {"bits": start, "offsets": start + len(arrays)}
+    arrays += struct.pack(f"<{len(places)}I", *(place for place, _ in places))
+    at["counts"] = start + len(arrays)
+    arrays += struct.pack(f"<{len(places)}I", *(size for _, size in places))
+    one = len(places) == 1
+    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at["bits"]), (259, 3, 1, 7), (262, 3, 1, 2),
+            (277, 3, 1, 3), (284, 3, 1, 1), (322, 3, 1, TILE), (323, 3, 1, TILE),
+            (324, 4, len(places), places[0][0] if one else at["offsets"]),
+            (325, 4, len(places), places[0][1] if one else at["counts"])]  # fmt: skip
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    head = struct.pack("<2sHI", b"II", 42, start + len(arrays))
+    return head + data[len(head) :] + element(0xFFFC, 0xFFFC, "OB", arrays + directory)
+
+
 def write_series(
-    folder: Path, picture: np.ndarray, names: list[str], *, mpp: float = 0.5, **more: object
+    folder: Path, picture: np.ndarray, names: list[str], *, mpp: float = 0.5, dual: bool = False, **more: object
 ) -> list[Path]:
-    """A file per name: each level half as large as the one before; all bytes are the same for the same picture."""
+    """A file per name: each level half as large as the one before; `dual` files are TIFF as well."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for i, name in enumerate(names):
         small = Image.fromarray(picture).reduce(2**i) if i else picture
-        data, _ = dicom_bytes(np.asarray(small), number=i + 1, mpp=mpp * 2**i, resampled=i > 0, **more)
-        (folder / name).write_bytes(data)
+        data, places = dicom_bytes(np.asarray(small), number=i + 1, mpp=mpp * 2**i, resampled=i > 0, **more)
+        size = (np.asarray(small).shape[1], np.asarray(small).shape[0])
+        (folder / name).write_bytes(as_tiff_too(data, places, *size) if dual else data)
         paths.append(folder / name)
     return paths

@@ -35,6 +35,7 @@ _ITEM_END: Final = (0xFFFE, 0xE00D)
 _LONGEST_VALUE: Final = 1024
 _LONGEST_HEADER: Final = 1 << 16
 _COD: Final = 0xFF52
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEPEST: Final = 16
 _IDENTIFIER: Final = re.compile(
     r"[0-9]+(\.[0-9]+){3,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE
@@ -118,6 +119,15 @@ def levels_of(path: Path) -> list[Path]:
     beside = [p for p in sorted(path.parent.iterdir()) if p.suffix.lower() == ENDING or p == path]
     own = [(p, found) for p in beside if (found := read_tags(p)) and found.series == tags.series]
     return [p for p, found in own if "VOLUME" in found.image_type]
+
+
+def are_tiff(paths: Iterable[Path]) -> bool:
+    """Whether DICOM files, at least one, all have a TIFF header in their preamble: they can be read as either."""
+    heads = []
+    for path in paths:
+        with open(path, "rb") as stream:
+            heads.append(stream.read(4))
+    return bool(heads) and all(head in _TIFF for head in heads)
 
 
 def hides_ycbcr(path: Path) -> bool:

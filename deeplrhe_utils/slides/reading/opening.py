@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Final
 
+import cv2
+import numpy as np
 import openslide
 from PIL import Image, UnidentifiedImageError
 
@@ -64,10 +66,9 @@ class YcbcrSlide(openslide.OpenSlide):
 
     def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
         """As OpenSlide's own."""
-        *channels, alpha = super().read_region(location, level, size).split()
-        shown = Image.merge("YCbCr", channels).convert("RGB")
-        shown.putalpha(alpha)
-        return shown
+        stored = np.asarray(super().read_region(location, level, size))
+        rgb = cv2.cvtColor(stored[..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB)  # rounds, where Pillow cuts off
+        return Image.fromarray(np.dstack([rgb, stored[..., 3]]))
 
 
 def _reader_of(path: Path) -> type[openslide.OpenSlide]:
