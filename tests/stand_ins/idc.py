@@ -67,10 +67,14 @@ def write_index(path: Path, rows: list[dict[str, Any]], schema: pa.Schema = SCHE
     """The index as Parquet, or inside a wheel where the name says so."""
     columns = {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names}
     table = pa.table(columns, schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
     plain = path.with_suffix(".parquet")
     pq.write_table(table, plain)
     if path.suffix == ".whl":
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
             wheel.write(plain, "idc_index_data/idc_index.parquet")
+            about = "idc_index_data-25.0.5.dist-info"
+            wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: idc-index-data\nVersion: 25.0.5\n")
+            wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         plain.unlink()
     return path

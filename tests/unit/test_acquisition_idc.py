@@ -15,7 +15,7 @@ from deeplrhe_utils.acquisition.labels.labels import attach_labels, read_labels
 from deeplrhe_utils.acquisition.services.manifest import read_manifest
 from deeplrhe_utils.acquisition.services.transfer import PartsDigest
 from deeplrhe_utils.acquisition.services.web import Patience, Service
-from deeplrhe_utils.core.errors import InputError, ParameterError, ServiceError
+from deeplrhe_utils.core.errors import InputError, ParameterError, RunError, ServiceError
 from deeplrhe_utils.running.commands.cli import main
 from deeplrhe_utils.running.jobs.cohort import CPTAC_STUDIES
 from deeplrhe_utils.running.jobs.cohort_run import Services, ready_cohort
@@ -126,7 +126,7 @@ def test_series_that_the_bucket_has_not_as_the_index_are_left_out_and_named(tmp_
     assert "5 slides of 3 patients" in said and "3 series are not in the bucket as the index lists them" in said
     assert "1 file of" in said and "0 files of 0 bytes instead of 2" in said
     excluded = pd.read_csv(tmp_path / "out" / "excluded.csv").set_index("file_id")["reason"]
-    assert excluded[[one.file_id, other.file_id, third.file_id]].eq("md5 not known").all()
+    assert excluded[[one.file_id, other.file_id, third.file_id]].eq("files not known").all()
 
 
 @pytest.mark.parametrize(("content", "says"), [
@@ -185,22 +185,21 @@ def test_a_file_of_parts_is_verified_by_its_parts(tmp_path, run):
     assert (tmp_path / "s" / bad.file_id / bad.file_name).read_bytes() == bad.bytes()
 
 
-def test_the_pinned_index_is_fetched_once_and_another_file_is_refused(tmp_path, commons):
-    data = write_index(tmp_path / "i.whl", commons[0]).read_bytes()
-    sums = hashlib.md5(data).hexdigest(), hashlib.sha256(data).hexdigest()
-    with GdcStandIn([Offered("packages", "i.whl", data)], bucket=True) as host:
-        pin = PinnedIndex(host.url, "packages/{name}", "i.whl", len(data), *sums)
-        path = fetch_index(tmp_path / "cache", pin, QUICK)
-        assert path.read_bytes() == data and fetch_index(tmp_path / "cache", pin, QUICK) == path
-        assert len(host.log) == 1 and [p.name for p in path.parent.iterdir()] == ["i.whl"]
-        host.files[0].content = data[:-1] + b"\1"
-        host.files[0].md5 = ""
-        with pytest.raises(ServiceError):
-            fetch_index(tmp_path / "other", pin, QUICK)
-    path.write_bytes(data + b"\0")
+def test_the_pinned_index_is_fetched_once_and_another_file_is_refused(tmp_path, monkeypatch, commons):
+    """By the real pip, from a folder."""
+    wheel = write_index(tmp_path / "shelf" / IDC_INDEX.name, commons[0])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    pin = PinnedIndex(IDC_INDEX.version, hashlib.sha256(wheel.read_bytes()).hexdigest())
+    path = fetch_index(tmp_path / "cache", pin)
+    assert path.read_bytes() == wheel.read_bytes() and [p.name for p in path.parent.iterdir()] == [pin.name]
+    wheel.unlink()
+    assert fetch_index(tmp_path / "cache", pin) == path
+    with pytest.raises(RunError, match="pip could not fetch idc-index-data"):
+        fetch_index(tmp_path / "other", pin)
+    assert not list((tmp_path / "other").iterdir())
     with pytest.raises(InputError, match="not the index of the IDC that is pinned"):
-        fetch_index(tmp_path / "cache", pin, QUICK)
-    assert IDC_INDEX.host.startswith("https://") and IDC_INDEX.place.endswith("{name}")
+        fetch_index(tmp_path / "cache")
 
 
 def test_an_index_of_another_version_or_no_index_is_refused_by_what_it_lacks(tmp_path, commons):

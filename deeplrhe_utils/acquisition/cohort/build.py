@@ -243,7 +243,7 @@ def _steps(
     if rule.projects:
         steps.append((" or ".join(rule.projects), lambda files: _outside(files, rule.projects)))
     if needed := tuple(dict.fromkeys((*rule.known, *rule.strata))):
-        words = " and ".join(column.removesuffix("_id").replace("_", " ") for column in needed)
+        words = " and ".join(c.removesuffix("_id").replace("_", " ").replace("md5", "files") for c in needed)
         steps.append((f"{words} known", lambda files: _not_known(files, needed)))
     if rule.needs_labels:
         count = f"all {len(genes)} genes" if len(genes) > 1 else genes[0] if genes else "no gene"
@@ -290,7 +290,7 @@ def _outside(files: pd.DataFrame, projects: tuple[str, ...]) -> Reasons:
 def _not_known(files: pd.DataFrame, columns: tuple[str, ...]) -> Reasons:
     texts = pd.Series("", files.index)
     for column in reversed(columns):
-        texts = texts.mask(files[column].isna(), f"{column} not known")
+        texts = texts.mask(files[column].isna(), f"{column.replace('md5', 'files')} not known")
     return _why(files, texts.ne(""), texts)
 
 

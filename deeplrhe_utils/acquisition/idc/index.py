@@ -1,7 +1,7 @@
 """The index of the Imaging Data Commons (IDC): which series of slides there are, whose, of which tissue, how large.
 
 The index is a Parquet file, a row per DICOM series, that the IDC publishes with every version of its data: inside the
-wheel of the Python package ``idc-index-data`` (PyPI), and beside it at
+wheel of the Python package ``idc-index-data``, and beside it at
 ``github.com/ImagingDataCommons/idc-index-data/releases/download/<version>/idc_index.parquet``. Pinned is the wheel of
 version 25.0.5 (data release 25, October 2026), whose columns, types and CPTAC rows this module was written against.
 The package itself is not installed: only its file is read. A series is versioned by its ``crdc_series_uuid``, which
@@ -12,8 +12,10 @@ Source: the wheel's ``idc_index_schema.json`` and ``idc_index.sql``.
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -23,35 +25,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from deeplrhe_utils.acquisition.services.tcga_slides import NORMAL_CODE, subtype_of
-from deeplrhe_utils.acquisition.services.transfer import Pace, Wanted, fetch_file
-from deeplrhe_utils.acquisition.services.web import Patience, Service
-from deeplrhe_utils.core.errors import InputError
+from deeplrhe_utils.acquisition.services.web import shown
+from deeplrhe_utils.core.errors import InputError, RunError
 from deeplrhe_utils.core.files import sha256_file
 from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import CLINICAL, SLIDE_FILES
 from deeplrhe_utils.core.text import shortened
 
 
-@dataclass(frozen=True)
-class PinnedIndex:
-    """A published index: where it lies, and what it must be."""
+class PinnedIndex(NamedTuple):
+    """A published index: a version of the package, and the wheel it comes in."""
 
-    host: str
-    place: str
-    name: str
-    size: int
-    md5: str
+    version: str
     sha256: str
 
+    @property
+    def name(self) -> str:
+        """File name of the wheel."""
+        return f"idc_index_data-{self.version}-py3-none-any.whl"
 
-IDC_INDEX: Final = PinnedIndex(
-    "https://files.pythonhosted.org",
-    "packages/bd/10/c6391b44d1b2f6c744e1cb4018250cb1a5d80947d47ed945172d9165a3b4/{name}",
-    "idc_index_data-25.0.5-py3-none-any.whl",
-    79_186_941,
-    "118cc9bb78e60342cc8b5d751bad9b90",
-    "1ea4ec812688759b71798249b6488eb2bce7178aabb3dccb00366b7a555de25c",
-)
+
+IDC_INDEX: Final = PinnedIndex("25.0.5", "1ea4ec812688759b71798249b6488eb2bce7178aabb3dccb00366b7a555de25c")
 CPTAC_COLLECTIONS: Final = {"cptac_luad": "CPTAC-LUAD", "cptac_lscc": "CPTAC-LSCC"}
 """Project of a series by the IDC's name of its collection."""
 _MEMBER: Final = "idc_index_data/idc_index.parquet"
@@ -80,18 +74,24 @@ class IdcSeries(NamedTuple):
     notes: list[str]
 
 
-def fetch_index(folder: Path, pinned: PinnedIndex = IDC_INDEX, patience: Patience | None = None) -> Path:
-    """The pinned index in a folder that all runs share: fetched if it is not there, continued if it was interrupted.
+def fetch_index(folder: Path, pinned: PinnedIndex = IDC_INDEX) -> Path:
+    """The pinned index in a folder that all runs share; if it is not there, pip fetches it from where it has packages.
 
-    Raises InputError: another file lies there, or came. ServiceError, DiskFullError: it could not be had.
+    Raises RunError: pip could not have it. InputError: another file came, or lies there.
     """
-    path = folder / pinned.name
+    path, asked = folder / pinned.name, f"idc-index-data=={pinned.version}"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f".{pinned.name}.part"
-        with Service(pinned.host, patience or Patience(), files=pinned.place) as service:
-            fetch_file(service, Wanted(pinned.name, pinned.name, pinned.md5, pinned.size), part, Pace())
-        part.replace(path)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".index-") as aside:
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+            done = subprocess.run(
+                [*pip, "--only-binary", ":all:", "--dest", aside, asked], capture_output=True, text=True
+            )
+            if done.returncode or not (Path(aside) / pinned.name).is_file():
+                raise RunError(f"pip could not fetch {asked}, which holds the index of the Imaging Data Commons",
+                               got=shown(done.stderr), fix=f"Fetch {pinned.name} elsewhere, and give it with --index"
+                               )  # fmt: skip
+            (Path(aside) / pinned.name).replace(path)
     if (found := sha256_file(path)) != pinned.sha256:
         raise InputError(f"{path} is not the index of the IDC that is pinned", got=f"SHA-256 {found}",
                          expected=pinned.sha256, fix="Move it away, and repeat the command")  # fmt: skip
