@@ -63,11 +63,12 @@ def tiles_of(picture: np.ndarray) -> list[np.ndarray]:
 def dicom_bytes(
     picture: np.ndarray, *, form: str = "jpeg", photometric: str = "RGB", series: str = "1.2.3.4.5.6",
     patient: str = "C3L-00001", container: str = "C3L-00001-21", number: int = 1, mpp: float = 0.5,
-    resampled: bool = False,
+    resampled: bool = False, frames: list[bytes] | None = None, tile: int = TILE,
 ) -> tuple[bytes, list[tuple[int, int]]]:  # fmt: skip
-    """A level as a file, and (offset, length) of its frames."""
+    """A level as a file, and (offset, length) of its frames; `frames` that are given, of side `tile`, are kept."""
     height, width = picture.shape[:2]
-    frames = [encoded(tile, form, photometric) for tile in tiles_of(picture)]
+    if frames is None:
+        frames = [encoded(one, form, photometric) for one in tiles_of(picture)]
     instance = f"{series}.{number}"
     meta = b"".join((
         element(0x0002, 0x0001, "OB", b"\0\1"), element(0x0002, 0x0002, "UI", SLIDE_CLASS),
@@ -83,7 +84,7 @@ def dicom_bytes(
         element(0x0020, 0x0052, "UI", f"{series}.9"), element(0x0020, 0x9311, "CS", "TILED_FULL"),
         element(0x0028, 0x0002, "US", 3), element(0x0028, 0x0004, "CS", photometric),
         element(0x0028, 0x0006, "US", 0), element(0x0028, 0x0008, "IS", str(len(frames))),
-        element(0x0028, 0x0010, "US", TILE), element(0x0028, 0x0011, "US", TILE),
+        element(0x0028, 0x0010, "US", tile), element(0x0028, 0x0011, "US", tile),
         element(0x0028, 0x0100, "US", 8), element(0x0028, 0x0101, "US", 8), element(0x0028, 0x0102, "US", 7),
         element(0x0028, 0x0103, "US", 0), element(0x0040, 0x0512, "LO", container),
         element(0x0048, 0x0001, "FL", width * mpp / 1000), element(0x0048, 0x0002, "FL", height * mpp / 1000),
@@ -106,7 +107,7 @@ def dicom_bytes(
     return bytes(out + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)), places
 
 
-def as_tiff_too(data: bytes, places: list[tuple[int, int]], width: int, height: int) -> bytes:
+def as_tiff_too(data: bytes, places: list[tuple[int, int]], width: int, height: int, tile: int = TILE) -> bytes:
     """The same file with a TIFF header in its preamble, whose index lies behind the pixels as trailing padding."""
     start = len(data) + 12
     arrays = struct.pack("<3H", 8, 8, 8) + b"\0\0"
@@ -116,7 +117,7 @@ def as_tiff_too(data: bytes, places: list[tuple[int, int]], width: int, height: 
     arrays += struct.pack(f"<{len(places)}I", *(size for _, size in places))
     one = len(places) == 1
     tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, at["bits"]), (259, 3, 1, 7), (262, 3, 1, 2),
-            (277, 3, 1, 3), (284, 3, 1, 1), (322, 3, 1, TILE), (323, 3, 1, TILE),
+            (277, 3, 1, 3), (284, 3, 1, 1), (322, 3, 1, tile), (323, 3, 1, tile),
             (324, 4, len(places), places[0][0] if one else at["offsets"]),
             (325, 4, len(places), places[0][1] if one else at["counts"])]  # fmt: skip
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)

@@ -10,6 +10,8 @@ from PIL import Image
 
 import tests.dicom_slides as dicom_slides
 from deeplrhe_utils.core.errors import SlideError
+from deeplrhe_utils.slides.decoding.jpeg_stream import stream_prefix
+from deeplrhe_utils.slides.decoding.tiff_index import read_tiled_directories
 from deeplrhe_utils.slides.reading.dicom import are_tiff, hides_ycbcr, levels_of
 from deeplrhe_utils.slides.reading.reader import Slide
 from tests.dicom_slides import write_series
@@ -68,6 +70,48 @@ def test_ycbcr_that_jpeg_2000_does_not_confess_is_shown_in_the_colours_of_the_pi
     second.write_bytes(data)
     with pytest.raises(SlideError, match="Some levels"):
         Slide(first)
+
+
+def wrapped(source, place, photometric, dual=False):
+    """The tiles of a real slide's level 0 in DICOM, byte by byte, as the Imaging Data Commons' converter does it."""
+    with source.open("rb") as stream:
+        directory = read_tiled_directories(stream.fileno())[0]
+        read = [(stream.seek(int(at)), stream.read(int(size)))[1]
+                for at, size in zip(directory.offsets, directory.counts, strict=True)]  # fmt: skip
+    prefix = stream_prefix(directory) if directory.compression == 7 else b""
+    joined = [prefix + data[2:] if prefix else data for data in read]
+    frames = [data + b"\0" * (len(data) % 2) for data in joined]
+    empty = np.broadcast_to(np.uint8(0), (directory.height, directory.width, 3))
+    data, places = dicom_slides.dicom_bytes(
+        empty, form="jpeg" if prefix else "j2k", photometric=photometric, frames=frames, tile=directory.tile_width
+    )
+    size = (directory.width, directory.height, directory.tile_width)
+    place.write_bytes(dicom_slides.as_tiff_too(data, places, *size) if dual else data)
+    return place
+
+
+def compared(first, second, side=512):
+    """Largest difference of two slides in three places."""
+    with first, second:
+        assert first.dimensions == second.dimensions
+        width, height = first.dimensions
+        places = [(0, 0), ((width - side) // 2, (height - side) // 2), (width - side, height - side)]
+        return max(np.abs(first.read_tile(*at, side, side).astype(int) - second.read_tile(*at, side, side)).max()
+                   for at in places)  # fmt: skip
+
+
+def test_a_real_slide_of_jpeg_2000_has_its_colours_as_dicom_too(tmp_path, shared_data):
+    """Aperio's 33003, whose chroma is subsampled: the case of openslide#772."""
+    source = shared_data / "slides" / "luna_1065626.svs"
+    path = wrapped(source, tmp_path / "a.dcm", "YBR_ICT")
+    assert hides_ycbcr(path) and compared(Slide(source, 0.5, fast=False), Slide(path)) <= 1
+
+
+def test_a_real_slide_of_jpeg_is_read_through_its_tiff_face(tmp_path, shared_data):
+    source = shared_data / "slides" / "CMU-1-Small-Region.svs"
+    path = wrapped(source, tmp_path / "a.dcm", "RGB", dual=True)
+    assert Slide(path).reader == "jpeg" and compared(Slide(source), Slide(path)) == 0
+    assert compared(Slide(path, fast=False), Slide(path)) == 0
 
 
 def test_a_damaged_codestream_or_header_says_nothing_of_colours(tmp_path, picture, monkeypatch):
