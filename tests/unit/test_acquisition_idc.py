@@ -129,6 +129,24 @@ def test_series_that_the_bucket_has_not_as_the_index_are_left_out_and_named(tmp_
     assert excluded[[one.file_id, other.file_id, third.file_id]].eq("files not known").all()
 
 
+def test_a_bucket_that_cannot_be_had_is_not_asked_for_every_series():
+    with (
+        GdcStandIn([], bucket=True, page_fault=lambda h: h.json({}, 500) or True) as bucket,
+        Service(bucket.url, QUICK) as service,
+        pytest.raises(ServiceError, match="did not answer"),
+    ):
+        list_series(service, {str(i): (1, 1) for i in range(500)})
+    assert len(bucket.gets) < 100
+
+
+def test_a_series_withdrawn_after_the_cohort_was_chosen_is_named_with_the_next_move(tmp_path, run):
+    run("cohort", "cptac", "--out", tmp_path / "cohort")
+    gone = run.bucket.files.pop(0)
+    said = run("download", tmp_path / "cohort" / "manifest.txt", "--out", tmp_path / "s", code=1)
+    assert f"failed: {gone.file_name}" in said and "11 verified, 1 failed" in said
+    assert "Not in the bucket: 1. If the manifest is old, choose the cohort again." in said
+
+
 @pytest.mark.parametrize(("content", "says"), [
     ("<html>Sign in</html>", "does not answer with a listing"),
     ("<!DOCTYPE a [<!ENTITY b 'c'>]><ListBucketResult>&b;</ListBucketResult>", "does not answer with a listing"),

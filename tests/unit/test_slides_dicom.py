@@ -12,7 +12,7 @@ import tests.dicom_slides as dicom_slides
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.jpeg_stream import stream_prefix
 from deeplrhe_utils.slides.decoding.tiff_index import read_tiled_directories
-from deeplrhe_utils.slides.reading.dicom import are_tiff, hides_ycbcr, levels_of
+from deeplrhe_utils.slides.reading.dicom import dual_levels, hides_ycbcr
 from deeplrhe_utils.slides.reading.reader import Slide
 from tests.dicom_slides import write_series
 from tests.tiff_slides import tissue_like
@@ -128,7 +128,7 @@ def test_a_damaged_codestream_or_header_says_nothing_of_colours(tmp_path, pictur
 def test_dual_files_are_read_through_their_tiff_face_to_the_same_pixels(tmp_path, picture):
     first, second = write_series(tmp_path / "dual", picture, ["a.dcm", "b.dcm"], dual=True)
     (alone,) = write_series(tmp_path / "alone", picture, ["a.dcm"])
-    assert levels_of(first) == [first, second] and are_tiff([first, second]) and not are_tiff([alone])
+    assert dual_levels(first) == [first, second] and not dual_levels(alone)
     with Slide(first) as fast, Slide(first, fast=False) as slow:
         assert fast.reader == "jpeg" and slow.reader == "openslide (asked for)" and fast.downsamples == (1.0, 2.0)
         for size in (SIDE, 4 * 64, 2 * 200):

@@ -63,8 +63,11 @@ def list_series(bucket: Service, wanted: Mapping[str, tuple[int, int]], jobs: in
     it in `files`.
     Raises ServiceError: the bucket cannot be had, or does not answer as S3 does.
     """
-    with ThreadPoolExecutor(jobs, thread_name_prefix="listing") as pool:
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="listing")
+    try:
         answers = list(pool.map(lambda series: _files_of(bucket, series), wanted))
+    finally:
+        pool.shutdown(cancel_futures=True)  # else a bucket that cannot be had is asked for every series
     rows: list[tuple[str, str, str, int]] = []
     lost: dict[str, str] = {}
     for (series, (count, size)), (found, problem) in zip(wanted.items(), answers, strict=True):

@@ -103,7 +103,7 @@ def fetch_manifest(
             stack.enter_context(service)
         try:
             services = {"gdc": [gdc], "aws": buckets, "auto": [*buckets, gdc], "idc": buckets}[source]
-            return _fetch(manifest, gdc, services, settings, options, say)
+            return _fetch(manifest, gdc, services, settings, replace(options, source=source), say)
         except KeyboardInterrupt:
             say("Repeat the same command to continue.")
             raise
@@ -171,7 +171,9 @@ def _summary(report: pd.DataFrame, options: DownloadOptions, say: Callable[[str]
     if len(bad) > _SHOWN:
         say(f"… and {len(bad) - _SHOWN} more")
     unknown = int((report["http_status"] == _UNKNOWN).sum())
-    if unknown and not options.repair:
+    if options.source == "idc" and (lost := int(report["http_status"].isin((403, _UNKNOWN)).sum())):
+        say(f"Not in the bucket: {lost}. If the manifest is old, choose the cohort again.")
+    elif unknown and not options.repair:
         say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
     counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
     received = human_size(report["received_bytes"].sum())

@@ -121,13 +121,14 @@ def levels_of(path: Path) -> list[Path]:
     return [p for p, found in own if "VOLUME" in found.image_type]
 
 
-def are_tiff(paths: Iterable[Path]) -> bool:
-    """Whether DICOM files, at least one, all have a TIFF header in their preamble: they can be read as either."""
-    heads = []
-    for path in paths:
-        with open(path, "rb") as stream:
-            heads.append(stream.read(4))
-    return bool(heads) and all(head in _TIFF for head in heads)
+def dual_levels(path: Path) -> list[Path]:
+    """As :func:`levels_of`, if each has a TIFF header in its preamble, so that it can be read as either; else none."""
+    levels = levels_of(path)
+    for level in levels:
+        with open(level, "rb") as stream:
+            if stream.read(4) not in _TIFF:
+                return []
+    return levels
 
 
 def hides_ycbcr(path: Path) -> bool:
@@ -143,8 +144,8 @@ def hides_ycbcr(path: Path) -> bool:
                 return False
             size = stream.seek(0, 2)
             stream.seek(132)
-            found = _elements(stream, size, _PIXELS)
-            if not found.get(_COLOURS, b"").startswith((b"YBR_ICT", b"YBR_RCT")) or _PIXELS not in found:
+            told = _elements(stream, size, _COLOURS).get(_COLOURS, b"")
+            if not told.startswith((b"YBR_ICT", b"YBR_RCT")) or _PIXELS not in _elements(stream, size, _PIXELS):
                 return False
             _length(stream, explicit=True)
             for _ in range(2):  # past the table of offsets to the first frame

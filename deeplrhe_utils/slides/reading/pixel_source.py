@@ -46,11 +46,11 @@ class PixelSource:
     def _open_jpeg(self) -> str:
         """Try the direct path; what :attr:`way` says of it."""
         vendor = vendor_of(self.handle)
-        dual = dicom.levels_of(self.path) if vendor == "dicom" else []
-        if vendor not in VENDORS and not dicom.are_tiff(dual):
-            shown = ", YCbCr converted" if isinstance(self.handle, YcbcrSlide) else ""
-            return f"openslide (format {vendor}{shown})"
         try:
+            dual = dicom.dual_levels(self.path) if vendor == "dicom" else []
+            if vendor not in VENDORS and not dual:
+                shown = ", YCbCr converted" if isinstance(self.handle, YcbcrSlide) else ""
+                return f"openslide (format {vendor}{shown})"
             jpeg = JpegLevels(dual or [self.path], self.sizes, self._openslide)
         except (TiffIndexError, OSError) as error:
             return f"openslide (its index: {error})"
