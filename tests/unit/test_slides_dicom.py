@@ -122,6 +122,13 @@ def test_a_damaged_codestream_or_header_says_nothing_of_colours(tmp_path, pictur
     for size in (60, 140, 400, pixels + 2, pixels + 8, pixels + 14, pixels + 24, pixels + 30):
         path.write_bytes(whole[:size])
         assert not hides_ycbcr(path)
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for at in random.integers(0, pixels + 120, 3):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        assert hides_ycbcr(path) in (True, False)
     assert not hides_ycbcr(tmp_path / "nowhere.dcm")
 
 

@@ -88,9 +88,9 @@ def fetch_index(folder: Path, pinned: PinnedIndex = IDC_INDEX) -> Path:
                 [*pip, "--only-binary", ":all:", "--dest", aside, asked], capture_output=True, text=True
             )
             if done.returncode or not (Path(aside) / pinned.name).is_file():
+                said = shown(done.stderr.strip().rpartition("\n")[2])
                 raise RunError(f"pip could not fetch {asked}, which holds the index of the Imaging Data Commons",
-                               got=shown(done.stderr), fix=f"Fetch {pinned.name} elsewhere, and give it with --index"
-                               )  # fmt: skip
+                               got=said, fix=f"Fetch {pinned.name} elsewhere, and give it with --index")  # fmt: skip
             (Path(aside) / pinned.name).replace(path)
     if (found := sha256_file(path)) != pinned.sha256:
         raise InputError(f"{path} is not the index of the IDC that is pinned", got=f"SHA-256 {found}",

@@ -46,11 +46,12 @@ class PixelSource:
     def _open_jpeg(self) -> str:
         """Try the direct path; what :attr:`way` says of it."""
         vendor = vendor_of(self.handle)
+        if isinstance(self.handle, YcbcrSlide):
+            return f"openslide (format {vendor}, YCbCr converted)"
         try:
             dual = dicom.dual_levels(self.path) if vendor == "dicom" else []
             if vendor not in VENDORS and not dual:
-                shown = ", YCbCr converted" if isinstance(self.handle, YcbcrSlide) else ""
-                return f"openslide (format {vendor}{shown})"
+                return f"openslide (format {vendor})"
             jpeg = JpegLevels(dual or [self.path], self.sizes, self._openslide)
         except (TiffIndexError, OSError) as error:
             return f"openslide (its index: {error})"
