@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -384,9 +385,11 @@ def test_a_full_disk_while_writing_keeps_what_is_there(service, place, monkeypat
     assert downloads.all_done(run(place, service)["status"])
 
 
-def start(place: Path, service: GdcStandIn, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+def start(
+    place: Path, service: GdcStandIn, stdout: int = subprocess.DEVNULL, more: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     words = ["download", str(place / "manifest.txt"), "--out", str(place / "slides"), "--endpoint", service.url]
-    command = [sys.executable, "-m", "deeplrhe_utils", *words, "--limit-rate", "8M", "--jobs", "2"]
+    command = [sys.executable, "-m", "deeplrhe_utils", *words, "--limit-rate", "8M", "--jobs", "2", *more]
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background; a child inherits it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=stdout, stderr=subprocess.DEVNULL)
@@ -690,3 +693,40 @@ def test_a_fault_of_the_bucket_costs_nothing_where_the_gdc_has_the_file(case, se
     assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files}
     never = case.outcome == "failed"
     assert report.iloc[0]["source"] == host(service if never else bucket)
+
+
+@pytest.mark.slow
+def test_killed_between_two_sources_of_which_one_fails_half_way_in_turn(service, bucket, place):
+    """SIGKILL at twenty moments; in turn the bucket and the GDC break off every file at half of what is left."""
+    service.files[:] = [offered(name, content(i, 1_000_000)) for i, name in enumerate(names(24))]
+    bucket.files[:] = service.files
+    service.manifest(place / "manifest.txt")
+    moments, killed, foreign = random.Random(5), 0, place / "slides" / ".mine"
+    for turn in range(60):
+        failing, sound = (bucket, service) if turn % 2 else (service, bucket)
+        failing.faults[:], sound.faults[:] = [cut(0.5)], []
+        asked = len(service.log) + len(bucket.log)
+        process = start(place, service, more=["--source", "auto", "--bucket", bucket.url, "--retries", "1"])
+        deadline = time.monotonic() + 30
+        while len(service.log) + len(bucket.log) == asked and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.12))
+        if process.poll() is not None:
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        if not foreign.exists():
+            foreign.write_text("mine")
+        here = nothing_doubtful(place / "slides", service.files)
+        if killed == 20:
+            break
+    assert killed >= 10, "the downloads ended before they could be killed"
+    assert any(r.start for r in bucket.log) and any(r.start for r in service.log), "each went on with what was there"
+    service.faults[:], bucket.faults[:] = [], [cut(0.5)]
+    report = run(place, service, source="auto", bucket=bucket.url)
+    assert downloads.all_done(report["status"]), report["reason"].tolist()
+    assert nothing_doubtful(place / "slides", service.files) == {f.file_id for f in service.files} >= here
+    for file in service.files:
+        assert (place / "slides" / file.file_id / file.file_name).read_bytes() == file.bytes()
+    assert foreign.read_text() == "mine"

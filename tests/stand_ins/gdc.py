@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 Fault = Callable[["Handler", "Offered", int], bool]
 """``fault(handler, file, first byte asked for)``: True if it has answered."""
@@ -38,6 +39,7 @@ class Offered:
     strategy: str = "Diagnostic Slide"
     access: str = "open"
     md5: str = ""
+    part: int = 0  # bytes of the parts in which a bucket took it; 0: in one piece
 
     def __post_init__(self):
         self.md5 = self.md5 or hashlib.md5(self.bytes()).hexdigest()
@@ -49,6 +51,14 @@ class Offered:
 
     def bytes(self) -> bytes:
         return self.content if isinstance(self.content, bytes) else self.content.read_bytes()
+
+    @property
+    def etag(self) -> str:
+        """As S3 makes it."""
+        if not self.part:
+            return hashlib.md5(self.bytes()).hexdigest()
+        parts = [self.bytes()[i : i + self.part] for i in range(0, self.size, self.part)]
+        return f"{hashlib.md5(b''.join(hashlib.md5(p).digest() for p in parts)).hexdigest()}-{len(parts)}"
 
     def hit(self) -> dict[str, Any]:
         """As the endpoint ``files`` describes it."""
@@ -83,7 +93,8 @@ class GdcStandIn:
     """The server; a context manager. `url` is its address, `log` what was asked of ``data``.
 
     With `strict_versions`, ``files/versions`` answers 404 if one of several identifiers is unknown; `gets` are all
-    paths that were asked for with GET. As a `bucket` it knows ``<id>/<name>`` too, and refuses what it has not.
+    paths that were asked for with GET. As a `bucket` it knows ``<id>/<name>`` too, refuses what it has not, and
+    lists as S3 does, `keys_a_page` at a time.
     """
 
     files: list[Offered]
@@ -94,6 +105,7 @@ class GdcStandIn:
     token: str = ""
     strict_versions: bool = False
     bucket: bool = False
+    keys_a_page: int = 1000
     page_fault: Callable[[Handler], bool] | None = None
     port: int = 0
 
@@ -128,8 +140,8 @@ class GdcStandIn:
             self._server.server_close()
             self._server = None
 
-    def file(self, file_id: str) -> Offered | None:
-        return next((f for f in self.files if f.file_id == file_id), None)
+    def file(self, file_id: str, file_name: str = "") -> Offered | None:
+        return next((f for f in self.files if f.file_id == file_id and file_name in ("", f.file_name)), None)
 
     def manifest(self, path: Path) -> Path:
         """Write a manifest of everything on offer."""
@@ -173,12 +185,50 @@ class Handler(BaseHTTPRequestHandler):
             self.data(path.removeprefix("data/"))
         elif path.startswith("files/versions/"):
             self.versions(path.removeprefix("files/versions/").split(","))
+        elif self.stand_in.bucket and not path:
+            self.listing(dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(self.path).query)))
         elif self.stand_in.bucket and path.count("/") == 1:
-            file = self.stand_in.file(path.split("/")[0])
-            found = file is not None and file.file_name == path.split("/")[1]
-            self.data(file.file_id) if found else self.json({"message": "AccessDenied"}, 403)
+            found = self.stand_in.file(*path.split("/"))
+            self.data(*path.split("/")) if found is not None else self.json({"message": "AccessDenied"}, 403)
         else:
             self.json({"message": f"no such path: {path}"}, 404)
+
+    def do_HEAD(self) -> None:
+        """The head of a part, as HeadObject answers with ``partNumber``."""
+        split = urllib.parse.urlsplit(self.path)
+        file = self.stand_in.file(*split.path.strip("/").split("/"))
+        self.send_response(404 if file is None else 206)
+        if file is not None:
+            part = int(dict(urllib.parse.parse_qsl(split.query))["partNumber"])
+            size = min(file.part or file.size, file.size - (part - 1) * file.part)
+            self.send_header("Content-Length", str(size))
+        self.end_headers()
+
+    def listing(self, query: dict[str, str]) -> None:
+        """ListObjectsV2; a token is the number of the next key."""
+        if self.stand_in.page_fault is not None and self.stand_in.page_fault(self):
+            return
+        keys = sorted((f"{f.file_id}/{f.file_name}", f) for f in self.stand_in.files)
+        keys = [(key, f) for key, f in keys if key.startswith(query["prefix"])]
+        first = int(query.get("continuation-token", "0"))
+        own, more = keys[first : first + self.stand_in.keys_a_page], first + self.stand_in.keys_a_page < len(keys)
+        entries = "".join(f"<Contents><Key>{escape(key)}</Key><LastModified>2021-12-31T00:00:00.000Z</LastModified>"
+                          f"<ETag>&quot;{f.etag}&quot;</ETag><Size>{f.size}</Size><StorageClass>INTELLIGENT_TIERING"
+                          "</StorageClass></Contents>" for key, f in own)  # fmt: skip
+        token = f"<NextContinuationToken>{first + len(own)}</NextContinuationToken>" if more else ""
+        self.xml('<?xml version="1.0" encoding="UTF-8"?>\n'
+                 '<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>stand-in</Name>'
+                 f"<Prefix>{escape(query['prefix'])}</Prefix>{token}<KeyCount>{len(own)}</KeyCount><MaxKeys>1000"
+                 f"</MaxKeys><IsTruncated>{str(more).lower()}</IsTruncated>{entries}</ListBucketResult>")  # fmt: skip
+
+    def xml(self, text: str) -> None:
+        """An answer as S3's."""
+        data = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/xml")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
@@ -220,9 +270,9 @@ class Handler(BaseHTTPRequestHandler):
                                "latest_filename": new.file_name, "latest_size": new.size})  # fmt: skip
         self.json(answer)
 
-    def data(self, file_id: str) -> None:
+    def data(self, file_id: str, file_name: str = "") -> None:
         """The bytes of one file, or of its end; faults first."""
-        file, start = self.stand_in.file(file_id), self.first_byte()
+        file, start = self.stand_in.file(file_id, file_name), self.first_byte()
         request = Request(file_id, start)
         with self.stand_in.lock:
             self.stand_in.log.append(request)

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from deeplrhe_utils.acquisition.barcodes import hospitals, parse_name
 from deeplrhe_utils.acquisition.cohort import files as cohort_files
 from deeplrhe_utils.acquisition.cohort.build import NO_SOURCE, build, check_flow, count_mutations_by_site, draw, spread
-from deeplrhe_utils.acquisition.cohort.rules import COHORT_RULES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.cohort.rules import COHORT_RULES, CPTAC, CohortRule, named_rule
 from deeplrhe_utils.acquisition.labels.labels import read_labels
 from deeplrhe_utils.acquisition.labels.mutation_files import by_gene_calls
 from deeplrhe_utils.acquisition.labels.variants import VariantRule
@@ -143,7 +143,10 @@ PAPER = CohortRule("small", n_slides=16, slides_per_patient=1, sample_codes=("01
                    strata=("project_id", "sample_type"), needs_labels=True, genes=GENES)  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [PAPER, *COHORT_RULES.values()], ids=lambda rule: rule.name)
+OF_TCGA = [rule for rule in COHORT_RULES.values() if rule.projects != CPTAC]
+
+
+@pytest.mark.parametrize("rule", [PAPER, *OF_TCGA], ids=lambda rule: rule.name)
 def test_every_file_has_one_fate_and_the_flow_adds_up(rule):
     n = 300 if rule.name == "paper" else 40
     files = offered(n)

@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import pandas as pd
 
-from deeplrhe_utils.acquisition.cohort.rules import PREPARATIONS, CohortRule
+from deeplrhe_utils.acquisition.cohort.rules import CPTAC, PREPARATIONS, CohortRule
 from deeplrhe_utils.acquisition.services.manifest import name_problem
 from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.seeds import generator
@@ -231,7 +231,10 @@ def _steps(
 ) -> list[tuple[str, Callable[[pd.DataFrame], Reasons]]]:
     """The steps before the draw: what is left, and why a file is not."""
     steps: list[tuple[str, Callable[[pd.DataFrame], Reasons]]] = []
-    steps += [("barcode of a slide", _unnamed), ("not of controlled access", _closed)]
+    steps += [
+        ("tissue named" if rule.projects == CPTAC else "barcode of a slide", _unnamed),
+        ("not of controlled access", _closed),
+    ]
     if rule.sample_codes:
         names = " or ".join(_CODES.get(code, f"sample {code}") for code in rule.sample_codes)
         steps.append((names, lambda files: _other_tissue(files, rule.sample_codes)))
@@ -240,7 +243,7 @@ def _steps(
     if rule.projects:
         steps.append((" or ".join(rule.projects), lambda files: _outside(files, rule.projects)))
     if needed := tuple(dict.fromkeys((*rule.known, *rule.strata))):
-        words = " and ".join(column.removesuffix("_id").replace("_", " ") for column in needed)
+        words = " and ".join(c.removesuffix("_id").replace("_", " ").replace("md5", "files") for c in needed)
         steps.append((f"{words} known", lambda files: _not_known(files, needed)))
     if rule.needs_labels:
         count = f"all {len(genes)} genes" if len(genes) > 1 else genes[0] if genes else "no gene"
@@ -257,10 +260,12 @@ def _why(files: pd.DataFrame, wrong: pd.Series, texts: Iterable[str] | str) -> R
 
 
 def _unnamed(files: pd.DataFrame) -> Reasons:
-    lacking = files[["patient_id", "sample_code", "slide_type"]].isna().any(axis=1)
+    series = files["project_id"].isin(CPTAC)  # described by their index, not by a barcode
+    lacking = files[["patient_id", "sample_code"]].isna().any(axis=1) | (files["slide_type"].isna() & ~series)
     pairs = zip(files["file_id"], files["file_name"], strict=True)
     unsafe = pd.Series([bool(name_problem(str(i), str(n))) for i, n in pairs], files.index, bool)
-    texts = ["name or id cannot be a file" if bad else "name is no barcode of a slide" for bad in unsafe]
+    texts = ["name or id cannot be a file" if bad else "neither tumour nor normal by its description" if told
+             else "name is no barcode of a slide" for bad, told in zip(unsafe, series, strict=True)]  # fmt: skip
     return _why(files, lacking | unsafe, texts)
 
 
@@ -285,7 +290,7 @@ def _outside(files: pd.DataFrame, projects: tuple[str, ...]) -> Reasons:
 def _not_known(files: pd.DataFrame, columns: tuple[str, ...]) -> Reasons:
     texts = pd.Series("", files.index)
     for column in reversed(columns):
-        texts = texts.mask(files[column].isna(), f"{column} not known")
+        texts = texts.mask(files[column].isna(), f"{column.replace('md5', 'files')} not known")
     return _why(files, texts.ne(""), texts)
 
 
@@ -309,7 +314,9 @@ def _draws(rule: CohortRule) -> bool:
 def _flow_row(step: str, kept: pd.DataFrame, found: Reasons) -> tuple[object, ...]:
     counts = found.value_counts()
     reason = "; ".join(f"{text}: {counts[text]}" for text in sorted(counts.index, key=lambda t: (-counts[t], t)))
-    projects = [int(kept["project_id"].eq(f"TCGA-{name}").sum()) for name in ("LUAD", "LUSC")]
+    projects = [
+        int(kept["project_id"].isin(both).sum()) for both in zip(("TCGA-LUAD", "TCGA-LUSC"), CPTAC, strict=True)
+    ]
     return step, len(kept), kept["patient_id"].nunique(), *projects, int(found.notna().sum()), reason
 
 

@@ -48,7 +48,9 @@ def is_cohort_file(path: Path) -> bool:
     return True
 
 
-def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str, Any]) -> str:
+def save_cohort(
+    path: Path, cohort: Cohort, *, release: str, source: Mapping[str, Any], manifest: pd.DataFrame | None = None
+) -> str:
     """Write a cohort file and the tables beside it; the same cohort gives the same bytes.
 
     Parameters
@@ -57,6 +59,7 @@ def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str
     release : data release of the service, or that none is stated
     source : where files, labels and clinical data came from, such as names and SHA-256 of tables, or addresses and
         query
+    manifest : files to download, where a slide has several (id, filename, md5, size); the chosen ones otherwise
 
     Returns the signature (`signed`).
     Raises ParameterError: another cohort, or something else, stands in one of the files. InputError: a file name that
@@ -69,7 +72,7 @@ def save_cohort(path: Path, cohort: Cohort, *, release: str, source: Mapping[str
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".cohort-") as aside:
         for name, frame in _frames(cohort).items():
             write_sheet(frame, Path(aside) / name)
-        write_manifest(Path(aside) / MANIFEST, cohort.chosen)
+        write_manifest(Path(aside) / MANIFEST, cohort.chosen if manifest is None else manifest)
         tables = {name: sha256_file(Path(aside) / name) for name in BESIDE}
         _check_room(path, tables)
         for name in BESIDE:

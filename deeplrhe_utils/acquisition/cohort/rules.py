@@ -68,6 +68,7 @@ class CohortRule:
 
 DEEPPATH_GENES: Final = ("STK11", "EGFR", "FAT1", "SETBP1", "KRAS", "TP53", "KEAP1", "LRP1B", "FAT4", "NF1")
 """The ten genes of Coudray 2018."""
+CPTAC: Final = ("CPTAC-LUAD", "CPTAC-LSCC")
 USUAL_GENES: Final = {"coudray": DEEPPATH_GENES, "coudray-luad": DEEPPATH_GENES}
 """Genes of a rule's paper, where nobody names others; the rules themselves take any."""
 COHORT_RULES: Final = {
@@ -91,6 +92,14 @@ COHORT_RULES: Final = {
             sample_codes=("01", "02"), known=("project_id",), smallest_first=True,
         ),
         CohortRule("all", "every slide whose name is a barcode"),
+        CohortRule(
+            "cptac", "tumour slides of CPTAC's lung collections, of patients who are profiled for every gene",
+            sample_codes=("01",), projects=CPTAC, known=("md5",), needs_labels=True,
+        ),
+        CohortRule(
+            "cptac-all", "every tumour slide of CPTAC's lung collections", sample_codes=("01",), projects=CPTAC,
+            known=("md5",),
+        ),
     )
 }  # fmt: skip
 """Rules by name. Those that draw nothing keep all slides of a patient, so that splits must be by patient."""

@@ -69,7 +69,7 @@ class DownloadFolder:
             raise InputError(f"The folder {out} cannot be written ({cause})", fix="Name another folder") from cause
         self._lock = FileLock(self.out / _LOCK, timeout=0)
         self._mutex = threading.Lock()
-        self._known: dict[str, Any] = {}
+        self._known: dict[tuple[str, str], Any] = {}
         self._recheck = recheck
 
     def __enter__(self) -> Self:
@@ -136,7 +136,7 @@ class DownloadFolder:
         folder.mkdir(exist_ok=True)
         if not final.exists() and not final.is_symlink():
             return ""
-        known = self._known.get(wanted.file_id)
+        known = self._known.get((wanted.file_id, wanted.file_name))
         if not final.is_symlink() and known == _state(final, wanted):
             return None
         if known and not final.is_symlink() and known == {**_state(final, wanted), "md5": known.get("md5")}:
@@ -156,7 +156,7 @@ class DownloadFolder:
         final = self.place(wanted)
         self.part(wanted).replace(final)
         _settle(final.parent)
-        if wanted.file_id in self._known:  # else nobody knows whose the file was that lay here
+        if (wanted.file_id, wanted.file_name) in self._known:  # else nobody knows whose the file was that lay here
             _aside(final).unlink(missing_ok=True)
         self._record(wanted)
 
@@ -184,13 +184,13 @@ def _not_a_link(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o644)
 
 
-def _journal(path: Path) -> dict[str, Any]:
-    """The last entry of every id; lines that cannot be read are left out."""
+def _journal(path: Path) -> dict[tuple[str, str], Any]:
+    """The last entry of every id and name; lines that cannot be read are left out."""
     known = {}
     for line in path.read_bytes().splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             entry = json.loads(line)
-            known[entry.pop("id")] = entry
+            known[entry.pop("id"), entry["name"]] = entry
     return known
 
 

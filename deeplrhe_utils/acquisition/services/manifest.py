@@ -16,6 +16,9 @@ from deeplrhe_utils.core.text import shortened
 _COLUMNS: Final = ("id", "filename", "md5", "size", "state")
 _NEEDED: Final = _COLUMNS[:4]
 MD5: Final = re.compile(r"[0-9a-f]{32}")
+_CHECKSUM: Final = re.compile(MD5.pattern + r"(-[1-9][0-9]{0,4}x[1-9][0-9]{0,11})?")  # of parts, as `PartsDigest` says
+SERIES_ENDING: Final = ".dcm"
+"""Ending of the files of which several, a DICOM series, share one id: they lie in one folder."""
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]*")
 LONGEST_NAME: Final = 200
@@ -31,8 +34,8 @@ def read_manifest(path: Path) -> pd.DataFrame:
         ignored); with or without a byte order mark; lines end with LF, CRLF or CR
 
     Returns id, filename, md5 (lower case), size [bytes], state (empty if the file has none), a row per file in the
-    order of the file. Repeated equal rows are merged; ``frame.attrs["repeated"]`` counts them. Names are as the file
-    gives them: see :func:`name_problem`.
+    order of the file; the files of a DICOM series share one id. Repeated equal rows are merged;
+    ``frame.attrs["repeated"]`` counts them. Names are as the file gives them: see :func:`name_problem`.
     Raises InputError: not there, not UTF-8 text, empty, without files, lacking a column, a row of another length, a
     size or MD5 that is none, rows of one id that contradict each other. The line is named.
     """
@@ -45,7 +48,7 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     frame["id"], frame["md5"] = frame["id"].str.lower(), frame["md5"].str.lower()
     wrong = (
         ("size", ~frame["size"].str.fullmatch(r"[0-9]{1,15}"), "bytes"),
-        ("md5", ~frame["md5"].str.fullmatch(MD5), "32 hexadecimal digits"),
+        ("md5", ~frame["md5"].str.fullmatch(_CHECKSUM), "32 hexadecimal digits"),
         ("id", frame["id"].eq(""), "a UUID"),
     )
     for column, bad, expected in wrong:
@@ -55,7 +58,8 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             raise InputError(f"{path}, line {row['line']}: no {column}", got=got, expected=expected)
     frame["size"] = frame["size"].astype("int64")
     merged = frame.drop_duplicates(["id", "filename", "md5", "size"])
-    if (again := merged["id"].duplicated()).any():
+    file = merged["filename"].where(merged["filename"].str.endswith(SERIES_ENDING), "")
+    if (again := (merged["id"] + "/" + file).duplicated()).any():
         row = merged[again].iloc[0]
         raise InputError(f"{path}, line {row['line']}: id {row['id'][:40]} was listed with other values before")
     found = merged[list(_COLUMNS)].reset_index(drop=True)

@@ -11,7 +11,9 @@ from deeplrhe_utils.core.tables.contract import conform
 from deeplrhe_utils.core.tables.schemas import SLIDE_FILES
 from deeplrhe_utils.core.text import shortened
 
-SUBTYPES: Final = {"TCGA-LUAD": "adenocarcinoma", "TCGA-LUSC": "squamous"}
+SUBTYPES: Final = {
+    "TCGA-LUAD": "adenocarcinoma", "TCGA-LUSC": "squamous", "CPTAC-LUAD": "adenocarcinoma", "CPTAC-LSCC": "squamous",
+}  # fmt: skip
 """Tissue class of a tumour by project."""
 NORMAL_CODE: Final = "11"
 _FIELDS: Final = ("patient_id", "site_id", "site_code", "sample_code", "slide_type", "sample_type")

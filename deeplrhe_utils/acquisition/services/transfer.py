@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import httpx
 import tenacity
@@ -44,11 +44,51 @@ class DiskFullError(CompendiumError):
 _md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
+class Digest(Protocol):
+    """What a checksum is made with, as `hashlib` makes it."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take more bytes."""
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+
+
+class PartsDigest:
+    """The ETag of an object that S3 took in parts: MD5 of the parts' MD5s, their number, and here their size [bytes].
+
+    >>> digest = PartsDigest(5); digest.update(b"123456789012"); digest.hexdigest()
+    '8d9a5a64ffcc95ac08a7c4f1d47105a4-3x5'
+    """
+
+    def __init__(self, part: int) -> None:
+        self._part, self._done, self._number = part, _md5(), 0
+        self._now, self._left = _md5(), part
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take more bytes."""
+        left = memoryview(data)
+        while left:
+            piece, left = left[: self._left], left[self._left :]
+            self._now.update(piece)
+            self._left -= len(piece)
+            if not self._left:
+                self._done.update(self._now.digest())
+                self._number, self._now, self._left = self._number + 1, _md5(), self._part
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+        whole, begun = self._done.copy(), self._left < self._part
+        if begun:
+            whole.update(self._now.digest())
+        return f"{whole.hexdigest()}-{self._number + begun}x{self._part}"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A file as a list describes it: id, name, checksum and size [bytes].
 
-    The checksum `md5` is lower-case hex: an MD5 or, of 40 digits, what Git calls a blob.
+    The checksum `md5` is lower-case hex: an MD5; of 40 digits what Git calls a blob; or what :class:`PartsDigest` says.
     """
 
     file_id: str
@@ -56,8 +96,10 @@ class Wanted:
     md5: str
     size: int
 
-    def fresh(self) -> hashlib._Hash:
+    def fresh(self) -> Digest:
         """The hash that the checksum is of, before any byte."""
+        if "x" in self.md5:
+            return PartsDigest(int(self.md5.partition("x")[2]))
         if len(self.md5) != _GIT:
             return _md5()
         return hashlib.sha1(f"blob {self.size}\0".encode(), usedforsecurity=False)
@@ -65,6 +107,8 @@ class Wanted:
     @property
     def kind(self) -> str:
         """What the checksum is, in words."""
+        if "x" in self.md5:
+            return "MD5 of the parts' MD5s"
         return "Git SHA-1" if len(self.md5) == _GIT else "MD5"
 
 
@@ -79,7 +123,7 @@ class PartFile:
     """
 
     def __init__(
-        self, path: Path, stop: Callable[[], bool] = lambda: False, fresh: Callable[[], hashlib._Hash] = _md5
+        self, path: Path, stop: Callable[[], bool] = lambda: False, fresh: Callable[[], Digest] = _md5
     ) -> None:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)

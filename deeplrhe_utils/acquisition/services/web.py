@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 import tenacity
@@ -30,6 +30,8 @@ _WRONG_ANSWERS: Final = 3
 _LONGEST_CONNECT_S: Final = 10.0  # nothing can interrupt it
 _LONGEST_PAUSE_S: Final = 1e9
 _SHOWN: Final = 160
+_LARGEST_ANSWER: Final = 1 << 30  # bytes: a study's mutations are a tenth of it
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Passing(Exception):
         self.after_s = after_s
 
 
-class NoJson(Passing):
-    """An answer that is no JSON: a page of something else, or one that was cut short."""
+class NoAnswer(Passing):
+    """An answer in another form than asked for: a page of something else, or one that was cut short."""
 
 
 class Service:
@@ -149,23 +151,43 @@ class Service:
         return self._json("POST", path, params, body)
 
     def _json(self, method: str, path: str, params: Mapping[str, Any], body: Any) -> Any:
-        def attempt() -> Any:
-            content = None if body is None else json.dumps(body).encode("utf-8")
-            headers = {"Accept": "application/json"}
+        content = None if body is None else json.dumps(body).encode("utf-8")
+        return self.ask(path, lambda _, answer: json.loads(answer), params, method=method, content=content)
+
+    def ask(
+        self, path: str, read: Callable[[httpx.Headers, bytes], _Made], params: Mapping[str, Any], *,
+        method: str = "GET", form: str = "JSON", content: bytes | None = None, most: int = _LARGEST_ANSWER,
+    ) -> _Made:  # fmt: skip
+        """What `read` makes of the head and body of an answer; see :meth:`get`.
+
+        Parameters
+        ----------
+        read : ValueError says that the answer is not in the `form` that was asked for: it is asked for again, not often
+        content : JSON that is sent along
+        most : an answer of more bytes is not taken
+        """
+
+        def attempt() -> _Made:
+            headers = {"Accept": "application/json"} if form == "JSON" else {}
             if content is not None:
                 headers["Content-Type"] = "application/json"
+            answer = bytearray()
             with self.stream(method, path, headers, params=params, content=content) as response:
-                response.read()
+                for piece in response.iter_bytes():
+                    answer += piece
+                    if len(answer) > most:
+                        raise NoAnswer(f"more than {most} bytes")
             try:
-                return response.json()
+                return read(response.headers, bytes(answer))
             except (ValueError, RecursionError) as cause:
                 kind = shown(response.headers.get("Content-Type", "")) or "of no stated type"
-                raise NoJson(f"{kind} that begins {shown(response.text)!r}") from cause
+                begins = shown(answer[: 4 * _SHOWN].decode("utf-8", "replace"))
+                raise NoAnswer(f"{kind} that begins {begins!r}") from cause
 
         wrong: list[int] = []
 
         def spent(state: tenacity.RetryCallState) -> bool:
-            if state.outcome and isinstance(state.outcome.exception(), NoJson):
+            if state.outcome and isinstance(state.outcome.exception(), NoAnswer):
                 wrong.append(state.attempt_number)
             return state.attempt_number >= self.patience.attempts or len(wrong) >= _WRONG_ANSWERS
 
@@ -174,10 +196,10 @@ class Service:
         )
         try:
             return tries(attempt)
-        except NoJson as cause:
+        except NoAnswer as cause:
             raise ServiceError(
-                f"{self.endpoint}/{path} does not answer with JSON",
-                got=f"{len(wrong)} × {cause}", expected="JSON",
+                f"{self.endpoint}/{path} does not answer with {form}",
+                got=f"{len(wrong)} × {cause}", expected=form,
                 fix="Check the address, and whether a page to sign in or a proxy answers in its place",
             ) from cause  # fmt: skip
         except Passing as cause:

@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "download",
         help="fetch the files of a manifest, each verified",
-        description="Fetch the files of a GDC manifest into DIR/<id>/<file name>, each verified by its MD5. The same "
+        description="Fetch the files of a manifest into DIR/<id>/<file name>, each verified by its MD5. The same "
         "command resumes: verified files are never fetched again, unfinished ones are continued. DIR/download.csv has "
         "a row per file. 1 if a file is missing, 2 if the manifest cannot be read.",
     )
@@ -23,9 +23,10 @@ def add_parser(commands: Commands) -> None:
     add("manifest", type=Path, metavar="MANIFEST", help="as the GDC's portal, its transfer tool or `cohort` writes it")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the files")
     add("--endpoint", default="https://api.gdc.cancer.gov", metavar="URL", help="default: the GDC")
-    add("--source", default="gdc", metavar="NAME",
-        help="gdc (default); aws: TCGA's open bucket; auto: the bucket, and the GDC for what it lacks")  # fmt: skip
-    add("--bucket", default="https://tcga-2-open.s3.amazonaws.com", metavar="URL", help="default: TCGA's, on AWS")
+    add("--source", default="", metavar="NAME",
+        help="gdc; aws: TCGA's open bucket; auto: the bucket, and the GDC for what it lacks; idc: the Imaging Data "
+        "Commons (default: idc for DICOM series, else gdc)")  # fmt: skip
+    add("--bucket", default="", metavar="URL", help="default: TCGA's on AWS, or the Imaging Data Commons' two")
     add("--jobs", type=int, default=4, metavar="N", help="transfers at one time (default: 4)")
     add("--limit-rate", default="", metavar="RATE", help="bytes per second over all, such as 10M (default: no limit)")
     add("--token", type=Path, default=None, metavar="FILE", help="for files of controlled access")

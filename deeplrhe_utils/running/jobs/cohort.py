@@ -1,4 +1,4 @@
-"""``deeplrhe cohort``: TCGA's lung slides, labels and clinical data, from the GDC and cBioPortal."""
+"""``deeplrhe cohort``: lung slides of TCGA or CPTAC, labels and clinical data: the GDC or the IDC, and cBioPortal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 
 from deeplrhe_utils.acquisition.cohort.build import Cohort, build, count_mutations_by_site
 from deeplrhe_utils.acquisition.cohort.files import BESIDE, is_cohort_file, save_cohort
-from deeplrhe_utils.acquisition.cohort.rules import USUAL_GENES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.cohort.rules import CPTAC, USUAL_GENES, CohortRule, named_rule
+from deeplrhe_utils.acquisition.idc.listing import IDC_BUCKETS
 from deeplrhe_utils.acquisition.labels.calls import Calls
 from deeplrhe_utils.acquisition.labels.variants import DEFAULT_RULE, VariantRule, read_drivers
 from deeplrhe_utils.acquisition.services.cbioportal import CBIOPORTAL_ENDPOINT as CBIOPORTAL
@@ -19,13 +20,16 @@ from deeplrhe_utils.acquisition.services.gdc import GDC_ENDPOINT as GDC
 from deeplrhe_utils.core.files import atomic_path, claim, sha256_file
 from deeplrhe_utils.core.paths import REPOSITORY
 from deeplrhe_utils.core.tables.foreign import write_sheet
-from deeplrhe_utils.core.text import human_size
+from deeplrhe_utils.core.text import human_size, shortened
 from deeplrhe_utils.synthetic.genes import GENES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STUDIES: Final = ("luad_tcga_pan_can_atlas_2018", "lusc_tcga_pan_can_atlas_2018")
+CPTAC_STUDIES: Final = ("luad_cptac_2020", "lusc_cptac_2021")
+IDC_FOLDER: Final = REPOSITORY / "data" / "raw" / "idc"
+"""Where the index of the Imaging Data Commons is kept."""
 QUERY: Final = REPOSITORY / "data" / "queries" / "tcga-lung-slides.json"
 COHORT: Final = "cohort.json"
 _NAMES: Final = (COHORT, *BESIDE, "prevalence.csv", "sites.csv", "flow.png", "prevalence.png", "sites.png")
@@ -44,7 +48,10 @@ class Services:
 
 @dataclass(frozen=True)
 class Gathered:
-    """Everything a cohort is chosen from: tables SLIDE_FILES, LABELS and CLINICAL, and where they came from."""
+    """Everything a cohort is chosen from: tables SLIDE_FILES, LABELS and CLINICAL, and where they came from.
+
+    `manifest` names the files of slides that have several (id, filename, md5, size).
+    """
 
     files: pd.DataFrame
     labels: pd.DataFrame
@@ -52,6 +59,7 @@ class Gathered:
     release: str
     source: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    manifest: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class CohortOptions:
     gdc: str = GDC
     cbioportal: str = CBIOPORTAL
     drivers: Path | None = None
+    index: Path | None = None
+    bucket: str = IDC_BUCKETS[0]
 
 
 def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None = None) -> Gathered:
@@ -90,23 +100,58 @@ def gather(sources: Services, genes: Sequence[str] = GENES, drivers: Path | None
     return Gathered(files, calls.labels, clinical, release, source, [*gdc.notes, *calls.notes])
 
 
-def tcga_calls(endpoint: str, genes: Sequence[str], drivers: Path | None = None) -> Calls:
-    """Mutation labels of both lung studies from cBioPortal, and notes; `drivers` and errors as of :func:`gather`."""
+def gather_cptac(options: CohortOptions, genes: Sequence[str] = GENES) -> Gathered:
+    """Slides of CPTAC's lung collections from the Imaging Data Commons, their files, labels and clinical data.
+
+    Of `options` are used cbioportal, drivers, bucket and index (a file; the pinned one is fetched once otherwise). Only
+    tumour slides are looked up in the bucket. Raises InputError: the index cannot be used. Else as :func:`gather`.
+    """
+    from deeplrhe_utils.acquisition.idc.index import fetch_index, read_index
+    from deeplrhe_utils.acquisition.idc.listing import list_series
+    from deeplrhe_utils.acquisition.services.web import Service
+
+    found = read_index(options.index or fetch_index(IDC_FOLDER))
+    tumours = found.files[found.files["sample_code"] == "01"]
+    wanted = {i: (found.instances[i], size) for i, size in zip(tumours["file_id"], tumours["bytes"], strict=True)}
+    with Service(options.bucket) as bucket:
+        listed = list_series(bucket, wanted)
+    files = found.files.assign(md5=found.files["file_id"].map(listed.fingerprints()).astype("string"))
+    calls = tcga_calls(options.cbioportal, genes, options.drivers, CPTAC_STUDIES)
+    aliases = {f"X{p}": p for p in found.clinical["patient_id"] if p[:1].isdigit()}  # R puts X before a number
+    labels = calls.labels.assign(patient_id=calls.labels["patient_id"].replace(aliases))
+    source = {"index": {"sha256": found.sha256}, "bucket": options.bucket, **_labels_source(
+        options.cbioportal, CPTAC_STUDIES, genes, options.drivers)}  # fmt: skip
+    lost = [f"{series}: {reason}" for series, reason in listed.lost.items()]
+    told = [f"{len(lost)} series are not in the bucket as the index lists them: {shortened(lost)}."] if lost else []
+    notes = [*found.notes, *told, *calls.notes]
+    return Gathered(files, labels, found.clinical, found.release, source, notes, listed.files)
+
+
+def tcga_calls(
+    endpoint: str, genes: Sequence[str], drivers: Path | None = None, studies: Sequence[str] = STUDIES
+) -> Calls:  # fmt: skip
+    """Mutation labels of two lung studies from cBioPortal, and notes; `drivers` and errors as of :func:`gather`."""
     from deeplrhe_utils.acquisition.services.cbioportal import CBioPortal, labels
     from deeplrhe_utils.acquisition.services.web import Service
 
     rule = DEFAULT_RULE if drivers is None else VariantRule(drivers=read_drivers(drivers))
     with Service(endpoint) as service:
-        return labels(CBioPortal(service), STUDIES, list(genes), rule)
+        return labels(CBioPortal(service), studies, list(genes), rule)
 
 
 def source_of(sources: Services, genes: Sequence[str], drivers: Path | None = None) -> dict[str, Any]:
     """What a cohort file says of its sources: addresses and query, genes asked for, SHA-256 of the list of drivers."""
     from deeplrhe_utils.acquisition.services.gdc import read_query
 
+    return {"gdc": sources.gdc, "query": read_query(sources.query),
+            **_labels_source(sources.cbioportal, STUDIES, genes, drivers)}  # fmt: skip
+
+
+def _labels_source(
+    cbioportal: str, studies: Sequence[str], genes: Sequence[str], drivers: Path | None
+) -> dict[str, Any]:
     listed = None if drivers is None else {drivers.name: sha256_file(drivers)}
-    return {"gdc": sources.gdc, "cbioportal": sources.cbioportal, "studies": list(STUDIES),
-            "query": read_query(sources.query), "genes_asked": list(genes), "drivers": listed}  # fmt: skip
+    return {"cbioportal": cbioportal, "studies": list(studies), "genes_asked": list(genes), "drivers": listed}
 
 
 def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
@@ -120,7 +165,10 @@ def make_cohort(gathered: Gathered, rule: CohortRule, out: Path) -> Cohort:
     Raises CohortError: too few files for the rule. ParameterError: another cohort stands in `out`.
     """
     cohort = build(gathered.files, gathered.labels, gathered.clinical, rule)
-    save_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source)
+    named = gathered.manifest
+    if named is not None:
+        named = named[named["id"].isin(cohort.chosen["file_id"])]
+    save_cohort(Path(out) / COHORT, cohort, release=gathered.release, source=gathered.source, manifest=named)
     for name, table in (("prevalence.csv", prevalences(gathered, cohort)),
                         ("sites.csv", count_mutations_by_site(cohort.labels, cohort.chosen))):  # fmt: skip
         write_sheet(table, Path(out) / name)
@@ -163,7 +211,10 @@ def cohort(options: CohortOptions, say: Callable[[str], None] = print) -> Cohort
     genes = options.genes or USUAL_GENES.get(options.rule, GENES)
     rule = named_rule(options.rule, genes=genes, seed=options.seed, n=options.n)
     claim(options.out, "cohort", _NAMES, known=is_cohort_file(options.out / COHORT))
-    gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)
+    if rule.projects == CPTAC:
+        gathered = gather_cptac(options, genes)
+    else:
+        gathered = gather(Services(options.gdc, options.cbioportal), genes, options.drivers)
     made = make_cohort(gathered, rule, options.out)
     _draw(gathered, made, options.out)
     for line in _report(gathered, made):

@@ -15,7 +15,7 @@ import pandas as pd
 from deeplrhe_utils.acquisition.clinical_file import read_clinical
 from deeplrhe_utils.acquisition.cohort.build import Cohort
 from deeplrhe_utils.acquisition.cohort.files import BESIDE, read_cohort, read_cohort_files
-from deeplrhe_utils.acquisition.cohort.rules import CohortRule
+from deeplrhe_utils.acquisition.cohort.rules import CPTAC, CohortRule
 from deeplrhe_utils.acquisition.services.download import DONE, TransferOptions, download
 from deeplrhe_utils.acquisition.services.gdc import BUCKET_FILES, GDC_ENDPOINT, TCGA_BUCKET, Gdc
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
@@ -80,6 +80,10 @@ def ready_cohort(
     Raises ParameterError: another cohort stands there, or one from other sources; the given one lacks a gene.
     CompendiumError: as `gather` and `make_cohort`.
     """
+    if given is not None and read_cohort_files(given)[0]["project_id"].isin(CPTAC).any():
+        raise ParameterError(f"The slides of {given} are DICOM series, which a run of TCGA does not fetch",
+                             fix="deeplrhe download MANIFEST --out DIR, then deeplrhe run slides -p slides_dir=DIR "
+                             "-p labels_csv=cohort-labels.csv -p clinical_csv=cohort-clinical.csv")  # fmt: skip
     standing = folder / COHORT
     if not standing.exists():
         _make_aside(folder, partial(_copy, given, rule) if given else partial(_choose, rule, sources, drivers))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
+from deeplrhe_utils.acquisition.idc.listing import IDC_BUCKETS
 from deeplrhe_utils.acquisition.services.download import (
     DONE,
     REPORT,
@@ -19,7 +21,13 @@ from deeplrhe_utils.acquisition.services.download import (
     parse_rate,
 )
 from deeplrhe_utils.acquisition.services.gdc import BUCKET_FILES, GDC_ENDPOINT, TCGA_BUCKET, Gdc
-from deeplrhe_utils.acquisition.services.manifest import UUID, name_problem, read_manifest, write_manifest
+from deeplrhe_utils.acquisition.services.manifest import (
+    SERIES_ENDING,
+    UUID,
+    name_problem,
+    read_manifest,
+    write_manifest,
+)
 from deeplrhe_utils.acquisition.services.repair import SAME_FILE, repair
 from deeplrhe_utils.acquisition.services.web import Patience, Service
 from deeplrhe_utils.core.errors import InputError, ParameterError, RunError
@@ -27,7 +35,7 @@ from deeplrhe_utils.core.paths import REFERENCE_DATA
 from deeplrhe_utils.core.tables.foreign import read_foreign, write_sheet
 from deeplrhe_utils.core.text import counted, human_size, shortened
 
-DOWNLOAD_SOURCES: Final = ("gdc", "aws", "auto")
+DOWNLOAD_SOURCES: Final = ("gdc", "aws", "auto", "idc")
 _SHOWN: Final = 10
 _UNKNOWN: Final = 404
 _WORDS: Final = {
@@ -41,14 +49,15 @@ _WORDS: Final = {
 class DownloadOptions:
     """What was asked for on the command line (see ``deeplrhe download --help``).
 
-    `source`: gdc; aws, TCGA's open bucket; auto, the bucket and for each file that it has not, the GDC.
+    `source`: gdc; aws, TCGA's open bucket; auto, the bucket and for each file that it has not, the GDC; idc, the
+    Imaging Data Commons; empty: idc for a manifest of DICOM series, else gdc. `bucket`: empty for the source's own.
     """
 
     manifest: Path
     out: Path
     endpoint: str = GDC_ENDPOINT
-    source: str = "gdc"
-    bucket: str = TCGA_BUCKET
+    source: str = ""
+    bucket: str = ""
     jobs: int = 4
     limit_rate: str = ""
     token: Path | None = None
@@ -74,21 +83,27 @@ def fetch_manifest(
     """
     if options.jobs < 1 or options.retries < 1 or not options.timeout > 0:
         raise ParameterError("--jobs and --retries are at least 1, and --timeout is more than 0")
-    if options.source not in DOWNLOAD_SOURCES:
+    if options.source not in ("", *DOWNLOAD_SOURCES):
         raise ParameterError("There is no such source", got=options.source, expected=" | ".join(DOWNLOAD_SOURCES))
     settings = TransferOptions(jobs=options.jobs, limit_rate=_rate(options.limit_rate), recheck=options.recheck)
     manifest = _manifest(options.manifest)
     if manifest.attrs["repeated"]:
         say(f"{manifest.attrs['repeated']} repeated rows of the manifest were merged.")
+    series = len(manifest) and manifest["filename"].str.endswith(SERIES_ENDING).all()
+    source = options.source or ("idc" if series else "gdc")
+    if source == "idc" and options.repair:
+        raise ParameterError("--repair asks the GDC, which knows no DICOM series", fix="Choose the cohort again")
+    places = [options.bucket] if options.bucket else list(IDC_BUCKETS) if source == "idc" else [TCGA_BUCKET]
     patience = patience or replace(Patience(), timeout_s=options.timeout, attempts=options.retries)
     connections = options.jobs + 1
-    with (
-        Service(options.endpoint, patience, token=_token(options.token), connections=connections) as gdc,
-        Service(options.bucket, patience, connections=connections, files=BUCKET_FILES) as bucket,
-    ):
+    with ExitStack() as stack:
+        gdc = Service(options.endpoint, patience, token=_token(options.token), connections=connections)
+        buckets = [Service(place, patience, connections=connections, files=BUCKET_FILES) for place in places]
+        for service in (gdc, *buckets):
+            stack.enter_context(service)
         try:
-            return _fetch(manifest, gdc, {"gdc": [gdc], "aws": [bucket], "auto": [bucket, gdc]}[options.source],
-                          settings, options, say)  # fmt: skip
+            services = {"gdc": [gdc], "aws": buckets, "auto": [*buckets, gdc], "idc": buckets}[source]
+            return _fetch(manifest, gdc, services, settings, replace(options, source=source), say)
         except KeyboardInterrupt:
             say("Repeat the same command to continue.")
             raise
@@ -156,7 +171,9 @@ def _summary(report: pd.DataFrame, options: DownloadOptions, say: Callable[[str]
     if len(bad) > _SHOWN:
         say(f"… and {len(bad) - _SHOWN} more")
     unknown = int((report["http_status"] == _UNKNOWN).sum())
-    if unknown and not options.repair:
+    if options.source == "idc" and (lost := int(report["http_status"].isin((403, _UNKNOWN)).sum())):
+        say(f"Not in the bucket: {lost}. If the manifest is old, choose the cohort again.")
+    elif unknown and not options.repair:
         say(f"Unknown to the service: {unknown}. If the manifest is old, repeat with --repair.")
     counts = ", ".join(f"{count} {status}" for status, count in report["status"].value_counts().items())
     received = human_size(report["received_bytes"].sum())

@@ -30,10 +30,11 @@ MAX_TILE_BYTES: Final = 64_000_000
 
 @dataclass(frozen=True)
 class _Level:
-    """A level that the fast path serves: its directory and what goes before each tile's stream."""
+    """A level that the fast path serves: its directory, what goes before each tile's stream, and the open file."""
 
     directory: tiff_index.TiledDirectory
     prefix: bytes
+    descriptor: int
 
     def columns(self, box: Box) -> range:
         """Native tiles across that the box touches."""
@@ -45,13 +46,15 @@ class _Level:
 
 
 Key = tuple[int, int, int, int]  # level, scale, column, row
+_Stored = tuple[tiff_index.TiledDirectory, int]  # and the open file that holds it
 
 
 class JpegLevels:
-    """Decoder of the JPEG levels of one slide; owns a file descriptor.
+    """Decoder of the JPEG levels of one slide; owns a file descriptor for each file.
 
     Parameters
     ----------
+    paths : the slide's file; of a DICOM series that is TIFF as well, all that hold a level
     level_sizes : sequence of (width, height); sizes of OpenSlide's levels [px]
     missing : ``missing(box)`` gives the pixels of a tile that is not stored (sparse files), as OpenSlide shows them
 
@@ -63,21 +66,27 @@ class JpegLevels:
     Raises TiffIndexError, OSError: the file's index cannot be read.
     """
 
-    def __init__(self, path: Path, level_sizes: Sequence[tuple[int, int]], missing: Callable[[Box], Rgb]) -> None:
-        self.name = path.name
+    def __init__(
+        self, paths: Sequence[Path], level_sizes: Sequence[tuple[int, int]], missing: Callable[[Box], Rgb]
+    ) -> None:  # fmt: skip
+        self.name = paths[0].name
         self._missing = missing
-        self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+        self._descriptors: list[int] = []
+        found: list[_Stored] = []
         try:
-            self.levels, self.why_not = _match(tiff_index.read_tiled_directories(self._descriptor), level_sizes)
+            for path in paths:
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+                self._descriptors.append(descriptor)
+                found += [(one, descriptor) for one in tiff_index.read_tiled_directories(descriptor)]
+            self.levels, self.why_not = _match(found, level_sizes)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close the file; a second call does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Close the files; a second call does nothing."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def serves(self, box: Box) -> bool:
         """Whether the box can be decoded at its scale."""
@@ -119,15 +128,15 @@ class JpegLevels:
         count = int(directory.counts[index])
         if count == 0:
             return self._not_stored(number, scale, column, row)
-        data = self._fetch(int(directory.offsets[index]), count, key)
+        data = self._fetch(level.descriptor, int(directory.offsets[index]), count, key)
         try:
             return decode_tile(directory, level.prefix, data, scale)
         except ValueError as error:
             raise SlideError(_where(self.name, key, str(error)), fix="Copy or download it again") from error
 
-    def _fetch(self, offset: int, count: int, key: Key) -> bytes:
+    def _fetch(self, descriptor: int, offset: int, count: int, key: Key) -> bytes:
         # The bound comes before the read: a size of 4 GB in a damaged index must not be allocated.
-        data = tiff_index.read_at(self._descriptor, count, offset) if count <= MAX_TILE_BYTES else b""
+        data = tiff_index.read_at(descriptor, count, offset) if count <= MAX_TILE_BYTES else b""
         if len(data) != count:
             what = f"{len(data)} of {count} bytes could be read at byte {offset}"
             raise SlideError(_where(self.name, key, what), fix="Copy or download it again")
@@ -182,19 +191,18 @@ class DecodedBand:
         self._bytes -= self._tiles.pop(key).nbytes
 
 
-def _match(
-    directories: list[tiff_index.TiledDirectory], level_sizes: Sequence[tuple[int, int]]
-) -> tuple[dict[int, _Level], str]:
+def _match(stored: list[_Stored], level_sizes: Sequence[tuple[int, int]]) -> tuple[dict[int, _Level], str]:
     """The directory of each of OpenSlide's levels, found by its size, and why some have none."""
     levels, reasons, sparse = {}, [], False
     for number, size in enumerate(level_sizes):
-        same = [d for d in directories if (d.width, d.height) == tuple(size)]
+        held = [(d, file) for d, file in stored if (d.width, d.height) == tuple(size)]
+        same = [d for d, _ in held]
         # What covers a missing tile in a coarser level is rubbish in known files: OpenSlide draws it anew.
         reason = "tiles are missing in a finer level" if sparse else _unusual(same)
         sparse = sparse or any(not d.counts.all() for d in same)
         if not reason:
             try:
-                levels[number] = _Level(same[0], stream_prefix(same[0]))
+                levels[number] = _Level(same[0], stream_prefix(same[0]), held[0][1])
             except ValueError:
                 reason = "damaged JPEG tables"
         if reason:

@@ -16,6 +16,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 ENDING: Final = ".dcm"
 _IMAGE_TYPE, _PATIENT, _SERIES, _CONTAINER = (0x0008, 0x0008), (0x0010, 0x0020), (0x0020, 0x000E), (0x0040, 0x0512)
+_COLOURS, _PIXELS = (0x0028, 0x0004), (0x7FE0, 0x0010)
 NEEDED_TAGS: Final = {
     (0x0008, 0x0008): "ImageType", (0x0008, 0x0018): "SOPInstanceUID", (0x0020, 0x000E): "SeriesInstanceUID",
     (0x0028, 0x0002): "SamplesPerPixel", (0x0028, 0x0004): "PhotometricInterpretation",
@@ -32,6 +33,9 @@ _LONG: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV"
 _UNDEFINED, _ITEM, _SEQUENCE_END = 0xFFFFFFFF, (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 _ITEM_END: Final = (0xFFFE, 0xE00D)
 _LONGEST_VALUE: Final = 1024
+_LONGEST_HEADER: Final = 1 << 16
+_COD: Final = 0xFF52
+_TIFF: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _DEEPEST: Final = 16
 _IDENTIFIER: Final = re.compile(
     r"[0-9]+(\.[0-9]+){3,}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE
@@ -107,6 +111,65 @@ def series_of(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     }
 
 
+def levels_of(path: Path) -> list[Path]:
+    """Files of the same folder that hold the levels of a DICOM slide, in order of their names; none if it is none."""
+    tags = read_tags(path)
+    if tags is None:
+        return []
+    beside = [p for p in sorted(path.parent.iterdir()) if p.suffix.lower() == ENDING or p == path]
+    own = [(p, found) for p in beside if (found := read_tags(p)) and found.series == tags.series]
+    return [p for p, found in own if "VOLUME" in found.image_type]
+
+
+def dual_levels(path: Path) -> list[Path]:
+    """As :func:`levels_of`, if each has a TIFF header in its preamble, so that it can be read as either; else none."""
+    levels = levels_of(path)
+    for level in levels:
+        with open(level, "rb") as stream:
+            if stream.read(4) not in _TIFF:
+                return []
+    return levels
+
+
+def hides_ycbcr(path: Path) -> bool:
+    """Whether frames are YCbCr in a JPEG 2000 codestream that does not say so: decoders then take it for RGB.
+
+    Converters copied such codestreams out of Aperio's files (TIFF compression 33003) under the photometric
+    interpretation YBR_ICT, which promises that the codestream names its transform (openslide#772).
+    Source: ISO 15444-1 annex A.6.1 (the marker COD), DICOM PS3.5 section 8.2.4.
+    """
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(132)[128:] != b"DICM":
+                return False
+            size = stream.seek(0, 2)
+            stream.seek(132)
+            told = _elements(stream, size, _COLOURS).get(_COLOURS, b"")
+            if not told.startswith((b"YBR_ICT", b"YBR_RCT")) or _PIXELS not in _elements(stream, size, _PIXELS):
+                return False
+            _length(stream, explicit=True)
+            for _ in range(2):  # past the table of offsets to the first frame
+                _tag(stream)
+                (length,) = struct.unpack("<I", _bytes(stream, 4))
+                start = stream.tell()
+                stream.seek(length, 1)
+            stream.seek(start)
+            return _transform(stream.read(min(length, _LONGEST_HEADER))) == 0
+    except (OSError, _DamagedError):
+        return False
+
+
+def _transform(codestream: bytes) -> int | None:
+    """Whether a JPEG 2000 codestream says that its components were transformed (1) or not (0); None if it is none."""
+    at = 2
+    while codestream.startswith(b"\xff\x4f") and at + 9 <= len(codestream):
+        marker, length = struct.unpack_from(">HH", codestream, at)
+        if marker == _COD:
+            return codestream[at + 8]
+        at += 2 + length
+    return None
+
+
 def names_of(path: Path) -> tuple[str, str] | None:
     """Slide and patient as tags name them, where the file's own name is only an identifier.
 
@@ -128,7 +191,7 @@ def lacks_full_resolution(paths: Iterable[Path]) -> bool:
 
 
 def _elements(stream: BinaryIO, size: int, until: tuple[int, int]) -> dict[tuple[int, int], bytes]:
-    """Tags up to one, with the values of those that are wanted (else empty); they stand in rising order."""
+    """Tags up to one, or to the pixels, with the values of those that are wanted (else empty), in rising order."""
     found: dict[tuple[int, int], bytes] = {}
     explicit, last = True, (0, 0)
     while stream.tell() < size and last < until:
@@ -141,8 +204,10 @@ def _elements(stream: BinaryIO, size: int, until: tuple[int, int]) -> dict[tuple
             explicit = syntax != _IMPLICIT
         if tag <= last:
             raise _DamagedError
+        if tag == _PIXELS:
+            return found | {tag: b""}
         length = _length(stream, explicit)
-        if tag in (_SYNTAX, _IMAGE_TYPE, _PATIENT, _SERIES, _CONTAINER) and length <= _LONGEST_VALUE:
+        if tag in (_SYNTAX, _IMAGE_TYPE, _PATIENT, _SERIES, _CONTAINER, _COLOURS) and length <= _LONGEST_VALUE:
             found[tag] = _bytes(stream, length)
         else:
             _skip(stream, length, explicit, size, 0)

@@ -6,6 +6,8 @@ import warnings
 from pathlib import Path
 from typing import Final
 
+import cv2
+import numpy as np
 import openslide
 from PIL import Image, UnidentifiedImageError
 
@@ -46,7 +48,7 @@ def open_handle(path: Path) -> Handle:
     check_finished(path)
     _check_file(path)
     try:
-        handle: Handle = _with_shared_cache(_plausible(openslide.OpenSlide(str(path)), path.name))
+        handle: Handle = _with_shared_cache(_plausible(_reader_of(path)(str(path)), path.name))
     except openslide.OpenSlideUnsupportedFormatError:
         handle = _open_plain_image(path)
     except READ_ERRORS as error:
@@ -57,6 +59,24 @@ def open_handle(path: Path) -> Handle:
         handle.close()
         raise
     return handle
+
+
+class YcbcrSlide(openslide.OpenSlide):
+    """A slide whose YCbCr pixels OpenSlide takes for RGB (`dicom.hides_ycbcr`), shown as RGB."""
+
+    def read_region(self, location: tuple[int, int], level: int, size: tuple[int, int]) -> Image.Image:
+        """As OpenSlide's own."""
+        stored = np.asarray(super().read_region(location, level, size))
+        rgb = cv2.cvtColor(stored[..., [0, 2, 1]], cv2.COLOR_YCrCb2RGB)  # rounds, where Pillow cuts off
+        return Image.fromarray(np.dstack([rgb, stored[..., 3]]))
+
+
+def _reader_of(path: Path) -> type[openslide.OpenSlide]:
+    hidden = {dicom.hides_ycbcr(level) for level in dicom.levels_of(path)}
+    if len(hidden) > 1:
+        raise SlideError(f"Some levels of slide {path.name} are YCbCr that is not said to be, and some are not",
+                         fix="Convert the slide again, all levels alike")  # fmt: skip
+    return YcbcrSlide if True in hidden else openslide.OpenSlide
 
 
 def check_finished(path: Path) -> None:

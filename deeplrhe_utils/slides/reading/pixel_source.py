@@ -12,8 +12,11 @@ from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding.jpeg_tiles import VENDORS, DecodedBand, JpegLevels, Key
 from deeplrhe_utils.slides.decoding.sampling import Box, Rgb, on_white, reduce_whole
 from deeplrhe_utils.slides.decoding.tiff_index import TiffIndexError
-from deeplrhe_utils.slides.reading.opening import READ_ERRORS, advice, open_handle
+from deeplrhe_utils.slides.reading import dicom
+from deeplrhe_utils.slides.reading.opening import READ_ERRORS, YcbcrSlide, advice, open_handle
 from deeplrhe_utils.slides.reading.resolution import Handle, vendor_of
+
+_COMPARED_PX = 256
 
 
 class PixelSource:
@@ -43,17 +46,40 @@ class PixelSource:
     def _open_jpeg(self) -> str:
         """Try the direct path; what :attr:`way` says of it."""
         vendor = vendor_of(self.handle)
-        if vendor not in VENDORS:
-            return f"openslide (format {vendor})"
+        if isinstance(self.handle, YcbcrSlide):
+            return f"openslide (format {vendor}, YCbCr converted)"
         try:
-            jpeg = JpegLevels(self.path, self.sizes, self._openslide)
+            dual = dicom.dual_levels(self.path) if vendor == "dicom" else []
+            if vendor not in VENDORS and not dual:
+                return f"openslide (format {vendor})"
+            jpeg = JpegLevels(dual or [self.path], self.sizes, self._openslide)
         except (TiffIndexError, OSError) as error:
             return f"openslide (its index: {error})"
         if not jpeg.levels:
             jpeg.close()
             return f"openslide ({jpeg.why_not})"
+        if dual and (differ := self._differs(jpeg)):
+            jpeg.close()
+            return f"openslide ({differ})"
         self._jpeg = jpeg
         return f"jpeg and openslide ({jpeg.why_not})" if jpeg.why_not else "jpeg"
+
+    def _differs(self, jpeg: JpegLevels) -> str:
+        """Why the two faces of a file, TIFF and DICOM, do not show the same, or an empty text.
+
+        Level 0 is compared in its middle, the others at their corner: only there do both ways mean the same pixels.
+        """
+        for level in jpeg.levels:
+            width, height = (min(side, _COMPARED_PX) for side in self.sizes[level])
+            left, top = ((whole - _COMPARED_PX) // 2 if level == 0 else 0 for whole in self.sizes[level])
+            box = Box(level, 1, max(0, left), max(0, top), width, height)
+            try:
+                direct, other = jpeg.read(box, DecodedBand()), self._openslide(box)
+            except SlideError as error:
+                return f"TIFF and DICOM cannot be compared: {error}"
+            if np.abs(direct.astype(int) - other).mean() > 1:
+                return "TIFF and DICOM differ"
+        return ""
 
     def close(self) -> None:
         """Release the file; a second call does nothing."""

@@ -1,0 +1,1 @@
+"""The Imaging Data Commons: slides as DICOM series, from its published index and its open buckets."""
