@@ -190,6 +190,7 @@ def planted_shift(table: pd.DataFrame) -> Figure:
             axes.plot(part[f"true_{name}"], part[name], "o", ms=2.5, color=colour)
         axes.plot(limits, limits, color="0.3", lw=0.8, ls=":")
         axes.set(xlabel=f"true {label}", ylabel="estimated", xlim=limits, ylim=limits)
+        axes.locator_params(nbins=4)
     figure.legend(
         *figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False
     )
