@@ -87,6 +87,8 @@ def _spread(
         futures = client.map(function, todo, pure=False, retries=0)
         position = {future.key: number for number, future in enumerate(futures)}
         try:
+            if scheduler:
+                _await_workers(client, scheduler)
             for future in as_completed(futures):
                 found = _tried(type(future).result, future)
                 if future.status in ("cancelled", "lost"):  # no fault of the item's
@@ -149,18 +151,21 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
 
 def _connect(client: Any, scheduler: str) -> Any:
     try:
-        found = client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        what = f"There is no Dask scheduler at {scheduler}"
-        raise RunError(what, got=error, expected="an address such as tcp://host:8786") from error
+        return client(scheduler, timeout="10s")
+    except (OSError, TypeError, ValueError) as error:  # TypeError: no certificates are configured for tls://
+        what = f"There is no Dask scheduler at {scheduler} that can be spoken to"
+        expected = "an address such as tcp://host:8786; tls:// needs certificates (docs/clusters.md)"
+        raise RunError(what, got=error, expected=expected) from error
+
+
+def _await_workers(client: Any, scheduler: str) -> None:
+    """Wait for the first worker; after the tasks are handed in, because a cluster that adapts starts none before."""
     try:
-        found.wait_for_workers(1, timeout=WORKERS_S)
+        client.wait_for_workers(1, timeout=WORKERS_S)
     except TimeoutError as error:
-        found.close()
         raise RunError(
             f"The Dask scheduler at {scheduler} has no workers after {WORKERS_S} s", fix="Start workers"
         ) from error
-    return found
 
 
 def _named(error: Exception, item: Any, label: str) -> CompendiumError:
