@@ -14,6 +14,7 @@ import pytest
 from deeplrhe_utils.core.errors import RunError, SlideError
 from deeplrhe_utils.running.machine import engine
 from deeplrhe_utils.running.machine.engine import map_surviving, map_tasks
+from deeplrhe_utils.running.machine.process import LEVEL_HELD
 
 
 def square(x):
@@ -121,6 +122,18 @@ def test_a_cluster_that_starts_workers_only_for_waiting_tasks_is_waited_for():
     with LocalCluster(n_workers=0, processes=True, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
         cluster.adapt(minimum=0, maximum=1, interval="200ms")
         assert map_tasks(square, [3, 4], scheduler=cluster.scheduler_address) == [9, 16]
+
+
+def test_workers_at_another_level_of_instructions_are_refused_where_the_same_bytes_are_promised(monkeypatch):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
+        for name, value in LEVEL_HELD.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RunError, match=r"results would differ in rounding.*determinism=off"):
+            map_tasks(square, [1], scheduler=cluster.scheduler_address)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
+        assert map_tasks(square, [3], scheduler=cluster.scheduler_address) == [9]
 
 
 def test_a_scheduler_behind_tls_needs_only_the_configuration_of_dask(tmp_path):

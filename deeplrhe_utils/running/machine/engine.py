@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.text import Countdown
-from deeplrhe_utils.running.machine.process import STEADY
+from deeplrhe_utils.running.machine.process import STEADY, is_held
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -159,13 +159,22 @@ def _connect(client: Any, scheduler: str) -> Any:
 
 
 def _await_workers(client: Any, scheduler: str) -> None:
-    """Wait for the first worker; after the tasks are handed in, because a cluster that adapts starts none before."""
+    """Wait for the first worker; after the tasks are handed in, because a cluster that adapts starts none before.
+
+    Raises RunError: none came, or this process is held at a level of instructions (`is_held`) and a worker is not.
+    """
     try:
         client.wait_for_workers(1, timeout=WORKERS_S)
     except TimeoutError as error:
         raise RunError(
             f"The Dask scheduler at {scheduler} has no workers after {WORKERS_S} s", fix="Start workers"
         ) from error
+    if is_held() and not all(client.run(is_held, on_error="ignore").values()):
+        raise RunError(
+            f"The workers at {scheduler} use all instructions of their processors, this run those of AVX2",
+            expected="the same on both sides: results would differ in rounding",
+            fix="Start the workers as docs/clusters.md says, or run with -p determinism=off",
+        )
 
 
 def _named(error: Exception, item: Any, label: str) -> CompendiumError:
