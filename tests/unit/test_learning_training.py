@@ -18,7 +18,7 @@ from deeplrhe_utils.learning.tiles import store
 from deeplrhe_utils.learning.tiles.sampling import epoch_order
 from deeplrhe_utils.learning.training import crossfit, fold, launch, trainer
 from deeplrhe_utils.learning.training.trainer import Part, Run
-from tests.tile_store import folds_of, write_store
+from tests.tile_store import both_classes, folds_of, write_store
 
 NETWORK = deeplrhe.NetworkConfig(("X", "Y", "Z"), kernels=8, stages=2)
 TINY = replace(NETWORK, stages=1)
@@ -246,12 +246,6 @@ def test_validation_patients_are_refused_for_scoring_too(small, tmp_path):
     job = fold.Job(TINY, replace(RECIPE, epochs=1), 0, VIEW, {})
     with pytest.raises(LeakError, match="P4"):
         fold.fit_part(job, tiles, parts, tmp_path / "m.safetensors", 0, quiet=True)
-
-
-def both_classes(frame):
-    """Targets whose classes are in both of `folds_of`'s halves."""
-    status = frame["patient_id"].str[1:].astype(int).to_numpy() // 2 % 2
-    return np.repeat(status[:, None], 3, axis=1).astype(np.float32)
 
 
 def test_cross_fit_scores_everybody_once_and_only_the_tiles_in_use(small, tmp_path):

@@ -1,7 +1,11 @@
 """Mapping over workers gives what a loop gives."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -10,6 +14,7 @@ import pytest
 from deeplrhe_utils.core.errors import RunError, SlideError
 from deeplrhe_utils.running.machine import engine
 from deeplrhe_utils.running.machine.engine import map_surviving, map_tasks
+from deeplrhe_utils.running.machine.process import LEVEL_HELD
 
 
 def square(x):
@@ -109,6 +114,64 @@ def test_a_scheduler_that_goes_away_is_no_fault_of_the_items():
     threading.Timer(1.0, cluster.close).start()
     with pytest.raises(RunError, match="connection to the Dask scheduler was lost"):
         map_surviving(slow, [0, 1, 2, 3], reported, scheduler=cluster.scheduler_address)
+
+
+def test_a_cluster_that_starts_workers_only_for_waiting_tasks_is_waited_for():
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=0, processes=True, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        cluster.adapt(minimum=0, maximum=1, interval="200ms")
+        assert map_tasks(square, [3, 4], scheduler=cluster.scheduler_address) == [9, 16]
+
+
+def test_workers_at_another_level_of_instructions_are_refused_where_the_same_bytes_are_promised(monkeypatch):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
+        for name, value in LEVEL_HELD.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(RunError, match=r"results would differ in rounding.*determinism=off"):
+            map_tasks(square, [1], scheduler=cluster.scheduler_address)
+    with LocalCluster(n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster:
+        assert map_tasks(square, [3], scheduler=cluster.scheduler_address) == [9]
+
+
+def test_a_scheduler_behind_tls_needs_only_the_configuration_of_dask(tmp_path):
+    """Scheduler, worker and client each started as docs/clusters.md says, with the same file of settings."""
+    if not (openssl := shutil.which("openssl")):
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run([openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=deeplrhe",
+                    "-keyout", key, "-out", certificate], check=True, capture_output=True)  # fmt: skip
+    pair = {"cert": str(certificate), "key": str(key)}
+    tls = {"ca-file": str(certificate), "scheduler": pair, "worker": pair, "client": pair}
+    (tmp_path / "tls.yaml").write_text(json.dumps({"distributed": {"comm": {"require-encryption": True, "tls": tls}}}))
+    configured = {**os.environ, "DASK_CONFIG": str(tmp_path / "tls.yaml")}
+    told, dask = tmp_path / "scheduler.json", [sys.executable, "-m", "dask"]
+    quiet = {"env": configured, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = subprocess.Popen(
+        [*dask, "scheduler", "--protocol", "tls", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+         "--scheduler-file", str(told)], **quiet)  # fmt: skip
+    worker = subprocess.Popen([*dask, "worker", "--scheduler-file", str(told), "--no-dashboard", "--no-nanny",
+                               "--nthreads", "1", "--local-directory", str(tmp_path)], **quiet)  # fmt: skip
+    try:
+        until = time.monotonic() + 60
+        while not told.is_file() and time.monotonic() < until:
+            time.sleep(0.1)
+        address = json.loads(told.read_text())["address"]
+        assert address.startswith("tls://")
+        code = "from deeplrhe_utils.running.machine.engine import map_tasks; import math, sys; " \
+               "print(map_tasks(math.factorial, [3, 4], scheduler=sys.argv[1]))"  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, address], env=configured, text=True, capture_output=True, timeout=60
+        )
+        assert done.stdout == "[6, 24]\n", done.stderr
+        with pytest.raises(RunError, match=r"TLS configuration.*docs/clusters\.md"):
+            map_tasks(square, [1], scheduler=address)
+    finally:
+        for process in (worker, scheduler):
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def test_a_scheduler_without_workers_is_told(monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from deeplrhe_utils.core.errors import CompendiumError, RunError
 from deeplrhe_utils.core.text import Countdown
-from deeplrhe_utils.running.machine.process import STEADY
+from deeplrhe_utils.running.machine.process import STEADY, is_held
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -87,6 +87,8 @@ def _spread(
         futures = client.map(function, todo, pure=False, retries=0)
         position = {future.key: number for number, future in enumerate(futures)}
         try:
+            if scheduler:
+                _await_workers(client, scheduler)
             for future in as_completed(futures):
                 found = _tried(type(future).result, future)
                 if future.status in ("cancelled", "lost"):  # no fault of the item's
@@ -149,18 +151,30 @@ def _client(workers: int, scheduler: str) -> Iterator[Any]:
 
 def _connect(client: Any, scheduler: str) -> Any:
     try:
-        found = client(scheduler, timeout="10s")
-    except (OSError, ValueError) as error:
-        what = f"There is no Dask scheduler at {scheduler}"
-        raise RunError(what, got=error, expected="an address such as tcp://host:8786") from error
+        return client(scheduler, timeout="10s")
+    except (OSError, TypeError, ValueError) as error:  # TypeError: no certificates are configured for tls://
+        what = f"There is no Dask scheduler at {scheduler} that can be spoken to"
+        expected = "an address such as tcp://host:8786; tls:// needs certificates (docs/clusters.md)"
+        raise RunError(what, got=error, expected=expected) from error
+
+
+def _await_workers(client: Any, scheduler: str) -> None:
+    """Wait for the first worker; after the tasks are handed in, because a cluster that adapts starts none before.
+
+    Raises RunError: none came, or this process is held at a level of instructions (`is_held`) and a worker is not.
+    """
     try:
-        found.wait_for_workers(1, timeout=WORKERS_S)
+        client.wait_for_workers(1, timeout=WORKERS_S)
     except TimeoutError as error:
-        found.close()
         raise RunError(
             f"The Dask scheduler at {scheduler} has no workers after {WORKERS_S} s", fix="Start workers"
         ) from error
-    return found
+    if is_held() and not all(client.run(is_held, on_error="ignore").values()):
+        raise RunError(
+            f"The workers at {scheduler} use all instructions of their processors, this run those of AVX2",
+            expected="the same on both sides: results would differ in rounding",
+            fix="Start the workers as docs/clusters.md says, or run with -p determinism=off",
+        )
 
 
 def _named(error: Exception, item: Any, label: str) -> CompendiumError:
