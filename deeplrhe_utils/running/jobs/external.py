@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from deeplrhe_utils.core.errors import CohortError, CompendiumError, InputError, ParameterError
+from deeplrhe_utils.core.errors import CohortError, CompendiumError, InputError, ModelError, ParameterError
 from deeplrhe_utils.core.files import atomic_path, claim, read_json, write_text
 from deeplrhe_utils.core.paths import RunPaths
 from deeplrhe_utils.core.tables.contract import read_table
@@ -125,8 +125,11 @@ class FinishedRun:
     @property
     def warning(self) -> str:
         """What must be said before a number of this run is read."""
-        cards = [data_kind(read_card(file)) for file in self.networks[:1]]
-        synthetic = self.number("01-data-acquisition", "input_kind") == "synthetic" or "synthetic" in cards
+        try:
+            kinds = {data_kind(read_card(file)) for file in self.networks[:1]}
+        except ModelError:  # it is told where the networks are tried
+            kinds = set()
+        synthetic = self.number("01-data-acquisition", "input_kind") == "synthetic" or "synthetic" in kinds
         return f"{self.name} is SYNTHETIC: its numbers show how the pipeline works." if synthetic else ""
 
     @cached_property
@@ -160,6 +163,9 @@ def external(
                           fix="Give a run of another cohort as --on")  # fmt: skip
     claim(out, "external", (TRANSFER, SCORES, LEFT_OUT, CURVES, *_SHOWN, "index.html"))
     notes = [run.warning for run in runs if run.warning]
+    for note in notes:
+        tell(on_one_line(note))
+    warned = len(notes)
     found, scores, lost = [], [], []
     for own, there in (runs, runs[::-1]):
         for reader, said, at_home, left in _readers(own, there, options, notes):
@@ -170,7 +176,7 @@ def external(
             found.append(rows.assign(**keys))
             for group, part in rows.groupby("patients", sort=False):
                 tell(on_one_line(f"{own.name} → {there.name}, {reader}, {group}: {transfer_sentence(part)}"))
-    for note in notes:
+    for note in notes[warned:]:
         tell(on_one_line(note))
     if not found:
         raise CohortError("No reader could be tried elsewhere", got="; ".join(notes) or "neither features nor networks",
