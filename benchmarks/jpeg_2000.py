@@ -170,6 +170,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    if not (SHARED_DATA / "monuseg_tcga_lung").is_dir() or not REAL_SLIDE.is_file():
+        raise SystemExit("Not measured: monuseg_tcga_lung and slides are not in ../shared/data.")
     result: dict[str, Any] = {"rounds": options.rounds, "core": one_core(), "threads": 1}
     fields = [p for f in sorted((SHARED_DATA / "monuseg_tcga_lung").glob("*.tif")) for p in pieces(tifffile.imread(f))]
     sharp = [p for p in pieces(tifffile.imread(REAL_SLIDE)) if p.mean() < 215]
