@@ -24,7 +24,7 @@ from deeplrhe_utils.evaluation.precision.calibration import (
     intercept_and_slope,
     logits,
 )
-from deeplrhe_utils.evaluation.precision.power import null_band
+from deeplrhe_utils.evaluation.precision.power import null_band, wilson
 from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
 
 _Floats = NDArray[np.float64]
@@ -299,10 +299,14 @@ def _patients_for_auc(auc: float, prevalence: float, error: float) -> float:
     return float((-b + np.sqrt(b * b - 4 * a * c)) / (2 * a))
 
 
-def covered(table: pd.DataFrame, name: str) -> float:
-    """Share of rows whose interval of `name` ("slope", "oe", "drop") contains ``true_<name>``; rows without are out."""
+def covered(table: pd.DataFrame, name: str) -> tuple[float, float, float]:
+    """Share of rows whose interval of `name` ("slope", "oe", "drop") contains ``true_<name>``, with Wilson's interval.
+
+    Rows without an estimate are left out.
+    """
     known = table.dropna(subset=[name, f"true_{name}"])
-    return float(known[f"true_{name}"].between(known[f"{name}_low"], known[f"{name}_high"]).mean())
+    inside = known[f"true_{name}"].between(known[f"{name}_low"], known[f"{name}_high"])
+    return float(inside.mean()), *wilson(int(inside.sum()), len(inside))
 
 
 def transfer_sentence(table: pd.DataFrame) -> str:
