@@ -5,7 +5,7 @@ HOME has not seen: other stain, camera and scanner; 65 % squamous, hence other t
 patients). Each is cut into ``--pairs=N`` disjoint cohorts (default 20) of 80 and of 60 slides. Model i learns on cohort
 i of one population and is judged, frozen, on cohort i of the other, and for comparison on cohort i + 1 of its own. What
 it truly has there is known: its slope, O/E and AUC on all other patients of that population. Counted is how often the
-interval of one cohort contains that. Writes ``results/external_cohorts.csv``. No time is measured; an hour on two cores.
+interval of one cohort contains that. Writes ``results/external_cohorts.csv``; an hour on two cores.
 """
 
 from __future__ import annotations
