@@ -53,10 +53,20 @@ def test_sample_sizes_are_the_published_ones(log_odds, prevalence, auc, threshol
 
 def test_a_criterion_that_nobody_can_meet_is_not_a_number():
     assert np.isnan(required_patients(np.zeros(50), 0.5, 0.6, threshold=0.2)["slope"])
-    for wrong in ({"prevalence": 0.0}, {"auc": 1.0}, {"threshold": 1.0}, {"widths": WIDTHS | {"oe": 0.0}}):
+    for wrong in ({"prevalence": 0.0}, {"auc": 1.5}, {"threshold": 1.0}, {"widths": WIDTHS | {"oe": 0.0}}):
         asked = {"prevalence": 0.2, "auc": 0.7, "threshold": 0.1} | wrong
         with pytest.raises(ParameterError):
             required_patients(normal(0, 1), asked.pop("prevalence"), asked.pop("auc"), **asked)
+
+
+def test_classes_that_the_model_separates_have_an_auc_of_one_and_no_slope():
+    label, score = np.repeat([0, 1], 12), np.linspace(0.1, 0.9, 24)
+    row = judge_transfer(frame(label, score), OWN).iloc[0]
+    assert (row["status"], row["auc"]) == ("estimated", 1.0) and row["ci_low"] < 1 and row["drop"] < 0
+    assert (
+        row[["slope", "needed_auc"]].isna().all() and np.isfinite(row[["oe", "brier", "needed_oe"]].astype(float)).all()
+    )
+    assert transfer_sentence(pd.DataFrame([row])).startswith("AUC elsewhere: TP53 1.00")
 
 
 def drawn(random, n, slope=1.0, shift=0.0):

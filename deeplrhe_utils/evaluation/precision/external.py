@@ -257,7 +257,7 @@ def required_patients(
     ----------
     log_odds : (n,): the model's linear predictor as it is distributed in the new population, taken for calibrated
     prevalence : share of mutated patients there, in (0, 1)
-    auc : expected there, in (0.5, 1)
+    auc : expected there; of exactly 0 or 1 no number can be told
     threshold : risk at which net benefit is asked for, in (0, 1)
     widths : as :data:`WIDTHS`, of 95 % intervals
 
@@ -266,7 +266,9 @@ def required_patients(
     (a predictor that does not vary, a threshold beyond all patients). Source: Riley 2021 (Stat. Med. 40, 4230); Archer
     2021 (Stat. Med. 40, 133). Raises ParameterError: a share, AUC, threshold or width out of range.
     """
-    for name, value in (("prevalence", prevalence), ("threshold", threshold), ("auc", auc)):
+    if not 0 <= auc <= 1:
+        raise ParameterError("auc is out of range", got=auc, expected="0 to 1")
+    for name, value in (("prevalence", prevalence), ("threshold", threshold)):
         if not 0 < value < 1:
             raise ParameterError(f"{name} is out of range", got=value, expected="more than 0, less than 1")
     if bad := [name for name, width in widths.items() if not width > 0]:
@@ -286,7 +288,7 @@ def required_patients(
     benefit = sensitivity * (1 - sensitivity) / prevalence + cost**2 * (spared + wronged)
     exact = {"oe": (1 - prevalence) / (prevalence * error["oe"] ** 2),
              "slope": one / (error["slope"] ** 2 * apart) if apart > 1e-12 else np.nan,
-             "auc": _patients_for_auc(auc, prevalence, error["auc"]),
+             "auc": _patients_for_auc(auc, prevalence, error["auc"]) if 0 < auc < 1 else np.nan,
              "net_benefit": benefit / error["net_benefit"] ** 2 if benefit > 0 else np.nan}  # fmt: skip
     return {name: float(np.ceil(exact[name] - 1e-9)) for name in widths}
 
