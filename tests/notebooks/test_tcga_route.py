@@ -14,10 +14,10 @@ from deeplrhe_utils.running.jobs.synth import make_spec, write_synthetic_cohort
 from tests.stand_ins.rehearsal import Rehearsal
 
 
-def commands() -> list[list[str]]:
-    """The arguments of every command in the section."""
+def commands(first: str = "## 4. TCGA", end: str = "## 5. ") -> list[list[str]]:
+    """The arguments of every command in a section."""
     text = (REPOSITORY / "REPRODUCING.md").read_text(encoding="utf-8")
-    section = text[text.index("## 4. TCGA") : text.index("## Is it the same?")]
+    section = text[text.index(first) : text.index(end)]
     lines = [line for block in re.findall(r"```\n(.*?)```", section, re.DOTALL) for line in block.splitlines()]
     split = [shlex.split(line, comments=True) for line in lines if line]
     assert all(words[0] == ".venv/bin/deeplrhe" for words in split)
@@ -36,6 +36,8 @@ def services(tmp_path_factory):
 def test_every_command_can_be_typed():
     typed = [vars(build_parser().parse_args(words)) for words in commands()]
     assert [t["command"] for t in typed] == ["run", "run", "doctor", "cohort", "download", "run", "run"]
+    other = [vars(build_parser().parse_args(words)) for words in commands("## 5. ", "## Is it the same?")]
+    assert [t["command"] for t in other] == ["cohort", "download", "run", "external"]
 
 
 @pytest.mark.slow
