@@ -17,7 +17,7 @@ from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
 from deeplrhe_utils.core.text import listed, shortened, with_ends
 from deeplrhe_utils.evaluation.auc.delong import delong
-from deeplrhe_utils.learning.probes.readers import ridge_held_out
+from deeplrhe_utils.learning.probes.readers import ridge_elsewhere, ridge_held_out
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.intp]
@@ -147,14 +147,12 @@ def external_rows(
         row: dict[str, Any] = {"gene": gene, "n_pos": int(other.sum()), "n_neg": int((1 - other).sum())}
         least = min(own.sum(), (1 - own).sum(), row["n_pos"], row["n_neg"])
         if least >= min_positives:
-            x = np.vstack([here.loc[own.index], there.loc[other.index]]).astype(np.float64)
-            fold = np.r_[np.zeros(len(own), np.intp), np.ones(len(other), np.intp)]
-            label = np.r_[own.to_numpy(float), other.to_numpy(float)][:, None]
-            scores = ridge_held_out(x, label, fold, held=(1,))[:, 0]
-            inside = ridge_held_out(x[fold == 0], label[fold == 0], np.arange(len(own)) % 5)[:, 0]
-            auc, low, high = delong(other.to_numpy(np.int64), scores[fold == 1])
+            x, label = here.loc[own.index].to_numpy(np.float64), own.to_numpy(float)[:, None]
+            scores = ridge_elsewhere(x, label, there.loc[other.index].to_numpy(np.float64))[:, 0]
+            inside = ridge_held_out(x, label, np.arange(len(own)) % 5)[:, 0]
+            auc, low, high = delong(other.to_numpy(np.int64), scores)
             spread = float(inside.std()) or float("nan")
-            row |= {"auc": auc, "ci_low": low, "ci_high": high, "shift": float(scores[fold == 1].mean()) / spread}
+            row |= {"auc": auc, "ci_low": low, "ci_high": high, "shift": float(scores.mean()) / spread}
         rows.append(row)
     return pd.DataFrame(rows, columns=["gene", "auc", "ci_low", "ci_high", "n_pos", "n_neg", "shift"])
 

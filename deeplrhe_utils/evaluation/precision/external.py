@@ -25,7 +25,7 @@ from deeplrhe_utils.evaluation.precision.calibration import (
     logits,
 )
 from deeplrhe_utils.evaluation.precision.power import null_band, wilson
-from deeplrhe_utils.learning.probes.readers import partitions, ridge_held_out
+from deeplrhe_utils.learning.probes.readers import partitions, ridge_elsewhere, ridge_held_out
 
 _Floats = NDArray[np.float64]
 
@@ -93,10 +93,7 @@ def probe_elsewhere(
             continue
         x, y = features.to_numpy(np.float64)[known], label[:, None].astype(np.float64)
         held = np.mean([ridge_held_out(x, y, fold[known])[:, 0] for fold in folds], axis=0)
-        there = np.arange(len(x) + len(elsewhere)) >= len(x)
-        both = np.vstack([x, elsewhere.to_numpy(np.float64)])
-        padded = np.vstack([y, np.zeros((len(elsewhere), 1))])
-        new = ridge_held_out(both, padded, there.astype(np.intp), held=[1])[there, 0]
+        new = ridge_elsewhere(x, y, elsewhere.to_numpy(np.float64))[:, 0]
         said = frozen_probabilities(label, held, new)
         for here, people, score in ((True, features.index[known], held), (False, elsewhere.index, said)):
             parts.append(pd.DataFrame({"gene": gene, "patient_id": people, "here": here, "score": score}))
@@ -138,9 +135,7 @@ def observed_over_expected(label: NDArray[np.int64], score: _Floats) -> tuple[fl
     return ratio, float(ratio * np.exp(-Z * spread)), float(ratio * np.exp(Z * spread))
 
 
-def judge_transfer(
-    scored: pd.DataFrame, own: pd.DataFrame, *, least: int = 5, threshold: float | Mapping[str, float] | None = None
-) -> pd.DataFrame:
+def judge_transfer(scored: pd.DataFrame, own: pd.DataFrame, *, least: int = 5) -> pd.DataFrame:
     """How a frozen model does elsewhere, gene by gene.
 
     Parameters
@@ -148,13 +143,13 @@ def judge_transfer(
     scored : gene, patient_id, label, score: patients elsewhere, once per gene, and probabilities
     own : gene, auc, ci_low, ci_high: the same model's headline among its own patients
     least : patients of each class
-    threshold : risk at which net benefit is asked for, for `required_patients`; None: the share of mutated patients
 
     Returns DataFrame: :data:`TRANSFER_COLUMNS`, a row per gene of `own`, in its order. auc to p: scores here are
     independent of the labels they are judged by, so the interval and null band are those of independent scores. drop:
     own AUC − AUC, whose interval joins those of two independent cohorts (MOVER, Zou & Donner 2008). slope, intercept:
     `intercept_and_slope`; oe: :func:`observed_over_expected`. needed: :func:`required_patients` for this gene's own
-    log odds and share of mutated patients. status says why a gene has no numbers.
+    log odds and share of mutated patients, which is also the threshold of its net benefit. status says why a gene has
+    no numbers.
     """
     rows = []
     for base in own.to_dict("records"):
@@ -168,7 +163,7 @@ def judge_transfer(
         if min(n_pos, n_neg) < max(2, least):
             rows.append(row | {"status": f"fewer than {max(2, least)} patients of a class elsewhere"})
             continue
-        rows.append(row | _judged_elsewhere(label, score, base, threshold))
+        rows.append(row | _judged_elsewhere(label, score, base))
     return pd.DataFrame(rows, columns=list(TRANSFER_COLUMNS))
 
 
@@ -228,17 +223,14 @@ def between_hospitals(
     return pd.concat(parts, ignore_index=True)
 
 
-def _judged_elsewhere(
-    label: NDArray[np.int64], score: _Floats, base: Mapping[str, Any], threshold: Any
-) -> dict[str, float]:
+def _judged_elsewhere(label: NDArray[np.int64], score: _Floats, base: Mapping[str, Any]) -> dict[str, float]:
     auc = delong(label, score)[0]
     _, low, high, p = headline_interval(label, score, cross_fitted=False)
     band = null_band(int(label.sum()), int((1 - label).sum()))
     drop = base["auc"] - auc
     oe, oe_low, oe_high = observed_over_expected(label, score)
     share = float(label.mean())
-    at = threshold.get(base["gene"], share) if isinstance(threshold, Mapping) else threshold or share
-    needed = required_patients(logits(score), share, auc, threshold=at)
+    needed = required_patients(logits(score), share, auc, threshold=share)
     return {
         "auc": auc, "ci_low": low, "ci_high": high, "null_low": band[0], "null_high": band[1], "p": p, "drop": drop,
         "drop_low": drop - float(np.hypot(base["auc"] - base["ci_low"], high - auc)),

@@ -82,6 +82,13 @@ def ridge_held_out(
     return scores
 
 
+def ridge_elsewhere(features: _Floats, labels: _Floats, elsewhere: _Floats) -> _Floats:
+    """Scores (m, b) of units elsewhere (m, k) by the ridge regression of :func:`ridge_held_out` on all units here."""
+    there = np.r_[np.zeros(len(features), np.intp), np.ones(len(elsewhere), np.intp)]
+    both, padded = np.vstack([features, elsewhere]), np.vstack([labels, np.zeros((len(elsewhere), labels.shape[1]))])
+    return ridge_held_out(both, padded, there, held=[1])[there == 1]
+
+
 def kernel_held_out(
     features: _Floats, labels: _Floats, fold: _Ints, *, width: float = 1.0, penalty: float = 1e-2
 ) -> _Floats:

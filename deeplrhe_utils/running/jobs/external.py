@@ -37,6 +37,7 @@ from deeplrhe_utils.learning.tiles.normalizing import statistics_rows
 from deeplrhe_utils.reporting.audit_figures.precision import transfer_figure, usefulness
 from deeplrhe_utils.running.machine.engine import map_surviving
 from deeplrhe_utils.running.page.html import page, table
+from deeplrhe_utils.running.stage.results import label_free
 
 TRANSFER, SCORES, LEFT_OUT, CURVES = "external.csv", "scores.csv", "left_out.csv", "net_benefit.csv"
 _SHOWN: Final = {"external.png": "AUC, slope and O/E elsewhere", "usefulness.png": "calibration and net benefit"}
@@ -89,7 +90,7 @@ class FinishedRun:
         self.labels, self.tiles = (read_table(self.paths.tables / f"{n}.parquet", t)
                                    for n, t in (("labels", LABELS), ("tiles", TILES)))  # fmt: skip
 
-    def number(self, stage: str, name: str) -> Any:
+    def number_of(self, stage: str, name: str) -> Any:
         """A number that a stage wrote, None where it did not."""
         file = self.paths.numbers / f"{stage}.json"
         return read_json(file).get(name) if file.is_file() else None
@@ -102,13 +103,12 @@ class FinishedRun:
     @cached_property
     def features(self) -> pd.DataFrame:
         """Mean label-free features (unchanged colours) of each patient, of selected tiles."""
-        given = self.number("01-data-acquisition", "input_kind") == "features"
-        file = self.paths.work / ("01" if given else "04") / "features" / "none.parquet"
-        if not file.is_file():
-            raise InputError(f"The run {self.name} has no label-free features", got=f"no {file}",
-                             fix="Run its notebook 04 on this machine: they are not committed")  # fmt: skip
-        tiles = self.tiles[self.tiles["selected"]].set_index("tile_id")
-        return means_by_patient(found := pd.read_parquet(file).loc[tiles.index], tiles.loc[found.index, "patient_id"])
+        tiles = self.tiles[self.tiles["selected"]]
+        try:
+            return means_by_patient(label_free(self, "none", tiles["tile_id"]), tiles["patient_id"])
+        except FileNotFoundError as cause:
+            raise InputError(f"The run {self.name} has no label-free features", got=str(cause),
+                             fix="Run its notebook 04 on this machine: they are not committed") from cause  # fmt: skip
 
     @cached_property
     def histology(self) -> pd.Series:
@@ -129,7 +129,7 @@ class FinishedRun:
             kinds = {data_kind(read_card(file)) for file in self.networks[:1]}
         except ModelError:  # it is told where the networks are tried
             kinds = set()
-        synthetic = self.number("01-data-acquisition", "input_kind") == "synthetic" or "synthetic" in kinds
+        synthetic = self.number_of("01-data-acquisition", "input_kind") == "synthetic" or "synthetic" in kinds
         return f"{self.name} is SYNTHETIC: its numbers show how the pipeline works." if synthetic else ""
 
     @cached_property
@@ -213,7 +213,7 @@ def _check_same(own: FinishedRun, there: FinishedRun) -> None:
     """Tiles and features of both runs mean the same."""
     for stage, names in _SAME.items():
         for name in names:
-            a, b = own.number(stage, name), there.number(stage, name)
+            a, b = own.number_of(stage, name), there.number_of(stage, name)
             if a != b:
                 raise CohortError(f"The runs differ in {name} of {stage}", got=b, expected=f"{a}, as in {own.name}",
                                   fix=f"Run {there.name} again with -p {name}={a}")  # fmt: skip
@@ -244,9 +244,9 @@ def _scored(
     """Per network, patient and gene the mean score of the selected tiles; and slides without one, with the reason."""
     cards = {file: read_card(file) for file in own.networks}
     first, workers = next(iter(cards.values())), options.workers or os.cpu_count() or 1
-    scorer = scorer_of(first, own.number("02-tiling", "target_mpp"), own.number("02-tiling", "tile_px"),
-                       statistics_tiles=own.number("04-dcgmm-normalization", "statistics_tiles"), device=options.device,
-                       threads=max(1, (os.cpu_count() or 1) // workers))  # fmt: skip
+    scorer = scorer_of(first, own.number_of("02-tiling", "target_mpp"), own.number_of("02-tiling", "tile_px"),
+                       statistics_tiles=own.number_of("04-dcgmm-normalization", "statistics_tiles"),
+                       device=options.device, threads=max(1, (os.cpu_count() or 1) // workers))  # fmt: skip
     tasks, lost = [], []
     asked = there.tiles["patient_id"].isin(strangers & set(there.labels["patient_id"]))
     for name, part in there.tiles[there.tiles["kept"] & asked].groupby("slide_id", sort=True):
@@ -283,18 +283,17 @@ def _write(
     out: Path,
     options: ExternalOptions,
 ) -> None:
-    names = {"unit": "patient or slide"}
     write_sheet(judged, out / TRANSFER)
     write_sheet(scores[["model", "where", "reader", "patient_id", "gene", "score", "label"]], out / SCORES)
-    write_sheet(lost[["model", "where", "reader", "unit", "reason"]].rename(columns=names), out / LEFT_OUT)
+    write_sheet(
+        lost[["model", "where", "reader", "unit", "reason"]].rename(columns={"unit": "patient or slide"}),
+        out / LEFT_OUT,
+    )
     done = judged[(judged["status"] == "estimated") & (judged["patients"] == ALL_PATIENTS)]
-    curves, bins = {}, {}
+    keys, curves, bins = ["model", "where", "reader", "gene"], {}, {}
+    own = dict(iter(scores.groupby(keys, sort=False)))
     for row in done.sort_values("auc", ascending=False).to_dict("records"):
-        mine = scores[
-            (
-                scores[["model", "where", "reader", "gene"]] == [row[k] for k in ("model", "where", "reader", "gene")]
-            ).all(axis=1)
-        ]
+        mine = own[tuple(row[key] for key in keys)]
         name = f"{row['gene']}, {row['reader']}, {row['model']} → {row['where']}"
         curves[name] = {"frozen": decision_curve(mine.assign(fold=0), seed=options.seed)}
         bins[name] = {"frozen": reliability(mine["label"].to_numpy(np.int64), mine["score"].to_numpy(float), 5)}
@@ -308,8 +307,8 @@ def _write(
         with atomic_path(out / file) as part:
             figure.savefig(part, dpi=150, format="png")
     said = [f"<p>{escaped(note)}</p>" for note in notes]
-    said += [f"<p><b>{escaped(', '.join(keys))}</b>: {escaped(transfer_sentence(rows))}</p>"
-             for keys, rows in judged.groupby(_KEYS, sort=False)]  # fmt: skip
+    said += [f"<p><b>{escaped(', '.join(names))}</b>: {escaped(transfer_sentence(rows))}</p>"
+             for names, rows in judged.groupby(_KEYS, sort=False)]  # fmt: skip
     images = [f'<figure><img src="{file}" alt="{_SHOWN[file]}" style="width: auto; max-width: 100%"></figure>'
               for file in pictures]  # fmt: skip
     links = " · ".join(f'<a href="{n}">{n}</a>' for n in (TRANSFER, SCORES, LEFT_OUT, CURVES))

@@ -138,14 +138,14 @@ def hides_ycbcr(path: Path) -> bool:
     interpretation YBR_ICT, which promises that the codestream names its transform (openslide#772).
     Source: ISO 15444-1 annex A.6.1 (the marker COD), DICOM PS3.5 section 8.2.4.
     """
+    told = (_header(path, _COLOURS) or {}).get(_COLOURS, b"")
+    if not told.startswith((b"YBR_ICT", b"YBR_RCT")):
+        return False
     try:
         with open(path, "rb") as stream:
-            if stream.read(132)[128:] != b"DICM":
-                return False
             size = stream.seek(0, 2)
             stream.seek(132)
-            told = _elements(stream, size, _COLOURS).get(_COLOURS, b"")
-            if not told.startswith((b"YBR_ICT", b"YBR_RCT")) or _PIXELS not in _elements(stream, size, _PIXELS):
+            if _PIXELS not in _elements(stream, size, _PIXELS):
                 return False
             _length(stream, explicit=True)
             for _ in range(2):  # past the table of offsets to the first frame
