@@ -6,11 +6,17 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from deeplrhe_utils.core.files import read_json
+from deeplrhe_utils.running.machine.process import LEVEL_HELD, is_held
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SHARED_DATA = Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
@@ -61,6 +67,35 @@ def show(title: str, rows: list[dict[str, Any]], unit: str, reference: str) -> N
     for row in rows:
         spread = f"({row['ratio_least']:.2f} - {row['ratio_greatest']:.2f})"
         print(f"  {row['way']:36}{row['rate']:12.1f}   {row['ratio']:.2f} {spread}", flush=True)
+
+
+@lru_cache
+def importable(peer: str, seconds: float = 60) -> bool:
+    """Whether a peer can be imported; tried in a process of its own, because one was seen that never came back."""
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", f"import {peer}"], capture_output=True, text=True, timeout=seconds
+        )
+        why = "" if tried.returncode == 0 else (tried.stderr.strip() or "it crashes").splitlines()[-1]
+    except subprocess.TimeoutExpired:
+        why = f"importing it takes more than {seconds:.0f} s"
+    if why:
+        print(f"{peer} is not measured: {why}", flush=True)
+    return not why
+
+
+def at_both_levels(name: str, measure: Callable[[], Mapping[str, Any]]) -> None:
+    """Measure with the processor's own instructions, and held at AVX2 as `deeplrhe run` does; one file with both."""
+    if is_held():
+        write(f"{name}_avx2", measure())
+        return
+    print("As the processor can:")
+    result = dict(measure())
+    print("\nHeld at AVX2:", flush=True)
+    subprocess.run([sys.executable, *sys.argv], check=True, env=os.environ | LEVEL_HELD)
+    held = RESULTS / f"{name}_avx2.json"
+    write(name, {**result, "held_at_avx2": read_json(held)})
+    held.unlink()
 
 
 def versions(*packages: str) -> dict[str, str]:

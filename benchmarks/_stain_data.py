@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from _harness import REAL_SLIDE
+from _harness import REAL_SLIDE, importable
 from numpy.typing import NDArray
 from PIL import Image
 from shapely.geometry import box
@@ -119,10 +119,38 @@ class Torchstain:
 
 def torchstain(kind: str, template: Tile) -> Torchstain | None:
     """:class:`Torchstain`, or None where it is not installed."""
-    try:
-        return Torchstain(kind, template)
-    except ImportError:
-        return None
+    return Torchstain(kind, template) if importable("torchstain") else None
+
+
+def other_normalizers(template: Tile) -> dict[str, Callable[[Tile], Tile]]:
+    """Normalizers of other libraries that are here, fitted to the template; they take batches (1, C, H, W).
+
+    torch-staintools solves for concentrations by least squares, the fastest of its ways and torchstain's. stainx is
+    under the GPL and no part of requirements.txt: it is measured where somebody has installed it.
+    """
+    import torch
+
+    def batch(tile: Tile) -> torch.Tensor:
+        return torch.from_numpy(tile.copy()).permute(2, 0, 1)[None]
+
+    def picture(planes: torch.Tensor) -> Tile:
+        return np.asarray(planes[0].permute(1, 2, 0).numpy()).clip(0, 255).astype(np.uint8)
+
+    found: dict[str, Callable[[Tile], Tile]] = {}
+    if importable("torch_staintools.normalizer"):
+        from torch_staintools.normalizer import NormalizerBuilder
+
+        for kind in ("macenko", "reinhard"):
+            builder = NormalizerBuilder.build(kind, concentration_solver="ls")
+            builder.fit(batch(template) / 255)
+            found[f"torch-staintools {kind}"] = lambda tile, peer=builder: picture(peer(batch(tile) / 255) * 255)
+    if importable("stainx"):
+        import stainx
+
+        for kind in ("Macenko", "Reinhard"):
+            peer = getattr(stainx, kind)(device="cpu").fit(batch(template))
+            found[f"stainx {kind.lower()}"] = lambda tile, peer=peer: picture(peer.transform(batch(tile)))
+    return found
 
 
 def flat(rows: Sequence[Sequence[Tile]]) -> list[Tile]:

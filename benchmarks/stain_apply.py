@@ -1,4 +1,4 @@
-"""Normalizing one 512 px tile: ours against torchstain, both in PyTorch, with one and with two threads.
+"""Normalizing one 512 px tile: ours against torchstain, torch-staintools and stainx; one thread and two, PyTorch all.
 
 Interleaved rounds over 32 tiles of MoNuSeg lung fields; what ours makes eagerly, compiled and in bfloat16 is compared
 before anything is timed. ``--paper`` adds the released network (0.5 s a tile).
@@ -59,6 +59,8 @@ def measure(threads: int, paper: bool) -> None:
     for kind in ("macenko", "reinhard"):
         if (peer := data.torchstain(kind, template)) is not None:
             ways[f"torchstain {kind}"] = lambda peer=peer: [peer(t) for t in work]
+    for name, normalize in data.other_normalizers(template).items():
+        ways[name] = lambda normalize=normalize: [normalize(t) for t in work]
     macenko = Macenko()
     numpy_map = macenko.map_to(macenko.measure(work[:16]), macenko.measure([template]))
     ways["our Macenko, per slide (NumPy)"] = lambda: [macenko.apply(numpy_map, t) for t in work]
@@ -80,7 +82,10 @@ def measure(threads: int, paper: bool) -> None:
         end = "reached" if row["reached"] else "NOT reached"
         print(f"  {row['way']}: {row['ratio']:.2f} x, goal {row['goal']}: {end}")
     print("  against eager, grey levels:", facts["agreement"])
-    write(f"stain_apply_{threads}", {**facts, "versions": versions("torchstain", "torch", "opencv-python-headless")})
+    write(
+        f"stain_apply_{threads}",
+        {**facts, "versions": versions("torchstain", "torch-staintools", "stainx", "torch", "opencv-python-headless")},
+    )
 
 
 def main(paper: bool) -> None:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
 
 from deeplrhe_utils.core.seeds import integer_seed
 from deeplrhe_utils.learning.networks.deeplrhe import NetworkConfig, build_network
@@ -228,8 +229,35 @@ def engines(work: Work, device: torch.device) -> dict[str, Any]:
               f"{found['load_s']:.3f} s beside a step of {found['step_s']:.3f} s")  # fmt: skip
     limit = [a / b for a, b in zip(rates["ours"], rates["resident tensors (the limit)"], strict=True)]
     share = {"median": statistics.median(limit), "least": min(limit), "greatest": max(limit)}
-    return {"rows": rows, "rates": rates, "precision": precision, "waiting": waits, "tiles": count,
-            "ours_over_resident": share}  # fmt: skip
+    result = {"rows": rows, "rates": rates, "precision": precision, "waiting": waits, "tiles": count,
+              "ours_over_resident": share}  # fmt: skip
+    if device.type == "cpu":
+        result |= of_the_peak({row["way"]: row["rate"] for row in rows}, precision)
+    return result
+
+
+def of_the_peak(tiles_per_s: dict[str, float], precision: str) -> dict[str, Any]:
+    """How many operations a tile costs, and what share of this machine's fastest matrix products that is.
+
+    A convolution can hardly do more per second than a product of large square matrices of the same numbers: where the
+    share is near one, no loop around the network would make it faster.
+    """
+    model = build_network(NETWORK)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.rand(2, 3, SIDE, SIDE)).sum().backward()
+    each = counter.get_total_flops() / 2
+    kinds = {"plain": torch.float32, "ours, float32": torch.float32,
+             "ours": torch.bfloat16 if precision == "bfloat16" else torch.float32}  # fmt: skip
+    peak = {}
+    for kind in set(kinds.values()):
+        a = torch.rand(2048, 2048).to(kind)
+        a @ a
+        peak[kind] = max(timed(lambda a=a: (a @ a, 2 * len(a) ** 3)[1]) for _ in range(12))
+    share = {way: tiles_per_s[way] * each / peak[kind] for way, kind in kinds.items()}
+    print(f"  {each / 1e9:.1f} GFLOP a tile; share of the rate of matrix products: "
+          + ", ".join(f"{way} {value:.2f}" for way, value in share.items()))  # fmt: skip
+    return {"gflop_per_tile": each / 1e9, "share_of_matrix_products": share,
+            "matrix_products_gflop_per_s": {str(kind): rate / 1e9 for kind, rate in peak.items()}}  # fmt: skip
 
 
 def waiting(run: Timed) -> dict[str, float]:

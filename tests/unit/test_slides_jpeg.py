@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 
 from deeplrhe_utils.core.errors import SlideError
 from deeplrhe_utils.slides.decoding import jpeg_tiles
+from deeplrhe_utils.slides.decoding.jpeg_stream import _header_and_body
 from deeplrhe_utils.slides.decoding.sampling import Square, box_of, choose, resample, scale_for
 from deeplrhe_utils.slides.reading.reader import Slide
 from tests.tiff_slides import tissue_like, write_jpeg_slide
@@ -43,6 +45,19 @@ def test_both_readers_agree_on_every_kind_of_jpeg_slide(tmp_path, kind, reader):
     for factor in (1, 2, 4.1, 8):
         mine, yours = ours.read_band(100, 700, factor), theirs.read_band(100, 700, factor)
         assert mine[1:3] == yours[1:3] and mean_difference(mine.pixels, yours.pixels) <= MEAN_LIMIT
+
+
+@pytest.mark.parametrize(
+    "before", [b"", b"\xff\xfe\x00\x06\xff\xda\x00\x00", b"\xff"], ids=["plain", "in a comment", "fill"]
+)
+def test_where_the_scan_of_a_tile_begins_is_not_mistaken(before):
+    """The two bytes that begin a scan may stand in a comment, and a fill byte before any marker."""
+    picture = np.ascontiguousarray(PICTURE[:64, :64])
+    stream = simplejpeg.encode_jpeg(picture, quality=90, colorsubsampling="444")
+    at = stream.index(b"\xff\xda" if before == b"\xff" else b"\xff\xdb")
+    frame, body = _header_and_body(stream[:at] + before + stream[at:])
+    assert (frame.height, frame.width, frame.largest_scale) == (64, 64, 8)
+    assert np.array_equal(simplejpeg.decode_jpeg(b"\xff\xd8" + body), simplejpeg.decode_jpeg(stream))
 
 
 def test_a_reduced_read_shows_the_picture_that_was_stored(tmp_path):

@@ -12,6 +12,7 @@ otherwise are taken out. And 4:2:0 at half size skips the interpolation of chrom
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import cv2
@@ -26,6 +27,7 @@ _ADOBE: Final = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"  # followed by 
 _CHROMA: Final = np.array([1, 6, 1]) / 8
 _FRAMES: Final = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
 _SCAN, _COMMENT = 0xDA, 0xFE
+_SCAN_BEGINS: Final = bytes((0xFF, _SCAN))
 
 
 def stream_prefix(directory: TiledDirectory) -> bytes:
@@ -51,8 +53,7 @@ def decode_tile(directory: TiledDirectory, prefix: bytes, data: bytes, scale: in
     Returns ndarray, shape (tile height / scale, tile width / scale, 3), uint8.
     Raises ValueError: the stream is damaged, or the JPEG has not the size of a tile.
     """
-    body = _without_markers(data)
-    frame = _frame(body)
+    frame, body = _header_and_body(data)
     if (frame.width, frame.height) != (directory.tile_width, directory.tile_height):
         expected = f"{directory.tile_width} × {directory.tile_height}"
         raise ValueError(f"its JPEG has {frame.width} × {frame.height} px, expected {expected}")
@@ -99,6 +100,24 @@ def _segments(stream: bytes, start: int) -> Iterator[tuple[int, int, int]]:
         if marker == _SCAN:
             return
         start = end
+
+
+def _header_and_body(data: bytes) -> tuple[_Frame, bytes]:
+    """A tile's frame header, and its stream as :func:`_without_markers` leaves it."""
+    scan = data.find(_SCAN_BEGINS)
+    try:
+        frame, head = _read_head(data[:scan])
+    except ValueError:  # there is no scan, or these two bytes lie within a segment
+        body = _without_markers(data)
+        return _frame(body), body
+    return frame, head + data[scan:]
+
+
+@lru_cache(maxsize=16)
+def _read_head(head: bytes) -> tuple[_Frame, bytes]:
+    """What comes before the scan; kept, because the tiles of a level begin alike."""
+    kept = _without_markers(head)
+    return _frame(kept), kept
 
 
 def _without_markers(stream: bytes) -> bytes:
