@@ -16,6 +16,7 @@ import pytest
 
 from deeplrhe_utils.core.errors import ParameterError
 from deeplrhe_utils.core.paths import NOTEBOOKS, PROFILES, REPOSITORY
+from deeplrhe_utils.running.machine import provenance
 from deeplrhe_utils.running.machine.process import LEVEL_HELD, STEADY, is_held
 from deeplrhe_utils.running.plan.closure import Sources
 from deeplrhe_utils.running.plan.notebooks import find_stages
@@ -127,3 +128,18 @@ def test_determinism_is_a_parameter_of_the_whole_run(profile, typed, expected, t
     sources = Sources(REPOSITORY / "deeplrhe_utils")
     keys = {stage_key(replace(planned[0], held=held), sources, {}, {}) for held in (True, False)}
     assert len(keys) == 2, "a result of one level would be taken for one of the other"
+
+
+@pytest.mark.parametrize(("files", "cores"), [
+    ({}, 4), ({"cpu.max": "max 100000"}, 4), ({"cpu.max": "150000 100000"}, 2), ({"cpu.max": "900000 100000"}, 4),
+    ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+], ids=str)  # fmt: skip
+def test_a_containers_share_of_time_counts_as_its_cores(tmp_path, monkeypatch, files, cores):
+    """Binder shows all cores of its machine and gives the time of one."""
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(provenance, "CGROUPS", tmp_path)
+    monkeypatch.setattr(provenance.os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    assert provenance.usable_cores() == cores

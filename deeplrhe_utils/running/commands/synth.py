@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from deeplrhe_utils.running.commands import OK, Commands, seed
+from deeplrhe_utils.running.machine.provenance import usable_cores
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
     spec = make_spec(options.preset, options.parameters, options.seed)
     plan = write_synthetic_cohort(
-        spec, options.out, workers=options.workers or os.cpu_count() or 1, scheduler=options.scheduler
+        spec, options.out, workers=options.workers or usable_cores(), scheduler=options.scheduler
     )
     print(sentence(plan, options.out))
     return OK

@@ -36,6 +36,7 @@ from deeplrhe_utils.learning.scoring.prediction import SCORED, ScoreTask, not_sc
 from deeplrhe_utils.learning.tiles.normalizing import statistics_rows
 from deeplrhe_utils.reporting.audit_figures.precision import transfer_figure, usefulness
 from deeplrhe_utils.running.machine.engine import map_surviving
+from deeplrhe_utils.running.machine.provenance import usable_cores
 from deeplrhe_utils.running.page.html import page, table
 from deeplrhe_utils.running.stage.results import label_free
 
@@ -243,10 +244,10 @@ def _scored(
 ) -> tuple[pd.DataFrame, _Pairs]:
     """Per network, patient and gene the mean score of the selected tiles; and slides without one, with the reason."""
     cards = {file: read_card(file) for file in own.networks}
-    first, workers = next(iter(cards.values())), options.workers or os.cpu_count() or 1
+    first, workers = next(iter(cards.values())), options.workers or usable_cores()
     scorer = scorer_of(first, own.number_of("02-tiling", "target_mpp"), own.number_of("02-tiling", "tile_px"),
                        statistics_tiles=own.number_of("04-dcgmm-normalization", "statistics_tiles"),
-                       device=options.device, threads=max(1, (os.cpu_count() or 1) // workers))  # fmt: skip
+                       device=options.device, threads=max(1, usable_cores() // workers))  # fmt: skip
     tasks, lost = [], []
     asked = there.tiles["patient_id"].isin(strangers & set(there.labels["patient_id"]))
     for name, part in there.tiles[there.tiles["kept"] & asked].groupby("slide_id", sort=True):

@@ -6,7 +6,6 @@ quality filter and the scores are the same.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from deeplrhe_utils.learning.scoring.prediction import (
     scorer_of,
 )
 from deeplrhe_utils.running.machine.engine import map_surviving
+from deeplrhe_utils.running.machine.provenance import usable_cores
 from deeplrhe_utils.slides.files.inventory import scan_slides
 from deeplrhe_utils.slides.tiles.grid import INSIDE
 from deeplrhe_utils.slides.tiles.screening import ScreenRules, screen_or_reason
@@ -80,7 +80,7 @@ class PredictOptions:
     @property
     def spread(self) -> dict[str, Any]:
         """Where the work goes."""
-        return {"workers": self.workers or os.cpu_count() or 1, "scheduler": self.scheduler}
+        return {"workers": self.workers or usable_cores(), "scheduler": self.scheduler}
 
 
 class Treated(NamedTuple):
@@ -162,7 +162,7 @@ def _treat_all(found: Sequence[_Row], model: Path, scorer: SlideScorer, options:
     """What became of every usable slide, by its path."""
     usable = [row for row in found if row["status"] == "ok"]
     busy = min(options.spread["workers"], len(usable)) or 1
-    threads = max(1, (os.cpu_count() or 1) // busy) if not options.scheduler else scorer.threads
+    threads = max(1, usable_cores() // busy) if not options.scheduler else scorer.threads
     treat = partial(treat_slide, model=model, scorer=replace(scorer, threads=threads), edge=options.edge)
     done = map_surviving(treat, usable, _lost, **options.spread, label="slides scored")
     return {row["path"]: one for row, one in zip(usable, done, strict=True)}

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psutil
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
 
 LIBRARIES = (
     "numpy",
@@ -72,18 +75,22 @@ def hardware() -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores this process may run on: of its affinity, or a container's smaller share of time."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):  # cgroups of version 2, of version 1; "max" or −1 is no limit
+            quota, period = " ".join((CGROUPS / name).read_text(encoding="ascii") for name in names).split()
+            if int(quota) > 0:
+                cores = min(cores, math.ceil(int(quota) / int(period)))
+    return cores
 
 
 def memory_limit_bytes() -> int:
     """Memory this process may use [bytes]: the machine's, or a container's smaller limit."""
     total = int(psutil.virtual_memory().total)
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):
-            total = min(total, int(Path(name).read_text(encoding="ascii")))
+            total = min(total, int((CGROUPS / name).read_text(encoding="ascii")))
     return total
 
 
