@@ -115,6 +115,15 @@ def test_he_stays_he(picture, tmp_path):
     assert found.kind == stains.HE, found
 
 
+@pytest.mark.parametrize(("ink", "kind"), [((20, 120, 60), stains.FOREIGN), ((30, 40, 150), stains.FOREIGN),
+                                           ((30, 30, 30), stains.GREY), ((190, 30, 40), stains.HE)])  # fmt: skip
+def test_ink_alone_is_told_but_for_red(ink, kind):
+    picture = np.full((SIDE, SIDE, 3), 244, np.uint8)
+    for y in range(100, 1000, 250):
+        cv2.line(picture, (100, y), (1100, y + 100), ink, 60)
+    assert stains.stain_of_pictures([cv2.GaussianBlur(picture, (0, 0), 2)]).kind == kind
+
+
 def test_letters_are_no_nuclei(tmp_path):
     for page in (printed(), printed((90, 90, 90)), printed((30, 30, 120))):
         Image.fromarray(page).save(tmp_path / "a.png")
