@@ -50,8 +50,7 @@ def run(tmp_path_factory):
                for kind, part in (("luad", labels[of]), ("lusc", labels[~of]))]  # fmt: skip
     with CBioPortalStandIn(studies) as portal:
         asked = {**BRIEF, "features_path": here / "here.npz", "cbioportal_endpoint": portal.url, "genes": "TP53,KRAS",
-                 "clinical_csv": here / "clinical.csv", "external_path": here / "there.npz",
-                 "external_labels_csv": here / "there.csv"}  # fmt: skip
+                 "clinical_csv": here / "clinical.csv"}  # fmt: skip
         words = [text for name, value in asked.items() for text in ("-p", f"{name}={value}")]
         assert main(["run", "tcga-features", "--out", str(here / "run"), *words]) == 0
     return here / "run"
@@ -91,8 +90,14 @@ def test_readers_go_to_whole_other_hospitals_and_to_another_cohort(run):
         "ridge, sites held out",
         "ridge on given features",
     } <= rivals
-    external = pd.read_csv(run / "tables" / "external.csv").set_index("gene")
-    assert external.loc["TP53", "ci_low"] > 0.6 and external.loc["TP53", ["n_pos", "n_neg"]].sum() == 60
+    other, out = run.parent / "other", run.parent / "external"
+    asked = [f"features_path={run.parent / 'there.npz'}", f"labels_csv={run.parent / 'there.csv'}", "genes=TP53,KRAS"]
+    words = [text for word in asked for text in ("-p", word)]
+    assert main(["run", "features", "--out", str(other), "--to", "04", *words]) == 0
+    assert main(["external", "--model", str(run), "--on", str(other), "--out", str(out)]) == 0
+    external = pd.read_csv(out / "external.csv").set_index(["where", "patients", "gene"])
+    row = external.loc[("other", "all patients", "TP53")]
+    assert row["ci_low"] > 0.6 and row[["n_pos", "n_neg"]].sum() == 60
 
 
 @pytest.mark.parametrize("code", ["05", None], ids=["one diagnosis", "no barcodes"])

@@ -84,26 +84,6 @@ def test_clinical_columns_say_what_is_unknown_and_two_readers_are_added_with_equ
         paired_probe({"kind": x.iloc[:, :1], "both": x.iloc[::-1]}, "kind", labels, cut[None], draws=19)
 
 
-def test_readers_of_one_cohort_score_another_and_strangers_are_refused():
-    here, labels, _ = planted(7, effect=2.0)
-    there, theirs, _ = planted(8, effect=2.0)
-    row = diagnosis.external_rows(here, labels, there, theirs).iloc[0]
-    assert row["ci_low"] > 0.6 and abs(row["shift"]) < 0.5 and row["n_pos"] == theirs["status"].sum()
-    moved = there.copy()
-    moved[0] += 2
-    assert diagnosis.external_rows(here, labels, moved, theirs).iloc[0]["shift"] > row["shift"] + 0.3
-    with pytest.raises(CohortError, match="different features"):
-        diagnosis.external_rows(here, labels, there.iloc[:, :5], theirs)
-    with pytest.raises(CohortError, match="both cohorts"):
-        diagnosis.external_rows(here, labels, here, labels)
-    with pytest.raises(CohortError, match=r"both vectors and a label.*P8-000.*Q-000"):
-        diagnosis.external_rows(
-            here, labels, there, theirs.assign(patient_id=theirs["patient_id"].str.replace("P8", "Q"))
-        )
-    rare = labels.assign(status=pd.array([1, *[0] * 239], "Int64"))
-    assert np.isnan(diagnosis.external_rows(here, rare, there, theirs).iloc[0]["auc"])
-
-
 def test_the_figure_shows_every_arm_that_is_there():
     row = {"gene": "G", "auc": 0.7, "ci_low": 0.6, "ci_high": 0.8, "null_low": 0.4, "null_high": 0.6}
     table = pd.DataFrame([{**row, "arm": arm} for arm in ARMS_KNOWN[:3]])

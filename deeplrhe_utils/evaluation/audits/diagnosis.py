@@ -13,11 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deeplrhe_utils.acquisition.barcodes import hospitals
-from deeplrhe_utils.core.errors import CohortError
 from deeplrhe_utils.core.tables.schemas import LUNG_CLASSES
-from deeplrhe_utils.core.text import listed, shortened, with_ends
+from deeplrhe_utils.core.text import listed, with_ends
 from deeplrhe_utils.evaluation.auc.delong import delong
-from deeplrhe_utils.learning.probes.readers import ridge_elsewhere, ridge_held_out
+from deeplrhe_utils.learning.probes.readers import ridge_held_out
 
 _Floats = NDArray[np.float64]
 _Ints = NDArray[np.intp]
@@ -114,47 +113,6 @@ def fused_held_out(features: _Floats, labels: _Floats, fold: _Ints, *, first: in
             spread = own[fold == held].std(0)
             scores[fold == held] += own[fold == held] / np.where(spread > 0, spread, np.inf)
     return scores
-
-
-def external_rows(
-    here: pd.DataFrame, labels: pd.DataFrame, there: pd.DataFrame, their_labels: pd.DataFrame, *, min_positives: int = 3
-) -> pd.DataFrame:
-    """Ridge readers of one cohort applied to another: nothing is fitted there.
-
-    Parameters
-    ----------
-    here, there : patients × features of one encoder
-    labels, their_labels : table LABELS
-
-    Returns DataFrame: gene, auc, ci_low, ci_high (DeLong 95 %), n_pos, n_neg, shift (mean score there minus here, in
-    standard deviations of the scores here); NaN with fewer than `min_positives` patients of a class on either side.
-    Raises CohortError: other features, a patient in both cohorts, or nobody there with vectors and a label.
-    """
-    if list(here.columns) != list(there.columns):
-        raise CohortError("The two cohorts were described by different features", got=f"{there.shape[1]} features",
-                          expected=f"{here.shape[1]}")  # fmt: skip
-    if both := sorted(set(here.index) & set(there.index)):
-        raise CohortError(f"{len(both)} patients belong to both cohorts", got=", ".join(both[:5]))
-    if not len(known := their_labels.dropna(subset=["status"])) or not known["patient_id"].isin(there.index).any():
-        raise CohortError("Nobody in the other cohort has both vectors and a label",
-                          got=f"vectors of {shortened(list(there.index), 3)}",
-                          expected=f"patients such as {shortened(list(known['patient_id'].unique()), 3)}",
-                          fix="Name the slides in a column slide_id of its labels")  # fmt: skip
-    wide, theirs = (t.pivot(index="patient_id", columns="gene", values="status") for t in (labels, their_labels))
-    rows = []
-    for gene in [g for g in labels["gene"].drop_duplicates() if g in theirs]:
-        own, other = wide[gene].reindex(here.index).dropna(), theirs[gene].reindex(there.index).dropna()
-        row: dict[str, Any] = {"gene": gene, "n_pos": int(other.sum()), "n_neg": int((1 - other).sum())}
-        least = min(own.sum(), (1 - own).sum(), row["n_pos"], row["n_neg"])
-        if least >= min_positives:
-            x, label = here.loc[own.index].to_numpy(np.float64), own.to_numpy(float)[:, None]
-            scores = ridge_elsewhere(x, label, there.loc[other.index].to_numpy(np.float64))[:, 0]
-            inside = ridge_held_out(x, label, np.arange(len(own)) % 5)[:, 0]
-            auc, low, high = delong(other.to_numpy(np.int64), scores)
-            spread = float(inside.std()) or float("nan")
-            row |= {"auc": auc, "ci_low": low, "ci_high": high, "shift": float(scores.mean()) / spread}
-        rows.append(row)
-    return pd.DataFrame(rows, columns=["gene", "auc", "ci_low", "ci_high", "n_pos", "n_neg", "shift"])
 
 
 def image_sentence(real: pd.DataFrame, genes: Sequence[str]) -> str:

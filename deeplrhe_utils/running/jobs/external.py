@@ -229,7 +229,8 @@ def _probe(own: FinishedRun, there: FinishedRun, strangers: set[str], options: E
 
 def _networks(own: FinishedRun, there: FinishedRun, strangers: set[str], options: ExternalOptions) -> _Tried:
     if not own.networks:
-        raise InputError(f"The run {own.name} has no networks", fix="Run its notebook 05")
+        raise InputError(f"The run {own.name} has no networks of tiles",
+                         fix="Run its notebook 05, if it has slides or tiles and no given features")  # fmt: skip
     held = aggregate(read_table(own.paths.tables / "predictions.parquet", PREDICTIONS))
     scored, lost = _scored(own, there, strangers, options)
     said = networks_elsewhere(scored, with_labels(held, own.labels))
