@@ -5,6 +5,9 @@ PROFILE ?= demo
 VENV := .venv
 RUN := $(VENV)/bin/python
 PEERS := .venv-bench
+# of the benchmarks, which no test runs, only what is called and named is checked
+CALLS_ONLY := $(addprefix --disable-error-code ,arg-type assignment func-returns-value method-assign misc return-value \
+	union-attr var-annotated unused-ignore)
 # two workers share the machine; a file's tests stay together, because they share what is costly to make
 TESTS := -n 2 --dist loadfile --no-loadscope-reorder
 UV := uv pip compile pyproject.toml --extra dev --extra oracles --extra site --universal --python-version 3.11 \
@@ -67,6 +70,7 @@ lint: environment  ## linter, formatter check, type checker, who may import whom
 	@echo "ruff check";           $(RUN) -m ruff check --quiet .
 	@echo "ruff format --check";  $(RUN) -m ruff format --check --quiet .
 	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
+	@echo "mypy benchmarks";      $(RUN) -m mypy --no-error-summary benchmarks $(CALLS_ONLY)
 	@echo "lint-imports";         $(VENV)/bin/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
 format: environment  ## lay out the code

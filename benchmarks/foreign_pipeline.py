@@ -116,7 +116,7 @@ def one_slide(path: Path, out: Path, overrides: dict[str, float], normalizer: Re
         x, y = column * step, row * step
         tile = slide.extract_tile(CoordinatePair(x, y, x + step, y + step), (step, step), level=0).image
         side = round(SIDE_UM / MPP)
-        tile = tile.convert("RGB").resize((side, side), Image.BOX)
+        tile = tile.convert("RGB").resize((side, side), Image.Resampling.BOX)
         pixels = np.asarray(tile)
         if share(kept, (x, y), step, (width, height)) >= 0.5:
             sharp[row, column] = filters.laplace(color.rgb2gray(pixels)).var()

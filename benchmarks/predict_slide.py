@@ -157,7 +157,7 @@ def measure(precision: str, rounds: int) -> None:
         assert np.array_equal(apart, score_slide(task).scores), "the whole gives other scores than its parts"
         rates = interleaved(ways_of(task, plain, parts, low), rounds)
     two, one = ([f"{name}, {n}" for name in (READ, NETWORK)] for n in (THREADS, 1))
-    facts = {
+    facts: dict[str, Any] = {
         "tiles": len(task.tiles), "threads": THREADS, "torch_threads_inside_each": 1, "rounds": rounds,
         "statistics_s": parts.statistics_s, "tiles_per_s": {way: statistics.median(r) for way, r in rates.items()},
         "spread": {way: [min(r), max(r)] for way, r in rates.items()},

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import _stain_data as data
 import cv2
@@ -41,7 +42,7 @@ Maker = Callable[[Sequence[Tile]], Callable[[Tile], Tile]]
 """From the tiles of one slide to a function that normalizes a tile of it."""
 
 
-def ours(method: object, template: Sequence[Tile]) -> Maker:
+def ours(method: Any, template: Sequence[Tile]) -> Maker:
     """One of our methods with the template's statistics."""
     target = method.measure(template)
     if getattr(method, "per", "slide") == "tile":
@@ -51,7 +52,7 @@ def ours(method: object, template: Sequence[Tile]) -> Maker:
     return lambda tiles: partial(method.apply, method.map_to(method.measure(tiles), target))
 
 
-def fit(config: DcgmmConfig, tiles: Sequence[Tile], seed: int = 0, **recipe: object) -> tuple[Dcgmm, dict]:
+def fit(config: DcgmmConfig, tiles: Sequence[Tile], seed: int = 0, **recipe: Any) -> tuple[Dcgmm, dict]:
     """A fitted DCGMM, and what the fit took."""
     scales = [density_scale([tile]) for tile in tiles]
     start = time.perf_counter()
