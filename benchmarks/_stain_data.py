@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,7 @@ def other_normalizers(template: Tile) -> dict[str, Callable[[Tile], Tile]]:
             builder.fit(batch(template) / 255)
             found[f"torch-staintools {kind}"] = lambda tile, peer=builder: picture(peer(batch(tile) / 255) * 255)
     if importable("stainx"):
-        import stainx
-
+        stainx = import_module("stainx")
         for kind in ("Macenko", "Reinhard"):
             peer = getattr(stainx, kind)(device="cpu").fit(batch(template))
             found[f"stainx {kind.lower()}"] = lambda tile, peer=peer: picture(peer.transform(batch(tile)))
