@@ -181,10 +181,11 @@ CONTEXT = "https://w3id.org/ro/crate/1.3/context"
 
 
 def judge(root, graph, cache):
-    """What the validator holds against a crate: check \u2192 sentences; it asks its cache alone, never the network.
+    """What the validator holds against a crate: check → sentences; it asks its cache alone, never the network.
 
     In the cache is the context of RO-Crate 1.3 as the library rocrate ships it. The validator knows RO-Crate 1.3, and
-    of Process Run Crate the version 0.5, whose rules build on RO-Crate 1.1: of that profile its own rules count.
+    of Process Run Crate the version 0.5, whose rules build on RO-Crate 1.1: of that profile its own rules count. It
+    need not check its own profiles.
     """
     services = pytest.importorskip("rocrate_validator.services", reason="it is in the extra `oracles`")
     sessions = pytest.importorskip("requests_cache", reason="the validator brings it")
@@ -207,7 +208,7 @@ def judge(root, graph, cache):
     for profile, own in (("ro-crate-1.3", False), ("process-run-crate", True)):
         settings = services.ValidationSettings(
             rocrate_uri=str(root), profile_identifier=profile, requirement_severity="REQUIRED", offline=True,
-            cache_path=cache, disable_inherited_profiles_issue_reporting=own,
+            cache_path=cache, disable_inherited_profiles_issue_reporting=own, validate_profile_checks=False,
         )  # fmt: skip
         result = services.validate(settings)
         assert len(result.executed_checks) > 30
