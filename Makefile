@@ -63,15 +63,16 @@ html:  ## print where the report of PROFILE (default: demo) is, and open it on a
 doctor: environment  ## versions, OpenSlide, GPU, disk, memory, and what each profile needs
 	@$(RUN) -m deeplrhe_utils doctor
 
-docs: environment  ## render tables into README.md and data/README.md
+docs: environment  ## render tables into README.md and data/README.md, codemeta.json and .zenodo.json from CITATION.cff
 	@$(RUN) .ci/readme.py
+	@$(RUN) .ci/metadata.py
 
 lint: environment  ## linter, formatter check, type checker, who may import whom
 	@echo "ruff check";           $(RUN) -m ruff check --quiet .
 	@echo "ruff format --check";  $(RUN) -m ruff format --check --quiet .
 	@echo "mypy";                 $(RUN) -m mypy --no-error-summary
 	@echo "mypy benchmarks";      $(RUN) -m mypy --no-error-summary benchmarks $(CALLS_ONLY)
-	@echo "lint-imports";         $(VENV)/bin/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+	@echo "lint-imports";         $(VENV)/bin/lint-imports >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 
 format: environment  ## lay out the code
 	@$(RUN) -m ruff check --fix-only --quiet .

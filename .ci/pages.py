@@ -41,7 +41,8 @@ TOC = {
     "Use it": "REPRODUCING\ndocs/your-data\ndocs/judge\ndocs/scoring\ndocs/tcga\ndocs/heat-maps\ndocs/stain\n"
     "docs/training\ndocs/clusters\ndata/README",
     "How it works": "docs/architecture\ndocs/synthetic-cohort\ndocs/probes\ndocs/cross-fitting\ndocs/quality-filter\n"
-    "docs/mutation-labels\ndocs/download-faults\ndocs/faults\nbenchmarks/README\nreports/README\nCONTRIBUTING\nCHANGELOG",
+    "docs/mutation-labels\ndocs/download-faults\ndocs/faults\nbenchmarks/README\nreports/README\nCONTRIBUTING\n"
+    "docs/fair4rs\nCHANGELOG",
 }
 
 

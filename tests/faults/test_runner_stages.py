@@ -169,6 +169,10 @@ def test_a_failed_cell_is_named_and_finished_stages_are_kept(house):
     assert (house.out / "logs" / "02-second.ipynb").is_file()
     assert not (house.out / "notebooks" / "02-second.ipynb").exists()
     assert read_json(house.out / "run.json")["stages"]["02-second"]["status"] == "failed"
+    graph = {entity["@id"]: entity for entity in read_json(house.out / "ro-crate-metadata.json")["@graph"]}
+    ended = {name: graph[f"#run-{name}"]["actionStatus"].rpartition("/")[2] for name in ("01-first", "02-second")}
+    assert ended == {"01-first": "CompletedActionStatus", "02-second": "FailedActionStatus"}
+    assert graph["#run-02-second"]["error"] == "ValueError: the cause"
     house.notebook("02-second", SECOND)
     house.run()
     assert counts(house) == (1, 1)

@@ -24,6 +24,7 @@ IMPORTED_AS = {  # import name → distribution, where the two differ
     "cv2": "opencv-python-headless",
     "jupyter_client": "ipykernel",
     "openslide": "openslide-python",
+    "rocrate_validator": "roc-validator",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
@@ -141,7 +142,7 @@ def test_what_the_tests_and_benchmarks_import_is_declared():
 
 def test_every_oracle_is_asked_by_a_test_that_skips_without_it():
     asked = re.findall(r'importorskip\(\s*"(\w+)', "".join(python_sources("tests")))
-    assert set(ORACLES) <= {name.lower() for name in asked}
+    assert set(ORACLES) <= {IMPORTED_AS.get(name, name.lower()) for name in asked}
     assert not set(ORACLES) & imports(python_sources("tests")), "imported at the top: conda users lack it"
 
 
@@ -213,3 +214,22 @@ def test_the_lock_pins_every_dependency_with_hashes_and_names_no_address():
 
 def _number(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"[0-9.]+", version)[0].strip(".").split("."))
+
+
+def test_the_dev_container_builds_the_environment_of_the_lock():
+    """Codespaces and VS Code read it; whether the image builds is shown where a Docker daemon runs."""
+    folder = REPOSITORY / ".devcontainer"
+    told = json.loads((folder / "devcontainer.json").read_text(encoding="utf-8"))
+    known = {"name", "build", "remoteUser", "hostRequirements", "updateContentCommand", "forwardPorts",
+             "portsAttributes", "customizations"}  # fmt: skip
+    assert set(told) <= known, "a key that nobody has looked up in the specification"
+    image = (folder / told["build"]["dockerfile"]).read_text(encoding="utf-8")
+    assert re.search(r"^FROM python:([\d.]+)-\w+$", image, re.M)[1] == conda_list("binder/environment.yml")["python"]
+    assert f"useradd --create-home --shell /bin/bash --uid 1000 {told['remoteUser']}\n" in image
+    make, target = told["updateContentCommand"].split()
+    assert make == "make" and re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.M)
+    python = told["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert python == "${containerWorkspaceFolder}/.venv/bin/python"
+    demo = yaml.safe_load((REPOSITORY / "profiles" / "demo.yml").read_text(encoding="utf-8"))["expect"]
+    asked = {key: int(re.fullmatch(r"(\d+)gb", told["hostRequirements"][key])[1]) for key in ("memory", "storage")}
+    assert asked["memory"] >= 2 * demo["memory_gb"] and asked["storage"] >= demo["disk_gb"] + 20, "and the environment"

@@ -299,7 +299,7 @@ class Pipeline:
             failure = yield from execution.run(lambda: self._at_work(peak, execution), _beat(label))
         except (KeyboardInterrupt, GeneratorExit):
             self._where.append(f"in stage {name}, cell {execution.cell[0]}: {execution.cell[1]}")
-            self._report.stage(name, "stopped", seconds=_since(started), reason="stopped on request")
+            self._report.stage(name, "stopped", seconds=_since(started), finished=now(), reason="stopped on request")
             raise
         finally:
             self._executions.remove(execution)
@@ -309,7 +309,8 @@ class Pipeline:
             return
         if failure is not None:
             seconds, used = _since(started), peak.bytes
-            self._report.stage(name, "failed", seconds=seconds, peak_memory_bytes=used, reason=failure.headline)
+            self._report.stage(name, "failed", seconds=seconds, peak_memory_bytes=used, finished=now(),
+                               reason=failure.headline)  # fmt: skip
             raise self._stage_error(planned, failure, peak.bytes)
         books.clean_executed(partial, self._executed(name), self.root, self.places.repository)
         shown = self._report.shown(planned.values)
