@@ -9,4 +9,4 @@ own docstring says what lives in it; ``docs/architecture.md`` says which line an
 (torch, openslide) is loaded here.
 """
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
