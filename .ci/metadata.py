@@ -36,6 +36,7 @@ def codemeta(cited: dict[str, Any], project: dict[str, Any]) -> dict[str, Any]:
         "name": cited["title"],
         "description": project["description"],
         "version": cited["version"],
+        "datePublished": cited["date-released"],
         "author": [_agent(one) for one in cited["authors"]],
         "license": f"https://spdx.org/licenses/{cited['license']}",
         "codeRepository": cited["repository-code"],
