@@ -52,7 +52,8 @@ TYPED = {"type": "object", "required": ["@type", "name"]}
 CODEMETA = table(
     ["@context", "@type", "name", "description", "author"],
     **{"@context": {"const": "https://w3id.org/codemeta/3.0"}, "@type": {"const": "SoftwareSourceCode"},
-       "name": TEXT, "description": TEXT, "version": TEXT, "datePublished": DAY, "license": URL, "codeRepository": URL, "identifier": URL,
+       "name": TEXT, "description": TEXT, "version": TEXT, "datePublished": DAY, "license": URL,
+       "codeRepository": URL, "identifier": URL,
        "keywords": some(TEXT), "programmingLanguage": TEXT, "runtimePlatform": TEXT,
        "author": some({"type": "object", "required": ["@type"], "properties": {
            "@type": {"enum": ["Person", "Organization"]}, "@id": URL}}),
