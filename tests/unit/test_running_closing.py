@@ -109,7 +109,6 @@ def test_adherence_is_counted_and_a_run_without_its_numbers_loses_it(tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             if not place.endswith("/"):
                 file.touch()
-    (tmp_path / "tables" / "table1_by_label.csv").touch()
     write_documents(FOLDER, Numbers(known), tmp_path, synthetic=False)
     whole = adherence(tmp_path)
     assert whole == {name: [sum(row["status"] == s for row in checklist(name)) for s in STATUSES] for name in ITEMS}
