@@ -38,8 +38,8 @@ DOC = re.compile(r"docs/[\w-]+\.md")
 TOC = {
     "The executable paper": "notebooks/[0-9]*",
     "Real patients": "docs/real-lungs\nreports/tcga-features/notebooks/[0-9]*\nreports/lc25000/README",
-    "Use it": "REPRODUCING\ndocs/your-data\ndocs/judge\ndocs/scoring\ndocs/tcga\ndocs/heat-maps\ndocs/stain\n"
-    "docs/training\ndocs/clusters\ndata/README",
+    "Use it": "REPRODUCING\ndocs/platforms\ndocs/your-data\ndocs/judge\ndocs/scoring\ndocs/tcga\ndocs/heat-maps\n"
+    "docs/stain\ndocs/training\ndocs/clusters\ndata/README",
     "How it works": "docs/architecture\ndocs/synthetic-cohort\ndocs/probes\ndocs/cross-fitting\ndocs/quality-filter\n"
     "docs/mutation-labels\ndocs/download-faults\ndocs/faults\nbenchmarks/README\nreports/README\nCONTRIBUTING\n"
     "docs/fair4rs\nCHANGELOG",

@@ -114,6 +114,23 @@ def test_what_the_package_and_the_notebooks_import_is_declared_and_nothing_else(
     assert set(RUN) - used == set(NEVER_IMPORTED), "declared and never imported: use it, drop it or say why here"
 
 
+def test_the_hosted_workflow_runs_make_test_on_every_python_that_is_promised():
+    text = (REPOSITORY / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    (job,) = workflow["jobs"].values()
+    machines = [(one["os"], one["python"]) for one in job["strategy"]["matrix"]["include"]]
+    promised = {c.rpartition(" ")[2] for c in PROJECT["project"]["classifiers"] if "Python :: 3." in c}
+    assert PROJECT["project"]["requires-python"] == f">={min(promised, key=lambda v: int(v[2:]))}"
+    assert {python for os, python in machines if os.startswith("ubuntu-") and not os.endswith("-arm")} == promised
+    assert any(os.endswith("-arm") for os, _ in machines) and any(os.startswith("macos-") for os, _ in machines)
+    assert [step["run"] for step in job["steps"] if step.get("run", "").startswith("make")] == ["make test"]
+    assert workflow["permissions"] == {"contents": "read"}
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    assert "secrets" not in text and "cache-dependency-path: requirements.lock" in text
+    told = (REPOSITORY / "docs" / "platforms.md").read_text(encoding="utf-8")
+    assert all(f"Python {python}" in told for python in promised)
+
+
 def test_what_the_site_needs_is_declared():
     script = (REPOSITORY / ".ci" / "pages.py").read_text(encoding="utf-8")
     declared = {split_requirement(text)[0] for text in EXTRAS["site"]}

@@ -1,5 +1,6 @@
 """Documents, crate and CODECHECK file of a run: filled from its numbers, honest, and judged by others' rules."""
 
+import csv
 import json
 import re
 import shutil
@@ -14,12 +15,28 @@ from deeplrhe_utils.core.paths import PROFILES, REFERENCE_DATA, REPOSITORY
 from deeplrhe_utils.evaluation.audits.claims import Numbers, read_numbers
 from deeplrhe_utils.running.page import closing
 from deeplrhe_utils.running.page.closing import close_run, write_codecheck, write_crate
-from deeplrhe_utils.running.page.documents import UNKNOWN, fill, write_documents
+from deeplrhe_utils.running.page.documents import STATUSES, UNKNOWN, fill, write_documents
 from deeplrhe_utils.running.plan.profiles import load_profile
 
 REPORT = {"title": "A <run>", "started": "2026-01-01T00:00:00+00:00", "finished": "2026-01-01T01:00:00+00:00",
           "status": "finished", "command": "run smoke", "package_version": "0", "git": {"commit": "abc"},
           "stages": {}}  # fmt: skip
+FOLDER = REFERENCE_DATA / "documents"
+ITEMS = {
+    "claim": [str(i) for i in range(1, 45)],
+    "probast-ai": [f"{part}{domain}.{question}" for part, sizes in (("D", (3, 4, 4, 5)), ("E", (3, 4, 4, 7)))
+                   for domain, size in enumerate(sizes, start=1) for question in range(1, size + 1)],
+    "reforms": [f"{module}{'abcdefg'[i]}" for module, size in enumerate((3, 5, 7, 3, 6, 3, 3, 2), start=1)
+                for i in range(size)],
+    "stard-ai": [f"{i}{part}" for i in range(1, 41)
+                 for part in {15: "abcd", 16: "abc", 17: "ab", 26: "ab", 40: "ab"}.get(i, [""])],
+    "tripod-ai": [str(i) for i in range(1, 28)],
+}  # fmt: skip
+
+
+def checklist(name: str) -> list[dict[str, str]]:
+    with (FOLDER / f"{name}.csv").open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def test_numbers_are_filled_in_and_gaps_are_said():
@@ -48,14 +65,78 @@ def test_every_document_of_the_committed_demo_is_filled(tmp_path):
     for name in ("notebooks", "tables", "numbers", "models"):
         (tmp_path / name).symlink_to(numbers.with_name(name))
     files = write_documents(REFERENCE_DATA / "documents", read_numbers(numbers), tmp_path, synthetic=True)
-    assert [f.stem for f in files] == ["claim", "datasheet", "model-card", "tripod-ai"]
+    assert [f.stem for f in files] == ["README", *sorted([*ITEMS, "datasheet", "model-card"])]
     for file in files:
+        if file.stem == "README":
+            continue  # which speaks of what is not in a run
         text = file.read_text()
-        assert "SYNTHETIC" in text.splitlines()[2] and "{" not in text and UNKNOWN not in text.lower(), file
-    rows = [line for line in files[3].read_text().splitlines() if line.startswith("| ")]
-    assert [row.split(" | ")[0].strip("| ") for row in rows[1:]] == [str(i) for i in range(1, 28)]
-    rows = [line for line in files[0].read_text().splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 44
+        rows = text.partition("| Item |")[2] if file.stem in ITEMS else text
+        assert "SYNTHETIC" in text.splitlines()[2] and "{" not in text and UNKNOWN not in rows.lower(), file
+
+
+def test_every_item_of_every_checklist_is_asked_and_answered():
+    for name, items in ITEMS.items():
+        rows = checklist(name)
+        assert [row["item"] for row in rows] == items, name
+        for row in rows:
+            assert all(row.values()) and row["status"] in STATUSES, row
+            begins = {"no": ("No: ", "Partly: "), "not applicable": "Not applicable, because ", "yes": ""}
+            assert row["answer"].startswith(begins[row["status"]]), row
+            assert row["status"] != "yes" or not row["answer"].startswith(("No:", "Partly:", "Not ap")), row
+
+
+def adherence(folder: Path) -> dict[str, list[int]]:
+    """Counts of yes, no and not applicable that README.md states, and that each checklist states of itself."""
+    lines = (folder / "documents" / "README.md").read_text().splitlines()
+    cells = [line.strip("| ").split(" | ") for line in lines if line.startswith("| [")]
+    counts = {re.search(r"\((.+)\.md\)", one)[1]: list(map(int, numbers)) for one, *numbers, _, _ in cells}
+    for name, (yes, no, other) in counts.items():
+        text = (folder / "documents" / f"{name}.md").read_text()
+        assert f"apply: {yes} of {yes + no} (" in text and f"No: {no}," in text and f"not applicable: {other}." in text
+    return counts
+
+
+def test_adherence_is_counted_and_a_run_without_its_numbers_loses_it(tmp_path):
+    """Every place is there, and every number asked for; then the numbers of notebook 06 are lost, then the places."""
+    asked = re.findall(r"\{(\d\d):([\w.]+)\}", "".join((FOLDER / f"{name}.csv").read_text() for name in ITEMS))
+    known = {f"{stage}-x": {} for stage, _ in asked}
+    for stage, name in asked:
+        *path, last = name.split(".")
+        place = known[f"{stage}-x"]
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = 1
+    for row in (row for name in ITEMS for row in checklist(name)):
+        for place in re.findall(r"\b(?:notebooks|tables|numbers|models|figures)/[\w.-]*|\b\d\d-[\w-]+", row["where"]):
+            file = tmp_path / (f"notebooks/{place}.ipynb" if place[:2].isdigit() else place)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not place.endswith("/"):
+                file.touch()
+    write_documents(FOLDER, Numbers(known), tmp_path, synthetic=False)
+    whole = adherence(tmp_path)
+    assert whole == {name: [sum(row["status"] == s for row in checklist(name)) for s in STATUSES] for name in ITEMS}
+    lost = {stage: values for stage, values in known.items() if stage != "06-x"}
+    write_documents(FOLDER, Numbers(lost), tmp_path, synthetic=True)
+    less = adherence(tmp_path)
+    (tmp_path / "nothing").mkdir()
+    write_documents(FOLDER, Numbers(lost), tmp_path / "nothing", synthetic=False)
+    least = adherence(tmp_path / "nothing")
+    for name, items in ITEMS.items():
+        assert least[name][0] < less[name][0] < whole[name][0], name
+        assert {sum(counts[name]) for counts in (whole, less, least)} == {len(items)}
+        assert least[name][2] == whole[name][2], "what does not apply never applied"
+    assert "SYNTHETIC" in (tmp_path / "documents" / "README.md").read_text().splitlines()[2]
+    text = (tmp_path / "documents" / "README.md").read_text()
+    (row,) = [line for line in text.splitlines() if "51.4" in line and line.startswith("| ")]
+    assert "(claim.md)" in row and "51.4" not in row.split(" | ")[4] and "10.1111/jebm.70141" in text
+
+
+def test_a_no_marks_its_domain_of_probast(tmp_path):
+    write_documents(FOLDER, Numbers({"01-x": {"input_kind": "synthetic"}}), tmp_path, synthetic=True)
+    text = (tmp_path / "documents" / "probast-ai.md").read_text()
+    told = re.search(r"quality: (.*); high risk of bias: (.*) \(1", text)
+    marked = {row.split(" | ")[0].strip("| ")[:2] for row in text.splitlines() if " | no | " in row}
+    assert {*told[1].split(", "), *told[2].split(", ")} == marked and {"D1", "E1", "D4", "E4"} <= marked
 
 
 def test_documents_tell_the_run_that_was(tmp_path):
@@ -74,17 +155,20 @@ def test_documents_tell_the_run_that_was(tmp_path):
     rows = [
         line.split(" | ") for name in ("claim", "tripod-ai") for line in texts[name].splitlines() if line[:3] != "| I"
     ]
-    rows = [row for row in rows if len(row) == 4]
+    rows = [row for row in rows if len(row) == 5]
     for *_, where in rows:
         named = [one.strip(" |") for one in where.split(",")]
         assert all((tmp_path / f"{n}.ipynb").exists() for n in named if n.startswith(("notebooks/0", "notebooks/1")))
         assert not any(n.startswith(("tables/", "models/")) and n != "tables/" for n in named)
-    assert sum(answer == "Not in this run" for _, _, answer, _ in rows) > 30
+    assert sum(answer == "Not in this run" for *_, answer, _ in rows) > 30
 
 
 def test_a_checklist_of_other_columns_is_refused(tmp_path):
     (tmp_path / "claim.csv").write_text("item,asks\n1,x\n")
     with pytest.raises(InputError, match="is no checklist"):
+        write_documents(tmp_path, Numbers({}), tmp_path / "out", synthetic=False)
+    (tmp_path / "claim.csv").write_text("item,asks,answer,where,status\n1,x,y,z,perhaps\n")
+    with pytest.raises(InputError, match="perhaps"):
         write_documents(tmp_path, Numbers({}), tmp_path / "out", synthetic=False)
     with pytest.raises(InputError, match="holds no document"):
         write_documents(tmp_path / "nothing", Numbers({}), tmp_path / "out", synthetic=False)
@@ -137,7 +221,7 @@ def test_the_crate_lists_every_file_with_its_hash_and_is_read_back(ended):
     files = {e.id: e for e in crate.get_entities() if e.type == "File"}
     expected = {"numbers/06-roc-analysis.json", "figures/a%20b.png", "run.json", "index.html", "codecheck.yml",
                 "tables/claims.csv", "notebooks/06-roc-analysis.ipynb", "notebooks/07-heat-maps.ipynb",
-                *(f"documents/{n}.md" for n in ("claim", "datasheet", "model-card", "tripod-ai"))}  # fmt: skip
+                *(f"documents/{n}.md" for n in ("README", "datasheet", "model-card", *ITEMS))}  # fmt: skip
     assert {name for name in files if not name.startswith("page/")} == expected
     assert files["index.html"]["sha256"] == sha256_file(root / "index.html")
     assert files["figures/a%20b.png"]["description"] == "Notebook 06: It is ≥ 3: all."

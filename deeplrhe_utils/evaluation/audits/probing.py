@@ -49,7 +49,8 @@ def auc_within_folds(label: _Floats, score: _Floats, fold: _Ints) -> _Floats:
     won, pairs = np.zeros(label.shape[1]), np.zeros(label.shape[1])
     for value in np.unique(fold):
         own = fold == value
-        ranks, positive = stats.rankdata(score[own], axis=0), label[own] == 1
+        # equal but for the last bit is equal: which of two is the greater would depend on the version of NumPy
+        ranks, positive = stats.rankdata(np.round(score[own], 9), axis=0), label[own] == 1
         m = positive.sum(0)
         won += (ranks * positive).sum(0) - m * (m + 1) / 2
         pairs += m * (own.sum() - m)

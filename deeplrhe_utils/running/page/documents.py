@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -16,11 +17,30 @@ if TYPE_CHECKING:
     from deeplrhe_utils.evaluation.audits.claims import Numbers
 
 FOLDER: Final = "documents"
-TITLES: Final = {"tripod-ai": "TRIPOD+AI checklist", "claim": "CLAIM checklist"}
-SOURCES: Final = {
-    "tripod-ai": "Items after Collins G. S. et al. *BMJ* 385, e078378 (2024), in our words.",
-    "claim": "Items after CLAIM, 2024 update, Tejani A. S. et al. *Radiol. Artif. Intell.* 6 (2024), in our words.",
+TITLES: Final = {
+    "claim": "CLAIM checklist",
+    "probast-ai": "PROBAST+AI signalling questions",
+    "reforms": "REFORMS checklist",
+    "stard-ai": "STARD-AI checklist",
+    "tripod-ai": "TRIPOD+AI checklist",
 }
+SOURCES: Final = {
+    "claim": "Items after CLAIM, 2024 update, Tejani A. S. et al. *Radiol. Artif. Intell.* 6 (2024), in our words.",
+    "probast-ai": "Questions after Moons K. G. M. et al. *BMJ* 388, e082505 (2025), in our words: D1 to D4 on "
+    "development, E1 to E4 on evaluation. They were read in a public transcription, not in the article, and are "
+    "numbered in its order. They ask how a study was done; *yes* speaks for it.",
+    "reforms": "Items after Kapoor S. et al. *Sci. Adv.* 10, eadk3452 (2024), in our words. They were read in a public "
+    "transcription, and in part in the article's Table 1.",
+    "stard-ai": "Items after Sounderajah V. et al. *Nat. Med.* 31, 3283–3289 (2025), in our words: 40, five of them in "
+    "parts. They were read in a public transcription of its Table 2.",
+    "tripod-ai": "Items after Collins G. S. et al. *BMJ* 385, e078378 (2024), in our words.",
+}
+STATUSES: Final = ("yes", "no", "not applicable")
+FIELD: Final = (
+    "Others report for CLAIM a median of 51.4 % (quartiles 46.2 % and 57.9 %) in 501 articles of leading imaging "
+    "journals ([10.1111/jebm.70141](https://doi.org/10.1111/jebm.70141)). They judged what articles print, by the 42 "
+    "items of CLAIM's first version; we count our own answers to the update's 44. It is not one measurement."
+)
 UNKNOWN: Final = "not in this run"
 _PLACE: Final = re.compile(r"\{([?!]?)(\d\d)(?::([\w.]+))?\}")
 _SYNTHETIC: Final = "SYNTHETIC data: this says how the pipeline works, not what lung tissue shows."
@@ -61,29 +81,34 @@ def write_documents(templates: Path, numbers: Numbers, root: Path, synthetic: bo
     Parameters
     ----------
     templates : Markdown texts, of which a paragraph that begins with a condition (:func:`fill`) is left out where this
-        does not hold, and checklists as CSV with the columns item, asks, answer, where
+        does not hold, and checklists as CSV with the columns item, asks, answer, where, status (one of `STATUSES`)
     numbers : of the run
-    root : run folder; an item of a checklist whose places below it are not there is not answered
+    root : run folder; an item of a checklist whose places below it are not there, or whose answer lacks a number, is
+        not answered and counts as "no"
     synthetic : whether the run's slides are synthetic; every document then says so in its second line, as it does when
         the networks that scored them learned on synthetic slides
 
-    Returns The files, sorted.
+    Returns The files, sorted; with a checklist among them also ``README.md``, which says how far each is adhered to.
 
-    Raises InputError: no template, or a checklist of other columns.
+    Raises InputError: no template, or a checklist of other columns or of another status.
     """
-    written = []
     warning = _SYNTHETIC if synthetic else numbers.get("07", "warning")
-    writers: dict[str, Callable[[Path, Path, Numbers], str]] = {".md": _text, ".csv": _checklist}
-    for path in sorted(templates.glob("*.*")):
-        head, _, body = writers[path.suffix](path, root, numbers).partition("\n")
-        label = f"\n\n*{in_markdown(str(warning))}*\n" if warning else "\n"
-        written.append(write_text(root / FOLDER / f"{path.stem}.md", f"{head}{label}{body}"))
-    if not written:
+    label = f"\n\n*{in_markdown(str(warning))}*\n" if warning else "\n"
+    texts = {path.stem: _text(path, numbers) for path in templates.glob("*.md")}
+    counts = {}
+    for path in templates.glob("*.csv"):
+        rows = _answered(path, root, numbers)
+        counts[path.stem] = Counter(row["status"] for row in rows)
+        texts[path.stem] = _checklist(path.stem, rows, counts[path.stem])
+    if not texts:
         raise InputError(f"{templates} holds no document", expected="*.md and *.csv")
-    return written
+    if counts:
+        texts["README"] = _adherence(counts)
+    parts = {name: texts[name].partition("\n") for name in sorted(texts)}
+    return [write_text(root / FOLDER / f"{n}.md", f"{head}{label}{body}") for n, (head, _, body) in parts.items()]
 
 
-def _text(path: Path, _: Path, numbers: Numbers) -> str:
+def _text(path: Path, numbers: Numbers) -> str:
     paragraphs = path.read_text(encoding="utf-8").split("\n\n")
     kept = [p for p in paragraphs if not (found := _CONDITION.match(p)) or UNKNOWN not in fill(found[0], numbers)]
     return fill("\n\n".join(kept).rstrip() + "\n", numbers, in_markdown)
@@ -101,22 +126,61 @@ def _there(row: dict[str, str], root: Path) -> dict[str, str]:
     if not lost:
         return row
     left = [name for name in names if name not in lost]
-    answer = row["answer"] if len(lost) < len(wanted) else UNKNOWN.capitalize()
+    answer = row["answer"] if len(lost) < len(wanted) or row["status"] != "yes" else UNKNOWN.capitalize()
     return {**row, "answer": answer, "where": ", ".join(left) or "–"}
 
 
-def _checklist(path: Path, root: Path, numbers: Numbers) -> str:
+def _answered(path: Path, root: Path, numbers: Numbers) -> list[dict[str, str]]:
+    """The rows of a checklist with this run's answers; a "yes" that lacks its places or a number has become a "no"."""
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    if not rows or set(rows[0]) != {"item", "asks", "answer", "where"}:
-        raise InputError(f"{path} is no checklist", expected="item, asks, answer, where")
-    lines = [
-        f"# {TITLES[path.stem]}",
-        "",
-        SOURCES[path.stem],
-        "",
-        "| Item | Asks | Answer | Where |",
-        "|---|---|---|---|",
+    if not rows or set(rows[0]) != {"item", "asks", "answer", "where", "status"}:
+        raise InputError(f"{path} is no checklist", expected="item, asks, answer, where, status")
+    if strange := {row["status"] for row in rows} - set(STATUSES):
+        raise InputError(f"{path} has a status that is none", got=sorted(strange), expected=", ".join(STATUSES))
+    answered = []
+    for row in (_there(row, root) for row in rows):
+        answer = fill(row["answer"], numbers, in_markdown)
+        lost = row["status"] == "yes" and UNKNOWN in answer.lower()
+        answered.append({**row, "answer": answer, "status": "no" if lost else row["status"]})
+    return answered
+
+
+def _share(count: Counter[str]) -> str:
+    applies = count["yes"] + count["no"]
+    return f"{count['yes']} of {applies} ({100 * count['yes'] / applies:.0f} %)" if applies else "–"
+
+
+def _checklist(name: str, rows: list[dict[str, str]], count: Counter[str]) -> str:
+    told = [
+        f"**Adherence, by our own count, of the items that apply: {_share(count)}.** No: {count['no']}, among them "
+        f"what is partly answered or not in this run; not applicable: {count['not applicable']}."
     ]
-    lines += [f"| {r['item']} | {r['asks']} | {r['answer']} | {r['where']} |" for r in (_there(r, root) for r in rows)]
-    return fill("\n".join(lines) + "\n", numbers, in_markdown)
+    if name == "claim":
+        told.append(FIELD)
+    if name == "probast-ai":
+        high = sorted({row["item"].partition(".")[0] for row in rows if row["status"] == "no"})
+        development, evaluation = (", ".join(one for one in high if one[0] == part) or "none" for part in "DE")
+        told.append(
+            f"Read strictly, one *no* marks its domain. High concern about quality: {development}; high risk of bias: "
+            f"{evaluation} (1 participants and data, 2 predictors, 3 outcome, 4 analysis)."
+        )
+    cells = [[row[key] for key in ("item", "asks", "status", "answer", "where")] for row in rows]
+    table = _table(["Item", "Asks", "Status", "Answer", "Where"], cells)
+    return "\n\n".join([f"# {TITLES[name]}", SOURCES[name], *told, table]) + "\n"
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows))
+
+
+def _adherence(counts: dict[str, Counter[str]]) -> str:
+    """How far each checklist is adhered to; what others report of their field stands in a column of its own."""
+    columns = ["Checklist", *(status.capitalize() for status in STATUSES), "Ours, of what applies", "Median of others"]
+    rows = [
+        [f"[{TITLES[name]}]({name}.md)", *(str(counts[name][s]) for s in STATUSES), _share(counts[name]),
+         "51.4 % of articles' items" if name == "claim" else "–"]
+        for name in sorted(counts)
+    ]  # fmt: skip
+    rule = "What is partly answered, or not in this run, counts as no. Nobody but us has checked the answers."
+    return "\n\n".join(["# How far this run adheres to checklists", rule, _table(columns, rows), FIELD]) + "\n"
