@@ -120,6 +120,11 @@ def test_what_cannot_be_tried_is_told(runs, tmp_path):
     other = run_folder(tmp_path / "third", AWAY, 4, more={"02-tiling": {"tile_px": 256}})
     with pytest.raises(CohortError, match="tile_px"):
         external(runs[0], other, tmp_path / "out", tell=lambda _: None)
-    (runs[1] / "work" / "04" / "features" / "none.parquet").unlink()
+    features = runs[1] / "work" / "04" / "features" / "none.parquet"
+    table = pd.read_parquet(features)
+    table.rename(columns={table.columns[-1]: "another"}).to_parquet(features)
+    with pytest.raises(CohortError, match="features of the two cohorts differ"):
+        external(*runs, tmp_path / "out", tell=lambda _: None)
+    features.unlink()
     with pytest.raises(CohortError, match="label-free features"):
         external(*runs, tmp_path / "out", tell=lambda _: None)
