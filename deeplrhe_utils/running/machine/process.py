@@ -21,7 +21,7 @@ LEVEL_HELD: Final = {
     "OPENCV_CPU_DISABLE": "AVX512F,AVX512-COMMON,AVX512-SKX,AVX512-CNL,AVX512-CLX,AVX512-ICL",
     "OPENCV_IPP": "avx2",
 }
-"""Holds the libraries at what every x86-64 processor with AVX2 has: the same bytes on each (docs/training.md)."""
+"""Holds the libraries at what every x86-64 processor with AVX2 has (docs/training.md: what that keeps, what not)."""
 
 STEADY: Final = {
     # threads that spin while they wait make a busy machine a hundred times slower
