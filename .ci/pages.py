@@ -42,7 +42,7 @@ TOC = {
     "docs/stain\ndocs/training\ndocs/clusters\ndata/README",
     "How it works": "docs/architecture\ndocs/synthetic-cohort\ndocs/probes\ndocs/cross-fitting\ndocs/quality-filter\n"
     "docs/mutation-labels\ndocs/download-faults\ndocs/faults\nbenchmarks/README\nreports/README\nCONTRIBUTING\n"
-    "docs/fair4rs\nCHANGELOG",
+    "docs/reproducibility\ndocs/fair4rs\nCHANGELOG",
 }
 
 
