@@ -42,7 +42,8 @@ lab: environment  ## open the notebooks in JupyterLab
 
 bench: environment  ## run every script of benchmarks/, with the peers in an environment of their own
 	@$(MAKE) --no-print-directory $(PEERS)/.installed
-	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PEERS)/bin/python "$$script" || exit 1; done
+	@ended=; for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PEERS)/bin/python "$$script" || ended="$$ended $$script"; done; \
+		[ -z "$$ended" ] || { echo "Not measured, for the reasons above:$$ended" >&2; exit 1; }
 
 # It sees the packages of $(VENV) by a .pth file; pip installs the peers without what they ask for and replaces nothing.
 $(PEERS)/.installed: benchmarks/requirements.txt $(wildcard $(VENV)/.installed)

@@ -1,6 +1,6 @@
 """Is it H&E? False alarms and margins of `slides.quality.stains` on real pictures; others may be named.
 
-python benchmarks/stain_check.py ../shared/data [PICTURE …]
+python benchmarks/stain_check.py [../shared/data [PICTURE …]]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from _harness import SHARED_DATA
 from PIL import Image
 
 from deeplrhe_utils.core.errors import CompendiumError
@@ -67,4 +68,4 @@ def main(data: Path, others: list[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(text) for text in sys.argv[2:]])
+    main(Path(sys.argv[1]) if sys.argv[1:] else SHARED_DATA, [Path(text) for text in sys.argv[2:]])

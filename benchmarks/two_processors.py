@@ -56,4 +56,7 @@ def main(one: Path, other: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(text) for text in sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        print("Not compared: it wants two run folders, RUN OTHER_RUN")
+        sys.exit()
+    main(*(Path(text) for text in sys.argv[1:]))
